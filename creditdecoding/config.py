@@ -1,0 +1,149 @@
+"""The three places where an option can be declared: the architecture, the process, the request.
+
+Every option is one dataclass field. Its help text and its bounds are the field's metadata, from which validation, command
+line flags, `--help` and documentation are derived. Leaves to others: reading checkpoints (models/), decoder hyper-parameters
+(each decoder file declares its own with the same `option`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from creditdecoding.errors import OptionError, unknown_name
+
+C = TypeVar("C")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with its help text and bounds (`ge` <= value, `gt` < value, value <= `le`, or one of `choices`)."""
+    metadata = {"help": help, "ge": ge, "gt": gt, "le": le, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def allowed_text(field: dataclasses.Field[Any]) -> str:
+    """The bounds of an option in words, empty where it has none."""
+    meta = field.metadata
+    if meta.get("choices"):
+        return " | ".join(meta["choices"])
+    low = f"{meta['ge']} <= " if meta.get("ge") is not None else f"{meta['gt']} < " if meta.get("gt") is not None else ""
+    high = f" <= {meta['le']}" if meta.get("le") is not None else ""
+    return f"{low}{field.name}{high}" if low or high else ""
+
+
+def check_fields(config: Any) -> None:
+    """Hold every field of the dataclass `config` to its declared type and bounds. Raises `OptionError`."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is None and "None" in str(field.type):
+            continue
+        _check_type(field, value)
+        meta = field.metadata
+        bad = (
+            (meta.get("choices") and value not in meta["choices"])
+            or (meta.get("ge") is not None and not value >= meta["ge"])
+            or (meta.get("gt") is not None and not value > meta["gt"])
+            or (meta.get("le") is not None and not value <= meta["le"])
+        )
+        if bad:
+            raise OptionError(f"{field.name} is out of range", given=value, allowed=allowed_text(field), hint="Change the value and try again.")
+
+
+def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
+    kinds = str(field.type).replace(" ", "").split("|")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fine = (
+        "Any" in kinds
+        or ("bool" in kinds and isinstance(value, bool))
+        or ("int" in kinds and is_number and isinstance(value, int))
+        or ("float" in kinds and is_number and math.isfinite(value))
+        or ("str" in kinds and isinstance(value, str))
+        or (any(kind.startswith("tuple") for kind in kinds) and isinstance(value, tuple))
+    )
+    if not fine:
+        raise OptionError(f"{field.name} has the wrong type", given=value, allowed=str(field.type), hint="Change the value and try again.")
+
+
+def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
+    """Build the dataclass `cls` from `values`; a name it does not declare raises `OptionError` with the nearest one."""
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"option of {cls.__name__}", name, known)
+    return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a checkpoint, filled by a family reader from its config.json; never written by hand."""
+
+    family: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    embedding_rows: int
+    max_length: int
+    rope_theta: float
+    rms_norm_eps: float
+    tie_embeddings: bool
+    rope_full_precision: bool
+    mask_token_id: int | None
+    stop_token_ids: tuple[int, ...]
+    pad_token_id: int
+
+    def parameters(self) -> int:
+        """Number of parameters, from the shapes alone."""
+        kv = self.num_kv_heads * self.head_dim
+        q = self.num_heads * self.head_dim
+        layer = self.hidden_size * (2 * q + 2 * kv + 3 * self.intermediate_size + 2)
+        tables = 1 if self.tie_embeddings else 2
+        return self.num_layers * layer + self.hidden_size * (1 + tables * self.embedding_rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+    """Options of the process: where the model runs and how many rows share a forward pass."""
+
+    device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:1, mps.")
+    dtype: str = option("auto", "Weights and activations.", choices=("auto", "float32", "bfloat16", "float16"))
+    threads: int | None = option(None, "CPU threads; by default torch decides.", ge=1)
+    batch_size: int = option(16, "Rows that share a forward pass.", ge=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig:
+    """Options of one request."""
+
+    decoder: Any = option("credit", "Decoding rule, as NAME or NAME:knob=value,... (see `credit decoders`).")
+    gen_length: int = option(128, "Masked positions appended to the prompt; the answer is at most this long.", ge=1, le=1_048_576)
+    block_length: int = option(32, "Positions decoded together; blocks go left to right. Need not divide gen_length.", ge=1)
+    temperature: float = option(0.0, "0 is greedy; above 0, tokens are drawn by seeded Gumbel noise.", ge=0.0)
+    top_k: int | None = option(None, "Draw only among the k likeliest tokens.", ge=1)
+    top_p: float | None = option(None, "Draw only among the likeliest tokens that together hold this probability.", gt=0.0, le=1.0)
+    seed: int = option(0, "Seed of the noise; with it a row's answer does not depend on its neighbours.", ge=0, le=2**62)
+    early_stop: bool = option(True, "Finish a row after the block in which its end token is committed.")
+    logits_eos_inf: bool = option(False, "Never write the end token (LLaDA's option of this name).")
+    confidence_eos_eot_inf: bool = option(False, "Give end tokens confidence 0, so that they are written last.")
+    stop: tuple[str, ...] = option((), "Cut the answer before the first of these strings and finish the row.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise OptionError("a stop string must not be empty", given=text, hint="Leave it out or give some text.")

@@ -1,0 +1,97 @@
+"""The decoders. A decoder's name is its file's name: put a file here and it is known everywhere.
+
+Leaves to others: the contract (base.py), the loop that applies decisions (generate.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from creditdecoding.config import allowed_text, from_mapping
+from creditdecoding.decoders.base import Decoder
+from creditdecoding.errors import OptionError, unknown_name
+
+_ABSENT = ("none", "null")
+
+
+def names() -> list[str]:
+    """Every decoder there is, sorted: the files of this folder but base.py and those that begin with an underscore."""
+    found = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return sorted(name for name in found if name != "base" and not name.startswith("_"))
+
+
+def kind(name: str) -> type[Any]:
+    """The dataclass of the decoder called `name`: the one its file defines with an `init` and a `step`. Raises `OptionError`."""
+    if name not in names():
+        raise unknown_name("decoder", name, names())
+    module = importlib.import_module(f"{__name__}.{name}")
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value) and issubclass(value, Decoder)
+    ]
+    if len(found) != 1:
+        raise OptionError(
+            f"decoders/{name}.py must define exactly one decoder",
+            given=len(found),
+            allowed="one dataclass with init and step",
+            hint="See docs/adding-a-decoder.md.",
+        )
+    return found[0]
+
+
+def create(name: str, **knobs: Any) -> Decoder:
+    """The decoder called `name` with some knobs changed. Raises `OptionError` on an unknown name, knob or bad value."""
+    made: Decoder = from_mapping(kind(name), knobs)
+    return made
+
+
+def resolve(given: Any) -> Decoder:
+    """A decoder from an object, a name, or a text `name:knob=value,knob=value`. Raises `OptionError`."""
+    if isinstance(given, Decoder) and not isinstance(given, type):
+        return given
+    if not isinstance(given, str):
+        raise OptionError("not a decoder", given=given, allowed="a name or an object with init and step", hint="See docs/adding-a-decoder.md.")
+    name, _, tail = given.partition(":")
+    knobs: dict[str, str] = {}
+    for part in filter(None, tail.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise OptionError("a decoder option without a value", given=part, allowed="knob=value", hint=f"Write it as {name}:{key}=VALUE.")
+        knobs[key.strip()] = value.strip()
+    return create(name, **{key: _parse(kind(name), key, value) for key, value in knobs.items()})
+
+
+def _parse(cls: type[Any], key: str, value: str) -> Any:
+    """The text `value` as the type that field `key` of `cls` declares; unknown keys pass through to be refused by name."""
+    declared = {field.name: str(field.type) for field in dataclasses.fields(cls)}.get(key, "str")
+    if "None" in declared and value.lower() in _ABSENT:
+        return None
+    if "bool" in declared and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    for name, convert in (("int", int), ("float", float)):
+        if name in declared.replace(" ", "").split("|"):
+            try:
+                return convert(value)
+            except ValueError:
+                continue
+    return value
+
+
+def settings(decoder: Decoder) -> dict[str, Any]:
+    """Name and knobs of a decoder, as JSON-ready data."""
+    knobs = dataclasses.asdict(decoder) if dataclasses.is_dataclass(decoder) and not isinstance(decoder, type) else {}
+    module = type(decoder).__module__
+    name = module.rsplit(".", 1)[1] if module.startswith(__name__ + ".") else type(decoder).__name__
+    return {"name": name, **knobs}
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Rule in one line and every knob with default, bounds and help: what `credit decoders` and the docs show."""
+    cls = kind(name)
+    knobs = [{"name": f.name, "default": f.default, "allowed": allowed_text(f), "help": f.metadata.get("help", "")} for f in dataclasses.fields(cls)]
+    return {"name": name, "rule": (cls.__doc__ or "").strip().splitlines()[0], "knobs": knobs}

@@ -1,0 +1,69 @@
+"""Sparse, exact trace credit: what `credit` and `credit_adaptive` share.
+
+Only ids that were top-1 at some step of the block hold credit, so each position keeps a few (id, credit) slots. A slot is
+never evicted; when a position meets a new id and has none free, every position gets more. Slot ids are stored plus one,
+so that zero means empty. All in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+
+_GROWTH = 2
+
+
+def empty_slots(rows: int, length: int, device: torch.device) -> State:
+    """No credit anywhere."""
+    ids = torch.zeros(rows, length, _GROWTH, dtype=torch.long, device=device)
+    return {"slot_ids": ids, "credit": torch.zeros(rows, length, _GROWTH, device=device)}
+
+
+def accumulate(
+    state: State,
+    ids: Int[Tensor, "rows length"],
+    increment: Float[Tensor, "rows length"],
+    decay: Float[Tensor, "#rows"],
+    masked: Bool[Tensor, "rows length"],
+) -> State:
+    """Eq. 6: credit decays everywhere, then the current top-1 id of each masked position gains its increment."""
+    slots, credit = state["slot_ids"], state["credit"]
+    wanted = (ids + 1)[..., None]
+    missing = masked & ~(slots == wanted).any(-1)
+    if bool(missing.any()):
+        if bool((missing & (slots != 0).all(-1)).any()):
+            slots, credit = F.pad(slots, (0, _GROWTH)), F.pad(credit, (0, _GROWTH))
+        free = (slots == 0).to(torch.uint8).argmax(-1, keepdim=True)
+        slots = torch.where(missing[..., None], slots.scatter(2, free, wanted), slots)
+    gain = torch.where((slots == wanted) & masked[..., None], increment[..., None], 0.0)
+    return {"slot_ids": slots, "credit": credit * decay[:, None, None] + gain}
+
+
+def credit_step(
+    prediction: Prediction,
+    block: Block,
+    state: State,
+    threshold: float,
+    alpha: Float[Tensor, "#rows"],
+    beta: Float[Tensor, "#rows"],
+    gamma: float,
+) -> tuple[Decision, State]:
+    """Accumulate (Eq. 6), fuse (Eq. 7), commit what passes the threshold.
+
+    The fused normaliser is exact: lse' = lse + log(1 + sum_k p_k ((1 + C_k)^alpha - 1)).
+    """
+    state = accumulate(state, prediction.ids, prediction.probability.pow(gamma), beta, block.masked)
+    held = state["slot_ids"] != 0
+    ids = (state["slot_ids"] - 1).clamp(min=0)
+    boost = alpha[:, None, None] * torch.log1p(state["credit"])
+    chance = torch.where(held, (prediction.logits_of(ids) - prediction.lse[..., None]).exp(), 0.0)
+    lse = prediction.lse + torch.log1p((chance * torch.expm1(boost)).sum(-1))
+    tokens, logit = prediction.pick(ids, torch.where(held, boost, 0.0))
+    confidence = (logit - lse).exp()
+    commit = at_least_one(confidence >= threshold, confidence, block.editable)
+    credit = (state["credit"] * (held & (ids == tokens[..., None]))).sum(-1)
+    return Decision(tokens, commit, confidence, credit), state

@@ -1,0 +1,230 @@
+"""The contract between model and decoders: Prediction in, Decision out. A decoder sees nothing else.
+
+Leaves to others: positions in the text, caches, stopping, banning the mask token (generate.py); the rules (one file each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from creditdecoding.kernels.noise import gumbel_noise, uniform_noise
+from creditdecoding.kernels.vocab import row_chunks, vocab_stats
+
+State = dict[str, Tensor]
+"""A decoder's memory: tensors whose first axis is the row. A step returns a new one."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, and the keys [rows], [rows, length] of the noise. At temperature 0 the likeliest is taken."""
+
+    seed: Int[Tensor, " rows"]
+    position: Int[Tensor, "rows length"]
+    step: Int[Tensor, " rows"]
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a decoder sees of the model at the masked positions of a block.
+
+    `ids` top-1 id, `logit` its logit, `lse` log-sum-exp over the vocabulary, all [rows, length]; where nothing is masked they
+    are 0, 0, inf, so every probability there is 0. More is read on demand from `flat` [n, vocab], of which `place`
+    [rows, length] names the row. `hushed` ids can be written but have confidence 0 (`kept` [n, hushed] are their logits).
+    """
+
+    ids: Int[Tensor, "rows length"]
+    logit: Float[Tensor, "rows length"]
+    lse: Float[Tensor, "rows length"]
+    flat: Float[Tensor, "n vocab"]
+    place: Int[Tensor, "rows length"]
+    masked: Bool[Tensor, "rows length"]
+    sampling: Sampling
+    hushed: tuple[int, ...] = ()
+    kept: Float[Tensor, "n hushed"] | None = field(default=None)
+
+    @property
+    def probability(self) -> Float[Tensor, "rows length"]:
+        """Probability of the top-1 id."""
+        return (self.logit - self.lse).exp()
+
+    def logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
+        """Logits of the given ids in float32, 0 where nothing is masked; a hushed id has -inf."""
+        values = self.flat[self.place[..., None], ids].float()
+        return values.masked_fill(~self.masked[..., None], 0.0)
+
+    def log_probs(self) -> Float[Tensor, "rows length vocab"]:
+        """All log-probabilities: dense and dear. A decoder that calls this says so in its docstring."""
+        return (self.flat[self.place].float() - self.lse[..., None]).masked_fill(~self.masked[..., None], float("-inf"))
+
+    def entropy(self) -> Float[Tensor, "rows length"]:
+        """Entropy in nats, 0 where nothing is masked."""
+        found = torch.zeros(len(self.flat), device=self.flat.device)
+        lse = torch.zeros_like(found)
+        lse[self.place[self.masked]] = self.lse[self.masked]
+        for part in row_chunks(self.flat):
+            logp = self.flat[part].float() - lse[part, None]
+            found[part] = -(logp.exp() * logp).nan_to_num_(0.0).sum(-1)
+        return found[self.place].masked_fill(~self.masked, 0.0)
+
+    def top2(self) -> tuple[Int[Tensor, "rows length 2"], Float[Tensor, "rows length 2"]]:
+        """Ids and logits of the two likeliest tokens."""
+        values = torch.zeros(len(self.flat), 2, device=self.flat.device)
+        ids = torch.zeros(len(self.flat), 2, dtype=torch.long, device=self.flat.device)
+        for part in row_chunks(self.flat):
+            values[part], ids[part] = self.flat[part].float().topk(2, dim=-1)
+        outside = ~self.masked[..., None]
+        return ids[self.place].masked_fill(outside, 0), values[self.place].masked_fill(outside, 0.0)
+
+    def with_boost(self, boost: Float[Tensor, "rows length vocab"]) -> Prediction:
+        """The same with `boost` added to every logit (dense, dear)."""
+        made = from_logits(self.flat[self.place].float() + boost, self.masked, self.sampling)
+        kept = None if self.kept is None else self.kept[self.place].reshape(-1, len(self.hushed))
+        return replace(made, hushed=self.hushed, kept=kept)
+
+    def uniform(self) -> Float[Tensor, "rows length"]:
+        """Noise in (0, 1) that depends on each row's seed, position and step alone."""
+        s = self.sampling
+        return uniform_noise(s.seed[:, None], s.position, s.step[:, None], torch.full_like(s.position, -1)).float()
+
+    def pick(
+        self, ids: Int[Tensor, "rows length k"] | None = None, boost: Float[Tensor, "rows length k"] | None = None
+    ) -> tuple[Int[Tensor, "rows length"], Float[Tensor, "rows length"]]:
+        """The token to write and its logit, after adding `boost` >= 0 to the logits of `ids` (entries with boost 0 are ignored).
+
+        Greedy: the likeliest, the lowest id of equals. Sampling: drawn from the boosted distribution by Gumbel noise, after
+        temperature, top_k and top_p. The logit returned is the one that belongs into a confidence: -inf for a hushed id.
+        """
+        if ids is None or boost is None:
+            ids, boost = self.ids[..., None], torch.zeros_like(self.logit)[..., None]
+        token = self._greedy(ids, boost) if self.sampling.temperature == 0 else self._drawn(ids, boost)
+        added = (boost * (ids == token[..., None])).sum(-1)
+        return token, self.logits_of(token[..., None])[..., 0] + added
+
+    def _choice(self, ids: Tensor) -> Tensor:
+        """Logits by which tokens are chosen: as `logits_of`, hushed ids with their real logit."""
+        values = self.logits_of(ids)
+        for column, banned in enumerate(self.hushed):
+            if self.kept is not None:
+                values = torch.where(ids == banned, self.kept[self.place][..., column, None].float(), values)
+        return values
+
+    def _greedy(self, ids: Tensor, boost: Tensor) -> Tensor:
+        every = torch.cat((self.ids[..., None], ids), dim=-1)
+        live = torch.cat((torch.ones_like(self.masked)[..., None], boost > 0), dim=-1)
+        extra = torch.cat((torch.zeros_like(boost[..., :1]), boost), dim=-1)
+        score = (self._choice(every) + extra).masked_fill(~live, float("-inf"))
+        best = score == score.amax(-1, keepdim=True)
+        return torch.where(best, every, torch.iinfo(torch.long).max).amin(-1)
+
+    def _drawn(self, ids: Tensor, boost: Tensor) -> Tensor:
+        s = self.sampling
+        row, column = self.masked.nonzero(as_tuple=True)
+        token = torch.zeros_like(self.ids)
+        vocab = torch.arange(self.flat.shape[1], device=self.flat.device)[None]
+        width = next(row_chunks(self.flat)).stop
+        for start in range(0, len(row), width):
+            at = (row[start : start + width], column[start : start + width])
+            flat = self.flat[self.place[at]].double()
+            if self.kept is not None and self.hushed:
+                flat[:, list(self.hushed)] = self.kept[self.place[at]].double()
+            flat.scatter_add_(1, ids[at], boost[at].double())
+            flat = _restrict(flat / s.temperature, s.top_k, s.top_p)
+            keys = (s.seed[at[0], None], s.position[at][:, None], s.step[at[0], None], vocab)
+            token[at] = (flat + gumbel_noise(*keys)).argmax(-1)
+        return token
+
+
+def _restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """-inf outside the k likeliest and outside the smallest set that holds probability p (ties by lower id)."""
+    if top_k is None and top_p is None:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    if top_k is not None:
+        keep[:, top_k:] = False
+    if top_p is not None:
+        chance = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
+        keep &= chance.cumsum(-1) - chance < top_p
+    return torch.full_like(logits, float("-inf")).scatter(1, order, ordered.masked_fill(~keep, float("-inf")))
+
+
+def from_logits(logits: Float[Tensor, "rows length vocab"], masked: Bool[Tensor, "rows length"], sampling: Sampling | None = None) -> Prediction:
+    """A Prediction over dense logits: for tests, adapters of other engines, and rules that change every logit."""
+    rows, length, vocab = logits.shape
+    flat = logits.reshape(-1, vocab)
+    ids, top, lse = (x.view(rows, length) for x in vocab_stats(flat))
+    if sampling is None:
+        zero = torch.zeros(rows, dtype=torch.long, device=logits.device)
+        sampling = Sampling(zero, torch.arange(length, device=logits.device).expand(rows, -1), zero)
+    place = torch.arange(rows * length, device=logits.device).view(rows, length)
+    return Prediction(
+        ids.masked_fill(~masked, 0), top.masked_fill(~masked, 0.0), lse.masked_fill(~masked, float("inf")), flat, place, masked, sampling
+    )
+
+
+@dataclass(frozen=True)
+class Block:
+    """The block being decoded. `masked`: still to write; `editable`: may be written now; `size`: masks it began with; `step`: from 0."""
+
+    tokens: Int[Tensor, "rows length"]
+    masked: Bool[Tensor, "rows length"]
+    editable: Bool[Tensor, "rows length"]
+    size: Int[Tensor, " rows"]
+    step: Int[Tensor, " rows"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`tokens` to write where `commit`; `confidence` is what was compared, `credit` what the token held, both for the trace."""
+
+    tokens: Int[Tensor, "rows length"]
+    commit: Bool[Tensor, "rows length"]
+    confidence: Float[Tensor, "rows length"]
+    credit: Float[Tensor, "rows length"] | None = None
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A decoding rule: a frozen dataclass of hyper-parameters. It mutates nothing and knows no positions, caches or stopping."""
+
+    def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
+        """State of a fresh block; every tensor's first axis is the row."""
+        ...
+
+    def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
+        """Decide which tokens to write: inside `editable`, at least one in every row that has a mask."""
+        ...
+
+
+def at_least_one(passed: Bool[Tensor, "rows length"], score: Float[Tensor, "rows length"], editable: Bool[Tensor, "rows length"]) -> Tensor:
+    """`passed` inside `editable`, and in each row the best editable position (the first of equals), so that no row stalls."""
+    best = torch.where(editable, score, -1.0).argmax(-1, keepdim=True)
+    forced = torch.zeros_like(editable).scatter(1, best, True)
+    return (passed | forced) & editable
+
+
+def stack_states(states: Sequence[State]) -> State:
+    """Gather states along the row axis; other axes are padded with zeros, which every state reads as 'nothing here'."""
+    return {name: _stack([state[name] for state in states]) for name in (states[0] if states else {})}
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors))]
+    if all(list(tensor.shape[1:]) == shape for tensor in tensors):
+        return torch.cat(list(tensors))
+    return torch.cat([F.pad(t, [x for have, want in zip(t.shape[:0:-1], shape[::-1]) for x in (0, want - have)]) for t in tensors])
+
+
+def take_rows(state: State, rows: slice | Tensor) -> State:
+    """The state of some rows."""
+    return {name: tensor[rows] for name, tensor in state.items()}

@@ -1,0 +1,41 @@
+"""CreditDecoding over the full vocabulary (arXiv 2510.06133, Eq. 13): our reading of it, dense by nature.
+
+The exact form of Eq. 13 could not be checked; this credits every id, C[i, v] = beta C[i, v] + p[i, v]^gamma, not the top-1
+alone. Its state is [rows, length, vocab] float32: for studies, not for serving.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from creditdecoding.config import check_fields, option
+from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+
+
+@dataclass(frozen=True)
+class CreditFull:
+    """As credit, but every id of the vocabulary gains credit at every step, not only the top-1 (our reading; dense state)."""
+
+    threshold: float = option(0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0)
+    alpha: float = option(0.65, "Weight of the credit in the logits.", ge=0.0)
+    beta: float = option(0.7, "Decay of the credit a step.", ge=0.0, le=1.0)
+    gamma: float = option(0.2, "Exponent of the probability that is credited.", gt=0.0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
+        """Zero credit for every id of every position."""
+        return {"credit": torch.zeros(rows, length, vocab, device=device)}
+
+    def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
+        """Credit all ids, fuse, compare."""
+        credit = state["credit"] * self.beta + prediction.log_probs().exp().pow(self.gamma)
+        fused = prediction.with_boost(self.alpha * torch.log1p(credit))
+        tokens, logit = fused.pick()
+        confidence = (logit - fused.lse).exp()
+        commit = at_least_one(confidence >= self.threshold, confidence, block.editable)
+        held = credit.gather(-1, tokens[..., None])[..., 0]
+        return Decision(tokens, commit, confidence, held), {"credit": credit}

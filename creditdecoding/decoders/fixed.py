@@ -1,0 +1,33 @@
+"""Standard decoding: a fixed number of tokens a step (LLaDA, arXiv 2502.09992, low-confidence or random remasking)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from creditdecoding.config import check_fields, option
+from creditdecoding.decoders.base import Block, Decision, Prediction, State
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Commits the k positions of highest confidence, or k random ones, at every step."""
+
+    k: int = option(1, "Tokens committed a step; 1 is the reference that every other decoder is measured against.", ge=1)
+    order: str = option("low_confidence", "Which positions: keep the most confident, or random ones.", choices=("low_confidence", "random"))
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
+        """No state."""
+        return {}
+
+    def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
+        """Rank the editable positions, commit the first k."""
+        tokens, logit = prediction.pick()
+        confidence = (logit - prediction.lse).exp()
+        score = confidence if self.order == "low_confidence" else prediction.uniform()
+        rank = torch.where(block.editable, score, -1.0).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        return Decision(tokens, (rank < self.k) & block.editable, confidence), state

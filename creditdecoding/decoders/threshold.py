@@ -1,0 +1,30 @@
+"""Confidence threshold (Fast-dLLM, arXiv 2505.22618, section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from creditdecoding.config import check_fields, option
+from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Commits every position whose confidence is at least the threshold, and always the best one."""
+
+    threshold: float = option(0.9, "Least confidence at which a token is committed.", ge=0.0, le=1.0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
+        """No state."""
+        return {}
+
+    def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
+        """Compare confidences with the threshold."""
+        tokens, logit = prediction.pick()
+        confidence = (logit - prediction.lse).exp()
+        return Decision(tokens, at_least_one(confidence >= self.threshold, confidence, block.editable), confidence), state

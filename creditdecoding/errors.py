@@ -1,0 +1,55 @@
+"""The errors a caller can meet. One line each: what is wrong, what was given, what is allowed, what to do.
+
+    CreditError
+    |-- OptionError       an option or a request that cannot be served: unknown name, value out of range, prompt too long
+    |-- CheckpointError   a checkpoint that cannot be loaded: files, config fields, weights, tokenizer
+    |-- ModelError        the model answered something no decoder can use: NaN or infinite logits
+    `-- MissingExtraError an optional dependency that is not installed
+
+Leaves to others: printing them and choosing an exit code (cli.py). Our own invariants are `assert`s, not these.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CreditError(Exception):
+    """Base of every error meant for the caller; `str()` is one line that ends with a hint."""
+
+    def __init__(self, what: str, *, hint: str, given: object = None, allowed: object = None) -> None:
+        self.what, self.hint, self.given, self.allowed = what, hint, given, allowed
+        parts = [what]
+        if given is not None:
+            parts.append(f"got {given!r}")
+        if allowed is not None:
+            parts.append(f"allowed: {allowed}")
+        super().__init__("; ".join(parts) + ". " + hint)
+
+
+class OptionError(CreditError):
+    """An option or request that cannot be served as given."""
+
+
+class CheckpointError(CreditError):
+    """A checkpoint folder or file that cannot be loaded as it is."""
+
+
+class ModelError(CreditError):
+    """The model returned values that no decoder can use."""
+
+
+class MissingExtraError(CreditError):
+    """An optional dependency is missing; the hint names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs the package {package!r}", hint=f"Install it with: pip install 'creditdecoding[{extra}]'")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> OptionError:
+    """An `OptionError` for a name that is not among `known`, with the nearest one as the hint."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else "Use one of the allowed names."
+    return OptionError(f"unknown {kind}", given=name, allowed=", ".join(names) or "none", hint=hint)

@@ -1,0 +1,1 @@
+"""Vocabulary statistics: the only code that walks whole rows of logits."""

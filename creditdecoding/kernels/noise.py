@@ -1,0 +1,32 @@
+"""Noise that depends only on (seed, position, step, id): counter-based, so batch neighbours cannot change a row's draw.
+
+Leaves to others: what is drawn with it (decoders/base.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_GOLDEN, _MIX1, _MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685  # splitmix64's constants as int64
+
+
+def _scramble(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64; int64 arithmetic wraps, shifts are made logical by a mask."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX1
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX2
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def uniform_noise(*keys: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Uniform float64 in (0, 1), a function of the integer `keys` alone (broadcast against each other)."""
+    state = torch.zeros((), dtype=torch.long, device=keys[0].device)
+    for key in keys:
+        state = _scramble(state + _GOLDEN + _scramble(key + _GOLDEN))
+    return (((state >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
+
+
+def gumbel_noise(*keys: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Standard Gumbel noise in float64, a function of the integer `keys` alone."""
+    return -(-uniform_noise(*keys).log()).log()

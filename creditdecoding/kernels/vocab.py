@@ -1,0 +1,40 @@
+"""One pass over the logits: top-1 id, its logit, log-sum-exp. Walks a few rows at a time, so no second [n, vocab] tensor exists.
+
+Leaves to others: which rows there are and what is banned (generate.py), what the numbers mean (decoders/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# Elements handled at once: within a core's cache on a CPU, enough to fill the device elsewhere.
+_CPU_CHUNK, _DEVICE_CHUNK = 1 << 18, 1 << 26
+
+
+def row_chunks(logits: Float[Tensor, "n vocab"]) -> Iterator[slice]:
+    """Slices of rows that together cover `logits`, each small enough for temporaries."""
+    size = max(1, (_CPU_CHUNK if logits.device.type == "cpu" else _DEVICE_CHUNK) // logits.shape[1])
+    for start in range(0, len(logits), size):
+        yield slice(start, min(start + size, len(logits)))
+
+
+def vocab_stats(logits: Float[Tensor, "n vocab"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Top-1 id (the lowest of equals), its logit, and log-sum-exp of each row, in float32 whatever the input's dtype."""
+    ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    top = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    lse = torch.empty_like(top)
+    for part in row_chunks(logits):
+        wide = logits[part].float()
+        top[part], ids[part] = wide.max(dim=-1)
+        lse[part] = (wide - top[part, None]).exp_().sum(dim=-1).log_().add_(top[part])
+    return ids, top, lse
+
+
+def vocab_stats_reference(logits: Float[Tensor, "n vocab"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """The same by its definition, in one expression each; `vocab_stats` is tested against it."""
+    wide = logits.float()
+    return wide.argmax(-1), wide.amax(-1), torch.logsumexp(wide, -1)

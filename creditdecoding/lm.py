@@ -1,0 +1,183 @@
+"""A checkpoint ready to use: model and tokenizer together, text in, text out.
+
+    lm = load("pocket")
+    print(lm.generate("What is the capital of Peru and the language of Japan?").text)
+
+Leaves to others: the loop (generate.py), rules (decoders/), counting (trace.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+
+from creditdecoding.checkpoint import locate
+from creditdecoding.config import EngineConfig, GenerationConfig, from_mapping
+from creditdecoding.decoders import settings
+from creditdecoding.errors import OptionError
+from creditdecoding.generate import Denoiser, Row, Vocabulary, run, start_infill, start_row
+from creditdecoding.models import load_model, read_config
+from creditdecoding.tokenizer import Message, Tokenizer, load_tokenizer
+from creditdecoding.trace import Event, StepEvent, Trace
+
+Prompt = str | Sequence[Message]
+"""A user's message, or a whole conversation as {"role", "content"} mappings."""
+
+INFILL_MASK = "[MASK]"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer: its text, why it ended ("stop" or "length"), and the trace that holds every count."""
+
+    text: str
+    finish_reason: str
+    trace: Trace
+
+    @property
+    def nfe(self) -> int:
+        """Forward passes it took."""
+        return self.trace.nfe
+
+    @property
+    def tpf(self) -> float:
+        """Answer tokens per forward pass."""
+        return self.trace.tpf
+
+    def to_json(self) -> dict[str, Any]:
+        """What `credit generate --json` prints."""
+        return {
+            "text": self.text,
+            "nfe": self.nfe,
+            "tokens": len(self.trace.tokens),
+            "tpf": round(self.tpf, 3),
+            "seconds": round(self.trace.seconds, 4),
+            "finish_reason": self.finish_reason,
+            "decoder": self.trace.settings["decoder"],
+            "generation": {k: v for k, v in self.trace.settings.items() if k != "decoder"},
+        }
+
+
+class LM:
+    """A diffusion language model: any `Denoiser` with its tokenizer. `load` makes one from a checkpoint."""
+
+    def __init__(self, model: Denoiser, tokenizer: Tokenizer, *, max_length: int, device: torch.device, batch_size: int = 16) -> None:
+        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+        self.device, self.batch_size = device, batch_size
+        self.words = Vocabulary(tokenizer.mask_id, tokenizer.stop_ids, tokenizer.size, tokenizer.decode)
+
+    def encode(self, prompt: Prompt, raw: bool = False) -> list[int]:
+        """Ids of a prompt: through the chat template, or as plain text if `raw`. Raises `OptionError` if it is empty."""
+        text = prompt if isinstance(prompt, str) else "".join(str(message.get("content", "")) for message in prompt)
+        if not text.strip():
+            raise OptionError("the prompt is empty", hint="Give some text.")
+        if raw:
+            if not isinstance(prompt, str):
+                raise OptionError("a raw prompt must be text", given=type(prompt).__name__, hint="Give a string, or leave raw off.")
+            return self.tokenizer.encode(prompt)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return self.tokenizer.chat(messages)
+
+    def rows(self, prompts: Sequence[Prompt], config: GenerationConfig, raw: bool = False) -> list[Row]:
+        """One row a prompt, ready for `generate.run`."""
+        return [start_row(i, self.encode(prompt, raw), config, self.words, self.max_length) for i, prompt in enumerate(prompts)]
+
+    def infill_row(self, text: str, config: GenerationConfig) -> Row:
+        """A row for a text in which `[MASK]` (or the tokenizer's own mask token) marks each missing token."""
+        own = self.tokenizer.piece(self.tokenizer.mask_id)
+        return start_infill(0, self.tokenizer.encode(text.replace(INFILL_MASK, own)), config, self.words, self.max_length)
+
+    def events(self, rows: Sequence[Row]) -> Iterator[Event]:
+        """Decode rows; the trace events as they happen."""
+        return run(self.model, rows, self.words, self.device, self.batch_size)
+
+    def collect(self, rows: Sequence[Row]) -> list[Completion]:
+        """Decode rows to the end; completions in the order of the rows."""
+        traces = [self.trace_of(row) for row in rows]
+        for event in self.events(rows):
+            trace = traces[event.row]
+            if not trace.steps and isinstance(event, StepEvent):
+                trace.began = event.seconds if event.forward == 0 else trace.began
+            trace.add(event)
+        return [self.completion(row, trace) for row, trace in zip(rows, traces)]
+
+    def trace_of(self, row: Row) -> Trace:
+        """An empty trace for a row, its settings filled in."""
+        config = {f.name: getattr(row.config, f.name) for f in dataclasses.fields(row.config) if f.name != "decoder"}
+        return Trace(tuple(row.canvas[: row.answer].tolist()), settings={"decoder": settings(row.decoder), **config})
+
+    def completion(self, row: Row, trace: Trace) -> Completion:
+        """Text of a finished trace, cut before the first stop string."""
+        assert trace.finish is not None
+        text = self.tokenizer.decode(trace.tokens)
+        ends = [at for at in (text.find(stop) for stop in row.config.stop) if at >= 0]
+        return Completion(text[: min(ends)] if ends else text, trace.finish.reason, trace)
+
+    @overload
+    def generate(self, prompt: str, config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Completion: ...
+    @overload
+    def generate(
+        self, prompt: Sequence[Prompt], config: GenerationConfig | None = None, *, raw: bool = False, **options: Any
+    ) -> list[Completion]: ...
+    def generate(
+        self, prompt: str | Sequence[Prompt], config: GenerationConfig | None = None, *, raw: bool = False, **options: Any
+    ) -> Completion | list[Completion]:
+        """Answer one prompt, or many in one batch; `options` are fields of `GenerationConfig`. Raises `CreditError`s."""
+        config = _config(config, options)
+        one = isinstance(prompt, str)
+        found = self.collect(self.rows([prompt] if isinstance(prompt, str) else prompt, config, raw))
+        return found[0] if one else found
+
+    def infill(self, text: str, config: GenerationConfig | None = None, **options: Any) -> Completion:
+        """Fill every `[MASK]` of `text`, one token each; the rest of the text stays as it is."""
+        return self.collect([self.infill_row(text, _config(config, options))])[0]
+
+    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Iterator[str]:
+        """Answer one prompt; pieces of text as soon as no later step can change them."""
+        row = self.rows([prompt], _config(config, options), raw)[0]
+        trace, sent = self.trace_of(row), ""
+        canvas: dict[int, int] = {}
+        for event in self.events([row]):
+            trace.add(event)
+            if isinstance(event, StepEvent):
+                canvas |= event.commits()
+                text = self._stable(row, canvas)
+            else:
+                text = self.completion(row, trace).text
+            if text.startswith(sent) and len(text) > len(sent):
+                yield text[len(sent) :]
+                sent = text
+
+    def _stable(self, row: Row, written: Mapping[int, int]) -> str:
+        """Text of the written prefix, held back where a stop string or a character may still be incomplete."""
+        ids: list[int] = []
+        for position in range(row.answer, len(row.canvas)):
+            if position not in written or written[position] in self.words.stop_ids:
+                break
+            ids.append(written[position])
+        text = self.tokenizer.decode(ids).rstrip("\ufffd")
+        hold = max((len(stop) - 1 for stop in row.config.stop), default=0)
+        ends = [at for at in (text.find(stop) for stop in row.config.stop) if at >= 0]
+        return text[: min(ends)] if ends else text[: len(text) - hold]
+
+
+def _config(config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
+    """`config` with `options` laid over it."""
+    if config is None:
+        return from_mapping(GenerationConfig, options)
+    return from_mapping(GenerationConfig, {**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, **options})
+
+
+def load(name: str = "pocket", config: EngineConfig | None = None, **options: Any) -> LM:
+    """Load a checkpoint: a folder, a hub id, or "pocket", the embedded one; `options` are fields of `EngineConfig`."""
+    engine = config if config is not None else from_mapping(EngineConfig, options)
+    folder = locate(name)
+    architecture, _ = read_config(folder)
+    tokenizer = load_tokenizer(folder, architecture)
+    model = load_model(folder, engine)
+    device = next(model.parameters()).device
+    return LM(model, tokenizer, max_length=architecture.max_length, device=device, batch_size=engine.batch_size)

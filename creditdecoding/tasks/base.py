@@ -1,0 +1,75 @@
+"""What a task is: items with a prompt, a worked reference answer, a structure key, and a scorer.
+
+Leaves to others: running models over items (eval/), turning items into training rows (train/).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. `gold` is what the scorer compares with; `key` is the structure that decides the split."""
+
+    family: str
+    prompt: str
+    answer: str
+    gold: Any
+    key: tuple[Any, ...]
+
+    @property
+    def split(self) -> Split:
+        """Split by a hash of the structure, never of the wording: 10% test, 5% dev, the rest train."""
+        digest = hashlib.blake2b(repr((self.family, self.key)).encode(), digest_size=8).digest()
+        bucket = int.from_bytes(digest, "big") % 20
+        return "test" if bucket < 2 else "dev" if bucket == 2 else "train"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A task family: how items are made and scored. `delimiter` ends a step of a worked answer."""
+
+    name: str
+    title: str
+    make: Callable[[random.Random], Item]
+    score: Callable[[str, Item], bool]
+    delimiter: str = "."
+
+
+def items(family: Family, split: Split, seed: int) -> Iterator[Item]:
+    """Endless items of one split, the same for the same seed."""
+    rng = random.Random(f"{family.name}/{split}/{seed}")
+    while True:
+        item = family.make(rng)
+        if item.split == split:
+            yield item
+
+
+def distinct_items(family: Family, split: Split, seed: int, limit: int) -> list[Item]:
+    """`limit` items no two of which share a structure (fewer if the family has fewer)."""
+    chosen: dict[tuple[Any, ...], Item] = {}
+    for tries, item in enumerate(items(family, split, seed)):
+        if len(chosen) == limit or tries > 200 * limit:
+            break
+        chosen.setdefault(item.key, item)
+    return list(chosen.values())
+
+
+def final_answer(text: str) -> str | None:
+    """What follows the last "Answer:", without case, outer white space and final period; None where it is missing."""
+    found = re.findall(r"Answer:[ \t]*([^\n]*)", text)
+    return found[-1].strip().rstrip(".").strip().lower() if found else None
+
+
+def same_answer(text: str, item: Item) -> bool:
+    """Scorer: the text's final answer equals the item's gold answer."""
+    return final_answer(text) == str(item.gold).lower()

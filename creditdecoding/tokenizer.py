@@ -1,0 +1,99 @@
+"""Text <-> ids through transformers, never with remote code; special ids are read from the checkpoint.
+
+Leaves to others: what the ids mean to a model (models/), where a block of masks begins (generate.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from creditdecoding.config import ModelConfig
+from creditdecoding.errors import CheckpointError, OptionError
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A checkpoint's tokenizer with the ids that decoding needs.
+
+    `mask_id` fills the canvas; `stop_ids` end an answer (end of text, end of turn); `size` counts the ids that mean
+    something: rows of the embedding from there on are padding and never written.
+    """
+
+    backend: Any
+    mask_id: int
+    stop_ids: tuple[int, ...]
+    size: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; nothing is added. Special tokens written out in the text become their ids."""
+        return list(self.backend.encode(text, add_special_tokens=False))
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation in the checkpoint's chat template, ready for the answer. Raises `OptionError` if it has none."""
+        if not self.backend.chat_template:
+            raise OptionError("this checkpoint has no chat template", hint="Give plain text (on the command line: --raw).")
+        text = self.backend.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return self.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def piece(self, token: int) -> str:
+        """One token as a person should see it, special tokens by name."""
+        return str(self.backend.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def load_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
+    """Load the tokenizer that lies in `folder` beside `config`'s weights. Raises `CheckpointError`."""
+    if not (folder / "tokenizer.json").exists():
+        raise CheckpointError("no tokenizer.json in the checkpoint", given=str(folder), hint="Put the released one beside config.json.")
+    try:
+        backend = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # the tokenizers library raises bare Exception on a broken file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"tokenizer.json cannot be read ({reason})", given=str(folder), hint="Download the file again.") from error
+    size = len(backend)
+    if size > config.embedding_rows:
+        raise CheckpointError(
+            "the tokenizer has more ids than the model has embedding rows",
+            given=size,
+            allowed=f"at most {config.embedding_rows}",
+            hint="The tokenizer belongs to another checkpoint.",
+        )
+    stops = {*config.stop_token_ids, *_end_of_turn(backend)}
+    if backend.eos_token_id is not None:
+        stops.add(backend.eos_token_id)
+    return Tokenizer(backend, _mask_id(backend, config, folder), tuple(sorted(stops)), size)
+
+
+def _mask_id(backend: Any, config: ModelConfig, folder: Path) -> int:
+    """Mask id: config.json, else the tokenizer's mask token, else an added token whose bare text says mask."""
+    named = [i for text, i in backend.get_added_vocab().items() if text.strip("<>|").lower() in ("mask", "mdm_mask")]
+    candidates = [config.mask_token_id, backend.mask_token_id, *named]
+    for candidate in candidates:
+        if candidate is not None and 0 <= candidate < len(backend):
+            return int(candidate)
+    raise CheckpointError(
+        "the tokenizer has no mask token",
+        given=str(folder),
+        hint="Add mask_token_id to config.json, naming an id the tokenizer has.",
+    )
+
+
+def _end_of_turn(backend: Any) -> list[int]:
+    """The special token that the chat template writes after an assistant's words, if there is a template."""
+    if not backend.chat_template:
+        return []
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
+    after = backend.apply_chat_template(turns, tokenize=False).rsplit("ANSWER", 1)[-1]
+    special = set(backend.all_special_ids) | set(backend.get_added_vocab().values())
+    first = backend.encode(after, add_special_tokens=False)[:1]
+    return [i for i in first if i in special]

@@ -1,0 +1,152 @@
+"""What happened, step by step: the only place where forward passes, tokens and times are counted.
+
+Leaves to others: making events (generate.py), drawing them (view/), adding them up over a task (eval/).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from creditdecoding.errors import OptionError
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One forward pass of one row. Events of rows that shared the pass carry the same `forward`.
+
+    `positions` are the masked positions of the current block before the step, counted from the start of the row; `tokens`,
+    `confidence`, `credit` (None for decoders without) and `committed` belong to them. `seconds` since the run began.
+    """
+
+    row: int
+    forward: int
+    block: int
+    step: int
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+    confidence: tuple[float, ...]
+    credit: tuple[float, ...] | None
+    committed: tuple[bool, ...]
+    seconds: float
+
+    def commits(self) -> dict[int, int]:
+        """Position -> token of what this step wrote."""
+        return {p: t for p, t, done in zip(self.positions, self.tokens, self.committed) if done}
+
+
+@dataclass(frozen=True)
+class FinishEvent:
+    """A row ended. `reason`: "stop" (end token or stop string), "length" (canvas full). `tokens` is the answer, end token left out."""
+
+    row: int
+    reason: str
+    tokens: tuple[int, ...]
+    seconds: float
+
+
+Event = StepEvent | FinishEvent
+
+
+@dataclass
+class Trace:
+    """The events of one request, and every number derived from them."""
+
+    prompt: tuple[int, ...]
+    steps: list[StepEvent] = field(default_factory=list)
+    finish: FinishEvent | None = None
+    began: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, event: Event) -> None:
+        """Append an event of this row."""
+        if isinstance(event, StepEvent):
+            self.steps.append(event)
+        else:
+            self.finish = event
+
+    @property
+    def nfe(self) -> int:
+        """Forward passes this request took part in."""
+        return len(self.steps)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The answer: prompt, end tokens and what lies behind them not counted."""
+        return self.finish.tokens if self.finish else ()
+
+    @property
+    def tpf(self) -> float:
+        """Answer tokens per forward pass."""
+        return len(self.tokens) / self.nfe if self.nfe else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time from joining the batch to the end."""
+        return self.finish.seconds - self.began if self.finish else 0.0
+
+    @property
+    def written(self) -> dict[int, int]:
+        """Position -> token of everything written, end tokens included."""
+        found: dict[int, int] = {}
+        for step in self.steps:
+            found |= step.commits()
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write as JSONL: a header line, then an event a line."""
+        head = {"kind": "trace", "prompt": self.prompt, "began": self.began, "settings": self.settings}
+        lines = [head, *({"kind": "step", **asdict(s)} for s in self.steps)]
+        if self.finish:
+            lines.append({"kind": "finish", **asdict(self.finish)})
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    @classmethod
+    def load(cls, path: Path) -> Trace:
+        """Read what `save` wrote. Raises `OptionError` if it is something else."""
+        try:
+            head, *rest = [json.loads(line) for line in path.read_text().splitlines()]
+            trace = cls(tuple(head["prompt"]), began=head["began"], settings=head["settings"])
+            for line in rest:
+                kind = line.pop("kind")
+                values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in line.items()}
+                trace.add(StepEvent(**values) if kind == "step" else FinishEvent(**values))
+        except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise OptionError(f"not a trace file ({error})", given=str(path), hint="Make one with: credit trace PROMPT --save FILE.jsonl") from error
+        return trace
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over traces of one run: `forwards` of the batch, `nfe` summed over rows (sequence-forwards), answer tokens, seconds."""
+
+    requests: int
+    forwards: int
+    sequence_forwards: int
+    tokens: int
+    seconds: float
+
+    @property
+    def nfe(self) -> float:
+        """Mean forward passes a request."""
+        return self.sequence_forwards / self.requests if self.requests else 0.0
+
+    @property
+    def tpf(self) -> float:
+        """Answer tokens per sequence-forward."""
+        return self.tokens / self.sequence_forwards if self.sequence_forwards else 0.0
+
+
+def total(traces: Sequence[Trace]) -> Totals:
+    """Add up the traces of one run."""
+    passes: Iterable[int] = (step.forward for trace in traces for step in trace.steps)
+    return Totals(
+        requests=len(traces),
+        forwards=len(set(passes)),
+        sequence_forwards=sum(trace.nfe for trace in traces),
+        tokens=sum(len(trace.tokens) for trace in traces),
+        seconds=max((trace.finish.seconds for trace in traces if trace.finish), default=0.0),
+    )

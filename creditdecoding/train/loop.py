@@ -1,0 +1,231 @@
+"""The training loop: a masked-diffusion language model over the task families, seeded and resumable after a kill.
+
+Leaves to others: corruption and loss weights (objective.py), rows (rows.py), drawing the loss curve (view/), what to
+measure while training (the `evaluate` callable that the caller hands in).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from creditdecoding.config import ModelConfig, check_fields, option
+from creditdecoding.errors import OptionError
+from creditdecoding.models import llada
+from creditdecoding.models.transformer import Transformer, init_weights
+from creditdecoding.models.weights import save
+from creditdecoding.tasks.base import Family
+from creditdecoding.tokenizer import Tokenizer
+from creditdecoding.train.objective import Batch, Corrupted, blockwise, two_stream, uniform
+from creditdecoding.train.rows import batches, draw
+
+WIDTH = 80  # answer positions in the noisy stream
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of a training run."""
+
+    steps: int = option(20000, "Optimiser steps.", ge=1)
+    batch_size: int = option(64, "Rows a step.", ge=2)
+    parts: int = option(2, "Parts a step is split into, by row length.", ge=1)
+    hidden_size: int = option(128, "Width.", ge=32)
+    num_layers: int = option(4, "Layers.", ge=1)
+    num_heads: int = option(4, "Attention heads.", ge=1)
+    intermediate_size: int = option(384, "Width of the feed-forward layer.", ge=32)
+    vocabulary: int = option(1152, "Ids of the tokenizer at most.", ge=300)
+    lr: float = option(5e-3, "Peak learning rate; cosine to 2% of it.", gt=0.0)
+    next_token_until: float = option(0.2, "Fraction of the run that trains next tokens through mask tokens.", ge=0.0, le=1.0)
+    blocks_until: float = option(0.6, "Fraction of the run until which half of it is block diffusion's two-stream pass.", ge=0.0, le=1.0)
+    seed: int = option(0, "Seed of weights, items and masks.", ge=0)
+    device: str = option("cpu", "cpu, cuda or mps.")
+    threads: int = option(1, "CPU threads.", ge=1)
+    compile: bool = option(True, "torch.compile the network (about twice as fast after some minutes of warm-up).")
+    save_every: int = option(500, "Steps between checkpoints.", ge=1)
+    eval_every: int = option(2000, "Steps between evaluations.", ge=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
+            raise OptionError("num_heads must divide hidden_size into an even head size", given=self.num_heads, hint="Change one of the two.")
+
+
+def model_config(config: TrainConfig, tokenizer: Tokenizer, end: int) -> ModelConfig:
+    """The architecture that `config` asks for, over the ids of `tokenizer`."""
+    return ModelConfig(
+        family="llada",
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_heads,
+        head_dim=config.hidden_size // config.num_heads,
+        intermediate_size=config.intermediate_size,
+        embedding_rows=-(-tokenizer.size // 64) * 64,
+        max_length=512,
+        rope_theta=10000.0,
+        rms_norm_eps=1e-5,
+        tie_embeddings=True,
+        rope_full_precision=True,
+        mask_token_id=tokenizer.mask_id,
+        stop_token_ids=(end,),
+        pad_token_id=end,
+    )
+
+
+class Run:
+    """One training run in a folder: weights, optimisers, step; saved as one file that is replaced atomically."""
+
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer, families: Sequence[Family], folder: Path) -> None:
+        torch.set_num_threads(config.threads)
+        self.config, self.tokenizer, self.families, self.folder = config, tokenizer, list(families), folder
+        self.end = int(tokenizer.backend.eos_token_id)
+        self.end_of_turn = next((i for i in tokenizer.stop_ids if i != self.end), self.end)
+        self.device = torch.device(config.device)
+        backend = "math" if self.device.type == "cpu" else "sdpa"
+        self.model = Transformer(model_config(config, tokenizer, self.end), backend)
+        init_weights(self.model, torch.Generator().manual_seed(config.seed))
+        self.model.to(self.device)
+        self.optimizers = _optimizers(self.model, config)
+        self.step, self.seconds, self.tokens = 0, 0.0, 0
+        if config.compile:  # layer by layer: all layers share one compiled graph a shape
+            for layer in self.model.layers:
+                layer.compile(dynamic=False)
+        if self.state_file.exists():
+            self._resume()
+
+    @property
+    def state_file(self) -> Path:
+        """Where the whole state of the run is kept."""
+        return self.folder / "state.pt"
+
+    def _resume(self) -> None:
+        state = torch.load(self.state_file, map_location=self.device, weights_only=True)
+        mine = dataclasses.asdict(self.config)
+        fixed = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "seed", "batch_size", "parts")
+        for name in fixed:
+            if state["config"][name] != mine[name]:
+                raise OptionError(
+                    f"{self.state_file} was written with another {name}",
+                    given=mine[name],
+                    allowed=state["config"][name],
+                    hint="Use another --out folder.",
+                )
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
+
+    def save(self) -> None:
+        """Write the state; a kill at any moment leaves the old or the new file, never half of one."""
+        state = {
+            "config": dataclasses.asdict(self.config),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+        }
+        part = self.state_file.with_suffix(".part")
+        torch.save(state, part)
+        os.replace(part, self.state_file)
+
+    def corrupt(self, batch: Batch, rng: random.Random) -> tuple[str, Corrupted]:
+        """Choose the objective of this part of the step and apply it."""
+        generator = torch.Generator().manual_seed(rng.getrandbits(62))
+        mask_id, progress = self.tokenizer.mask_id, self.step / self.config.steps
+        if progress < self.config.next_token_until:
+            return "next_token", two_stream(batch, mask_id, 1, WIDTH, generator)
+        if progress < self.config.blocks_until and rng.random() < 0.5:
+            return "blocks", two_stream(batch, mask_id, rng.choice((4, 8, 16, 32)), WIDTH, generator)
+        if rng.random() < 0.5:
+            return "uniform", uniform(batch, mask_id, generator)
+        return "blockwise", blockwise(batch, mask_id, generator)
+
+    def loss(self, given: Corrupted, rows: int) -> Tensor:
+        """Weighted cross-entropy over the masked positions, a row's weights summing to about its answer length."""
+        allowed, positions = (None if x is None else x.to(self.device) for x in (given.allowed, given.positions))
+        with torch.autocast(self.device.type, torch.bfloat16):
+            hidden = self.model.trunk(given.tokens.to(self.device), allowed, positions)[tuple(index.to(self.device) for index in given.read)]
+            logits = self.model.logits(hidden)
+        losses = F.cross_entropy(logits.float(), given.target.to(self.device), reduction="none")
+        return (losses * given.weight.to(self.device)).sum() / (rows * 64)
+
+    def train_step(self) -> dict[str, float]:
+        """One optimiser step; returns what is logged of it."""
+        rng = random.Random(f"{self.config.seed}/{self.step}")
+        items = draw(self.families, self.config.batch_size, rng)
+        rate = _rate(self.step, self.config)
+        logged: dict[str, float] = {"step": self.step, "lr": rate}
+        for batch in batches(items, self.tokenizer, self.end_of_turn, self.end, self.config.parts, rng):
+            name, corrupted = self.corrupt(batch, rng)
+            loss = self.loss(corrupted, len(batch.tokens)) / self.config.parts
+            loss.backward()  # type: ignore[no-untyped-call]
+            logged[name] = round(loss.item() * self.config.parts, 4)
+            self.tokens += batch.tokens.numel()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return logged
+
+    def run(self, evaluate: Callable[[Path, int], dict[str, Any]] | None = None) -> Iterator[dict[str, Any]]:
+        """Train to the end, yielding a record a step; records also go to log.jsonl, weights to the folder."""
+        log = self.folder / "log.jsonl"
+        while self.step < self.config.steps:
+            began = time.perf_counter()
+            record: dict[str, Any] = self.train_step()
+            self.seconds += time.perf_counter() - began
+            record |= {"tokens": self.tokens, "seconds": round(self.seconds, 1)}
+            last = self.step == self.config.steps
+            if last or self.step % self.config.save_every == 0:
+                self.save()
+                self.export()
+            if evaluate is not None and (last or self.step % self.config.eval_every == 0):
+                record["eval"] = evaluate(self.folder, self.step)
+            with log.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            yield record
+
+    def export(self) -> None:
+        """Write the checkpoint in the released LLaDA format: config.json, generation_config.json, model.safetensors."""
+        config = llada.to_hf(self.model.config, "bfloat16")
+        (self.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        ends = {"bos_token_id": self.tokenizer.backend.bos_token_id, "eos_token_id": self.end, "pad_token_id": self.end}
+        (self.folder / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n")
+        part = self.folder / "model.part"
+        save(self.model, part, llada.RENAME, torch.bfloat16)
+        os.replace(part, self.folder / "model.safetensors")
+
+
+def _optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    if not hasattr(torch.optim, "Muon"):
+        raise OptionError("training needs torch.optim.Muon", given=torch.__version__, allowed="torch >= 2.9", hint="Upgrade torch.")
+    matrices = [w for w in model.layers.parameters() if w.dim() == 2]
+    others = [w for w in model.parameters() if not any(w is m for m in matrices)]
+    muon = torch.optim.Muon(matrices, lr=config.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(others, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    for optimizer, scale in ((muon, 1.0), (adam, 0.6)):
+        for group in optimizer.param_groups:
+            group["scale"] = scale
+    return [muon, adam]
+
+
+def _rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up over 200 steps, cosine to 2%."""
+    warm = min(1.0, (step + 1) / 200)
+    return config.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))

@@ -1,0 +1,53 @@
+"""Training rows from the task families: the same batch for the same seed and step, so that a run resumes without state.
+
+Leaves to others: what is masked (objective.py), what the questions are (tasks/).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from creditdecoding.tasks.base import Family, Item
+from creditdecoding.tokenizer import Tokenizer
+from creditdecoding.train.objective import Batch
+
+STEP = 32  # row lengths are multiples of this, so that few shapes are compiled
+
+
+def draw(families: Sequence[Family], count: int, rng: random.Random) -> list[Item]:
+    """`count` training items, families in turn."""
+    found: list[Item] = []
+    while len(found) < count:
+        item = families[len(found) % len(families)].make(rng)
+        if item.split == "train":
+            found.append(item)
+    return found
+
+
+def batches(items: Sequence[Item], tokenizer: Tokenizer, end_of_turn: int, end: int, parts: int, rng: random.Random) -> list[Batch]:
+    """The items as `parts` batches of near-equal length, each filled up with end-of-text to a multiple of `STEP`.
+
+    One part in five gets up to 96 positions more, so that the canvas at decoding time (longer than the answer) is no surprise.
+    """
+    rows = []
+    for item in items:
+        prompt = tokenizer.chat([{"role": "user", "content": item.prompt}])
+        rows.append((prompt, [*tokenizer.encode(item.answer), end_of_turn]))
+    rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+    size = len(rows) // parts
+    found = []
+    for part in range(parts):
+        chosen = rows[part * size : (part + 1) * size]
+        longest = max(len(prompt) + len(answer) for prompt, answer in chosen)
+        length = -(-longest // STEP) * STEP
+        if rng.random() < 1 / 5:
+            length = min(length + STEP * rng.randint(1, 3), 192)
+        tokens = torch.full((len(chosen), length), end)
+        for i, (prompt, answer) in enumerate(chosen):
+            tokens[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        lengths = torch.tensor([[len(prompt), len(answer)] for prompt, answer in chosen])
+        found.append(Batch(tokens, lengths[:, 0], lengths[:, 1]))
+    return found

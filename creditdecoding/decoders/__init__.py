@@ -84,7 +84,7 @@ def _parse(cls: type[Any], key: str, value: str) -> Any:
 
 def settings(decoder: Decoder) -> dict[str, Any]:
     """Name and knobs of a decoder, as JSON-ready data."""
-    knobs = dataclasses.asdict(decoder) if dataclasses.is_dataclass(decoder) and not isinstance(decoder, type) else {}
+    knobs: dict[str, Any] = dataclasses.asdict(decoder) if dataclasses.is_dataclass(decoder) and not isinstance(decoder, type) else {}
     module = type(decoder).__module__
     name = module.rsplit(".", 1)[1] if module.startswith(__name__ + ".") else type(decoder).__name__
     return {"name": name, **knobs}

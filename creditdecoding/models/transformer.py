@@ -99,8 +99,7 @@ class Transformer(nn.Module):
         `allowed` is True where a query sees a key (1 in place of `queries`: the same for all), `None` for full attention.
         `positions` are the rotary positions, 0, 1, 2, ... unless given.
         """
-        hidden = self.trunk(tokens, allowed, positions)
-        return self.logits(hidden[read])
+        return self.logits(self.trunk(tokens, allowed, positions)[read])
 
     def trunk(self, tokens: Tensor, allowed: Tensor | None = None, positions: Tensor | None = None) -> Float[Tensor, "rows length hidden"]:
         """Hidden states after the last layer, before the final norm."""
@@ -116,7 +115,8 @@ class Transformer(nn.Module):
     def logits(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
         """Final norm and language-model head."""
         table = self.embed.weight if self.head is None else self.head.weight
-        return F.linear(self.norm(hidden), table)
+        found: Tensor = F.linear(self.norm(hidden), table)
+        return found
 
 
 @torch.no_grad()

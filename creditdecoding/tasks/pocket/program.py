@@ -62,7 +62,8 @@ def make(rng: random.Random) -> Item:
         )
     )
     start, update, result = _REDUCE[kind]
-    code = f"def {name}(xs):\n    # {asked}\n    {start}\n    for x in xs:\n        if {test}:\n            {update.format(e=expression)}\n    return {result}"
+    head = f"def {name}(xs):\n    # {asked}\n    {start}\n    for x in xs:\n        if {test}:\n"
+    code = head + f"            {update.format(e=expression)}\n    return {result}"
     return Item("program", prompt, code, (name, code), (kind, test, expression))
 
 

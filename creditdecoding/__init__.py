@@ -1,12 +1,22 @@
-"""Diffusion language models decoded in few forward passes. The public API."""
+"""Diffusion language models decoded in few forward passes. The public API; names load on first use, so importing is cheap."""
 
-from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoders import create as decoder
-from creditdecoding.decoders import names as decoders
-from creditdecoding.decoders.base import Block, Decision, Decoder, Prediction, State, at_least_one
-from creditdecoding.errors import CheckpointError, CreditError, MissingExtraError, ModelError, OptionError
-from creditdecoding.lm import LM, Completion, load
-from creditdecoding.trace import FinishEvent, StepEvent, Trace
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from creditdecoding.config import EngineConfig, GenerationConfig
+    from creditdecoding.decoders.base import Block, Decision, Decoder, Prediction, Sampling, State, at_least_one, from_logits
+    from creditdecoding.errors import CheckpointError, CreditError, MissingExtraError, ModelError, OptionError
+    from creditdecoding.lm import LM, Completion, load
+    from creditdecoding.trace import FinishEvent, StepEvent, Trace
+
+_HOME = {
+    "config": ("EngineConfig", "GenerationConfig"),
+    "decoders.base": ("Block", "Decision", "Decoder", "Prediction", "Sampling", "State", "at_least_one", "from_logits"),
+    "errors": ("CheckpointError", "CreditError", "MissingExtraError", "ModelError", "OptionError"),
+    "lm": ("LM", "Completion", "load"),
+    "trace": ("FinishEvent", "StepEvent", "Trace"),
+}
 
 __all__ = [
     "LM",
@@ -23,11 +33,22 @@ __all__ = [
     "ModelError",
     "OptionError",
     "Prediction",
+    "Sampling",
     "State",
     "StepEvent",
     "Trace",
     "at_least_one",
-    "decoder",
-    "decoders",
+    "from_logits",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(f"creditdecoding.{module}"), name)
+    raise AttributeError(f"module 'creditdecoding' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -47,3 +47,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path.name} is not a JSON object", given=str(path), hint="Download the file again.")
     return found
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """As `read_json`, but a file that is not there is an empty object."""
+    return read_json(path) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""The three places where an option can be declared: the architecture, the process, the request.
+"""The places where an option can be declared: the architecture, the process, the request, a training run.
 
 Every option is one dataclass field. Its help text and its bounds are the field's metadata, from which validation, command
 line flags, `--help` and documentation are derived. Leaves to others: reading checkpoints (models/), decoder hyper-parameters
@@ -137,7 +137,7 @@ class GenerationConfig:
     top_k: int | None = option(None, "Draw only among the k likeliest tokens.", ge=1)
     top_p: float | None = option(None, "Draw only among the likeliest tokens that together hold this probability.", gt=0.0, le=1.0)
     seed: int = option(0, "Seed of the noise; with it a row's answer does not depend on its neighbours.", ge=0, le=2**62)
-    early_stop: bool = option(True, "Finish a row after the block in which its end token is committed.")
+    early_stop: bool = option(True, "Finish a row as soon as its end token and all before it are committed.")
     logits_eos_inf: bool = option(False, "Never write the end token (LLaDA's option of this name).")
     confidence_eos_eot_inf: bool = option(False, "Give end tokens confidence 0, so that they are written last.")
     stop: tuple[str, ...] = option((), "Cut the answer before the first of these strings and finish the row.")
@@ -147,3 +147,31 @@ class GenerationConfig:
         for text in self.stop:
             if not isinstance(text, str) or not text:
                 raise OptionError("a stop string must not be empty", given=text, hint="Leave it out or give some text.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Options of a training run."""
+
+    steps: int = option(20000, "Optimiser steps.", ge=1)
+    batch_size: int = option(64, "Rows a step.", ge=2)
+    parts: int = option(2, "Parts a step is split into, by row length.", ge=1)
+    hidden_size: int = option(128, "Width.", ge=32)
+    num_layers: int = option(4, "Layers.", ge=1)
+    num_heads: int = option(4, "Attention heads.", ge=1)
+    intermediate_size: int = option(384, "Width of the feed-forward layer.", ge=32)
+    vocabulary: int = option(1152, "Ids of the tokenizer at most.", ge=300)
+    lr: float = option(5e-3, "Peak learning rate; cosine to 2% of it.", gt=0.0)
+    next_token_until: float = option(0.2, "Fraction of the run that trains next tokens through mask tokens.", ge=0.0, le=1.0)
+    blocks_until: float = option(0.6, "Fraction of the run until which half of it is block diffusion's two-stream pass.", ge=0.0, le=1.0)
+    seed: int = option(0, "Seed of weights, items and masks.", ge=0)
+    device: str = option("cpu", "cpu, cuda or mps.")
+    threads: int = option(1, "CPU threads.", ge=1)
+    compile: bool = option(True, "torch.compile the network (about twice as fast after some minutes of warm-up).")
+    save_every: int = option(500, "Steps between checkpoints.", ge=1)
+    eval_every: int = option(2000, "Steps between evaluations.", ge=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
+            raise OptionError("num_heads must divide hidden_size into an even head size", given=self.num_heads, hint="Change one of the two.")

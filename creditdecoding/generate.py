@@ -46,7 +46,8 @@ class Row:
 
     `canvas`, `masked` [length] on the host: the ids, and what is still to write; `spans` the blocks (start, end) that have
     masks; `span`, `step` where it is; `size` masks its block began with; `answer` where the answer starts; `open` whether it
-    may end early (False when filling masks inside a given text). `state` lives where the model is.
+    may end early (False when filling masks inside a given text). `state` lives where the model is;
+    `began` is the second of the run in which the row joined.
     """
 
     index: int
@@ -61,6 +62,7 @@ class Row:
     state: State | None = None
     span: int = 0
     step: int = 0
+    began: float = 0.0
 
     @property
     def block(self) -> tuple[int, int]:
@@ -283,10 +285,10 @@ def finish(row: Row, words: Vocabulary, seconds: float) -> FinishEvent | None:
         for n in range(len(ids) + 1):
             text = words.decode(ids[:n])
             if any(stop in text for stop in row.config.stop):
-                return FinishEvent(row.index, "stop", tuple(ids[:n]), seconds)
+                return FinishEvent(row.index, "stop", tuple(ids[:n]), seconds, row.began)
     if ended and (row.config.early_stop or done):
-        return FinishEvent(row.index, "stop", tuple(ids), seconds)
-    return FinishEvent(row.index, "length", tuple(ids), seconds) if done else None
+        return FinishEvent(row.index, "stop", tuple(ids), seconds, row.began)
+    return FinishEvent(row.index, "length", tuple(ids), seconds, row.began) if done else None
 
 
 def run(model: Denoiser, rows: Iterable[Row], words: Vocabulary, device: torch.device, batch_size: int = 16) -> Iterator[Event]:
@@ -294,17 +296,17 @@ def run(model: Denoiser, rows: Iterable[Row], words: Vocabulary, device: torch.d
 
     Yields a `StepEvent` a row a pass and a `FinishEvent` a row; times count from the start of the run.
     """
-    began = time.perf_counter()
+    zero = time.perf_counter()
     waiting, forward = iter(rows), 0
     active: list[Row] = []
     while True:
         while len(active) < batch_size and (row := next(waiting, None)) is not None:
-            active.append(row)
+            active.append(replace(row, began=time.perf_counter() - zero))
         if not active:
             return
-        active, events = denoise_step(model, active, words, device, forward, lambda: time.perf_counter() - began)
+        active, events = denoise_step(model, active, words, device, forward, lambda: time.perf_counter() - zero)
         yield from events
         forward += 1
-        ends = [finish(row, words, time.perf_counter() - began) for row in active]
+        ends = [finish(row, words, time.perf_counter() - zero) for row in active]
         yield from (end for end in ends if end is not None)
         active = [row for row, end in zip(active, ends) if end is None]

@@ -9,18 +9,19 @@ Leaves to others: the loop (generate.py), rules (decoders/), counting (trace.py)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 
-from creditdecoding.checkpoint import locate
+from creditdecoding.checkpoint import locate, read_optional
 from creditdecoding.config import EngineConfig, GenerationConfig, from_mapping
 from creditdecoding.decoders import settings
 from creditdecoding.errors import OptionError
 from creditdecoding.generate import Denoiser, Row, Vocabulary, run, start_infill, start_row
 from creditdecoding.models import load_model, read_config
+from creditdecoding.models.weights import shards
 from creditdecoding.tokenizer import Message, Tokenizer, load_tokenizer
 from creditdecoding.trace import Event, StepEvent, Trace
 
@@ -65,8 +66,10 @@ class Completion:
 class LM:
     """A diffusion language model: any `Denoiser` with its tokenizer. `load` makes one from a checkpoint."""
 
-    def __init__(self, model: Denoiser, tokenizer: Tokenizer, *, max_length: int, device: torch.device, batch_size: int = 16) -> None:
-        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+    def __init__(
+        self, model: Denoiser, tokenizer: Tokenizer, *, max_length: int, device: torch.device, batch_size: int = 16, turns: int | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.max_length, self.turns = model, tokenizer, max_length, turns
         self.device, self.batch_size = device, batch_size
         self.words = Vocabulary(tokenizer.mask_id, tokenizer.stop_ids, tokenizer.size, tokenizer.decode)
 
@@ -82,6 +85,10 @@ class LM:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         return self.tokenizer.chat(messages)
 
+    def recent(self, history: Sequence[Message]) -> list[Message]:
+        """The last turns of a conversation that the checkpoint was trained to take into account."""
+        return list(history) if self.turns is None else list(history[max(0, len(history) - 2 * (self.turns - 1)) :])
+
     def rows(self, prompts: Sequence[Prompt], config: GenerationConfig, raw: bool = False) -> list[Row]:
         """One row a prompt, ready for `generate.run`."""
         return [start_row(i, self.encode(prompt, raw), config, self.words, self.max_length) for i, prompt in enumerate(prompts)]
@@ -95,15 +102,14 @@ class LM:
         """Decode rows; the trace events as they happen."""
         return run(self.model, rows, self.words, self.device, self.batch_size)
 
-    def collect(self, rows: Sequence[Row]) -> list[Completion]:
-        """Decode rows to the end; completions in the order of the rows."""
-        traces = [self.trace_of(row) for row in rows]
+    def collect(self, rows: Sequence[Row], on_event: Callable[[Event], None] | None = None) -> list[Completion]:
+        """Decode rows to the end, showing each event to `on_event`; completions in the order of `rows`."""
+        traces = {row.index: self.trace_of(row) for row in rows}
         for event in self.events(rows):
-            trace = traces[event.row]
-            if not trace.steps and isinstance(event, StepEvent):
-                trace.began = event.seconds if event.forward == 0 else trace.began
-            trace.add(event)
-        return [self.completion(row, trace) for row, trace in zip(rows, traces)]
+            traces[event.row].add(event)
+            if on_event is not None:
+                on_event(event)
+        return [self.completion(row, traces[row.index]) for row in rows]
 
     def trace_of(self, row: Row) -> Trace:
         """An empty trace for a row, its settings filled in."""
@@ -180,4 +186,35 @@ def load(name: str = "pocket", config: EngineConfig | None = None, **options: An
     tokenizer = load_tokenizer(folder, architecture)
     model = load_model(folder, engine)
     device = next(model.parameters()).device
-    return LM(model, tokenizer, max_length=architecture.max_length, device=device, batch_size=engine.batch_size)
+    turns = read_optional(folder / "generation_config.json").get("max_turns")
+    return LM(model, tokenizer, max_length=architecture.max_length, device=device, batch_size=engine.batch_size, turns=turns)
+
+
+def load_words(name: str) -> Tokenizer:
+    """The tokenizer of a checkpoint alone. Raises `CheckpointError`."""
+    folder = locate(name)
+    return load_tokenizer(folder, read_config(folder)[0])
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What `credit info` shows: architecture, memory need, ids and defaults, without loading weights. Raises `CheckpointError`."""
+    folder = locate(name)
+    architecture, _ = read_config(folder)
+    tokenizer = load_tokenizer(folder, architecture)
+    shown = dataclasses.asdict(architecture)
+    for key in ("mask_token_id", "stop_token_ids"):
+        shown.pop(key)
+    count = architecture.parameters()
+    piece = tokenizer.piece
+    return {
+        "checkpoint": str(folder),
+        "parameters": count,
+        **{f"memory in {kind}": f"{count * size / 2**20:.1f} MiB" for kind, size in (("float32", 4), ("bfloat16", 2))},
+        "weight files": [f"{path.name} ({path.stat().st_size / 2**20:.1f} MiB)" for path in shards(folder)],
+        **shown,
+        "tokenizer ids": tokenizer.size,
+        "mask token": f"{piece(tokenizer.mask_id)} = {tokenizer.mask_id}",
+        "stop tokens": [f"{piece(i)} = {i}" for i in tokenizer.stop_ids],
+        "chat template": "yes" if tokenizer.backend.chat_template else "no",
+        "defaults": {f.name: getattr(GenerationConfig(), f.name) for f in dataclasses.fields(GenerationConfig)},
+    }

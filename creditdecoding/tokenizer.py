@@ -51,8 +51,8 @@ class Tokenizer:
         return str(self.backend.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def load_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
-    """Load the tokenizer that lies in `folder` beside `config`'s weights. Raises `CheckpointError`."""
+def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer:
+    """Load the tokenizer in `folder`; `config`, if there is a model, adds its ids and is checked. Raises `CheckpointError`."""
     if not (folder / "tokenizer.json").exists():
         raise CheckpointError("no tokenizer.json in the checkpoint", given=str(folder), hint="Put the released one beside config.json.")
     try:
@@ -61,31 +61,30 @@ def load_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"tokenizer.json cannot be read ({reason})", given=str(folder), hint="Download the file again.") from error
     size = len(backend)
-    if size > config.embedding_rows:
+    if config is not None and size > config.embedding_rows:
         raise CheckpointError(
             "the tokenizer has more ids than the model has embedding rows",
             given=size,
             allowed=f"at most {config.embedding_rows}",
             hint="The tokenizer belongs to another checkpoint.",
         )
-    stops = {*config.stop_token_ids, *_end_of_turn(backend)}
+    stops = {*(config.stop_token_ids if config else ()), *_end_of_turn(backend)}
     if backend.eos_token_id is not None:
         stops.add(backend.eos_token_id)
-    return Tokenizer(backend, _mask_id(backend, config, folder), tuple(sorted(stops)), size)
+    return Tokenizer(backend, _mask_id(backend, config), tuple(sorted(stops)), size)
 
 
-def _mask_id(backend: Any, config: ModelConfig, folder: Path) -> int:
+def _mask_id(backend: Any, config: ModelConfig | None) -> int:
     """Mask id: config.json, else the tokenizer's mask token, else an added token whose bare text says mask."""
     named = [i for text, i in backend.get_added_vocab().items() if text.strip("<>|").lower() in ("mask", "mdm_mask")]
-    candidates = [config.mask_token_id, backend.mask_token_id, *named]
-    for candidate in candidates:
-        if candidate is not None and 0 <= candidate < len(backend):
-            return int(candidate)
-    raise CheckpointError(
-        "the tokenizer has no mask token",
-        given=str(folder),
-        hint="Add mask_token_id to config.json, naming an id the tokenizer has.",
-    )
+    found = next((i for i in (config.mask_token_id if config else None, backend.mask_token_id, *named) if i is not None), None)
+    if found is None:
+        raise CheckpointError("the tokenizer has no mask token", hint="Add mask_token_id to config.json, naming an id the tokenizer has.")
+    if not 0 <= found < len(backend):
+        raise CheckpointError(
+            "the mask id is not in the tokenizer", given=found, allowed=f"below {len(backend)}", hint="Correct mask_token_id in config.json."
+        )
+    return int(found)
 
 
 def _end_of_turn(backend: Any) -> list[int]:

@@ -40,12 +40,16 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class FinishEvent:
-    """A row ended. `reason`: "stop" (end token or stop string), "length" (canvas full). `tokens` is the answer, end token left out."""
+    """A row ended. `reason`: "stop" (end token or stop string), "length" (canvas full). `tokens` is the answer, end token left out.
+
+    The row took part from `began` to `seconds` of the run.
+    """
 
     row: int
     reason: str
     tokens: tuple[int, ...]
     seconds: float
+    began: float = 0.0
 
 
 Event = StepEvent | FinishEvent
@@ -58,7 +62,6 @@ class Trace:
     prompt: tuple[int, ...]
     steps: list[StepEvent] = field(default_factory=list)
     finish: FinishEvent | None = None
-    began: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
@@ -86,7 +89,7 @@ class Trace:
     @property
     def seconds(self) -> float:
         """Time from joining the batch to the end."""
-        return self.finish.seconds - self.began if self.finish else 0.0
+        return self.finish.seconds - self.finish.began if self.finish else 0.0
 
     @property
     def written(self) -> dict[int, int]:
@@ -96,20 +99,24 @@ class Trace:
             found |= step.commits()
         return found
 
-    def save(self, path: Path) -> None:
-        """Write as JSONL: a header line, then an event a line."""
-        head = {"kind": "trace", "prompt": self.prompt, "began": self.began, "settings": self.settings}
+    def dumps(self) -> str:
+        """As JSONL: a header line, then an event a line."""
+        head = {"kind": "trace", "prompt": self.prompt, "settings": self.settings}
         lines = [head, *({"kind": "step", **asdict(s)} for s in self.steps)]
         if self.finish:
             lines.append({"kind": "finish", **asdict(self.finish)})
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return "".join(json.dumps(line) + "\n" for line in lines)
+
+    def save(self, path: Path) -> None:
+        """Write `dumps` to a file."""
+        path.write_text(self.dumps())
 
     @classmethod
     def load(cls, path: Path) -> Trace:
         """Read what `save` wrote. Raises `OptionError` if it is something else."""
         try:
             head, *rest = [json.loads(line) for line in path.read_text().splitlines()]
-            trace = cls(tuple(head["prompt"]), began=head["began"], settings=head["settings"])
+            trace = cls(tuple(head["prompt"]), settings=head["settings"])
             for line in rest:
                 kind = line.pop("kind")
                 values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in line.items()}

@@ -107,7 +107,7 @@ class Transformer(nn.Module):
             cos, sin = rope_table(torch.arange(tokens.shape[1], device=tokens.device), self.config.head_dim, self.config.rope_theta)
         else:
             cos, sin = rope_table(positions[:, None], self.config.head_dim, self.config.rope_theta)
-        x = self.embed(tokens)
+        x: Tensor = self.embed(tokens)
         for layer in self.layers:
             x = layer(x, cos, sin, allowed, self.backend)
         return x

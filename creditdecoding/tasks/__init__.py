@@ -1,0 +1,23 @@
+"""Verifiable tasks by name: `pocket` is all eight embedded families, a family's name is that one.
+
+Leaves to others: what an item is (base.py), running models over items (eval/).
+"""
+
+from __future__ import annotations
+
+from creditdecoding.errors import unknown_name
+from creditdecoding.tasks.base import Family
+from creditdecoding.tasks.pocket import FAMILIES
+
+
+def families(names: str) -> list[Family]:
+    """The families that a comma-separated text names, without repeats. Raises `OptionError`."""
+    found: dict[str, Family] = {}
+    for name in (part.strip() for part in names.split(",")):
+        if name == "pocket":
+            found |= FAMILIES
+        elif name in FAMILIES:
+            found[name] = FAMILIES[name]
+        else:
+            raise unknown_name("task", name, ["pocket", *FAMILIES])
+    return list(found.values())

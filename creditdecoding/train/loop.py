@@ -13,7 +13,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from creditdecoding.config import ModelConfig, check_fields, option
+from creditdecoding.config import ModelConfig, TrainConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.models import llada
 from creditdecoding.models.transformer import Transformer, init_weights
@@ -32,34 +31,6 @@ from creditdecoding.train.objective import Batch, Corrupted, blockwise, two_stre
 from creditdecoding.train.rows import batches, draw
 
 WIDTH = 80  # answer positions in the noisy stream
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Options of a training run."""
-
-    steps: int = option(20000, "Optimiser steps.", ge=1)
-    batch_size: int = option(64, "Rows a step.", ge=2)
-    parts: int = option(2, "Parts a step is split into, by row length.", ge=1)
-    hidden_size: int = option(128, "Width.", ge=32)
-    num_layers: int = option(4, "Layers.", ge=1)
-    num_heads: int = option(4, "Attention heads.", ge=1)
-    intermediate_size: int = option(384, "Width of the feed-forward layer.", ge=32)
-    vocabulary: int = option(1152, "Ids of the tokenizer at most.", ge=300)
-    lr: float = option(5e-3, "Peak learning rate; cosine to 2% of it.", gt=0.0)
-    next_token_until: float = option(0.2, "Fraction of the run that trains next tokens through mask tokens.", ge=0.0, le=1.0)
-    blocks_until: float = option(0.6, "Fraction of the run until which half of it is block diffusion's two-stream pass.", ge=0.0, le=1.0)
-    seed: int = option(0, "Seed of weights, items and masks.", ge=0)
-    device: str = option("cpu", "cpu, cuda or mps.")
-    threads: int = option(1, "CPU threads.", ge=1)
-    compile: bool = option(True, "torch.compile the network (about twice as fast after some minutes of warm-up).")
-    save_every: int = option(500, "Steps between checkpoints.", ge=1)
-    eval_every: int = option(2000, "Steps between evaluations.", ge=1)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
-            raise OptionError("num_heads must divide hidden_size into an even head size", given=self.num_heads, hint="Change one of the two.")
 
 
 def model_config(config: TrainConfig, tokenizer: Tokenizer, end: int) -> ModelConfig:
@@ -183,7 +154,7 @@ class Run:
         self.step += 1
         return logged
 
-    def run(self, evaluate: Callable[[Path, int], dict[str, Any]] | None = None) -> Iterator[dict[str, Any]]:
+    def run(self, evaluate: Callable[[Path], dict[str, Any]] | None = None) -> Iterator[dict[str, Any]]:
         """Train to the end, yielding a record a step; records also go to log.jsonl, weights to the folder."""
         log = self.folder / "log.jsonl"
         while self.step < self.config.steps:
@@ -196,16 +167,27 @@ class Run:
                 self.save()
                 self.export()
             if evaluate is not None and (last or self.step % self.config.eval_every == 0):
-                record["eval"] = evaluate(self.folder, self.step)
+                record["eval"] = evaluate(self.folder)
             with log.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             yield record
+
+    def records(self) -> list[dict[str, Any]]:
+        """The log so far; of a step that was logged twice (a kill between log and state) the later record."""
+        lines = (self.folder / "log.jsonl").read_text().splitlines()
+        return list({record["step"]: record for record in map(json.loads, lines)}.values())
+
+    def report(self) -> dict[str, Any]:
+        """Recipe and cost of the run."""
+        count = sum(w.numel() for w in self.model.parameters())
+        cost = {"steps": self.step, "tokens": self.tokens, "seconds": round(self.seconds), "threads": self.config.threads}
+        return {"parameters": count, **cost, "torch": torch.__version__, "config": dataclasses.asdict(self.config)}
 
     def export(self) -> None:
         """Write the checkpoint in the released LLaDA format: config.json, generation_config.json, model.safetensors."""
         config = llada.to_hf(self.model.config, "bfloat16")
         (self.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        ends = {"bos_token_id": self.tokenizer.backend.bos_token_id, "eos_token_id": self.end, "pad_token_id": self.end}
+        ends = {"bos_token_id": self.tokenizer.backend.bos_token_id, "eos_token_id": self.end, "pad_token_id": self.end, "max_turns": 1}
         (self.folder / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n")
         part = self.folder / "model.part"
         save(self.model, part, llada.RENAME, torch.bfloat16)

@@ -5,11 +5,16 @@ Leaves to others: loading it (tokenizer.py); which texts to learn from (the call
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from creditdecoding.tasks.base import Family, items
+from creditdecoding.tokenizer import Tokenizer as TaskTokenizer
+from creditdecoding.tokenizer import load_tokenizer
 
 BOS, EOS, MASK, EOT = "<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|eot_id|>"
 SPECIAL = (BOS, EOS, MASK, "<|start_header_id|>", "<|end_header_id|>", EOT)
@@ -47,6 +52,17 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
         chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def task_tokenizer(families: Sequence[Family], size: int, folder: Path) -> TaskTokenizer:
+    """The tokenizer in `folder`, trained there first on 4,000 training items a family if it has none."""
+    if not (folder / "tokenizer.json").exists():
+        texts = ["user\n\n", "assistant\n\n"] * 20000
+        for family in families:
+            for item in itertools.islice(items(family, "train", 0), 4000):
+                texts += [item.prompt, item.answer]
+        save_tokenizer(train_tokenizer(texts, size), folder)
+    return load_tokenizer(folder)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

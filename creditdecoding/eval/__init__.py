@@ -1,0 +1,1 @@
+"""Evaluation of decoding: models over tasks, scores beside forward passes."""

@@ -377,7 +377,8 @@ def train(
     from creditdecoding.eval.runner import evaluate as score
     from creditdecoding.lm import load
     from creditdecoding.tasks import families
-    from creditdecoding.train.loop import Run
+    from creditdecoding.train.loop import Run, help_run
+    from creditdecoding.train.parallel import helpers
     from creditdecoding.train.vocabulary import task_tokenizer
 
     chosen = families(tasks)
@@ -390,10 +391,12 @@ def train(
         lm = load(str(folder), threads=training.threads, batch_size=32)
         return score(lm, chosen, GenerationConfig(decoder=decoder), limit, split).to_json()
 
-    run = Run(training, task_tokenizer(chosen, training.vocabulary, out), chosen, out)
+    tokenizer = task_tokenizer(chosen, training.vocabulary, out)
+    run = Run(training, tokenizer, chosen, out)
     typer.echo(f"{sum(w.numel() for w in run.model.parameters()):,} parameters, step {run.step} of {training.steps}, {out}", err=True)
     evaluate = (lambda folder: measure(folder, "threshold:threshold=0.95", eval_limit, "dev")) if eval_limit else None
-    with _progress(training.steps, "training") as tick:
+    peers = helpers(training.processes, out / ".peers", help_run, training, chosen, out)
+    with _progress(training.steps, "training") as tick, peers:
         for _ in range(run.step):
             tick()
         for record in run.run(evaluate):

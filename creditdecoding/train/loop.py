@@ -26,8 +26,9 @@ from creditdecoding.models import llada
 from creditdecoding.models.transformer import Transformer, init_weights
 from creditdecoding.models.weights import save
 from creditdecoding.tasks.base import Family
-from creditdecoding.tokenizer import Tokenizer
+from creditdecoding.tokenizer import Tokenizer, load_tokenizer
 from creditdecoding.train.objective import Batch, Corrupted, blockwise, two_stream, uniform
+from creditdecoding.train.parallel import average_gradients, join
 from creditdecoding.train.rows import batches, draw
 
 WIDTH = 80  # answer positions in the noisy stream
@@ -58,9 +59,10 @@ def model_config(config: TrainConfig, tokenizer: Tokenizer, end: int) -> ModelCo
 class Run:
     """One training run in a folder: weights, optimisers, step; saved as one file that is replaced atomically."""
 
-    def __init__(self, config: TrainConfig, tokenizer: Tokenizer, families: Sequence[Family], folder: Path) -> None:
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer, families: Sequence[Family], folder: Path, rank: int = 0) -> None:
         torch.set_num_threads(config.threads)
         self.config, self.tokenizer, self.families, self.folder = config, tokenizer, list(families), folder
+        self.rank = rank
         self.end = int(tokenizer.backend.eos_token_id)
         self.end_of_turn = next((i for i in tokenizer.stop_ids if i != self.end), self.end)
         self.device = torch.device(config.device)
@@ -119,10 +121,11 @@ class Run:
         if progress < self.config.next_token_until:
             return "next_token", two_stream(batch, mask_id, 1, WIDTH, generator)
         if progress < self.config.blocks_until and rng.random() < 0.5:
-            return "blocks", two_stream(batch, mask_id, rng.choice((4, 8, 16, 32)), WIDTH, generator)
-        if rng.random() < 0.5:
-            return "uniform", uniform(batch, mask_id, generator)
-        return "blockwise", blockwise(batch, mask_id, generator)
+            return "blocks", two_stream(batch, mask_id, rng.choice((1, 4, 8, 16, 32)), WIDTH, generator)
+        name = rng.choice(("uniform", "blockwise", "ordered", "ordered"))
+        if name == "uniform":
+            return name, uniform(batch, mask_id, generator)
+        return name, blockwise(batch, mask_id, generator, name == "ordered")
 
     def loss(self, given: Corrupted, rows: int) -> Tensor:
         """Weighted cross-entropy over the masked positions, a row's weights summing to about its answer length."""
@@ -135,7 +138,7 @@ class Run:
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns what is logged of it."""
-        rng = random.Random(f"{self.config.seed}/{self.step}")
+        rng = random.Random(f"{self.config.seed}/{self.step}/{self.rank}")
         items = draw(self.families, self.config.batch_size, rng)
         rate = _rate(self.step, self.config)
         logged: dict[str, float] = {"step": self.step, "lr": rate}
@@ -144,7 +147,8 @@ class Run:
             loss = self.loss(corrupted, len(batch.tokens)) / self.config.parts
             loss.backward()  # type: ignore[no-untyped-call]
             logged[name] = round(loss.item() * self.config.parts, 4)
-            self.tokens += batch.tokens.numel()
+            self.tokens += batch.tokens.numel() * self.config.processes
+        average_gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -192,6 +196,14 @@ class Run:
         part = self.folder / "model.part"
         save(self.model, part, llada.RENAME, torch.bfloat16)
         os.replace(part, self.folder / "model.safetensors")
+
+
+def help_run(rank: int, world: int, meeting: Path, config: TrainConfig, families: Sequence[Family], folder: Path) -> None:
+    """A further process of a run: the same steps on rows of its own, nothing saved or logged."""
+    join(rank, world, meeting)
+    run = Run(config, load_tokenizer(folder), families, folder, rank)
+    while run.step < config.steps:
+        run.train_step()
 
 
 def _optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -3,7 +3,7 @@
 Three ways of corrupting a row [prompt | answer, end of turn, end of text ...]:
 
 - `uniform`: LLaDA's. Every answer position is masked with probability t, weight 1/t (arXiv 2502.09992, Eq. 3).
-- `blockwise`: as block-by-block decoding sees it. Blocks before are clean, blocks after are all masks, t inside the block.
+- `blockwise`: as block-by-block decoding sees it. Blocks before are clean, blocks after are all masks, some masks inside.
 - `two_stream`: block diffusion's training pass (arXiv 2503.09573): a clean copy of the answer rides beside the noisy one, and
   a noisy block sees itself and the clean blocks before it. At block length 1 this is next-token prediction through mask
   tokens, ten times as many useful losses a row; it teaches copying and arithmetic early, in the form decoding uses.
@@ -54,17 +54,25 @@ def uniform(batch: Batch, mask_id: int, generator: torch.Generator) -> Corrupted
     return _corrupted(batch, masked, masked, (1 / t).expand_as(masked), mask_id)
 
 
-def blockwise(batch: Batch, mask_id: int, generator: torch.Generator) -> Corrupted:
-    """One block of 16, 32 or 64 at ratio t, the answer before it clean, all after it masked and without loss."""
-    rows = len(batch.tokens)
-    t = _ratios(rows, generator)[:, None]
+def blockwise(batch: Batch, mask_id: int, generator: torch.Generator, ordered: bool) -> Corrupted:
+    """One block of 16, 32 or 64, the answer before it clean, all after it masked and without loss.
+
+    Inside the block each position is masked with probability t; if `ordered`, more often behind a random point (0.7 to 1)
+    than before it (0.05), as when a decoder is held up by the first token it is not sure of.
+    """
+    rows, length = batch.tokens.shape
     size = torch.tensor([16, 32, 64])[torch.randint(3, (rows,), generator=generator)]
     blocks = (batch.answer + size - 1) // size
-    start = batch.prompt + size * (torch.rand(rows, generator=generator) * blocks).long()
-    column = torch.arange(batch.tokens.shape[1])[None]
-    inside = (column >= start[:, None]) & (column < (start + size)[:, None])
-    lossy = inside & (torch.rand(batch.tokens.shape, generator=generator) < t)
-    return _corrupted(batch, lossy | (column >= (start + size)[:, None]), lossy, (1 / t).expand_as(lossy), mask_id)
+    start = (batch.prompt + size * (torch.rand(rows, generator=generator) * blocks).long())[:, None]
+    end = start + size[:, None]
+    column = torch.arange(length)[None]
+    t = _ratios(rows, generator)[:, None].expand(rows, length)
+    if ordered:
+        point = start + (torch.rand(rows, 1, generator=generator) * (end - start)).long()
+        t = torch.where(column < point, 0.05, 1.0 - 0.3 * t)
+    lossy = (column >= start) & (column < end) & (torch.rand(rows, length, generator=generator) < t)
+    weight = torch.ones_like(t) if ordered else 1 / t
+    return _corrupted(batch, lossy | (column >= end), lossy, weight, mask_id)
 
 
 def _corrupted(batch: Batch, masked: Tensor, lossy: Tensor, weight: Tensor, mask_id: int) -> Corrupted:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Literal
 
 from creditdecoding.trace import StepEvent, Trace
@@ -16,7 +17,7 @@ Piece = Callable[[int], str]
 
 State = Literal["masked", "now", "before"]
 
-_PICTURES = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421} | {code: 0xFFFD for code in range(0x80, 0xA0)}
+_PICTURES = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 _LABELS = _PICTURES | {ord("\n"): "↵", ord("\t"): "⇥"}
 _SAFE = {code: sign for code, sign in _PICTURES.items() if chr(code) not in "\n\t"}
 
@@ -84,11 +85,12 @@ def blank(known: Iterable[int], answer: int = 0, end: int | None = None) -> Fram
 
 
 def advance(frame: Frame, event: StepEvent, piece: Piece, answer: int = 0) -> Frame:
-    """The next frame: `event` laid over `frame`; what the event does not mention stays as it is."""
+    """The next frame: `event` laid over `frame`; what the event does not mention stays as it is, what the frame lacks is added."""
     rows = zip(event.positions, event.tokens, event.confidence, event.credit or [None] * len(event.positions), event.committed)
     seen = {position - answer: (token, confidence, credit, done) for position, token, confidence, credit, done in rows}
     nfe, cells = frame.nfe + 1, []
-    for cell in frame.cells:
+    unknown = seen.keys() - {cell.position for cell in frame.cells}
+    for cell in sorted((*frame.cells, *map(Cell, unknown)), key=attrgetter("position")) if unknown else frame.cells:
         if cell.position in seen:
             token, confidence, credit, done = seen[cell.position]
             state: State = "now" if done else "masked"

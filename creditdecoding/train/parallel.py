@@ -1,0 +1,55 @@
+"""Several processes that share each training step: every one has its own rows, gradients are averaged.
+
+Leaves to others: everything about the step itself (loop.py). One process needs none of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+_PATIENCE = timedelta(minutes=15)
+
+
+def join(rank: int, world: int, meeting: Path) -> None:
+    """Meet the other processes through a file; nothing listens on the network but the loopback."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(meeting), world), rank=rank, world_size=world, timeout=_PATIENCE)
+
+
+@contextlib.contextmanager
+def helpers(world: int, meeting: Path, work: Callable[..., None], *args: Any) -> Iterator[None]:
+    """Run `work(rank, world, meeting, *args)` in `world - 1` further processes while the body runs as rank 0."""
+    meeting.unlink(missing_ok=True)
+    started = [mp.get_context("spawn").Process(target=work, args=(rank, world, meeting, *args), daemon=True) for rank in range(1, world)]
+    for process in started:
+        process.start()
+    try:
+        if world > 1:
+            join(0, world, meeting)
+        yield
+    finally:
+        for process in started:
+            process.terminate()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        meeting.unlink(missing_ok=True)
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Replace every gradient by its mean over the processes; nothing to do for one process."""
+    if not dist.is_initialized():
+        return
+    found = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    flat = torch.cat([grad.flatten() for grad in found])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for grad, part in zip(found, flat.split([grad.numel() for grad in found])):
+        grad.copy_(part.view_as(grad))

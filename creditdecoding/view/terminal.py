@@ -1,0 +1,172 @@
+"""Decoding in the terminal: masks that turn into words while the model runs, and a trace as a table.
+
+Where nobody watches (a pipe, a file, a dumb terminal) only the final text comes out; NO_COLOR is rich's business. Leaves to
+others: what is in a frame (frames.py), colours (colour.py), running the model and what to print besides (cli.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from creditdecoding.trace import Event, StepEvent, Trace
+from creditdecoding.view.colour import CREDIT, INK, at
+from creditdecoding.view.frames import Cell, Frame, Piece, advance, blank, frames, printable
+
+MASK, END, GAP = "·", "∎", " … "
+_UNDERLINE, _BOLD = 1.0, 2.0
+"""Credit above which a token is underlined (more than one pass speaks for it), and above which it is bold as well."""
+
+
+def watch(
+    events: Iterable[Event],
+    trace: Trace,
+    piece: Piece,
+    *,
+    ends: Collection[int] = (),
+    decode: Callable[[Sequence[int]], str] | None = None,
+    console: Console | None = None,
+    delay: float = 0.0,
+) -> Trace:
+    """Consume the `events` of one row into `trace`, drawing each pass as it comes, and return it complete.
+
+    `ends` are the ids that end an answer, drawn as ∎; `decode` makes the final text where there is no terminal (default:
+    the pieces joined); a frame stays at least `delay` seconds.
+    """
+    console = console or Console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        for event in events:
+            trace.add(event)
+        text = decode(trace.tokens) if decode else "".join(map(piece, trace.tokens))
+        console.print(Text(text), soft_wrap=True)
+        return trace
+    start = len(trace.prompt)
+    known = range(start, start + int(trace.settings.get("gen_length", 0))) if start else ()
+    frame, shown = blank(known, start), time.monotonic()
+    with Live(_screen(frame, trace, ends, console), console=console, auto_refresh=False) as live:
+        for event in events:
+            trace.add(event)
+            if isinstance(event, StepEvent):
+                frame = advance(frame, event, piece, start)
+                time.sleep(max(0.0, delay - (time.monotonic() - shown)))
+                shown = time.monotonic()
+                live.update(_screen(frame, trace, ends, console), refresh=True)
+        last = frames(trace, piece)[-1:]
+        live.update(_screen(last[0] if last else frame, trace, ends, console), refresh=True)
+    return trace
+
+
+def table(trace: Trace, piece: Piece, console: Console | None = None) -> None:
+    """Print a trace pass by pass: block, step, masks left in the block, and each token written with its confidence and credit."""
+    credited = any(step.credit is not None for step in trace.steps)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption=_totals(trace), caption_justify="left", caption_style="")
+    for name in ("pass", "block", "step", "left"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("written: token, confidence" + (", credit" if credited else ""), overflow="fold")
+    film = frames(trace, piece)
+    for number, frame in enumerate(film):
+        written = Text("   ").join(_entry(cell) for cell in frame.committed)
+        last = number + 1 == len(film) or film[number + 1].block != frame.block
+        grid.add_row(str(frame.nfe), str(frame.block + 1), str(frame.step + 1), str(frame.left), written, end_section=last)
+    (console or Console()).print(grid)
+
+
+def _entry(cell: Cell) -> Text:
+    """`token` .98 1.7, the token coloured by its confidence."""
+    confidence = cell.confidence or 0.0
+    text = Text(_quoted(cell.text), style=Style(color=at(INK, confidence), bold=True))
+    text.append(f" {_number(confidence)}", style="dim")
+    if cell.credit is not None:
+        text.append(f" {cell.credit:.1f}", style=Style(color=at(CREDIT, 0.7)))
+    return text
+
+
+def _quoted(text: str) -> str:
+    return repr(text)[1:-1].replace(" ", "␣") if text != text.strip() or not text else printable(text)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
+
+
+def _totals(trace: Trace) -> Text:
+    return Text(f"NFE {trace.nfe}   tokens {len(trace.tokens)}   TPF {trace.tpf:.2f}", style="bold")
+
+
+def _screen(frame: Frame, trace: Trace, ends: Collection[int], console: Console) -> RenderableType:
+    """The canvas in a frame, the status line and the legend."""
+    decoder = trace.settings.get("decoder")
+    name = str(decoder["name"]) if isinstance(decoder, dict) and "name" in decoder else "decoding"
+    panel = Panel(canvas(frame, ends), title=Text(f" {name} ", style="bold"), title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
+    return Group(panel, _status(frame, trace), _legend(any(cell.credit is not None for cell in frame.cells), bool(console.no_color)))
+
+
+def canvas(frame: Frame, ends: Collection[int] = ()) -> Text:
+    """The answer as far as it is known: masks as dots, candidates faint, written tokens coloured by confidence."""
+    text, before, over = Text(), None, False
+    for cell in frame.cells:
+        if before is not None and cell.position != before + 1:
+            text.append(GAP, style="dim")
+        before = cell.position
+        over = over or cell.tail or (cell.state != "masked" and cell.token in ends)
+        _draw(text, cell, over)
+    return text
+
+
+def _draw(text: Text, cell: Cell, over: bool) -> None:
+    """Append one cell; `over` where the answer has ended."""
+    if cell.token is None:
+        text.append(f"{MASK} ", style="dim")
+    elif cell.state == "masked":
+        text.append(_one_line(cell.text) or MASK, style="dim italic")
+    elif over:
+        text.append(END, style="dim")
+    else:
+        shown = printable(cell.text)
+        lead = len(shown) - len(shown.lstrip())
+        text.append(shown[:lead])
+        text.append(shown[lead:], style=_style(cell))
+
+
+def _one_line(text: str) -> str:
+    return printable(text).replace("\n", "↵")
+
+
+def _style(cell: Cell) -> Style:
+    """Confidence as colour, credit as underline and bold, what was written just now in reverse."""
+    credit = cell.credit or 0.0
+    colour = at(INK, cell.confidence or 0.0)
+    return Style(color=colour, underline=credit > _UNDERLINE, bold=credit > _BOLD, reverse=cell.state == "now")
+
+
+def _status(frame: Frame, trace: Trace) -> Text:
+    done = trace.finish is not None
+    tokens, tpf = (len(trace.tokens), trace.tpf) if done and trace.prompt else (frame.written, frame.tpf)
+    text = Text()
+    for name, value in (("NFE", str(frame.nfe)), ("tokens", str(tokens)), ("TPF", f"{tpf:.2f}")):
+        text.append(f" {name} ", style="dim").append(f"{value:<5}", style="bold")
+    place = f"block {frame.block + 1}  step {frame.step + 1}" if frame.nfe else "before the first pass"
+    return text.append(f"  done in {trace.seconds:.2f} s" if done else f"  {place}", style="green" if done else "dim")
+
+
+def _legend(credited: bool, plain: bool) -> Text:
+    """How to read the canvas, in one line."""
+    text = Text(" ", style="dim")
+    if not plain:
+        text.append("confidence 0 ")
+        for step in range(11):
+            text.append("━", style=Style(color=at(INK, step / 10), dim=False))
+        text.append(" 1   ")
+    text.append(f"{MASK} mask   ").append("candidate", style="italic").append("   ").append("just written", style="reverse")
+    if credited:
+        text.append("   credit ").append(f"over {_UNDERLINE:.0f}", style="underline").append(" ")
+        text.append(f"over {_BOLD:.0f}", style="underline bold")
+    return text.append(f"   {END} end")

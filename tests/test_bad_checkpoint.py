@@ -1,0 +1,324 @@
+"""Every way a checkpoint can be wrong gives one `CheckpointError` of one line with a hint, and leaves the folder as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.errors
+import pytest
+import torch
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors.torch import load_file, save_file
+
+import creditdecoding
+from creditdecoding.errors import CheckpointError
+from tests.make_checkpoint import LLADA_8B, llada_tokenizer, make, write_json
+
+torch.set_num_threads(1)
+
+Breaker = Callable[[Path], None]
+HEAD = "model.transformer.ff_out.weight"
+NORM = "model.transformer.blocks.1.attn_norm.weight"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint without a fault."""
+    return make("llada", tmp_path_factory.mktemp("llada") / "whole")
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil."""
+    return Path(shutil.copytree(whole, tmp_path / "spoilt"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def refused(name: str) -> CheckpointError:
+    """The error with which `name` is refused, held to the shape that every error has."""
+    with pytest.raises(CheckpointError) as caught:
+        creditdecoding.load(name, device="cpu")
+    error = caught.value
+    assert error.hint and str(error).endswith(error.hint), error
+    assert len(str(error).splitlines()) == 1 and len(str(error)) < 600, error
+    return error
+
+
+def edit(file: str, drop: tuple[str, ...] = (), **changes: Any) -> Breaker:
+    """Change some fields of a JSON file, or drop them."""
+
+    def apply(folder: Path) -> None:
+        raw = json.loads((folder / file).read_text())
+        write_json(folder / file, {name: value for name, value in {**raw, **changes}.items() if name not in drop})
+
+    return apply
+
+
+def config(drop: tuple[str, ...] = (), **changes: Any) -> Breaker:
+    """Change config.json."""
+    return edit("config.json", drop, **changes)
+
+
+def text(file: str, content: str | bytes) -> Breaker:
+    """Replace a file."""
+    return lambda folder: (folder / file).write_bytes(content.encode() if isinstance(content, str) else content) and None
+
+
+def gone(*files: str) -> Breaker:
+    """Remove files."""
+
+    def apply(folder: Path) -> None:
+        for file in files:
+            (folder / file).unlink()
+
+    return apply
+
+
+def cut(size: int) -> Breaker:
+    """Truncate the weights after `size` bytes."""
+    return lambda folder: text("model.safetensors", (folder / "model.safetensors").read_bytes()[:size])(folder)
+
+
+def weights(drop: str | None = None, **changes: Any) -> Breaker:
+    """Drop, change or add a tensor (dots of its name written as double underscores)."""
+
+    def apply(folder: Path) -> None:
+        found = load_file(folder / "model.safetensors")
+        found |= {name.replace("__", "."): value for name, value in changes.items()}
+        save_file({name: value for name, value in found.items() if name != drop}, str(folder / "model.safetensors"), metadata={"format": "pt"})
+
+    return apply
+
+
+def index(content: Any) -> Breaker:
+    """Add an index, as text or as data."""
+    return text("model.safetensors.index.json", content if isinstance(content, str) else json.dumps(content))
+
+
+def more_ids(folder: Path) -> None:
+    """A tokenizer that has grown beyond the embedding."""
+    tokenizer = llada_tokenizer()
+    tokenizer.add_tokens([f"<extra {i}>" for i in range(100)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def no_mask(folder: Path) -> None:
+    """Neither config.json nor the tokenizer knows a mask."""
+    config(drop=("mask_token_id",))(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).write_text((folder / file).read_text().replace("<|mdm_mask|>", "<|reserved_token_9|>"))
+
+
+# What is wrong, how to make it so, and what the message must name.
+FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
+    ("no config.json", gone("config.json"), ("config.json", "spoilt")),
+    ("broken JSON", text("config.json", '{"d_model": 32,'), ("config.json", "spoilt")),
+    ("empty config.json", text("config.json", ""), ("config.json", "spoilt")),
+    ("not UTF-8", text("config.json", b'{"a": "\xff\xfe"}'), ("config.json", "spoilt")),
+    ("JSON list", text("config.json", "[1, 2]"), ("config.json", "spoilt")),
+    ("no weights file", gone("model.safetensors"), (".safetensors", "spoilt")),
+    ("pickle only", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin") and None, (".safetensors", "spoilt")),
+    ("index names an absent file", index({"weight_map": {HEAD: "model-00007-of-00009.safetensors"}}), ("model-00007-of-00009.safetensors",)),
+    ("broken index", index("{"), ("model.safetensors.index.json",)),
+    ("index is a list", index([]), ("model.safetensors.index.json",)),
+    ("index without a map", index({"metadata": {}}), ("model.safetensors.index.json",)),
+    ("index with a bad map", index({"weight_map": {HEAD: 1}}), ("model.safetensors.index.json",)),
+    ("empty weights", cut(0), ("model.safetensors",)),
+    ("weights cut in the header", cut(100), ("model.safetensors",)),
+    ("weights cut in the data", cut(40_000), ("model.safetensors",)),
+    ("weights are a web page", text("model.safetensors", "<html>\n<body>404</body>\n</html>\n" * 9), ("model.safetensors",)),
+    ("weights are an LFS pointer", text("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), ("model.safetensors",)),
+    ("no tokenizer.json", gone("tokenizer.json"), ("tokenizer.json", "spoilt")),
+    ("broken tokenizer.json", text("tokenizer.json", '{"version": "1.0",'), ("tokenizer.json", "spoilt")),
+    ("tokenizer.json without a model", text("tokenizer.json", "{}"), ("tokenizer.json", "spoilt")),
+    ("tokenizer.json is a list", text("tokenizer.json", "[]"), ("tokenizer.json", "spoilt")),
+    ("broken tokenizer_config.json", text("tokenizer_config.json", "{"), ("spoilt",)),
+    ("broken template", edit("tokenizer_config.json", chat_template="{% for %}"), ("template",)),
+]
+
+WEIGHTS: list[tuple[str, Breaker, tuple[str, ...]]] = [
+    ("missing head", weights(drop=HEAD), (HEAD,)),
+    ("missing norm", weights(drop=NORM), (NORM,)),
+    ("one layer too few", config(n_layers=3), ("blocks.2",)),
+    ("one layer too many", config(n_layers=1), ("blocks.1",)),
+    ("extra weight", weights(model__transformer__wpe__weight=torch.zeros(4, 4)), ("model.transformer.wpe.weight",)),
+    ("a bias", weights(model__transformer__blocks__0__q_proj__bias=torch.zeros(32)), ("model.transformer.blocks.0.q_proj.bias",)),
+    ("a head although tied", config(weight_tying=True), (HEAD,)),
+    ("wrong shape of a norm", weights(**{NORM.replace(".", "__"): torch.zeros(33)}), (NORM, "33", "32")),
+    ("transposed", weights(model__transformer__blocks__0__ff_proj__weight=torch.zeros(32, 96)), ("blocks.0.ff_proj.weight", "(32, 96)", "(96, 32)")),
+    ("other kv heads", config(n_kv_heads=2), ("k_proj.weight", "(32, 32)", "(16, 32)")),
+    ("other rows", config(embedding_size=512, vocab_size=512), ("384", "512")),
+]
+
+TOKENS: list[tuple[str, Breaker, tuple[str, ...]]] = [
+    ("no mask anywhere", no_mask, ("mask",)),
+    ("mask id outside the tokenizer", config(mask_token_id=380), ("mask", "380")),
+    ("mask id below zero", config(mask_token_id=-1), ("mask", "-1")),
+    ("more ids than rows", more_ids, ("409", "384")),
+]
+
+# Fields of config.json that change the network, each with a value that is not implemented.
+REFUSED: list[tuple[str, Any]] = [
+    ("alibi", True),
+    ("scale_logits", True),
+    ("input_emb_norm", True),
+    ("attention_layer_norm", True),
+    ("layer_norm_type", "default"),
+    ("layer_norm_type", "low_precision"),
+    ("block_type", "sequential"),
+    ("block_group_size", 2),
+    ("activation_type", "gelu"),
+    ("rope", False),
+    ("include_bias", True),
+    ("include_qkv_bias", True),
+    ("bias_for_layer_norm", True),
+    ("layer_norm_with_affine", False),
+]
+
+NEEDED = ("d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length", "rope_theta", "rms_norm_eps", "eos_token_id")
+
+# Values that are no numbers, or numbers no network has.
+SENSELESS: list[tuple[str, Any]] = [
+    ("d_model", "wide"),
+    ("d_model", -32),
+    ("n_layers", [2]),
+    ("n_layers", 0),
+    ("n_heads", 0),
+    ("n_heads", 5),
+    ("n_kv_heads", 3),
+    ("n_kv_heads", -1),
+    ("mlp_hidden_size", "big"),
+    ("embedding_size", -384),
+    ("max_sequence_length", 0),
+    ("rope_theta", "1e4x"),
+    ("rope_theta", float("nan")),
+    ("rope_theta", 0),
+    ("rms_norm_eps", {}),
+    ("eos_token_id", "</s>"),
+    ("mask_token_id", "<|mdm_mask|>"),
+]
+
+ARCHITECTURES: list[tuple[Any, str]] = [
+    (["LlamaForCausalLM"], "LlamaForCausalLM"),
+    (["LLaDAMoEModel"], "LLaDAMoEModel"),
+    ([], "LLaDAModelLM"),
+    (None, "LLaDAModelLM"),
+    ("LlamaForCausalLM", "LlamaForCausalLM"),
+    (5, "architecture"),
+]
+
+
+@pytest.mark.parametrize(("breaker", "named"), [case[1:] for case in FILES + WEIGHTS + TOKENS], ids=[case[0] for case in FILES + WEIGHTS + TOKENS])
+def test_a_spoilt_folder_is_refused(breaker: Breaker, named: tuple[str, ...], folder: Path) -> None:
+    breaker(folder)
+    before = contents(folder)
+    error = refused(str(folder))
+    for part in named:
+        assert part in str(error), (part, str(error))
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED, ids=[f"{name}={value}" for name, value in REFUSED])
+def test_what_is_not_implemented_is_refused_by_name(name: str, value: Any, folder: Path) -> None:
+    assert LLADA_8B[name] != value
+    config(**{name: value})(folder)
+    error = refused(str(folder))
+    assert name in str(error) and repr(value) in str(error) and repr(LLADA_8B[name]) in str(error)
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_needed_field_is_missed_by_name(name: str, folder: Path) -> None:
+    config(drop=(name,))(folder)
+    assert f"lacks {name}" in str(refused(str(folder)))
+
+
+@pytest.mark.parametrize(("name", "value"), SENSELESS, ids=[f"{name}={value}" for name, value in SENSELESS])
+def test_a_senseless_value_is_refused(name: str, value: Any, folder: Path) -> None:
+    config(**{name: value})(folder)
+    error = refused(str(folder))
+    assert "config.json" in str(error) and str(value) in str(error)
+
+
+@pytest.mark.parametrize(("given", "named"), ARCHITECTURES, ids=[str(given) for given, _ in ARCHITECTURES])
+def test_an_unsupported_architecture_is_refused(given: Any, named: str, folder: Path) -> None:
+    config(architectures=given)(folder)
+    assert named in str(refused(str(folder)))
+
+
+def test_other_writings_of_the_same_config_are_read(folder: Path) -> None:
+    """What must not be refused: fields absent, null heads, an end token list, unknown training fields."""
+    config(drop=("alibi", "scale_logits", "block_group_size", "multi_query_attention", "pad_token_id"), n_kv_heads=None, eos_token_id=[301, 308])(folder)
+    config(my_training_note="x", embedding_size=None)(folder)
+    lm = creditdecoding.load(str(folder), device="cpu")
+    assert lm.tokenizer.stop_ids == (301, 308)
+
+
+def test_weights_come_from_the_files_that_the_index_names(whole: Path, tmp_path: Path) -> None:
+    sharded = make("llada", tmp_path / "sharded", shards=2)
+    save_file({"stray.weight": torch.zeros(1)}, str(sharded / "training_state.safetensors"))
+    model, same = (creditdecoding.load(str(path), device="cpu").model.state_dict() for path in (sharded, whole))
+    assert all(torch.equal(weight, same[name]) for name, weight in model.items())
+    (sharded / "model-00002-of-00002.safetensors").unlink()
+    assert "model-00002-of-00002.safetensors" in str(refused(str(sharded)))
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "../no/where", "/no/such/folder", "~/no-such-folder", "a/b/c"])
+def test_a_folder_that_is_not_there_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **kwargs: Any) -> str:
+        raise AssertionError("this is not a hub id")
+
+    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", never)
+    assert name in str(refused(name))
+
+
+def test_a_file_in_place_of_a_folder_is_named(folder: Path) -> None:
+    assert "config.json" in str(refused(str(folder / "config.json")))
+
+
+# hub 1.x and 2.x use different HTTP libraries; both show their base error here.
+HTTPError: type[Exception] = huggingface_hub.errors.HTTPError
+
+UNREACHABLE: list[tuple[str, Exception]] = [
+    ("no route", OSError("[Errno 101] Network is unreachable")),
+    ("without a word", ConnectionError()),
+    ("not cached", LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder\nfor the specified revision.")),
+    ("offline", OfflineModeIsEnabled("offline mode is enabled")),
+    ("bad id", HFValidationError("Repo id must be in the form 'namespace/repo_name'")),
+    ("broke off while downloading", HTTPError("The read operation timed out")),
+]
+
+
+@pytest.mark.parametrize("raised", [case[1] for case in UNREACHABLE], ids=[case[0] for case in UNREACHABLE])
+def test_a_hub_id_that_cannot_be_had_is_named(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> str:
+        raise raised
+
+    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", fail)
+    error = refused("some-org/some-model")
+    assert "some-org/some-model" in str(error) and error.__cause__ is raised
+
+
+def test_a_hub_id_is_loaded_without_its_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def download(name: str, *, allow_patterns: list[str], **others: Any) -> str:
+        asked.append((name, allow_patterns))
+        return str(folder)
+
+    (folder / "modeling_llada.py").write_text("raise SystemExit('remote code ran')")
+    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", download)
+    lm = creditdecoding.load("some-org/some-model", device="cpu")
+    assert lm.generate("Hi", gen_length=4).nfe >= 1
+    ((name, patterns),) = asked
+    assert name == "some-org/some-model"
+    assert not any(Path("modeling_llada.py").match(pattern) or Path("pytorch_model.bin").match(pattern) for pattern in patterns)
+    needed = {path.name for path in folder.iterdir()} - {"modeling_llada.py"}
+    assert all(any(Path(file).match(pattern) for pattern in patterns) for file in {*needed, "chat_template.jinja", "merges.txt"})

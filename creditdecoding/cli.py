@@ -9,11 +9,12 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -414,10 +415,22 @@ def train(
 def main() -> None:
     """Run the command line; errors meant for the caller are one line on standard error and exit code 2."""
     try:
-        app()
+        status = app(standalone_mode=False)
     except CreditError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        said = error.format_message()  # a usage error of the option parser; empty after it has printed help
+        sys.exit(2) if not said else _fail(f"{said.rstrip('.')}. See: credit --help", 2)
+    sys.exit(status or 0)
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    sys.exit(status)

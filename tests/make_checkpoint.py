@@ -147,7 +147,8 @@ def write_weights(weights: dict[str, Tensor], folder: Path, shards: int) -> None
     if shards == 1:
         save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
         return
-    names, where = list(weights), {}
+    names = list(weights)
+    where: dict[str, str] = {}
     for i in range(shards):
         file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
         mine = names[i * len(names) // shards : (i + 1) * len(names) // shards]

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.errors
 import pytest
 import torch
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import load_file, save_file
 
 import creditdecoding
@@ -20,9 +19,10 @@ from tests.make_checkpoint import LLADA_8B, llada_tokenizer, make, write_json
 
 torch.set_num_threads(1)
 
-Breaker = Callable[[Path], None]
+Breaker = Callable[[Path], object]
 HEAD = "model.transformer.ff_out.weight"
 NORM = "model.transformer.blocks.1.attn_norm.weight"
+BLOCK = "model.transformer.blocks.0."
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def config(drop: tuple[str, ...] = (), **changes: Any) -> Breaker:
 
 def text(file: str, content: str | bytes) -> Breaker:
     """Replace a file."""
-    return lambda folder: (folder / file).write_bytes(content.encode() if isinstance(content, str) else content) and None
+    return lambda folder: (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def gone(*files: str) -> Breaker:
@@ -87,13 +87,12 @@ def cut(size: int) -> Breaker:
     return lambda folder: text("model.safetensors", (folder / "model.safetensors").read_bytes()[:size])(folder)
 
 
-def weights(drop: str | None = None, **changes: Any) -> Breaker:
-    """Drop, change or add a tensor (dots of its name written as double underscores)."""
+def weights(changes: dict[str, torch.Tensor | None]) -> Breaker:
+    """Add, replace or (None) drop tensors."""
 
     def apply(folder: Path) -> None:
-        found = load_file(folder / "model.safetensors")
-        found |= {name.replace("__", "."): value for name, value in changes.items()}
-        save_file({name: value for name, value in found.items() if name != drop}, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        found = {**load_file(folder / "model.safetensors"), **changes}
+        save_file({name: value for name, value in found.items() if value is not None}, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
     return apply
 
@@ -125,7 +124,7 @@ FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
     ("not UTF-8", text("config.json", b'{"a": "\xff\xfe"}'), ("config.json", "spoilt")),
     ("JSON list", text("config.json", "[1, 2]"), ("config.json", "spoilt")),
     ("no weights file", gone("model.safetensors"), (".safetensors", "spoilt")),
-    ("pickle only", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin") and None, (".safetensors", "spoilt")),
+    ("pickle only", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), (".safetensors", "spoilt")),
     ("index names an absent file", index({"weight_map": {HEAD: "model-00007-of-00009.safetensors"}}), ("model-00007-of-00009.safetensors",)),
     ("broken index", index("{"), ("model.safetensors.index.json",)),
     ("index is a list", index([]), ("model.safetensors.index.json",)),
@@ -145,15 +144,15 @@ FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
 ]
 
 WEIGHTS: list[tuple[str, Breaker, tuple[str, ...]]] = [
-    ("missing head", weights(drop=HEAD), (HEAD,)),
-    ("missing norm", weights(drop=NORM), (NORM,)),
+    ("missing head", weights({HEAD: None}), (HEAD,)),
+    ("missing norm", weights({NORM: None}), (NORM,)),
     ("one layer too few", config(n_layers=3), ("blocks.2",)),
     ("one layer too many", config(n_layers=1), ("blocks.1",)),
-    ("extra weight", weights(model__transformer__wpe__weight=torch.zeros(4, 4)), ("model.transformer.wpe.weight",)),
-    ("a bias", weights(model__transformer__blocks__0__q_proj__bias=torch.zeros(32)), ("model.transformer.blocks.0.q_proj.bias",)),
+    ("extra weight", weights({"model.transformer.wpe.weight": torch.zeros(4, 4)}), ("model.transformer.wpe.weight",)),
+    ("a bias", weights({f"{BLOCK}q_proj.bias": torch.zeros(32)}), ("model.transformer.blocks.0.q_proj.bias",)),
     ("a head although tied", config(weight_tying=True), (HEAD,)),
-    ("wrong shape of a norm", weights(**{NORM.replace(".", "__"): torch.zeros(33)}), (NORM, "33", "32")),
-    ("transposed", weights(model__transformer__blocks__0__ff_proj__weight=torch.zeros(32, 96)), ("blocks.0.ff_proj.weight", "(32, 96)", "(96, 32)")),
+    ("wrong shape of a norm", weights({NORM: torch.zeros(33)}), (NORM, "33", "32")),
+    ("transposed", weights({f"{BLOCK}ff_proj.weight": torch.zeros(32, 96)}), ("blocks.0.ff_proj.weight", "(32, 96)", "(96, 32)")),
     ("other kv heads", config(n_kv_heads=2), ("k_proj.weight", "(32, 32)", "(16, 32)")),
     ("other rows", config(embedding_size=512, vocab_size=512), ("384", "512")),
 ]
@@ -255,7 +254,9 @@ def test_an_unsupported_architecture_is_refused(given: Any, named: str, folder: 
 
 def test_other_writings_of_the_same_config_are_read(folder: Path) -> None:
     """What must not be refused: fields absent, null heads, an end token list, unknown training fields."""
-    config(drop=("alibi", "scale_logits", "block_group_size", "multi_query_attention", "pad_token_id"), n_kv_heads=None, eos_token_id=[301, 308])(folder)
+    config(drop=("alibi", "scale_logits", "block_group_size", "multi_query_attention", "pad_token_id"), n_kv_heads=None, eos_token_id=[301, 308])(
+        folder
+    )
     config(my_training_note="x", embedding_size=None)(folder)
     lm = creditdecoding.load(str(folder), device="cpu")
     assert lm.tokenizer.stop_ids == (301, 308)
@@ -283,8 +284,8 @@ def test_a_file_in_place_of_a_folder_is_named(folder: Path) -> None:
     assert "config.json" in str(refused(str(folder / "config.json")))
 
 
-# hub 1.x and 2.x use different HTTP libraries; both show their base error here.
-HTTPError: type[Exception] = huggingface_hub.errors.HTTPError
+# What the hub's HTTP library (another one in hub 1.x and 2.x) raises when a download breaks off: no OSError.
+HTTPError = HfHubHTTPError.__bases__[0]
 
 UNREACHABLE: list[tuple[str, Exception]] = [
     ("no route", OSError("[Errno 101] Network is unreachable")),

@@ -253,7 +253,11 @@ def test_a_new_module_must_be_placed_even_if_another_imports_it() -> None:
 
 
 def test_a_second_importer_and_long_code_are_caught() -> None:
-    files = [source("view/plot", "import matplotlib.pyplot as plt"), source("train/loop", "from matplotlib import figure"), source("lm", "import torch")]
+    files = [
+        source("view/plot", "import matplotlib.pyplot as plt"),
+        source("train/loop", "from matplotlib import figure"),
+        source("lm", "import torch"),
+    ]
     assert importers(files, {"matplotlib", "tokenizers"}) == {
         "matplotlib": ["creditdecoding/train/loop.py", "creditdecoding/view/plot.py"],
         "tokenizers": [],

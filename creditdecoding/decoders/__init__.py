@@ -73,12 +73,13 @@ def _parse(cls: type[Any], key: str, value: str) -> Any:
         return None
     if "bool" in declared and value.lower() in ("true", "false"):
         return value.lower() == "true"
+    kinds = declared.replace(" ", "").split("|")
     for name, convert in (("int", int), ("float", float)):
-        if name in declared.replace(" ", "").split("|"):
+        if name in kinds:
             try:
                 return convert(value)
-            except ValueError:
-                continue
+            except ValueError as error:
+                raise OptionError(f"{key} is not a number", given=value, allowed=declared, hint="Change the value and try again.") from error
     return value
 
 

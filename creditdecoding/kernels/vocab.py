@@ -13,6 +13,7 @@ from torch import Tensor
 
 # Elements handled at once: within a core's cache on a CPU, enough to fill the device elsewhere.
 _CPU_CHUNK, _DEVICE_CHUNK = 1 << 18, 1 << 26
+_PIECE = 1024
 
 
 def row_chunks(logits: Float[Tensor, "n vocab"]) -> Iterator[slice]:
@@ -29,9 +30,22 @@ def vocab_stats(logits: Float[Tensor, "n vocab"]) -> tuple[Int[Tensor, " n"], Fl
     lse = torch.empty_like(top)
     for part in row_chunks(logits):
         wide = logits[part].float()
-        top[part], ids[part] = wide.max(dim=-1)
+        ids[part] = _first_maximum(wide)
+        top[part] = wide.gather(1, ids[part, None])[:, 0]
         lse[part] = (wide - top[part, None]).exp_().sum(dim=-1).log_().add_(top[part])
     return ids, top, lse
+
+
+def _first_maximum(wide: Float[Tensor, "n vocab"]) -> Int[Tensor, " n"]:
+    """`wide.argmax(-1)`, several times faster on a CPU: maxima of short pieces, then the first best piece searched."""
+    rows, vocab = wide.shape
+    whole = vocab // _PIECE * _PIECE
+    best = wide[:, :whole].reshape(rows, -1, _PIECE).amax(-1)
+    if whole < vocab:
+        best = torch.cat((best, wide[:, whole:].amax(-1, keepdim=True)), dim=1)
+    columns = best.argmax(-1, keepdim=True) * _PIECE + torch.arange(_PIECE, device=wide.device)
+    inside = wide.gather(1, columns.clamp(max=vocab - 1)).masked_fill(columns >= vocab, -torch.inf)
+    return columns.gather(1, inside.argmax(-1, keepdim=True))[:, 0]
 
 
 def vocab_stats_reference(logits: Float[Tensor, "n vocab"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:

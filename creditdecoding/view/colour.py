@@ -16,6 +16,9 @@ DARK: Ramp = ("#3b2a1c", "#87562b", "#b98a5c", "#7fa9b8", "#6cc4ff")
 INK: Ramp = ("#d9680b", "#c7762f", "#a88765", "#6f8a9e", "#2a86d1")
 CREDIT: Ramp = ("#fbf3fa", "#dcb3d8", "#b069ab", "#6f2b72")
 
+TEXT, QUIET, LINE, WRITTEN = "#1d2733", "#6b7785", "#9aa5b1", "#e9edf1"
+"""On paper: texts, what only helps to read, lines, positions already written."""
+
 
 def at(ramp: Ramp, value: float) -> str:
     """The colour of `value`, clamped to 0..1, as #rrggbb."""

@@ -78,6 +78,11 @@ def positions(trace: Trace) -> list[int]:
     return sorted({position for step in trace.steps for position in step.positions})
 
 
+def answer_end(trace: Trace, answer: int) -> int | None:
+    """Where the answer ended, counted from its start; None while it runs, and where a given text is filled in."""
+    return len(trace.tokens) if trace.finish and answer else None
+
+
 def blank(known: Iterable[int], answer: int = 0, end: int | None = None) -> Frame:
     """All positions masked, before the first pass; positions of the row from `answer` on, those from `end` (of the answer) on are tail."""
     cells = (Cell(position - answer, tail=end is not None and position - answer >= end) for position in known if position >= answer)
@@ -87,7 +92,7 @@ def blank(known: Iterable[int], answer: int = 0, end: int | None = None) -> Fram
 def advance(frame: Frame, event: StepEvent, piece: Piece, answer: int = 0) -> Frame:
     """The next frame: `event` laid over `frame`; what the event does not mention stays as it is, what the frame lacks is added."""
     rows = zip(event.positions, event.tokens, event.confidence, event.credit or [None] * len(event.positions), event.committed)
-    seen = {position - answer: (token, confidence, credit, done) for position, token, confidence, credit, done in rows}
+    seen = {position - answer: rest for position, *rest in rows if position >= answer}
     nfe, cells = frame.nfe + 1, []
     unknown = seen.keys() - {cell.position for cell in frame.cells}
     for cell in sorted((*frame.cells, *map(Cell, unknown)), key=attrgetter("position")) if unknown else frame.cells:
@@ -104,7 +109,7 @@ def advance(frame: Frame, event: StepEvent, piece: Piece, answer: int = 0) -> Fr
 def frames(trace: Trace, piece: Piece, answer: int | None = None) -> list[Frame]:
     """One frame a forward pass. `answer` is where the answer starts in the row; by default behind the trace's prompt."""
     start = len(trace.prompt) if answer is None else answer
-    frame = blank(positions(trace), start, len(trace.tokens) if trace.finish else None)
+    frame = blank(positions(trace), start, answer_end(trace, start))
     return [frame := advance(frame, step, piece, start) for step in trace.steps]
 
 
@@ -134,8 +139,13 @@ def _cell(index: int, cell: Cell) -> dict[str, Any]:
 
 def label(text: str, most: int = 12) -> str:
     """A token as a short label on one line: blanks made visible, at most `most` characters."""
-    shown = text.strip(" ").translate(_LABELS) or "␣"
+    shown = visible(text.strip(" ")) or "␣"
     return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def visible(text: str) -> str:
+    """A text on one line: newlines, tabs and control characters as signs."""
+    return text.translate(_LABELS)
 
 
 def printable(text: str) -> str:

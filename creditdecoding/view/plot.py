@@ -1,6 +1,6 @@
 """Traces and training logs as PNG. The only file that imports matplotlib, and never its global state.
 
-Leaves to others: what is in a frame (frames.py), colours (colour.py), numbers (trace.py, train/).
+Leaves to others: what is in a frame (frames.py), colours (colour.py), the curves of a log (curve.py), numbers (trace.py, train/).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.trace import Trace
-from creditdecoding.view.colour import CREDIT, LIGHT, Ramp
+from creditdecoding.view.colour import CREDIT, LIGHT, LINE, QUIET, TEXT, WRITTEN, Ramp
+from creditdecoding.view.curve import draw_log, scored
 from creditdecoding.view.frames import Cell, Frame, Piece, frames, label
 
 try:
@@ -24,11 +25,9 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
 except ImportError:
-    Figure = None
+    Figure = None  # type: ignore[assignment,misc]
 
 _DPI = 150
-_INK, _SOFT, _WRITTEN, _LINE = "#1d2733", "#6b7785", "#e9edf1", "#9aa5b1"
-_SERIES = {"next_token": "#6f2b72", "blocks": "#4f9d69", "uniform": "#d9680b", "blockwise": "#2a7fc9"}
 _TEXTS_AT_MOST = 64
 _LEFT, _RIGHT, _HEAD, _TOP = 0.75, 0.3, 0.48, 0.4
 """Inches beside the panels, above each of them and above all."""
@@ -86,73 +85,12 @@ def compare_png(named: Sequence[tuple[str, Trace]], piece: Piece, path: Path) ->
 
 
 def loss_curve(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw a training log: losses, faint as logged and bold smoothed, beside the scores of its evaluations (in percent)."""
+    """Draw a training log: losses beside the scores of its evaluations. Raises `OptionError`, `MissingExtraError`."""
     if not records:
         raise OptionError("the training log is empty", hint="Train at least one step first.")
-    scores = [(record["step"], _scores(record["eval"])) for record in records if record.get("eval")]
-    figure = _figure(11 if scores else 7, 4.2)
-    losses = figure.add_axes((0.07, 0.13, 0.41, 0.74) if scores else (0.11, 0.13, 0.85, 0.74))
-    for name, colour in _SERIES.items():
-        points = [(record["step"], float(record[name])) for record in records if record.get(name) is not None]
-        if points:
-            steps, values = zip(*points)
-            losses.plot(steps, values, color=colour, linewidth=0.7, alpha=0.22)
-            losses.plot(steps, _smooth(values), color=colour, linewidth=2, label=f"{name.replace('_', ' ')}  {_smooth(values)[-1]:.3f}")
-    losses.set_yscale("log")
-    ticks = [n * 10.0**e for e in range(-4, 3) for n in (1, 2, 5)]
-    low, high = losses.get_ylim()
-    losses.set_yticks([tick for tick in ticks if low <= tick <= high], labels=[f"{tick:g}" for tick in ticks if low <= tick <= high])
-    losses.set_yticks([], minor=True)
-    losses.legend(frameon=False, fontsize=9, labelcolor=_INK)
-    last = records[-1]
-    _frame(losses, "Loss", f"{last['tokens'] / 1e6:.1f} M tokens in {last['seconds'] / 60:.0f} min")
-    if scores:
-        _accuracies(figure.add_axes((0.56, 0.13, 0.31, 0.74)), scores)
+    figure = _figure(11 if scored(records) else 7, 4.2)
+    draw_log(figure, records)
     _save(figure, path)
-
-
-def _accuracies(axes: Any, scores: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-    """Each family a thin line, their mean a bold one, names at the right ends pushed apart."""
-    ends: list[tuple[float, str]] = []
-    for name in scores[-1][1]:
-        steps, values = zip(*((step, found[name]) for step, found in scores if name in found))
-        style = {"color": _SERIES["blockwise"], "linewidth": 2.4, "zorder": 3} if name == "mean" else {"color": _LINE, "linewidth": 1}
-        axes.plot(steps, values, marker="o", markersize=4 if name == "mean" else 2, **style)
-        ends.append((values[-1], name))
-    axes.set_ylim(-3, 103)
-    height = -math.inf
-    for value, name in sorted(ends):
-        height = max(value, height + 5.2)
-        bold = {"color": _SERIES["blockwise"], "weight": "bold"} if name == "mean" else {"color": _SOFT}
-        axes.annotate(f"{name}  {value:.0f}", (1.02, height), ("axes fraction", "data"), fontsize=8, va="center", annotation_clip=False, **bold)
-    _frame(axes, "Score, %", "held-out items")
-
-
-def _scores(found: Mapping[str, Any]) -> dict[str, float]:
-    """Mean and families of an evaluation, in percent, from either {"score", "families": {name: {"score"}}} or fractions {"mean", ...}."""
-    plain = {name: value["score"] / 100 if isinstance(value, Mapping) else value for name, value in found.get("families", {}).items()}
-    mean = found["mean"] if "mean" in found else found["score"] / 100
-    return {name: 100.0 * value for name, value in (plain | {"mean": mean}).items()}
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Exponential mean over about a fortieth of the log, unbiased at its start."""
-    keep, total, weight, found = 1 - 1 / max(1.0, len(values) / 40), 0.0, 0.0, []
-    for value in values:
-        total, weight = keep * total + value, keep * weight + 1
-        found.append(total / weight)
-    return found
-
-
-def _frame(axes: Any, title: str, note: str) -> None:
-    axes.set_title(title, loc="left", fontsize=12, weight="bold", color=_INK)
-    axes.set_title(note, loc="right", fontsize=9, color=_SOFT)
-    axes.set_xlabel("step", color=_SOFT, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_LINE)
-    axes.tick_params(colors=_SOFT, labelsize=8, length=0)
-    axes.grid(axis="y", color=_WRITTEN, linewidth=1)
-    axes.set_axisbelow(True)
 
 
 def _panel_of(trace: Trace, piece: Piece, name: str) -> _Panel:
@@ -160,7 +98,7 @@ def _panel_of(trace: Trace, piece: Piece, name: str) -> _Panel:
     if not film:
         raise OptionError("the trace has no forward pass to draw", hint="Decode something first.")
     last = film[-1]
-    return _Panel(film, name, f"NFE {last.nfe}  ·  {last.written} tokens  ·  {last.tpf:.2f} tokens a pass")
+    return _Panel(film, f"{name}  ·  NFE {last.nfe}", f"{last.written} tokens  ·  {last.tpf:.2f} tokens a pass")
 
 
 def _draw(panels: Sequence[_Panel], path: Path) -> None:
@@ -170,7 +108,7 @@ def _draw(panels: Sequence[_Panel], path: Path) -> None:
     sheet = _Sheet({position: column for column, position in enumerate(places)}, cell)
     feet = [0.22 + 0.058 * max(len(_label(cell)) for cell in panel.cells) if sheet.named else 0.5 for panel in panels]
     height = _TOP + sum(len(panel.film) * cell[1] + _HEAD + foot for panel, foot in zip(panels, feet))
-    figure = _figure(max(7.8, _LEFT + sheet.width + _RIGHT), height)
+    figure = _figure(max(8.6, _LEFT + sheet.width + _RIGHT), height)
     _legend(figure)
     edge = height - _TOP
     for panel, foot in zip(panels, feet):
@@ -190,22 +128,23 @@ def _panel(figure: Any, panel: _Panel, sheet: _Sheet, bottom: float) -> None:
     tall = rows * sheet.cell[1]
     axes = figure.add_axes((_LEFT / wide, bottom / high, sheet.width / wide, tall / high))
     place = {"aspect": "auto", "interpolation": "nearest", "extent": (-0.5, columns - 0.5, rows + 0.5, 0.5)}
-    axes.imshow(_matrix(panel, sheet, asked=False), cmap=_colours((_WRITTEN, _WRITTEN)), **place)
+    axes.imshow(_matrix(panel, sheet, asked=False), cmap=_colours((WRITTEN, WRITTEN)), **place)
     axes.imshow(_matrix(panel, sheet, asked=True), cmap=_colours(panel.ramp), vmin=0.0, vmax=panel.top, **place)
     point = 72 * min(sheet.cell)
-    if point > 4:
-        lines = [[(x + 0.5, 0.5), (x + 0.5, rows + 0.5)] for x in range(columns)]
-        lines += [[(-0.5, y + 0.5), (columns - 0.5, y + 0.5)] for y in range(rows)]
-        axes.add_collection(LineCollection(lines, colors="white", linewidths=0.08 * point))
+    lines = [[(x + 0.5, 0.5), (x + 0.5, rows + 0.5)] for x in range(columns) if 72 * sheet.cell[0] > 4]
+    lines += [[(-0.5, y + 0.5), (columns - 0.5, y + 0.5)] for y in range(rows) if 72 * sheet.cell[1] > 4]
+    axes.add_collection(LineCollection(lines, colors="white", linewidths=min(1.2, 0.1 * point + 0.2)))
     marks = [Rectangle((sheet.column[cell.position] - 0.5, frame.nfe - 0.5), 1, 1) for frame in panel.film for cell in frame.committed]
-    axes.add_collection(PatchCollection(marks, facecolor="none", edgecolor=_INK, linewidth=min(1.1, 0.2 * point), joinstyle="miter", zorder=3))
+    axes.add_collection(
+        PatchCollection(marks, facecolor="none", edgecolor=TEXT, linewidth=min(1.1, 0.2 * point), joinstyle="miter", zorder=3, clip_on=False)
+    )
     _axes(axes, panel, sheet)
     line, right = (bottom + tall + 0.3) / high, 1 - _RIGHT / wide
-    figure.text(_LEFT / wide, line, panel.name, fontsize=13, weight="bold", color=_INK, va="center", parse_math=False)
+    figure.text(_LEFT / wide, line, panel.name, fontsize=13, weight="bold", color=TEXT, va="center", parse_math=False)
     if panel.field == "credit":
         _bar(figure, panel, right, line)
         right -= 2.5 / wide
-    figure.text(right, line, panel.note, fontsize=10, color=_SOFT, ha="right", va="center")
+    figure.text(right, line, panel.note, fontsize=10, color=QUIET, ha="right", va="center")
 
 
 def _matrix(panel: _Panel, sheet: _Sheet, asked: bool) -> list[list[float]]:
@@ -213,9 +152,11 @@ def _matrix(panel: _Panel, sheet: _Sheet, asked: bool) -> list[list[float]]:
     grid = [[math.nan] * len(sheet.column) for _ in panel.film]
     for row, frame in zip(grid, panel.film):
         for cell in frame.cells:
-            value = getattr(cell, panel.field) if cell.state != "before" else None
-            if (value is not None) if asked else (cell.state == "before"):
-                row[sheet.column[cell.position]] = value if asked else 1.0
+            value = getattr(cell, panel.field)
+            if not asked and cell.state == "before":
+                row[sheet.column[cell.position]] = 1.0
+            elif asked and cell.state != "before" and value is not None:
+                row[sheet.column[cell.position]] = value
     return grid
 
 
@@ -224,38 +165,39 @@ def _axes(axes: Any, panel: _Panel, sheet: _Sheet) -> None:
     rows, columns = len(panel.film), len(sheet.column)
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows + 0.5, 0.5))
     axes.spines[:].set_visible(False)
-    axes.tick_params(colors=_SOFT, labelsize=8, length=0, pad=3)
+    axes.tick_params(colors=QUIET, labelsize=8, length=0, pad=3)
     every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**9) if n * sheet.cell[1] >= 0.17)
     axes.set_yticks([1, *range(every, rows + 1, every)] if every > 2 else range(1, rows + 1, every))
-    axes.set_ylabel("pass", color=_SOFT, fontsize=9)
+    axes.set_ylabel("pass", color=QUIET, fontsize=9)
+    axes.yaxis.set_label_coords(-0.4 / sheet.width, 0.5)
     if sheet.named:
         axes.set_xticks([sheet.column[cell.position] for cell in panel.cells])
         for tick, cell in zip(axes.set_xticklabels([_label(cell) for cell in panel.cells], fontsize=7.5), panel.cells):
-            tick.set(parse_math=False, color=_SOFT if cell.tail else _INK, rotation=0 if len(_label(cell)) * 0.08 <= sheet.cell[0] else 90)
+            tick.set(parse_math=False, color=QUIET if cell.tail else TEXT, rotation=0 if len(_label(cell)) * 0.08 <= sheet.cell[0] else 90)
     else:
-        axes.set_xlabel("position in the answer", color=_SOFT, fontsize=9)
+        axes.set_xlabel("position in the answer", color=QUIET, fontsize=9)
     blocks: dict[int, list[int]] = {}
     for cell in panel.cells:
         if cell.block is not None:
             blocks.setdefault(cell.block, []).append(sheet.column[cell.position])
     for block, inside in blocks.items():
         if inside[0]:
-            axes.axvline(inside[0] - 0.5, color=_LINE, linewidth=1, linestyle=(0, (4, 3)), zorder=4)
+            axes.axvline(inside[0] - 0.5, color=LINE, linewidth=1, linestyle=(0, (4, 3)), zorder=4)
         if len(blocks) > 1 and len(inside) * sheet.cell[0] > 0.5:
             middle = ((inside[0] + inside[-1]) / 2, 0.5)
-            axes.annotate(f"block {block + 1}", middle, (0, 4), textcoords="offset points", fontsize=8, color=_SOFT, ha="center")
+            axes.annotate(f"block {block + 1}", middle, (0, 4), textcoords="offset points", fontsize=8, color=QUIET, ha="center")
 
 
 def _legend(figure: Any) -> None:
     """What outlines and greys mean, and the scale of confidence, on the figure's first line."""
     wide, high = figure.get_size_inches()
     handles = [
-        Patch(facecolor=LIGHT[-1], edgecolor=_INK, linewidth=1.1, label="written in this pass"),
+        Patch(facecolor=LIGHT[-1], edgecolor=TEXT, linewidth=1.1, label="written in this pass"),
         Patch(facecolor=LIGHT[1], label="candidate, still masked"),
-        Patch(facecolor=_WRITTEN, label="written before"),
+        Patch(facecolor=WRITTEN, label="written before"),
     ]
     place = {"loc": "center left", "bbox_to_anchor": (_LEFT / wide, 1 - 0.25 / high), "borderaxespad": 0, "borderpad": 0}
-    figure.legend(handles=handles, ncols=3, frameon=False, fontsize=9, labelcolor=_SOFT, handlelength=1, handleheight=1, columnspacing=1.4, **place)
+    figure.legend(handles=handles, ncols=3, frameon=False, fontsize=9, labelcolor=QUIET, handlelength=1, handleheight=1, columnspacing=1.4, **place)
     _bar(figure, _Panel((), "", ""), 1 - _RIGHT / wide, 1 - 0.25 / high)
 
 
@@ -265,8 +207,8 @@ def _bar(figure: Any, panel: _Panel, right: float, middle: float) -> None:
     axes = figure.add_axes((right - 1.5 / wide, middle - 0.05 / high, 1.2 / wide, 0.1 / high))
     axes.imshow([[step / 255 for step in range(256)]], cmap=_colours(panel.ramp), aspect="auto")
     axes.set_axis_off()
-    figure.text(right - 1.56 / wide, middle, f"{panel.field}  0", fontsize=9, color=_SOFT, ha="right", va="center")
-    figure.text(right - 0.24 / wide, middle, f"{panel.top:.2g}", fontsize=9, color=_SOFT, va="center")
+    figure.text(right - 1.56 / wide, middle, f"{panel.field}  0", fontsize=9, color=QUIET, ha="right", va="center")
+    figure.text(right - 0.24 / wide, middle, f"{panel.top:.2g}", fontsize=9, color=QUIET, va="center")
 
 
 def _colours(ramp: Ramp) -> Any:

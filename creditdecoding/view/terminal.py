@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -19,7 +20,7 @@ from rich.text import Text
 
 from creditdecoding.trace import Event, StepEvent, Trace
 from creditdecoding.view.colour import CREDIT, INK, at
-from creditdecoding.view.frames import Cell, Frame, Piece, advance, blank, frames, printable
+from creditdecoding.view.frames import Cell, Frame, Piece, advance, answer_end, blank, frames, printable, visible
 
 MASK, END, GAP = "·", "∎", " … "
 _UNDERLINE, _BOLD = 1.0, 2.0
@@ -38,30 +39,44 @@ def watch(
 ) -> Trace:
     """Consume the `events` of one row into `trace`, drawing each pass as it comes, and return it complete.
 
-    `ends` are the ids that end an answer, drawn as ∎; `decode` makes the final text where there is no terminal (default:
-    the pieces joined); a frame stays at least `delay` seconds.
+    `ends` are the ids that end an answer, drawn as ∎ (not where a given text is filled in); `decode` makes the final text where
+    there is no terminal (default: the pieces joined); a frame stays at least `delay` seconds.
     """
     console = console or Console()
     if not console.is_terminal or console.is_dumb_terminal:
         for event in events:
             trace.add(event)
-        text = decode(trace.tokens) if decode else "".join(map(piece, trace.tokens))
-        console.print(Text(text), soft_wrap=True)
+        console.out(decode(trace.tokens) if decode else "".join(map(piece, trace.tokens)), highlight=False)
         return trace
     start = len(trace.prompt)
     known = range(start, start + int(trace.settings.get("gen_length", 0))) if start else ()
+    ends = ends if start else ()
     frame, shown = blank(known, start), time.monotonic()
     with Live(_screen(frame, trace, ends, console), console=console, auto_refresh=False) as live:
         for event in events:
             trace.add(event)
             if isinstance(event, StepEvent):
-                frame = advance(frame, event, piece, start)
+                frame = _ended(advance(frame, event, piece, start), ends)
                 time.sleep(max(0.0, delay - (time.monotonic() - shown)))
                 shown = time.monotonic()
                 live.update(_screen(frame, trace, ends, console), refresh=True)
-        last = frames(trace, piece)[-1:]
-        live.update(_screen(last[0] if last else frame, trace, ends, console), refresh=True)
+        live.update(_screen(_final(frame, trace), trace, ends, console), refresh=True)
     return trace
+
+
+def _ended(frame: Frame, ends: Collection[int]) -> Frame:
+    """The frame with everything from its first written end token on marked as tail."""
+    end = next((cell.position for cell in frame.cells if cell.state != "masked" and cell.token in ends), None)
+    if end is None:
+        return frame
+    return replace(frame, cells=tuple(cell if cell.position < end else replace(cell, tail=True) for cell in frame.cells))
+
+
+def _final(frame: Frame, trace: Trace) -> Frame:
+    """The last frame without blocks that were never reached, its tail from where the answer ended."""
+    end = answer_end(trace, len(trace.prompt))
+    cells = (replace(cell, tail=end is not None and cell.position >= end) for cell in frame.cells if cell.block is not None)
+    return replace(frame, cells=tuple(cells))
 
 
 def table(trace: Trace, piece: Piece, console: Console | None = None) -> None:
@@ -82,7 +97,7 @@ def table(trace: Trace, piece: Piece, console: Console | None = None) -> None:
 def _entry(cell: Cell) -> Text:
     """`token` .98 1.7, the token coloured by its confidence."""
     confidence = cell.confidence or 0.0
-    text = Text(_quoted(cell.text), style=Style(color=at(INK, confidence), bold=True))
+    text = Text().append(_quoted(cell.text), style=Style(color=at(INK, confidence), bold=True))
     text.append(f" {_number(confidence)}", style="dim")
     if cell.credit is not None:
         text.append(f" {cell.credit:.1f}", style=Style(color=at(CREDIT, 0.7)))
@@ -90,7 +105,10 @@ def _entry(cell: Cell) -> Text:
 
 
 def _quoted(text: str) -> str:
-    return repr(text)[1:-1].replace(" ", "␣") if text != text.strip() or not text else printable(text)
+    """A token on one line, with the blanks at its edges visible."""
+    bare = text.strip(" ")
+    before = len(text) - len(text.lstrip(" "))
+    return "␣" * before + visible(bare) + "␣" * (len(text) - before - len(bare))
 
 
 def _number(value: float) -> str:
@@ -105,39 +123,44 @@ def _screen(frame: Frame, trace: Trace, ends: Collection[int], console: Console)
     """The canvas in a frame, the status line and the legend."""
     decoder = trace.settings.get("decoder")
     name = str(decoder["name"]) if isinstance(decoder, dict) and "name" in decoder else "decoding"
-    panel = Panel(canvas(frame, ends), title=Text(f" {name} ", style="bold"), title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
+    text = canvas(frame, ends) if trace.finish else _fitted(frame, ends, console)
+    panel = Panel(text, title=Text(f" {name} ", style="bold"), title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
     return Group(panel, _status(frame, trace), _legend(any(cell.credit is not None for cell in frame.cells), bool(console.no_color)))
+
+
+def _fitted(frame: Frame, ends: Collection[int], console: Console) -> Text:
+    """The canvas, or its last lines up to the current block where all of it is more than the terminal shows."""
+    wide, room = max(1, console.width - 4), max(1, console.height - 5)
+    text = canvas(frame, ends)
+    if len(text.wrap(console, wide)) <= room:
+        return text
+    asked = replace(frame, cells=tuple(cell for cell in frame.cells if cell.block is not None))
+    return Text("\n").join(canvas(asked, ends).wrap(console, wide)[-room:])
 
 
 def canvas(frame: Frame, ends: Collection[int] = ()) -> Text:
     """The answer as far as it is known: masks as dots, candidates faint, written tokens coloured by confidence."""
-    text, before, over = Text(), None, False
+    text, before = Text(), None
     for cell in frame.cells:
         if before is not None and cell.position != before + 1:
             text.append(GAP, style="dim")
         before = cell.position
-        over = over or cell.tail or (cell.state != "masked" and cell.token in ends)
-        _draw(text, cell, over)
+        _draw(text, cell, ends)
     return text
 
 
-def _draw(text: Text, cell: Cell, over: bool) -> None:
-    """Append one cell; `over` where the answer has ended."""
+def _draw(text: Text, cell: Cell, ends: Collection[int]) -> None:
     if cell.token is None:
         text.append(f"{MASK} ", style="dim")
-    elif cell.state == "masked":
-        text.append(_one_line(cell.text) or MASK, style="dim italic")
-    elif over:
+    elif cell.tail or cell.token in ends:
         text.append(END, style="dim")
+    elif cell.state == "masked":
+        text.append(visible(cell.text) or MASK, style="dim italic")
     else:
         shown = printable(cell.text)
         lead = len(shown) - len(shown.lstrip())
         text.append(shown[:lead])
         text.append(shown[lead:], style=_style(cell))
-
-
-def _one_line(text: str) -> str:
-    return printable(text).replace("\n", "↵")
 
 
 def _style(cell: Cell) -> Style:

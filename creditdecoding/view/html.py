@@ -1,0 +1,39 @@
+"""Traces as one stand-alone HTML page: nothing is fetched, the frames lie in the page as JSON.
+
+Leaves to others: what is in a frame (frames.py), how the page looks and moves (page.py), writing the file (cli.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from creditdecoding.trace import Trace
+from creditdecoding.view.colour import DARK, INK, LIGHT
+from creditdecoding.view.frames import Piece, changes, frames
+from creditdecoding.view.page import BODY, SCRIPT, STYLE
+
+_HARMLESS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+
+
+def trace_html(traces: Sequence[tuple[str, Trace]], piece: Piece, title: str) -> str:
+    """A page that plays named traces side by side on one slider; tokens carry confidence, credit and the pass that wrote them."""
+    data = {"ramps": {"light": LIGHT, "dark": DARK, "ink": INK}, "traces": [_trace(name, trace, piece) for name, trace in traces]}
+    embedded = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_HARMLESS)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
+        f"<header><h1>{escape(title)}</h1></header>\n{BODY}\n"
+        f'<script type="application/json" id="data">{embedded}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n'
+    )
+
+
+def _trace(name: str, trace: Trace, piece: Piece) -> dict[str, Any]:
+    """Name, positions, which cells are tail, and the frames as changes."""
+    film = frames(trace, piece)
+    cells = film[-1].cells if film else ()
+    tail = [index for index, cell in enumerate(cells) if cell.tail]
+    return {"name": name, "positions": [cell.position for cell in cells], "tail": tail, "frames": changes(film)}

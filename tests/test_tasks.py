@@ -1,0 +1,445 @@
+"""The eight pocket families and the sandbox: enough items, fair scorers, splits by structure, limits that hold."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from creditdecoding.config import TrainConfig
+from creditdecoding.errors import OptionError
+from creditdecoding.tasks import families
+from creditdecoding.tasks.base import SPLITS, Family, Item, distinct_items, final_answer, items, same_answer
+from creditdecoding.tasks.pocket import FAMILIES, program, words
+from creditdecoding.tasks.pocket.facts import COUNTRIES
+from creditdecoding.tasks.sandbox import Outcome, run_python
+from creditdecoding.tokenizer import Tokenizer
+from creditdecoding.train.rows import draw
+from creditdecoding.train.vocabulary import task_tokenizer
+
+torch.set_num_threads(1)
+
+each_family = pytest.mark.parametrize("family", list(FAMILIES.values()), ids=list(FAMILIES))
+PACKAGE = Path(sys.modules["creditdecoding"].__file__ or "").parent
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """The tokenizer that training makes for these families."""
+    return task_tokenizer(list(FAMILIES.values()), TrainConfig().vocabulary, tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, list[Item]]:
+    """3,000 training items a family."""
+    return {name: list(itertools.islice(items(family, "train", 0), 3000)) for name, family in FAMILIES.items()}
+
+
+@pytest.fixture(scope="module")
+def tested() -> dict[str, list[Item]]:
+    """200 distinct test items a family."""
+    return {name: distinct_items(family, "test", 0, 200) for name, family in FAMILIES.items()}
+
+
+def in_process(code: str, seconds: int = 5, memory: int = 0) -> Outcome:
+    """As `run_python`, for code of our own: quick, without limits."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(code, {"__name__": "__main__"})
+    except (Exception, SystemExit) as error:
+        return Outcome(False, printed.getvalue(), repr(error))
+    return Outcome(True, printed.getvalue(), "")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores programs in this process."""
+    monkeypatch.setattr(program, "run_python", in_process)
+
+
+def test_there_are_the_eight_families() -> None:
+    assert list(FAMILIES) == ["facts", "span", "discrete", "rule", "program", "output", "arithmetic", "algebra"]
+    assert all(name == family.name and family.title for name, family in FAMILIES.items())
+    assert families("pocket") == list(FAMILIES.values())
+    assert families("span, facts,span") == [FAMILIES["span"], FAMILIES["facts"]]
+    with pytest.raises(OptionError, match=r"algebr.*algebra"):
+        families("algebr")
+
+
+@each_family
+def test_enough_items_none_twice(family: Family, tested: dict[str, list[Item]]) -> None:
+    for split, found, count in (("test", tested[family.name], 200), ("dev", distinct_items(family, "dev", 0, 60), 60)):
+        assert len({item.key for item in found}) == len(found) == count
+        assert all(item.split == split and item.family == family.name for item in found)
+        assert len({item.prompt for item in found}) == count
+
+
+@each_family
+def test_the_reference_answer_is_right(family: Family, tested: dict[str, list[Item]]) -> None:
+    for item in tested[family.name][: 12 if family.name == "program" else 60]:
+        assert family.score(item.answer, item), item
+
+
+@each_family
+def test_every_reference_program_is_right(family: Family, tested: dict[str, list[Item]], quick: None) -> None:
+    """As above over all items, program by program in this process."""
+    assert [item for item in tested[family.name] if not family.score(item.answer, item)] == []
+
+
+@each_family
+def test_another_items_answer_is_wrong(family: Family, tested: dict[str, list[Item]], quick: None) -> None:
+    found = tested[family.name]
+    for item, other in itertools.pairwise(found):
+        if other.gold != item.gold:
+            assert not family.score(other.answer, item), (item, other)
+
+
+@each_family
+def test_nothing_is_wrong(family: Family, tested: dict[str, list[Item]]) -> None:
+    item = tested[family.name][0]
+    for text in ("", " \n", "Answer:", "Answer: ", "I do not know.", item.prompt, "\ufffd"):
+        assert not family.score(text, item), text
+
+
+@each_family
+def test_a_cut_answer_is_wrong(family: Family, tested: dict[str, list[Item]], quick: None) -> None:
+    """Wherever it is cut."""
+    for item in tested[family.name][: 4 if family.name == "program" else 30]:
+        for end in range(len(item.answer)):
+            assert not family.score(item.answer[:end], item), item.answer[:end]
+
+
+@each_family
+def test_a_wrong_last_line_is_wrong_and_what_follows_it_does_not_matter(family: Family, tested: dict[str, list[Item]], quick: None) -> None:
+    item = tested[family.name][1]
+    assert family.score(item.answer + "\n", item)
+    if family.name != "program":
+        assert family.score(item.answer.upper().replace("ANSWER:", "Answer:") + " .\n\nThat is all.", item)
+        assert not family.score(item.answer + "\nAnswer: 1234567", item)
+        assert not family.score(item.answer + " and more", item)
+
+
+@each_family
+def test_no_test_structure_is_trained_on(family: Family, trained: dict[str, list[Item]], tested: dict[str, list[Item]]) -> None:
+    keys, prompts = ({getattr(item, name) for item in trained[family.name]} for name in ("key", "prompt"))
+    held_out = tested[family.name] + distinct_items(family, "dev", 0, 60)
+    assert not keys & {item.key for item in held_out}
+    assert not prompts & {item.prompt for item in held_out}
+    assert not {item.key for item in tested[family.name]} & {item.key for item in distinct_items(family, "dev", 0, 60)}
+
+
+def test_training_rows_are_drawn_from_the_training_split() -> None:
+    drawn = draw(list(FAMILIES.values()), 64, random.Random(0))
+    assert {item.split for item in drawn} == {"train"} and [item.family for item in drawn] == list(FAMILIES) * 8
+
+
+@each_family
+def test_splits_have_their_shares(family: Family) -> None:
+    rng = random.Random(0)
+    counts = Counter(item.split for item in {item.key: item for item in (family.make(rng) for _ in range(3000))}.values())
+    shares = [counts[split] / counts.total() for split in SPLITS]
+    assert 0.8 < shares[0] < 0.9 and 0.03 < shares[1] < 0.08 and 0.06 < shares[2] < 0.14
+
+
+CONTENT = {word.lower() for row in COUNTRIES for word in row}
+CONTENT |= {word.lower() for listed in (words.PEOPLE, words.THINGS, words.ANIMALS, words.COLOURS, words.CITIES) for word in listed}
+
+
+def wording(item: Item) -> str:
+    """The prompt's words without what is asked about: names, things, numbers, single letters, code."""
+    prose = item.prompt.split("\n")[0]
+    return " ".join(word for word in re.findall(r"[A-Za-z]{2,}", prose) if word.lower() not in CONTENT)
+
+
+@each_family
+def test_wording_varies_and_does_not_change_the_split(family: Family) -> None:
+    rng = random.Random(1)
+    by_key: dict[tuple[Any, ...], list[Item]] = defaultdict(list)
+    for item in (family.make(rng) for _ in range(3000)):
+        by_key[item.key].append(item)
+    assert all(len({item.split for item in same}) == 1 for same in by_key.values())
+    reworded = [same for same in by_key.values() if len({wording(item) for item in same}) > 1]
+    assert len(reworded) >= 20
+    common = Counter(wording(item) for same in reworded for item in same)
+    assert len([text for text, count in common.items() if count >= 0.01 * common.total()]) >= 3
+
+
+@each_family
+def test_the_same_seed_gives_the_same_items(family: Family) -> None:
+    first, again, other = ([*itertools.islice(items(family, "test", seed), 20)] for seed in (3, 3, 4))
+    assert first == again and first != other
+    assert distinct_items(family, "dev", 5, 10) == distinct_items(family, "dev", 5, 10)
+
+
+def test_items_and_splits_do_not_depend_on_the_process() -> None:
+    """No hash order in it: a process with another hash seed makes the same items. It imports the tasks alone, not torch."""
+    code = (
+        "import sys, types, json\n"
+        f"package = types.ModuleType('creditdecoding'); package.__path__ = [{str(PACKAGE)!r}]; sys.modules['creditdecoding'] = package\n"
+        "from creditdecoding.tasks.base import distinct_items\n"
+        "from creditdecoding.tasks.pocket import FAMILIES\n"
+        "print(json.dumps({n: [[i.prompt, i.answer] for i in distinct_items(f, 'test', 0, 200)] for n, f in FAMILIES.items()}))\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "12345"}, check=True)
+    here = {name: [[item.prompt, item.answer] for item in distinct_items(family, "test", 0, 200)] for name, family in FAMILIES.items()}
+    assert json.loads(done.stdout) == here
+
+
+@each_family
+def test_answers_are_worked_but_short(family: Family, tokenizer: Tokenizer, trained: dict[str, list[Item]], tested: dict[str, list[Item]]) -> None:
+    found = trained[family.name] + tested[family.name]
+    lengths = [len(tokenizer.encode(item.answer)) for item in found]
+    assert min(lengths) >= 20 and max(lengths) <= 120, (min(lengths), max(lengths))
+    assert all(family.delimiter in item.answer for item in found)  # steps that a verifier can tell apart
+    assert all(tokenizer.decode(tokenizer.encode(text)) == text for item in tested[family.name] for text in (item.prompt, item.answer))
+
+
+def test_a_program_is_judged_by_what_it_does(quick: None) -> None:
+    """A reference with its bound moved by one, its comparison widened, its factor changed or its condition left out must fail."""
+    accepted, tried = [], 0
+    for item in distinct_items(program.FAMILY, "test", 0, 200):
+        for changed in mutants(item.answer):
+            if differs(changed, item.answer, item.gold[0]):
+                tried += 1
+                accepted += [changed] if program.score(changed, item) else []
+    assert tried > 500
+    assert not accepted, f"{len(accepted)} of {tried} wrong programs pass, such as\n{accepted[0]}"
+
+
+def mutants(code: str) -> Iterator[str]:
+    """Programs nearly like a reference."""
+    for found in re.finditer(r"if x (>|<|!=|%) (\d+)", code):
+        number = int(found[2])
+        for other in {number - 1, number + 1} - {0}:
+            yield code[: found.start(2)] + str(other) + code[found.end(2) :]
+        if found[1] in "<>":
+            yield code[: found.end(1)] + "=" + code[found.end(1) :]
+    for found in re.finditer(r"x [-+*] (\d+)", code):
+        yield code[: found.start(1)] + str(int(found[1]) + 1) + code[found.end(1) :]
+    yield re.sub(r"if .*:", "if True:", code)
+
+
+def differs(code: str, reference: str, name: str) -> bool:
+    """Whether two functions differ on a list of one small number (a changed bound may happen to add 0 or multiply by 1)."""
+    scopes: list[dict[str, Any]] = [{}, {}]
+    for scope, text in zip(scopes, (code, reference)):
+        exec(text, scope)
+    return any(scopes[0][name]([x]) != scopes[1][name]([x]) for x in range(-12, 21))
+
+
+def test_a_program_cannot_claim_to_be_right(tested: dict[str, list[Item]]) -> None:
+    item = tested["program"][0]
+    for text in ("print('right')\nraise SystemExit(0)", "print('right')\nimport os\nos._exit(0)", f"def {item.gold[0]}(xs):\n    return None\n"):
+        assert not program.score(text, item), text
+
+
+def test_a_program_that_never_ends_is_wrong(tested: dict[str, list[Item]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "run_python", lambda code: run_python(code, seconds=1))
+    item = tested["program"][0]
+    assert not program.score(f"def {item.gold[0]}(xs):\n    while True:\n        pass", item)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Answer: 12", "12"),
+        ("So it is 12. Answer: 12.", "12"),
+        ("Answer: Paris and Lima ", "paris and lima"),
+        ("Answer:\t x=5 .", "x=5"),
+        ("Answer:7\nand so on", "7"),
+        ("Answer: 7\r\nand so on", "7"),
+        ("Answer: 1\nAnswer: 2", "2"),
+        ("Answer: 1. No, wait. Answer: 2", "2"),
+        ("Answer: Answer: 2", "2"),
+        ("Answer: 3.5", "3.5"),
+        ("Answer: -4", "-4"),
+        ("Answer:", ""),
+        ("Answer: 1\nAnswer:", ""),
+        ("Answer:\n12", ""),
+        ("the answer is 12", None),
+        ("answer: 12", None),
+        ("Answer 12", None),
+        ("", None),
+    ],
+)
+def test_the_final_answer_is_what_follows_the_last_marker(text: str, found: str | None) -> None:
+    assert final_answer(text) == found
+
+
+def test_a_number_is_compared_by_its_digits() -> None:
+    item = Item("x", "", "", 12, ())
+    assert same_answer("Answer: 12", item) and same_answer("Answer: 12.", item)
+    assert not any(same_answer(f"Answer: {text}", item) for text in ("1", "2", "112", "120", "12 apples", "twelve", "", "None", "12, 13"))
+    assert not same_answer("12", item) and not same_answer("none", Item("x", "", "", None, ()))
+
+
+def tiny(*keys: int) -> Family:
+    """A family with few structures, whose maker gives up where a caller would go on for ever."""
+    left = itertools.count()
+
+    def make(rng: random.Random) -> Item:
+        assert next(left) < 300_000, "this would not end"
+        return Item("tiny", "?", "!", "", (rng.choice(keys),))
+
+    return Family("tiny", "tiny", make, same_answer)
+
+
+def test_a_small_family_gives_what_it_has() -> None:
+    keys = {i for i in range(40) if Item("tiny", "", "", "", (i,)).split == "test"}
+    assert 0 < len(keys) < 30
+    assert {item.key[0] for item in distinct_items(tiny(*range(40)), "test", 0, 30)} == keys
+
+
+def test_a_split_without_items_is_empty() -> None:
+    key = next(i for i in range(40) if Item("tiny", "", "", "", (i,)).split == "train")
+    assert distinct_items(tiny(key), "dev", 0, 5) == []
+
+
+def test_output_is_captured() -> None:
+    assert run_python("print('one')\nprint('twö 𐍈')") == Outcome(True, "one\ntwö 𐍈\n", "")
+    assert run_python("import sys\nprint('out')\nprint('why', file=sys.stderr)") == Outcome(True, "out\n", "")
+    assert run_python("") == Outcome(True, "", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("print('before')\n1 / 0", "ZeroDivisionError: division by zero"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("print(1)\x00", "SyntaxError: source code string cannot contain null bytes"),
+        ("raise ValueError('two\\nlines')", "lines"),
+        ("raise SystemExit(3)", "exit 3"),
+        ("raise SystemExit('why')", "why"),
+        ("def f():\n    f()\nf()", "RecursionError: maximum recursion depth exceeded"),
+        ("input()", "EOFError: EOF when reading a line"),
+        ("import numpy", "ModuleNotFoundError: No module named 'numpy'"),
+    ],
+)
+def test_a_failure_says_why(code: str, error: str) -> None:
+    outcome = run_python(code)
+    assert not outcome.ok and outcome.error == error
+    assert outcome.output == ("before\n" if "before" in code else "")
+
+
+@pytest.mark.parametrize("code", ["while True:\n    pass", "import time\ntime.sleep(60)"])
+def test_time_is_limited(code: str) -> None:
+    began = time.perf_counter()
+    outcome = run_python(code, seconds=1)
+    assert not outcome.ok and outcome.error
+    assert time.perf_counter() - began < 8
+
+
+def test_memory_is_limited() -> None:
+    assert run_python("x = bytearray(600 << 20)").error == "MemoryError"
+    assert run_python("x = bytearray(64 << 20)\nprint(len(x))").output == f"{64 << 20}\n"
+    outcome = run_python("x = []\nwhile True:\n    x.append('a' * 100000)", memory=200 << 20)
+    assert not outcome.ok and outcome.error == "MemoryError"
+
+
+def test_files_are_limited_and_gone_afterwards() -> None:
+    outcome = run_python("open('f', 'wb').write(b'x' * (1 << 22))")
+    assert not outcome.ok and "File too large" in outcome.error
+    outcome = run_python("import os\nopen('f', 'w').write('small')\nprint(os.getcwd())\nprint(os.listdir())")
+    folder, listed = outcome.output.splitlines()
+    assert outcome.ok and listed == "['f']" and not Path(folder).exists()
+
+
+def test_it_does_not_see_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    outcome = run_python("import os, sys\nprint(os.environ.get('SOME_TOKEN'), os.listdir(), __name__, sys.flags.isolated)")
+    assert outcome.output == "None [] __main__ 1\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import socket\nsocket.socket()",
+        "import socket\nsocket.create_connection(('127.0.0.1', 9))",
+        "from socket import socket, AF_INET\nsocket(AF_INET)",
+        "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9/')",
+    ],
+)
+def test_there_is_no_network(code: str) -> None:
+    outcome = run_python(code)
+    assert not outcome.ok and "no network in the sandbox" in outcome.error
+
+
+@pytest.mark.parametrize(
+    "module", ["asyncio", "urllib.request", "math, re, itertools, collections, heapq, functools, typing, datetime, json, decimal"]
+)
+def test_the_standard_library_can_be_imported(module: str) -> None:
+    assert run_python(f"import {module}\nprint('imported')") == Outcome(True, "imported\n", "")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys\nsys.stdout.buffer.write(b'\\xff\\xfe')",
+        "import sys\nsys.stderr.buffer.write(b'\\xff\\xfe')\nsys.exit(1)",
+        "print('\\udcff')",
+        "print('\ud800')",
+    ],
+    ids=["bytes", "error bytes", "escaped surrogate", "surrogate in the source"],
+)
+def test_bytes_that_are_no_text_do_not_break_the_caller(code: str) -> None:
+    assert isinstance(run_python(code), Outcome)
+
+
+def test_a_flood_of_output_does_not_fill_the_callers_memory() -> None:
+    outcome = run_python("import sys\nfor i in range(32):\n    sys.stdout.write('x' * (1 << 20))")
+    assert len(outcome.output) <= 4 << 20
+
+
+def test_nothing_keeps_running_afterwards(tmp_path: Path) -> None:
+    """A process that the code forked ends with the run (where processes are limited, it cannot even fork)."""
+    note = tmp_path / "pid"
+    code = f"""
+import os, time
+if os.fork() == 0:
+    open({str(note)!r}, "w").write(str(os.getpid()))
+    os.close(1), os.close(2)
+    time.sleep(30)
+while not os.path.exists({str(note)!r}) or not open({str(note)!r}).read():
+    time.sleep(0.01)
+"""
+    run_python(code)
+    if note.exists():
+        left = int(note.read_text())
+        try:
+            assert ends_soon(left), "a process that the code forked is still running"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
+
+
+def ends_soon(pid: int) -> bool:
+    """Whether a process is gone, or waits as a zombie for somebody to take note, within a second."""
+    for _ in range(20):
+        try:
+            os.kill(pid, 0)
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except ProcessLookupError:
+            return True
+        except FileNotFoundError:
+            if Path("/proc/self").exists():
+                return True
+        time.sleep(0.05)
+    return False

@@ -75,7 +75,7 @@ def main() -> None:
         "credit step": lambda: credit.step(prediction(flat, args.rows, args.block), block, state),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for name, step in steps.items():
+    for step in steps.values():
         step()
     for _ in range(args.pairs):
         for name, step in steps.items():

@@ -1,13 +1,11 @@
-"""The console script `credit`. Flags come from the option dataclasses; heavy modules are imported inside the commands.
+"""The console script `credit`. Flags come from the option dataclasses (flags.py); heavy modules are imported inside the commands.
 
-Leaves to others: everything but parsing, printing and exit codes (0 fine, 2 for what the caller must change).
+Leaves to others: everything but printing and exit codes (0 fine, 2 for what the caller must change).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import json
 import os
 import sys
@@ -18,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from creditdecoding.config import EngineConfig, GenerationConfig, TrainConfig, from_mapping
+from creditdecoding.config import EngineConfig, GenerationConfig, TrainConfig
 from creditdecoding.errors import CreditError, OptionError
+from creditdecoding.flags import with_options
 
 if TYPE_CHECKING:
     from creditdecoding.lm import LM, Completion
@@ -34,57 +33,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "Any": str}
 Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint folder, a hub id, or pocket (the embedded model).")]
 Prompt = Annotated[str | None, typer.Argument(help="The prompt; `-` or nothing reads standard input.", show_default=False)]
 PromptFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without the chat template.")]
-Threshold = Annotated[float | None, typer.Option(help="Short for --decoder NAME:threshold=VALUE.", show_default=False)]
-
-
-def _flag(field: dataclasses.Field[Any], panel: str) -> inspect.Parameter:
-    """A command line flag for one option field."""
-    kinds = str(field.type).replace(" ", "").split("|")
-    many = kinds[0].startswith("tuple")
-    kind: Any = list[str] if many else _TYPES[kinds[0]]
-    default: Any = list(field.default) if many else field.default  # type: ignore[arg-type]
-    choices = field.metadata["choices"]
-    text = field.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
-    names: tuple[str, ...] = (f"--{field.name.replace('_', '-')}",)
-    if kind is bool:
-        names = (f"{names[0]}/--no-{names[0][2:]}",)
-    elif field.name == "decoder":
-        names = (*names, "-d")
-    annotation: Any = Annotated[kind if default is not None else kind | None, typer.Option(*names, help=text, rich_help_panel=panel)]  # type: ignore[valid-type]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def with_options(**classes: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command a flag for every field of each dataclass; it receives the built objects under the keyword's names."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name not in classes]
-        flags = {name: [_flag(f, f"{name} options") for f in dataclasses.fields(cls)] for name, cls in classes.items()}
-        extra = [inspect.Parameter("threshold", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Threshold)] if "generation" in flags else []
-
-        @functools.wraps(command)
-        def run(**given: Any) -> None:
-            threshold = given.pop("threshold", None) if extra else None
-            for name, cls in classes.items():
-                values = {f.name: given.pop(f.name) for f in flags[name]}
-                values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-                if name == "generation" and threshold is not None:
-                    values["decoder"] += f"{',' if ':' in values['decoder'] else ':'}threshold={threshold}"
-                given[name] = from_mapping(cls, values)
-            command(**given)
-
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + extra + [f for each in flags.values() for f in each]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        return run
-
-    return decorate
 
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
@@ -114,7 +67,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _summary(done: Completion) -> str:
-    return f"{len(done.trace.tokens)} tokens in {done.nfe} forward passes ({done.tpf:.2f} a pass), {done.trace.seconds:.2f} s, {done.finish_reason}"
+    return f"{done.trace.count} tokens in {done.nfe} forward passes ({done.tpf:.2f} a pass), {done.trace.seconds:.2f} s, {done.finish_reason}"
 
 
 @contextmanager
@@ -171,7 +124,7 @@ def _complete(lm: LM, text: str, config: GenerationConfig, raw: bool = False, in
     from creditdecoding.view.terminal import watch as show
 
     trace = lm.trace_of(row)
-    show(lm.events([row]), trace, lm.tokenizer.piece)
+    show(lm.events([row]), trace, lm.tokenizer.piece, ends=lm.tokenizer.stop_ids, decode=lm.tokenizer.decode)
     return lm.completion(row, trace)
 
 

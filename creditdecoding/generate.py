@@ -157,7 +157,7 @@ def _predict(model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: to
     if flat.dim() != 2 or len(flat) != len(at_row) or flat.shape[1] < words.size:
         shape = f"({len(at_row)}, at least {words.size})"
         raise ModelError("the model returned logits of the wrong shape", given=tuple(flat.shape), allowed=shape, hint="Check the model.")
-    ids, top, lse, kept = _statistics(flat, [rows[i].config for i in at_row.tolist()], words)
+    ids, top, lse, kept = _statistics(flat, [rows[i] for i in at_row.tolist()], words)
     place = torch.zeros(masked.shape, dtype=torch.long).masked_scatter(masked, torch.arange(len(at_row))).to(device)
     tokens = torch.stack([_cut(row.canvas, row.block, width) for row in rows]).to(device)
     masked = masked.to(device)
@@ -167,22 +167,25 @@ def _predict(model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: to
     return _View(tokens, masked, position.to(device), place, flat, ids, top, lse, kept)
 
 
-def _statistics(flat: Tensor, configs: Sequence[GenerationConfig], words: Vocabulary) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Ban the mask token, meaningless ids and unwanted end tokens in place; top-1, its logit, log-sum-exp, hushed end-token logits."""
+def _statistics(flat: Tensor, owners: Sequence[Row], words: Vocabulary) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Ban the mask token, meaningless ids and unwanted end tokens in place; top-1, its logit, log-sum-exp, hushed end-token logits.
+
+    `owners` names the row of each line of `flat`. A gap inside a given text never gets an end token.
+    """
     flat[:, words.mask_id] = -torch.inf
     flat[:, words.size :] = -torch.inf
     stops = list(words.stop_ids)
-    never = torch.tensor([config.logits_eos_inf for config in configs]).to(flat.device)
-    if any(config.logits_eos_inf for config in configs):
+    never = torch.tensor([row.config.logits_eos_inf or not row.open for row in owners]).to(flat.device)
+    if bool(never.any()):
         flat[:, stops] = flat[:, stops].masked_fill(never[:, None], -torch.inf)
     ids, top, lse = vocab_stats(flat)
     if not bool(torch.isfinite(lse).all()):
         raise ModelError(
             "the model returned logits that are not numbers", given="NaN or infinity", hint="Check the weights, or load them as float32."
         )
-    if not any(config.confidence_eos_eot_inf for config in configs):
+    last = torch.tensor([row.config.confidence_eos_eot_inf for row in owners]).to(flat.device)
+    if not bool(last.any()):
         return ids, top, lse, None
-    last = torch.tensor([config.confidence_eos_eot_inf for config in configs]).to(flat.device)
     kept = flat[:, stops].clone()
     flat[:, stops] = kept.masked_fill(last[:, None], -torch.inf)
     lse[last] = vocab_stats(flat[last])[2]

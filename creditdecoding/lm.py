@@ -54,7 +54,7 @@ class Completion:
         return {
             "text": self.text,
             "nfe": self.nfe,
-            "tokens": len(self.trace.tokens),
+            "tokens": self.trace.count,
             "tpf": round(self.tpf, 3),
             "seconds": round(self.trace.seconds, 4),
             "finish_reason": self.finish_reason,

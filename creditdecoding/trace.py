@@ -82,9 +82,15 @@ class Trace:
         return self.finish.tokens if self.finish else ()
 
     @property
+    def count(self) -> int:
+        """Answer tokens that were written; of a text with gaps, the gaps."""
+        end = len(self.prompt) + len(self.tokens)
+        return sum(position < end for position in self.written)
+
+    @property
     def tpf(self) -> float:
         """Answer tokens per forward pass."""
-        return len(self.tokens) / self.nfe if self.nfe else 0.0
+        return self.count / self.nfe if self.nfe else 0.0
 
     @property
     def seconds(self) -> float:
@@ -154,6 +160,6 @@ def total(traces: Sequence[Trace]) -> Totals:
         requests=len(traces),
         forwards=len(set(passes)),
         sequence_forwards=sum(trace.nfe for trace in traces),
-        tokens=sum(len(trace.tokens) for trace in traces),
+        tokens=sum(trace.count for trace in traces),
         seconds=max((trace.finish.seconds for trace in traces if trace.finish), default=0.0),
     )

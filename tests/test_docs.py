@@ -54,7 +54,7 @@ def test_commands_run(name: str, code: str, long: bool, tmp_path: Path) -> None:
     """Every `credit` line of a block exits with 0."""
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        if not words or words[0] in LEFT or words[0].startswith(".venv/bin/") and words[0] != ".venv/bin/credit":
+        if not words or words[0] in LEFT or (words[0].startswith(".venv/bin/") and words[0] != ".venv/bin/credit"):
             continue
         assert words[0] in ("credit", ".venv/bin/credit"), f"{name}: {line!r} is neither run nor on the list of what is left"
         asked = [words[1], "--help"] if long else words[1:]

@@ -40,7 +40,7 @@ def matrix(seed: int, n: int, size: int, kind: str, dtype: torch.dtype) -> Tenso
 @given(
     seed=st.integers(0, 2**31),
     n=st.integers(1, 40),
-    size=st.integers(1, 70),
+    size=st.one_of(st.integers(1, 70), st.sampled_from((1023, 1024, 1025, 2047, 2048, 2049, 3100))),
     kind=st.sampled_from(("plain", "ties", "huge", "shifted", "banned")),
     dtype=st.sampled_from((torch.float32, torch.bfloat16, torch.float16)),
 )
@@ -55,7 +55,7 @@ def test_statistics_match_their_reference(seed: int, n: int, size: int, kind: st
     assert top.dtype == lse.dtype == torch.float32 and ids.dtype == torch.long
     assert torch.equal(top, expected_top)
     assert torch.allclose(lse, expected_lse, rtol=1e-6, atol=1e-6)
-    lowest = [next(i for i, value in enumerate(row) if value == max(row)) for row in x.tolist()]
+    lowest = [row.index(max(row)) for row in x.tolist()]
     assert ids.tolist() == lowest == expected_ids.tolist()
     assert bool((lse >= top).all())
 
@@ -69,6 +69,21 @@ def test_statistics_do_not_depend_on_the_chunk(chunk: int, monkeypatch: pytest.M
     assert covered == list(range(33))
     ids, top, lse = vocab_stats(x)
     assert torch.equal(ids, expected[0]) and torch.equal(top, expected[1]) and torch.allclose(lse, expected[2])
+
+
+@pytest.mark.parametrize("size", (1000, 1024, 1025, 2048, 3000, 4097))
+def test_equals_far_apart_give_the_lowest_id(size: int) -> None:
+    """Ties between any two ids of a large vocabulary, its ends and the borders of the kernel's pieces among them."""
+    places = sorted({0, 1, size // 2, 1022, 1023, 1024, 1025, 2047, 2048, size - 2, size - 1} & set(range(size)))
+    pairs = list(itertools.combinations(places, 2))
+    for fill in (-1.0, -torch.inf):
+        x = torch.full((len(pairs), size), fill)
+        for line, pair in zip(x, pairs):
+            line[list(pair)] = 2.0
+        ids, top, lse = vocab_stats(x)
+        assert ids.tolist() == [low for low, _ in pairs] and set(top.tolist()) == {2.0}
+        assert torch.allclose(lse, torch.logsumexp(x, -1))
+    assert vocab_stats(torch.full((2, size), -3.0))[0].tolist() == [0, 0]
 
 
 def test_statistics_of_a_real_vocabulary_and_of_no_rows() -> None:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "creditdecoding"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("eval", "train", "view", "server", "integrations"),
+    ("eval", "train", "view", "flags", "server", "integrations"),
     ("lm", "engine"),
     ("generate",),
     ("models", "decoders", "tokenizer"),

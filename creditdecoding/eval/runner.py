@@ -32,7 +32,7 @@ class Sample:
             "reference": self.item.answer,
             "right": self.right,
             "nfe": self.completion.nfe,
-            "tokens": len(self.completion.trace.tokens),
+            "tokens": self.completion.trace.count,
         }
 
 

@@ -19,7 +19,7 @@ def _scramble(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
-def uniform_noise(*keys: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+def uniform_noise(*keys: Int[Tensor, ...]) -> Float[Tensor, ...]:
     """Uniform float64 in (0, 1), a function of the integer `keys` alone (broadcast against each other)."""
     state = torch.zeros((), dtype=torch.long, device=keys[0].device)
     for key in keys:
@@ -27,6 +27,6 @@ def uniform_noise(*keys: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
     return (((state >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
 
 
-def gumbel_noise(*keys: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+def gumbel_noise(*keys: Int[Tensor, ...]) -> Float[Tensor, ...]:
     """Standard Gumbel noise in float64, a function of the integer `keys` alone."""
     return -(-uniform_noise(*keys).log()).log()

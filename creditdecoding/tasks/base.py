@@ -36,13 +36,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Family:
-    """A task family: how items are made and scored. `delimiter` ends a step of a worked answer."""
+    """A task family: how items are made and scored.
+
+    `delimiter` ends a step of a worked answer; `share` is how often training draws from it, relative to the others.
+    """
 
     name: str
     title: str
     make: Callable[[random.Random], Item]
     score: Callable[[str, Item], bool]
     delimiter: str = "."
+    share: int = 1
 
 
 def items(family: Family, split: Split, seed: int) -> Iterator[Item]:

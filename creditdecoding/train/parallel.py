@@ -21,7 +21,8 @@ _PATIENCE = timedelta(minutes=15)
 
 def join(rank: int, world: int, meeting: Path) -> None:
     """Meet the other processes through a file; nothing listens on the network but the loopback."""
-    dist.init_process_group("gloo", store=dist.FileStore(str(meeting), world), rank=rank, world_size=world, timeout=_PATIENCE)
+    store = dist.FileStore(str(meeting), world)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_PATIENCE)
 
 
 @contextlib.contextmanager

@@ -18,10 +18,12 @@ STEP = 32  # row lengths are multiples of this, so that few shapes are compiled
 
 
 def draw(families: Sequence[Family], count: int, rng: random.Random) -> list[Item]:
-    """`count` training items, families in turn."""
+    """`count` training items, families in turn by their share, starting anywhere."""
+    turn = [family for family in families for _ in range(family.share)]
+    start = rng.randrange(len(turn))
     found: list[Item] = []
     while len(found) < count:
-        item = families[len(found) % len(families)].make(rng)
+        item = turn[(start + len(found)) % len(turn)].make(rng)
         if item.split == "train":
             found.append(item)
     return found

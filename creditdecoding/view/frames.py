@@ -92,7 +92,7 @@ def blank(known: Iterable[int], answer: int = 0, end: int | None = None) -> Fram
 def advance(frame: Frame, event: StepEvent, piece: Piece, answer: int = 0) -> Frame:
     """The next frame: `event` laid over `frame`; what the event does not mention stays as it is, what the frame lacks is added."""
     rows = zip(event.positions, event.tokens, event.confidence, event.credit or [None] * len(event.positions), event.committed)
-    seen = {position - answer: rest for position, *rest in rows if position >= answer}
+    seen = {position - answer: (token, confidence, credit, done) for position, token, confidence, credit, done in rows if position >= answer}
     nfe, cells = frame.nfe + 1, []
     unknown = seen.keys() - {cell.position for cell in frame.cells}
     for cell in sorted((*frame.cells, *map(Cell, unknown)), key=attrgetter("position")) if unknown else frame.cells:

@@ -251,7 +251,7 @@ document.addEventListener("keydown", event => {
   if (event.key === "Escape") hide();
 });
 let width = innerWidth;
-addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; fit(); } });
+addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; hide(); fit(); } });
 addEventListener("scroll", hide, { passive: true });
 dark.addEventListener("change", draw);
 fit();

@@ -129,13 +129,14 @@ def _screen(frame: Frame, trace: Trace, ends: Collection[int], console: Console)
 
 
 def _fitted(frame: Frame, ends: Collection[int], console: Console) -> Text:
-    """The canvas, or its last lines up to the current block where all of it is more than the terminal shows."""
+    """The canvas, or as many of its lines as the terminal shows, with the current block at their end."""
     wide, room = max(1, console.width - 4), max(1, console.height - 5)
-    text = canvas(frame, ends)
-    if len(text.wrap(console, wide)) <= room:
-        return text
+    lines = canvas(frame, ends).wrap(console, wide)
+    if len(lines) <= room:
+        return Text("\n").join(lines)
     asked = replace(frame, cells=tuple(cell for cell in frame.cells if cell.block is not None))
-    return Text("\n").join(canvas(asked, ends).wrap(console, wide)[-room:])
+    until = max(room, len(canvas(asked, ends).wrap(console, wide)))
+    return Text("\n").join(lines[until - room : until])
 
 
 def canvas(frame: Frame, ends: Collection[int] = ()) -> Text:
@@ -173,7 +174,7 @@ def _style(cell: Cell) -> Style:
 def _status(frame: Frame, trace: Trace) -> Text:
     done = trace.finish is not None
     tokens, tpf = (len(trace.tokens), trace.tpf) if done and trace.prompt else (frame.written, frame.tpf)
-    text = Text()
+    text = Text(no_wrap=True, overflow="ellipsis")
     for name, value in (("NFE", str(frame.nfe)), ("tokens", str(tokens)), ("TPF", f"{tpf:.2f}")):
         text.append(f" {name} ", style="dim").append(f"{value:<5}", style="bold")
     place = f"block {frame.block + 1}  step {frame.step + 1}" if frame.nfe else "before the first pass"
@@ -182,14 +183,14 @@ def _status(frame: Frame, trace: Trace) -> Text:
 
 def _legend(credited: bool, plain: bool) -> Text:
     """How to read the canvas, in one line."""
-    text = Text(" ", style="dim")
+    text = Text(" ", style="dim", no_wrap=True, overflow="ellipsis")
     if not plain:
-        text.append("confidence 0 ")
-        for step in range(11):
-            text.append("━", style=Style(color=at(INK, step / 10), dim=False))
-        text.append(" 1   ")
-    text.append(f"{MASK} mask   ").append("candidate", style="italic").append("   ").append("just written", style="reverse")
+        text.append("unsure ")
+        for step in range(8):
+            text.append("━", style=Style(color=at(INK, step / 7), dim=False))
+        text.append(" sure  ")
+    text.append(f"{MASK} mask  ").append("candidate", style="italic").append("  ").append("just written", style="reverse")
     if credited:
-        text.append("   credit ").append(f"over {_UNDERLINE:.0f}", style="underline").append(" ")
-        text.append(f"over {_BOLD:.0f}", style="underline bold")
-    return text.append(f"   {END} end")
+        text.append("  credit ").append(f">{_UNDERLINE:.0f}", style="underline").append(" ")
+        text.append(f">{_BOLD:.0f}", style="underline bold")
+    return text.append(f"  {END} end")

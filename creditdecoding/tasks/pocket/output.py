@@ -69,4 +69,4 @@ def make(rng: random.Random) -> Item:
     return _straight(rng) if rng.random() < 0.6 else _loop(rng)
 
 
-FAMILY = Family("output", "predicting a program's output", make, same_answer, delimiter="\n")
+FAMILY = Family("output", "predicting a program's output", make, same_answer, delimiter="\n", share=2)

@@ -54,4 +54,4 @@ def make(rng: random.Random) -> Item:
     return _substitute(rng) if rng.random() < 0.6 else _operator(rng)
 
 
-FAMILY = Family("rule", "applying a rule given in the prompt", make, same_answer)
+FAMILY = Family("rule", "applying a rule given in the prompt", make, same_answer, share=2)

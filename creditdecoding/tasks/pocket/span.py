@@ -33,7 +33,7 @@ def make(rng: random.Random) -> Item:
             "who lives": (rng.choice((f"Who lives in {city}?", f"Who is in {city}?")), name, city),
             "who has": (rng.choice((f"Who has the {pet}?", f"Whose pet is the {pet}?")), name, pet),
         }[kind]
-        answer = f"The question is about {about}. Sentence {asked + 1} names {about}. It says: {sentences[asked]} Answer: {gold}"
+        answer = f"The question is about {about}. It says: {sentences[asked]} Answer: {gold}"
         key = (name, city, pet)
     prompt = " ".join(sentences) + " " + question
     return Item("span", prompt, answer, gold, key)

@@ -124,7 +124,7 @@ def _complete(lm: LM, text: str, config: GenerationConfig, raw: bool = False, in
     from creditdecoding.view.terminal import watch as show
 
     trace = lm.trace_of(row)
-    show(lm.events([row]), trace, lm.tokenizer.piece, ends=lm.tokenizer.stop_ids, decode=lm.tokenizer.decode)
+    show(lm.events([row]), trace, lm.tokenizer.piece, ends=lm.tokenizer.stop_ids, decode=lm.tokenizer.decode, delay=0.1)
     return lm.completion(row, trace)
 
 

@@ -153,7 +153,7 @@ class GenerationConfig:
 class TrainConfig:
     """Options of a training run."""
 
-    steps: int = option(7000, "Optimiser steps.", ge=1)
+    steps: int = option(5000, "Optimiser steps.", ge=1)
     batch_size: int = option(64, "Rows a step and process.", ge=2)
     parts: int = option(2, "Parts a step is split into, by row length.", ge=1)
     hidden_size: int = option(192, "Width.", ge=32)
@@ -162,8 +162,8 @@ class TrainConfig:
     intermediate_size: int = option(512, "Width of the feed-forward layer.", ge=32)
     vocabulary: int = option(1152, "Ids of the tokenizer at most.", ge=300)
     lr: float = option(5e-3, "Peak learning rate; cosine to 2% of it.", gt=0.0)
-    next_token_until: float = option(0.215, "Fraction of the run that trains next tokens through mask tokens.", ge=0.0, le=1.0)
-    blocks_until: float = option(0.5, "Fraction of the run until which half of it is block diffusion's two-stream pass.", ge=0.0, le=1.0)
+    next_token_until: float = option(0.3, "Fraction of the run that trains next tokens through mask tokens.", ge=0.0, le=1.0)
+    blocks_until: float = option(0.55, "Fraction of the run until which half of it is block diffusion's two-stream pass.", ge=0.0, le=1.0)
     seed: int = option(0, "Seed of weights, items and masks.", ge=0)
     device: str = option("cpu", "cpu, cuda or mps.")
     threads: int = option(1, "CPU threads a process.", ge=1)

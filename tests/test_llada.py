@@ -322,6 +322,9 @@ def test_config_is_read_as_published() -> None:
     assert llada.from_hf({**LLADA_8B, "n_kv_heads": None}).num_kv_heads == 32
     assert llada.from_hf({**LLADA_8B, "multi_query_attention": True}).num_kv_heads == 1
     assert llada.from_hf({**LLADA_8B, "embedding_size": None, "vocab_size": 126400}).embedding_rows == 126400
+    assert llada.from_hf({**LLADA_8B, "vocab_size": 126349}).embedding_rows == 126464
+    assert llada.from_hf({**LLADA_8B, "pad_token_id": 0}).pad_token_id == 0
+    assert llada.from_hf({**LLADA_8B, "pad_token_id": None}).pad_token_id == 126081
     assert llada.from_hf({**LLADA_8B, "mlp_hidden_size": None}).intermediate_size == 4 * 4096
 
 

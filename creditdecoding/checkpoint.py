@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 
 from creditdecoding.errors import CheckpointError
 
@@ -29,8 +28,8 @@ def locate(name: str) -> Path:
         raise CheckpointError("no such checkpoint", given=name, allowed="a folder, a hub id like org/name, or pocket", hint="Check the path.")
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
-    except (OSError, ValueError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the hub client lets its HTTP library's own errors through
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(
             f"the hub did not give it ({reason})", given=name, hint="Check the id and the network, or download it and give the folder."
         ) from error

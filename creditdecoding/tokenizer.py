@@ -92,7 +92,11 @@ def _end_of_turn(backend: Any) -> list[int]:
     if not backend.chat_template:
         return []
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
-    after = backend.apply_chat_template(turns, tokenize=False).rsplit("ANSWER", 1)[-1]
+    try:
+        after = backend.apply_chat_template(turns, tokenize=False).rsplit("ANSWER", 1)[-1]
+    except Exception as error:  # jinja's errors, which templates also raise by themselves
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"the chat template cannot be rendered ({reason})", hint="Download tokenizer_config.json again.") from error
     special = set(backend.all_special_ids) | set(backend.get_added_vocab().values())
     first = backend.encode(after, add_special_tokens=False)[:1]
     return [i for i in first if i in special]

@@ -23,7 +23,8 @@ FAMILIES: tuple[ModuleType, ...] = (llada,)
 def read_config(folder: Path) -> tuple[ModelConfig, ModuleType]:
     """Architecture of the checkpoint in `folder` and its family. Raises `CheckpointError`."""
     raw = read_json(folder / "config.json")
-    names = raw.get("architectures") or []
+    found = raw.get("architectures") or []
+    names = found if isinstance(found, list) else [found]
     for family in FAMILIES:
         if names and names[0] in family.ARCHITECTURES:
             return family.from_hf(raw), family

@@ -5,7 +5,8 @@ Leaves to others: the network (transformer.py) and reading tensors (weights.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from creditdecoding.config import ModelConfig
@@ -48,6 +49,25 @@ _FIXED: dict[str, Any] = {
 }
 
 
+_COUNTS = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "embedding_size", "vocab_size", "max_sequence_length")
+_IDS = ("eos_token_id", "pad_token_id", "mask_token_id")
+
+
+def _check_numbers(raw: Mapping[str, Any]) -> None:
+    """Hold sizes, factors and ids to what a network can have; absent ones pass. Raises `CheckpointError`."""
+    rules: list[tuple[tuple[str, ...], str, Callable[[Any], bool]]] = [
+        (_COUNTS, "a whole number above 0", lambda x: type(x) is int and x > 0),
+        (("rope_theta", "rms_norm_eps"), "a number above 0", lambda x: type(x) in (int, float) and 0 < x < math.inf),
+        (_IDS, "whole numbers", lambda x: all(type(i) is int for i in (x if isinstance(x, list) else [x]))),
+    ]
+    for names, allowed, fits in rules:
+        for name in names:
+            if raw.get(name) is not None and not fits(raw[name]):
+                raise CheckpointError(
+                    f"config.json: {name} makes no sense", given=raw[name], allowed=allowed, hint="Take config.json from the released checkpoint."
+                )
+
+
 def from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value is not implemented."""
     for name, value in _FIXED.items():
@@ -59,6 +79,7 @@ def from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     for name in needed:
         if raw.get(name) is None:
             raise CheckpointError(f"config.json lacks {name}", allowed=", ".join(needed), hint="Take config.json from the released checkpoint.")
+    _check_numbers(raw)
     heads = int(raw["n_heads"])
     kv_heads = 1 if raw.get("multi_query_attention") else int(raw.get("n_kv_heads") or heads)
     eos = raw["eos_token_id"]

@@ -5,7 +5,6 @@ Leaves to others: which names mean what (the family's rename table) and where th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from creditdecoding.checkpoint import read_json
 from creditdecoding.errors import CheckpointError
 from creditdecoding.models.transformer import Transformer
 
@@ -33,7 +33,10 @@ def shards(folder: Path) -> list[Path]:
     """The weight files of a checkpoint, named by its index or the only ones there. Raises `CheckpointError`."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        table = read_json(index).get("weight_map")
+        if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+            raise CheckpointError(f"{index.name} has no weight_map of file names", given=str(folder), hint="Download the file again.")
+        names = sorted(set(table.values()))
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
             raise CheckpointError("weight files that the index names are missing", given=missing, hint="Download the checkpoint again.")

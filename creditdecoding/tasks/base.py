@@ -6,8 +6,8 @@ Leaves to others: running models over items (eval/), turning items into training
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,27 +51,30 @@ class Family:
 
 def items(family: Family, split: Split, seed: int) -> Iterator[Item]:
     """Endless items of one split, the same for the same seed."""
+    return (item for item in _all_items(family, split, seed) if item.split == split)
+
+
+def _all_items(family: Family, split: Split, seed: int) -> Iterator[Item]:
     rng = random.Random(f"{family.name}/{split}/{seed}")
     while True:
-        item = family.make(rng)
-        if item.split == split:
-            yield item
+        yield family.make(rng)
 
 
 def distinct_items(family: Family, split: Split, seed: int, limit: int) -> list[Item]:
     """`limit` items no two of which share a structure (fewer if the family has fewer)."""
     chosen: dict[tuple[Any, ...], Item] = {}
-    for tries, item in enumerate(items(family, split, seed)):
-        if len(chosen) == limit or tries > 200 * limit:
+    for item in itertools.islice(_all_items(family, split, seed), 2000 * limit):
+        if len(chosen) == limit:
             break
-        chosen.setdefault(item.key, item)
+        if item.split == split:
+            chosen.setdefault(item.key, item)
     return list(chosen.values())
 
 
 def final_answer(text: str) -> str | None:
     """What follows the last "Answer:", without case, outer white space and final period; None where it is missing."""
-    found = re.findall(r"Answer:[ \t]*([^\n]*)", text)
-    return found[-1].strip().rstrip(".").strip().lower() if found else None
+    _, marker, after = text.rpartition("Answer:")
+    return after.split("\n")[0].strip().rstrip(".").strip().lower() if marker else None
 
 
 def same_answer(text: str, item: Item) -> bool:

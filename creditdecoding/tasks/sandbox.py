@@ -6,10 +6,14 @@ model, not a wall against an attacker.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from typing import IO
 
 _GUARD = """
 import resource, socket, sys
@@ -22,9 +26,10 @@ _limit(resource.RLIMIT_AS, {memory})
 _limit(resource.RLIMIT_CPU, {seconds})
 _limit(resource.RLIMIT_FSIZE, 1 << 20)
 _limit(resource.RLIMIT_NPROC, 0)
-def _refuse(*args, **kwargs):
-    raise OSError("no network in the sandbox")
-socket.socket = socket.create_connection = _refuse
+class _Refused(socket.socket):
+    def __init__(self, *args, **kwargs):
+        raise OSError("no network in the sandbox")
+socket.socket = _Refused
 exec(compile(sys.stdin.read(), "<answer>", "exec"), {{"__name__": "__main__"}})
 """
 
@@ -41,12 +46,29 @@ class Outcome:
 def run_python(code: str, seconds: int = 5, memory: int = 512 << 20) -> Outcome:
     """Run `code` in a fresh interpreter under limits (seconds of time, bytes of memory)."""
     guard = _GUARD.format(memory=memory, seconds=seconds)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        command = [sys.executable, "-I", "-S", "-c", guard]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors, cwd=folder, env={}, start_new_session=True)
         try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-S", "-c", guard], input=code, capture_output=True, text=True, timeout=seconds + 1, cwd=folder, env={}
-            )
+            child.communicate(code.encode(errors="replace"), timeout=seconds + 1)
         except subprocess.TimeoutExpired:
             return Outcome(False, "", f"stopped after {seconds} s")
-    lines = done.stderr.strip().splitlines()
-    return Outcome(done.returncode == 0, done.stdout, "" if done.returncode == 0 else (lines[-1] if lines else f"exit {done.returncode}"))
+        finally:
+            _end(child)
+        printed, said = _text(output), _text(errors)
+    if child.returncode == 0:
+        return Outcome(True, printed, "")
+    stopped = f"stopped after {seconds} s" if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL) else f"exit {child.returncode}"
+    return Outcome(False, printed, next(reversed(said.strip().splitlines()), stopped))
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the child and whatever it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 
 from creditdecoding.tasks.base import Family, Item
 from creditdecoding.tasks.sandbox import run_python
@@ -68,16 +69,18 @@ def make(rng: random.Random) -> Item:
 
 
 def score(text: str, item: Item) -> bool:
-    """The text defines the function and agrees with the reference on twelve lists."""
+    """The text defines the function and agrees with the reference on twelve lists and on every single number."""
     name, reference = item.gold
     rng = random.Random(repr(item.key))
     cases = [[rng.randint(-12, 20) for _ in range(length)] for length in (0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 8, 9)]
+    cases += [[x] for x in range(-12, 21)]  # so that no bound can be off by one
     scope: dict[str, object] = {}
     exec(reference, scope)  # our own reference text, never the model's
     expected = [scope[name](list(case)) for case in cases]  # type: ignore[operator]
-    checks = f"\nif [{name}(list(c)) for c in {cases!r}] != {expected!r}:\n    raise SystemExit(1)\nprint('right')\n"
+    word = secrets.token_hex(8)  # not to be guessed, so not to be printed by the text itself
+    checks = f"\nif [{name}(list(c)) for c in {cases!r}] != {expected!r}:\n    raise SystemExit(1)\nprint({word!r})\n"
     outcome = run_python(text + checks)
-    return outcome.ok and outcome.output.endswith("right\n")
+    return outcome.ok and outcome.output.endswith(f"{word}\n")
 
 
 FAMILY = Family("program", "writing a small program", make, score, delimiter="\n")

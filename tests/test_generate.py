@@ -439,12 +439,12 @@ def test_infilling_writes_the_gaps_and_nothing_else(decoder: str, block_length: 
 
 
 def test_an_infilled_text_ends_by_being_full() -> None:
-    """Neither an end token, given or written, nor a stop string cuts it."""
+    """Neither an end token given in the text nor a stop string cuts it, and no gap gets an end token."""
     model = PlanModel({0: {1: (END, 0.9), 3: (2, 0.5), 4: (3, 0.4)}}, WIDTH, SIZE, MASK)
     config = GenerationConfig(decoder="fixed", stop=("c", "a"))
     (trace,) = traces_of(model, [start_infill(0, [0, MASK, END, MASK, MASK, 9], config, WORDS, 99)])
     assert trace.nfe == 3 and trace.finish is not None and trace.finish.reason == "length"
-    assert trace.finish.tokens == (0, END, END, 2, 3, 9)
+    assert trace.written[1] not in STOPS and trace.finish.tokens == (0, trace.written[1], END, 2, 3, 9)
 
 
 def test_infilling_counts_only_what_was_filled() -> None:

@@ -120,8 +120,8 @@ class Run:
         mask_id, progress = self.tokenizer.mask_id, self.step / self.config.steps
         if progress < self.config.next_token_until:
             return "next_token", two_stream(batch, mask_id, 1, WIDTH, generator)
-        if progress < self.config.blocks_until and rng.random() < 0.5:
-            return "blocks", two_stream(batch, mask_id, rng.choice((1, 4, 8, 16, 32)), WIDTH, generator)
+        if progress < self.config.blocks_until and rng.random() < 0.6:
+            return "blocks", two_stream(batch, mask_id, rng.choice((1, 1, 1, 4, 8, 32)), WIDTH, generator)
         name = rng.choice(("uniform", "blockwise", "ordered", "ordered"))
         if name == "uniform":
             return name, uniform(batch, mask_id, generator)

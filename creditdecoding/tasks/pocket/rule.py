@@ -1,28 +1,59 @@
-"""Applying a rule that only the prompt states: a substitution or a made-up operator. (As KOR-Bench.)"""
+"""Applying a rule that only the prompt states: for each item of a list, or a made-up operator. (As KOR-Bench.)"""
 
 from __future__ import annotations
 
 import random
 
 from creditdecoding.tasks.base import Family, Item, same_answer
-from creditdecoding.tasks.pocket.words import ANIMALS, COLOURS, LETTERS
+from creditdecoding.tasks.pocket.words import LETTERS
 
 
-def _substitute(rng: random.Random) -> Item:
-    size, length = rng.choice((3, 4)), rng.choice((4, 5, 6))
-    if rng.random() < 0.5:
-        keys, values = rng.sample(LETTERS, size), rng.sample(LETTERS, size)
+def _each(rng: random.Random) -> Item:
+    """A rule for each number of a list."""
+    numbers = [rng.randint(1, 15) for _ in range(rng.choice((3, 4)))]
+    kind, k = rng.choice("+*>"), rng.randint(2, 9)
+    if kind == "*":
+        k, numbers = rng.randint(2, 3), [min(n, 9) for n in numbers]
+    if kind == ">":
+        k = rng.randint(3, 12)
+        rule = rng.choice((f"keep only the numbers above {k}", f"leave out all numbers that are not above {k}"))
+        steps = [f"{n} is {'' if n > k else 'not '}above {k}." for n in numbers]
+        kept = [n for n in numbers if n > k]
     else:
-        keys, values = rng.sample(COLOURS, size), rng.sample(ANIMALS, size)
-    table, verb = dict(zip(keys, values)), rng.choice(("becomes", "means"))
-    word = [rng.choice(keys) for _ in range(length)]
-    rule = ", ".join(f"{k} {verb} {v}" for k, v in table.items())
-    text, gold = " ".join(word), " ".join(table[k] for k in word)
+        rule = rng.choice(
+            (f"add {k} to each number", f"each number grows by {k}") if kind == "+" else (f"each number times {k}", f"take {k} times each number")
+        )
+        kept = [n + k if kind == "+" else n * k for n in numbers]
+        steps = [f"{n}{kind}{k}={new}." for n, new in zip(numbers, kept)]
+    gold = " ".join(map(str, kept)) or "none"
+    shown = " ".join(map(str, numbers))
     prompt = rng.choice(
-        (f"Rule: {rule}. Apply the rule to: {text}", f"In a code {rule}. Translate: {text}", f"Use this rule: {rule}. What is {text}?")
+        (
+            f"Rule: {rule}. Apply the rule to: {shown}",
+            f"Use this rule: {rule}. What becomes of {shown}?",
+            f"Here is a rule: {rule}. Do it with {shown}",
+        )
     )
-    answer = " ".join(f"{k} {verb} {table[k]}." for k in word) + f" Answer: {gold}"
-    return Item("rule", prompt, answer, gold, ("table", *((k, table[k]) for k in word)))
+    return Item("rule", prompt, f"The rule says: {rule}. {' '.join(steps)} Answer: {gold}", gold, ("each", kind, k, *numbers))
+
+
+def _letters(rng: random.Random) -> Item:
+    """A rule for each letter of a list."""
+    forward = rng.random() < 0.5
+    word = [rng.choice(LETTERS[1:-1]) for _ in range(rng.choice((4, 5, 6)))]
+    step = 1 if forward else -1
+    coded = [LETTERS[LETTERS.index(c) + step] for c in word]
+    rule = f"replace each letter by the {'next' if forward else 'previous'} one of the alphabet"
+    shown, gold = " ".join(word), " ".join(coded)
+    prompt = rng.choice(
+        (
+            f"Rule: {rule}. Apply the rule to: {shown}",
+            f"Use this rule: {rule}. What becomes of {shown}?",
+            f"Here is a rule: {rule}. Do it with {shown}",
+        )
+    )
+    steps = " ".join(f"{c} becomes {d}." for c, d in zip(word, coded))
+    return Item("rule", prompt, f"{steps} Answer: {gold}", gold, ("letters", forward, *word))
 
 
 def _operator(rng: random.Random) -> Item:
@@ -51,7 +82,7 @@ def _operator(rng: random.Random) -> Item:
 
 def make(rng: random.Random) -> Item:
     """One rule with a case to apply it to."""
-    return _substitute(rng) if rng.random() < 0.6 else _operator(rng)
+    return rng.choice((_each, _each, _letters, _operator, _operator))(rng)
 
 
 FAMILY = Family("rule", "applying a rule given in the prompt", make, same_answer, share=2)

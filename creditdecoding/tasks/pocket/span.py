@@ -1,16 +1,16 @@
-"""Span extraction: find the sentence of a passage that answers, quote it, give the span, or say it is not there. (As SQuAD 2.0.)"""
+"""Span extraction: read a passage up to the sentence that answers and give the span, or say it is not there. (As SQuAD 2.0.)"""
 
 from __future__ import annotations
 
 import random
 
 from creditdecoding.tasks.base import Family, Item, same_answer
-from creditdecoding.tasks.pocket.words import ANIMALS, CITIES, COLOURS, PEOPLE, listing
+from creditdecoding.tasks.pocket.words import ANIMALS, CITIES, COLOURS, PEOPLE
 
 
 def make(rng: random.Random) -> Item:
-    """One passage of three or four sentences with a question."""
-    count = rng.choice((3, 4))
+    """One passage of two or three sentences with a question."""
+    count = rng.choice((2, 3, 3))
     names, cities = rng.sample(PEOPLE, count + 1), rng.sample(CITIES, count)
     pets = rng.sample([f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS], count)
     style = rng.choice(("{n} lives in {c} and has a {p}.", "In {c} lives {n} with a {p}.", "{n} from {c} keeps a {p}."))
@@ -19,13 +19,10 @@ def make(rng: random.Random) -> Item:
     name, city, pet = names[asked], cities[asked], pets[asked]
     kind = rng.choice(("where", "what", "who lives", "who has", "nobody"))
     if kind == "nobody":
-        name = names[count]
-        question = rng.choice((f"Where does {name} live?", f"In which city is {name}?", f"Which animal does {name} have?"))
-        answer, gold = (
-            f"The question is about {name}. The sentences name {listing(names[:count])}. They do not name {name}. Answer: unknown",
-            "unknown",
-        )
+        about, gold = names[count], "unknown"
+        question = rng.choice((f"Where does {about} live?", f"In which city is {about}?", f"Which animal does {about} have?"))
         key: tuple[object, ...] = tuple(names)
+        read = [f"{sentence[:-1]}: no." for sentence in sentences]
     else:
         question, gold, about = {
             "where": (rng.choice((f"Where does {name} live?", f"In which city is {name}?")), city, name),
@@ -33,9 +30,10 @@ def make(rng: random.Random) -> Item:
             "who lives": (rng.choice((f"Who lives in {city}?", f"Who is in {city}?")), name, city),
             "who has": (rng.choice((f"Who has the {pet}?", f"Whose pet is the {pet}?")), name, pet),
         }[kind]
-        answer = f"The question is about {about}. It says: {sentences[asked]} Answer: {gold}"
         key = (name, city, pet)
+        read = [f"{sentence[:-1]}: {'yes' if i == asked else 'no'}." for i, sentence in enumerate(sentences[: asked + 1])]
     prompt = " ".join(sentences) + " " + question
+    answer = f"I read the text and look for {about}. {' '.join(read)} Answer: {gold}"
     return Item("span", prompt, answer, gold, key)
 
 

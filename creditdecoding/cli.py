@@ -322,6 +322,9 @@ def demo(model: Model = "pocket", *, generation: GenerationConfig, engine: Engin
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on where it stopped.")] = Path("runs/pocket"),
     tasks: Annotated[str, typer.Option(help="Families to train on: pocket, or some of it.")] = "pocket",
+    start_from: Annotated[
+        str | None, typer.Option(help="Begin a new run with the weights and tokenizer of this checkpoint.", show_default=False)
+    ] = None,
     eval_limit: Annotated[int, typer.Option(help="Dev items a family in evaluations while training; 0 for none.", min=0)] = 16,
     report_limit: Annotated[int, typer.Option(help="Test items a family in the final report.", min=1)] = 200,
     *,
@@ -331,7 +334,7 @@ def train(
     from creditdecoding.eval.runner import evaluate as score
     from creditdecoding.lm import load
     from creditdecoding.tasks import families
-    from creditdecoding.train.loop import Run, help_run
+    from creditdecoding.train.loop import Run, begin_from, help_run
     from creditdecoding.train.parallel import helpers
     from creditdecoding.train.vocabulary import task_tokenizer
 
@@ -345,6 +348,8 @@ def train(
         lm = load(str(folder), threads=training.threads, batch_size=32)
         return score(lm, chosen, GenerationConfig(decoder=decoder), limit, split).to_json()
 
+    if start_from is not None:
+        begin_from(start_from, out)
     tokenizer = task_tokenizer(chosen, training.vocabulary, out)
     run = Run(training, tokenizer, chosen, out)
     typer.echo(f"{sum(w.numel() for w in run.model.parameters()):,} parameters, step {run.step} of {training.steps}, {out}", err=True)

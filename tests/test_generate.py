@@ -27,7 +27,7 @@ from tests.oracle import HashModel, PlanModel
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
-FEW = settings(max_examples=40, deadline=None, database=None)
+FEW = settings(max_examples=30, deadline=None, database=None)
 
 # Ids 0..9 are letters, 10 and 11 end an answer, 12 is the mask; rows 13, 14, 15 of the logits mean nothing.
 STOPS, MASK, SIZE, WIDTH = (10, 11), 12, 13, 16
@@ -349,20 +349,20 @@ def test_confidence_eos_eot_inf_writes_stop_ids_last(decoder: str) -> None:
     assert 3 in other.steps[0].commits()
 
 
-def test_confidences_beside_hushed_ids_are_renormalised() -> None:
-    """Without the end tokens' share: .3 of the .4 that is left."""
-    model = plan([(1, 0.3), (2, 0.5)])
+@pytest.mark.parametrize("decoder", ["fixed", "threshold", "credit:alpha=0.0", "credit_full:alpha=0.0"])
+def test_confidences_beside_forbidden_and_hushed_ids_are_renormalised(decoder: str) -> None:
+    """Without the end tokens' share: .3 of .3 + .1, also where an end token is the likeliest and is what will be written."""
 
     def half_ends(tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None) -> Tensor:
-        logits = model(tokens, read, allowed)
-        logits[:, :SIZE] = torch.tensor(0.1 / (SIZE - 4)).log()
-        logits[:, 1], logits[:, END], logits[:, STOPS[1]] = math.log(0.3), math.log(0.2), math.log(0.4)
+        logits = torch.full((len(read[0]), WIDTH), math.log(0.1 / (SIZE - 4)))
+        logits[:, 1], logits[:, END], logits[:, STOPS[1]] = math.log(0.3), math.log(0.25), math.log(0.35)
+        logits[read[1] == 1, STOPS[1]] = math.log(0.2)
         return logits
 
-    (trace,) = traces_of(half_ends, rows_of([[0]], decoder="fixed", gen_length=2, confidence_eos_eot_inf=True, early_stop=False))
-    assert set(trace.steps[0].tokens) == {STOPS[1]} and set(trace.steps[0].confidence) == {0.0}
-    (trace,) = traces_of(half_ends, rows_of([[0]], decoder="fixed", gen_length=2, logits_eos_inf=True, early_stop=False))
-    assert trace.steps[0].tokens == (1, 1) and trace.steps[0].confidence == pytest.approx([0.75, 0.75], abs=1e-5)
+    options = {"decoder": decoder, "gen_length": 2, "early_stop": False}
+    hushed, never = (traces_of(half_ends, rows_of([[0]], **options, **{name: True}))[0] for name in ("confidence_eos_eot_inf", "logits_eos_inf"))
+    assert hushed.steps[0].tokens == (1, STOPS[1]) and hushed.steps[0].confidence == pytest.approx([0.75, 0.0], abs=1e-5)
+    assert never.steps[0].tokens == (1, 1) and never.steps[0].confidence == pytest.approx([0.75, 0.75], abs=1e-5)
 
 
 # a b c d e f g h, sure from left to right

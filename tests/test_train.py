@@ -13,7 +13,7 @@ from creditdecoding.config import TrainConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import load
 from creditdecoding.tasks.pocket import FAMILIES
-from creditdecoding.train.loop import Run
+from creditdecoding.train.loop import Run, begin_from
 from creditdecoding.train.objective import Batch, blockwise, two_stream, uniform
 from creditdecoding.train.rows import STEP, batches, draw
 from creditdecoding.train.vocabulary import task_tokenizer
@@ -158,6 +158,20 @@ def test_learns_and_exports_a_checkpoint_that_loads(folder: Path, tmp_path: Path
     assert isinstance(lm.generate("What is 2+2?", gen_length=8).text, str)
     raw = json.loads((run.folder / "config.json").read_text())
     assert raw["architectures"] == ["LLaDAModelLM"] and raw["model_type"] == "llada"
+
+
+def test_a_run_can_start_from_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    first = make_run(folder, tmp_path / "first", steps=2)
+    list(first.run())
+    (tmp_path / "second").mkdir()
+    begin_from(str(first.folder), tmp_path / "second")
+    second = make_run(folder, tmp_path / "second", steps=2)
+    assert second.step == 0
+    for name, weight in first.model.state_dict().items():
+        assert torch.equal(weight.bfloat16().float(), second.model.state_dict()[name]), name
+    list(second.run())
+    with pytest.raises(OptionError, match="begun already"):
+        begin_from(str(first.folder), tmp_path / "second")
 
 
 def test_another_shape_in_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,17 +21,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from creditdecoding.checkpoint import locate
 from creditdecoding.config import ModelConfig, TrainConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.models import llada
+from creditdecoding.models import llada, read_config
 from creditdecoding.models.transformer import Transformer, init_weights
-from creditdecoding.models.weights import save
+from creditdecoding.models.weights import save, stream
 from creditdecoding.tasks.base import Family
 from creditdecoding.tokenizer import Tokenizer, load_tokenizer
 from creditdecoding.train.objective import Batch, Corrupted, blockwise, two_stream, uniform
 from creditdecoding.train.parallel import average_gradients, join
 from creditdecoding.train.rows import batches, draw
 
+START = "start"  # subfolder with the checkpoint a run begins from
 WIDTH = 80  # answer positions in the noisy stream
 
 
@@ -77,6 +80,8 @@ class Run:
                 layer.compile(dynamic=False)
         if self.state_file.exists():
             self._resume()
+        elif (folder / START).exists():
+            self._start()
 
     @property
     def state_file(self) -> Path:
@@ -99,6 +104,20 @@ class Run:
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
+
+    def _start(self) -> None:
+        """Take the weights that `begin_from` laid into the folder; optimisers and step begin anew."""
+        given = read_config(self.folder / START)[0]
+        if given != self.model.config:
+            raise OptionError(
+                "the checkpoint to start from has another shape",
+                given=f"{given.num_layers} layers of {given.hidden_size}",
+                allowed=f"{self.config.num_layers} layers of {self.config.hidden_size}, the same heads, feed-forward and vocabulary",
+                hint="Ask for the checkpoint's shape.",
+            )
+        loaded = Transformer(given)
+        stream(loaded, self.folder / START, llada.RENAME, self.device, torch.float32)
+        self.model.load_state_dict(loaded.state_dict())
 
     def save(self) -> None:
         """Write the state; a kill at any moment leaves the old or the new file, never half of one."""
@@ -196,6 +215,15 @@ class Run:
         part = self.folder / "model.part"
         save(self.model, part, llada.RENAME, torch.bfloat16)
         os.replace(part, self.folder / "model.safetensors")
+
+
+def begin_from(name: str, folder: Path) -> None:
+    """Lay the checkpoint `name` into a run's folder as what it starts from. Raises `OptionError` if the run has begun already."""
+    if (folder / "state.pt").exists():
+        raise OptionError("this run has begun already", given=str(folder), hint="Leave --start-from out to go on, or use another --out.")
+    shutil.copytree(locate(name), folder / START, dirs_exist_ok=True)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / START / file, folder / file)
 
 
 def help_run(rank: int, world: int, meeting: Path, config: TrainConfig, families: Sequence[Family], folder: Path) -> None:

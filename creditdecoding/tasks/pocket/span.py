@@ -37,4 +37,4 @@ def make(rng: random.Random) -> Item:
     return Item("span", prompt, answer, gold, key)
 
 
-FAMILY = Family("span", "span extraction", make, same_answer)
+FAMILY = Family("span", "span extraction", make, same_answer, share=3)

@@ -113,8 +113,8 @@ class LM:
 
     def trace_of(self, row: Row) -> Trace:
         """An empty trace for a row, its settings filled in."""
-        config = {f.name: getattr(row.config, f.name) for f in dataclasses.fields(row.config) if f.name != "decoder"}
-        return Trace(tuple(row.canvas[: row.answer].tolist()), settings={"decoder": settings(row.decoder), **config})
+        config = {f.name: getattr(row.config, f.name) for f in dataclasses.fields(row.config) if f.name not in ("decoder", "stop")}
+        return Trace(tuple(row.canvas[: row.answer].tolist()), settings={"decoder": settings(row.decoder), **config, "stop": list(row.config.stop)})
 
     def completion(self, row: Row, trace: Trace) -> Completion:
         """Text of a finished trace, cut before the first stop string."""

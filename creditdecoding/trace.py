@@ -127,7 +127,7 @@ class Trace:
                 kind = line.pop("kind")
                 values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in line.items()}
                 trace.add(StepEvent(**values) if kind == "step" else FinishEvent(**values))
-        except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise OptionError(f"not a trace file ({error})", given=str(path), hint="Make one with: credit trace PROMPT --save FILE.jsonl") from error
         return trace
 

@@ -146,6 +146,23 @@ def test_the_seed_decides_what_is_drawn() -> None:
     assert answers[0] == answers[1] and len(set(answers)) == 3
 
 
+@pytest.mark.parametrize("block_length", (1, 8, 64))
+def test_draws_differ_between_positions_blocks_and_steps(block_length: int) -> None:
+    """A model that knows nothing: each position, whatever its block, is drawn anew at every step."""
+
+    def blank(tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None) -> Tensor:
+        return torch.zeros(len(read[0]), WIDTH)
+
+    options = {"gen_length": 64, "block_length": block_length, "temperature": 1.0, "early_stop": False}
+    (trace,) = traces_of(blank, rows_of([[0]], decoder="fixed", **options))
+    written = [trace.written[p] for p in range(1, 65)]
+    assert set(written) == set(range(SIZE)) - {MASK}
+    assert max(sum(a == b for a, b in zip(written, written[shift:])) for shift in (1, 2, 8)) < 20
+    if block_length == 64:
+        last = [dict(zip(step.positions, step.tokens))[trace.steps[-1].positions[0]] for step in trace.steps]
+        assert len(set(last)) > 6 and sum(a == b for a, b in itertools.pairwise(last)) < 20
+
+
 # Blocks --------------------------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +364,19 @@ def test_confidence_eos_eot_inf_writes_stop_ids_last(decoder: str) -> None:
     assert all(c == 0.0 for step in trace.steps for p, c in zip(step.positions, step.confidence) if p in (3, 5))
     assert all(c > 0.0 for step in trace.steps for p, c in zip(step.positions, step.confidence) if p not in (3, 5))
     assert 3 in other.steps[0].commits()
+
+
+@pytest.mark.parametrize("decoder", [text for text in DECODERS if "random" not in text])
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 2}])
+def test_rows_that_treat_end_tokens_differently_do_not_mix(decoder: str, options: dict[str, Any]) -> None:
+    """One decoder, end tokens plain, hushed, forbidden and both, in any order: each row as alone."""
+    model = HashModel(WIDTH, MASK, 6.0, push={10: 3.0, 11: 2.0})
+    ways = [dict(zip(("confidence_eos_eot_inf", "logits_eos_inf"), way)) for way in itertools.product((False, True), repeat=2)]
+    configs = [GenerationConfig(decoder=decoder, gen_length=8, block_length=6, early_stop=False, **way, **options) for way in ways]
+    alone = [traces_of(model, rows_of([[1, 2]], config))[0] for config in configs]
+    for order in ((0, 1, 2, 3), (3, 2, 1, 0)):
+        for i, ours in zip(order, traces_of(model, rows_of([[1, 2]] * 4, *(configs[i] for i in order)))):
+            same(ours, alone[i])
 
 
 @pytest.mark.parametrize("decoder", ["fixed", "threshold", "credit:alpha=0.0", "credit_full:alpha=0.0"])

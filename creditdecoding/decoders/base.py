@@ -87,9 +87,15 @@ class Prediction:
 
     def with_boost(self, boost: Float[Tensor, "rows length vocab"]) -> Prediction:
         """The same with `boost` added to every logit (dense, dear)."""
-        made = from_logits(self.flat[self.place].float() + boost, self.masked, self.sampling)
-        kept = None if self.kept is None else self.kept[self.place].reshape(-1, len(self.hushed))
-        return replace(made, hushed=self.hushed, kept=kept)
+        logits = self.flat[self.place].float() + boost
+        made = from_logits(logits, self.masked, self.sampling)
+        if self.kept is None:
+            return made
+        kept, choice = self.kept[self.place], logits.clone()
+        choice[..., list(self.hushed)] = kept.float()
+        ids = choice.argmax(-1).masked_fill(~self.masked, 0)
+        logit = logits.gather(-1, ids[..., None])[..., 0].masked_fill(~self.masked, 0.0)
+        return replace(made, ids=ids, logit=logit, hushed=self.hushed, kept=kept.reshape(-1, len(self.hushed)))
 
     def uniform(self) -> Float[Tensor, "rows length"]:
         """Noise in (0, 1) that depends on each row's seed, position and step alone."""

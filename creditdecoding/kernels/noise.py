@@ -24,7 +24,7 @@ def uniform_noise(*keys: Int[Tensor, ...]) -> Float[Tensor, ...]:
     state = torch.zeros((), dtype=torch.long, device=keys[0].device)
     for key in keys:
         state = _scramble(state + _GOLDEN + _scramble(key + _GOLDEN))
-    return (((state >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
+    return (((state >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
 
 
 def gumbel_noise(*keys: Int[Tensor, ...]) -> Float[Tensor, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from creditdecoding.view.colour import LINE, QUIET, TEXT, WRITTEN
 
-_LOSSES = {"next_token": "#6f2b72", "blocks": "#4f9d69", "uniform": "#d9680b", "blockwise": "#2a7fc9"}
+_LOSSES = {"next_token": "#6f2b72", "blocks": "#4f9d69", "uniform": "#d9680b", "blockwise": "#2a7fc9", "ordered": "#8a8f98"}
 _MEAN = "#2a7fc9"
 
 
@@ -22,7 +22,8 @@ def scored(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, fl
 
 def draw_log(figure: Any, records: Sequence[Mapping[str, Any]]) -> None:
     """Losses, faint as logged and bold smoothed; beside them, if the log has any, the scores of its evaluations."""
-    scores = scored(records)
+    found = scored(records)
+    scores = found if len(found) > 1 else []
     axes = figure.add_axes((0.07, 0.13, 0.41, 0.74) if scores else (0.11, 0.13, 0.85, 0.74))
     for name, colour in _LOSSES.items():
         points = [(record["step"], float(record[name])) for record in records if record.get(name) is not None]

@@ -31,6 +31,12 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def kinds(field: dataclasses.Field[Any]) -> list[str]:
+    """The names of the types a field declares, whether its module postpones annotations or not: `int | None` -> [int, None]."""
+    given = field.type.__name__ if isinstance(field.type, type) and not hasattr(field.type, "__args__") else str(field.type)
+    return given.replace("typing.", "").replace(" ", "").split("|")
+
+
 def allowed_text(field: dataclasses.Field[Any]) -> str:
     """The bounds of an option in words, empty where it has none."""
     meta = field.metadata
@@ -45,7 +51,7 @@ def check_fields(config: Any) -> None:
     """Hold every field of the dataclass `config` to its declared type and bounds. Raises `OptionError`."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value is None and "None" in str(field.type):
+        if value is None and "None" in kinds(field):
             continue
         _check_type(field, value)
         meta = field.metadata
@@ -60,18 +66,18 @@ def check_fields(config: Any) -> None:
 
 
 def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
-    kinds = str(field.type).replace(" ", "").split("|")
+    names = kinds(field)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     fine = (
-        "Any" in kinds
-        or ("bool" in kinds and isinstance(value, bool))
-        or ("int" in kinds and is_number and isinstance(value, int))
-        or ("float" in kinds and is_number and math.isfinite(value))
-        or ("str" in kinds and isinstance(value, str))
-        or (any(kind.startswith("tuple") for kind in kinds) and isinstance(value, tuple))
+        "Any" in names
+        or ("bool" in names and isinstance(value, bool))
+        or ("int" in names and is_number and isinstance(value, int))
+        or ("float" in names and is_number and math.isfinite(value))
+        or ("str" in names and isinstance(value, str))
+        or (any(name.startswith("tuple") for name in names) and isinstance(value, tuple))
     )
     if not fine:
-        raise OptionError(f"{field.name} has the wrong type", given=value, allowed=str(field.type), hint="Change the value and try again.")
+        raise OptionError(f"{field.name} has the wrong type", given=value, allowed=" | ".join(names), hint="Change the value and try again.")
 
 
 def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:

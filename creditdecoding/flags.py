@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.config import from_mapping
+from creditdecoding.config import from_mapping, kinds
 
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "Any": str}
 _Threshold = Annotated[float | None, typer.Option(help="Short for --decoder NAME:threshold=VALUE.", show_default=False)]
@@ -21,9 +21,9 @@ _Threshold = Annotated[float | None, typer.Option(help="Short for --decoder NAME
 
 def _flag(field: dataclasses.Field[Any], panel: str) -> inspect.Parameter:
     """A command line flag for one option field."""
-    kinds = str(field.type).replace(" ", "").split("|")
-    many = kinds[0].startswith("tuple")
-    kind: Any = list[str] if many else _TYPES[kinds[0]]
+    first = kinds(field)[0]
+    many = first.startswith("tuple")
+    kind: Any = list[str] if many else _TYPES[first]
     default: Any = list(field.default) if many else field.default  # type: ignore[arg-type]
     choices = field.metadata["choices"]
     text = field.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")

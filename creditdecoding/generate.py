@@ -25,7 +25,10 @@ from creditdecoding.trace import Event, FinishEvent, StepEvent
 
 
 class Denoiser(Protocol):
-    """Any callable from ids to logits: (tokens [rows, length], read = (row, column) [n], allowed [rows, 1, length]) -> [n, vocab]."""
+    """Any callable from ids to logits: (tokens [rows, length], read = (row, column) [n], allowed [rows, 1, length]) -> [n, vocab].
+
+    The logits must be the caller's to change: banned ids are overwritten in place.
+    """
 
     def __call__(self, tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None) -> Tensor: ...
 
@@ -188,7 +191,7 @@ def _statistics(flat: Tensor, owners: Sequence[Row], words: Vocabulary) -> tuple
         return ids, top, lse, None
     kept = flat[:, stops].clone()
     flat[:, stops] = kept.masked_fill(last[:, None], -torch.inf)
-    lse[last] = vocab_stats(flat[last])[2]
+    lse[last] = vocab_stats(flat[last])[2].nan_to_num(nan=torch.inf)  # nothing but end tokens: confidence 0
     return ids, flat.gather(1, ids[:, None])[:, 0].float(), lse, kept
 
 

@@ -11,7 +11,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.config import allowed_text, from_mapping
+from creditdecoding.config import allowed_text, from_mapping, kinds
 from creditdecoding.decoders.base import Decoder
 from creditdecoding.errors import OptionError, unknown_name
 
@@ -68,18 +68,19 @@ def resolve(given: Any) -> Decoder:
 
 def _parse(cls: type[Any], key: str, value: str) -> Any:
     """The text `value` as the type that field `key` of `cls` declares; unknown keys pass through to be refused by name."""
-    declared = {field.name: str(field.type) for field in dataclasses.fields(cls)}.get(key, "str")
+    declared = next((kinds(field) for field in dataclasses.fields(cls) if field.name == key), ["str"])
     if "None" in declared and value.lower() in _ABSENT:
         return None
     if "bool" in declared and value.lower() in ("true", "false"):
         return value.lower() == "true"
-    kinds = declared.replace(" ", "").split("|")
     for name, convert in (("int", int), ("float", float)):
-        if name in kinds:
+        if name in declared:
             try:
                 return convert(value)
             except ValueError as error:
-                raise OptionError(f"{key} is not a number", given=value, allowed=declared, hint="Change the value and try again.") from error
+                raise OptionError(
+                    f"{key} is not a number", given=value, allowed=" | ".join(declared), hint="Change the value and try again."
+                ) from error
     return value
 
 

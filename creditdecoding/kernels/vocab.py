@@ -44,7 +44,7 @@ def _first_maximum(wide: Float[Tensor, "n vocab"]) -> Int[Tensor, " n"]:
     if whole < vocab:
         best = torch.cat((best, wide[:, whole:].amax(-1, keepdim=True)), dim=1)
     columns = best.argmax(-1, keepdim=True) * _PIECE + torch.arange(_PIECE, device=wide.device)
-    inside = wide.gather(1, columns.clamp(max=vocab - 1)).masked_fill(columns >= vocab, -torch.inf)
+    inside = wide.gather(1, columns.clamp(max=vocab - 1))  # past the end the last id repeats, and the first of equals wins
     return columns.gather(1, inside.argmax(-1, keepdim=True))[:, 0]
 
 

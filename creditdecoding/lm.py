@@ -94,9 +94,13 @@ class LM:
         return [start_row(i, self.encode(prompt, raw), config, self.words, self.max_length) for i, prompt in enumerate(prompts)]
 
     def infill_row(self, text: str, config: GenerationConfig) -> Row:
-        """A row for a text in which `[MASK]` (or the tokenizer's own mask token) marks each missing token."""
+        """A row for a text in which `[MASK]` (or the tokenizer's own mask token) marks each missing token.
+
+        A blank before `[MASK]` belongs to the gap: in most vocabularies it is the first character of the token to find.
+        """
         own = self.tokenizer.piece(self.tokenizer.mask_id)
-        return start_infill(0, self.tokenizer.encode(text.replace(INFILL_MASK, own)), config, self.words, self.max_length)
+        marked = text.replace(f" {INFILL_MASK}", own).replace(INFILL_MASK, own)
+        return start_infill(0, self.tokenizer.encode(marked), config, self.words, self.max_length)
 
     def events(self, rows: Sequence[Row]) -> Iterator[Event]:
         """Decode rows; the trace events as they happen."""

@@ -197,7 +197,7 @@ def trace(
     raw: Raw = False,
     load: Annotated[Path | None, typer.Option(help="Read a saved trace instead of decoding.", show_default=False)] = None,
     against: Annotated[list[str], typer.Option(help="Another decoder to set beside --decoder; may be repeated.")] = [],  # noqa: B006
-    save: Annotated[Path | None, typer.Option(help="Save the trace as JSONL.", show_default=False)] = None,
+    save: Annotated[Path | None, typer.Option(help="Save the trace of --decoder as JSONL.", show_default=False)] = None,
     png: Annotated[Path | None, typer.Option(help="Draw step x position as PNG.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write a stand-alone HTML page.", show_default=False)] = None,
     *,
@@ -209,8 +209,8 @@ def trace(
     from creditdecoding.trace import Trace
 
     if load is not None:
-        if prompt is not None or file is not None or against:
-            raise OptionError("--load takes no prompt and no --against", hint="Leave one out.")
+        if prompt is not None or file is not None or against or raw or generation != GenerationConfig() or engine != EngineConfig():
+            raise OptionError("--load takes no prompt and no decoding options: it decodes nothing", hint="Leave one out.")
         named = [("trace", Trace.load(load))]
         piece = load_words(model).piece
     else:
@@ -224,7 +224,7 @@ def trace(
 
 
 def _show_traces(named: list[tuple[str, Trace]], piece: Callable[[int], str], save: Path | None, png: Path | None, html: Path | None) -> None:
-    """Print the first trace, or write the files asked for."""
+    """Print the traces, or write the files asked for; JSONL holds the first alone."""
     from creditdecoding.view import html as page
     from creditdecoding.view import plot, terminal
 
@@ -271,7 +271,7 @@ def evaluate(
     found = report.to_json()
     found["settings"]["model"] = model
     if out is not None:
-        _write(out, json.dumps({**found, "samples": report.to_json(samples=True)["samples"]}, indent=1, ensure_ascii=False) + "\n")
+        _write(out, json.dumps({**found, "samples": [sample.to_json() for sample in report.samples]}, indent=1, ensure_ascii=False) + "\n")
     if as_json:
         _print_json(found)
     else:
@@ -289,8 +289,8 @@ def _print_scores(found: dict[str, Any]) -> None:
 
 
 @app.command()
-@with_options(generation=GenerationConfig, engine=EngineConfig)
-def demo(model: Model = "pocket", *, generation: GenerationConfig, engine: EngineConfig) -> None:
+@with_options(engine=EngineConfig)
+def demo(model: Model = "pocket", *, engine: EngineConfig) -> None:
     """A short tour: one question of several families, answered by standard, threshold and credit decoding."""
     from rich.console import Console
     from rich.table import Table
@@ -307,7 +307,7 @@ def demo(model: Model = "pocket", *, generation: GenerationConfig, engine: Engin
         console.print(f"\n[bold]{family.title}[/]")
         console.print(Text(item.prompt, style="cyan"))
         table = Table("decoder", "answer", "right", "passes", "speed-up")
-        done = {spec: _complete(lm, item.prompt, dataclasses.replace(generation, decoder=spec)) for spec in specs}
+        done = {spec: _complete(lm, item.prompt, GenerationConfig(decoder=spec)) for spec in specs}
         for spec in specs:
             passes[spec] += done[spec].nfe
             right = "[green]yes[/]" if family.score(done[spec].text, item) else "[red]no[/]"

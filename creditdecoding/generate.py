@@ -214,13 +214,7 @@ def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vo
 
 def _to_width(state: State, width: int) -> State:
     """Cut or pad the position axis to this step's block width: a row keeps the width of its own last step."""
-    return {name: x if x.dim() < 2 or x.shape[1] == width else _fit(x, width) for name, x in state.items()}
-
-
-def _fit(x: Tensor, width: int) -> Tensor:
-    if x.shape[1] > width:
-        return x[:, :width]
-    return torch.cat((x, x.new_zeros(x.shape[0], width - x.shape[1], *x.shape[2:])), dim=1)
+    return {name: x if x.dim() < 2 else F.pad(x, [0, 0] * (x.dim() - 2) + [0, width - x.shape[1]]) for name, x in state.items()}
 
 
 def _cut(values: Tensor, block: tuple[int, int], width: int) -> Tensor:

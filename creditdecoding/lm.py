@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import torch
 
 from creditdecoding.checkpoint import locate, read_optional
-from creditdecoding.config import EngineConfig, GenerationConfig, from_mapping
+from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig, from_mapping
 from creditdecoding.decoders import settings
 from creditdecoding.errors import OptionError
 from creditdecoding.generate import Denoiser, Row, Vocabulary, run, start_infill, start_row
@@ -124,8 +125,7 @@ class LM:
         """Text of a finished trace, cut before the first stop string."""
         assert trace.finish is not None
         text = self.tokenizer.decode(trace.tokens)
-        ends = [at for at in (text.find(stop) for stop in row.config.stop) if at >= 0]
-        return Completion(text[: min(ends)] if ends else text, trace.finish.reason, trace)
+        return Completion(text[: _end(text, row.config.stop)], trace.finish.reason, trace)
 
     @overload
     def generate(self, prompt: str, config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Completion: ...
@@ -171,8 +171,13 @@ class LM:
             ids.append(written[position])
         text = self.tokenizer.decode(ids).rstrip("\ufffd")
         hold = max((len(stop) - 1 for stop in row.config.stop), default=0)
-        ends = [at for at in (text.find(stop) for stop in row.config.stop) if at >= 0]
-        return text[: min(ends)] if ends else text[: len(text) - hold]
+        end = _end(text, row.config.stop)
+        return text[: len(text) - hold if end is None else end]
+
+
+def _end(text: str, stops: Sequence[str]) -> int | None:
+    """Where the first stop string begins, None where there is none."""
+    return min((at for at in map(text.find, stops) if at >= 0), default=None)
 
 
 def _config(config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
@@ -185,9 +190,7 @@ def _config(config: GenerationConfig | None, options: Mapping[str, Any]) -> Gene
 def load(name: str = "pocket", config: EngineConfig | None = None, **options: Any) -> LM:
     """Load a checkpoint: a folder, a hub id, or "pocket", the embedded one; `options` are fields of `EngineConfig`."""
     engine = config if config is not None else from_mapping(EngineConfig, options)
-    folder = locate(name)
-    architecture, _ = read_config(folder)
-    tokenizer = load_tokenizer(folder, architecture)
+    folder, architecture, tokenizer = _open(name)
     model = load_model(folder, engine)
     device = next(model.parameters()).device
     turns = read_optional(folder / "generation_config.json").get("max_turns")
@@ -196,15 +199,19 @@ def load(name: str = "pocket", config: EngineConfig | None = None, **options: An
 
 def load_words(name: str) -> Tokenizer:
     """The tokenizer of a checkpoint alone. Raises `CheckpointError`."""
+    return _open(name)[2]
+
+
+def _open(name: str) -> tuple[Path, ModelConfig, Tokenizer]:
+    """Everything of a checkpoint but its weights."""
     folder = locate(name)
-    return load_tokenizer(folder, read_config(folder)[0])
+    architecture, _ = read_config(folder)
+    return folder, architecture, load_tokenizer(folder, architecture)
 
 
 def describe(name: str) -> dict[str, Any]:
     """What `credit info` shows: architecture, memory need, ids and defaults, without loading weights. Raises `CheckpointError`."""
-    folder = locate(name)
-    architecture, _ = read_config(folder)
-    tokenizer = load_tokenizer(folder, architecture)
+    folder, architecture, tokenizer = _open(name)
     shown = dataclasses.asdict(architecture)
     for key in ("mask_token_id", "stop_token_ids"):
         shown.pop(key)

@@ -43,12 +43,12 @@ class Report:
     samples: tuple[Sample, ...]
     settings: dict[str, Any]
 
-    def to_json(self, samples: bool = False) -> dict[str, Any]:
-        """Score (mean over families, in %), NFE, TPF and TPS; the same by family; settings; the samples if asked."""
+    def to_json(self) -> dict[str, Any]:
+        """Score (mean over families, in %), NFE, TPF and TPS; the same by family; settings."""
         names = list(dict.fromkeys(sample.item.family for sample in self.samples))
         by_family = {name: _numbers([s for s in self.samples if s.item.family == name]) for name in names}
         totals = total([s.completion.trace for s in self.samples])
-        found: dict[str, Any] = {
+        return {
             "score": round(sum(numbers["score"] for numbers in by_family.values()) / max(1, len(names)), 2),
             "nfe": round(totals.nfe, 3),
             "tpf": round(totals.tpf, 3),
@@ -61,9 +61,6 @@ class Report:
             "families": by_family,
             "settings": self.settings,
         }
-        if samples:
-            found["samples"] = [sample.to_json() for sample in self.samples]
-        return found
 
 
 def _numbers(samples: Sequence[Sample]) -> dict[str, Any]:

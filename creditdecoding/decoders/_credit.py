@@ -1,4 +1,4 @@
-"""Sparse, exact trace credit: what `credit` and `credit_adaptive` share.
+"""Sparse, exact trace credit: what `credit`, `credit_adaptive` and the controls `credit_blind` and `credit_first` share.
 
 Only ids that were top-1 at some step of the block hold credit, so each position keeps a few (id, credit) slots. A slot is
 never evicted; when a position meets a new id and has none free, every position gets more. Slot ids are stored plus one,
@@ -52,11 +52,16 @@ def credit_step(
     beta: Float[Tensor, "#rows"],
     gamma: float,
 ) -> tuple[Decision, State]:
-    """Accumulate (Eq. 6), fuse (Eq. 7), commit what passes the threshold.
+    """Accumulate (Eq. 6), then fuse, compare and commit."""
+    state = accumulate(state, prediction.ids, prediction.probability.pow(gamma), beta, block.masked)
+    return fuse(prediction, block, state, threshold, alpha), state
+
+
+def fuse(prediction: Prediction, block: Block, state: State, threshold: float, alpha: Float[Tensor, "#rows"]) -> Decision:
+    """Add alpha log(1 + credit) to the logits of the slots' ids (Eq. 7), commit what passes the threshold.
 
     The fused normaliser is exact: lse' = lse + log(1 + sum_k p_k ((1 + C_k)^alpha - 1)).
     """
-    state = accumulate(state, prediction.ids, prediction.probability.pow(gamma), beta, block.masked)
     held = state["slot_ids"] != 0
     ids = (state["slot_ids"] - 1).clamp(min=0)
     boost = alpha[:, None, None] * torch.log1p(state["credit"])
@@ -66,4 +71,4 @@ def credit_step(
     confidence = (logit - lse).exp()
     commit = at_least_one(confidence >= threshold, confidence, block.editable)
     credit = (state["credit"] * (held & (ids == tokens[..., None]))).sum(-1)
-    return Decision(tokens, commit, confidence, credit), state
+    return Decision(tokens, commit, confidence, credit)

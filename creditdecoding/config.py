@@ -89,9 +89,71 @@ def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
     return cls(**values)
 
 
+def split_spec(text: str, noun: str) -> tuple[str, dict[str, str]]:
+    """`name:knob=value,knob=value` as the name and the texts of its knobs. Raises `OptionError`; `noun` says what is named."""
+    name, _, tail = text.partition(":")
+    knobs: dict[str, str] = {}
+    for part in filter(None, tail.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise OptionError(f"a {noun} option without a value", given=part, allowed="knob=value", hint=f"Write it as {name}:{key}=VALUE.")
+        knobs[key.strip()] = value.strip()
+    return name, knobs
+
+
+def typed(cls: type[Any], knobs: Mapping[str, str]) -> dict[str, Any]:
+    """The texts of `knobs` as the types that the fields of `cls` declare; unknown names pass through to be refused by name."""
+    declared = {field.name: kinds(field) for field in dataclasses.fields(cls)}
+    return {key: _convert(key, value, declared.get(key, ["str"])) for key, value in knobs.items()}
+
+
+def _convert(key: str, value: str, declared: list[str]) -> Any:
+    if "None" in declared and value.lower() in ("none", "null"):
+        return None
+    if "bool" in declared and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    for name, convert in (("int", int), ("float", float)):
+        if name in declared:
+            try:
+                return convert(value)
+            except ValueError as error:
+                raise OptionError(
+                    f"{key} is not a number", given=value, allowed=" | ".join(declared), hint="Change the value and try again."
+                ) from error
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class MoEConfig:
+    """Mixture of experts in a layer's place of a feed-forward: how tokens are routed and how wide the experts are.
+
+    `score` turns router logits into scores; with `groups` > 1 only experts of the best `top_groups` groups may be chosen.
+    `dense_layers` counts the first layers that have a plain feed-forward; `shared_size` is the width of the expert that
+    every token passes through, 0 for none. `bias`: a correction is added to the scores for the choice, not for the weight.
+    """
+
+    num_experts: int
+    top_k: int
+    intermediate_size: int
+    shared_size: int = 0
+    dense_layers: int = 0
+    score: str = "softmax"
+    renormalize: bool = False
+    scaling: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
+    bias: bool = False
+    router_float32: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of a checkpoint, filled by a family reader from its config.json; never written by hand."""
+    """Architecture of a checkpoint, filled by a family reader from its config.json; never written by hand.
+
+    `rotary_dim` is how many of a head's dimensions are rotated (the first ones); `logit_shift`: the logits of position i
+    are read at position i-1 (row 0 serves position 0 too); `causal_block`: attention is two-way inside blocks of this many
+    positions, counted from 0, and causal between them, `None` for full attention.
+    """
 
     family: str
     hidden_size: int
@@ -109,14 +171,26 @@ class ModelConfig:
     mask_token_id: int | None
     stop_token_ids: tuple[int, ...]
     pad_token_id: int
+    rotary_dim: int | None = None
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    logit_shift: bool = False
+    causal_block: int | None = None
+    moe: MoEConfig | None = None
 
     def parameters(self) -> int:
         """Number of parameters, from the shapes alone."""
-        kv = self.num_kv_heads * self.head_dim
-        q = self.num_heads * self.head_dim
-        layer = self.hidden_size * (2 * q + 2 * kv + 3 * self.intermediate_size + 2)
+        kv, q = self.num_kv_heads * self.head_dim, self.num_heads * self.head_dim
+        attention = self.hidden_size * (2 * q + 2 * kv) + (q + 2 * kv) * self.qkv_bias + 2 * self.head_dim * self.qk_norm
+        dense = 3 * self.hidden_size * self.intermediate_size
+        routed, sparse = 0, 0
+        if self.moe is not None:
+            sparse = self.num_layers - self.moe.dense_layers
+            width = self.moe.num_experts * self.moe.intermediate_size + self.moe.shared_size
+            routed = 3 * self.hidden_size * width + self.moe.num_experts * (self.hidden_size + self.moe.bias)
+        layers = self.num_layers * (attention + 2 * self.hidden_size) + (self.num_layers - sparse) * dense + sparse * routed
         tables = 1 if self.tie_embeddings else 2
-        return self.num_layers * layer + self.hidden_size * (1 + tables * self.embedding_rows)
+        return layers + self.hidden_size * (1 + tables * self.embedding_rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +199,15 @@ class EngineConfig:
 
     device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:1, mps.")
     dtype: str = option("auto", "Weights and activations.", choices=("auto", "float32", "bfloat16", "float16"))
+    quantize: str = option("none", "Smaller weights, made while loading; int8 needs the extra quant.", choices=("none", "int8"))
     threads: int | None = option(None, "CPU threads; by default torch decides.", ge=1)
+    revision: str | None = option(None, "Branch, tag or commit of a hub id.")
+    offline: bool = option(False, "Take a hub id from what is downloaded already.")
+    cache_dir: str | None = option(None, "Where downloads of hub ids lie; by default the hub's own cache.")
     batch_size: int = option(16, "Rows that share a forward pass.", ge=1)
+    causal_block: int | None = option(
+        None, "Block length of a block-causal checkpoint whose files do not say it (SDAR -b8, -b16, ...).", ge=1
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -138,7 +219,10 @@ class GenerationConfig:
 
     decoder: Any = option("credit", "Decoding rule, as NAME or NAME:knob=value,... (see `credit decoders`).")
     gen_length: int = option(128, "Masked positions appended to the prompt; the answer is at most this long.", ge=1, le=1_048_576)
-    block_length: int = option(32, "Positions decoded together; blocks go left to right. Need not divide gen_length.", ge=1)
+    block_length: int | None = option(
+        None, "Positions decoded together, left to right; by default the checkpoint's own, else 32. Need not divide gen_length.", ge=1
+    )
+    cache: str = option("auto", "Keys and values kept between passes: auto, none, prefix, dual, every:n=4, vicinity:w=16 or block (docs/caches.md).")
     temperature: float = option(0.0, "0 is greedy; above 0, tokens are drawn by seeded Gumbel noise.", ge=0.0)
     top_k: int | None = option(None, "Draw only among the k likeliest tokens.", ge=1)
     top_p: float | None = option(None, "Draw only among the likeliest tokens that together hold this probability.", gt=0.0, le=1.0)
@@ -159,7 +243,7 @@ class GenerationConfig:
 class TrainConfig:
     """Options of a training run."""
 
-    steps: int = option(5000, "Optimiser steps.", ge=1)
+    steps: int = option(6000, "Optimiser steps.", ge=1)
     batch_size: int = option(64, "Rows a step and process.", ge=2)
     parts: int = option(2, "Parts a step is split into, by row length.", ge=1)
     hidden_size: int = option(192, "Width.", ge=32)
@@ -168,8 +252,10 @@ class TrainConfig:
     intermediate_size: int = option(512, "Width of the feed-forward layer.", ge=32)
     vocabulary: int = option(1152, "Ids of the tokenizer at most.", ge=300)
     lr: float = option(5e-3, "Peak learning rate; cosine to 2% of it.", gt=0.0)
-    next_token_until: float = option(0.3, "Fraction of the run that trains next tokens through mask tokens.", ge=0.0, le=1.0)
-    blocks_until: float = option(0.55, "Fraction of the run until which half of it is block diffusion's two-stream pass.", ge=0.0, le=1.0)
+    induction: bool = option(True, "Begin with look-up circuits in the first two layers (see docs/log.md).")
+    drill_steps: int = option(300, "Steps at the beginning that drill look-up on random tokens.", ge=0)
+    next_token_until: float = option(0.15, "Fraction of the run that trains next tokens through mask tokens.", ge=0.0, le=1.0)
+    blocks_until: float = option(0.32, "Fraction of the run until which half of it is block diffusion's two-stream pass.", ge=0.0, le=1.0)
     seed: int = option(0, "Seed of weights, items and masks.", ge=0)
     device: str = option("cpu", "cpu, cuda or mps.")
     threads: int = option(1, "CPU threads a process.", ge=1)

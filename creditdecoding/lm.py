@@ -16,13 +16,15 @@ from typing import Any, overload
 
 import torch
 
-from creditdecoding.checkpoint import locate, read_optional
+from creditdecoding.cache import Layout
+from creditdecoding.canvas import Row, Vocabulary, start_infill, start_row
+from creditdecoding.checkpoint import locate, read_optional, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig, from_mapping
 from creditdecoding.decoders import settings
 from creditdecoding.errors import OptionError
-from creditdecoding.generate import Denoiser, Row, Vocabulary, run, start_infill, start_row
-from creditdecoding.models import load_model, read_config
-from creditdecoding.models.weights import shards
+from creditdecoding.generate import Denoiser, run
+from creditdecoding.models import load_model, memory, outline, place, read_config
+from creditdecoding.models.weights import DTYPES, Progress, check, headers
 from creditdecoding.tokenizer import Message, Tokenizer, load_tokenizer
 from creditdecoding.trace import Event, StepEvent, Trace
 
@@ -72,6 +74,7 @@ class LM:
     ) -> None:
         self.model, self.tokenizer, self.max_length, self.turns = model, tokenizer, max_length, turns
         self.device, self.batch_size = device, batch_size
+        self.layout: Layout = getattr(model, "layout", Layout())
         self.words = Vocabulary(tokenizer.mask_id, tokenizer.stop_ids, tokenizer.size, tokenizer.decode)
 
     def encode(self, prompt: Prompt, raw: bool = False) -> list[int]:
@@ -92,7 +95,7 @@ class LM:
 
     def rows(self, prompts: Sequence[Prompt], config: GenerationConfig, raw: bool = False) -> list[Row]:
         """One row a prompt, ready for `generate.run`."""
-        return [start_row(i, self.encode(prompt, raw), config, self.words, self.max_length) for i, prompt in enumerate(prompts)]
+        return [start_row(i, self.encode(prompt, raw), config, self.words, self.max_length, self.layout) for i, prompt in enumerate(prompts)]
 
     def infill_row(self, text: str, config: GenerationConfig) -> Row:
         """A row for a text in which `[MASK]` (or the tokenizer's own mask token) marks each missing token.
@@ -101,7 +104,7 @@ class LM:
         """
         own = self.tokenizer.piece(self.tokenizer.mask_id)
         marked = text.replace(f" {INFILL_MASK}", own).replace(INFILL_MASK, own)
-        return start_infill(0, self.tokenizer.encode(marked), config, self.words, self.max_length)
+        return start_infill(0, self.tokenizer.encode(marked), config, self.words, self.max_length, self.layout)
 
     def events(self, rows: Sequence[Row]) -> Iterator[Event]:
         """Decode rows; the trace events as they happen."""
@@ -155,24 +158,24 @@ class LM:
             trace.add(event)
             if isinstance(event, StepEvent):
                 canvas |= event.commits()
-                text = self._stable(row, canvas)
+                text = self._stable(row, canvas, row.spans[event.block][0] if row.edits else len(row.canvas))
             else:
                 text = self.completion(row, trace).text
             if text.startswith(sent) and len(text) > len(sent):
                 yield text[len(sent) :]
                 sent = text
 
-    def _stable(self, row: Row, written: Mapping[int, int]) -> str:
-        """Text of the written prefix, held back where a stop string or a character may still be incomplete."""
+    def _stable(self, row: Row, written: Mapping[int, int], end: int) -> str:
+        """Text of the written prefix before position `end`, held back where a stop string or a character may still be incomplete."""
         ids: list[int] = []
-        for position in range(row.answer, len(row.canvas)):
+        for position in range(row.answer, end):
             if position not in written or written[position] in self.words.stop_ids:
                 break
             ids.append(written[position])
         text = self.tokenizer.decode(ids).rstrip("\ufffd")
         hold = max((len(stop) - 1 for stop in row.config.stop), default=0)
-        end = _end(text, row.config.stop)
-        return text[: len(text) - hold if end is None else end]
+        cut = _end(text, row.config.stop)
+        return text[: len(text) - hold if cut is None else cut]
 
 
 def _end(text: str, stops: Sequence[str]) -> int | None:
@@ -187,11 +190,14 @@ def _config(config: GenerationConfig | None, options: Mapping[str, Any]) -> Gene
     return from_mapping(GenerationConfig, {**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, **options})
 
 
-def load(name: str = "pocket", config: EngineConfig | None = None, **options: Any) -> LM:
-    """Load a checkpoint: a folder, a hub id, or "pocket", the embedded one; `options` are fields of `EngineConfig`."""
+def load(name: str = "pocket", config: EngineConfig | None = None, on_progress: Progress | None = None, **options: Any) -> LM:
+    """Load a checkpoint: a folder, a hub id, or "pocket", the embedded one; `options` are fields of `EngineConfig`.
+
+    `on_progress` is called while weights are read, with the bytes read so far and the bytes there are.
+    """
     engine = config if config is not None else from_mapping(EngineConfig, options)
-    folder, architecture, tokenizer = _open(name)
-    model = load_model(folder, engine)
+    folder, architecture, tokenizer = _open(name, engine)
+    model = load_model(folder, engine, on_progress)
     device = next(model.parameters()).device
     turns = read_optional(folder / "generation_config.json").get("max_turns")
     return LM(model, tokenizer, max_length=architecture.max_length, device=device, batch_size=engine.batch_size, turns=turns)
@@ -199,30 +205,45 @@ def load(name: str = "pocket", config: EngineConfig | None = None, **options: An
 
 def load_words(name: str) -> Tokenizer:
     """The tokenizer of a checkpoint alone. Raises `CheckpointError`."""
-    return _open(name)[2]
+    return _open(name, EngineConfig())[2]
 
 
-def _open(name: str) -> tuple[Path, ModelConfig, Tokenizer]:
+def _open(name: str, engine: EngineConfig) -> tuple[Path, ModelConfig, Tokenizer]:
     """Everything of a checkpoint but its weights."""
-    folder = locate(name)
+    folder = locate(name, engine.revision, engine.offline, engine.cache_dir)
     architecture, _ = read_config(folder)
     return folder, architecture, load_tokenizer(folder, architecture)
 
 
-def describe(name: str) -> dict[str, Any]:
-    """What `credit info` shows: architecture, memory need, ids and defaults, without loading weights. Raises `CheckpointError`."""
-    folder, architecture, tokenizer = _open(name)
+def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
+    """What `credit info` shows: what would be loaded and what it needs, from names and shapes alone. Raises `CheckpointError`."""
+    engine = engine if engine is not None else EngineConfig()
+    folder, architecture, tokenizer = _open(name, engine)
+    model, family = outline(folder)
+    files = shards(folder)
+    found = headers(files)
+    check(model, found, family.RENAME)
     shown = dataclasses.asdict(architecture)
-    for key in ("mask_token_id", "stop_token_ids"):
+    for key in ("mask_token_id", "stop_token_ids", "causal_block", "logit_shift", "moe"):
         shown.pop(key)
-    count = architecture.parameters()
+    block = architecture.causal_block
+    device, dtype = place(engine)
+    free = memory.free(device)
+    kinds = {"float32": (torch.float32, "none"), "bfloat16": (torch.bfloat16, "none"), "int8 and bfloat16": (torch.bfloat16, "int8")}
     piece = tokenizer.piece
     return {
         "checkpoint": str(folder),
-        "parameters": count,
-        **{f"memory in {kind}": f"{count * size / 2**20:.1f} MiB" for kind, size in (("float32", 4), ("bfloat16", 2))},
-        "weight files": [f"{path.name} ({path.stat().st_size / 2**20:.1f} MiB)" for path in shards(folder)],
+        "parameters": architecture.parameters(),
+        "weight files": [f"{path.name} ({memory.size(path.stat().st_size)})" for path in files],
+        "dtype of the files": sorted({str(DTYPES[header.dtype]).removeprefix("torch.") for header in found.values()}),
+        **{f"memory in {kind}": memory.size(memory.weight_bytes(model, *how)) for kind, how in kinds.items()},
+        f"available on {device}": "unknown" if free is None else memory.size(free),
+        "loads in": f"{'int8 and ' if engine.quantize == 'int8' else ''}{str(dtype).removeprefix('torch.')}",
         **shown,
+        "experts": None if architecture.moe is None else {k: v for k, v in dataclasses.asdict(architecture.moe).items() if v != 0},
+        "attention": "full" if block is None else f"two-way inside blocks of {block}, causal between them",
+        "block length": "any" if block is None else block,
+        "logits of position i": "at row i-1" if architecture.logit_shift else "at row i",
         "tokenizer ids": tokenizer.size,
         "mask token": f"{piece(tokenizer.mask_id)} = {tokenizer.mask_id}",
         "stop tokens": [f"{piece(i)} = {i}" for i in tokenizer.stop_ids],

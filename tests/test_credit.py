@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from creditdecoding.canvas import Vocabulary, start_row
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Block, Decision, Decoder, Prediction, State, from_logits
-from creditdecoding.generate import Vocabulary, denoise_step, run, start_row
+from creditdecoding.generate import denoise_step, run
 from creditdecoding.trace import FinishEvent, StepEvent
 from tests.oracle import HashModel, Oracle, Verdict, decode_alone
 

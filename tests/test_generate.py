@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from creditdecoding.canvas import Row, Vocabulary, settled, start_infill, start_row
 from creditdecoding.config import GenerationConfig, ModelConfig
 from creditdecoding.decoders import names
 from creditdecoding.errors import ModelError, OptionError
-from creditdecoding.generate import Row, Vocabulary, denoise_step, run, settled, start_infill, start_row
+from creditdecoding.generate import denoise_step, run
 from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer, init_weights
 from creditdecoding.tokenizer import Tokenizer

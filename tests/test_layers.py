@@ -26,8 +26,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("eval", "train", "view", "flags", "server", "integrations"),
     ("lm", "engine"),
     ("generate",),
+    ("canvas",),
     ("models", "decoders", "tokenizer"),
-    ("kernels", "trace", "checkpoint", "tasks"),
+    ("kernels", "cache", "trace", "checkpoint", "tasks"),
     ("config",),
     ("errors",),
 )

@@ -11,11 +11,9 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.config import allowed_text, from_mapping, kinds
+from creditdecoding.config import allowed_text, from_mapping, split_spec, typed
 from creditdecoding.decoders.base import Decoder
 from creditdecoding.errors import OptionError, unknown_name
-
-_ABSENT = ("none", "null")
 
 
 def names() -> list[str]:
@@ -56,32 +54,8 @@ def resolve(given: Any) -> Decoder:
         return given
     if not isinstance(given, str):
         raise OptionError("not a decoder", given=given, allowed="a name or an object with init and step", hint="See docs/adding-a-decoder.md.")
-    name, _, tail = given.partition(":")
-    knobs: dict[str, str] = {}
-    for part in filter(None, tail.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise OptionError("a decoder option without a value", given=part, allowed="knob=value", hint=f"Write it as {name}:{key}=VALUE.")
-        knobs[key.strip()] = value.strip()
-    return create(name, **{key: _parse(kind(name), key, value) for key, value in knobs.items()})
-
-
-def _parse(cls: type[Any], key: str, value: str) -> Any:
-    """The text `value` as the type that field `key` of `cls` declares; unknown keys pass through to be refused by name."""
-    declared = next((kinds(field) for field in dataclasses.fields(cls) if field.name == key), ["str"])
-    if "None" in declared and value.lower() in _ABSENT:
-        return None
-    if "bool" in declared and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    for name, convert in (("int", int), ("float", float)):
-        if name in declared:
-            try:
-                return convert(value)
-            except ValueError as error:
-                raise OptionError(
-                    f"{key} is not a number", given=value, allowed=" | ".join(declared), hint="Change the value and try again."
-                ) from error
-    return value
+    name, knobs = split_spec(given, "decoder")
+    return create(name, **typed(kind(name), knobs))
 
 
 def settings(decoder: Decoder) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a decoder sees of the model at the masked positions of a block.
+    """What a decoder sees of the model at the masked positions of a block (`masked`; for a rule that edits, all editable ones).
 
     `ids` top-1 id, `logit` its logit, `lse` log-sum-exp over the vocabulary, all [rows, length]; where nothing is masked they
     are 0, 0, inf, so every probability there is 0. More is read on demand from `flat` [n, vocab], of which `place`
@@ -180,7 +180,8 @@ def from_logits(logits: Float[Tensor, "rows length vocab"], masked: Bool[Tensor,
 
 @dataclass(frozen=True)
 class Block:
-    """The block being decoded. `masked`: still to write; `editable`: may be written now; `size`: masks it began with; `step`: from 0."""
+    """The block being decoded. `masked`: still to write; `editable`: may be written now (for most rules the same); `size`: masks it
+    began with; `step`: from 0."""
 
     tokens: Int[Tensor, "rows length"]
     masked: Bool[Tensor, "rows length"]
@@ -191,17 +192,25 @@ class Block:
 
 @dataclass(frozen=True)
 class Decision:
-    """`tokens` to write where `commit`; `confidence` is what was compared, `credit` what the token held, both for the trace."""
+    """`tokens` to write where `commit`; `confidence` is what was compared, `credit` what the token held, both for the trace.
+
+    `again` [rows], of rules that edit: this row wants another pass over the block though nothing in it is masked.
+    """
 
     tokens: Int[Tensor, "rows length"]
     commit: Bool[Tensor, "rows length"]
     confidence: Float[Tensor, "rows length"]
     credit: Float[Tensor, "rows length"] | None = None
+    again: Bool[Tensor, " rows"] | None = None
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A decoding rule: a frozen dataclass of hyper-parameters. It mutates nothing and knows no positions, caches or stopping."""
+    """A decoding rule: a frozen dataclass of hyper-parameters. It mutates nothing and knows no positions, caches or stopping.
+
+    A rule with a class attribute `edits = True` may also write over tokens of the current block: it is shown predictions at
+    every `editable` position, masked or not.
+    """
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """State of a fresh block; every tensor's first axis is the row."""

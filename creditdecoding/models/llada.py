@@ -1,16 +1,16 @@
-"""Family LLaDA dense (GSAI-ML/LLaDA-8B-Base, -Instruct, LLaDA-1.5): config reader, config writer, rename table.
+"""Family LLaDA dense (GSAI-ML/LLaDA-8B-Base, -Instruct, LLaDA-1.5, iLLaDA-8B): config reader, config writer, rename table.
 
 Leaves to others: the network (transformer.py) and reading tensors (weights.py).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError
+from creditdecoding.models.fields import Fields
 
 ARCHITECTURES = ("LLaDAModelLM",)
 
@@ -22,9 +22,9 @@ RENAME = {
     "layers.{n}.v.weight": "model.transformer.blocks.{n}.v_proj.weight",
     "layers.{n}.o.weight": "model.transformer.blocks.{n}.attn_out.weight",
     "layers.{n}.ff_norm.weight": "model.transformer.blocks.{n}.ff_norm.weight",
-    "layers.{n}.gate.weight": "model.transformer.blocks.{n}.ff_proj.weight",
-    "layers.{n}.up.weight": "model.transformer.blocks.{n}.up_proj.weight",
-    "layers.{n}.down.weight": "model.transformer.blocks.{n}.ff_out.weight",
+    "layers.{n}.mlp.gate.weight": "model.transformer.blocks.{n}.ff_proj.weight",
+    "layers.{n}.mlp.up.weight": "model.transformer.blocks.{n}.up_proj.weight",
+    "layers.{n}.mlp.down.weight": "model.transformer.blocks.{n}.ff_out.weight",
     "norm.weight": "model.transformer.ln_f.weight",
     "head.weight": "model.transformer.ff_out.weight",
 }
@@ -48,64 +48,38 @@ _FIXED: dict[str, Any] = {
     "rope_scaling": None,
 }
 
-
-_COUNTS = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "embedding_size", "vocab_size", "max_sequence_length")
-_IDS = ("eos_token_id", "pad_token_id", "mask_token_id")
+NEEDED = ("d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length", "rope_theta", "rms_norm_eps", "eos_token_id")
 
 
-def _check_numbers(raw: Mapping[str, Any]) -> None:
-    """Hold sizes, factors and ids to what a network can have; absent ones pass. Raises `CheckpointError`."""
-    rules: list[tuple[tuple[str, ...], str, Callable[[Any], bool]]] = [
-        (_COUNTS, "a whole number above 0", lambda x: type(x) is int and x > 0),
-        (("rope_theta", "rms_norm_eps"), "a number above 0", lambda x: type(x) in (int, float) and 0 < x < math.inf),
-        (_IDS, "whole numbers", lambda x: all(type(i) is int for i in (x if isinstance(x, list) else [x]))),
-    ]
-    for names, allowed, fits in rules:
-        for name in names:
-            if raw.get(name) is not None and not fits(raw[name]):
-                raise CheckpointError(
-                    f"config.json: {name} makes no sense", given=raw[name], allowed=allowed, hint="Take config.json from the released checkpoint."
-                )
-
-
-def from_hf(raw: Mapping[str, Any]) -> ModelConfig:
+def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
     """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value is not implemented."""
-    for name, value in _FIXED.items():
-        if raw.get(name, value) != value:
-            raise CheckpointError(
-                f"config.json: {name} is not implemented", given=raw[name], allowed=repr(value), hint="Use a LLaDA dense checkpoint."
-            )
-    needed = ("d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length", "rope_theta", "rms_norm_eps", "eos_token_id")
-    for name in needed:
-        if raw.get(name) is None:
-            raise CheckpointError(f"config.json lacks {name}", allowed=", ".join(needed), hint="Take config.json from the released checkpoint.")
-    _check_numbers(raw)
-    heads = int(raw["n_heads"])
-    kv_heads = 1 if raw.get("multi_query_attention") else int(raw.get("n_kv_heads") or heads)
-    eos = raw["eos_token_id"]
-    stops = tuple(int(i) for i in (eos if isinstance(eos, list) else [eos]))
-    if int(raw["d_model"]) % heads or heads % kv_heads:
+    fields = Fields(raw, generation)
+    fields.only(_FIXED)
+    fields.need(*NEEDED)
+    hidden, heads = fields.count("d_model"), fields.count("n_heads")
+    kv_heads = 1 if fields.flag("multi_query_attention", False) else fields.count("n_kv_heads", heads)
+    if hidden % heads or heads % kv_heads:
         raise CheckpointError(
-            "config.json: heads do not divide", given=(raw["d_model"], heads, kv_heads), hint="n_heads must divide d_model, n_kv_heads n_heads."
+            "config.json: heads do not divide", given=(hidden, heads, kv_heads), hint="n_heads must divide d_model, n_kv_heads n_heads."
         )
-    pad = raw.get("pad_token_id")
+    stops = fields.stops()
     return ModelConfig(
         family="llada",
-        hidden_size=int(raw["d_model"]),
-        num_layers=int(raw["n_layers"]),
+        hidden_size=hidden,
+        num_layers=fields.count("n_layers"),
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=int(raw["d_model"]) // heads,
-        intermediate_size=int(raw.get("mlp_hidden_size") or raw.get("mlp_ratio", 4) * raw["d_model"]),
-        embedding_rows=int(raw.get("embedding_size") or raw["vocab_size"]),
-        max_length=int(raw["max_sequence_length"]),
-        rope_theta=float(raw["rope_theta"]),
-        rms_norm_eps=float(raw["rms_norm_eps"]),
-        tie_embeddings=bool(raw.get("weight_tying", False)),
-        rope_full_precision=bool(raw.get("rope_full_precision", True)),
-        mask_token_id=raw.get("mask_token_id"),
+        head_dim=hidden // heads,
+        intermediate_size=fields.count("mlp_hidden_size", fields.count("mlp_ratio", 4) * hidden),
+        embedding_rows=fields.count("embedding_size", fields.count("vocab_size")),
+        max_length=fields.count("max_sequence_length"),
+        rope_theta=fields.number("rope_theta"),
+        rms_norm_eps=fields.number("rms_norm_eps"),
+        tie_embeddings=fields.flag("weight_tying", False),
+        rope_full_precision=fields.flag("rope_full_precision", True),
+        mask_token_id=fields.id("mask_token_id"),
         stop_token_ids=stops,
-        pad_token_id=int(stops[0] if pad is None else pad),
+        pad_token_id=fields.pad(stops),
     )
 
 

@@ -1,8 +1,9 @@
 """THE transformer: one network for every family, configured by data.
 
-Pre-norm, RMSNorm, SwiGLU, rotary embedding, grouped-query attention, tied or untied head, no biases, no timestep input.
-Leaves to others: which keys a query may see and which positions need logits (the caller), checkpoint names (the family
-files), reading weights (weights.py).
+Pre-norm, RMSNorm, SwiGLU or mixture of experts, rotary embedding (all of a head or its first dimensions), grouped-query attention with or
+without biases and per-head norms, full or block-causal, tied or untied head, logits shifted by one or not, no timestep input.
+Leaves to others: which rows are how long and which positions need logits (the caller), what is kept between passes (cache.py),
+checkpoint names (the family files), reading weights (weights.py).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from creditdecoding.cache import KVCache, LayerStore, Layout
 from creditdecoding.config import ModelConfig
-from creditdecoding.models.attention import attention
+from creditdecoding.models.attention import attention, block_causal
+from creditdecoding.models.moe import MoE, SwiGLU
 
 
 class RMSNorm(nn.Module):
@@ -40,40 +43,46 @@ def rope_table(
 
 
 def rotate(x: Float[Tensor, "rows heads length dim"], cos: Tensor, sin: Tensor) -> Float[Tensor, "rows heads length dim"]:
-    """Apply the rotary embedding; `cos`, `sin` are [length, dim] or [rows, 1, length, dim]."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    """Apply the rotary embedding to the first dimensions, as many as `cos`, `sin` [length, some] or [rows, 1, length, some] have."""
+    turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
 class Layer(nn.Module):
-    """Attention and SwiGLU, each behind a norm and a residual."""
+    """Attention and feed-forward (or experts), each behind a norm and a residual."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
-        size, dim = config.hidden_size, config.head_dim
+        size, dim, bias = config.hidden_size, config.head_dim, config.qkv_bias
         self.config = config
         self.attn_norm = RMSNorm(size, config.rms_norm_eps)
-        self.q = nn.Linear(size, config.num_heads * dim, bias=False)
-        self.k = nn.Linear(size, config.num_kv_heads * dim, bias=False)
-        self.v = nn.Linear(size, config.num_kv_heads * dim, bias=False)
+        self.q = nn.Linear(size, config.num_heads * dim, bias=bias)
+        self.k = nn.Linear(size, config.num_kv_heads * dim, bias=bias)
+        self.v = nn.Linear(size, config.num_kv_heads * dim, bias=bias)
+        self.q_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
         self.o = nn.Linear(config.num_heads * dim, size, bias=False)
         self.ff_norm = RMSNorm(size, config.rms_norm_eps)
-        self.gate = nn.Linear(size, config.intermediate_size, bias=False)
-        self.up = nn.Linear(size, config.intermediate_size, bias=False)
-        self.down = nn.Linear(config.intermediate_size, size, bias=False)
+        dense = config.moe is None or index < config.moe.dense_layers
+        self.mlp: nn.Module = SwiGLU(size, config.intermediate_size) if dense or config.moe is None else MoE(size, config.moe)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None, backend: str) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None, backend: str, store: LayerStore | None = None) -> Tensor:
         rows, length, _ = x.shape
         h = self.attn_norm(x)
         q, k, v = (p(h).view(rows, length, -1, self.config.head_dim).transpose(1, 2) for p in (self.q, self.k, self.v))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         if self.config.rope_full_precision:
             q, k = rotate(q.float(), cos, sin).to(v.dtype), rotate(k.float(), cos, sin).to(v.dtype)
         else:
             q, k = rotate(q, cos.to(v.dtype), sin.to(v.dtype)), rotate(k, cos.to(v.dtype), sin.to(v.dtype))
+        if store is not None:
+            k, v = store.put(k, v)
         mixed = attention(q, k, v, allowed, backend)
         x = x + self.o(mixed.transpose(1, 2).reshape(rows, length, -1))
-        h = self.ff_norm(x)
-        return torch.add(x, self.down(F.silu(self.gate(h)) * self.up(h)))
+        return torch.add(x, self.mlp(self.ff_norm(x)))
 
 
 class Transformer(nn.Module):
@@ -83,9 +92,19 @@ class Transformer(nn.Module):
         super().__init__()
         self.config, self.backend = config, backend
         self.embed = nn.Embedding(config.embedding_rows, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.embedding_rows, bias=False)
+
+    @property
+    def layout(self) -> Layout:
+        """What the loop must know of this network."""
+        return Layout(self.config.causal_block, self.config.logit_shift, keeps=True)
+
+    def new_cache(self) -> KVCache:
+        """An empty store for keys and values, where the weights are and in their type."""
+        weight = self.norm.weight
+        return KVCache(self.config.num_layers, self.config.num_kv_heads, self.config.head_dim, weight.device, weight.dtype)
 
     def forward(
         self,
@@ -93,23 +112,33 @@ class Transformer(nn.Module):
         read: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
         allowed: Bool[Tensor, "rows queries keys"] | None = None,
         positions: Int[Tensor, "rows length"] | None = None,
+        stores: list[LayerStore] | None = None,
     ) -> Float[Tensor, "n vocab"]:
         """Logits for the positions `read` = (row indices, column indices); the head runs on these alone.
 
-        `allowed` is True where a query sees a key (1 in place of `queries`: the same for all), `None` for full attention.
-        `positions` are the rotary positions, 0, 1, 2, ... unless given.
+        `allowed` is True where a query sees a key (1 in place of `queries`: the same for all), `None` for all keys; the
+        pattern of a block-causal model comes on top. `positions` are the rotary positions, 0, 1, 2, ... unless given. With `stores`
+        (see `KVCache.view`) `tokens` are the positions to compute, and the keys are all positions 0, 1, 2, ... that are seen.
         """
-        return self.logits(self.trunk(tokens, allowed, positions)[read])
+        row, column = read
+        if self.config.logit_shift:
+            column = (column - 1).clamp(min=0)
+        return self.logits(self.trunk(tokens, allowed, positions, stores)[row, column])
 
-    def trunk(self, tokens: Tensor, allowed: Tensor | None = None, positions: Tensor | None = None) -> Float[Tensor, "rows length hidden"]:
+    def trunk(
+        self, tokens: Tensor, allowed: Tensor | None = None, positions: Tensor | None = None, stores: list[LayerStore] | None = None
+    ) -> Float[Tensor, "rows length hidden"]:
         """Hidden states after the last layer, before the final norm."""
-        if positions is None:
-            cos, sin = rope_table(torch.arange(tokens.shape[1], device=tokens.device), self.config.head_dim, self.config.rope_theta)
-        else:
-            cos, sin = rope_table(positions[:, None], self.config.head_dim, self.config.rope_theta)
+        at = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
+        turns = at if positions is None else at[:, None]
+        cos, sin = rope_table(turns, self.config.rotary_dim or self.config.head_dim, self.config.rope_theta)
+        if self.config.causal_block is not None:
+            keys = at if stores is None else torch.arange(stores[0].seen, device=tokens.device).expand(*at.shape[:-1], -1)
+            pattern = block_causal(at, keys, self.config.causal_block)
+            allowed = pattern if allowed is None else pattern & allowed
         x: Tensor = self.embed(tokens)
-        for layer in self.layers:
-            x = layer(x, cos, sin, allowed, self.backend)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, allowed, self.backend, None if stores is None else stores[index])
         return x
 
     def logits(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
@@ -125,9 +154,9 @@ def init_weights(model: Transformer, generator: torch.Generator) -> None:
     depth = (2 * model.config.num_layers) ** -0.5
     for name, weight in model.named_parameters():
         if weight.dim() == 1:
-            weight.fill_(1.0)
+            weight.fill_(0.0 if name.endswith("bias") else 1.0)
         elif name.startswith(("embed", "head")):
             weight.normal_(0.0, 0.02, generator=generator)
         else:
-            scale = depth if name.endswith(("o.weight", "down.weight")) else 1.0
-            weight.normal_(0.0, scale * weight.shape[1] ** -0.5, generator=generator)
+            scale = depth if name.endswith(("o.weight", "down.weight", "mlp.down")) else 1.0
+            weight.normal_(0.0, scale * weight.shape[-1] ** -0.5, generator=generator)

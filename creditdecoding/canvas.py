@@ -1,0 +1,186 @@
+"""One request under way, as a value: the canvas of prompt and masks, its blocks, and when it is finished.
+
+Leaves to others: running the model over rows (generate.py), rules (decoders/), text and chat templates (lm.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from creditdecoding.cache import At, CachePolicy, Everything, Layout, policy
+from creditdecoding.config import GenerationConfig
+from creditdecoding.decoders import resolve
+from creditdecoding.decoders.base import Decoder, State
+from creditdecoding.errors import OptionError
+from creditdecoding.trace import FinishEvent
+
+PLAIN = Layout()
+BLOCK_LENGTH = 32  # where neither the request nor the checkpoint says otherwise
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the loop must know of the ids: the mask, what ends an answer, how many ids mean something, and ids -> text."""
+
+    mask_id: int
+    stop_ids: tuple[int, ...]
+    size: int
+    decode: Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request under way. A value: a step makes a new one.
+
+    `canvas`, `masked`, `given` [length] on the host: the ids, what is still to write, and what never changes; `spans` the blocks
+    (start, end) that have masks; `span`, `step` where it is; `size` masks its block began with; the answer lies from
+    `answer` to `end`; `open` whether it may end early (False when filling masks inside a given text). `state` lives where
+    the model is; `slot` is its place in a cache, `settled` as in `cache.At`; `began` is the second of the run in which the row joined.
+    """
+
+    index: int
+    canvas: Tensor
+    masked: Tensor
+    given: Tensor
+    spans: tuple[tuple[int, int], ...]
+    answer: int
+    end: int
+    open: bool
+    config: GenerationConfig
+    decoder: Decoder
+    size: int
+    layout: Layout = PLAIN
+    policy: CachePolicy = Everything()
+    state: State | None = None
+    span: int = 0
+    step: int = 0
+    slot: int = 0
+    settled: int = 0
+    began: float = 0.0
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """First position of the current block and the one behind it."""
+        return self.spans[self.span]
+
+    @property
+    def edits(self) -> bool:
+        """Whether the rule may write over what it has written in the current block."""
+        return bool(getattr(self.decoder, "edits", False))
+
+    @property
+    def at(self) -> At:
+        """Where the row is, in whole blocks of a block-causal model, which sees nothing behind its block."""
+        (start, end), grid = self.block, self.layout.causal_block
+        if grid is None:
+            return At(start, end, self.step, len(self.canvas), self.settled)
+        start, end = start - start % grid, min(-(-end // grid) * grid, len(self.canvas))
+        return At(start, end, self.step, end, self.settled)
+
+    @property
+    def computed(self) -> tuple[int, int]:
+        """The positions that the next pass computes; with shifted logits also the one before."""
+        first, last = self.policy.span(self.at)
+        return max(0, first - self.layout.logit_shift), last
+
+
+def start_row(index: int, prompt: Sequence[int], config: GenerationConfig, words: Vocabulary, max_length: int, layout: Layout = PLAIN) -> Row:
+    """A row that continues `prompt` by `gen_length` masks. Raises `OptionError` for an empty prompt or one that does not fit.
+
+    For a block-causal model the canvas ends with a whole block; masks behind the answer are seen but never written.
+    """
+    if not prompt:
+        raise OptionError("the prompt is empty", hint="Give at least one token of text.")
+    end = len(prompt) + config.gen_length
+    if end > max_length:
+        raise OptionError(
+            "prompt and gen_length do not fit into the model",
+            given=f"{len(prompt)} + {config.gen_length} positions",
+            allowed=f"{max_length} together",
+            hint="Shorten the prompt or lower gen_length.",
+        )
+    grid = layout.causal_block or 1
+    length = max(end, min(-(-end // grid) * grid, max_length))
+    canvas = torch.full((length,), words.mask_id)
+    canvas[: len(prompt)] = torch.tensor(list(prompt))
+    place = torch.arange(length)
+    return _row(index, canvas, (place >= len(prompt)) & (place < end), len(prompt), end, True, config, layout)
+
+
+def start_infill(index: int, tokens: Sequence[int], config: GenerationConfig, words: Vocabulary, max_length: int, layout: Layout = PLAIN) -> Row:
+    """A row that fills the mask tokens inside `tokens`; the rest stays. Raises `OptionError` if there is none or it does not fit."""
+    canvas = torch.tensor(list(tokens), dtype=torch.long)
+    masked = canvas == words.mask_id
+    if not bool(masked.any()):
+        raise OptionError("there is no mask in the text to fill", hint="Mark each missing token with [MASK].")
+    if len(canvas) > max_length:
+        raise OptionError("the text is longer than the model allows", given=len(canvas), allowed=max_length, hint="Shorten the text.")
+    return _row(index, canvas, masked, 0, len(canvas), False, config, layout)
+
+
+def _row(index: int, canvas: Tensor, masked: Tensor, answer: int, end: int, open: bool, config: GenerationConfig, layout: Layout) -> Row:
+    width = config.block_length or layout.causal_block or BLOCK_LENGTH
+    if layout.causal_block is not None and layout.causal_block % width:
+        raise OptionError(
+            "block_length does not divide the blocks of this block-causal model",
+            given=width,
+            allowed=f"{layout.causal_block}, or what divides it",
+            hint="Leave block_length out; if the checkpoint was trained with other blocks, load it with causal_block.",
+        )
+    config = replace(config, block_length=width)
+    first, last = int(masked.nonzero()[0]), int(masked.nonzero()[-1]) + 1
+    if layout.causal_block is not None:
+        first -= first % width
+    grid = [(edge, min(edge + width, last)) for edge in range(first, last, width)]
+    spans = tuple((a, b) for a, b in grid if bool(masked[a:b].any()))
+    size = int(masked[slice(*spans[0])].sum())
+    rule, cache = resolve(config.decoder), policy(config.cache, layout)
+    return Row(index, canvas, masked, ~masked, spans, answer, end, open, config, rule, size, layout, cache)
+
+
+def advanced(row: Row, tokens: Tensor, commit: Tensor, again: bool, state: State) -> Row:
+    """The row with `tokens` [width] written where `commit`; a finished block takes its decoder state with it.
+
+    A block is finished when nothing in it is masked and its rule does not ask for another pass.
+    """
+    start, end = row.block
+    written = commit[: end - start] & (~row.given[start:end] if row.edits else row.masked[start:end])
+    canvas, masked = row.canvas.clone(), row.masked.clone()
+    canvas[start:end] = torch.where(written, tokens[: end - start], canvas[start:end])
+    masked[start:end] &= ~written
+    row = replace(row, canvas=canvas, masked=masked, settled=row.at.start)
+    if again or bool(masked[start:end].any()):
+        return replace(row, state=state, step=row.step + 1)
+    size = int(masked[slice(*row.spans[row.span + 1])].sum()) if row.span + 1 < len(row.spans) else 0
+    return replace(row, state=None, span=row.span + 1, step=0, size=size)
+
+
+def settled(row: Row, words: Vocabulary) -> tuple[list[int], bool]:
+    """The answer's ids that no later step can change, up to its end token, and whether that end token was reached."""
+    left = row.masked[row.answer : row.end].nonzero()
+    stop = row.answer + int(left[0]) if len(left) else row.end
+    if row.edits and row.span < len(row.spans):
+        stop = min(stop, max(row.answer, row.block[0]))
+    ids = row.canvas[row.answer : stop].tolist()
+    if not row.open:
+        return ids, False
+    end = next((i for i, token in enumerate(ids) if token in words.stop_ids), None)
+    return (ids, False) if end is None else (ids[:end], True)
+
+
+def finish(row: Row, words: Vocabulary, seconds: float) -> FinishEvent | None:
+    """The row's last event, if it is done: end token or stop string settled (and stopping allowed), or no mask left."""
+    ids, ended = settled(row, words)
+    done = row.span == len(row.spans)
+    if row.open and row.config.stop:
+        for n in range(len(ids) + 1):
+            text = words.decode(ids[:n])
+            if any(stop in text for stop in row.config.stop):
+                return FinishEvent(row.index, "stop", tuple(ids[:n]), seconds, row.began)
+    if ended and (row.config.early_stop or done):
+        return FinishEvent(row.index, "stop", tuple(ids), seconds, row.began)
+    return FinishEvent(row.index, "length", tuple(ids), seconds, row.began) if done else None

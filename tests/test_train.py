@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from creditdecoding.config import TrainConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import load
+from creditdecoding.models.transformer import rope_table, rotate
 from creditdecoding.tasks.pocket import FAMILIES
+from creditdecoding.train.initial import OFFSETS, drill
 from creditdecoding.train.loop import Run, begin_from
 from creditdecoding.train.objective import Batch, blockwise, two_stream, uniform
 from creditdecoding.train.rows import STEP, batches, draw
@@ -25,6 +28,7 @@ SMALL: dict[str, object] = {
     "num_layers": 2,
     "intermediate_size": 64,
     "batch_size": 8,
+    "drill_steps": 0,
     "compile": False,
     "save_every": 2,
 }
@@ -52,6 +56,35 @@ def some_batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     prompt, answer = (torch.randint(a, b, (64,), generator=generator) for a, b in ((5, 30), (20, 60)))
     return Batch(torch.randint(10, 50, (64, 96), generator=generator), prompt, answer)
+
+
+def test_a_drill_can_be_looked_up() -> None:
+    """Each answer token but the first of a piece follows, somewhere in the prompt, the token that stands before it."""
+    batch = drill(50, range(6, 400), random.Random(0))
+    found = total = 0
+    for row, prompt, answer in zip(batch.tokens.tolist(), batch.prompt.tolist(), batch.answer.tolist()):
+        pairs = set(itertools.pairwise(row[:prompt]))
+        answers = row[prompt : prompt + answer]
+        assert set(answers) <= set(row[:prompt]) and row[prompt + answer :] == [6] * (len(row) - prompt - answer)
+        found, total = found + sum(pair in pairs for pair in itertools.pairwise(answers)), total + answer - 1
+    assert 0.65 < found / total < 0.85
+
+
+def test_induction_attends_to_the_token_before(folder: Path, tmp_path: Path) -> None:
+    """At the start of a run, the first heads of layer 0 look one place back and the third looks two."""
+    sizes = {"hidden_size": 192, "num_heads": 6, "num_layers": 2}
+    model = make_run(folder, tmp_path / "laid", **sizes).model
+    plain = make_run(folder, tmp_path / "plain", induction=False, **sizes).model
+    tokens = torch.randint(6, 300, (4, 60), generator=torch.Generator().manual_seed(0))
+    for network, sees in ((model, True), (plain, False)):
+        layer = network.layers[0]
+        h = layer.attn_norm(network.embed(tokens))
+        cos, sin = rope_table(torch.arange(60), 32, network.config.rope_theta)
+        q, k = (rotate(p(h).view(4, 60, 6, 32).transpose(1, 2), cos, sin) for p in (layer.q, layer.k))
+        weights = (q @ k.transpose(-1, -2) / 32**0.5).softmax(-1)
+        for head, back in enumerate(OFFSETS):
+            share = weights[:, head].diagonal(-back, 1, 2)[:, 3:].mean()
+            assert (share > 0.4) == sees, (head, share)
 
 
 @pytest.mark.parametrize("name", ["uniform", "blockwise", "ordered"])

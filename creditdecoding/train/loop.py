@@ -29,12 +29,13 @@ from creditdecoding.models.transformer import Transformer, init_weights
 from creditdecoding.models.weights import save, stream
 from creditdecoding.tasks.base import Family
 from creditdecoding.tokenizer import Tokenizer, load_tokenizer
+from creditdecoding.train.initial import DRILL_ANSWER, drill, lay_induction
 from creditdecoding.train.objective import Batch, Corrupted, blockwise, two_stream, uniform
 from creditdecoding.train.parallel import average_gradients, join
 from creditdecoding.train.rows import batches, draw
 
 START = "start"  # subfolder with the checkpoint a run begins from
-WIDTH = 80  # answer positions in the noisy stream
+WIDTH = 96  # answer positions in the noisy stream
 
 
 def model_config(config: TrainConfig, tokenizer: Tokenizer, end: int) -> ModelConfig:
@@ -49,7 +50,7 @@ def model_config(config: TrainConfig, tokenizer: Tokenizer, end: int) -> ModelCo
         intermediate_size=config.intermediate_size,
         embedding_rows=-(-tokenizer.size // 64) * 64,
         max_length=512,
-        rope_theta=10000.0,
+        rope_theta=500000.0,
         rms_norm_eps=1e-5,
         tie_embeddings=True,
         rope_full_precision=True,
@@ -71,7 +72,10 @@ class Run:
         self.device = torch.device(config.device)
         backend = "math" if self.device.type == "cpu" else "sdpa"
         self.model = Transformer(model_config(config, tokenizer, self.end), backend)
-        init_weights(self.model, torch.Generator().manual_seed(config.seed))
+        generator = torch.Generator().manual_seed(config.seed)
+        init_weights(self.model, generator)
+        if config.induction:
+            lay_induction(self.model, generator)
         self.model.to(self.device)
         self.optimizers = _optimizers(self.model, config)
         self.step, self.seconds, self.tokens = 0, 0.0, 0
@@ -133,10 +137,20 @@ class Run:
         torch.save(state, part)
         os.replace(part, self.state_file)
 
+    def _batches(self, rng: random.Random) -> list[Batch]:
+        """The rows of this step: questions, or at the very beginning look-up drills."""
+        if self.step < self.config.drill_steps:
+            ids = sorted({*range(self.tokenizer.size)} - {*self.tokenizer.backend.all_special_ids})
+            return [drill(self.config.batch_size // self.config.parts, ids, rng) for _ in range(self.config.parts)]
+        items = draw(self.families, self.config.batch_size, rng)
+        return batches(items, self.tokenizer, self.end_of_turn, self.end, self.config.parts, rng)
+
     def corrupt(self, batch: Batch, rng: random.Random) -> tuple[str, Corrupted]:
         """Choose the objective of this part of the step and apply it."""
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
         mask_id, progress = self.tokenizer.mask_id, self.step / self.config.steps
+        if self.step < self.config.drill_steps:
+            return "drill", two_stream(batch, mask_id, 1, DRILL_ANSWER, generator)
         if progress < self.config.next_token_until:
             return "next_token", two_stream(batch, mask_id, 1, WIDTH, generator)
         if progress < self.config.blocks_until and rng.random() < 0.6:
@@ -158,10 +172,9 @@ class Run:
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns what is logged of it."""
         rng = random.Random(f"{self.config.seed}/{self.step}/{self.rank}")
-        items = draw(self.families, self.config.batch_size, rng)
         rate = _rate(self.step, self.config)
         logged: dict[str, float] = {"step": self.step, "lr": rate}
-        for batch in batches(items, self.tokenizer, self.end_of_turn, self.end, self.config.parts, rng):
+        for batch in self._batches(rng):
             name, corrupted = self.corrupt(batch, rng)
             loss = self.loss(corrupted, len(batch.tokens)) / self.config.parts
             loss.backward()  # type: ignore[no-untyped-call]

@@ -46,9 +46,10 @@ def make(rng: random.Random) -> Item:
         best, steps = 0, [said[0]]
         for i in (1, 2):
             larger = values[i] > values[best]
-            steps.append(f"{said[i]} {values[i]} is {'more' if larger else 'less'} than {values[best]}.")
+            compared = f"{values[i]} is {'more' if larger else 'less'} than {values[best]}"
             if larger == (kind == "most"):
                 best = i
+            steps.append(f"{said[i]} {compared}, so {names[best]}.")
         gold = names[best]
         question = rng.choice((f"Who {verb} the {kind}?", f"Whose number of {thing} is {'largest' if kind == 'most' else 'smallest'}?"))
         answer = " ".join(steps) + f" Answer: {gold}"

@@ -26,11 +26,11 @@ def _straight(rng: random.Random) -> Item:
         state[target] = new
         key.append((target == a, source == a, op, k))
         lines.append(f"{target} = {source} {op} {k}")
-        steps.append(f"{target}={old}{op}{k}={new}")
+        steps.append(f"{source}={old}, {old}{op}{k}={new}, {target}={new}")
     if rng.random() < 0.5:
         gold = state[a] + state[b]
         lines.append(f"print({a} + {b})")
-        steps.append(f"{a}+{b}={state[a]}+{state[b]}={gold}")
+        steps.append(f"{a}={state[a]}, {b}={state[b]}, {state[a]}+{state[b]}={gold}")
     else:
         gold = state[b]
         lines.append(f"print({b})")
@@ -54,7 +54,7 @@ def _loop(rng: random.Random) -> Item:
     for i in range(turns):
         by = i if op == "i" else k
         new = value - by if op == "-" else value + by
-        steps.append(f"i={i}: {name}={value}{'-' if op == '-' else '+'}{by}={new}")
+        steps.append(f"i={i}, {value}{'-' if op == '-' else '+'}{by}={new}, {name}={new}")
         value = new
     return _item(rng, lines, steps, value, key)
 

@@ -10,10 +10,10 @@ from creditdecoding.tasks.pocket.words import LETTERS
 
 def _each(rng: random.Random) -> Item:
     """A rule for each number of a list."""
-    numbers = [rng.randint(1, 15) for _ in range(rng.choice((3, 4)))]
     kind, k = rng.choice("+*>"), rng.randint(2, 9)
+    numbers = rng.sample(range(1, 10 if kind == "*" else 16), rng.choice((3, 4)))
     if kind == "*":
-        k, numbers = rng.randint(2, 3), [min(n, 9) for n in numbers]
+        k = rng.randint(2, 3)
     if kind == ">":
         k = rng.randint(3, 12)
         rule = rng.choice((f"keep only the numbers above {k}", f"leave out all numbers that are not above {k}"))
@@ -40,7 +40,7 @@ def _each(rng: random.Random) -> Item:
 def _letters(rng: random.Random) -> Item:
     """A rule for each letter of a list."""
     forward = rng.random() < 0.5
-    word = [rng.choice(LETTERS[1:-1]) for _ in range(rng.choice((4, 5, 6)))]
+    word = rng.sample(LETTERS[1:-1], rng.choice((4, 5, 6)))
     step = 1 if forward else -1
     coded = [LETTERS[LETTERS.index(c) + step] for c in word]
     rule = f"replace each letter by the {'next' if forward else 'previous'} one of the alphabet"

@@ -22,16 +22,16 @@ def make(rng: random.Random) -> Item:
         about, gold = names[count], "unknown"
         question = rng.choice((f"Where does {about} live?", f"In which city is {about}?", f"Which animal does {about} have?"))
         key: tuple[object, ...] = tuple(names)
-        read = [f"{sentence[:-1]}: no." for sentence in sentences]
+        read = [f"{sentence[:-1]}: {own} or {about}? no." for sentence, own in zip(sentences, names)]
     else:
-        question, gold, about = {
-            "where": (rng.choice((f"Where does {name} live?", f"In which city is {name}?")), city, name),
-            "what": (rng.choice((f"Which animal does {name} have?", f"What pet belongs to {name}?")), pet, name),
-            "who lives": (rng.choice((f"Who lives in {city}?", f"Who is in {city}?")), name, city),
-            "who has": (rng.choice((f"Who has the {pet}?", f"Whose pet is the {pet}?")), name, pet),
+        question, gold, kept = {
+            "where": (rng.choice((f"Where does {name} live?", f"In which city is {name}?")), city, names),
+            "what": (rng.choice((f"Which animal does {name} have?", f"What pet belongs to {name}?")), pet, names),
+            "who lives": (rng.choice((f"Who lives in {city}?", f"Who is in {city}?")), name, cities),
+            "who has": (rng.choice((f"Who has the {pet}?", f"Whose pet is the {pet}?")), name, pets),
         }[kind]
-        key = (name, city, pet)
-        read = [f"{sentence[:-1]}: {'yes' if i == asked else 'no'}." for i, sentence in enumerate(sentences[: asked + 1])]
+        key, about = (name, city, pet), kept[asked]
+        read = [f"{sentences[i][:-1]}: {kept[i]} or {about}? {'yes' if i == asked else 'no'}." for i in range(asked + 1)]
     prompt = " ".join(sentences) + " " + question
     answer = f"I read the text and look for {about}. {' '.join(read)} Answer: {gold}"
     return Item("span", prompt, answer, gold, key)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2Tokenizer
 
+from creditdecoding.checkpoint import read_json, read_optional
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
 
@@ -53,14 +54,19 @@ class Tokenizer:
 
 def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer:
     """Load the tokenizer in `folder`; `config`, if there is a model, adds its ids and is checked. Raises `CheckpointError`."""
-    if not (folder / "tokenizer.json").exists():
-        raise CheckpointError("no tokenizer.json in the checkpoint", given=str(folder), hint="Put the released one beside config.json.")
+    settings, whole = read_optional(folder / "tokenizer_config.json"), (folder / "tokenizer.json").exists()
     try:
-        backend = PreTrainedTokenizerFast.from_pretrained(str(folder))
+        backend = _whole(folder) if whole else _pieces(folder, settings)
+    except CheckpointError:
+        raise
     except Exception as error:  # the tokenizers library raises bare Exception on a broken file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"tokenizer.json cannot be read ({reason})", given=str(folder), hint="Download the file again.") from error
-    size = len(backend)
+        named = "tokenizer.json" if whole else "vocab.json or another file of the tokenizer"
+        raise CheckpointError(f"{named} cannot be read ({reason})", given=str(folder), hint="Download the file again.") from error
+    known = backend.get_vocab()
+    backend.add_special_tokens(_roles(folder, settings, known))
+    backend.chat_template = _template(folder, settings)
+    size = 1 + max(known.values(), default=-1)
     if config is not None and size > config.embedding_rows:
         raise CheckpointError(
             "the tokenizer has more ids than the model has embedding rows",
@@ -71,18 +77,71 @@ def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer
     stops = {*(config.stop_token_ids if config else ()), *_end_of_turn(backend)}
     if backend.eos_token_id is not None:
         stops.add(backend.eos_token_id)
-    return Tokenizer(backend, _mask_id(backend, config), tuple(sorted(stops)), size)
+    return Tokenizer(backend, _mask_id(backend, config, size), tuple(sorted(stops)), size)
 
 
-def _mask_id(backend: Any, config: ModelConfig | None) -> int:
+def _whole(folder: Path) -> Any:
+    """The tokenizer that tokenizer.json describes; classes that other files name are not asked for."""
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+
+
+def _pieces(folder: Path, settings: Mapping[str, Any]) -> Any:
+    """Qwen2's tokenizer from vocab.json, merges.txt and the added tokens, each at its id (Dream, DiffuCoder)."""
+    for name in ("vocab.json", "merges.txt"):
+        if not (folder / name).exists():
+            raise CheckpointError(
+                "no tokenizer.json in the checkpoint, nor vocab.json and merges.txt",
+                given=str(folder),
+                hint="Put the released files beside config.json.",
+            )
+    vocabulary, added = read_json(folder / "vocab.json"), dict(read_optional(folder / "added_tokens.json"))
+    described = {int(i): token for i, token in (settings.get("added_tokens_decoder") or {}).items()}
+    for i, token in described.items():
+        if i not in added.values():
+            added.setdefault(token["content"], i)
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    backend = Qwen2Tokenizer(vocab={**vocabulary, **added}, merges=merges, unk_token=None, eos_token=None, pad_token=None)
+    plain = {i for i, token in described.items() if not token.get("special", True)}
+    for text, i in sorted(added.items(), key=lambda item: item[1]):
+        backend.add_tokens([AddedToken(text, special=i not in plain, normalized=False)], special_tokens=i not in plain)
+    return backend
+
+
+_ROLES = ("bos_token", "eos_token", "pad_token", "mask_token")
+
+
+def _roles(folder: Path, settings: Mapping[str, Any], known: Mapping[str, int]) -> dict[str, str]:
+    """Which of the known tokens begins, ends, pads and masks; a name that has no id is left out, so that no id is made for it."""
+    found = {}
+    for source in (read_optional(folder / "special_tokens_map.json"), settings):
+        for role in _ROLES:
+            text = source.get(role)
+            text = text.get("content") if isinstance(text, Mapping) else text
+            if isinstance(text, str) and text in known:
+                found[role] = text
+    return found
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """The chat template: a file of its own, else a field; of several the default one."""
+    file = folder / "chat_template.jinja"
+    found = file.read_text(encoding="utf-8") if file.exists() else settings.get("chat_template")
+    if isinstance(found, list):
+        named = {each.get("name"): each.get("template") for each in found if isinstance(each, Mapping)}
+        found = named.get("default", next(iter(named.values()), None))
+    return found if isinstance(found, str) and found else None
+
+
+def _mask_id(backend: Any, config: ModelConfig | None, size: int) -> int:
     """Mask id: config.json, else the tokenizer's mask token, else an added token whose bare text says mask."""
-    named = [i for text, i in backend.get_added_vocab().items() if text.strip("<>|").lower() in ("mask", "mdm_mask")]
+    named = sorted(i for text, i in backend.get_added_vocab().items() if text.strip("<>|").lower() in ("mask", "mdm_mask"))
     found = next((i for i in (config.mask_token_id if config else None, backend.mask_token_id, *named) if i is not None), None)
     if found is None:
         raise CheckpointError("the tokenizer has no mask token", hint="Add mask_token_id to config.json, naming an id the tokenizer has.")
-    if not 0 <= found < len(backend):
+    if not 0 <= found < size:
         raise CheckpointError(
-            "the mask id is not in the tokenizer", given=found, allowed=f"below {len(backend)}", hint="Correct mask_token_id in config.json."
+            "the mask id is not in the tokenizer", given=found, allowed=f"below {size}", hint="Correct mask_token_id in config.json."
         )
     return int(found)
 

@@ -275,7 +275,7 @@ def test_our_config_json_repeats_the_released_fields() -> None:
     """What other LLaDA code reads: every released field but those of training has its released value."""
     training = {"alibi_bias_max", "attention_layer_norm_with_affine", "flash_attention", "init_cutoff_factor", "init_fn", "init_std"}
     training |= {"precision", "transformers_version"}
-    ours = llada.to_hf(llada.from_hf(LLADA_8B), "bfloat16")
+    ours = llada.to_hf(llada.from_hf(LLADA_8B, {}), "bfloat16")
     assert ours == {name: value for name, value in LLADA_8B.items() if name not in training}
 
 
@@ -295,13 +295,13 @@ def test_our_config_json_repeats_the_released_fields() -> None:
     ids=["8B", "kv-null", "iLLaDA", "multi-query", "mlp-ratio", "no-mask", "two-ends", "pad-0", "numbers"],
 )
 def test_config_survives_the_round_trip(changes: dict[str, Any]) -> None:
-    config = llada.from_hf({**LLADA_8B, **changes})
-    again = llada.from_hf(json.loads(json.dumps(llada.to_hf(config, "bfloat16"))))
+    config = llada.from_hf({**LLADA_8B, **changes}, {})
+    again = llada.from_hf(json.loads(json.dumps(llada.to_hf(config, "bfloat16"))), {})
     assert again == config
 
 
 def test_config_is_read_as_published() -> None:
-    assert llada.from_hf(LLADA_8B) == ModelConfig(
+    assert llada.from_hf(LLADA_8B, {}) == ModelConfig(
         family="llada",
         hidden_size=4096,
         num_layers=32,
@@ -319,13 +319,13 @@ def test_config_is_read_as_published() -> None:
         stop_token_ids=(126081,),
         pad_token_id=126081,
     )
-    assert llada.from_hf({**LLADA_8B, "n_kv_heads": None}).num_kv_heads == 32
-    assert llada.from_hf({**LLADA_8B, "multi_query_attention": True}).num_kv_heads == 1
-    assert llada.from_hf({**LLADA_8B, "embedding_size": None, "vocab_size": 126400}).embedding_rows == 126400
-    assert llada.from_hf({**LLADA_8B, "vocab_size": 126349}).embedding_rows == 126464
-    assert llada.from_hf({**LLADA_8B, "pad_token_id": 0}).pad_token_id == 0
-    assert llada.from_hf({**LLADA_8B, "pad_token_id": None}).pad_token_id == 126081
-    assert llada.from_hf({**LLADA_8B, "mlp_hidden_size": None}).intermediate_size == 4 * 4096
+    assert llada.from_hf({**LLADA_8B, "n_kv_heads": None}, {}).num_kv_heads == 32
+    assert llada.from_hf({**LLADA_8B, "multi_query_attention": True}, {}).num_kv_heads == 1
+    assert llada.from_hf({**LLADA_8B, "embedding_size": None, "vocab_size": 126400}, {}).embedding_rows == 126400
+    assert llada.from_hf({**LLADA_8B, "vocab_size": 126349}, {}).embedding_rows == 126464
+    assert llada.from_hf({**LLADA_8B, "pad_token_id": 0}, {}).pad_token_id == 0
+    assert llada.from_hf({**LLADA_8B, "pad_token_id": None}, {}).pad_token_id == 126081
+    assert llada.from_hf({**LLADA_8B, "mlp_hidden_size": None}, {}).intermediate_size == 4 * 4096
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
@@ -337,14 +337,14 @@ def test_parameters_counts_what_is_there(changes: dict[str, Any], tmp_path: Path
 
 
 def test_parameters_of_the_published_models() -> None:
-    assert llada.from_hf(LLADA_8B).parameters() == 8_015_581_184
+    assert llada.from_hf(LLADA_8B, {}).parameters() == 8_015_581_184
     illada = {"n_kv_heads": 8, "mlp_hidden_size": 14336, "vocab_size": 155136, "embedding_size": 155136, "weight_tying": True}
-    assert llada.from_hf({**LLADA_8B, **illada}).parameters() == 7_615_025_152
+    assert llada.from_hf({**LLADA_8B, **illada}, {}).parameters() == 7_615_025_152
 
 
 def test_names_and_shapes_of_the_published_8b_model() -> None:
     """The table has 291 tensors, and our network has the same ones under the rename table, without allocating any."""
-    config = llada.from_hf(LLADA_8B)
+    config = llada.from_hf(LLADA_8B, {})
     with torch.device("meta"):
         model = Transformer(config)
     table = llada_table(LLADA_8B)

@@ -80,7 +80,7 @@ def experts_grouped(
         gate, up = F.linear(inputs[part], gate_up[expert]).chunk(2, dim=-1)
         outputs[part] = F.linear(F.silu(gate) * up, down[expert])
         start += count
-    each = torch.empty_like(outputs).index_copy_(0, order, outputs).view(*experts.shape, -1)
+    each = torch.empty_like(outputs).index_copy_(0, order, outputs).view(*experts.shape, x.shape[-1])
     found = torch.zeros_like(x, dtype=torch.float32)
     for choice in range(experts.shape[1]):
         found.addcmul_(each[:, choice].float(), weight[:, choice, None].float())

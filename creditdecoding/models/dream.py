@@ -1,0 +1,24 @@
+"""Family Dream (Dream-org/Dream-v0, Dream-Coder-v0, apple/DiffuCoder): Qwen2.5's network with full attention, logits shifted by one.
+
+Leaves to others: the network (transformer.py) and reading tensors (weights.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from creditdecoding.config import ModelConfig
+from creditdecoding.models.fields import Fields
+from creditdecoding.models.names import QWEN
+
+ARCHITECTURES = ("DreamModel",)
+
+RENAME = QWEN
+
+
+def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
+    """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value is not implemented."""
+    fields = Fields(raw, generation)
+    fields.only({"use_mrope": False})
+    return fields.plain("dream", qkv_bias=True, logit_shift=True)

@@ -1,0 +1,26 @@
+"""Family Fast-dLLM v2 (Efficient-Large-Model/Fast_dLLM_v2_1.5B, _7B): Qwen2.5's network, block-causal, logits shifted by one.
+
+Leaves to others: the network (transformer.py) and reading tensors (weights.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from creditdecoding.config import ModelConfig
+from creditdecoding.models.fields import Fields
+from creditdecoding.models.names import QWEN
+
+ARCHITECTURES = ("Fast_dLLM_QwenForCausalLM",)
+
+BLOCK = 32
+"""Block length where config.json has no `bd_size`."""
+
+RENAME = QWEN
+
+
+def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
+    """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value is not implemented."""
+    fields = Fields(raw, generation)
+    return fields.plain("fast_dllm", qkv_bias=True, logit_shift=True, causal_block=fields.block(BLOCK))

@@ -1,0 +1,1 @@
+"""Tiny random checkpoints in the released file formats, family by family; see tests/make_checkpoint.py."""

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from creditdecoding.checkpoint import read_json
+from creditdecoding.checkpoint import shards
 from creditdecoding.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes there are."""
+
+Finish = Callable[[str, Tensor], Tensor]
+"""Called with our name of a parameter and its weight."""
+
+WINDOW = 256 * 2**20
+"""Bytes of a file that are mapped at a time."""
 
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -69,14 +76,14 @@ def stacked(name: str, *ours: str) -> dict[str, Part]:
     return {each: Part(name, stack=ours) for each in ours}
 
 
-def experts(released: str, moe: str = "layers.{n}.moe") -> dict[str, tuple[str | Part, ...]]:
+def experts(released: str, ours: str = "layers.{n}.mlp") -> dict[str, tuple[str | Part, ...]]:
     """Table entries for the experts below `released`: one by one, merged by training tools, or as transformers 5 writes them."""
     halves = (("gate", (0, 2)), ("up", (1, 2)))
     one_by_one = [Part(f"{released}.{{j}}.{half}_proj.weight", share) for half, share in halves]
     merged = [Part(f"{released}.{half}_proj", share) for half, share in halves]
     return {
-        f"{moe}.gate_up": (*one_by_one, *merged, f"{released}.gate_up_proj"),
-        f"{moe}.down": (f"{released}.{{j}}.down_proj.weight", f"{released}.down_proj"),
+        f"{ours}.gate_up": (*one_by_one, *merged, f"{released}.gate_up_proj"),
+        f"{ours}.down": (f"{released}.{{j}}.down_proj.weight", f"{released}.down_proj"),
     }
 
 
@@ -104,24 +111,6 @@ class Landing:
     shape: tuple[int, ...]
 
 
-def shards(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint, named by its index or the only ones there. Raises `CheckpointError`."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        table = read_json(index).get("weight_map")
-        if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-            raise CheckpointError(f"{index.name} has no weight_map of file names", given=str(folder), hint="Download the file again.")
-        names = sorted(set(table.values()))
-        missing = [name for name in names if not (folder / name).exists()]
-        if missing:
-            raise CheckpointError("weight files that the index names are missing", given=missing, hint="Download the checkpoint again.")
-        return [folder / name for name in names]
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise CheckpointError("no .safetensors file in the checkpoint", given=str(folder), hint="Only safetensors weights are read.")
-    return found
-
-
 def headers(paths: list[Path]) -> dict[str, Header]:
     """Every tensor of the weight files with its shape and dtype, nothing else read. Raises `CheckpointError`."""
     found: dict[str, Header] = {}
@@ -137,7 +126,7 @@ def headers(paths: list[Path]) -> dict[str, Header]:
                         f"{name} is quantised or no weight at all",
                         given=found[name].dtype,
                         allowed=", ".join(DTYPES),
-                        hint="Use the checkpoint in bfloat16; int8 weights are made while loading.",
+                        hint="Use the release in bfloat16; quantize int8 makes smaller weights while loading.",
                     )
     return found
 
@@ -216,35 +205,61 @@ def check(model: nn.Module, found: Mapping[str, Header], rename: Rename) -> dict
 
 
 def _tensors(found: Mapping[str, Header]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor, file by file; a file is opened anew after `WINDOW` bytes, which gives back what was mapped of it."""
     for path in dict.fromkeys(header.file for header in found.values()):
-        with _open(path) as file:
-            for name in (name for name, header in found.items() if header.file == path):
-                yield name, file.get_tensor(name)
+        names = [name for name, header in found.items() if header.file == path]
+        while names:
+            count, mapped = 0, 0
+            while count < len(names) and (count == 0 or mapped + found[names[count]].size <= WINDOW):
+                mapped += found[names[count]].size
+                count += 1
+            with _open(path) as file:
+                for name in names[:count]:
+                    yield name, file.get_tensor(name)
+            names = names[count:]
 
 
-def stream(model: nn.Module, folder: Path, rename: Rename, device: torch.device, dtype: torch.dtype, on_progress: Progress | None = None) -> None:
-    """Fill `model` (on the meta device) tensor by tensor; no more than one file is mapped at a time. Raises `CheckpointError`."""
+def stream(
+    model: nn.Module,
+    folder: Path,
+    rename: Rename,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_progress: Progress | None = None,
+    finish: Finish | None = None,
+) -> None:
+    """Fill `model` (on the meta device) tensor by tensor. Raises `CheckpointError` before any weight is read.
+
+    A parameter that is complete passes through `finish`, which may put something smaller in its place.
+    """
     found = headers(shards(folder))
     places, wanted = check(model, found, rename), stored(model)
+    left = Counter(landing.ours for each in places.values() for landing in each)
     ready: dict[str, Tensor] = {}
     total, done = sum(header.size for header in found.values()), 0
     for name, tensor in _tensors(found):
-        for landing in places[name]:
-            if landing.ours not in ready:
-                ready[landing.ours] = _allocate(model, landing.ours, wanted[landing.ours], device, dtype)
-            ready[landing.ours][landing.place].copy_(tensor[landing.rows])
-        done += found[name].size
         if on_progress is not None:
             on_progress(done, total)
+        for landing in places[name]:
+            ours, is_parameter = landing.ours, isinstance(wanted[landing.ours], nn.Parameter)
+            if ours not in ready:
+                ready[ours] = torch.empty(wanted[ours].shape, dtype=dtype if is_parameter else wanted[ours].dtype, device=device)
+            ready[ours][landing.place].copy_(tensor[landing.rows])
+            left[ours] -= 1
+            if not left[ours]:
+                whole = ready.pop(ours)
+                _put(model, ours, finish(ours, whole) if finish is not None and is_parameter else whole, is_parameter)
+        done += found[name].size
+    if on_progress is not None:
+        on_progress(done, total)
 
 
-def _allocate(model: nn.Module, name: str, wanted: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Put an empty tensor in place of the parameter or buffer `name`; the tensor to write to."""
-    is_parameter = isinstance(wanted, nn.Parameter)
-    empty = torch.empty(wanted.shape, dtype=dtype if is_parameter else wanted.dtype, device=device)
+def _put(model: nn.Module, name: str, tensor: Tensor, is_parameter: bool) -> None:
+    """Put `tensor` in place of the parameter or buffer `name`."""
     module, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(module), leaf, nn.Parameter(empty, requires_grad=False) if is_parameter else empty)
-    return empty
+    if is_parameter and not isinstance(tensor, nn.Parameter):
+        tensor = nn.Parameter(tensor, requires_grad=False)
+    setattr(model.get_submodule(module), leaf, tensor)
 
 
 def save(model: nn.Module, path: Path, rename: Rename, dtype: torch.dtype) -> None:

@@ -204,6 +204,7 @@ def _event(row: Row, decision: Decision, slot: int, forward: int, seconds: float
         credit=credit,
         committed=tuple(decision.commit[slot, where].tolist()),
         seconds=seconds,
+        computed=row.computed[1] - row.computed[0],
     )
 
 

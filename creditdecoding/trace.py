@@ -19,7 +19,8 @@ class StepEvent:
     """One forward pass of one row. Events of rows that shared the pass carry the same `forward`.
 
     `positions` are the masked positions of the current block before the step, counted from the start of the row; `tokens`,
-    `confidence`, `credit` (None for decoders without) and `committed` belong to them. `seconds` since the run began.
+    `confidence`, `credit` (None for decoders without) and `committed` belong to them. `seconds` since the run began. `computed`
+    positions of the row went through the network, the rest was kept from earlier passes.
     """
 
     row: int
@@ -32,6 +33,7 @@ class StepEvent:
     credit: tuple[float, ...] | None
     committed: tuple[bool, ...]
     seconds: float
+    computed: int = 0
 
     def commits(self) -> dict[int, int]:
         """Position -> token of what this step wrote."""
@@ -134,13 +136,15 @@ class Trace:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over traces of one run: `forwards` of the batch, `nfe` summed over rows (sequence-forwards), answer tokens, seconds."""
+    """Sums over traces of one run: `forwards` of the batch, `nfe` summed over rows (sequence-forwards), answer tokens, seconds,
+    and positions that went through the network."""
 
     requests: int
     forwards: int
     sequence_forwards: int
     tokens: int
     seconds: float
+    computed: int = 0
 
     @property
     def nfe(self) -> float:
@@ -162,4 +166,5 @@ def total(traces: Sequence[Trace]) -> Totals:
         sequence_forwards=sum(trace.nfe for trace in traces),
         tokens=sum(trace.count for trace in traces),
         seconds=max((trace.finish.seconds for trace in traces if trace.finish), default=0.0),
+        computed=sum(step.computed for trace in traces for step in trace.steps),
     )

@@ -363,3 +363,9 @@ def test_tensors_decide_where_config_json_is_silent(tmp_path: Path) -> None:
 def test_every_family_has_one_reader() -> None:
     names = [name for family in FAMILIES for name in family.ARCHITECTURES]
     assert len(names) == len(set(names)) and len(FAMILIES) == 6
+
+
+def test_the_page_on_models_names_every_family() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    for family in FAMILIES:
+        assert f"`{family.__name__.rpartition('.')[2]}`" in page and all(name in page for name in family.ARCHITECTURES)

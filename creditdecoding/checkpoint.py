@@ -1,19 +1,22 @@
 """Finds a checkpoint (a folder, the embedded model's name, or a hub id, downloaded without any code) and the weight files in it.
 
-A download that broke off is taken up again by the hub's client; that files are there, whole and what they should be is never taken on
-trust. Leaves to others: what the files mean (models/, tokenizer.py).
+A download that broke off goes on with the files that are not there yet; that all are there, whole and what they should be is never taken
+on trust. Leaves to others: what the files mean (models/, tokenizer.py).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from creditdecoding.errors import CheckpointError, OptionError
 
@@ -51,9 +54,11 @@ def locate(name: str, revision: str | None = None, offline: bool = False, cache_
 
 def _fetch(name: str, revision: str | None, offline: bool, cache_dir: str | None) -> Path:
     try:
-        return Path(
-            snapshot_download(name, revision=revision, cache_dir=cache_dir, local_files_only=offline, allow_patterns=_FILES, ignore_patterns=["*/*"])
-        )
+        with _bars_on_a_terminal_only():
+            found = snapshot_download(
+                name, revision=revision, cache_dir=cache_dir, local_files_only=offline, allow_patterns=_FILES, ignore_patterns=["*/*"]
+            )
+        return Path(found)
     except Exception as error:  # the hub client lets its HTTP library's own errors through
         given = name if revision is None else f"{name} at {revision}"
         for kind, what, hint in _HUB:
@@ -69,8 +74,21 @@ def _fetch(name: str, revision: str | None, offline: bool, cache_dir: str | None
         raise CheckpointError(
             f"the hub did not give it ({reason})",
             given=given,
-            hint="Check the id and the network and try again: what was downloaded is kept. Or download it elsewhere and give the folder.",
+            hint="Check the id and the network and try again: whole files are kept. Or download it elsewhere and give the folder.",
         ) from error
+
+
+@contextmanager
+def _bars_on_a_terminal_only() -> Iterator[None]:
+    """Keep the client's progress bars out of logs."""
+    hush = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if hush:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hush:
+            enable_progress_bars()
 
 
 def _refuse_pointers(folder: Path) -> None:

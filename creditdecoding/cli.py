@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-LONG_BYTES, LONG_SECONDS = 200 * 2**20, 1.0
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint folder, a hub id, or pocket (the embedded model).")]
 Prompt = Annotated[str | None, typer.Argument(help="The prompt; `-` or nothing reads standard input.", show_default=False)]
@@ -114,31 +111,10 @@ def generate(
 
 def _load(model: str, engine: EngineConfig) -> LM:
     from creditdecoding.lm import load
+    from creditdecoding.view.loading import bar
 
-    with _loading() as on_progress:
+    with bar() as on_progress:
         return load(model, engine, on_progress)
-
-
-@contextmanager
-def _loading() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, if that is a terminal and loading takes long: much to read, or a second gone by."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(TextColumn("loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    task, seen, begun = bar.add_task("loading"), sys.stderr.isatty(), 0.0
-
-    def on_progress(done: int, total: int) -> None:
-        nonlocal begun
-        begun = begun or time.monotonic()
-        bar.update(task, completed=done, total=total)
-        if seen and (total > LONG_BYTES or time.monotonic() - begun > LONG_SECONDS):
-            bar.start()
-
-    try:
-        yield on_progress
-    finally:
-        bar.stop()
 
 
 def _complete(lm: LM, text: str, config: GenerationConfig, raw: bool = False, infill: bool = False, watch: bool = False) -> Completion:

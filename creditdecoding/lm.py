@@ -218,9 +218,9 @@ def _open(name: str, engine: EngineConfig) -> tuple[Path, ModelConfig, Tokenizer
 def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
     """What `credit info` shows: what would be loaded and what it needs, from names and shapes alone. Raises `CheckpointError`."""
     engine = engine if engine is not None else EngineConfig()
-    folder, architecture, tokenizer = _open(name, engine)
-    model, family = outline(folder)
-    files = shards(folder)
+    folder, _, tokenizer = _open(name, engine)
+    model, family = outline(folder, engine.causal_block)
+    architecture, files = model.config, shards(folder)
     found = headers(files)
     check(model, found, family.RENAME)
     shown = dataclasses.asdict(architecture)

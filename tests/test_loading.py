@@ -25,6 +25,7 @@ from creditdecoding.errors import CheckpointError, MissingExtraError, OptionErro
 from creditdecoding.lm import describe
 from creditdecoding.models import load_model, memory, outline, quantize
 from creditdecoding.models.weights import Part, Rename, experts, headers, stacked, stream
+from creditdecoding.view import loading
 from tests.make_checkpoint import make, write_json, write_weights
 
 torch.set_num_threads(1)
@@ -470,6 +471,13 @@ def test_too_little_memory_is_refused_before_a_file_is_opened(kind: str, whole: 
     assert ("dtype bfloat16" in said) == (kind == "float32")
 
 
+def test_the_way_out_is_smaller_than_what_was_refused(whole: Path) -> None:
+    model = outline(whole)[0]
+    with pytest.raises(CheckpointError) as caught:
+        memory.refuse_too_big(model, [], torch.device("cpu"), torch.float32, "int8", lambda device: 0)
+    assert f"dtype bfloat16 ({memory.size(memory.weight_bytes(model, torch.bfloat16, 'int8'))})" in one_line(caught.value)
+
+
 def test_another_device_needs_the_weights_and_the_host_one_file(whole: Path) -> None:
     model, files, gpu = outline(whole)[0], shards(whole), torch.device("meta")
     weights, reading = memory.weight_bytes(model, torch.bfloat16), max(path.stat().st_size for path in files)
@@ -600,8 +608,8 @@ class Screen(io.StringIO):
 def test_a_bar_is_shown_on_a_terminal_if_loading_takes_long(
     terminal: bool, longest: int, seconds: float, seen: bool, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "LONG_BYTES", longest)
-    monkeypatch.setattr(cli, "LONG_SECONDS", seconds)
+    monkeypatch.setattr(loading, "LONG_BYTES", longest)
+    monkeypatch.setattr(loading, "LONG_SECONDS", seconds)
     monkeypatch.setattr(sys, "stderr", Screen(terminal))
     cli._load(str(whole), EngineConfig(device="cpu"))
     assert ("loading" in sys.stderr.getvalue()) == seen

@@ -109,7 +109,7 @@ def refuse_too_big(model: nn.Module, files: list[Path], device: torch.device, dt
 def _way_out(model: nn.Module, dtype: torch.dtype, quantize: str) -> str:
     """Smaller ways to load the same model, with figures."""
     half = torch.bfloat16
-    smaller = [("dtype bfloat16", weight_bytes(model, half))] if dtype.itemsize > 2 else []
+    smaller = [("dtype bfloat16", weight_bytes(model, half, quantize))] if dtype.itemsize > 2 else []
     if quantize != "int8":
         smaller.append((f"quantize int8{' with dtype bfloat16' if dtype.itemsize > 2 else ''}", weight_bytes(model, half, "int8")))
     ways = " or ".join(f"{how} ({size(count)})" for how, count in smaller)

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -183,7 +184,7 @@ def check(model: nn.Module, found: Mapping[str, Header], rename: Rename) -> dict
     """Where each tensor of the files goes. Raises `CheckpointError` on missing, extra, doubled or wrong-shape weights."""
     shapes = {name: tuple(tensor.shape) for name, tensor in stored(model).items()}
     table = landings(shapes, rename)
-    filled = {name: torch.zeros(shape[: max(1, len(shape) - 1)], dtype=torch.bool) for name, shape in shapes.items()}
+    filled = {name: np.zeros(shape[: max(1, len(shape) - 1)], dtype=bool) for name, shape in shapes.items()}
     for name, header in found.items():
         if name not in table:
             raise CheckpointError("a weight that the architecture does not have", given=name, hint="config.json and weights do not belong together.")
@@ -199,7 +200,7 @@ def check(model: nn.Module, found: Mapping[str, Header], rename: Rename) -> dict
     if holes:
         first = next(name for name in filled if name in holes)
         absent = [(name, at.place) for name, each in table.items() for at in each if at.ours == first and not filled[first][at.place].any()]
-        named = max(absent, key=lambda each: filled[first][each[1]].numel())[0]
+        named = max(absent, key=lambda each: filled[first][each[1]].size)[0]
         raise CheckpointError(f"{len(holes)} weights are missing", given=named, hint="Download the checkpoint again.")
     return {name: table[name] for name in found}
 

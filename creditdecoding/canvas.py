@@ -39,7 +39,8 @@ class Row:
     `canvas`, `masked`, `given` [length] on the host: the ids, what is still to write, and what never changes; `spans` the blocks
     (start, end) that have masks; `span`, `step` where it is; `size` masks its block began with; the answer lies from
     `answer` to `end`; `open` whether it may end early (False when filling masks inside a given text). `state` lives where
-    the model is; `slot` is its place in a cache, `settled` as in `cache.At`; `began` is the second of the run in which the row joined.
+    the model is; `slot` is its place in a cache, `twin` that of its twin (guidance.py), `settled` as in `cache.At`; `began` is the
+    second of the run in which the row joined.
     """
 
     index: int
@@ -59,6 +60,7 @@ class Row:
     span: int = 0
     step: int = 0
     slot: int = 0
+    twin: int = 0
     settled: int = 0
     began: float = 0.0
 
@@ -71,6 +73,11 @@ class Row:
     def edits(self) -> bool:
         """Whether the rule may write over what it has written in the current block."""
         return bool(getattr(self.decoder, "edits", False))
+
+    @property
+    def guided(self) -> bool:
+        """Whether each pass also runs the row's twin that does not see the prompt."""
+        return self.config.cfg_scale > 0
 
     @property
     def at(self) -> At:

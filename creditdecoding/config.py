@@ -226,6 +226,9 @@ class GenerationConfig:
     temperature: float = option(0.0, "0 is greedy; above 0, tokens are drawn by seeded Gumbel noise.", ge=0.0)
     top_k: int | None = option(None, "Draw only among the k likeliest tokens.", ge=1)
     top_p: float | None = option(None, "Draw only among the likeliest tokens that together hold this probability.", gt=0.0, le=1.0)
+    cfg_scale: float = option(
+        0.0, "Classifier-free guidance away from what the model says without seeing the prompt; above 0 a pass runs every row twice.", ge=0.0
+    )
     seed: int = option(0, "Seed of the noise; with it a row's answer does not depend on its neighbours.", ge=0, le=2**62)
     early_stop: bool = option(True, "Finish a row as soon as its end token and all before it are committed.")
     logits_eos_inf: bool = option(False, "Never write the end token (LLaDA's option of this name).")

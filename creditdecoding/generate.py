@@ -20,6 +20,7 @@ from creditdecoding.cache import Everything, KVCache
 from creditdecoding.canvas import Row, Vocabulary, advanced, finish
 from creditdecoding.decoders.base import Block, Decision, Prediction, Sampling, State, stack_states, take_rows
 from creditdecoding.errors import ModelError
+from creditdecoding.guidance import guided
 from creditdecoding.kernels.vocab import vocab_stats
 from creditdecoding.trace import Event, StepEvent
 
@@ -84,16 +85,13 @@ def denoise_step(
 
 
 def _predict(model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: torch.device, store: KVCache | None) -> _View:
-    """Run the model, ban what must not be written, and reduce the logits to statistics."""
+    """Run the model and reduce its logits to statistics."""
     width = max(end - start for start, end in (row.block for row in rows))
     position = torch.tensor([row.block[0] for row in rows])[:, None] + torch.arange(width)
     masked = torch.stack([_cut(row.masked, row.block, width) for row in rows])
     shown = torch.stack([_cut(~row.given if row.edits else row.masked, row.block, width) for row in rows])
     at_row, at_column = shown.nonzero(as_tuple=True)
-    flat = _logits(model, rows, words, device, store, at_row, position[at_row, at_column])
-    if flat.dim() != 2 or len(flat) != len(at_row) or flat.shape[1] < words.size:
-        shape = f"({len(at_row)}, at least {words.size})"
-        raise ModelError("the model returned logits of the wrong shape", given=tuple(flat.shape), allowed=shape, hint="Check the model.")
+    flat = logits_at(model, rows, words, device, at_row, position[at_row, at_column], store)
     ids, top, lse, kept = _statistics(flat, [rows[i] for i in at_row.tolist()], words)
     place = torch.zeros(shown.shape, dtype=torch.long).masked_scatter(shown, torch.arange(len(at_row))).to(device)
     tokens = torch.stack([_cut(row.canvas, row.block, width) for row in rows]).to(device)
@@ -104,10 +102,34 @@ def _predict(model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: to
     return _View(tokens, masked.to(device), shown, position.to(device), place, flat, ids, top, lse, kept)
 
 
-def _logits(
-    model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: torch.device, store: KVCache | None, at_row: Tensor, position: Tensor
+def logits_at(
+    model: Denoiser,
+    rows: Sequence[Row],
+    words: Vocabulary,
+    device: torch.device,
+    at_row: Tensor,
+    position: Tensor,
+    store: KVCache | None = None,
 ) -> Tensor:
-    """Logits at (row, position) [n]. Each row is computed where its cache policy says; shorter rows are padded."""
+    """Logits at (row, position) [n], those of guided rows guided, with -inf for whatever must not be written there.
+
+    These are the mask token, ids that mean nothing, and end tokens where the row's options or the text around a gap forbid them.
+    Raises `ModelError` when the model's logits have the wrong shape.
+    """
+    flat = guided(lambda *asked: _ask(model, words, device, store, *asked), rows, words.mask_id, at_row, position)
+    flat[:, words.mask_id] = -torch.inf
+    flat[:, words.size :] = -torch.inf
+    never = torch.tensor([row.config.logits_eos_inf or not row.open for row in rows])[at_row].to(flat.device)
+    if bool(never.any()):
+        stops = list(words.stop_ids)
+        flat[:, stops] = flat[:, stops].masked_fill(never[:, None], -torch.inf)
+    return flat
+
+
+def _ask(
+    model: Denoiser, words: Vocabulary, device: torch.device, store: KVCache | None, rows: Sequence[Row], at_row: Tensor, position: Tensor
+) -> Tensor:
+    """One pass: the model's logits at (row, position) [n]. Each row is computed where its cache policy says; shorter rows are padded."""
     spans = torch.tensor([row.computed for row in rows])
     seen = torch.tensor([row.at.length for row in rows])
     first, count = spans[:, 0], spans[:, 1] - spans[:, 0]
@@ -116,24 +138,26 @@ def _logits(
     allowed = (torch.arange(longest) < seen[:, None])[:, None].to(device) if int(seen.min()) < longest else None
     read = (at_row.to(device), (position - first[at_row]).to(device))
     if store is None or all(isinstance(row.policy, Everything) for row in rows):
-        return model(tokens.to(device), read, allowed)
+        return _checked(model(tokens.to(device), read, allowed), len(at_row), words)
+    assert len({row.slot for row in rows}) == len(rows)
     place = torch.arange(width)
     columns = torch.where(place < count[:, None], first[:, None] + place, -1)
     stores = store.view([row.slot for row in rows], columns, longest)
-    return model(tokens.to(device), read, allowed, positions=columns.clamp(min=0).to(device), stores=stores)  # type: ignore[call-arg]
+    found = model(tokens.to(device), read, allowed, positions=columns.clamp(min=0).to(device), stores=stores)  # type: ignore[call-arg]
+    return _checked(found, len(at_row), words)
+
+
+def _checked(flat: Tensor, n: int, words: Vocabulary) -> Tensor:
+    """The model's logits, if they have the shape that was asked for."""
+    if flat.dim() != 2 or len(flat) != n or flat.shape[1] < words.size:
+        shape = f"({n}, at least {words.size})"
+        raise ModelError("the model returned logits of the wrong shape", given=tuple(flat.shape), allowed=shape, hint="Check the model.")
+    return flat
 
 
 def _statistics(flat: Tensor, owners: Sequence[Row], words: Vocabulary) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Ban the mask token, meaningless ids and unwanted end tokens in place; top-1, its logit, log-sum-exp, hushed end-token logits.
-
-    `owners` names the row of each line of `flat`. A gap inside a given text never gets an end token.
-    """
-    flat[:, words.mask_id] = -torch.inf
-    flat[:, words.size :] = -torch.inf
+    """Top-1, its logit, log-sum-exp, hushed end-token logits (in place -inf); `owners` names the row of each line of `flat`."""
     stops = list(words.stop_ids)
-    never = torch.tensor([row.config.logits_eos_inf or not row.open for row in owners]).to(flat.device)
-    if bool(never.any()):
-        flat[:, stops] = flat[:, stops].masked_fill(never[:, None], -torch.inf)
     ids, top, lse = vocab_stats(flat)
     if not bool(torch.isfinite(lse).all()):
         raise ModelError(
@@ -205,6 +229,7 @@ def _event(row: Row, decision: Decision, slot: int, forward: int, seconds: float
         committed=tuple(decision.commit[slot, where].tolist()),
         seconds=seconds,
         computed=row.computed[1] - row.computed[0],
+        sequences=1 + row.guided,
     )
 
 
@@ -216,21 +241,22 @@ def run(model: Denoiser, rows: Iterable[Row], words: Vocabulary, device: torch.d
     zero = time.perf_counter()
     waiting, forward = iter(rows), 0
     active: list[Row] = []
-    free = list(range(batch_size))
+    free = list(range(2 * batch_size))  # two places in the cache for a guided row
     store: KVCache | None = None
     while True:
         while len(active) < batch_size and (row := next(waiting, None)) is not None:
-            active.append(replace(row, began=time.perf_counter() - zero, slot=free.pop(0)))
+            slot = free.pop(0)
+            active.append(replace(row, began=time.perf_counter() - zero, slot=slot, twin=free.pop(0) if row.guided else slot))
         if not active:
             return
         if store is None and not all(isinstance(row.policy, Everything) for row in active):
             store = model.new_cache()  # type: ignore[attr-defined]
         if store is not None:
-            store.reserve(max(row.slot for row in active) + 1, max(len(row.canvas) for row in active))
+            store.reserve(max(row.twin for row in active) + 1, max(len(row.canvas) for row in active))
         active, events = denoise_step(model, active, words, device, forward, lambda: time.perf_counter() - zero, store)
         yield from events
         forward += 1
         ends = [finish(row, words, time.perf_counter() - zero) for row in active]
         yield from (end for end in ends if end is not None)
-        free = sorted([*free, *(row.slot for row, end in zip(active, ends) if end is not None)])
+        free = sorted({*free, *(slot for row, end in zip(active, ends) if end is not None for slot in (row.slot, row.twin))})
         active = [row for row, end in zip(active, ends) if end is None]

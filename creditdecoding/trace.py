@@ -20,7 +20,7 @@ class StepEvent:
 
     `positions` are the masked positions of the current block before the step, counted from the start of the row; `tokens`,
     `confidence`, `credit` (None for decoders without) and `committed` belong to them. `seconds` since the run began. `computed`
-    positions of the row went through the network, the rest was kept from earlier passes.
+    positions of the row went through the network, the rest was kept from earlier passes; this `sequences` times, twice under guidance.
     """
 
     row: int
@@ -34,6 +34,7 @@ class StepEvent:
     committed: tuple[bool, ...]
     seconds: float
     computed: int = 0
+    sequences: int = 1
 
     def commits(self) -> dict[int, int]:
         """Position -> token of what this step wrote."""
@@ -77,6 +78,11 @@ class Trace:
     def nfe(self) -> int:
         """Forward passes this request took part in."""
         return len(self.steps)
+
+    @property
+    def sequence_forwards(self) -> int:
+        """Sequences that the model ran for this request: one a pass, two under guidance."""
+        return sum(step.sequences for step in self.steps)
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -136,11 +142,12 @@ class Trace:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over traces of one run: `forwards` of the batch, `nfe` summed over rows (sequence-forwards), answer tokens, seconds,
-    and positions that went through the network."""
+    """Sums over traces of one run: `forwards` of the batch, `passes` of all requests, the sequences these ran, answer tokens,
+    seconds, and positions that went through the network."""
 
     requests: int
     forwards: int
+    passes: int
     sequence_forwards: int
     tokens: int
     seconds: float
@@ -149,12 +156,12 @@ class Totals:
     @property
     def nfe(self) -> float:
         """Mean forward passes a request."""
-        return self.sequence_forwards / self.requests if self.requests else 0.0
+        return self.passes / self.requests if self.requests else 0.0
 
     @property
     def tpf(self) -> float:
-        """Answer tokens per sequence-forward."""
-        return self.tokens / self.sequence_forwards if self.sequence_forwards else 0.0
+        """Answer tokens per forward pass of a request."""
+        return self.tokens / self.passes if self.passes else 0.0
 
 
 def total(traces: Sequence[Trace]) -> Totals:
@@ -163,8 +170,9 @@ def total(traces: Sequence[Trace]) -> Totals:
     return Totals(
         requests=len(traces),
         forwards=len(set(passes)),
-        sequence_forwards=sum(trace.nfe for trace in traces),
+        passes=sum(trace.nfe for trace in traces),
+        sequence_forwards=sum(trace.sequence_forwards for trace in traces),
         tokens=sum(trace.count for trace in traces),
         seconds=max((trace.finish.seconds for trace in traces if trace.finish), default=0.0),
-        computed=sum(step.computed for trace in traces for step in trace.steps),
+        computed=sum(step.computed * step.sequences for trace in traces for step in trace.steps),
     )

@@ -24,8 +24,11 @@ PACKAGE = "creditdecoding"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("eval", "train", "view", "flags", "server", "integrations"),
+    ("compat",),
+    ("likelihood",),
     ("lm", "engine"),
     ("generate",),
+    ("guidance",),
     ("canvas",),
     ("models", "decoders", "tokenizer"),
     ("kernels", "cache", "trace", "checkpoint", "tasks"),

@@ -8,17 +8,21 @@ import torch
 
 from creditdecoding.config import check_fields, option
 from creditdecoding.decoders.base import Block, Decision, Prediction, State
+from creditdecoding.errors import OptionError
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Commits the k positions of highest confidence, or k random ones, at every step."""
+    """Commits the k positions of highest confidence, or k random ones, at every step; k is given or such that a block takes given steps."""
 
     k: int = option(1, "Tokens committed a step; 1 is the reference that every other decoder is measured against.", ge=1)
+    steps: int | None = option(None, "In place of k: steps a block takes, as even as possible, the first ones committing one more.", ge=1)
     order: str = option("low_confidence", "Which positions: keep the most confident, or random ones.", choices=("low_confidence", "random"))
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.steps is not None and self.k != 1:
+            raise OptionError("k and steps exclude each other", given=f"k={self.k}, steps={self.steps}", hint="Give one of the two.")
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """No state."""
@@ -30,4 +34,10 @@ class Fixed:
         confidence = (logit - prediction.lse).exp()
         score = confidence if self.order == "low_confidence" else prediction.uniform()
         rank = torch.where(block.editable, score, -1.0).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-        return Decision(tokens, (rank < self.k) & block.editable, confidence), state
+        return Decision(tokens, (rank < self._count(block)[:, None]) & block.editable, confidence), state
+
+    def _count(self, block: Block) -> torch.Tensor:
+        """Tokens that this step commits [rows]."""
+        if self.steps is None:
+            return torch.full_like(block.size, self.k)
+        return (block.size // self.steps + (block.step < block.size % self.steps)).clamp(min=1)

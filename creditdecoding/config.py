@@ -201,13 +201,12 @@ class EngineConfig:
     dtype: str = option("auto", "Weights and activations.", choices=("auto", "float32", "bfloat16", "float16"))
     quantize: str = option("none", "Smaller weights, made while loading; int8 needs the extra quant.", choices=("none", "int8"))
     threads: int | None = option(None, "CPU threads; by default torch decides.", ge=1)
+    compile: bool = option(False, "torch.compile the layers: slow first passes, faster later ones.")
     revision: str | None = option(None, "Branch, tag or commit of a hub id.")
     offline: bool = option(False, "Take a hub id from what is downloaded already.")
     cache_dir: str | None = option(None, "Where downloads of hub ids lie; by default the hub's own cache.")
     batch_size: int = option(16, "Rows that share a forward pass.", ge=1)
-    causal_block: int | None = option(
-        None, "Block length of a block-causal checkpoint whose files do not say it (SDAR -b8, -b16, ...).", ge=1
-    )
+    causal_block: int | None = option(None, "Block length of a block-causal checkpoint whose files do not say it (SDAR -b8, -b16, ...).", ge=1)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -6,7 +6,7 @@
     |-- ModelError        the model answered something no decoder can use: NaN or infinite logits
     `-- MissingExtraError an optional dependency that is not installed
 
-Leaves to others: printing them and choosing an exit code (cli.py). Our own invariants are `assert`s, not these.
+Leaves to others: printing them and choosing an exit code (cli/). Our own invariants are `assert`s, not these.
 """
 
 from __future__ import annotations

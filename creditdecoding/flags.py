@@ -1,6 +1,6 @@
 """Option dataclasses as command line flags: one flag a field, help and choices from its metadata.
 
-Leaves to others: the commands themselves (cli.py) and checking values (config.py).
+Leaves to others: the commands themselves (cli/) and checking values (config.py).
 """
 
 from __future__ import annotations

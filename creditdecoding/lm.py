@@ -16,7 +16,7 @@ from typing import Any, overload
 
 import torch
 
-from creditdecoding.cache import Layout
+from creditdecoding.cache import Layout, fitting
 from creditdecoding.canvas import Row, Vocabulary, start_infill, start_row
 from creditdecoding.checkpoint import locate, read_optional, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig, from_mapping
@@ -243,6 +243,7 @@ def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
         "experts": None if architecture.moe is None else {k: v for k, v in dataclasses.asdict(architecture.moe).items() if v != 0},
         "attention": "full" if block is None else f"two-way inside blocks of {block}, causal between them",
         "block length": "any" if block is None else block,
+        "caches": fitting(model.layout),
         "logits of position i": "at row i-1" if architecture.logit_shift else "at row i",
         "tokenizer ids": tokenizer.size,
         "mask token": f"{piece(tokenizer.mask_id)} = {tokenizer.mask_id}",

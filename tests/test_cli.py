@@ -45,7 +45,7 @@ def test_generate_json(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert call(["generate", "hello", "-m", model, "--json", "--decoder", "fixed:k=3", *FAST], monkeypatch) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) >= {"text", "nfe", "tokens", "tpf", "seconds", "finish_reason", "decoder"}
-    assert found["decoder"] == {"name": "fixed", "k": 3, "order": "low_confidence"}
+    assert found["decoder"] == {"name": "fixed", "k": 3, "steps": None, "order": "low_confidence"}
     assert found["generation"]["gen_length"] == 12 and found["nfe"] <= 5
 
 

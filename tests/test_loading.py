@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import creditdecoding
-from creditdecoding import cli
 from creditdecoding.checkpoint import locate, shards
+from creditdecoding.cli.app import load_lm, main
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import CheckpointError, MissingExtraError, OptionError
 from creditdecoding.lm import describe
@@ -395,7 +395,7 @@ def test_a_bad_checkpoint_is_refused_in_one_line(
     assert all(part in said for part in named), said
     monkeypatch.setattr(sys, "argv", ["credit", "info", "--model", str(folder), "--device", "cpu"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     out, err = capsys.readouterr()
     assert ended.value.code == 2 and out == "" and err == f"error: {said}\n"
 
@@ -611,5 +611,5 @@ def test_a_bar_is_shown_on_a_terminal_if_loading_takes_long(
     monkeypatch.setattr(loading, "LONG_BYTES", longest)
     monkeypatch.setattr(loading, "LONG_SECONDS", seconds)
     monkeypatch.setattr(sys, "stderr", Screen(terminal))
-    cli._load(str(whole), EngineConfig(device="cpu"))
+    load_lm(str(whole), EngineConfig(device="cpu"))
     assert ("loading" in sys.stderr.getvalue()) == seen

@@ -1,6 +1,6 @@
 """Traces as one stand-alone HTML page: nothing is fetched, the frames lie in the page as JSON.
 
-Leaves to others: what is in a frame (frames.py), how the page looks and moves (page.py), writing the file (cli.py).
+Leaves to others: what is in a frame (frames.py), how the page looks and moves (page.py), writing the file (cli/).
 """
 
 from __future__ import annotations

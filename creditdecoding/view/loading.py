@@ -32,4 +32,5 @@ def bar() -> Iterator[Callable[[int, int], None]]:
     try:
         yield on_progress
     finally:
-        shown.stop()
+        if shown.live.is_started:
+            shown.stop()

@@ -1,7 +1,7 @@
 """Decoding in the terminal: masks that turn into words while the model runs, and a trace as a table.
 
 Where nobody watches (a pipe, a file, a dumb terminal) only the final text comes out; NO_COLOR is rich's business. Leaves to
-others: what is in a frame (frames.py), colours (colour.py), running the model and what to print besides (cli.py).
+others: what is in a frame (frames.py), colours (colour.py), running the model and what to print besides (cli/).
 """
 
 from __future__ import annotations

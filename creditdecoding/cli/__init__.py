@@ -1,0 +1,9 @@
+"""The console script `credit`. Flags come from the option dataclasses (flags.py); heavy modules are imported inside the commands.
+
+Leaves to others: everything but arguments, printing and exit codes.
+"""
+
+from creditdecoding.cli import ask, measure, show, train
+from creditdecoding.cli.app import main
+
+__all__ = ["ask", "main", "measure", "show", "train"]

@@ -1,0 +1,124 @@
+"""What the commands share: the app, common arguments, reading prompts, printing, progress, exit codes.
+
+Errors meant for the caller are one line on standard error and exit code 2. Leaves to others: the commands (the other files of this folder).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from creditdecoding.errors import CreditError, OptionError
+
+if TYPE_CHECKING:
+    from creditdecoding.config import EngineConfig, GenerationConfig
+    from creditdecoding.lm import LM, Completion
+
+app = typer.Typer(
+    name="credit",
+    help="Diffusion language models decoded in few forward passes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint folder, a hub id, or pocket (the embedded model).")]
+Prompt = Annotated[str | None, typer.Argument(help="The prompt; `-` or nothing reads standard input.", show_default=False)]
+PromptFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without the chat template.")]
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    if file is not None:
+        if prompt is not None:
+            raise OptionError("two prompts", given="an argument and --file", hint="Give one of the two.")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"the prompt file cannot be read ({error})", given=str(file), hint="Check the path; it must be UTF-8 text.") from error
+    if prompt is None or prompt == "-":
+        if prompt is None and sys.stdin.isatty():
+            raise OptionError("no prompt", hint='Give it as an argument, with --file, or on standard input: credit generate "..."')
+        return sys.stdin.read()
+    return prompt
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"cannot write ({error.strerror})", given=str(path), hint="Check the folder.") from error
+
+
+def summary(done: Completion) -> str:
+    return f"{done.trace.count} tokens in {done.nfe} forward passes ({done.tpf:.2f} a pass), {done.trace.seconds:.2f} s, {done.finish_reason}"
+
+
+@contextmanager
+def progress(total: int, text: str) -> Iterator[Callable[[], None]]:
+    """A progress bar on standard error that counts calls."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda: bar.advance(task)
+
+
+def load_lm(model: str, engine: EngineConfig) -> LM:
+    from creditdecoding.lm import load
+    from creditdecoding.view.loading import bar
+
+    with bar() as onprogress:
+        return load(model, engine, onprogress)
+
+
+def complete(lm: LM, text: str, config: GenerationConfig, raw: bool = False, infill: bool = False, watch: bool = False) -> Completion:
+    if infill and raw:
+        raise OptionError("--infill and --raw exclude each other", hint="Leave --raw out: infilling is always plain text.")
+    row = lm.infill_row(text, config) if infill else lm.rows([text], config, raw)[0]
+    if not watch:
+        return lm.collect([row])[0]
+    from creditdecoding.view.terminal import watch as show
+
+    trace = lm.trace_of(row)
+    show(lm.events([row]), trace, lm.tokenizer.piece, ends=lm.tokenizer.stop_ids, decode=lm.tokenizer.decode, delay=0.1)
+    return lm.completion(row, trace)
+
+
+def main() -> None:
+    """Run the command line; errors meant for the caller are one line on standard error and exit code 2."""
+    try:
+        status = app(standalone_mode=False)
+    except CreditError as error:
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        said = error.format_message()  # a usage error of the option parser; empty after it has printed help
+        sys.exit(2) if not said else _fail(f"{said.rstrip('.')}. See: credit --help", 2)
+    sys.exit(status or 0)
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    sys.exit(status)

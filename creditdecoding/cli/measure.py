@@ -1,0 +1,126 @@
+"""Commands that measure: eval, drift, demo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from creditdecoding.cli.app import Json, Model, app, complete, load_lm, print_json, progress, write
+from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.errors import OptionError
+from creditdecoding.flags import with_options
+
+
+@app.command("eval")
+@with_options(generation=GenerationConfig, engine=EngineConfig)
+def evaluate(
+    tasks: Annotated[str, typer.Option(help="pocket, or families of it, comma-separated.")] = "pocket",
+    limit: Annotated[int, typer.Option(help="Items a family.", min=1)] = 50,
+    split: Annotated[str, typer.Option(help="test, dev or train.")] = "test",
+    model: Model = "pocket",
+    out: Annotated[Path | None, typer.Option(help="Also save the JSON, with every sample, to this file.", show_default=False)] = None,
+    as_json: Json = False,
+    *,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Score a model with a decoder on held-out items: score by family, NFE, tokens per forward."""
+    from creditdecoding.errors import unknown_name
+    from creditdecoding.eval.runner import evaluate as run
+    from creditdecoding.tasks import families
+    from creditdecoding.tasks.base import SPLITS
+    from creditdecoding.trace import FinishEvent
+
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    chosen = families(tasks)
+    lm = load_lm(model, engine)
+    with progress(limit * len(chosen), "answers") as tick:
+        report = run(lm, chosen, generation, limit, split, on_event=lambda event: tick() if isinstance(event, FinishEvent) else None)
+    found = report.to_json()
+    found["settings"]["model"] = model
+    if out is not None:
+        write(out, json.dumps({**found, "samples": [sample.to_json() for sample in report.samples]}, indent=1, ensure_ascii=False) + "\n")
+    if as_json:
+        print_json(found)
+    else:
+        _print_scores(found)
+
+
+def _print_scores(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("family", "score %", "NFE", "tokens / pass", "items")
+    for name, numbers in [*found["families"].items(), ("mean", found)]:
+        table.add_row(name, f"{numbers['score']:.1f}", f"{numbers['nfe']:.1f}", f"{numbers['tpf']:.2f}", str(numbers["items"]))
+    Console().print(table)
+
+
+@app.command()
+@with_options(generation=GenerationConfig, engine=EngineConfig)
+def drift(
+    tasks: Annotated[str, typer.Option(help="pocket, or families of it, comma-separated.")] = "pocket",
+    limit: Annotated[int, typer.Option(help="Items a family.", min=1)] = 50,
+    caches: Annotated[str, typer.Option(help="Caches to set beside none, separated by blanks; by default all that fit the model.")] = "",
+    model: Model = "pocket",
+    as_json: Json = False,
+    *,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Measure what approximate caches cost in answers: agreement with no cache, score, NFE, computed positions."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from creditdecoding.cache import fitting
+    from creditdecoding.eval.drift import drift as measure
+    from creditdecoding.tasks import families
+    from creditdecoding.trace import FinishEvent
+
+    if generation.cache != "auto":
+        raise OptionError("drift measures several caches", given=f"--cache {generation.cache}", hint="Name them with --caches.")
+    chosen, lm = families(tasks), load_lm(model, engine)
+    names = caches.split() or [name for name in fitting(lm.layout) if name != "none"]
+    with progress(limit * len(chosen) * (1 + len(names)), "answers") as tick:
+        found = measure(lm, chosen, generation, names, limit, on_event=lambda event: tick() if isinstance(event, FinishEvent) else None)
+    if as_json:
+        print_json(found)
+        return
+    table = Table("cache", "agreement %", "same %", "score %", "NFE", "computed")
+    for each in found:
+        numbers = (f"{each['agreement']:.1f}", f"{each['same']:.1f}", f"{each['score']:.1f}", f"{each['nfe']:.1f}", f"{each['computed']:.2f}x")
+        table.add_row(each["cache"], *numbers)
+    Console().print(table)
+
+
+@app.command()
+@with_options(engine=EngineConfig)
+def demo(model: Model = "pocket", *, engine: EngineConfig) -> None:
+    """A short tour: one question of several families, answered by standard, threshold and credit decoding."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from creditdecoding.tasks.base import distinct_items
+    from creditdecoding.tasks.pocket import FAMILIES
+
+    console, lm = Console(), load_lm(model, engine)
+    specs = ("fixed", "threshold", "credit")
+    passes = dict.fromkeys(specs, 0)
+    for family in (FAMILIES[name] for name in ("facts", "program", "arithmetic", "algebra")):
+        item = distinct_items(family, "test", 1, 1)[0]
+        console.print(f"\n[bold]{family.title}[/]")
+        console.print(Text(item.prompt, style="cyan"))
+        table = Table("decoder", "answer", "right", "passes", "speed-up")
+        done = {spec: complete(lm, item.prompt, GenerationConfig(decoder=spec)) for spec in specs}
+        for spec in specs:
+            passes[spec] += done[spec].nfe
+            right = "[green]yes[/]" if family.score(done[spec].text, item) else "[red]no[/]"
+            table.add_row(spec, Text(done[spec].text), right, str(done[spec].nfe), f"{done['fixed'].nfe / done[spec].nfe:.1f}x")
+        console.print(table)
+    summary = ", ".join(f"{spec} {count} ({passes['fixed'] / count:.1f}x)" for spec, count in passes.items())
+    console.print(f"\nForward passes in all: {summary}", highlight=False)

@@ -230,7 +230,7 @@ class GenerationConfig:
     )
     seed: int = option(0, "Seed of the noise; with it a row's answer does not depend on its neighbours.", ge=0, le=2**62)
     early_stop: bool = option(True, "Finish a row as soon as its end token and all before it are committed.")
-    logits_eos_inf: bool = option(False, "Never write the end token (LLaDA's option of this name).")
+    logits_eos_inf: bool = option(False, "Never write a stop token (LLaDA's option of this name bans the end of text alone).")
     confidence_eos_eot_inf: bool = option(False, "Give end tokens confidence 0, so that they are written last.")
     stop: tuple[str, ...] = option((), "Cut the answer before the first of these strings and finish the row.")
 

@@ -77,8 +77,9 @@ def denoise_step(
         seconds = clock()
         parts = (decision.tokens, decision.commit, decision.confidence, decision.credit, decision.again)
         host = Decision(*(None if x is None else x.cpu() for x in parts))  # type: ignore[arg-type]
+        top = view.ids[members].cpu()
         for slot, i in enumerate(members):
-            events[i] = _event(rows[i], host, slot, forward, seconds)
+            events[i] = _event(rows[i], host, top[slot], slot, forward, seconds)
             again = host.again is not None and bool(host.again[slot])
             after[i] = advanced(rows[i], host.tokens[slot], host.commit[slot], again, take_rows(state, slice(slot, slot + 1)))
     return after, [event for event in events if event is not None]
@@ -213,7 +214,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
     return [members for _, members in found]
 
 
-def _event(row: Row, decision: Decision, slot: int, forward: int, seconds: float) -> StepEvent:
+def _event(row: Row, decision: Decision, top: Tensor, slot: int, forward: int, seconds: float) -> StepEvent:
     start, end = row.block
     where = (~row.given if row.edits else row.masked)[start:end].nonzero()[:, 0]
     credit = None if decision.credit is None else tuple(decision.credit[slot, where].tolist())
@@ -230,6 +231,7 @@ def _event(row: Row, decision: Decision, slot: int, forward: int, seconds: float
         seconds=seconds,
         computed=row.computed[1] - row.computed[0],
         sequences=1 + row.guided,
+        top=tuple(top[where].tolist()),
     )
 
 

@@ -21,6 +21,7 @@ class StepEvent:
     `positions` are the masked positions of the current block before the step, counted from the start of the row; `tokens`,
     `confidence`, `credit` (None for decoders without) and `committed` belong to them. `seconds` since the run began. `computed`
     positions of the row went through the network, the rest was kept from earlier passes; this `sequences` times, twice under guidance.
+    `top` is the model's likeliest id at each position, before credit and noise (None in traces that do not say).
     """
 
     row: int
@@ -35,6 +36,7 @@ class StepEvent:
     seconds: float
     computed: int = 0
     sequences: int = 1
+    top: tuple[int, ...] | None = None
 
     def commits(self) -> dict[int, int]:
         """Position -> token of what this step wrote."""

@@ -103,7 +103,7 @@ def complete(lm: LM, text: str, config: GenerationConfig, raw: bool = False, inf
 def main() -> None:
     """Run the command line; errors meant for the caller are one line on standard error and exit code 2."""
     try:
-        status = app(standalone_mode=False)
+        status = app(args=joined(sys.argv[1:]), standalone_mode=False)
     except CreditError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
@@ -117,6 +117,11 @@ def main() -> None:
         said = error.format_message()  # a usage error of the option parser; empty after it has printed help
         sys.exit(2) if not said else _fail(f"{said.rstrip('.')}. See: credit --help", 2)
     sys.exit(status or 0)
+
+
+def joined(arguments: list[str]) -> list[str]:
+    """`trace analyse` as the command `analyse`; whoever means the prompt types `trace -- analyse`."""
+    return arguments[1:] if arguments[:2] == ["trace", "analyse"] else arguments
 
 
 def _fail(text: str, status: int) -> NoReturn:

@@ -1,6 +1,7 @@
-"""Traces and training logs as PNG. The only file that imports matplotlib, and never its global state.
+"""Traces, their analysis and training logs as PNG. The only file that imports matplotlib, and never its global state.
 
-Leaves to others: what is in a frame (frames.py), colours (colour.py), the curves of a log (curve.py), numbers (trace.py, train/).
+Leaves to others: what is in a frame (frames.py), colours (colour.py), the curves of a log (curve.py), the figures of an
+analysis (analysis.py), numbers (trace.py, train/, eval/).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.trace import Trace
+from creditdecoding.view.analysis import draw_reliability, draw_steps, reliability_size, steps_size
 from creditdecoding.view.colour import CREDIT, LIGHT, LINE, QUIET, TEXT, WRITTEN, Ramp
 from creditdecoding.view.curve import draw_log, scored
 from creditdecoding.view.frames import Cell, Frame, Piece, frames, label
@@ -90,6 +92,23 @@ def loss_curve(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         raise OptionError("the training log is empty", hint="Train at least one step first.")
     figure = _figure(11 if scored(records) else 7, 4.2)
     draw_log(figure, records)
+    _save(figure, path)
+
+
+def steps_png(report: Mapping[str, Any], path: Path) -> None:
+    """Draw an analysis: when tokens were candidates, when they were committed. Raises `MissingExtraError`."""
+    figure = _figure(*steps_size(report))
+    draw_steps(figure, report)
+    _save(figure, path)
+
+
+def reliability_png(report: Mapping[str, Any], path: Path) -> None:
+    """Draw an analysis: reliability diagrams of the model. Raises `OptionError`, `MissingExtraError`."""
+    calibration = report["calibration"]
+    if calibration is None:
+        raise OptionError("there is no reliability without standard decoding", hint="Add traces of --decoder fixed.")
+    figure = _figure(*reliability_size(calibration))
+    draw_reliability(figure, calibration)
     _save(figure, path)
 
 

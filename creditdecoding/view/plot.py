@@ -19,6 +19,7 @@ from creditdecoding.view.analysis import draw_reliability, draw_steps, reliabili
 from creditdecoding.view.colour import CREDIT, LIGHT, LINE, QUIET, TEXT, WRITTEN, Ramp
 from creditdecoding.view.curve import draw_log, scored
 from creditdecoding.view.frames import Cell, Frame, Piece, frames, label
+from creditdecoding.view.tradeoff import draw_tradeoff, series, windows
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -109,6 +110,13 @@ def reliability_png(report: Mapping[str, Any], path: Path) -> None:
         raise OptionError("there is no reliability without standard decoding", hint="Add traces of --decoder fixed.")
     figure = _figure(*reliability_size(calibration))
     draw_reliability(figure, calibration)
+    _save(figure, path)
+
+
+def tradeoff_png(report: Mapping[str, Any], path: Path) -> None:
+    """Draw the curves of a comparison, score over passes. Raises `MissingExtraError`."""
+    figure = _figure(13.5 if len(windows(report, series(report))) > 1 else 8.5, 5)
+    draw_tradeoff(figure, report)
     _save(figure, path)
 
 

@@ -1,0 +1,126 @@
+"""The command compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from creditdecoding.cli.app import Json, Model, app, print_json, write
+from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.errors import MissingExtraError, OptionError
+from creditdecoding.flags import with_options
+
+Decoders = Annotated[
+    str, typer.Option(help="Separated by blanks: all, NAME for its usual sweep, NAME:knob=1|2|4 for a sweep of your own, NAME:knob=1 to pin a knob.")
+]
+
+
+@app.command()
+@with_options(generation=GenerationConfig, engine=EngineConfig)
+def compare(
+    decoders: Decoders = "fixed threshold credit",
+    tasks: Annotated[str, typer.Option(help="Families to ask, comma-separated; pocket is all embedded ones.")] = "pocket",
+    templates: Annotated[str, typer.Option(help="Ways to wrap the question, comma-separated: all, plain, question, steps, task.")] = "plain",
+    limit: Annotated[int, typer.Option(help="Test items a family, on which everything is reported.", min=1)] = 100,
+    dev_limit: Annotated[int, typer.Option(help="Dev items a family, on which settings are chosen.", min=1)] = 50,
+    bound: Annotated[float, typer.Option(help="Points of score that a setting may lose on dev.", min=0.0)] = 1.0,
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on where it stopped.")] = Path("runs/compare"),
+    jobs: Annotated[int, typer.Option(help="Processes, each with a model of its own.", min=1)] = 1,
+    report: Annotated[Path | None, typer.Option(help="The page; by default OUT/report.html.", show_default=False)] = None,
+    png: Annotated[Path | None, typer.Option(help="The picture; by default OUT/curves.png.", show_default=False)] = None,
+    model: Model = "pocket",
+    as_json: Json = False,
+    *,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Compare decoders over sweeps of their knobs: curves, operating points, intervals; goes on after an interruption."""
+    from creditdecoding.eval.compare import Plan, run
+    from creditdecoding.eval.summary import summarise
+    from creditdecoding.eval.sweep import curves
+    from creditdecoding.tasks.templates import templates as named
+    from creditdecoding.view.compare_page import compare_html
+    from creditdecoding.view.loading import bar
+
+    if generation.decoder != GenerationConfig().decoder:
+        raise OptionError("compare runs several decoders", given=f"--decoder {generation.decoder}", hint="Name them with --decoders.")
+    if png is not None and find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "plot")
+    for path in (report, png):
+        if path is not None and not path.parent.is_dir():
+            raise OptionError("the folder of this file is not there", given=str(path), hint="Make it first: a run can take long.")
+    found = tuple(curves(decoders))
+    plan = Plan(model, tasks, tuple(named(templates)), found, dev_limit, limit, generation, engine)
+    with _bar() as start, bar() as on_load:
+        records = run(plan, out, jobs, start, on_load)
+    summed = {"model": model, **summarise(records, found, bound)}
+    write(out / "report.json", json.dumps(summed, indent=1, ensure_ascii=False) + "\n")
+    items, count = summed["items"], len(records)
+    about = f"{model} · {tasks} · templates {', '.join(summed['templates'])} · {items['dev']} dev and {items['test']} test items · {count:,} samples"
+    page = report or out / "report.html"
+    write(page, compare_html(summed, "Decoders compared", about))
+    written = [out / "samples.jsonl", out / "report.json", page, *_draw(summed, png, out / "curves.png")]
+    if as_json:
+        print_json(summed)
+    else:
+        _print(summed)
+    typer.echo(f"wrote {', '.join(map(str, written))}", err=True)
+
+
+def _draw(summed: dict[str, Any], png: Path | None, usual: Path) -> list[Path]:
+    """Draw the curves; without matplotlib only where a picture was asked for."""
+    from creditdecoding.view.plot import tradeoff_png
+
+    if png is None and find_spec("matplotlib") is None:
+        return []
+    try:
+        tradeoff_png(summed, png or usual)
+    except OSError as error:
+        raise OptionError(f"cannot write ({error.strerror})", given=str(png or usual), hint="Check the folder.") from error
+    return [png or usual]
+
+
+class _bar:  # noqa: N801
+    """A progress bar of samples with the time left, which begins when the number of samples is known."""
+
+    def __enter__(self) -> Callable[[int, int], Callable[[], None]]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=300)
+        return self.start
+
+    def start(self, done: int, total: int) -> Callable[[], None]:
+        task = self.bar.add_task("samples", total=total, completed=done)
+        self.bar.start()
+        return lambda: self.bar.advance(task)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar.tasks:
+            self.bar.stop()
+
+
+def _print(summed: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from creditdecoding.eval.words import signed
+
+    standard = summed["reference"]["test"]
+    table = Table("fewest passes at no measurable loss", "passes", "times fewer", "score %", "difference [95 %]")
+    table.add_row("standard decoding", f"{standard['nfe']:.2f}", "1.00", f"{standard['score']['value']:.1f}", "")
+    for curve in sorted((each for each in summed["curves"] if each["chosen"]), key=lambda each: each["chosen"]["test"]["nfe"]):
+        test = curve["chosen"]["test"]
+        numbers = (f"{test['nfe']:.2f}", f"{test['speedup']['value']:.2f}", f"{test['score']['value']:.1f}", signed(test["difference"]))
+        table.add_row(curve["chosen"]["label"], *map(Text, numbers))
+    console = Console()
+    console.print(table)
+    for sentence in summed["words"]:
+        console.print(Text(sentence))

@@ -1,0 +1,285 @@
+"""Runs a model over tasks with many decoders and settings, every sample a line of a run's folder.
+
+The work is cut into chunks of rows that share decoder, template and split. A chunk is always decoded whole and in the same batches,
+on one thread unless more are asked for, whoever decodes it: so a run that was killed, or spread over processes, ends with the rows
+of an undisturbed one. Leaves to others: files (journal.py), settings (sweep.py), what the rows say (summary.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing as mp
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from creditdecoding.checkpoint import locate, shards
+from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.errors import CreditError, OptionError
+from creditdecoding.eval import journal
+from creditdecoding.eval.journal import Key
+from creditdecoding.eval.sweep import Curve, specs
+from creditdecoding.lm import LM, load
+from creditdecoding.models.weights import Progress
+from creditdecoding.tasks import families
+from creditdecoding.tasks.base import Family, Item, Split, distinct_items
+from creditdecoding.tasks.templates import wrap
+from creditdecoding.trace import FinishEvent, Trace
+
+_SPLITS: tuple[Split, ...] = ("dev", "test")
+_BATCHES = 2  # a chunk holds as many rows as this many batches
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides the rows of a run. `dev_limit` and `limit` are items a family of the dev and the test split."""
+
+    model: str
+    tasks: str
+    templates: tuple[str, ...]
+    curves: tuple[Curve, ...]
+    dev_limit: int
+    limit: int
+    generation: GenerationConfig = GenerationConfig()
+    engine: EngineConfig = EngineConfig()
+
+    def __post_init__(self) -> None:
+        for name, limit in (("limit", self.limit), ("dev_limit", self.dev_limit)):
+            if limit < 2:
+                raise OptionError(f"{name} is too small for an interval", given=limit, allowed="2 items a family or more", hint="Raise it.")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows that are decoded together, in this order."""
+
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A plan with its items: what is to be done, and in which order it is written down."""
+
+    plan: Plan
+    items: Mapping[tuple[str, str, int], Item]
+    families: Mapping[str, Family]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def order(self) -> list[Key]:
+        """Every sample in the order of the finished file."""
+        numbers = {name: i for i, name in enumerate((*_SPLITS, *self.plan.templates))}
+        decoders = {name: i for i, name in enumerate(specs(self.plan.curves))}
+        ranks = {family: i for i, family in enumerate(self.families)}
+        every = (key for chunk in self.chunks for key in chunk.keys)
+        return sorted(every, key=lambda key: (numbers[key[0]], numbers[key[1]], decoders[key[2]], ranks[key[3]], key[4]))
+
+    def item(self, key: Key) -> Item:
+        """The item of a sample."""
+        return self.items[key[0], key[3], key[4]]
+
+
+def lay_out(plan: Plan) -> Work:
+    """The items of a plan and its chunks, short prompts first. Raises `OptionError` where a family has too few items."""
+    asked = {family.name: family for family in families(plan.tasks)}
+    items: dict[tuple[str, str, int], Item] = {}
+    for family in asked.values():
+        for split, chosen in zip(_SPLITS, _split(family, plan.dev_limit, plan.limit)):
+            if len(chosen) < 2:
+                raise OptionError(f"{family.name} has too few {split} items for an interval", given=len(chosen), hint="Leave the task out.")
+            items |= {(split, family.name, i): item for i, item in enumerate(chosen)}
+    size, chunks = _BATCHES * plan.engine.batch_size, []
+    for split in _SPLITS:
+        inside = sorted((place for place in items if place[0] == split), key=lambda place: len(items[place].prompt))
+        for template in plan.templates:
+            for spec in specs(plan.curves):
+                for start in range(0, len(inside), size):
+                    chunks.append(Chunk(tuple((split, template, spec, family, i) for _, family, i in inside[start : start + size])))
+    return Work(plan, items, asked, tuple(chunks))
+
+
+def _split(family: Family, dev_limit: int, limit: int) -> tuple[list[Item], list[Item]]:
+    """Items of dev and of test. Published items have no split of ours: one draw is dealt out to the two."""
+    if family.listed is None:
+        return distinct_items(family, "dev", 0, dev_limit), distinct_items(family, "test", 0, limit)
+    drawn = distinct_items(family, "test", 0, dev_limit + limit)
+    random.Random(f"{family.name}/dev").shuffle(drawn)
+    return drawn[:dev_limit], drawn[dev_limit:]
+
+
+def manifest(work: Work) -> dict[str, Any]:
+    """What a folder's samples depend on: settings, the checkpoint's bytes, the items' texts."""
+    plan = work.plan
+    engine = {f.name: getattr(plan.engine, f.name) for f in dataclasses.fields(plan.engine) if f.name not in ("offline", "cache_dir")}
+    asked = {f.name: getattr(plan.generation, f.name) for f in dataclasses.fields(plan.generation) if f.name != "decoder"}
+    texts = json.dumps([[*place, item.prompt, repr(item.gold)] for place, item in work.items.items()])
+    return {
+        "model": plan.model,
+        "checkpoint": fingerprint(locate(plan.model, plan.engine.revision, plan.engine.offline, plan.engine.cache_dir)),
+        "tasks": {name: dict(family.about) for name, family in work.families.items()},
+        "items": {"dev": plan.dev_limit, "test": plan.limit, "texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest()},
+        "templates": plan.templates,
+        "decoders": [dataclasses.asdict(curve) for curve in plan.curves],
+        "generation": asked,
+        "engine": engine,
+    }
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of a checkpoint: its small files whole, of weight files the name, the size and both ends."""
+    digest, edge = hashlib.blake2b(digest_size=8), 1 << 20
+    for path in sorted({*folder.glob("*.json"), *shards(folder)}):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(edge))
+            file.seek(max(0, size - edge))
+            digest.update(file.read(edge))
+    return digest.hexdigest()
+
+
+def answers(lm: LM, work: Work, chunk: Chunk) -> Iterator[dict[str, Any]]:
+    """The samples of a chunk as they are finished."""
+    config = dataclasses.replace(work.plan.generation, decoder=chunk.keys[0][2])
+    rows = sorted(lm.rows([wrap(key[1], work.item(key).prompt) for key in chunk.keys], config), key=lambda row: len(row.canvas))
+    of, traces = {row.index: row for row in rows}, {row.index: lm.trace_of(row) for row in rows}
+    for event in lm.events(rows):
+        traces[event.row].add(event)
+        if isinstance(event, FinishEvent):
+            key, trace = chunk.keys[event.row], traces.pop(event.row)
+            text = lm.completion(of[event.row], trace).text
+            yield {**dict(zip(journal.KEY, key)), "text": text, "right": work.families[key[3]].score(text, work.item(key)), **_counts(trace)}
+
+
+def _counts(trace: Trace) -> dict[str, Any]:
+    """Passes, tokens, and for each answer token the pass that wrote it last; seconds are the only field that is not reproducible."""
+    wrote: dict[int, int] = {}
+    for number, step in enumerate(trace.steps, 1):
+        wrote |= dict.fromkeys(step.commits(), number)
+    start = len(trace.prompt)
+    return {
+        "nfe": trace.nfe,
+        "sequence_forwards": trace.sequence_forwards,
+        "tokens": trace.count,
+        "tpf": round(trace.tpf, 4),
+        "finish": trace.finish.reason if trace.finish else None,
+        "committed": [wrote[position] for position in range(start, start + len(trace.tokens))],
+        "seconds": round(trace.seconds, 4),
+    }
+
+
+def run(
+    plan: Plan, folder: Path, jobs: int = 1, on_start: Callable[[int, int], Callable[[], None]] | None = None, on_load: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Do what is left of a plan in its folder; all its samples, in order. Raises `CreditError`s.
+
+    `on_start` is told how many samples there are already and in all, and gives a function to call at each further one.
+    """
+    plan = dataclasses.replace(plan, engine=dataclasses.replace(plan.engine, threads=plan.engine.threads or 1))
+    work = lay_out(plan)
+    order = work.order
+    with journal.hold(folder, manifest(work)):
+        _write_items(folder, work)
+        found = journal.read(folder)
+        tick = on_start(sum(key in found for key in order), len(order)) if on_start else lambda: None
+        todo = [number for number, chunk in enumerate(work.chunks) if any(key not in found for key in chunk.keys)]
+        jobs = min(jobs, len(todo))
+        if jobs == 1:
+            lm = load(plan.model, plan.engine, on_load)
+            with journal.appender(folder, 0) as append:
+                for number in todo:
+                    _do(lm, work, work.chunks[number], found.keys(), append, tick)
+        elif todo:
+            _spread(plan, folder, todo, frozenset(found), jobs, tick)
+        found = journal.read(folder)
+        journal.settle(folder, found, order)
+        return [found[key] for key in order]
+
+
+def _write_items(folder: Path, work: Work) -> None:
+    lines = [
+        {"split": split, "family": family, "item": i, "prompt": item.prompt, "reference": item.answer}
+        for (split, family, i), item in work.items.items()
+    ]
+    journal.replace(folder / "items.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _do(lm: LM, work: Work, chunk: Chunk, known: Any, append: Callable[[dict[str, Any]], Any], tick: Callable[[], None]) -> None:
+    """Decode a chunk whole and write down what is not yet known of it."""
+    for record in answers(lm, work, chunk):
+        if journal.key(record) not in known:
+            append(record)
+            tick()
+
+
+def _spread(plan: Plan, folder: Path, todo: Sequence[int], known: frozenset[Key], jobs: int, tick: Callable[[], None]) -> None:
+    """The same in several processes, each taking the next chunk when it is done with one."""
+    context = mp.get_context("spawn")
+    taken, done, said = context.Value("l", 0), context.Value("l", 0), context.SimpleQueue()
+    shared = (plan, folder, todo, known, taken, done, said)
+    started = [context.Process(target=_help, args=(number, *shared), daemon=True) for number in range(jobs)]
+    try:
+        for process in started:
+            process.start()
+        seen, alive = 0, started
+        while alive:
+            wait([process.sentinel for process in alive], timeout=0.2)
+            alive = [process for process in alive if process.exitcode is None]
+            for _ in range(done.value - seen):
+                tick()
+                seen += 1
+            if not said.empty():
+                what, hint, given, allowed = said.get()
+                raise CreditError(what, hint=hint, given=given, allowed=allowed)
+            codes = [process.exitcode for process in started if process.exitcode]
+            if codes:
+                raise OptionError(
+                    "a process of the run ended early",
+                    given=f"exit code {codes[0]}",
+                    hint="Run it again: finished samples are kept. Or lower --jobs.",
+                )
+    finally:
+        for process in started:
+            if process.pid is not None:
+                process.terminate()
+                process.join()
+
+
+def _help(
+    number: int, plan: Plan, folder: Path, todo: Sequence[int], known: frozenset[Key], taken: Any, done: Any, said: Any
+) -> None:  # pragma: no cover - in another process
+    """Body of one process; it ends with the process that started it, whatever ends that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def tick() -> None:
+        with done.get_lock():
+            done.value += 1
+
+    try:
+        work, lm = lay_out(plan), load(plan.model, plan.engine)
+        with journal.appender(folder, number) as append:
+            while True:
+                with taken.get_lock():
+                    place = taken.value
+                    taken.value += 1
+                if place >= len(todo):
+                    return
+                _do(lm, work, work.chunks[todo[place]], known, append, tick)
+    except CreditError as error:
+        said.put((error.what, error.hint, error.given, error.allowed))
+
+
+def _end_with_parent() -> None:  # pragma: no cover - in another process
+    parent = mp.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

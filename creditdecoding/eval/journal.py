@@ -1,0 +1,134 @@
+"""A run's folder: what was asked for, and every sample as a line, so that a run that was killed goes on where it stopped.
+
+`manifest.json` holds the settings; other settings in the same folder are refused. While a run is under way each process appends to
+a file of its own, `samples.K.jsonl`, one write a line; a last line that was torn off is dropped, a line that is there twice counts
+once. A finished run has one `samples.jsonl` in the order of the plan. Leaves to others: what is in a line (compare.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from creditdecoding.errors import OptionError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two runs in one folder are not noticed
+    fcntl = None  # type: ignore[assignment]
+
+KEY = ("split", "template", "decoder", "family", "item")
+"""The fields of a sample that tell it from all others of a run."""
+NOT_REPRODUCIBLE = ("seconds",)
+"""The fields that differ between two runs of the same settings."""
+
+Key = tuple[Any, ...]
+
+
+def key(record: Mapping[str, Any]) -> Key:
+    """What identifies a sample."""
+    return tuple(record[name] for name in KEY)
+
+
+@contextmanager
+def hold(folder: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
+    """Make or take up a run's folder for the time of the body. Raises `OptionError` where it is another run's or in use."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        raise OptionError(f"cannot use the folder ({error.strerror})", given=str(folder), hint="Choose another --out.") from error
+    with lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OptionError("another run is at work in this folder", given=str(folder), hint="Wait for it, or choose another --out.") from error
+        _agree(folder, json.loads(json.dumps(manifest)))
+        yield
+
+
+def _agree(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, or hold it to the one that is there."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        if _files(folder):
+            raise OptionError("there are samples without a manifest", given=str(folder), hint="Choose another --out.")
+        replace(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differ = [name for name in {**manifest, **found} if manifest.get(name) != found.get(name)]
+    except (OSError, ValueError, TypeError) as error:
+        raise OptionError(f"the manifest cannot be read ({error})", given=str(path), hint="Choose another --out.") from error
+    if differ:
+        raise OptionError(
+            f"this folder holds a run with other settings ({', '.join(differ)})",
+            given=str(folder),
+            hint="Choose another --out or the same settings.",
+        )
+
+
+def read(folder: Path) -> dict[Key, dict[str, Any]]:
+    """All samples written so far by what identifies them; torn last lines are cut off the files. Raises `OptionError`."""
+    found: dict[Key, dict[str, Any]] = {}
+    for path in _files(folder):
+        lines = _whole_lines(path)
+        for number, line in enumerate(lines):
+            try:
+                record = json.loads(line)
+                found.setdefault(key(record), record)
+            except (ValueError, KeyError, TypeError) as error:
+                raise OptionError(
+                    f"line {number + 1} of {path.name} is not a sample", given=str(folder), hint="Take the line out, or choose another --out."
+                ) from error
+    return found
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        os.truncate(path, end)
+    return data[:end].split(b"\n")[:-1]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("samples*.jsonl"))
+
+
+@contextmanager
+def appender(folder: Path, number: int) -> Iterator[Any]:
+    """A function that appends a record to the file of process `number`, whole and at once."""
+    with open(folder / f"samples.{number}.jsonl", "ab", buffering=0) as file:
+        yield lambda record: file.write(_line(record))
+        os.fsync(file.fileno())
+
+
+def settle(folder: Path, records: Mapping[Key, Mapping[str, Any]], order: Sequence[Key]) -> None:
+    """Put all samples into one file in this order, and take the files of the processes away."""
+    data = b"".join(_line(records[each]) for each in order)
+    path = folder / "samples.jsonl"
+    if not path.exists() or path.read_bytes() != data:
+        replace(path, data.decode())
+    for other in _files(folder):
+        if other != path:
+            other.unlink()
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    with open(new, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,124 @@
+"""Decoders with the settings to compare them at: each one's main knob and its values, as data, and the text that overrides them.
+
+`fixed threshold:threshold=0.8|0.9 credit:beta=0` is three curves: `fixed` over the sweep given here, `threshold` at two settings,
+`credit` without memory over the sweep of its main knob. Leaves to others: what a knob does (decoders/), running (compare.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from creditdecoding.config import split_spec
+from creditdecoding.decoders import names, resolve
+from creditdecoding.errors import OptionError
+
+REFERENCE = "fixed:k=1"
+"""Standard decoding: the most confident token, one a pass."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A knob with the values to try; `tied` knobs follow it as slope * value + offset, so that their defaults meet."""
+
+    knob: str
+    values: tuple[float, ...]
+    tied: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+_CONFIDENCE = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99, 0.995)
+_UPPER = (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99, 0.995)
+
+SWEEPS: dict[str, Sweep] = {
+    "fixed": Sweep("k", (1, 2, 3, 4, 6, 8)),
+    **{name: Sweep("threshold", _CONFIDENCE) for name in ("threshold", "credit", "credit_adaptive", "credit_full", "credit_blind", "credit_first")},
+    "factor": Sweep("factor", (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)),
+    "frechet": Sweep("margin", (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)),
+    "entropy": Sweep("gamma", (0.005, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0)),
+    "margin": Sweep("threshold", (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)),
+    "localleap": Sweep("threshold", _UPPER, {"relaxed": (2.5, -1.5)}),
+    "hierarchy": Sweep("threshold", (0.85, 0.9, 0.93, 0.95, 0.97, 0.99, 0.995), {"low": (6.0, -5.0)}),
+    "klass": Sweep("threshold", (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "stable": Sweep("threshold", (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99), {"sure": (0.5, 0.5)}),
+    "prophet": Sweep("early", (5.0, 7.5, 10.0, 15.0, 20.0, 30.0), {"mid": (2 / 3, 0.0), "late": (1 / 3, 0.0)}),
+    "edit": Sweep("threshold", (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+}
+"""The main knob of each rule. One that is not named here has no sweep and runs at its defaults."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of a curve: the value of its knob ("" where it has none), and the decoder as text."""
+
+    value: str
+    spec: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A decoder over the values of one knob; `knob` is "" for a single setting."""
+
+    name: str
+    knob: str
+    points: tuple[Point, ...]
+
+
+def curves(text: str) -> list[Curve]:
+    """The curves of a text of decoders separated by blanks, or `all`; every setting is checked. Raises `OptionError`."""
+    words = [word for part in text.split() for word in (names() if part == "all" else [part])]
+    if not words:
+        raise OptionError("no decoder to compare", allowed=f"all, {', '.join(names())}", hint='Name some: --decoders "threshold credit".')
+    found = {curve.name: curve for curve in map(_curve, dict.fromkeys(words))}
+    return list(_once(list(found.values())))
+
+
+def specs(found: Sequence[Curve]) -> list[str]:
+    """Every decoder of the curves once, standard decoding first."""
+    return list(dict.fromkeys([REFERENCE, *(point.spec for curve in found for point in curve.points)]))
+
+
+def _curve(word: str) -> Curve:
+    """One entry: its name without the knob that is swept, and its settings."""
+    name, knobs = split_spec(word, "decoder")
+    resolve(name)
+    listed = [knob for knob, value in knobs.items() if "|" in value]
+    if len(listed) > 1:
+        raise OptionError("a curve has one knob with several values", given=word, hint=f"Give one of {', '.join(listed)} a single value.")
+    sweep = SWEEPS.get(name)
+    if listed:
+        knob, values = listed[0], knobs[listed[0]].split("|")
+        ties: Mapping[str, tuple[float, float]] = {}
+    elif sweep is not None and sweep.knob not in knobs:
+        knob, values, ties = sweep.knob, [f"{value:g}" for value in sweep.values], sweep.tied
+    else:
+        return Curve(word, "", (_point("", name, knobs),))
+    if "" in values:
+        raise OptionError(f"no value between two bars for {knob}", given=word, allowed="VALUE|VALUE|...", hint="Take the extra bar out.")
+    kept = {key: value for key, value in knobs.items() if key != knob}
+    points = []
+    for value in values:
+        tied = {key: f"{round(a * float(value) + b, 6):g}" for key, (a, b) in ties.items() if key not in kept}
+        points.append(_point(value, name, {knob: value, **tied, **kept}))
+    return Curve(_text(name, kept), knob, tuple(points))
+
+
+def _text(name: str, knobs: Mapping[str, str]) -> str:
+    return f"{name}:{','.join(f'{key}={value}' for key, value in knobs.items())}" if knobs else name
+
+
+def _point(value: str, name: str, knobs: Mapping[str, str]) -> Point:
+    spec = _text(name, knobs)
+    resolve(spec)
+    return Point(value, spec)
+
+
+def _once(found: Sequence[Curve]) -> list[Curve]:
+    """The same curves, where two settings are the same decoder both under the text that came first."""
+    known: dict[Any, str] = {resolve(REFERENCE): REFERENCE}
+    chosen = []
+    for curve in found:
+        points = {known.setdefault(resolve(point.spec), point.spec): point for point in curve.points}
+        chosen.append(dataclasses.replace(curve, points=tuple(dataclasses.replace(point, spec=spec) for spec, point in points.items())))
+    return chosen

@@ -34,7 +34,7 @@ def analyse(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Analyse traces: redundancy, the oracle's bound on NFE, wrong commits, what credit changed, calibration."""
+    """Analyse traces (also `credit trace analyse`): redundancy, the oracle's NFE, wrong commits, what credit changed, calibration."""
     from creditdecoding.eval.analysis import analyse as numbers
 
     if generation.decoder != GenerationConfig().decoder:
@@ -146,16 +146,22 @@ def _print_changed(console: Any, name: str, changed: dict[str, Any]) -> None:
 
 
 def _print_calibration(console: Any, found: dict[str, Any]) -> None:
-    table = _table("How often the first choice is final, and right", "looks", "count", "conf. %", "final %", "gap", "95%", "ECE", "right %", "gap")
+    table = _table("How often the first choice is final, and right", "looks", "count", "conf %", "final %", "gap", "95%", "ECE", "right %", "gap")
     final = found["final"]
     right = {each["band"]: each for key in ("by_ratio", "by_run") for each in found["right"][key]} | {"all": found["right"]["all"]}
     rows = [("", {**final["all"], "band": "all"}), *(("masked ", each) for each in final["by_ratio"]), *(("run ", each) for each in final["by_run"])]
     for name, each in rows:
         other = right.get(each["band"], {"frequency": None, "gap": None})
-        spread = "-" if each["interval"] is None else "{:+.1f} {:+.1f}".format(*each["interval"])
+        spread = "-" if each["interval"] is None else "{:+.1f}, {:+.1f}".format(*each["interval"])
         numbers = [None if value is None else 100 * value for value in (each["confidence"], each["frequency"], other["frequency"])]
         shown = (_number(x, 1) for x in (*numbers[:2], each["gap"]))
-        table.add_row(name + each["band"], str(each["looks"]), *shown, spread, *(_number(x, 1) for x in (each["ece"], numbers[2], other["gap"])))
+        table.add_row(
+            name + each["band"].replace("% to ", "-").replace(" to ", "-"),
+            str(each["looks"]),
+            *shown,
+            spread,
+            *(_number(x, 1) for x in (each["ece"], numbers[2], other["gap"])),
+        )
     console.print(table)
     console.print(found["verdict"]["words"], highlight=False)
 

@@ -38,9 +38,9 @@ _PRIOR, _DRAWS = 50.0, 1000
 _IS = {kind: f"is {kind}" for kind in ("underconfident", "overconfident", "calibrated")} | {"undecided": "cannot be told from a calibrated one"}
 _PAYS = {
     "both": "Recalibration pays, and so does history beyond it.",
-    "recalibration": "Plain recalibration pays; history adds nothing to it.",
-    "history": "History pays, as credit uses it; recalibration does not.",
-    "neither": "Neither pays: confidence already says what there is to know.",
+    "recalibration": "Plain recalibration pays; that history adds to it is not shown.",
+    "history": "History pays, as credit uses it; that recalibration does is not shown.",
+    "neither": "Neither is shown to pay.",
 }
 
 

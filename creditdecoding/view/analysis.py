@@ -62,7 +62,7 @@ def _steps_note(record: Mapping[str, Any]) -> str:
     parts = [f"NFE {record['nfe']:.1f}"]
     if record["over_oracle"] is not None:
         parts.append(f"{record['over_oracle']:.1f} x oracle")
-    return "  ·  ".join([*parts, f"{record['redundancy']:.1f} passes redundant a token"])
+    return "  ·  ".join([*parts, f"{record['redundancy']:.2f} passes redundant a token"])
 
 
 def reliability_size(calibration: Report) -> tuple[float, float]:

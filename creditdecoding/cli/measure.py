@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, app, complete, load_lm, print_json, progress, write
+from creditdecoding.cli.app import Json, Model, Raw, app, complete, load_lm, print_json, progress, write
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
@@ -17,10 +17,13 @@ from creditdecoding.flags import with_options
 @app.command("eval")
 @with_options(generation=GenerationConfig, engine=EngineConfig)
 def evaluate(
-    tasks: Annotated[str, typer.Option(help="pocket, or families of it, comma-separated.")] = "pocket",
-    limit: Annotated[int, typer.Option(help="Items a family.", min=1)] = 50,
-    split: Annotated[str, typer.Option(help="test, dev or train.")] = "test",
+    tasks: Annotated[
+        str, typer.Option(help="pocket, families of it, or benchmarks: NAME[@TEMPLATE][=PATH] (docs/tasks.md), comma-separated.")
+    ] = "pocket",
+    limit: Annotated[int, typer.Option(help="Items a family; 0 for all of a benchmark.", min=0)] = 50,
+    split: Annotated[str, typer.Option(help="test, dev or train, of the families of pocket.")] = "test",
     model: Model = "pocket",
+    raw: Raw = False,
     out: Annotated[Path | None, typer.Option(help="Also save the JSON, with every sample, to this file.", show_default=False)] = None,
     as_json: Json = False,
     *,
@@ -28,20 +31,23 @@ def evaluate(
     engine: EngineConfig,
 ) -> None:
     """Score a model with a decoder on held-out items: score by family, NFE, tokens per forward."""
+    import dataclasses
+
     from creditdecoding.errors import unknown_name
     from creditdecoding.eval.runner import evaluate as run
     from creditdecoding.tasks import families
-    from creditdecoding.tasks.base import SPLITS
+    from creditdecoding.tasks.base import SPLITS, distinct_items
     from creditdecoding.trace import FinishEvent
 
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     chosen = families(tasks)
+    count = sum(len(distinct_items(family, split, 0, limit)) for family in chosen)  # also refuses a limit before the model is loaded
     lm = load_lm(model, engine)
-    with progress(limit * len(chosen), "answers") as tick:
-        report = run(lm, chosen, generation, limit, split, on_event=lambda event: tick() if isinstance(event, FinishEvent) else None)
+    with progress(count, "answers") as tick:
+        report = run(lm, chosen, generation, limit, split, on_event=lambda event: tick() if isinstance(event, FinishEvent) else None, raw=raw)
     found = report.to_json()
-    found["settings"]["model"] = model
+    found["settings"] |= {"model": model, "engine": dataclasses.asdict(engine)}
     if out is not None:
         write(out, json.dumps({**found, "samples": [sample.to_json() for sample in report.samples]}, indent=1, ensure_ascii=False) + "\n")
     if as_json:
@@ -54,9 +60,9 @@ def _print_scores(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("family", "score %", "NFE", "tokens / pass", "items")
-    for name, numbers in [*found["families"].items(), ("mean", found)]:
-        table.add_row(name, f"{numbers['score']:.1f}", f"{numbers['nfe']:.1f}", f"{numbers['tpf']:.2f}", str(numbers["items"]))
+    table = Table("family", "score %", "NFE", "tokens / pass", "tokens / s", "items")
+    for name, each in [*found["families"].items(), ("mean", found)]:
+        table.add_row(name, f"{each['score']:.1f}", f"{each['nfe']:.1f}", f"{each['tpf']:.2f}", f"{each['tps']:.1f}", str(each["items"]))
     Console().print(table)
 
 

@@ -17,11 +17,12 @@ from creditdecoding.trace import Event, total
 
 @dataclass(frozen=True)
 class Sample:
-    """One item with its answer and verdict."""
+    """One item with its answer and verdict, and the partial credit of a family that gives some (F1)."""
 
     item: Item
     completion: Completion
     right: bool
+    grade: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record."""
@@ -31,6 +32,7 @@ class Sample:
             "text": self.completion.text,
             "reference": self.item.answer,
             "right": self.right,
+            **({} if self.grade is None else {"f1": round(self.grade, 4)}),
             "nfe": self.completion.nfe,
             "tokens": self.completion.trace.count,
         }
@@ -66,7 +68,12 @@ class Report:
 def _numbers(samples: Sequence[Sample]) -> dict[str, Any]:
     totals = total([s.completion.trace for s in samples])
     score = 100 * sum(s.right for s in samples) / len(samples)
-    return {"score": round(score, 2), "nfe": round(totals.nfe, 3), "tpf": round(totals.tpf, 3), "items": len(samples)}
+    ends = [s.completion.trace.finish for s in samples if s.completion.trace.finish is not None]
+    span = max((end.seconds for end in ends), default=0.0) - min((end.began for end in ends), default=0.0)
+    tps = round(totals.tokens / span, 1) if span else 0.0
+    found = {"score": round(score, 2), "nfe": round(totals.nfe, 3), "tpf": round(totals.tpf, 3), "tps": tps, "items": len(samples)}
+    grades = [s.grade for s in samples if s.grade is not None]
+    return {**found, "f1": round(100 * sum(grades) / len(grades), 2)} if grades else found
 
 
 def evaluate(
@@ -77,12 +84,23 @@ def evaluate(
     split: Split = "test",
     seed: int = 0,
     on_event: Callable[[Event], None] | None = None,
+    raw: bool = False,
 ) -> Report:
-    """Answer `limit` items of each family in one run, short ones first; `on_event` sees every trace event."""
+    """Answer `limit` items of each family in one run, family by family and short ones first; `on_event` sees every trace event.
+
+    `raw` asks without the chat template, for base models.
+    """
     items = [item for family in families for item in distinct_items(family, split, seed, limit)]
-    score = {family.name: family.score for family in families}
-    rows = sorted(lm.rows([item.prompt for item in items], config), key=lambda row: len(row.canvas))
+    by_name = {family.name: family for family in families}
+    order = {name: place for place, name in enumerate(by_name)}
+    rows = sorted(lm.rows([item.prompt for item in items], config, raw), key=lambda row: (order[items[row.index].family], len(row.canvas)))
     answers = {row.index: answer for row, answer in zip(rows, lm.collect(rows, on_event))}
-    samples = tuple(Sample(item, answers[i], score[item.family](answers[i].text, item)) for i, item in enumerate(items))
+    samples = tuple(_judged(by_name[item.family], item, answers[i]) for i, item in enumerate(items))
     first = samples[0].completion.trace.settings if samples else {}
-    return Report(samples, {**first, "limit": limit, "split": split, "item_seed": seed, "batch_size": lm.batch_size})
+    tasks = {family.name: dict(family.about) for family in families}
+    asked = {"limit": limit, "split": split, "item_seed": seed, "batch_size": lm.batch_size, "raw": raw, "tasks": tasks}
+    return Report(samples, {**first, **asked})
+
+
+def _judged(family: Family, item: Item, answer: Completion) -> Sample:
+    return Sample(item, answer, family.score(answer.text, item), None if family.grade is None else family.grade(answer.text, item))

@@ -1,4 +1,4 @@
-"""Verifiable tasks by name: `pocket` is all eight embedded families, a family's name is that one.
+"""Verifiable tasks by name: `pocket` is all eight embedded families, a family's name is that one, a benchmark's name (benchmarks/) that one.
 
 Leaves to others: what an item is (base.py), running models over items (eval/).
 """
@@ -6,6 +6,7 @@ Leaves to others: what an item is (base.py), running models over items (eval/).
 from __future__ import annotations
 
 from creditdecoding.errors import unknown_name
+from creditdecoding.tasks import benchmarks
 from creditdecoding.tasks.base import Family
 from creditdecoding.tasks.pocket import FAMILIES
 
@@ -18,6 +19,9 @@ def families(names: str) -> list[Family]:
             found |= FAMILIES
         elif name in FAMILIES:
             found[name] = FAMILIES[name]
+        elif benchmarks.is_named(name):
+            loaded = benchmarks.load(name)
+            found[loaded.name] = loaded
         else:
-            raise unknown_name("task", name, ["pocket", *FAMILIES])
+            raise unknown_name("task", name.partition("=")[0], ["pocket", *FAMILIES, *benchmarks.NAMES])
     return list(found.values())

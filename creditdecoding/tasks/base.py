@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from creditdecoding.errors import OptionError
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -38,7 +40,8 @@ class Item:
 class Family:
     """A task family: how items are made and scored.
 
-    `delimiter` ends a step of a worked answer; `share` is how often training draws from it, relative to the others.
+    `delimiter` ends a step of a worked answer; `share` is how often training draws from it, relative to the others. Items that were
+    published rather than made are `listed`: all are of the test split. `grade` is partial credit beside `score`; `about` goes to reports.
     """
 
     name: str
@@ -47,6 +50,9 @@ class Family:
     score: Callable[[str, Item], bool]
     delimiter: str = "."
     share: int = 1
+    grade: Callable[[str, Item], float] | None = None
+    listed: tuple[Item, ...] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def items(family: Family, split: Split, seed: int) -> Iterator[Item]:
@@ -61,7 +67,14 @@ def _all_items(family: Family, split: Split, seed: int) -> Iterator[Item]:
 
 
 def distinct_items(family: Family, split: Split, seed: int, limit: int) -> list[Item]:
-    """`limit` items no two of which share a structure (fewer if the family has fewer)."""
+    """`limit` items no two of which share a structure (fewer if the family has fewer).
+
+    Of a listed family `limit` items drawn by the seed, in their order, 0 for all. Raises `OptionError` if there are fewer.
+    """
+    if family.listed is not None:
+        return _drawn(family.name, family.listed, seed, limit)
+    if limit < 1:
+        raise OptionError("items of this family are made, so there is no end of them", given=family.name, hint="Give a limit of 1 or more.")
     chosen: dict[tuple[Any, ...], Item] = {}
     for item in itertools.islice(_all_items(family, split, seed), 2000 * limit):
         if len(chosen) == limit:
@@ -69,6 +82,14 @@ def distinct_items(family: Family, split: Split, seed: int, limit: int) -> list[
         if item.split == split:
             chosen.setdefault(item.key, item)
     return list(chosen.values())
+
+
+def _drawn(name: str, listed: tuple[Item, ...], seed: int, limit: int) -> list[Item]:
+    if limit > len(listed):
+        what = f"the limit is larger than {name}"
+        raise OptionError(what, given=limit, allowed=f"at most {len(listed)}", hint="Ask for fewer items, or for all with a limit of 0.")
+    chosen = random.Random(f"{name}/{seed}").sample(range(len(listed)), limit or len(listed))
+    return [listed[i] for i in sorted(chosen)]
 
 
 def final_answer(text: str) -> str | None:

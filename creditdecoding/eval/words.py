@@ -73,14 +73,14 @@ def _significance(report: Mapping[str, Any], chosen: Sequence[Mapping[str, Any]]
             said.append(f"Significantly {way} standard decoding on test: {listing(names)}.")
     rows = report["against_best"]
     groups = (
-        ("not significantly different in passes are", [row["name"] for row in rows if not row["passes_significant"]]),
-        ("significantly more passes take", [row["name"] for row in rows if row["passes_ratio"]["low"] > 1]),
-        ("significantly fewer passes on test take", [row["name"] for row in rows if row["passes_ratio"]["high"] < 1]),
-        ("not significantly different in score are", [row["name"] for row in rows if not row["score_significant"]]),
-        ("significantly different in score are", [row["name"] for row in rows if row["score_significant"]]),
+        ("not significantly different in passes", [row["name"] for row in rows if not row["passes_significant"]]),
+        ("significantly more passes", [row["name"] for row in rows if row["passes_ratio"]["low"] > 1]),
+        ("significantly fewer passes on test", [row["name"] for row in rows if row["passes_ratio"]["high"] < 1]),
+        ("not significantly different in score", [row["name"] for row in rows if not row["score_significant"]]),
+        ("significantly different in score", [row["name"] for row in rows if row["score_significant"]]),
     )
     if rows:
-        said.append(f"Beside {report['best']}: " + "; ".join(f"{text} {listing(names)}" for text, names in groups if names) + ".")
+        said.append(f"Beside {report['best']}: " + "; ".join(f"{text}: {listing(names)}" for text, names in groups if names) + ".")
     none = [each["name"] for each in report["curves"] if each["chosen"] is None]
     if none and chosen:
         said.append(f"No setting without measurable loss on dev: {listing(none)}.")
@@ -103,7 +103,8 @@ def _caution(report: Mapping[str, Any], chosen: Sequence[Mapping[str, Any]]) -> 
     text = "Every interval is a 95 % one by itself; none is corrected for their number."
     if others:
         seen = median((found["high"] - found["low"]) / 2 for found in others)
-        text += f" A difference in score of less than about {seen:.1f} points cannot be seen with these items."
+        if seen >= 0.05:
+            text += f" A difference in score of less than about {seen:.1f} points cannot be seen with these items."
     few = [f"{report['items'][split]} {split}" for split in ("dev", "test") if report["items"][split] < _FEW]
     if few:
         text += f" Only {listing(few)} items: too few for an interval to be trusted; below {_FEW} its ends are rough."

@@ -170,18 +170,7 @@ def _rows(report: Mapping[str, Any]) -> list[tuple[Mapping[str, Any] | None, Map
 
 
 def _operating(report: Mapping[str, Any]) -> str:
-    head = [
-        "decoder",
-        "passes",
-        "times fewer",
-        "score %",
-        "difference",
-        "difference on dev",
-        "tokens / pass",
-        "sequence-forwards",
-        "area",
-        "area difference",
-    ]
+    head = ["decoder", "passes", "times fewer", "score %", "difference", "difference on dev", "tokens / pass", "sequence-forwards"]
     rows = []
     for curve, point, name in _rows(report):
         test, dev = point["test"], point["dev"]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from creditdecoding.canvas import start_row
+from creditdecoding.canvas import Row, start_row
 from creditdecoding.config import EngineConfig, GenerationConfig, check_fields, from_mapping, option, typed
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.likelihood import log_likelihoods
@@ -116,13 +116,19 @@ class CreditLM(LM):
             groups.setdefault(self._config(request.args[1]), []).append(index)
         answers: dict[int, str] = {}
         for config, indices in groups.items():
-            rows = self.lm.rows([requests[i].args[0] or self._start() for i in indices], config, raw=True)
+            rows = [self._row(place, requests[i].args[0], config) for place, i in enumerate(indices)]
             ordered = sorted(rows, key=lambda row: len(row.canvas))
             for row, done in zip(ordered, self.lm.collect(ordered)):
                 index = indices[row.index]
                 answers[index] = done.text
                 self.cache_hook.add_partial("generate_until", requests[index].args, done.text)
         return [answers[i] for i in range(len(requests))]
+
+    def _row(self, index: int, context: str, config: GenerationConfig) -> Row:
+        """A context ready for decoding; of one that is too long the end, as lm-eval's other models do it."""
+        ids = self.lm.tokenizer.encode(context or self._start())
+        room = max(1, self.lm.max_length - config.gen_length)
+        return start_row(index, ids[-room:], config, self.lm.words, self.lm.max_length, self.lm.layout)
 
     def _config(self, asked: Mapping[str, Any]) -> GenerationConfig:
         """A task's generation_kwargs, under the arguments of the command line."""

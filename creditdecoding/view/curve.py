@@ -11,7 +11,7 @@ from typing import Any
 
 from creditdecoding.view.colour import LINE, QUIET, TEXT, WRITTEN
 
-_LOSSES = {"next_token": "#6f2b72", "blocks": "#4f9d69", "uniform": "#d9680b", "blockwise": "#2a7fc9", "ordered": "#8a8f98"}
+_LOSSES = {"drill": "#b08900", "next_token": "#6f2b72", "blocks": "#4f9d69", "uniform": "#d9680b", "blockwise": "#2a7fc9", "ordered": "#8a8f98"}
 _MEAN = "#2a7fc9"
 
 

@@ -215,7 +215,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def _event(row: Row, decision: Decision, top: Tensor, slot: int, forward: int, seconds: float) -> StepEvent:
-    start, end = row.block
+    (start, end), (first, last) = row.block, row.computed
     where = (~row.given if row.edits else row.masked)[start:end].nonzero()[:, 0]
     credit = None if decision.credit is None else tuple(decision.credit[slot, where].tolist())
     return StepEvent(
@@ -229,7 +229,7 @@ def _event(row: Row, decision: Decision, top: Tensor, slot: int, forward: int, s
         credit=credit,
         committed=tuple(decision.commit[slot, where].tolist()),
         seconds=seconds,
-        computed=row.computed[1] - row.computed[0],
+        computed=last - first,
         sequences=1 + row.guided,
         top=tuple(top[where].tolist()),
     )

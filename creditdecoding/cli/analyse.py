@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, app, load_lm, print_json, progress
+from creditdecoding.cli.app import Json, answering, app, load_lm, print_json
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
@@ -65,7 +65,7 @@ def analyse(
 def _saved(paths: list[Path], model: str | None, engine: EngineConfig) -> list[Case]:
     """The cases of some files and folders, with the oracle's run if a model is named."""
     from creditdecoding.eval.cases import references, saved_cases, with_oracle
-    from creditdecoding.trace import FinishEvent, Trace
+    from creditdecoding.trace import Trace
 
     files = [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
     cases = saved_cases([(str(file), Trace.load(file)) for file in files])
@@ -73,8 +73,8 @@ def _saved(paths: list[Path], model: str | None, engine: EngineConfig) -> list[C
         return cases
     references(cases)
     lm = load_lm(model, engine)
-    with progress(len(cases), "answers of the oracle") as tick:
-        return with_oracle(lm, cases, lambda event: tick() if isinstance(event, FinishEvent) else None)
+    with answering(len(cases), "answers of the oracle") as on_event:
+        return with_oracle(lm, cases, on_event)
 
 
 def _made(tasks: str, limit: int, split: str, decoders: str, model: str, generation: GenerationConfig, engine: EngineConfig) -> list[Case]:
@@ -83,14 +83,13 @@ def _made(tasks: str, limit: int, split: str, decoders: str, model: str, generat
     from creditdecoding.eval.cases import decoders_of, run_cases
     from creditdecoding.tasks import families
     from creditdecoding.tasks.base import SPLITS
-    from creditdecoding.trace import FinishEvent
 
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     chosen, specs = families(tasks), decoders_of(decoders.split(), generation)
     lm = load_lm(model, engine)
-    with progress(limit * len(chosen) * (len(specs) + 1), "answers") as tick:
-        return run_cases(lm, chosen, generation, specs, limit, split, lambda event: tick() if isinstance(event, FinishEvent) else None)  # type: ignore[arg-type]
+    with answering(limit * len(chosen) * (len(specs) + 1)) as on_event:
+        return run_cases(lm, chosen, generation, specs, limit, split, on_event)  # type: ignore[arg-type]
 
 
 def _print_report(found: dict[str, Any]) -> None:

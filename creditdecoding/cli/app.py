@@ -18,8 +18,11 @@ import typer
 from creditdecoding.errors import CreditError, OptionError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from creditdecoding.config import EngineConfig, GenerationConfig
     from creditdecoding.lm import LM, Completion
+    from creditdecoding.trace import Event
 
 app = typer.Typer(
     name="credit",
@@ -67,16 +70,30 @@ def summary(done: Completion) -> str:
     return f"{done.trace.count} tokens in {done.nfe} forward passes ({done.tpf:.2f} a pass), {done.trace.seconds:.2f} s, {done.finish_reason}"
 
 
-@contextmanager
-def progress(total: int, text: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error that counts calls."""
+def bar(**options: Any) -> Progress:
+    """A progress bar on standard error that counts and says the time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda: bar.advance(task)
+    return Progress(*columns, console=Console(stderr=True), transient=True, **options)
+
+
+@contextmanager
+def progress(total: int, text: str) -> Iterator[Callable[[], None]]:
+    """A progress bar that counts calls."""
+    with bar() as shown:
+        task = shown.add_task(text, total=total)
+        yield lambda: shown.advance(task)
+
+
+@contextmanager
+def answering(total: int, text: str = "answers") -> Iterator[Callable[[Event], None]]:
+    """A progress bar that is shown trace events and counts the rows that end."""
+    from creditdecoding.trace import FinishEvent
+
+    with progress(total, text) as tick:
+        yield lambda event: tick() if isinstance(event, FinishEvent) else None
 
 
 def load_lm(model: str, engine: EngineConfig) -> LM:

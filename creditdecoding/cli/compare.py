@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, app, print_json, write
+from creditdecoding.cli.app import Json, Model, app, bar, print_json, write
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.flags import with_options
@@ -89,11 +89,7 @@ class _bar:  # noqa: N801
     """A progress bar of samples with the time left, which begins when the number of samples is known."""
 
     def __enter__(self) -> Callable[[int, int], Callable[[], None]]:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=300)
+        self.bar = bar(speed_estimate_period=300)
         return self.start
 
     def start(self, done: int, total: int) -> Callable[[], None]:

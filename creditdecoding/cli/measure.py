@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, Raw, app, complete, load_lm, print_json, progress, write
+from creditdecoding.cli.app import Json, Model, Raw, answering, app, complete, load_lm, print_json, write
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
@@ -37,15 +37,14 @@ def evaluate(
     from creditdecoding.eval.runner import evaluate as run
     from creditdecoding.tasks import families
     from creditdecoding.tasks.base import SPLITS, distinct_items
-    from creditdecoding.trace import FinishEvent
 
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     chosen = families(tasks)
     count = sum(len(distinct_items(family, split, 0, limit)) for family in chosen)  # also refuses a limit before the model is loaded
     lm = load_lm(model, engine)
-    with progress(count, "answers") as tick:
-        report = run(lm, chosen, generation, limit, split, on_event=lambda event: tick() if isinstance(event, FinishEvent) else None, raw=raw)
+    with answering(count) as on_event:
+        report = run(lm, chosen, generation, limit, split, on_event=on_event, raw=raw)
     found = report.to_json()
     found["settings"] |= {"model": model, "engine": dataclasses.asdict(engine)}
     if out is not None:
@@ -85,14 +84,13 @@ def drift(
     from creditdecoding.cache import fitting
     from creditdecoding.eval.drift import drift as measure
     from creditdecoding.tasks import families
-    from creditdecoding.trace import FinishEvent
 
     if generation.cache != "auto":
         raise OptionError("drift measures several caches", given=f"--cache {generation.cache}", hint="Name them with --caches.")
     chosen, lm = families(tasks), load_lm(model, engine)
     names = caches.split() or [name for name in fitting(lm.layout) if name != "none"]
-    with progress(limit * len(chosen) * (1 + len(names)), "answers") as tick:
-        found = measure(lm, chosen, generation, names, limit, on_event=lambda event: tick() if isinstance(event, FinishEvent) else None)
+    with answering(limit * len(chosen) * (1 + len(names))) as on_event:
+        found = measure(lm, chosen, generation, names, limit, on_event=on_event)
     if as_json:
         print_json(found)
         return

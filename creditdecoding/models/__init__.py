@@ -99,7 +99,6 @@ def load_model(folder: Path, config: EngineConfig, on_progress: Progress | None 
     finish = int8() if config.quantize == "int8" else None
     refuse_too_big(model, shards(folder), device, dtype, config.quantize, free)
     stream(model, folder, family.RENAME, device, dtype, on_progress, finish)
-    if config.compile:  # layer by layer: all layers share the compiled graphs
-        for layer in model.layers:
-            layer.compile(dynamic=True)
+    if config.compile:
+        model.compile_layers(dynamic=True)
     return model.eval()

@@ -101,6 +101,11 @@ class Transformer(nn.Module):
         """What the loop must know of this network."""
         return Layout(self.config.causal_block, self.config.logit_shift, keeps=True)
 
+    def compile_layers(self, dynamic: bool) -> None:
+        """torch.compile layer by layer: all layers share one compiled graph (a shape, unless `dynamic`)."""
+        for layer in self.layers:
+            layer.compile(dynamic=dynamic)
+
     def new_cache(self) -> KVCache:
         """An empty store for keys and values, where the weights are and in their type."""
         weight = self.norm.weight

@@ -79,9 +79,8 @@ class Run:
         self.model.to(self.device)
         self.optimizers = _optimizers(self.model, config)
         self.step, self.seconds, self.tokens = 0, 0.0, 0
-        if config.compile:  # layer by layer: all layers share one compiled graph a shape
-            for layer in self.model.layers:
-                layer.compile(dynamic=False)
+        if config.compile:
+            self.model.compile_layers(dynamic=False)
         if self.state_file.exists():
             self._resume()
         elif (folder / START).exists():

@@ -128,7 +128,7 @@ def test_every_sweep_is_of_a_decoder_that_is_there() -> None:
 def test_the_text_of_decoders() -> None:
     mine, pinned, alone = curves("threshold:threshold=0.8|0.9 credit:beta=0 klass:threshold=0.7")
     assert mine == Curve("threshold", "threshold", mine.points) and [point.value for point in mine.points] == ["0.8", "0.9"]
-    assert pinned.name == "credit:beta=0" and pinned.knob == "threshold" and len(pinned.points) == 10
+    assert pinned.name == "credit:beta=0" and pinned.knob == "threshold" and len(pinned.points) == len(SWEEPS["credit"].values)
     assert alone.knob == "" and [point.spec for point in alone.points] == ["klass:threshold=0.7"]
     both = curves("fixed:k=1|2 fixed:k=2|4,order=low_confidence")
     assert specs(both) == [REFERENCE, "fixed:k=2", "fixed:k=4,order=low_confidence"]  # the same decoder is run once

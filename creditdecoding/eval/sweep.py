@@ -28,22 +28,22 @@ class Sweep:
     tied: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-_CONFIDENCE = (0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-_UPPER = (0.85, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999)
+_CONFIDENCE = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+_UPPER = (0.85, 0.9, 0.95, 0.98, 0.99, 0.999)
 
 SWEEPS: dict[str, Sweep] = {
-    "fixed": Sweep("k", (1, 2, 3, 4, 6, 8)),
+    "fixed": Sweep("k", (1, 2, 3, 4)),
     **{name: Sweep("threshold", _CONFIDENCE) for name in ("threshold", "credit", "credit_adaptive", "credit_full", "credit_blind", "credit_first")},
-    "factor": Sweep("factor", (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)),
-    "frechet": Sweep("margin", (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)),
-    "entropy": Sweep("gamma", (0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0)),
+    "factor": Sweep("factor", (0.01, 0.02, 0.05, 0.1, 0.25, 1.0)),
+    "frechet": Sweep("margin", (0.25, 0.7, 0.9, 0.95, 0.98, 0.99)),
+    "entropy": Sweep("gamma", (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
     "margin": Sweep("threshold", _CONFIDENCE),
     "localleap": Sweep("threshold", _UPPER, {"relaxed": (2.5, -1.5)}),
     "hierarchy": Sweep("threshold", _UPPER, {"low": (6.0, -5.0)}),
-    "klass": Sweep("threshold", (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)),
-    "stable": Sweep("threshold", (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99), {"sure": (0.5, 0.5)}),
-    "prophet": Sweep("early", (5.0, 7.5, 10.0, 15.0, 20.0), {"mid": (2 / 3, 0.0), "late": (1 / 3, 0.0)}),
-    "edit": Sweep("threshold", (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)),
+    "klass": Sweep("threshold", (0.6, 0.8, 0.9, 0.95, 0.99)),
+    "stable": Sweep("threshold", (0.7, 0.8, 0.9, 0.95, 0.98, 0.99), {"sure": (0.5, 0.5)}),
+    "prophet": Sweep("early", (5.0, 7.5, 10.0, 15.0), {"mid": (2 / 3, 0.0), "late": (1 / 3, 0.0)}),
+    "edit": Sweep("threshold", (0.6, 0.8, 0.9, 0.95, 0.99)),
 }
 """The main knob of each rule. One that is not named here has no sweep and runs at its defaults."""
 

@@ -4,18 +4,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from creditdecoding.config import EngineConfig, GenerationConfig
+    from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
     from creditdecoding.decoders.base import Block, Decision, Decoder, Prediction, Sampling, State, at_least_one, from_logits
-    from creditdecoding.errors import CheckpointError, CreditError, MissingExtraError, ModelError, OptionError
+    from creditdecoding.engine import Engine, EngineStats
+    from creditdecoding.errors import CheckpointError, CreditError, MissingExtraError, ModelError, OptionError, QueueFullError
     from creditdecoding.lm import LM, Completion, load
-    from creditdecoding.trace import FinishEvent, StepEvent, Trace
+    from creditdecoding.trace import FailEvent, FinishEvent, StepEvent, Trace
 
 _HOME = {
-    "config": ("EngineConfig", "GenerationConfig"),
+    "config": ("EngineConfig", "GenerationConfig", "ServeConfig"),
     "decoders.base": ("Block", "Decision", "Decoder", "Prediction", "Sampling", "State", "at_least_one", "from_logits"),
-    "errors": ("CheckpointError", "CreditError", "MissingExtraError", "ModelError", "OptionError"),
+    "engine": ("Engine", "EngineStats"),
+    "errors": ("CheckpointError", "CreditError", "MissingExtraError", "ModelError", "OptionError", "QueueFullError"),
     "lm": ("LM", "Completion", "load"),
-    "trace": ("FinishEvent", "StepEvent", "Trace"),
+    "trace": ("FailEvent", "FinishEvent", "StepEvent", "Trace"),
 }
 
 __all__ = [
@@ -26,14 +28,19 @@ __all__ = [
     "CreditError",
     "Decision",
     "Decoder",
+    "Engine",
     "EngineConfig",
+    "EngineStats",
+    "FailEvent",
     "FinishEvent",
     "GenerationConfig",
     "MissingExtraError",
     "ModelError",
     "OptionError",
     "Prediction",
+    "QueueFullError",
     "Sampling",
+    "ServeConfig",
     "State",
     "StepEvent",
     "Trace",

@@ -153,7 +153,7 @@ def policy(spec: str, layout: Layout) -> CachePolicy:
 class LayerStore(NamedTuple):
     """One layer's part of a pass: buffers [slots, kv_heads, columns + 1, dim], rows' slots, and the column of every computed position.
 
-    The last column takes what padding computes and is never attended to; `seen` columns are.
+    The last column takes what padding computes and is never attended to; `seen` columns are. `run`: the slots, if they follow each other.
     """
 
     keys: Tensor
@@ -161,15 +161,14 @@ class LayerStore(NamedTuple):
     slots: Tensor
     columns: Tensor
     seen: int
-    in_order: bool
+    run: slice | None
 
     def put(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write [rows, kv_heads, computed, dim] in place and return all that is seen, [rows, kv_heads, seen, dim]."""
         self.keys[self.slots[:, None], :, self.columns] = k.transpose(1, 2)
         self.values[self.slots[:, None], :, self.columns] = v.transpose(1, 2)
-        if self.in_order:  # a view, no copy
-            return self.keys[: len(self.slots), :, : self.seen], self.values[: len(self.slots), :, : self.seen]
-        return self.keys[self.slots, :, : self.seen], self.values[self.slots, :, : self.seen]
+        at = self.slots if self.run is None else self.run  # a run is a view, no copy
+        return self.keys[at, :, : self.seen], self.values[at, :, : self.seen]
 
 
 class KVCache:
@@ -184,22 +183,39 @@ class KVCache:
         """Make room for `slots` rows of `columns` positions; what is stored stays."""
         if slots <= self.slots and columns <= self.columns:
             return
-        slots, columns = max(slots, self.slots), max(columns, self.columns)
-        made = []
+        self.resize(max(slots, self.slots), max(columns, self.columns))
+
+    def resize(self, slots: int, columns: int) -> None:
+        """Hold `slots` rows of `columns` positions, no more; of what is stored, that part stays."""
+        rows, width = self.slots, self.columns = min(slots, self.slots), min(columns, self.columns)  # holds if memory runs out half-way
         for layer in range(self.layers):
             pair = [torch.zeros(slots, self.kv_heads, columns + 1, self.dim, device=self.device, dtype=self.dtype) for _ in range(2)]
-            if self.buffers:
-                for new, old in zip(pair, self.buffers[layer]):
-                    new[: self.slots, :, : self.columns] = old[:, :, : self.columns]
-            made.append((pair[0], pair[1]))
-        self.buffers, self.slots, self.columns = made, slots, columns
+            if layer == len(self.buffers):
+                self.buffers.append((pair[0], pair[1]))
+            for new, old in zip(pair, self.buffers[layer]):
+                new[:rows, :, :width] = old[:rows, :, :width]
+            self.buffers[layer] = (pair[0], pair[1])
+        self.slots, self.columns = slots, columns
+
+    def move(self, old: int, new: int) -> None:
+        """Copy what slot `old` holds to slot `new`."""
+        for pair in self.buffers:
+            for x in pair:
+                x[new] = x[old]
+
+    def wipe(self, slot: int) -> None:
+        """Forget what a slot holds: numbers that are none must not meet the next row, whose mask would not keep them out."""
+        for pair in self.buffers:
+            for x in pair:
+                x[slot] = 0
 
     def view(self, slots: list[int], columns: Tensor, seen: int) -> list[LayerStore]:
         """Every layer's part of a pass over rows in `slots`; `columns` [rows, computed], -1 where a position is padding."""
         at = torch.tensor(slots, device=self.device)
         where = torch.where(columns < 0, self.columns, columns).to(self.device)
-        in_order = slots == list(range(len(slots)))
-        return [LayerStore(keys, values, at, where, seen, in_order) for keys, values in self.buffers]
+        run = slice(slots[0], slots[0] + len(slots))
+        follow = slots == list(range(run.start, run.stop))
+        return [LayerStore(keys, values, at, where, seen, run if follow else None) for keys, values in self.buffers]
 
     @property
     def bytes(self) -> int:

@@ -213,6 +213,20 @@ class EngineConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ServeConfig:
+    """Options of a process that takes requests while others run."""
+
+    max_waiting: int = option(64, "Requests that may wait; more are turned away (status 429).", ge=0)
+    memory: float | None = option(
+        None, "GiB for the rows under way: cached keys and values, logits, state, activations; by default 80% of what is free.", gt=0.0
+    )
+    overtakes: int = option(8, "How often smaller requests may pass the first that waits because it does not fit into memory yet.", ge=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class GenerationConfig:
     """Options of one request."""
 

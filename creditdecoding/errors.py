@@ -3,6 +3,7 @@
     CreditError
     |-- OptionError       an option or a request that cannot be served: unknown name, value out of range, prompt too long
     |-- CheckpointError   a checkpoint that cannot be loaded: files, config fields, weights, tokenizer
+    |   `-- QueueFullError    more requests wait than the engine was told to keep; the same one fits later
     |-- ModelError        the model answered something no decoder can use: NaN or infinite logits
     `-- MissingExtraError an optional dependency that is not installed
 
@@ -32,12 +33,20 @@ class OptionError(CreditError):
     """An option or request that cannot be served as given."""
 
 
+class QueueFullError(OptionError):
+    """Too many requests wait; the caller may try again later."""
+
+
 class CheckpointError(CreditError):
     """A checkpoint folder or file that cannot be loaded as it is."""
 
 
 class ModelError(CreditError):
-    """The model returned values that no decoder can use."""
+    """The model returned values that no decoder can use; `rows` of the pass are to blame, none where all are."""
+
+    def __init__(self, what: str, *, hint: str, given: object = None, allowed: object = None, rows: tuple[int, ...] = ()) -> None:
+        super().__init__(what, hint=hint, given=given, allowed=allowed)
+        self.rows = rows
 
 
 class MissingExtraError(CreditError):

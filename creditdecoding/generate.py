@@ -24,6 +24,8 @@ from creditdecoding.guidance import guided
 from creditdecoding.kernels.vocab import vocab_stats
 from creditdecoding.trace import Event, StepEvent
 
+NEVER = -9999.0  # log-probability of what must not be written: finite, so that it can be written as JSON
+
 
 class Denoiser(Protocol):
     """Any callable from ids to logits: (tokens [rows, length], read = (row, column) [n], allowed [rows, 1, length]) -> [n, vocab].
@@ -39,7 +41,8 @@ class Denoiser(Protocol):
 class _View:
     """The current blocks of all rows of a step, one width: [rows, width] on the device, and their predictions.
 
-    `shown`: where there is a prediction; more than `masked` for rules that edit.
+    `shown`: where there is a prediction; more than `masked` for rules that edit. `lse` is what confidence is measured by, `raw` the
+    model's own.
     """
 
     tokens: Tensor
@@ -51,6 +54,7 @@ class _View:
     ids: Tensor
     top: Tensor
     lse: Tensor
+    raw: Tensor
     kept: Tensor | None
 
 
@@ -73,13 +77,13 @@ def denoise_step(
     after: list[Row] = [*rows]
     events: list[StepEvent | None] = [None] * len(rows)
     for members in _groups(rows):
-        decision, state = _decide(view, [rows[i] for i in members], members, words)
+        decision, state, logprobs = _decide(view, [rows[i] for i in members], members, words)
         seconds = clock()
         parts = (decision.tokens, decision.commit, decision.confidence, decision.credit, decision.again)
         host = Decision(*(None if x is None else x.cpu() for x in parts))  # type: ignore[arg-type]
-        top = view.ids[members].cpu()
+        top, logprobs = view.ids[members].cpu(), logprobs.cpu()
         for slot, i in enumerate(members):
-            events[i] = _event(rows[i], host, top[slot], slot, forward, seconds)
+            events[i] = _event(rows[i], host, top[slot], logprobs[slot], slot, forward, seconds)
             again = host.again is not None and bool(host.again[slot])
             after[i] = advanced(rows[i], host.tokens[slot], host.commit[slot], again, take_rows(state, slice(slot, slot + 1)))
     return after, [event for event in events if event is not None]
@@ -93,14 +97,15 @@ def _predict(model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: to
     shown = torch.stack([_cut(~row.given if row.edits else row.masked, row.block, width) for row in rows])
     at_row, at_column = shown.nonzero(as_tuple=True)
     flat = logits_at(model, rows, words, device, at_row, position[at_row, at_column], store)
-    ids, top, lse, kept = _statistics(flat, [rows[i] for i in at_row.tolist()], words)
+    ids, top, lse, raw, kept = _statistics(flat, rows, at_row, words)
     place = torch.zeros(shown.shape, dtype=torch.long).masked_scatter(shown, torch.arange(len(at_row))).to(device)
     tokens = torch.stack([_cut(row.canvas, row.block, width) for row in rows]).to(device)
     shown = shown.to(device)
-    ids, top, lse = (
-        torch.full(shown.shape, fill, dtype=x.dtype, device=device).masked_scatter(shown, x) for x, fill in ((ids, 0), (top, 0.0), (lse, torch.inf))
+    ids, top, lse, raw = (
+        torch.full(shown.shape, fill, dtype=x.dtype, device=device).masked_scatter(shown, x)
+        for x, fill in ((ids, 0), (top, 0.0), (lse, torch.inf), (raw, torch.inf))
     )
-    return _View(tokens, masked.to(device), shown, position.to(device), place, flat, ids, top, lse, kept)
+    return _View(tokens, masked.to(device), shown, position.to(device), place, flat, ids, top, lse, raw, kept)
 
 
 def logits_at(
@@ -156,25 +161,26 @@ def _checked(flat: Tensor, n: int, words: Vocabulary) -> Tensor:
     return flat
 
 
-def _statistics(flat: Tensor, owners: Sequence[Row], words: Vocabulary) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Top-1, its logit, log-sum-exp, hushed end-token logits (in place -inf); `owners` names the row of each line of `flat`."""
+def _statistics(flat: Tensor, rows: Sequence[Row], at_row: Tensor, words: Vocabulary) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Top-1, its logit, log-sum-exp without hushed end tokens and with them, their logits (in place -inf); `at_row` owns a line of `flat`."""
     stops = list(words.stop_ids)
     ids, top, lse = vocab_stats(flat)
     if not bool(torch.isfinite(lse).all()):
-        raise ModelError(
-            "the model returned logits that are not numbers", given="NaN or infinity", hint="Check the weights, or load them as float32."
-        )
-    last = torch.tensor([row.config.confidence_eos_eot_inf for row in owners]).to(flat.device)
+        blamed = tuple(at_row[~torch.isfinite(lse).cpu()].unique().tolist())
+        hint = "Check the weights, or load them as float32."
+        raise ModelError("the model returned logits that are not numbers", given="NaN or infinity", hint=hint, rows=blamed)
+    last = torch.tensor([row.config.confidence_eos_eot_inf for row in rows])[at_row].to(flat.device)
     if not bool(last.any()):
-        return ids, top, lse, None
+        return ids, top, lse, lse, None
     kept = flat[:, stops].clone()
     flat[:, stops] = kept.masked_fill(last[:, None], -torch.inf)
+    raw = lse.clone()
     lse[last] = vocab_stats(flat[last])[2].nan_to_num(nan=torch.inf)  # nothing but end tokens: confidence 0
-    return ids, flat.gather(1, ids[:, None])[:, 0].float(), lse, kept
+    return ids, flat.gather(1, ids[:, None])[:, 0].float(), lse, raw, kept
 
 
-def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vocabulary) -> tuple[Decision, State]:
-    """Show one decoder the blocks of its rows."""
+def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vocabulary) -> tuple[Decision, State, Tensor]:
+    """Show one decoder the blocks of its rows: what it decides, its state, and the model's log-probability of each token it names."""
     device, config = view.flat.device, group[0].config
     pick = torch.tensor(members, device=device)
     seeds, steps, sizes = (torch.tensor(x, device=device) for x in zip(*((r.config.seed, r.step, r.size) for r in group)))
@@ -187,7 +193,9 @@ def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vo
     block = Block(view.tokens[pick], masked, shown, sizes, steps)
     width, vocab = masked.shape[1], view.flat.shape[1]
     states = [row.decoder.init(1, width, vocab, device) if row.state is None else row.state for row in group]
-    return group[0].decoder.step(seen, block, _to_width(stack_states(states), width))
+    decision, state = group[0].decoder.step(seen, block, _to_width(stack_states(states), width))
+    logprobs = seen.raw_logits_of(decision.tokens[..., None])[..., 0] - view.raw[pick]
+    return decision, state, logprobs.clamp(min=NEVER)
 
 
 def _to_width(state: State, width: int) -> State:
@@ -214,7 +222,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
     return [members for _, members in found]
 
 
-def _event(row: Row, decision: Decision, top: Tensor, slot: int, forward: int, seconds: float) -> StepEvent:
+def _event(row: Row, decision: Decision, top: Tensor, logprobs: Tensor, slot: int, forward: int, seconds: float) -> StepEvent:
     (start, end), (first, last) = row.block, row.computed
     where = (~row.given if row.edits else row.masked)[start:end].nonzero()[:, 0]
     credit = None if decision.credit is None else tuple(decision.credit[slot, where].tolist())
@@ -232,6 +240,7 @@ def _event(row: Row, decision: Decision, top: Tensor, slot: int, forward: int, s
         computed=last - first,
         sequences=1 + row.guided,
         top=tuple(top[where].tolist()),
+        logprobs=tuple(logprobs[where].tolist()),
     )
 
 

@@ -21,7 +21,8 @@ class StepEvent:
     `positions` are the masked positions of the current block before the step, counted from the start of the row; `tokens`,
     `confidence`, `credit` (None for decoders without) and `committed` belong to them. `seconds` since the run began. `computed`
     positions of the row went through the network, the rest was kept from earlier passes; this `sequences` times, twice under guidance.
-    `top` is the model's likeliest id at each position, before credit and noise (None in traces that do not say).
+    `top` is the model's likeliest id at each position, before credit and noise, `logprobs` the natural logarithm of what the model's
+    own distribution (guided where asked for; credit, temperature and noise left out) gives `tokens`; None in traces that do not say.
     """
 
     row: int
@@ -37,6 +38,7 @@ class StepEvent:
     computed: int = 0
     sequences: int = 1
     top: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
 
     def commits(self) -> dict[int, int]:
         """Position -> token of what this step wrote."""
@@ -58,6 +60,19 @@ class FinishEvent:
 
 
 Event = StepEvent | FinishEvent
+
+
+@dataclass(frozen=True)
+class FailEvent:
+    """A row ended without an answer. `reason`: "model" (its logits were no numbers), "memory" (no room for its pass) or "error"
+    (something else was raised); `error` is one line for the caller. It took part from `began` to `seconds`. Only an engine makes these.
+    """
+
+    row: int
+    error: str
+    seconds: float
+    began: float = 0.0
+    reason: str = "error"
 
 
 @dataclass

@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("guidance",),
     ("canvas",),
     ("models", "decoders", "tokenizer"),
-    ("kernels", "cache", "trace", "checkpoint", "tasks"),
+    ("kernels", "cache", "trace", "checkpoint", "tasks", "scheduler"),
     ("config",),
     ("errors",),
 )

@@ -116,7 +116,7 @@ class Prediction:
         added = (boost * (ids == token[..., None])).sum(-1)
         return token, self.logits_of(token[..., None])[..., 0] + added
 
-    def _choice(self, ids: Tensor) -> Tensor:
+    def raw_logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
         """Logits by which tokens are chosen: as `logits_of`, hushed ids with their real logit."""
         values = self.logits_of(ids)
         for column, banned in enumerate(self.hushed):
@@ -128,7 +128,7 @@ class Prediction:
         every = torch.cat((self.ids[..., None], ids), dim=-1)
         live = torch.cat((torch.ones_like(self.masked)[..., None], boost > 0), dim=-1)
         extra = torch.cat((torch.zeros_like(boost[..., :1]), boost), dim=-1)
-        score = (self._choice(every) + extra).masked_fill(~live, float("-inf"))
+        score = (self.raw_logits_of(every) + extra).masked_fill(~live, float("-inf"))
         best = score == score.amax(-1, keepdim=True)
         return torch.where(best, every, torch.iinfo(torch.long).max).amin(-1)
 
@@ -209,7 +209,7 @@ class Decoder(Protocol):
     """A decoding rule: a frozen dataclass of hyper-parameters. It mutates nothing and knows no positions, caches or stopping.
 
     A rule with a class attribute `edits = True` may also write over tokens of the current block: it is shown predictions at
-    every `editable` position, masked or not.
+    every `editable` position, masked or not. One with `dense = True` keeps [length, vocab] numbers a row, which memory budgets count.
     """
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:

@@ -7,6 +7,7 @@ alone. Its state is [rows, length, vocab] float32: for studies, not for serving.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -17,6 +18,8 @@ from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_
 @dataclass(frozen=True)
 class CreditFull:
     """As credit, but every id of the vocabulary gains credit at every step, not only the top-1 (our reading; dense state)."""
+
+    dense: ClassVar[bool] = True
 
     threshold: float = option(0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0)
     alpha: float = option(0.65, "Weight of the credit in the logits.", ge=0.0)

@@ -9,6 +9,7 @@ one, which is their schedule with as many steps as tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,8 @@ class Klass:
 
     Where a row has none, its most confident position, and only there.
     """
+
+    dense: ClassVar[bool] = True
 
     threshold: float = option(0.9, "Confidence above which a stable position is committed.", ge=0.0, le=1.0)
     kl: float = option(0.01, "Divergence in nats between two steps below which a position is stable.", gt=0.0)

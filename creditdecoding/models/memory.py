@@ -1,6 +1,6 @@
 """What a checkpoint needs in memory and what there is; refused with figures before any weight is read.
 
-Counted are the weights, and what reading them maps on the host; activations and caches come on top.
+Counted are the weights, and what reading them maps on the host; what rows take on top is `footprint`.
 Leaves to others: reading (weights.py), which weights become int8 (quantize.py).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from creditdecoding.errors import CheckpointError
 from creditdecoding.models.quantize import int8_bytes, is_quantised, making_bytes
+from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import WINDOW, stored
 
 Free = Callable[[torch.device], int | None]
@@ -31,6 +33,26 @@ def _bytes(name: str, tensor: Tensor, dtype: torch.dtype, quantize: str) -> int:
     if quantize == "int8" and is_quantised(name, tensor):
         return int8_bytes(tensor)
     return tensor.numel() * (dtype if isinstance(tensor, nn.Parameter) else tensor.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a row takes: `column` a cached position, `position` a computed one (activations, an estimate), `line` a read one (logits)."""
+
+    column: int
+    position: int
+    line: int
+
+
+def footprint(model: object, vocab: int) -> Footprint:
+    """What rows take, from the shapes alone; of a model that is not this package's own, no more than its logits in float32 is known."""
+    if not isinstance(model, Transformer):
+        return Footprint(0, 0, 4 * vocab)
+    config, size = model.config, model.norm.weight.dtype.itemsize
+    kv, q = config.num_kv_heads * config.head_dim, config.num_heads * config.head_dim
+    moe = config.moe
+    inner = config.intermediate_size if moe is None else max(config.intermediate_size, moe.top_k * moe.intermediate_size + moe.shared_size)
+    return Footprint(2 * config.num_layers * kv * size, (4 * config.hidden_size + 2 * (q + 2 * kv) + 3 * inner) * size, config.embedding_rows * size)
 
 
 def reading_bytes(model: nn.Module, files: list[Path]) -> int:

@@ -1,0 +1,292 @@
+"""Requests that come and go while others run: the second driver of `denoise_step`, beside the plain loop of generate.py.
+
+    engine = Engine(lm.model, lm.words, lm.device)
+    first = engine.submit(row)
+    while engine.busy:
+        for event in engine.step():
+            ...                       # event.row is the number that submit returned
+
+Each request gets the tokens it gets alone, whatever decoders, settings, blocks and steps share its passes. An engine belongs to one thread.
+Leaves to others: who waits and who shares a pass (scheduler.py), a step (generate.py), threads and HTTP (server/).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from creditdecoding.cache import Everything, KVCache
+from creditdecoding.canvas import Row, Vocabulary, finish
+from creditdecoding.config import EngineConfig, ServeConfig
+from creditdecoding.errors import CreditError, ModelError, OptionError, QueueFullError
+from creditdecoding.generate import Denoiser, denoise_step
+from creditdecoding.models import memory
+from creditdecoding.scheduler import Budget, Need, Waiting, Work, deal, padding
+from creditdecoding.trace import Event, FailEvent, StepEvent
+
+SHARE = 0.8  # of the free memory, where the options name no figure
+COLUMNS = 64  # a place in the cache is as long as a multiple of this, so that it seldom has to grow
+FIXED = {"cpu": 32, "cuda": 256}  # what a pass costs beside its positions, in positions
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counts since the start, and what is under way now.
+
+    `passes` are steps of rows, `forwards` runs of the network; `positions` went through it for a row, `padding` for nothing. Bytes:
+    `cache` held for keys and values, `admitted` what the rows under way may take by the estimate, `memory` what they all may (None: no limit).
+    """
+
+    waiting: int
+    running: int
+    finished: int
+    failed: int
+    aborted: int
+    forwards: int
+    passes: int
+    tokens: int
+    positions: int
+    padding: int
+    cache: int
+    admitted: int
+    memory: int | None
+
+    @property
+    def padding_share(self) -> float:
+        """Share of all computed positions that no row needed."""
+        return self.padding / (self.positions + self.padding) if self.padding else 0.0
+
+
+class Engine:
+    """Continuous batching: rows join and leave between steps. For one thread: whoever has several posts to the one that steps."""
+
+    def __init__(
+        self,
+        model: Denoiser,
+        words: Vocabulary,
+        device: torch.device,
+        config: EngineConfig | None = None,
+        serve: ServeConfig | None = None,
+        free: memory.Free = memory.free,
+    ) -> None:
+        config, serve = config or EngineConfig(), serve or ServeConfig()
+        self.model, self.words, self.device, self.serve = model, words, device, serve
+        self._foot = memory.footprint(model, words.size)
+        there = free(device) if serve.memory is None else None
+        most = int(serve.memory * 2**30) if serve.memory is not None else None if there is None else int(SHARE * there)
+        self._budget = Budget(config.batch_size, most, self._foot.column)
+        self._waiting: Waiting[Row] = Waiting(serve.overtakes, [])
+        self._rows: dict[int, Row] = {}
+        self._needs: dict[int, Need] = {}
+        self._round: list[list[int]] = []
+        self._ceiling: int | None = None  # positions of a pass, once one was too large
+        self._store: KVCache | None = None
+        self._out: list[Event | FailEvent] = []
+        self._inboxes: dict[int, deque[Event | FailEvent]] = {}
+        self._counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
+        self._next, self._zero = 0, time.perf_counter()
+
+    # What callers use --------------------------------------------------------------------------------------------------------
+
+    def submit(self, row: Row) -> int:
+        """Queue a row; the number its events will carry. Raises `QueueFullError`, or `OptionError` if no memory budget lets it run alone."""
+        need = self._need(row)
+        if not self._budget.fits([need]):
+            raise OptionError("this request can never fit into memory", given=self._figures(need), hint=SMALLER)
+        self._waiting.items.append((replace(row, index=self._next), need))
+        if len(self._waiting.items) > self.serve.max_waiting:
+            self._admit()
+        if len(self._waiting.items) > self.serve.max_waiting:
+            self._waiting.items.pop()
+            hint = "Try again later."
+            raise QueueFullError("too many requests wait", given=len(self._waiting.items) + 1, allowed=self.serve.max_waiting, hint=hint)
+        self._next += 1
+        return self._next - 1
+
+    def step(self) -> list[Event | FailEvent]:
+        """Admit what fits and run one pass; everything that happened since the last call, streamed requests left out. Idle: nothing."""
+        self._work()
+        out, self._out = self._out, []
+        return out
+
+    def abort(self, request: int) -> bool:
+        """End a request at once and without a further event; whether it was still under way."""
+        self._inboxes.pop(request, None)
+        self._out = [event for event in self._out if event.row != request]
+        there = self._waiting.remove(lambda row: row.index == request) or request in self._rows
+        if there:
+            self._leave(request, "aborted")
+        return there
+
+    def stream(self, row: Row) -> Iterator[Event | FailEvent]:
+        """Submit a row when iteration begins, run passes (for all) until it ends, yield its events; abort it if the consumer stops."""
+        request = self.submit(row)
+        inbox = self._inboxes[request] = deque()
+        try:
+            while request in self._inboxes:
+                if not inbox:
+                    self._work()
+                    continue
+                event = inbox.popleft()
+                yield event
+                if not isinstance(event, StepEvent):
+                    return
+        finally:
+            self.abort(request)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits, runs or was not handed out yet."""
+        return bool(self._waiting.items or self._rows or self._out)
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts and figures of this moment."""
+        held = 0 if self._store is None else self._store.bytes
+        admitted = self._budget.taken([*self._needs.values()])
+        now = {"waiting": len(self._waiting.items), "running": len(self._rows), "cache": held, "admitted": admitted}
+        return EngineStats(**now, **self._counts, memory=self._budget.most)
+
+    # A step ------------------------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """One pass: the next of this round, in which every row that runs has one."""
+        self._admit()
+        self._seat()
+        while self._rows:
+            if not self._round:
+                ids = [*self._rows]
+                works = [_work_of(self._rows[i]) for i in ids]
+                self._round = [[ids[i] for i in group] for group in deal(works, FIXED.get(self.device.type, FIXED["cuda"]), self._ceiling)]
+            group = [i for i in self._round.pop(0) if i in self._rows]
+            if group:
+                return self._run(sorted(group, key=lambda i: self._rows[i].slot))
+
+    def _run(self, group: list[int]) -> None:
+        """A pass over some rows; whoever makes it fail ends alone."""
+        rows = [self._rows[i] for i in group]
+        try:
+            after, events = denoise_step(self.model, rows, self.words, self.device, self._counts["forwards"], self._seconds, self._store)
+        except Exception as error:  # whatever a model or a rule raises: a request ends, the others go on
+            return self._isolate(group, error)
+        works = [_work_of(row) for row in rows]
+        self._counts.update(forwards=1, passes=len(rows), padding=padding(works), positions=sum(work.width * work.sequences for work in works))
+        for event, row in zip(events, after):
+            self._rows[row.index] = row
+            self._emit(event)
+            end = finish(row, self.words, self._seconds())
+            if end is not None:
+                self._counts["tokens"] += int((~row.given[row.answer : row.answer + len(end.tokens)]).sum())
+                self._leave(row.index, "finished")
+                self._emit(end)
+
+    def _isolate(self, group: list[int], error: Exception) -> None:
+        """End the rows to blame for an error and run the others again; who is to blame is found by halving."""
+        short = _out_of_memory(error)
+        if short:
+            works = [_work_of(self._rows[i]) for i in group]
+            self._ceiling = max(1, (sum(work.width * work.sequences for work in works) + padding(works)) // 2)
+        blamed = [group[i] for i in error.rows] if isinstance(error, ModelError) else []
+        if not blamed and len(group) > 1:
+            self._run(group[: len(group) // 2])
+            return self._run(group[len(group) // 2 :])
+        for request in blamed or group:
+            self._fail(self._rows[request], error)
+        left = [i for i in group if i in self._rows]
+        if left:
+            self._run(left)
+
+    def _emit(self, event: Event | FailEvent) -> None:
+        self._inboxes.get(event.row, self._out).append(event)
+
+    def _fail(self, row: Row, error: Exception) -> None:
+        """End a row with an error; what it stored goes too."""
+        if self._store is not None and row.slot >= 0:
+            self._store.wipe(row.slot)
+            self._store.wipe(row.twin)
+        reason = "memory" if _out_of_memory(error) else "model" if isinstance(error, ModelError) else "error"
+        self._leave(row.index, "failed")
+        self._emit(FailEvent(row.index, _text(error), self._seconds(), row.began, reason))
+
+    def _leave(self, request: int, how: str) -> None:
+        self._rows.pop(request, None)
+        self._needs.pop(request, None)
+        self._counts[how] += 1
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._zero
+
+    # Memory ------------------------------------------------------------------------------------------------------------------
+
+    def _need(self, row: Row) -> Need:
+        """What the row takes while it runs."""
+        foot, sequences = self._foot, 1 + row.guided
+        width = max(end - start for start, end in row.spans)
+        dense = 2 * width * foot.line if getattr(row.decoder, "dense", False) else 0
+        working = sequences * (len(row.canvas) * foot.position + width * foot.line) + dense
+        return Need(sequences, -(-len(row.canvas) // COLUMNS) * COLUMNS, working, not isinstance(row.policy, Everything))
+
+    def _figures(self, need: Need) -> str:
+        """The parts of what a row needs, for an error."""
+        cache = self._budget.taken([need]) - need.working
+        most = "no limit" if self._budget.most is None else memory.size(self._budget.most)
+        return f"{memory.size(cache)} of cached keys and values and {memory.size(need.working)} to compute with, of {most}"
+
+    def _admit(self) -> None:
+        """Let in what fits."""
+        for row in self._waiting.admit(self._needs.values(), self._budget):
+            self._rows[row.index] = replace(row, began=self._seconds(), slot=-1, twin=-1)
+            self._needs[row.index] = self._need(row)
+
+    def _seat(self) -> None:
+        """Give every row its places in the cache, lowest first and without holes, and make the cache large enough, not too large."""
+        slots, columns = self._budget.shape([*self._needs.values()])
+        if not slots:
+            return
+        if self._store is None:
+            self._store = self.model.new_cache()  # type: ignore[attr-defined]
+        self._store.reserve(slots, columns)
+        taken = {slot for row in self._rows.values() for slot in (row.slot, row.twin) if slot < slots}
+        free = iter(sorted({*range(slots)} - taken))
+        for i, row in self._rows.items():
+            slot = self._place(row.slot, slots, free)
+            twin = self._place(row.twin, slots, free) if row.guided else slot
+            if (slot, twin) != (row.slot, row.twin):
+                self._rows[i] = replace(row, slot=slot, twin=twin)
+
+    def _place(self, old: int, slots: int, free: Iterator[int]) -> int:
+        """A slot below `slots`: the old one, or a free one with what the old one held."""
+        if 0 <= old < slots:
+            return old
+        new = next(free)
+        if old >= 0:
+            assert self._store is not None
+            self._store.move(old, new)
+        return new
+
+
+COUNTED = ("finished", "failed", "aborted", "forwards", "passes", "tokens", "positions", "padding")
+SMALLER = "Shorten the prompt, lower gen_length or block_length, or give the process more memory."
+
+
+def _work_of(row: Row) -> Work:
+    first, last = row.computed
+    return Work(last - first, 1 + row.guided)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a device or on the host."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (isinstance(error, RuntimeError) and "allocate" in str(error))
+
+
+def _text(error: Exception) -> str:
+    """An error as one line for the caller."""
+    if isinstance(error, CreditError):
+        return str(error)
+    if _out_of_memory(error):
+        return str(CreditError("memory ran out in this request's pass", hint=SMALLER))
+    return str(CreditError(f"the pass failed: {type(error).__name__}: {' '.join(str(error).split())}", hint="See the process's log."))

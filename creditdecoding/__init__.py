@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from creditdecoding.decoders.base import Block, Decision, Decoder, Prediction, Sampling, State, at_least_one, from_logits
     from creditdecoding.engine import Engine, EngineStats
     from creditdecoding.errors import CheckpointError, CreditError, MissingExtraError, ModelError, OptionError, QueueFullError
+    from creditdecoding.foreign import bring
     from creditdecoding.lm import LM, Completion, load
     from creditdecoding.trace import FailEvent, FinishEvent, StepEvent, Trace
 
@@ -16,6 +17,7 @@ _HOME = {
     "decoders.base": ("Block", "Decision", "Decoder", "Prediction", "Sampling", "State", "at_least_one", "from_logits"),
     "engine": ("Engine", "EngineStats"),
     "errors": ("CheckpointError", "CreditError", "MissingExtraError", "ModelError", "OptionError", "QueueFullError"),
+    "foreign": ("bring",),
     "lm": ("LM", "Completion", "load"),
     "trace": ("FailEvent", "FinishEvent", "StepEvent", "Trace"),
 }
@@ -45,6 +47,7 @@ __all__ = [
     "StepEvent",
     "Trace",
     "at_least_one",
+    "bring",
     "from_logits",
     "load",
 ]

@@ -10,19 +10,18 @@ them as `.logits`). Differences from the originals are listed in docs/compat.md.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from creditdecoding.cache import Layout
 from creditdecoding.canvas import Row, start_row
 from creditdecoding.config import GenerationConfig, check_fields, from_mapping, option
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Decoder
-from creditdecoding.errors import ModelError, OptionError
+from creditdecoding.errors import OptionError
+from creditdecoding.foreign import Foreign
 from creditdecoding.generate import Denoiser, run
 from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer
@@ -199,48 +198,10 @@ def wrap(model: Any, mask_id: int | None = None, stop_ids: tuple[int, ...] | Non
     stops = () if stops is None else (stops,) if isinstance(stops, int) else tuple(stops)
     if mask is None:
         raise OptionError("this model does not say what its mask is", hint="Give mask_id; LLaDA's is 126336.")
-    net: Denoiser = model if isinstance(model, Transformer) else FromLogits(model)
+    net: Denoiser = model if isinstance(model, Transformer) else Foreign(model)
     size, longest = (model.config.embedding_rows, model.config.max_length) if isinstance(model, Transformer) else (0, sys.maxsize)
-    if isinstance(net, FromLogits):
+    if isinstance(net, Foreign):
         size = net.all(torch.zeros(1, 1, dtype=torch.long, device=place)).shape[2]
     if not 0 <= mask < size:
         raise OptionError("mask_id is outside the vocabulary", given=mask, allowed=f"0 <= mask_id < {size}", hint="Correct mask_id.")
     return LM(net, Tokenizer(None, int(mask), stops, size), max_length=longest, device=place)
-
-
-@dataclass(frozen=True)
-class FromLogits:
-    """A network from ids [rows, length] to logits [rows, length, vocab] as a `Denoiser`.
-
-    Such a network need not know padding, so rows of different lengths go through it separately.
-    """
-
-    model: Callable[[Tensor], Any]
-    layout: Layout = Layout()
-
-    def __call__(self, tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None) -> Tensor:
-        if allowed is None:
-            return self.all(tokens)[read]
-        row, column = read
-        lengths = allowed[:, 0].sum(-1)
-        found: Tensor | None = None
-        for length in lengths.unique().tolist():
-            here = lengths == length
-            logits = self.all(tokens[here, :length])
-            mine = here[row]
-            found = logits.new_empty(len(row), logits.shape[2]) if found is None else found
-            found[mine] = logits[(here.cumsum(0) - 1)[row[mine]], column[mine]]
-        assert found is not None
-        return found
-
-    @torch.inference_mode()
-    def all(self, tokens: Tensor) -> Tensor:
-        """Logits of every position. Raises `ModelError` for another shape."""
-        found = self.model(tokens)
-        logits = getattr(found, "logits", found)
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != tokens.shape:
-            raise ModelError(
-                "the model returned logits of the wrong shape", given=shape, allowed=f"{(*tokens.shape, 'vocab')}", hint="Check the model."
-            )
-        return logits

@@ -5,7 +5,7 @@ Leaves to others: what the ids mean to a model (models/), where a block of masks
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,16 @@ def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer
             allowed=f"at most {config.embedding_rows}",
             hint="The tokenizer belongs to another checkpoint.",
         )
-    stops = {*(config.stop_token_ids if config else ()), *_end_of_turn(backend)}
+    return adopt(backend, config.mask_token_id if config else None, config.stop_token_ids if config else ())
+
+
+def adopt(backend: Any, mask_id: int | None = None, stop_ids: Iterable[int] = ()) -> Tokenizer:
+    """A transformers tokenizer with the ids that decoding needs; the mask is `mask_id` or else its own. Raises `CheckpointError`."""
+    size = 1 + max(backend.get_vocab().values(), default=-1)
+    stops = {*stop_ids, *_end_of_turn(backend)}
     if backend.eos_token_id is not None:
         stops.add(backend.eos_token_id)
-    return Tokenizer(backend, _mask_id(backend, config, size), tuple(sorted(stops)), size)
+    return Tokenizer(backend, _mask_id(backend, mask_id, size), tuple(sorted(stops)), size)
 
 
 def _whole(folder: Path) -> Any:
@@ -133,10 +139,10 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) and found else None
 
 
-def _mask_id(backend: Any, config: ModelConfig | None, size: int) -> int:
-    """Mask id: config.json, else the tokenizer's mask token, else an added token whose bare text says mask."""
+def _mask_id(backend: Any, given: int | None, size: int) -> int:
+    """Mask id: the one given (config.json), else the tokenizer's mask token, else an added token whose bare text says mask."""
     named = sorted(i for text, i in backend.get_added_vocab().items() if text.strip("<>|").lower() in ("mask", "mdm_mask"))
-    found = next((i for i in (config.mask_token_id if config else None, backend.mask_token_id, *named) if i is not None), None)
+    found = next((i for i in (given, backend.mask_token_id, *named) if i is not None), None)
     if found is None:
         raise CheckpointError("the tokenizer has no mask token", hint="Add mask_token_id to config.json, naming an id the tokenizer has.")
     if not 0 <= found < size:

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("eval", "train", "view", "flags", "server", "integrations"),
     ("compat",),
-    ("likelihood",),
+    ("likelihood", "foreign"),
     ("lm", "engine"),
     ("generate",),
     ("guidance",),

@@ -14,6 +14,7 @@ import multiprocessing as mp
 import os
 import random
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +22,20 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from creditdecoding.checkpoint import locate, shards
-from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.config import EngineConfig, GenerationConfig, from_mapping
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.eval import journal
 from creditdecoding.eval.journal import Key
-from creditdecoding.eval.sweep import Curve, specs
+from creditdecoding.eval.summary import BOUND, summarise
+from creditdecoding.eval.sweep import Curve, curves, specs
 from creditdecoding.lm import LM, load
 from creditdecoding.models.weights import Progress
 from creditdecoding.tasks import families
 from creditdecoding.tasks.base import Family, Item, Split, distinct_items
+from creditdecoding.tasks.templates import templates as named
 from creditdecoding.tasks.templates import wrap
 from creditdecoding.trace import FinishEvent, Trace
 
@@ -40,16 +45,20 @@ _BATCHES = 2  # a chunk holds as many rows as this many batches
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides the rows of a run. `dev_limit` and `limit` are items a family of the dev and the test split."""
+    """All that decides the rows of a run. `dev_limit` and `limit` are items a family of the dev and the test split.
+
+    `tasks` are names, comma-separated, or families; `raw` asks without the chat template.
+    """
 
     model: str
-    tasks: str
+    tasks: str | tuple[Family, ...]
     templates: tuple[str, ...]
     curves: tuple[Curve, ...]
     dev_limit: int
     limit: int
     generation: GenerationConfig = GenerationConfig()
     engine: EngineConfig = EngineConfig()
+    raw: bool = False
 
     def __post_init__(self) -> None:
         for name, limit in (("limit", self.limit), ("dev_limit", self.dev_limit)):
@@ -89,7 +98,7 @@ class Work:
 
 def lay_out(plan: Plan) -> Work:
     """The items of a plan and its chunks, short prompts first. Raises `OptionError` where a family has too few items."""
-    asked = {family.name: family for family in families(plan.tasks)}
+    asked = {family.name: family for family in (families(plan.tasks) if isinstance(plan.tasks, str) else plan.tasks)}
     items: dict[tuple[str, str, int], Item] = {}
     for family in asked.values():
         for split, chosen in zip(_SPLITS, _split(family, plan.dev_limit, plan.limit)):
@@ -115,21 +124,24 @@ def _split(family: Family, dev_limit: int, limit: int) -> tuple[list[Item], list
     return drawn[:dev_limit], drawn[dev_limit:]
 
 
-def manifest(work: Work) -> dict[str, Any]:
-    """What a folder's samples depend on: settings, the checkpoint's bytes, the items' texts."""
+def manifest(work: Work, lm: LM | None = None) -> dict[str, Any]:
+    """What a folder's samples depend on: settings, the checkpoint's bytes (of `lm`, where there is one, its weights), the items' texts."""
     plan = work.plan
     engine = {f.name: getattr(plan.engine, f.name) for f in dataclasses.fields(plan.engine) if f.name not in ("offline", "cache_dir")}
     asked = {f.name: getattr(plan.generation, f.name) for f in dataclasses.fields(plan.generation) if f.name != "decoder"}
     texts = json.dumps([[*place, item.prompt, repr(item.gold)] for place, item in work.items.items()])
     return {
         "model": plan.model,
-        "checkpoint": fingerprint(locate(plan.model, plan.engine.revision, plan.engine.offline, plan.engine.cache_dir)),
+        "checkpoint": fingerprint(locate(plan.model, plan.engine.revision, plan.engine.offline, plan.engine.cache_dir))
+        if lm is None
+        else weights(lm),
         "tasks": {name: dict(family.about) for name, family in work.families.items()},
         "items": {"dev": plan.dev_limit, "test": plan.limit, "texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest()},
         "templates": plan.templates,
         "decoders": [dataclasses.asdict(curve) for curve in plan.curves],
         "generation": asked,
         "engine": engine,
+        **({"raw": True} if plan.raw else {}),
     }
 
 
@@ -146,10 +158,20 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def weights(lm: LM) -> str:
+    """A digest of a model in memory: of each tensor of its module the name, the shape, the sum and both ends; "" without a module."""
+    module = getattr(lm.model, "model", lm.model)
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in module.state_dict().items() if isinstance(module, torch.nn.Module) else ():
+        flat = tensor.detach().flatten().double()
+        digest.update(f"{name} {tuple(tensor.shape)} {flat.sum().item()} {flat[:8].tolist()} {flat[-8:].tolist()}\n".encode())
+    return digest.hexdigest() if isinstance(module, torch.nn.Module) else ""
+
+
 def answers(lm: LM, work: Work, chunk: Chunk) -> Iterator[dict[str, Any]]:
     """The samples of a chunk as they are finished."""
     config = dataclasses.replace(work.plan.generation, decoder=chunk.keys[0][2])
-    rows = sorted(lm.rows([wrap(key[1], work.item(key).prompt) for key in chunk.keys], config), key=lambda row: len(row.canvas))
+    rows = sorted(lm.rows([wrap(key[1], work.item(key).prompt) for key in chunk.keys], config, work.plan.raw), key=lambda row: len(row.canvas))
     of, traces = {row.index: row for row in rows}, {row.index: lm.trace_of(row) for row in rows}
     for event in lm.events(rows):
         traces[event.row].add(event)
@@ -176,24 +198,57 @@ def _counts(trace: Trace) -> dict[str, Any]:
     }
 
 
+def compare(
+    lm: LM,
+    decoders: str = "fixed threshold credit",
+    tasks: str | Sequence[Family] = "pocket",
+    *,
+    templates: str = "plain",
+    limit: int = 100,
+    dev_limit: int = 50,
+    bound: float = BOUND,
+    raw: bool = False,
+    out: Path | None = None,
+    **generation: Any,
+) -> dict[str, Any]:
+    """What `credit compare` reports, of a model in memory: the `summarise`d report, whose "words" say it in sentences.
+
+    `decoders`, `templates` as on the command line, `tasks` also as families of your own, `generation` fields of `GenerationConfig`. With a
+    folder `out` the samples are kept there, and a run that was stopped goes on. Raises `CreditError`s.
+    """
+    if "decoder" in generation:
+        raise OptionError("compare runs several decoders", given=generation["decoder"], hint="Name them in decoders.")
+    found, asked = tuple(curves(decoders)), tasks if isinstance(tasks, str) else tuple(tasks)
+    engine = EngineConfig(batch_size=lm.batch_size)
+    plan = Plan("", asked, tuple(named(templates)), found, dev_limit, limit, from_mapping(GenerationConfig, generation), engine, raw)
+    with tempfile.TemporaryDirectory() as passing:
+        return summarise(run(plan, out or Path(passing), lm=lm), found, bound)
+
+
 def run(
-    plan: Plan, folder: Path, jobs: int = 1, on_start: Callable[[int, int], Callable[[], None]] | None = None, on_load: Progress | None = None
+    plan: Plan,
+    folder: Path,
+    jobs: int = 1,
+    on_start: Callable[[int, int], Callable[[], None]] | None = None,
+    on_load: Progress | None = None,
+    lm: LM | None = None,
 ) -> list[dict[str, Any]]:
     """Do what is left of a plan in its folder; all its samples, in order. Raises `CreditError`s.
 
-    `on_start` is told how many samples there are already and in all, and gives a function to call at each further one.
+    `on_start` is told how many samples there are already and in all, and gives a function to call at each further one. With `lm` that
+    model does it, in this process; otherwise the plan's is loaded.
     """
     plan = dataclasses.replace(plan, engine=dataclasses.replace(plan.engine, threads=plan.engine.threads or 1))
     work = lay_out(plan)
     order = work.order
-    with journal.hold(folder, manifest(work)):
+    with journal.hold(folder, manifest(work, lm)):
         _write_items(folder, work)
         found = journal.read(folder)
         tick = on_start(sum(key in found for key in order), len(order)) if on_start else lambda: None
         todo = [number for number, chunk in enumerate(work.chunks) if any(key not in found for key in chunk.keys)]
         jobs = min(jobs, len(todo))
-        if jobs == 1:
-            lm = load(plan.model, plan.engine, on_load)
+        if jobs == 1 or (lm is not None and todo):
+            lm = load(plan.model, plan.engine, on_load) if lm is None else lm
             with journal.appender(folder, 0) as append:
                 for number in todo:
                     _do(lm, work, work.chunks[number], found.keys(), append, tick)

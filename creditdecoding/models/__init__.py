@@ -6,8 +6,10 @@ Leaves to others: finding the folder (checkpoint.py), text (tokenizer.py), decod
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -32,11 +34,9 @@ LOOKALIKES = {
 def read_config(folder: Path) -> tuple[ModelConfig, ModuleType]:
     """Architecture of the checkpoint in `folder` and its family. Raises `CheckpointError`."""
     raw = read_json(folder / "config.json")
-    found = raw.get("architectures") or []
-    names = found if isinstance(found, list) else [found]
-    known = ", ".join(name for family in FAMILIES for name in family.ARCHITECTURES)
-    family = next((family for family in FAMILIES if names and names[0] in family.ARCHITECTURES), None)
+    names, family = _family(raw)
     if family is None:
+        known = ", ".join(name for family in FAMILIES for name in family.ARCHITECTURES)
         own_code = " that runs only with code of its own, and such code is never run" if raw.get("auto_map") else ""
         raise CheckpointError(
             f"unsupported architecture{own_code}",
@@ -55,6 +55,22 @@ def read_config(folder: Path) -> tuple[ModelConfig, ModuleType]:
         )
     architecture: ModelConfig = family.from_hf(raw, read_optional(folder / "generation_config.json"))
     return architecture, family
+
+
+def _family(raw: Mapping[str, Any]) -> tuple[list[Any], ModuleType | None]:
+    """The architectures that a config names, and the family of the first."""
+    found = raw.get("architectures") or []
+    names = found if isinstance(found, list) else [found]
+    return names, next((family for family in FAMILIES if names and names[0] in family.ARCHITECTURES), None)
+
+
+def recognised(raw: Mapping[str, Any]) -> ModelConfig | None:
+    """What is known of a network from its config, where it is of one of the families; None where it is not."""
+    family = _family(raw)[1]
+    try:
+        return None if family is None else family.from_hf(raw, {})
+    except CheckpointError:
+        return None
 
 
 def place(config: EngineConfig) -> tuple[torch.device, torch.dtype]:

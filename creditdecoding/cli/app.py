@@ -88,6 +88,23 @@ def progress(total: int, text: str) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
+def counting(text: str, **options: Any) -> Iterator[Callable[[int, int], Callable[[], None]]]:
+    """A progress bar for what is counted later: call it with how many are done and how many there are, it gives what counts one."""
+    shown = bar(**options)
+
+    def start(done: int, total: int) -> Callable[[], None]:
+        task = shown.add_task(text, total=total, completed=done)
+        shown.start()
+        return lambda: shown.advance(task)
+
+    try:
+        yield start
+    finally:
+        if shown.tasks:
+            shown.stop()
+
+
+@contextmanager
 def answering(total: int, text: str = "answers") -> Iterator[Callable[[Event], None]]:
     """A progress bar that is shown trace events and counts the rows that end."""
     from creditdecoding.trace import FinishEvent

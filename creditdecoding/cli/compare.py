@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, app, bar, print_json, write
+from creditdecoding.cli.app import Json, Model, app, counting, print_json, write
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.flags import with_options
@@ -56,7 +55,7 @@ def compare(
             raise OptionError("the folder of this file is not there", given=str(path), hint="Make it first: a run can take long.")
     found = tuple(curves(decoders))
     plan = Plan(model, tasks, tuple(named(templates)), found, dev_limit, limit, generation, engine)
-    with _bar() as start, bar() as on_load:
+    with counting("samples", speed_estimate_period=300) as start, bar() as on_load:
         records = run(plan, out, jobs, start, on_load)
     summed = {"model": model, **summarise(records, found, bound)}
     write(out / "report.json", json.dumps(summed, indent=1, ensure_ascii=False) + "\n")
@@ -83,23 +82,6 @@ def _draw(summed: dict[str, Any], png: Path | None, usual: Path) -> list[Path]:
     except OSError as error:
         raise OptionError(f"cannot write ({error.strerror})", given=str(png or usual), hint="Check the folder.") from error
     return [png or usual]
-
-
-class _bar:  # noqa: N801
-    """A progress bar of samples with the time left, which begins when the number of samples is known."""
-
-    def __enter__(self) -> Callable[[int, int], Callable[[], None]]:
-        self.bar = bar(speed_estimate_period=300)
-        return self.start
-
-    def start(self, done: int, total: int) -> Callable[[], None]:
-        task = self.bar.add_task("samples", total=total, completed=done)
-        self.bar.start()
-        return lambda: self.bar.advance(task)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar.tasks:
-            self.bar.stop()
 
 
 def _print(summed: dict[str, Any]) -> None:

@@ -91,16 +91,29 @@ def evaluate(
     `raw` asks without the chat template, for base models.
     """
     items = [item for family in families for item in distinct_items(family, split, seed, limit)]
-    by_name = {family.name: family for family in families}
-    order = {name: place for place, name in enumerate(by_name)}
-    rows = sorted(lm.rows([item.prompt for item in items], config, raw), key=lambda row: (order[items[row.index].family], len(row.canvas)))
-    answers = {row.index: answer for row, answer in zip(rows, lm.collect(rows, on_event))}
-    samples = tuple(_judged(by_name[item.family], item, answers[i]) for i, item in enumerate(items))
+    samples = answered(lm, families, items, config, on_event, raw)
     first = samples[0].completion.trace.settings if samples else {}
     tasks = {family.name: dict(family.about) for family in families}
     asked = {"limit": limit, "split": split, "item_seed": seed, "batch_size": lm.batch_size, "raw": raw, "tasks": tasks}
     return Report(samples, {**first, **asked})
 
 
-def _judged(family: Family, item: Item, answer: Completion) -> Sample:
+def answered(
+    lm: LM,
+    families: Sequence[Family],
+    items: Sequence[Item],
+    config: GenerationConfig,
+    on_event: Callable[[Event], None] | None = None,
+    raw: bool = False,
+) -> tuple[Sample, ...]:
+    """Answer `items` of `families` in one run and judge them; samples in the order of `items`."""
+    by_name = {family.name: family for family in families}
+    order = {name: place for place, name in enumerate(by_name)}
+    rows = sorted(lm.rows([item.prompt for item in items], config, raw), key=lambda row: (order[items[row.index].family], len(row.canvas)))
+    answers = {row.index: answer for row, answer in zip(rows, lm.collect(rows, on_event))}
+    return tuple(judged(by_name[item.family], item, answers[i]) for i, item in enumerate(items))
+
+
+def judged(family: Family, item: Item, answer: Completion) -> Sample:
+    """An answer with its verdict."""
     return Sample(item, answer, family.score(answer.text, item), None if family.grade is None else family.grade(answer.text, item))

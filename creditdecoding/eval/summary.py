@@ -41,12 +41,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Measured:
-    """Means of every decoder [decoders, fields] and their resamples [resamples, decoders] of score and passes."""
+    """Means of every decoder [decoders, fields] and their resamples [resamples, decoders] of score, passes and tokens."""
 
     specs: tuple[str, ...]
     means: Numbers
     scores: Numbers
     passes: Numbers
+    tokens: Numbers
 
     def at(self, spec: str) -> int:
         """Column of a decoder."""
@@ -62,12 +63,25 @@ class Measured:
         a, b = self.at(spec), self.at(other)
         return interval(self.means[b, _NFE] / self.means[a, _NFE], self.passes[:, b] / self.passes[:, a])
 
+    def score(self, spec: str) -> Interval:
+        """Score in percent."""
+        at = self.at(spec)
+        return interval(self.means[at, _SCORE], self.scores[:, at])
+
+    def per_token(self, spec: str) -> Interval:
+        """Passes divided by answer tokens."""
+        at = self.at(spec)
+        return interval(self.means[at, _NFE] / max(1e-9, self.means[at, _TOKENS]), self.passes[:, at] / np.maximum(1e-9, self.tokens[:, at]))
+
     def numbers(self, spec: str) -> dict[str, Any]:
         """A JSON-ready record of one decoder."""
-        score, nfe, forwards, tokens = self.means[self.at(spec)]
+        return {**self.plain(spec), "difference": self.gain(spec).rounded(2), "speedup": self.speedup(spec).rounded(3)}
+
+    def plain(self, spec: str) -> dict[str, Any]:
+        """The numbers of one decoder that need no other."""
+        _, nfe, forwards, tokens = self.means[self.at(spec)]
         plain = {"nfe": round(nfe, 3), "sequence_forwards": round(forwards, 3), "tpf": round(tokens / nfe, 3)}
-        found = interval(score, self.scores[:, self.at(spec)])
-        return {"score": found.rounded(2), **plain, "difference": self.gain(spec).rounded(2), "speedup": self.speedup(spec).rounded(3)}
+        return {"score": self.score(spec).rounded(2), **plain}
 
 
 def tabulate(records: Sequence[Mapping[str, Any]], split: str, found: Sequence[Curve]) -> tuple[Table, tuple[str, ...]]:
@@ -91,8 +105,9 @@ def measure(values: Numbers, strata: Sequence[int], wanted: Sequence[str], resam
     """Means and resamples of [items, decoders, fields]."""
     items, count = values.shape[:2]
     means = mean(values.reshape(items, -1), strata).reshape(count, -1)
-    draws = resampled(values[:, :, :_FORWARDS].reshape(items, -1), strata, resamples, seed).reshape(resamples, count, -1)
-    return Measured(tuple(wanted), means, draws[..., _SCORE], draws[..., _NFE])
+    drawn = values[:, :, [_SCORE, _NFE, _TOKENS]].reshape(items, -1)
+    draws = resampled(drawn, strata, resamples, seed).reshape(resamples, count, -1)
+    return Measured(tuple(wanted), means, draws[..., 0], draws[..., 1], draws[..., 2])
 
 
 def choose(curve: Curve, dev: Measured, bound: float) -> str | None:

@@ -1,7 +1,7 @@
 """Traces, their analysis and training logs as PNG. The only file that imports matplotlib, and never its global state.
 
 Leaves to others: what is in a frame (frames.py), colours (colour.py), the curves of a log (curve.py), the figures of an
-analysis (analysis.py), numbers (trace.py, train/, eval/).
+analysis (analysis.py), of scaling (scaling.py), numbers (trace.py, train/, eval/).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from creditdecoding.view.analysis import draw_reliability, draw_steps, reliabili
 from creditdecoding.view.colour import CREDIT, LIGHT, LINE, QUIET, TEXT, WRITTEN, Ramp
 from creditdecoding.view.curve import draw_log, scored
 from creditdecoding.view.frames import Cell, Frame, Piece, frames, label
+from creditdecoding.view.scaling import draw_orthogonality, draw_scaling, orthogonality_size, scaling_size
 from creditdecoding.view.tradeoff import draw_tradeoff, series, windows
 
 try:
@@ -117,6 +118,20 @@ def tradeoff_png(report: Mapping[str, Any], path: Path) -> None:
     """Draw the curves of a comparison, score over passes. Raises `MissingExtraError`."""
     figure = _figure(13.5 if len(windows(report, series(report))) > 1 else 8.5, 5)
     draw_tradeoff(figure, report)
+    _save(figure, path)
+
+
+def orthogonality_png(report: Mapping[str, Any], path: Path) -> None:
+    """Draw passes and speed of every decoder under every setting. Raises `MissingExtraError`."""
+    figure = _figure(*orthogonality_size(report))
+    draw_orthogonality(figure, report)
+    _save(figure, path)
+
+
+def scaling_png(report: Mapping[str, Any], path: Path) -> None:
+    """Draw passes per answer token and score over lengths. Raises `MissingExtraError`."""
+    figure = _figure(*scaling_size(report))
+    draw_scaling(figure, report)
     _save(figure, path)
 
 

@@ -70,15 +70,20 @@ class Window:
         return [round(n * step, 6) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
+def strokes(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and dashes of each curve; credit, threshold and fixed have colours of their own."""
+    found = {name: (_OWN[name], "") for name in names if name in _OWN}
+    for used, name in enumerate(name for name in names if name not in _OWN):
+        found[name] = (_COLOURS[used % len(_COLOURS)], _DASHES[1 + used // len(_COLOURS) % 3] if used >= len(_COLOURS) else "")
+    return {name: found[name] for name in names}
+
+
 def series(report: Mapping[str, Any]) -> list[Series]:
-    """The curves; credit, threshold and fixed have colours of their own."""
-    found, used = [], 0
+    """The curves."""
+    found, looks = [], strokes([curve["name"] for curve in report["curves"]])
     for curve in report["curves"]:
         name, chosen = curve["name"], curve["chosen"]
-        colour, dash = _OWN.get(name, ""), ""
-        if not colour:
-            colour, dash = _COLOURS[used % len(_COLOURS)], _DASHES[1 + used // len(_COLOURS) % 3] if used >= len(_COLOURS) else ""
-            used += 1
+        colour, dash = looks[name]
         level = report["reference"]["test"]["score"]["value"]
         dots = [_dot(point, level, chosen is not None and point["decoder"] == chosen["decoder"]) for point in curve["points"]]
         found.append(Series(name, colour, dash, name in _OWN, tuple(sorted(dots, key=lambda dot: dot.passes))))

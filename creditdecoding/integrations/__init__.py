@@ -1,1 +1,1 @@
-"""Other projects' interfaces on top of this one, a file each. Each needs its project installed."""
+"""Other projects' interfaces on top of this one, a file each. Those that import their project say so when it is missing."""

@@ -183,11 +183,14 @@ def finish(row: Row, words: Vocabulary, seconds: float) -> FinishEvent | None:
     """The row's last event, if it is done: end token or stop string settled (and stopping allowed), or no mask left."""
     ids, ended = settled(row, words)
     done = row.span == len(row.spans)
-    if row.open and row.config.stop:
-        for n in range(len(ids) + 1):
-            text = words.decode(ids[:n])
-            if any(stop in text for stop in row.config.stop):
-                return FinishEvent(row.index, "stop", tuple(ids[:n]), seconds, row.began)
+    if row.open and _stopped(row, words, ids):
+        n = next(n for n in range(len(ids) + 1) if _stopped(row, words, ids[:n]))
+        return FinishEvent(row.index, "stop", tuple(ids[:n]), seconds, row.began)
     if ended and (row.config.early_stop or done):
         return FinishEvent(row.index, "stop", tuple(ids), seconds, row.began)
     return FinishEvent(row.index, "length", tuple(ids), seconds, row.began) if done else None
+
+
+def _stopped(row: Row, words: Vocabulary, ids: Sequence[int]) -> bool:
+    """Whether the text of `ids` has a stop string in it."""
+    return bool(row.config.stop) and any(map(words.decode(ids).__contains__, row.config.stop))

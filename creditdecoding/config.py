@@ -227,17 +227,34 @@ class ServeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class HttpConfig:
+    """Options of the server's HTTP side."""
+
+    host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
+    port: int = option(8000, "Port to listen at; 0 takes a free one.", ge=0, le=65_535)
+    api_key: str | None = option(None, "Key that requests under /v1 must carry as a bearer token.")
+    name: str | None = option(None, "Name of the model for clients; by default what --model says.")
+    max_body: int = option(2**20, "Bytes of a request's body at most.", ge=1)
+    grace: float = option(30.0, "Seconds that requests under way may take to finish when the server is told to end.", ge=0.0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.api_key is not None and not (self.api_key.strip() and self.api_key.isascii()):
+            raise OptionError("api_key must be some printable ASCII", hint="Choose another key.")
+
+
+@dataclasses.dataclass(frozen=True)
 class GenerationConfig:
     """Options of one request."""
 
     decoder: Any = option("credit", "Decoding rule, as NAME or NAME:knob=value,... (see `credit decoders`).")
     gen_length: int = option(128, "Masked positions appended to the prompt; the answer is at most this long.", ge=1, le=1_048_576)
     block_length: int | None = option(
-        None, "Positions decoded together, left to right; by default the checkpoint's own, else 32. Need not divide gen_length.", ge=1
+        None, "Positions decoded together, left to right; by default the checkpoint's own, else 32. Need not divide gen_length.", ge=1, le=1_048_576
     )
     cache: str = option("auto", "Keys and values kept between passes: auto, none, prefix, dual, every:n=4, vicinity:w=16 or block (docs/caches.md).")
     temperature: float = option(0.0, "0 is greedy; above 0, tokens are drawn by seeded Gumbel noise.", ge=0.0)
-    top_k: int | None = option(None, "Draw only among the k likeliest tokens.", ge=1)
+    top_k: int | None = option(None, "Draw only among the k likeliest tokens.", ge=1, le=2**31)
     top_p: float | None = option(None, "Draw only among the likeliest tokens that together hold this probability.", gt=0.0, le=1.0)
     cfg_scale: float = option(
         0.0, "Classifier-free guidance away from what the model says without seeing the prompt; above 0 a pass runs every row twice.", ge=0.0

@@ -25,8 +25,9 @@ from creditdecoding.errors import OptionError
 from creditdecoding.generate import Denoiser, run
 from creditdecoding.models import load_model, memory, outline, place, read_config
 from creditdecoding.models.weights import DTYPES, Progress, check, headers
+from creditdecoding.reading import Reading, cut
 from creditdecoding.tokenizer import Message, Tokenizer, load_tokenizer
-from creditdecoding.trace import Event, StepEvent, Trace
+from creditdecoding.trace import Event, Trace
 
 Prompt = str | Sequence[Message]
 """A user's message, or a whole conversation as {"role", "content"} mappings."""
@@ -95,7 +96,11 @@ class LM:
 
     def rows(self, prompts: Sequence[Prompt], config: GenerationConfig, raw: bool = False) -> list[Row]:
         """One row a prompt, ready for `generate.run`."""
-        return [start_row(i, self.encode(prompt, raw), config, self.words, self.max_length, self.layout) for i, prompt in enumerate(prompts)]
+        return [self.row(self.encode(prompt, raw), config, i) for i, prompt in enumerate(prompts)]
+
+    def row(self, ids: Sequence[int], config: GenerationConfig, index: int = 0) -> Row:
+        """A row that continues the ids of a prompt. Raises `OptionError` if it does not fit."""
+        return start_row(index, ids, config, self.words, self.max_length, self.layout)
 
     def infill_row(self, text: str, config: GenerationConfig) -> Row:
         """A row for a text in which `[MASK]` (or the tokenizer's own mask token) marks each missing token.
@@ -128,7 +133,7 @@ class LM:
         """Text of a finished trace, cut before the first stop string."""
         assert trace.finish is not None
         text = self.tokenizer.decode(trace.tokens)
-        return Completion(text[: _end(text, row.config.stop)], trace.finish.reason, trace)
+        return Completion(cut(text, row.config.stop), trace.finish.reason, trace)
 
     @overload
     def generate(self, prompt: str, config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Completion: ...
@@ -152,35 +157,8 @@ class LM:
     def stream(self, prompt: Prompt, config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Iterator[str]:
         """Answer one prompt; pieces of text as soon as no later step can change them."""
         row = self.rows([prompt], _config(config, options), raw)[0]
-        trace, sent = self.trace_of(row), ""
-        canvas: dict[int, int] = {}
-        for event in self.events([row]):
-            trace.add(event)
-            if isinstance(event, StepEvent):
-                canvas |= event.commits()
-                text = self._stable(row, canvas, row.spans[event.block][0] if row.edits else len(row.canvas))
-            else:
-                text = self.completion(row, trace).text
-            if text.startswith(sent) and len(text) > len(sent):
-                yield text[len(sent) :]
-                sent = text
-
-    def _stable(self, row: Row, written: Mapping[int, int], end: int) -> str:
-        """Text of the written prefix before position `end`, held back where a stop string or a character may still be incomplete."""
-        ids: list[int] = []
-        for position in range(row.answer, end):
-            if position not in written or written[position] in self.words.stop_ids:
-                break
-            ids.append(written[position])
-        text = self.tokenizer.decode(ids).rstrip("\ufffd")
-        hold = max((len(stop) - 1 for stop in row.config.stop), default=0)
-        cut = _end(text, row.config.stop)
-        return text[: len(text) - hold if cut is None else cut]
-
-
-def _end(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first stop string begins, None where there is none."""
-    return min((at for at in map(text.find, stops) if at >= 0), default=None)
+        reading = Reading(row, self.words)
+        yield from filter(None, map(reading.add, self.events([row])))
 
 
 def _config(config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:

@@ -23,11 +23,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "creditdecoding"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("eval", "train", "view", "flags", "server", "integrations"),
+    ("server",),
+    ("eval", "train", "view", "flags", "integrations"),
     ("compat",),
     ("likelihood", "foreign"),
     ("lm", "engine"),
-    ("generate",),
+    ("generate", "reading"),
     ("guidance",),
     ("canvas",),
     ("models", "decoders", "tokenizer"),

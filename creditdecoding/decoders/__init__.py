@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,11 @@ def create(name: str, **knobs: Any) -> Decoder:
 
 
 def resolve(given: Any) -> Decoder:
-    """A decoder from an object, a name, or a text `name:knob=value,knob=value`. Raises `OptionError`."""
+    """A decoder from an object, a name, a text `name:knob=value,knob=value`, or a mapping of "name" and knobs. Raises `OptionError`."""
     if isinstance(given, Decoder) and not isinstance(given, type):
         return given
+    if isinstance(given, Mapping) and isinstance(given.get("name"), str):
+        return create(**given)
     if not isinstance(given, str):
         raise OptionError("not a decoder", given=given, allowed="a name or an object with init and step", hint="See docs/adding-a-decoder.md.")
     name, knobs = split_spec(given, "decoder")

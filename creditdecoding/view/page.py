@@ -1,7 +1,8 @@
-"""Style, skeleton and script of the trace page: constants without any data in them.
+"""Style, skeleton and script of pages that play traces: constants without any data in them.
 
-The script folds the changes of html.py into cells (`films`), draws pass `now` of every trace, and knows nothing of decoding.
-Texts reach the page through textContent only. Leaves to others: the data and its escaping (html.py).
+The player folds the changes of html.py into cells (a film a card), draws pass `now` of every trace, and knows nothing of decoding. A page
+gives it traces with `open`; one that is still being written grows by `grow`. Texts reach the page through textContent only. Leaves to
+others: the data and its escaping (html.py), the page of the server (server/page.py).
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ BODY = """<div class="controls" role="group" aria-label="Playback">
 
 SCRIPT = """
 "use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
+const { ramps, traces: given } = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id), tip = $("tip"), slider = $("slider"), dark = matchMedia("(prefers-color-scheme: dark)");
 const make = (parent, tag, kind, text) => {
   const node = parent.appendChild(document.createElement(tag));
@@ -85,19 +86,15 @@ const shade = (ramp, value, alpha) => {
   const from = channels(ramp[low]), to = channels(ramp[low + 1]);
   return "rgba(" + from.map((x, i) => Math.round(x + (to[i] - x) * (place - low))).join(",") + "," + alpha + ")";
 };
-const fold = trace => {
-  const film = [trace.positions.map(() => ({ state: "masked" }))];
-  for (const frame of trace.frames) {
-    const cells = film[film.length - 1].slice();
-    for (const cell of frame.cells) cells[cell.index] = cell;
-    film.push(cells);
+let cards = [], longest = 0, most = 0, now = 0, timer = 0;
+const fold = (film, frame) => {
+  const cells = film[film.length - 1].slice();
+  for (const cell of frame.cells) {
+    cells[cell.index] = cell;
+    most = Math.max(most, cell.credit || 0);
   }
-  return film;
+  film.push(cells);
 };
-const films = data.traces.map(fold), longest = Math.max(0, ...data.traces.map(trace => trace.frames.length));
-const most = data.traces.reduce((top, t) => t.frames.reduce((a, f) => f.cells.reduce((b, c) => Math.max(b, c.credit || 0), a), top), 0);
-const start = parseInt(location.hash.slice(1), 10);
-let now = start >= 0 ? Math.min(start, longest) : longest, timer = 0;
 
 const round = value => value.toFixed(3).replace(/0$/, "");
 const quoted = text => "\u201c" + text.replace(/\\n/g, "\u21b5") + "\u201d";
@@ -118,7 +115,7 @@ const show = (text, x, y) => {
 };
 const hide = () => { tip.hidden = true; };
 
-const cards = data.traces.map((trace, t) => {
+const build = (trace, t) => {
   const card = make($("traces"), "article"), head = make(card, "div", "head"), title = make(head, "h2", "", trace.name);
   title.id = "name" + t;
   card.setAttribute("aria-labelledby", title.id);
@@ -131,8 +128,10 @@ const cards = data.traces.map((trace, t) => {
   text.setAttribute("role", "list");
   text.setAttribute("aria-label", "Answer of " + trace.name);
   map.setAttribute("role", "img");
-  map.setAttribute("aria-label", "Confidence by pass and position of " + trace.name + ": " + trace.frames.length + " passes");
-  const tails = new Set(trace.tail), parts = trace.positions.map((position, i) => {
+  map.setAttribute("aria-label", "Confidence by pass and position of " + trace.name + ": a row a pass");
+  const film = [trace.positions.map(() => ({ state: "masked" }))], made = { trace, film, count, tokens, place, text, map, tails: new Set(trace.tail) };
+  trace.frames.forEach(frame => fold(film, frame));
+  const parts = trace.positions.map((position, i) => {
     if (i && position !== trace.positions[i - 1] + 1) make(text, "span", "tail", " \u2026 ");
     const part = make(text, "span");
     part.setAttribute("role", "listitem");
@@ -161,11 +160,11 @@ const cards = data.traces.map((trace, t) => {
   map.addEventListener("pointermove", event => {
     const { pass, column } = cellAt(event);
     const head = "pass " + pass + ", position " + (trace.positions[column] + 1);
-    show(head + "\\n" + describe(films[t][pass][column], tails.has(column)), event.clientX, event.clientY);
+    show(head + "\\n" + describe(film[pass][column], made.tails.has(column)), event.clientX, event.clientY);
   });
   map.addEventListener("pointerleave", hide);
-  return { trace, film: films[t], count, tokens, place, text, map, parts, tails };
-});
+  return Object.assign(made, { parts });
+};
 
 const drawPart = (part, cell, tail) => {
   const asked = cell.confidence !== undefined, written = cell.state !== "masked";
@@ -175,7 +174,7 @@ const drawPart = (part, cell, tail) => {
   part.setAttribute("aria-label", part.dataset.tip.replace(/\\n/g, ", "));
   const bar = asked && cell.credit && most ? .5 + 4.5 * cell.credit / most : 0;
   const alpha = (dark.matches ? .38 : .24) + .2 * (1 - cell.confidence);
-  part.style.backgroundColor = asked && written && !tail ? shade(data.ramps.ink, cell.confidence, alpha) : "";
+  part.style.backgroundColor = asked && written && !tail ? shade(ramps.ink, cell.confidence, alpha) : "";
   part.style.backgroundImage = bar ? "linear-gradient(var(--credit), var(--credit))" : "none";
   part.style.backgroundSize = "100% " + bar + "px";
 };
@@ -187,7 +186,7 @@ const drawMap = (card, pass) => {
   map.width = wide * sharp;
   map.height = rows * high * sharp;
   pen.scale(sharp, sharp);
-  const style = getComputedStyle(document.documentElement), ramp = dark.matches ? data.ramps.dark : data.ramps.light;
+  const style = getComputedStyle(document.documentElement), ramp = dark.matches ? ramps.dark : ramps.light;
   for (let row = 1; row <= rows; row++) {
     pen.globalAlpha = row > pass ? .22 : 1;
     card.film[row].forEach((cell, column) => {
@@ -207,16 +206,18 @@ const drawMap = (card, pass) => {
 };
 const draw = () => {
   for (const card of cards) {
-    const last = card.trace.frames.length, pass = Math.min(now, last);
+    const last = card.trace.frames.length, pass = Math.min(now, last), done = pass === last && !card.trace.live;
     const frame = card.trace.frames[pass - 1] || { nfe: 0, written: 0, block: 0, step: 0 };
     drawText(card, pass);
     drawMap(card, pass);
     card.count.textContent = frame.nfe;
     card.tokens.textContent = frame.written + " tokens \u00b7 " + (pass ? frame.written / frame.nfe : 0).toFixed(2) + " a pass";
-    card.place.textContent = pass === last ? "done" : "block " + (frame.block + 1) + ", step " + (frame.step + 1);
-    card.place.className = pass === last ? "done" : "";
+    card.place.textContent = done ? "done" : "block " + (frame.block + 1) + ", step " + (frame.step + 1);
+    card.place.className = done ? "done" : "";
   }
+  slider.max = longest;
   slider.value = now;
+  $("credits").hidden = !most;
   slider.setAttribute("aria-valuetext", "pass " + now + " of " + longest);
   $("where").textContent = "pass " + now + " / " + longest;
 };
@@ -239,20 +240,38 @@ const fit = () => {
   }
   draw();
 };
-slider.max = longest;
+const open = traces => {
+  stop();
+  $("traces").replaceChildren();
+  most = longest = now = 0;
+  cards = traces.map(build);
+  longest = Math.max(0, ...traces.map(trace => trace.frames.length));
+};
+const grow = (card, frame) => {
+  const follows = now === longest;
+  card.trace.frames.push(frame);
+  fold(card.film, frame);
+  longest = Math.max(longest, card.trace.frames.length);
+  if (follows) now = longest;
+};
 slider.addEventListener("input", () => { stop(); go(Number(slider.value)); });
 $("play").addEventListener("click", play);
-$("credits").hidden = !most;
-$("scale").style.background = "linear-gradient(90deg, " + data.ramps.ink.join(", ") + ")";
+$("scale").style.background = "linear-gradient(90deg, " + ramps.ink.join(", ") + ")";
 document.addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target === slider) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
   if (event.key === "ArrowRight" || event.key === "ArrowLeft") { stop(); go(now + (event.key === "ArrowRight" ? 1 : -1)); event.preventDefault(); }
-  if (event.key === " " && event.target !== $("play")) { play(); event.preventDefault(); }
+  if (event.key === " " && !event.target.closest("button")) { play(); event.preventDefault(); }
   if (event.key === "Escape") hide();
 });
 let width = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; hide(); fit(); } });
 addEventListener("scroll", hide, { passive: true });
 dark.addEventListener("change", draw);
+"""
+
+PLAY = """
+open(given);
+const start = parseInt(location.hash.slice(1), 10);
+now = start >= 0 ? Math.min(start, longest) : longest;
 fit();
 """

@@ -1,0 +1,4 @@
+"""An OpenAI server over an engine: requests (schema.py), answers as they grow (service.py, shapes.py), HTTP (app.py), the live page.
+
+Leaves to others: scheduling and memory (engine.py), text (lm.py, reading.py), rules (decoders/).
+"""

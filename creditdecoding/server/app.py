@@ -1,0 +1,262 @@
+"""The HTTP surface: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics and the live page.
+
+Leaves to others: bodies and key (guard.py), fields (schema.py), answers under way (service.py), their shape (shapes.py), sockets (run.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from creditdecoding.canvas import Row
+from creditdecoding.config import EngineConfig, HttpConfig, ServeConfig
+from creditdecoding.engine import Engine
+from creditdecoding.errors import CreditError, MissingExtraError, OptionError
+from creditdecoding.lm import LM
+from creditdecoding.server import schema
+from creditdecoding.server.guard import App, Guard, Receive, Scope, Send
+from creditdecoding.server.metrics import CONTENT_TYPE, Metrics
+from creditdecoding.server.page import page
+from creditdecoding.server.schema import ChatRequest, CompletionRequest
+from creditdecoding.server.service import Answer, Service
+from creditdecoding.server.shapes import Draft, Shape, error_body, failure, refusal, usage
+
+try:
+    from fastapi import FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+    from starlette.exceptions import HTTPException
+except ImportError as error:
+    raise MissingExtraError("fastapi", "server") from error
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'"
+
+
+class Events(StreamingResponse):
+    """Server-sent events; whatever ends them, `after` is called."""
+
+    def __init__(self, content: AsyncIterator[str], after: Callable[[], None]) -> None:
+        super().__init__(content, media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        self._after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._after()
+
+
+def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: HttpConfig) -> tuple[App, Service]:
+    """The ASGI application that serves `lm` under `name`, and its service, which whoever runs it has to close."""
+    metrics = Metrics(name)
+    service = Service(lm.words, lambda: Engine(lm.model, lm.words, lm.device, engine, serve), metrics)
+    front = Front(lm, name, service)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.close(http.grace)
+
+    app = FastAPI(title="creditdecoding", lifespan=lifespan, docs_url=None, redoc_url=None)
+    refused: dict[int | str, dict[str, Any]] = {s: {"model": schema.Error} for s in (400, 401, 413, 429, 500, 503)}
+    streamed = {"content": {"application/json": {}, "text/event-stream": {}}, "description": "The answer, or its events."}
+    refused[200] = streamed
+    app.post("/v1/chat/completions", responses=refused, response_class=JSONResponse)(front.chat)
+    app.post("/v1/completions", responses=refused, response_class=JSONResponse)(front.complete)
+    app.get("/v1/models", responses={401: {"model": schema.Error}})(front.models)
+    app.get("/v1/models/{model:path}", responses={401: {"model": schema.Error}, 404: {"model": schema.Error}})(front.model)
+    app.get("/health", responses={503: {}})(front.health)
+
+    @app.get("/metrics", response_class=Response)
+    async def shown() -> Response:
+        return Response(metrics.text(await service.stats()), media_type=CONTENT_TYPE)
+
+    shown_live = page(name, lm.max_length)
+
+    @app.get("/", include_in_schema=False)
+    async def live() -> HTMLResponse:
+        return HTMLResponse(shown_live, headers={"content-security-policy": POLICY, "x-content-type-options": "nosniff"})
+
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(CreditError, _refused)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientGoneError, _gone_already)
+    app.add_exception_handler(Exception, _bug)
+    return Guard(app, http, metrics.answered), service
+
+
+class Front:
+    """The endpoints."""
+
+    def __init__(self, lm: LM, name: str, service: Service) -> None:
+        self.lm, self.name, self.service = lm, name, service
+        self.since = int(time.time())
+        self._writing = ThreadPoolExecutor(1, "prompts")  # a long prompt must not hold up the others' events
+
+    async def chat(self, asked: ChatRequest, request: Request) -> Response:
+        """Answer a conversation."""
+        turns = [message.turn() for message in asked.messages]
+        return await self._answer(asked, request, [lambda: self.lm.encode(turns)], True, bool(asked.logprobs))
+
+    async def complete(self, asked: CompletionRequest, request: Request) -> Response:
+        """Continue plain text."""
+        prompts = [self._reader(prompt) for prompt in asked.prompts()]
+        return await self._answer(asked, request, prompts, False, asked.logprobs is not None)
+
+    async def models(self) -> dict[str, Any]:
+        """The one model there is."""
+        return {"object": "list", "data": [self._card()]}
+
+    async def model(self, model: str) -> Response:
+        """The model by its name."""
+        if model != self.name:
+            return _error(404, f"there is no model {model!r}; allowed: {self.name}. Leave model out, or name this one.", "model", "model_not_found")
+        return JSONResponse(self._card())
+
+    async def health(self) -> Response:
+        """Whether requests are taken."""
+        return JSONResponse({"status": "ok"}) if self.service.alive else JSONResponse({"status": "closing"}, 503)
+
+    def _card(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": self.since, "owned_by": "creditdecoding", "max_model_len": self.lm.max_length}
+
+    def _reader(self, prompt: str | list[int]) -> Callable[[], list[int]]:
+        """Ids of a raw prompt."""
+        if isinstance(prompt, str):
+            return lambda: self.lm.encode(prompt, raw=True)
+        if not all(0 <= token < self.lm.words.size for token in prompt):
+            raise OptionError("prompt has a token id that means nothing", allowed=f"0 to {self.lm.words.size - 1}", hint="Change the prompt.")
+        return lambda: prompt
+
+    async def _answer(self, asked: Any, request: Request, prompts: Sequence[Callable[[], list[int]]], chat: bool, logprobs: bool) -> Response:
+        if asked.model is not None and asked.model != self.name:
+            return await self.model(asked.model)
+        if self.service.closing:
+            return _error(503, "the server is shutting down. Try another one.", code="closing")
+        if (asked.draft or asked.stream_options) and not asked.stream:
+            given = "draft" if asked.draft else "stream_options"
+            return _error(400, f"{given} needs stream. Set stream to true, or leave it out.", given)
+        rows = await asyncio.get_running_loop().run_in_executor(self._writing, self._rows, asked, prompts)
+        answers = await self.service.admit(rows, bool(asked.draft))
+        shape, count = Shape(chat, self.name, self.lm.tokenizer, logprobs), sum(row.answer for row in rows[:: asked.n or 1])
+        if asked.stream:
+            wanted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+            drafts = [Draft(row, self.lm.tokenizer) for row in rows] if asked.draft else []
+            return Events(_events(answers, shape, drafts, count if wanted else None), lambda: self.service.drop(answers))
+        try:
+            await _finished(answers, request)
+        finally:
+            self.service.drop(answers)
+        failed = next((answer for answer in answers if answer.failed), None)
+        if failed is not None:
+            status, body = failure(failed)
+            return JSONResponse(body, status)
+        return JSONResponse(shape.whole(answers, count))
+
+    def _rows(self, asked: Any, prompts: Sequence[Callable[[], list[int]]]) -> list[Row]:
+        """A row for each answer: prompts in order, n of each."""
+        config = schema.generation(asked)
+        choices = [replace(config, seed=(config.seed + i) % schema.MAX_SEED) for i in range(asked.n or 1)]
+        return [self.lm.row(ids, choice) for ids in [prompt() for prompt in prompts] for choice in choices]
+
+
+async def _finished(answers: Sequence[Answer], request: Request) -> None:
+    """Wait until all have ended, or the client is gone: then this raises `CancelledError`, and nobody listens."""
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        while not all(answer.done for answer in answers):
+            if any(answer.failed for answer in answers):
+                return
+            bell = asyncio.ensure_future(answers[0].bell.wait())
+            done, _ = await asyncio.wait({bell, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone in done:
+                bell.cancel()
+                raise ClientGoneError
+            answers[0].bell.clear()
+    finally:
+        gone.cancel()
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its answer was ready."""
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events(answers: Sequence[Answer], shape: Shape, drafts: Sequence[Draft], count: int | None) -> AsyncIterator[str]:
+    """Server-sent events: text as it becomes final, the canvas if asked for, how each answer ends, the counts if asked for."""
+    sent, told, ended = [0] * len(answers), [0] * len(answers), [False] * len(answers)
+    if shape.chat:
+        yield _event(shape.chunk([shape.opening(i) for i in range(len(answers))]))
+    while not all(ended):
+        answers[0].bell.clear()
+        for i, answer in enumerate(answers):
+            if answer.failed:
+                yield _event(failure(answer)[1])
+                return
+            for draft in drafts[i : i + 1]:
+                steps, answer.steps = answer.steps, []
+                for step in steps:
+                    yield _event(shape.chunk([shape.drafted(i, draft.add(step))]))
+            text, done = answer.reading.text[sent[i] :], answer.done
+            if not ended[i] and (text or done):
+                part = shape.part(i, answer, text, told[i])
+                sent[i], ended[i] = sent[i] + len(text), done
+                told[i] = answer.reading.covered if shape.logprobs else 0
+                yield _event(shape.chunk([part]))
+        if not all(ended):
+            await answers[0].bell.wait()
+    if count is not None:
+        yield _event(shape.chunk([], usage(answers, count)))
+    yield "data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _error(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
+    return JSONResponse(error_body(status, message, param, code), status, {"retry-after": "1"} if status in (429, 503) else None)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    """The first thing that is wrong with the fields."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "json_invalid":
+        return _error(400, f"the body is not JSON: {first['ctx']['error']} at character {where}. Send a JSON object.")
+    if not where:
+        return _error(400, "the body is not a JSON object. Send one, with content-type: application/json.")
+    return _error(400, f"{where}: {first['msg']}. Correct it and try again.", where)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, CreditError)
+    status, body = refusal(error, schema.NAMES)
+    return JSONResponse(body, status, {"retry-after": "1"} if status == 429 else None)
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = _error(error.status_code, f"{error.detail}. See /openapi.json for what there is.")
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _gone_already(_: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _bug(_: Request, error: Exception) -> Response:
+    return _error(500, f"something went wrong that should not have: {type(error).__name__}. See the server's log.")

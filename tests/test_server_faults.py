@@ -19,8 +19,10 @@ import httpx
 import pytest
 import schemathesis
 import torch
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
+from creditdecoding.cli import main
 from creditdecoding.engine import Engine
 from creditdecoding.lm import LM, load
 from creditdecoding.server import app as app_module
@@ -157,31 +159,26 @@ def test_the_key_is_asked_for_under_v1_alone(lm: LM) -> None:
         assert served.client.get("/health").status_code == served.client.get("/").status_code == 200
 
 
-@pytest.fixture(scope="module")
-def hook(served: Served) -> Any:
-    document = served.client.get("/openapi.json").json()
-    return (
-        schemathesis.openapi.from_dict(document).configure(base_url=served.url)
-        if False
-        else schemathesis.openapi.from_url(f"{served.url}/openapi.json")
-    )
+@pytest.mark.parametrize("mode", [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE], ids=lambda mode: mode.name)
+def test_no_request_within_or_beyond_our_own_document_breaks_the_server(mode: schemathesis.GenerationMode, served: Served) -> None:
+    document = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+    operations = [each.ok() for each in document.get_all_operations()]
+    assert len(operations) == 6
+    if mode == schemathesis.GenerationMode.NEGATIVE:
+        operations = [operation for operation in operations if operation.method == "post"]
 
+    @settings(max_examples=60, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(case=st.one_of([operation.as_strategy(generation_mode=mode) for operation in operations]))
+    def ask(case: Any) -> None:
+        if isinstance(case.body, dict) and isinstance(case.body.get("max_tokens", 1), int):
+            case.body["max_tokens"] = min(case.body.get("max_tokens") or 4, 4)
+        response = case.call(timeout=30)
+        assert response.status_code < 500, response.text
+        if response.status_code >= 400:
+            assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
-schema = schemathesis.pytest.from_fixture("hook")
-
-
-@schema.parametrize()
-@settings(max_examples=40, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-def test_no_request_within_or_beyond_our_own_document_breaks_the_server(case: schemathesis.Case) -> None:
-    if isinstance(case.body, dict):
-        case.body.pop("stream", None)
-        for name in ("max_tokens", "max_completion_tokens", "gen_length"):
-            case.body.pop(name, None)
-        case.body["max_tokens"] = 4
-    response = case.call(timeout=30)
-    assert response.status_code < 500, response.text
-    if response.status_code >= 400 and response.headers.get("content-type") == "application/json":
-        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    ask()
+    assert served.text()
 
 
 # What happens to neighbours ----------------------------------------------------------------------------------------------------
@@ -201,7 +198,7 @@ def test_a_full_queue_turns_away_and_serves_the_rest(lm: LM) -> None:
 
 
 def test_nan_and_out_of_memory_end_one_request(lm: LM) -> None:
-    nan, memory = (lm.encode(text, raw=True)[-1] for text in ("Peru", "Japan"))
+    nan, memory = (lm.encode(text, raw=True)[-1] for text in ("Say Peru", "Say Japan"))
     with serving(with_model(lm, Sick(lm.model, nan, memory))) as served, ThreadPoolExecutor(6) as pool:
         prompts = [PROMPTS[0], "Say Peru", PROMPTS[1], "Say Japan", PROMPTS[3], "Say Peru"]
         found = list(pool.map(lambda prompt: served.chat(prompt, max_tokens=40), prompts))
@@ -292,13 +289,19 @@ def start(*flags: str) -> tuple[subprocess.Popen[str], str]:
     return process, line.split(" at ")[1].split()[0]
 
 
-@pytest.mark.parametrize("grace", [20.0, 0.3])
+@pytest.mark.parametrize("grace", [60.0, 0.3])
 def test_sigterm_under_load_answers_or_tells_everybody(grace: float) -> None:
     process, url = start("--grace", str(grace), "--batch-size", "4")
     found: list[Any] = []
 
     def ask(i: int) -> None:
-        body = {"messages": [{"role": "user", "content": PROMPTS[i % 5]}], "decoder": "fixed", "max_tokens": 160, "stream": i % 2 == 0}
+        body = {
+            "messages": [{"role": "user", "content": PROMPTS[i % 5]}],
+            "decoder": "fixed",
+            "max_tokens": 64,
+            "ignore_eos": True,
+            "stream": i % 2 == 0,
+        }
         found.append(httpx.post(url + CHAT, json=body, timeout=30))
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(12)]
@@ -322,7 +325,9 @@ def test_sigterm_under_load_answers_or_tells_everybody(grace: float) -> None:
     assert told if grace < 1 else not told
 
 
-def test_a_taken_port_is_one_line(served: Served) -> None:
-    command = [sys.executable, "-m", "creditdecoding", "serve", "--port", served.url.rsplit(":", 1)[1]]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith("error: cannot listen there") and done.stderr.count("\n") == 1
+def test_a_taken_port_is_one_line(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["credit", "serve", "--port", served.url.rsplit(":", 1)[1]])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith("error: cannot listen there") and said.count("\n") == 1

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -230,10 +230,11 @@ def _error(status: int, message: str, param: str | None = None, code: str | None
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
-    """The first thing that is wrong with the fields."""
+    """What is wrong with the fields: of a field that may be of several types, what its own type says."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    first = min(error.errors(), key=lambda each: (str(each["type"]).endswith("_type"), -len(each["loc"])))
+    unknown = first["loc"][-1] if first["type"] == "extra_forbidden" else None
+    where = ".".join(str(part)[:80] for part in first["loc"] if isinstance(part, int) or part in schema.NAMES or part == unknown)
     if first["type"] == "json_invalid":
         return _error(400, f"the body is not JSON: {first['ctx']['error']} at character {where}. Send a JSON object.")
     if not where:

@@ -107,7 +107,7 @@ def _own(field: dataclasses.Field[Any]) -> Any:
     """A pydantic field for an option of `GenerationConfig`; None stands for its default."""
     meta = field.metadata
     bounds = {name: meta[name] for name in ("ge", "gt", "le") if meta.get(name) is not None}
-    kind = Annotated[TYPES[kinds(field)[0]], Field(**bounds)]
+    kind: Any = Annotated[TYPES[kinds(field)[0]], Field(**bounds)]  # type: ignore[valid-type]
     return (kind | None, Field(None, description=f"{meta['help']} Default: {field.default!r}."))
 
 
@@ -170,10 +170,10 @@ class CompletionRequest(_Options):  # type: ignore[misc]
         return [self.prompt] if isinstance(self.prompt[0], int) else list(self.prompt)
 
 
-NAMES = (*ChatRequest.model_fields, "prompt")
+NAMES = {name for model in (ChatRequest, CompletionRequest, Message, Text, StreamOptions) for name in model.model_fields}
 
 
-def generation(asked: _Asked) -> GenerationConfig:
+def generation(asked: Any) -> GenerationConfig:
     """The options of a request. Raises `OptionError`."""
     given = {f.name: getattr(asked, f.name) for f in dataclasses.fields(GenerationConfig) if f.name not in ODD}
     lengths = {name: getattr(asked, name) for name in ("max_tokens", "max_completion_tokens", "gen_length") if getattr(asked, name) is not None}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ def failure(answer: Answer) -> tuple[int, dict[str, Any]]:
     return status, error_body(status, text, code=f"{reason}_failed" if status == 500 else reason)
 
 
-def refusal(error: CreditError, fields: Sequence[str]) -> tuple[int, dict[str, Any]]:
+def refusal(error: CreditError, fields: Collection[str]) -> tuple[int, dict[str, Any]]:
     """Status and body for a request that was not admitted; `fields` are names that the message may begin with."""
     if isinstance(error, QueueFullError):
         return 429, error_body(429, str(error), code="queue_full")
@@ -83,7 +83,7 @@ class Shape:
 
     def drafted(self, index: int, draft: dict[str, Any]) -> dict[str, Any]:
         """A choice without text that carries the canvas."""
-        body = {"delta": {}} if self.chat else {"text": ""}
+        body: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
         return {"index": index, **body, "logprobs": None, "finish_reason": None, "draft": draft}
 
     def _head(self, part: bool) -> dict[str, Any]:

@@ -129,7 +129,8 @@ const build = (trace, t) => {
   text.setAttribute("aria-label", "Answer of " + trace.name);
   map.setAttribute("role", "img");
   map.setAttribute("aria-label", "Confidence by pass and position of " + trace.name + ": a row a pass");
-  const film = [trace.positions.map(() => ({ state: "masked" }))], made = { trace, film, count, tokens, place, text, map, tails: new Set(trace.tail) };
+  const film = [trace.positions.map(() => ({ state: "masked" }))];
+  const made = { trace, film, count, tokens, place, text, map, tails: new Set(trace.tail) };
   trace.frames.forEach(frame => fold(film, frame));
   const parts = trace.positions.map((position, i) => {
     if (i && position !== trace.positions[i - 1] + 1) make(text, "span", "tail", " \u2026 ");

@@ -23,7 +23,8 @@ from creditdecoding.errors import OptionError, unknown_name
 class Layout:
     """What a loop must know of a network's geometry.
 
-    `causal_block`, `logit_shift` as in `ModelConfig`; `keeps`: the network can keep keys and values between passes.
+    `causal_block`, `logit_shift` as in `ModelConfig`; `keeps`: the network can keep keys and values between passes, and is told the
+    positions of its tokens and which of them see which.
     """
 
     causal_block: int | None = None
@@ -164,11 +165,18 @@ class LayerStore(NamedTuple):
     run: slice | None
 
     def put(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [rows, kv_heads, computed, dim] in place and return all that is seen, [rows, kv_heads, seen, dim]."""
-        self.keys[self.slots[:, None], :, self.columns] = k.transpose(1, 2)
-        self.values[self.slots[:, None], :, self.columns] = v.transpose(1, 2)
+        """Write [rows, kv_heads, computed, dim] in place and return all that is seen, [rows, kv_heads, seen, dim].
+
+        What is given beyond the columns (shadows) is not written; it comes back behind what is seen.
+        """
+        count = self.columns.shape[1]
+        self.keys[self.slots[:, None], :, self.columns] = k[:, :, :count].transpose(1, 2)
+        self.values[self.slots[:, None], :, self.columns] = v[:, :, :count].transpose(1, 2)
         at = self.slots if self.run is None else self.run  # a run is a view, no copy
-        return self.keys[at, :, : self.seen], self.values[at, :, : self.seen]
+        keys, values = self.keys[at, :, : self.seen], self.values[at, :, : self.seen]
+        if k.shape[2] == count:
+            return keys, values
+        return torch.cat((keys, k[:, :, count:]), dim=2), torch.cat((values, v[:, :, count:]), dim=2)
 
 
 class KVCache:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from creditdecoding.cache import At, CachePolicy, Everything, Layout, policy
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoders import resolve
-from creditdecoding.decoders.base import Decoder, State
+from creditdecoding.decoders import resolve, settings
+from creditdecoding.decoders.base import Decision, Decoder, State, tentative
 from creditdecoding.errors import OptionError
 from creditdecoding.trace import FinishEvent
 
@@ -75,6 +75,29 @@ class Row:
         return bool(getattr(self.decoder, "edits", False))
 
     @property
+    def revokes(self) -> bool:
+        """Whether the rule may take back what it has written in the current block."""
+        return bool(getattr(self.decoder, "revokes", False))
+
+    @property
+    def tentative(self) -> bool:
+        """Whether what is written in the current block may still change."""
+        return tentative(self.decoder)
+
+    @property
+    def shadowed(self) -> tuple[int, ...]:
+        """The positions that have a shadow in the next pass: those of the block that were not given, if the rule wants any."""
+        if not getattr(self.decoder, "shadows", False):
+            return ()
+        start, end = self.block
+        return tuple(((~self.given[start:end]).nonzero()[:, 0] + start).tolist())
+
+    @property
+    def checked(self) -> Tensor:
+        """Where, [length], the next pass says how likely a written token is without itself: what the rule wrote, if it wants shadows."""
+        return ~(self.masked | self.given) & bool(getattr(self.decoder, "shadows", False))
+
+    @property
     def guided(self) -> bool:
         """Whether each pass also runs the row's twin that does not see the prompt."""
         return self.config.cfg_scale > 0
@@ -93,6 +116,12 @@ class Row:
         """The positions that the next pass computes; with shifted logits also the one before."""
         first, last = self.policy.span(self.at)
         return max(0, first - self.layout.logit_shift), last
+
+    @property
+    def columns(self) -> int:
+        """How many positions the next pass computes, shadows among them."""
+        first, last = self.computed
+        return last - first + len(self.shadowed)
 
 
 def start_row(index: int, prompt: Sequence[int], config: GenerationConfig, words: Vocabulary, max_length: int, layout: Layout = PLAIN) -> Row:
@@ -146,20 +175,41 @@ def _row(index: int, canvas: Tensor, masked: Tensor, answer: int, end: int, open
     spans = tuple((a, b) for a, b in grid if bool(masked[a:b].any()))
     size = int(masked[slice(*spans[0])].sum())
     rule, cache = resolve(config.decoder), policy(config.cache, layout)
+    if getattr(rule, "shadows", False) and not layout.keeps:
+        raise OptionError(
+            "this decoder computes shadow tokens beside the text, which a model of your own cannot mask",
+            given=settings(rule)["name"],
+            allowed="a checkpoint that this package loads",
+            hint="Choose another --decoder.",
+        )
     return Row(index, canvas, masked, ~masked, spans, answer, end, open, config, rule, size, layout, cache)
 
 
-def advanced(row: Row, tokens: Tensor, commit: Tensor, again: bool, state: State) -> Row:
-    """The row with `tokens` [width] written where `commit`; a finished block takes its decoder state with it.
+def revoked(row: Row, decision: Decision, slot: int) -> Tensor:
+    """Where of the block, [end - start], row `slot` of a decision takes back what an earlier pass wrote. Raises `OptionError`."""
+    start, end = row.block
+    if decision.revoke is None:
+        return torch.zeros(end - start, dtype=torch.bool)
+    if not row.revokes:
+        name = type(row.decoder).__name__
+        raise OptionError("this decoder takes tokens back and does not say so", given=name, hint="Set revokes = True on its class.")
+    return decision.revoke[slot, : end - start] & ~(row.masked | row.given)[start:end]
+
+
+def advanced(row: Row, decision: Decision, slot: int, state: State, mask_id: int) -> Row:
+    """The row after row `slot` of a decision: commits written, what is revoked masked; a finished block takes its decoder state with it.
 
     A block is finished when nothing in it is masked and its rule does not ask for another pass.
     """
     start, end = row.block
-    written = commit[: end - start] & (~row.given[start:end] if row.edits else row.masked[start:end])
+    width = end - start
+    written = decision.commit[slot, :width] & (~row.given[start:end] if row.edits else row.masked[start:end])
+    back = revoked(row, decision, slot)
     canvas, masked = row.canvas.clone(), row.masked.clone()
-    canvas[start:end] = torch.where(written, tokens[: end - start], canvas[start:end])
-    masked[start:end] &= ~written
+    canvas[start:end] = torch.where(written, decision.tokens[slot, :width], canvas[start:end]).masked_fill(back, mask_id)
+    masked[start:end] = masked[start:end] & ~written | back
     row = replace(row, canvas=canvas, masked=masked, settled=row.at.start)
+    again = decision.again is not None and bool(decision.again[slot])
     if again or bool(masked[start:end].any()):
         return replace(row, state=state, step=row.step + 1)
     size = int(masked[slice(*row.spans[row.span + 1])].sum()) if row.span + 1 < len(row.spans) else 0
@@ -170,7 +220,7 @@ def settled(row: Row, words: Vocabulary) -> tuple[list[int], bool]:
     """The answer's ids that no later step can change, up to its end token, and whether that end token was reached."""
     left = row.masked[row.answer : row.end].nonzero()
     stop = row.answer + int(left[0]) if len(left) else row.end
-    if row.edits and row.span < len(row.spans):
+    if row.tentative and row.span < len(row.spans):
         stop = min(stop, max(row.answer, row.block[0]))
     ids = row.canvas[row.answer : stop].tolist()
     if not row.open:

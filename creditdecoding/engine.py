@@ -227,7 +227,8 @@ class Engine:
         foot, sequences = self._foot, 1 + row.guided
         width = max(end - start for start, end in row.spans)
         dense = 2 * width * foot.line if getattr(row.decoder, "dense", False) else 0
-        working = sequences * (len(row.canvas) * foot.position + width * foot.line) + dense
+        longest = len(row.canvas) + width * bool(row.shadowed)
+        working = sequences * (longest * foot.position + width * foot.line) + dense
         return Need(sequences, -(-len(row.canvas) // COLUMNS) * COLUMNS, working, not isinstance(row.policy, Everything))
 
     def _figures(self, need: Need) -> str:
@@ -274,8 +275,7 @@ SMALLER = "Shorten the prompt, lower gen_length or block_length, or give the pro
 
 
 def _work_of(row: Row) -> Work:
-    first, last = row.computed
-    return Work(last - first, 1 + row.guided)
+    return Work(row.columns, 1 + row.guided)
 
 
 def _out_of_memory(error: Exception) -> bool:

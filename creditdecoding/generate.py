@@ -10,18 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from creditdecoding.cache import Everything, KVCache
-from creditdecoding.canvas import Row, Vocabulary, advanced, finish
+from creditdecoding.canvas import Row, Vocabulary, advanced, finish, revoked
 from creditdecoding.decoders.base import Block, Decision, Prediction, Sampling, State, stack_states, take_rows
 from creditdecoding.errors import ModelError
 from creditdecoding.guidance import guided
 from creditdecoding.kernels.vocab import vocab_stats
+from creditdecoding.shadows import shadows_of
 from creditdecoding.trace import Event, StepEvent
 
 NEVER = -9999.0  # log-probability of what must not be written: finite, so that it can be written as JSON
@@ -42,7 +43,7 @@ class _View:
     """The current blocks of all rows of a step, one width: [rows, width] on the device, and their predictions.
 
     `shown`: where there is a prediction; more than `masked` for rules that edit. `lse` is what confidence is measured by, `raw` the
-    model's own.
+    model's own. `unseen`: as in `Prediction`, None without shadows.
     """
 
     tokens: Tensor
@@ -56,6 +57,7 @@ class _View:
     lse: Tensor
     raw: Tensor
     kept: Tensor | None
+    unseen: Tensor | None
 
 
 @torch.inference_mode()
@@ -79,13 +81,12 @@ def denoise_step(
     for members in _groups(rows):
         decision, state, logprobs = _decide(view, [rows[i] for i in members], members, words)
         seconds = clock()
-        parts = (decision.tokens, decision.commit, decision.confidence, decision.credit, decision.again)
+        parts = (decision.tokens, decision.commit, decision.confidence, decision.credit, decision.again, decision.revoke)
         host = Decision(*(None if x is None else x.cpu() for x in parts))  # type: ignore[arg-type]
         top, logprobs = view.ids[members].cpu(), logprobs.cpu()
         for slot, i in enumerate(members):
             events[i] = _event(rows[i], host, top[slot], logprobs[slot], slot, forward, seconds)
-            again = host.again is not None and bool(host.again[slot])
-            after[i] = advanced(rows[i], host.tokens[slot], host.commit[slot], again, take_rows(state, slice(slot, slot + 1)))
+            after[i] = advanced(rows[i], host, slot, take_rows(state, slice(slot, slot + 1)), words.mask_id)
     return after, [event for event in events if event is not None]
 
 
@@ -96,16 +97,27 @@ def _predict(model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: to
     masked = torch.stack([_cut(row.masked, row.block, width) for row in rows])
     shown = torch.stack([_cut(~row.given if row.edits else row.masked, row.block, width) for row in rows])
     at_row, at_column = shown.nonzero(as_tuple=True)
-    flat = logits_at(model, rows, words, device, at_row, position[at_row, at_column], store)
+    checked = torch.stack([_cut(row.checked, row.block, width) for row in rows])
+    by_row, by_column = checked.nonzero(as_tuple=True)
+    asked = torch.cat((position[at_row, at_column], ~position[by_row, by_column]))
+    flat, beside = logits_at(model, rows, words, device, torch.cat((at_row, by_row)), asked, store).split([len(at_row), len(by_row)])
     ids, top, lse, raw, kept = _statistics(flat, rows, at_row, words)
     place = torch.zeros(shown.shape, dtype=torch.long).masked_scatter(shown, torch.arange(len(at_row))).to(device)
     tokens = torch.stack([_cut(row.canvas, row.block, width) for row in rows]).to(device)
     shown = shown.to(device)
+    unseen = _unseen(beside, checked.to(device), tokens) if len(beside) else None
     ids, top, lse, raw = (
         torch.full(shown.shape, fill, dtype=x.dtype, device=device).masked_scatter(shown, x)
         for x, fill in ((ids, 0), (top, 0.0), (lse, torch.inf), (raw, torch.inf))
     )
-    return _View(tokens, masked.to(device), shown, position.to(device), place, flat, ids, top, lse, raw, kept)
+    return _View(tokens, masked.to(device), shown, position.to(device), place, flat, ids, top, lse, raw, kept, unseen)
+
+
+def _unseen(flat: Tensor, checked: Tensor, tokens: Tensor) -> Tensor:
+    """Probability of the token at each place that is `checked`, from its logits there; 1 elsewhere."""
+    logit = flat.gather(1, tokens[checked][:, None])[:, 0].float()
+    found = torch.ones(checked.shape, device=flat.device)
+    return found.masked_scatter(checked, (logit - vocab_stats(flat)[2]).exp())
 
 
 def logits_at(
@@ -119,7 +131,8 @@ def logits_at(
 ) -> Tensor:
     """Logits at (row, position) [n], those of guided rows guided, with -inf for whatever must not be written there.
 
-    These are the mask token, ids that mean nothing, and end tokens where the row's options or the text around a gap forbid them.
+    `~p` in place of a position p asks at its shadow, in rows whose rule has some. Forbidden are the mask token, ids
+    that mean nothing, and end tokens where the row's options or the text around a gap forbid them.
     Raises `ModelError` when the model's logits have the wrong shape.
     """
     flat = guided(lambda *asked: _ask(model, words, device, store, *asked), rows, words.mask_id, at_row, position)
@@ -136,20 +149,26 @@ def _ask(
     model: Denoiser, words: Vocabulary, device: torch.device, store: KVCache | None, rows: Sequence[Row], at_row: Tensor, position: Tensor
 ) -> Tensor:
     """One pass: the model's logits at (row, position) [n]. Each row is computed where its cache policy says; shorter rows are padded."""
-    spans = torch.tensor([row.computed for row in rows])
+    spans, shadows = torch.tensor([row.computed for row in rows]), shadows_of(rows, words.mask_id)
     seen = torch.tensor([row.at.length for row in rows])
     first, count = spans[:, 0], spans[:, 1] - spans[:, 0]
     width, longest = int(count.max()), int(seen.max())
     tokens = torch.stack([F.pad(row.canvas[a:b], (0, width - (b - a)), value=words.mask_id) for row, (a, b) in zip(rows, spans.tolist())])
     allowed = (torch.arange(longest) < seen[:, None])[:, None].to(device) if int(seen.min()) < longest else None
-    read = (at_row.to(device), (position - first[at_row]).to(device))
-    if store is None or all(isinstance(row.policy, Everything) for row in rows):
-        return _checked(model(tokens.to(device), read, allowed), len(at_row), words)
-    assert len({row.slot for row in rows}) == len(rows)
+    column, more = position - first[at_row], dict[str, Any]()
+    kept = None if all(isinstance(row.policy, Everything) for row in rows) else store
     place = torch.arange(width)
     columns = torch.where(place < count[:, None], first[:, None] + place, -1)
-    stores = store.view([row.slot for row in rows], columns, longest)
-    found = model(tokens.to(device), read, allowed, positions=columns.clamp(min=0).to(device), stores=stores)  # type: ignore[call-arg]
+    if kept is not None:
+        assert len({row.slot for row in rows}) == len(rows)
+        more["stores"] = kept.view([row.slot for row in rows], columns, longest)
+    if shadows is not None:
+        tokens, allowed = torch.cat((tokens, shadows.tokens), dim=1), shadows.allowed(width, seen, longest).to(device)
+        column = torch.where(position < 0, width + shadows.column(at_row, ~position), column)
+        columns = torch.cat((columns, shadows.at), dim=1)
+    if more or shadows is not None:
+        more["positions"] = columns.clamp(min=0).to(device)
+    found = model(tokens.to(device), (at_row.to(device), column.to(device)), allowed, **more)
     return _checked(found, len(at_row), words)
 
 
@@ -187,9 +206,8 @@ def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vo
     sampling = Sampling(seeds, view.position[pick], steps, config.temperature, config.top_k, config.top_p)
     hushed = words.stop_ids if config.confidence_eos_eot_inf else ()
     masked, shown = view.masked[pick], view.shown[pick]
-    seen = Prediction(
-        view.ids[pick], view.top[pick], view.lse[pick], view.flat, view.place[pick], shown, sampling, hushed, view.kept if hushed else None
-    )
+    kept, unseen = view.kept if hushed else None, None if view.unseen is None else view.unseen[pick]
+    seen = Prediction(view.ids[pick], view.top[pick], view.lse[pick], view.flat, view.place[pick], shown, sampling, hushed, kept, unseen)
     block = Block(view.tokens[pick], masked, shown, sizes, steps)
     width, vocab = masked.shape[1], view.flat.shape[1]
     states = [row.decoder.init(1, width, vocab, device) if row.state is None else row.state for row in group]
@@ -223,7 +241,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def _event(row: Row, decision: Decision, top: Tensor, logprobs: Tensor, slot: int, forward: int, seconds: float) -> StepEvent:
-    (start, end), (first, last) = row.block, row.computed
+    start, end = row.block
     where = (~row.given if row.edits else row.masked)[start:end].nonzero()[:, 0]
     credit = None if decision.credit is None else tuple(decision.credit[slot, where].tolist())
     return StepEvent(
@@ -237,10 +255,11 @@ def _event(row: Row, decision: Decision, top: Tensor, logprobs: Tensor, slot: in
         credit=credit,
         committed=tuple(decision.commit[slot, where].tolist()),
         seconds=seconds,
-        computed=last - first,
+        computed=row.columns,
         sequences=1 + row.guided,
         top=tuple(top[where].tolist()),
         logprobs=tuple(logprobs[where].tolist()),
+        revoked=tuple((revoked(row, decision, slot).nonzero()[:, 0] + start).tolist()),
     )
 
 

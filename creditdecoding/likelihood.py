@@ -115,7 +115,7 @@ def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> Score:
     """Log-probabilities of a trace's tokens, each given what was written before its pass; without cache, sampling or credit.
 
     These are the model's own probabilities (guided, if decoding was); the trace's confidences are what the decoder compared. Raises
-    `OptionError` for a trace without settings, of another model, or of a rule that wrote over tokens.
+    `OptionError` for a trace without settings, of another model, or of a rule that wrote over tokens or took them back.
     """
     if batch_size < 1:
         raise OptionError("batch_size is out of range", given=batch_size, allowed="1 <= batch_size", hint="Change the value and try again.")
@@ -124,8 +124,9 @@ def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> Score:
     for step in trace.steps:
         done = step.commits()
         now = torch.tensor(list(done), dtype=torch.long)
-        if not bool((canvas[now] == lm.words.mask_id).all()):
-            raise OptionError("the trace writes over tokens", given=trace.settings.get("decoder"), hint="Only what is written once can be scored.")
+        if step.revoked or not bool((canvas[now] == lm.words.mask_id).all()):
+            what = "the trace writes over tokens or takes them back"
+            raise OptionError(what, given=trace.settings.get("decoder"), hint="Only what is written once can be scored.")
         targets = torch.tensor(list(done.values()), dtype=torch.long)
         queries.append(_Query(replace(row, canvas=canvas, span=step.block), now, targets))
         canvas = canvas.index_put((now,), targets)

@@ -1,6 +1,6 @@
 """The text of a row as it becomes final: pieces that no later step can take back.
 
-Text is final when everything before it is written (under a rule that edits, when its block is finished), its last character is
+Text is final when everything before it is written (under a rule that edits or revokes, when its block is finished), its last character is
 whole, and it cannot be the beginning of a stop string. Leaves to others: counting (trace.py), who is shown the pieces (lm.py, server/).
 """
 
@@ -26,7 +26,7 @@ class Reading:
     def add(self, event: StepEvent | FinishEvent) -> str:
         """The piece of text that `event` made final, empty where there is none."""
         if isinstance(event, StepEvent):
-            self._written |= event.commits()
+            self._written = event.onto(self._written)
             text = self._held() if self._grown(event.block) else self.text
         else:
             self.ids, self._ended = list(event.tokens), True
@@ -47,7 +47,7 @@ class Reading:
     def _grown(self, block: int) -> bool:
         """Take the ids up that are final now; whether there are any."""
         row, before = self.row, len(self.ids)
-        end = row.spans[block][0] if row.edits else row.end
+        end = row.spans[block][0] if row.tentative else row.end
         while (at := row.answer + len(self.ids)) < end and at in self._written and self._written[at] not in self.words.stop_ids:
             self.ids.append(self._written[at])
         return len(self.ids) > before

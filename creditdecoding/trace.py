@@ -6,7 +6,7 @@ Leaves to others: making events (generate.py), drawing them (view/), adding them
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ class StepEvent:
     positions of the row went through the network, the rest was kept from earlier passes; this `sequences` times, twice under guidance.
     `top` is the model's likeliest id at each position, before credit and noise, `logprobs` the natural logarithm of what the model's
     own distribution (guided where asked for; credit, temperature and noise left out) gives `tokens`; None in traces that do not say.
+    `revoked` are positions whose token, written earlier, the step took back: masks again.
     """
 
     row: int
@@ -39,10 +40,16 @@ class StepEvent:
     sequences: int = 1
     top: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
+    revoked: tuple[int, ...] = ()
 
     def commits(self) -> dict[int, int]:
         """Position -> token of what this step wrote."""
         return {p: t for p, t, done in zip(self.positions, self.tokens, self.committed) if done}
+
+    def onto(self, written: Mapping[int, int]) -> dict[int, int]:
+        """Position -> token of what stands after this step, if `written` stood before it."""
+        found = {**written, **self.commits()}
+        return {p: t for p, t in found.items() if p not in self.revoked} if self.revoked else found
 
 
 @dataclass(frozen=True)
@@ -124,10 +131,10 @@ class Trace:
 
     @property
     def written(self) -> dict[int, int]:
-        """Position -> token of everything written, end tokens included."""
+        """Position -> token of everything that stands in the end, end tokens included."""
         found: dict[int, int] = {}
         for step in self.steps:
-            found |= step.commits()
+            found = step.onto(found)
         return found
 
     def dumps(self) -> str:

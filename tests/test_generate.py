@@ -17,7 +17,7 @@ from torch import Tensor
 
 from creditdecoding.canvas import Row, Vocabulary, settled, start_infill, start_row
 from creditdecoding.config import GenerationConfig, ModelConfig
-from creditdecoding.decoders import names
+from creditdecoding.decoders import kind, names
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.generate import denoise_step, run
 from creditdecoding.lm import LM
@@ -42,7 +42,7 @@ def letters(ids: Sequence[int]) -> str:
 WORDS = Vocabulary(MASK, STOPS, SIZE, letters)
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 0, 1], [2, 2], [9, 8, 7, 6]]
 DECODERS = ["fixed", "fixed:k=3", "fixed:k=2,order=random", "threshold:threshold=0.6", "credit:threshold=0.7", "credit_adaptive", "credit_full"]
-DECODERS += [name for name in names() if name not in {text.split(":")[0] for text in DECODERS}]
+DECODERS += [name for name in names() if name not in {text.split(":")[0] for text in DECODERS} and not getattr(kind(name), "shadows", False)]
 
 
 def toy(scale: float = 6.0) -> HashModel:

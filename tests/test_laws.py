@@ -29,9 +29,13 @@ every_decoder = pytest.mark.parametrize("name", names())
 
 @dataclass(frozen=True)
 class Case:
-    """Rows to decode: logits [steps, rows, length, vocab] with id 0 forbidden, what is masked at first, and how tokens are drawn."""
+    """Rows to decode: logits [steps, rows, length, vocab] with id 0 forbidden, what is masked at first, and how tokens are drawn.
+
+    `unseen` [steps, rows, length] is what shadows say of a written token.
+    """
 
     logits: Tensor
+    unseen: Tensor
     masked: Tensor
     seeds: Tensor
     options: dict[str, Any]
@@ -42,7 +46,8 @@ class Case:
         sampling = Sampling(self.seeds[rows], torch.arange(length).expand(count, -1) + 7, torch.full((count,), t), **self.options)
         size = self.masked[rows].sum(-1)
         tokens = torch.zeros(masked.shape, dtype=torch.long)
-        seen = from_logits(self.logits[t, rows].clone(), masked, sampling)
+        unseen = torch.where(self.masked[rows] & ~masked, self.unseen[t, rows], 1.0)
+        seen = dataclasses.replace(from_logits(self.logits[t, rows].clone(), masked, sampling), unseen=unseen)
         return seen, Block(tokens, masked, masked if editable is None else editable, size, torch.full((count,), t))
 
 
@@ -55,7 +60,8 @@ def cases(draw: st.DrawFn, rows: st.SearchStrategy[int] | None = None) -> Case:
     logits[..., BANNED] = -torch.inf
     masked = torch.rand(count, length, generator=noise) < draw(st.sampled_from((0.5, 1.0)))
     options = draw(st.sampled_from(({}, {"temperature": 0.7}, {"temperature": 1.5, "top_k": 2}, {"temperature": 1.0, "top_p": 0.6})))
-    return Case(logits, masked, torch.randint(0, 2**40, (count,), generator=noise), options)
+    unseen = torch.rand(length, count, length, generator=noise) ** draw(st.sampled_from((0.02, 1.0, 50.0)))  # borne out, mixed, doubtful
+    return Case(logits, unseen, masked, torch.randint(0, 2**40, (count,), generator=noise), options)
 
 
 def knobs(name: str) -> list[dict[str, Any]]:
@@ -81,13 +87,20 @@ def play(decoder: Decoder, case: Case, rows: slice) -> list[tuple[Decision, Tens
         seen, block = case.step(t, masked, rows)
         decision, state = decoder.step(seen, block, state)
         found.append((decision, masked, state))
-        masked = masked & ~decision.commit
+        masked = left(masked, decision)
     return found
+
+
+def left(masked: Tensor, decision: Decision) -> Tensor:
+    """What is masked after a decision."""
+    return masked & ~decision.commit if decision.revoke is None else masked & ~decision.commit | decision.revoke
 
 
 def same(ours: Decision, theirs: Decision, masked: Tensor) -> None:
     """Equal decisions at masked positions; numbers to float tolerance."""
     assert torch.equal(ours.commit, theirs.commit)
+    assert (ours.revoke is None) == (theirs.revoke is None)
+    assert ours.revoke is None or theirs.revoke is None or torch.equal(ours.revoke, theirs.revoke)
     assert torch.equal(ours.tokens[masked], theirs.tokens[masked])
     assert torch.allclose(ours.confidence[masked], theirs.confidence[masked], rtol=1e-4, atol=1e-6)
     assert (ours.credit is None) == (theirs.credit is None)
@@ -130,7 +143,7 @@ def test_commits_lie_in_editable_and_no_row_stalls(name: str, data: st.DataObjec
 @FEW
 @given(data=st.data(), case=cases())
 def test_a_forbidden_id_is_never_written_and_every_row_ends(name: str, data: st.DataObject, case: Case) -> None:
-    """Within `length` steps nothing is masked, and id 0 stands nowhere, at any temperature."""
+    """Within `length` steps nothing is masked, whatever was revoked, and id 0 stands nowhere, at any temperature."""
     decoder = create(name, **data.draw(st.sampled_from(knobs(name))))
     played = play(decoder, case, slice(None))
     for decision, masked, _ in played:
@@ -138,7 +151,21 @@ def test_a_forbidden_id_is_never_written_and_every_row_ends(name: str, data: st.
         assert not bool((written == BANNED).any())
         assert bool(((written >= 0) & (written < case.logits.shape[-1])).all())
     last, masked, _ = played[-1]
-    assert not bool((masked & ~last.commit).any())
+    assert not bool(left(masked, last).any())
+
+
+@every_decoder
+@FEW
+@given(data=st.data(), case=cases())
+def test_only_what_was_written_in_the_block_is_revoked_and_only_by_rules_that_say_so(name: str, data: st.DataObject, case: Case) -> None:
+    """Never a given token, a mask, or what the very step writes; a step without masks revokes nothing; a row that has ended stays."""
+    decoder = create(name, **data.draw(st.sampled_from(knobs(name))))
+    for decision, masked, _ in play(decoder, case, slice(None)):
+        if decision.revoke is not None:
+            assert getattr(decoder, "revokes", False) is True
+            assert decision.revoke.dtype == torch.bool and decision.revoke.shape == masked.shape
+            assert not bool((decision.revoke & (masked | ~case.masked | decision.commit)).any())
+            assert not bool((decision.revoke.any(-1) & ~masked.any(-1)).any())
 
 
 @every_decoder
@@ -158,7 +185,7 @@ def test_nothing_is_mutated(name: str, data: st.DataObject, case: Case) -> None:
         assert all(torch.equal(x, y) for x, y in zip(inputs, kept))
         again, _ = decoder.step(seen, block, state)
         assert all(torch.equal(x, y) for x, y in zip(parts(decision), parts(again)))
-        state, masked = after, masked & ~decision.commit
+        state, masked = after, left(masked, decision)
     assert dataclasses.asdict(decoder) == before  # type: ignore[call-overload]
 
 
@@ -187,14 +214,16 @@ def test_states_can_be_gathered_and_scattered(name: str, data: st.DataObject, ca
     for t in range(len(case.logits)):
         order = data.draw(st.permutations(range(count)))
         pick = torch.tensor(order)
-        shuffled = dataclasses.replace(case, logits=case.logits[:, pick], masked=case.masked[pick], seeds=case.seeds[pick])
+        shuffled = dataclasses.replace(
+            case, logits=case.logits[:, pick], unseen=case.unseen[:, pick], masked=case.masked[pick], seeds=case.seeds[pick]
+        )
         seen, block = shuffled.step(t, masked[pick], slice(None))
         decision, after = decoder.step(seen, block, stack_states([states[row] for row in order]))
         for slot, row in enumerate(order):
             states[row] = take_rows(after, slice(slot, slot + 1))
             ours = Decision(*(None if x is None else x[slot : slot + 1] for x in dataclasses.astuple(decision)))  # type: ignore[arg-type]
             same(ours, alone[row][t][0], masked[row : row + 1])
-            masked[row] &= ~decision.commit[slot]
+            masked[row] = left(masked[row], ours)[0]
 
 
 @every_decoder

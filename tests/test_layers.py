@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("likelihood", "foreign"),
     ("lm", "engine"),
     ("generate", "reading"),
-    ("guidance",),
+    ("guidance", "shadows"),
     ("canvas",),
     ("models", "decoders", "tokenizer"),
     ("kernels", "cache", "trace", "checkpoint", "tasks", "scheduler"),

@@ -40,6 +40,7 @@ class Prediction:
     `ids` top-1 id, `logit` its logit, `lse` log-sum-exp over the vocabulary, all [rows, length]; where nothing is masked they
     are 0, 0, inf, so every probability there is 0. More is read on demand from `flat` [n, vocab], of which `place`
     [rows, length] names the row. `hushed` ids can be written but have confidence 0 (`kept` [n, hushed] are their logits).
+    `unseen`: see `leave_one_out`.
     """
 
     ids: Int[Tensor, "rows length"]
@@ -51,6 +52,13 @@ class Prediction:
     sampling: Sampling
     hushed: tuple[int, ...] = ()
     kept: Float[Tensor, "n hushed"] | None = field(default=None)
+    unseen: Float[Tensor, "rows length"] | None = None
+
+    @property
+    def leave_one_out(self) -> Float[Tensor, "rows length"]:
+        """For rules with shadows: the probability of each token the rule has written in the block, read at its shadow, a mask at the
+        same position that does not see that token; 1 elsewhere. Raw distribution: hushed ids and temperature do not change it."""
+        return torch.ones_like(self.logit) if self.unseen is None else self.unseen
 
     @property
     def probability(self) -> Float[Tensor, "rows length"]:
@@ -88,7 +96,7 @@ class Prediction:
     def with_boost(self, boost: Float[Tensor, "rows length vocab"]) -> Prediction:
         """The same with `boost` added to every logit (dense, dear)."""
         logits = self.flat[self.place].float() + boost
-        made = from_logits(logits, self.masked, self.sampling)
+        made = replace(from_logits(logits, self.masked, self.sampling), unseen=self.unseen)
         if self.kept is None:
             return made
         kept, choice = self.kept[self.place], logits.clone()
@@ -194,7 +202,8 @@ class Block:
 class Decision:
     """`tokens` to write where `commit`; `confidence` is what was compared, `credit` what the token held, both for the trace.
 
-    `again` [rows], of rules that edit: this row wants another pass over the block though nothing in it is masked.
+    `again` [rows], of rules that edit: this row wants another pass over the block though nothing in it is masked. `revoke`, of rules
+    that revoke: tokens written in an earlier pass of the block that are masks again from now on.
     """
 
     tokens: Int[Tensor, "rows length"]
@@ -202,14 +211,18 @@ class Decision:
     confidence: Float[Tensor, "rows length"]
     credit: Float[Tensor, "rows length"] | None = None
     again: Bool[Tensor, " rows"] | None = None
+    revoke: Bool[Tensor, "rows length"] | None = None
 
 
 @runtime_checkable
 class Decoder(Protocol):
     """A decoding rule: a frozen dataclass of hyper-parameters. It mutates nothing and knows no positions, caches or stopping.
 
-    A rule with a class attribute `edits = True` may also write over tokens of the current block: it is shown predictions at
-    every `editable` position, masked or not. One with `dense = True` keeps [length, vocab] numbers a row, which memory budgets count.
+    Class attributes say what else a rule does. `edits = True`: it may also write over tokens of the current block, and is shown
+    predictions at every `editable` position, masked or not. `revokes = True`: it may take back tokens of the current block, and sees
+    to it that a block ends all the same. `shadows = True`: every pass also computes a shadow of each position of the block that was
+    not given, for `Prediction.leave_one_out`; only networks that take attention masks can do that. `dense = True`: it keeps
+    [length, vocab] numbers a row, which memory budgets count.
     """
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
@@ -219,6 +232,11 @@ class Decoder(Protocol):
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Decide which tokens to write: inside `editable`, at least one in every row that has a mask."""
         ...
+
+
+def tentative(decoder: Decoder) -> bool:
+    """Whether what a rule has written in the current block may still change: it edits or revokes."""
+    return bool(getattr(decoder, "edits", False) or getattr(decoder, "revokes", False))
 
 
 def at_least_one(passed: Bool[Tensor, "rows length"], score: Float[Tensor, "rows length"], editable: Bool[Tensor, "rows length"]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create, resolve, settings
+from creditdecoding.decoders.base import tentative
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.eval.moments import check
 from creditdecoding.eval.oracle import oracle_traces
@@ -85,8 +86,9 @@ def decoders_of(specs: Sequence[str], config: GenerationConfig) -> list[str]:
     if config.temperature != 0.0:
         raise OptionError("sampled tokens have no candidate", given=f"--temperature {config.temperature}", hint="Analyse at temperature 0.")
     for spec in specs:
-        if getattr(resolve(spec), "edits", False):
-            raise OptionError("a rule that writes over tokens has no one commit a token", given=spec, hint="Leave it out of --decoders.")
+        if tentative(resolve(spec)):
+            what = "a rule that writes over tokens or takes them back has no one commit a token"
+            raise OptionError(what, given=spec, hint="Leave it out of --decoders.")
     return list(dict.fromkeys((STANDARD, *specs)))
 
 

@@ -85,8 +85,9 @@ def check(trace: Trace, name: str) -> None:
         follows = step.block == place[0] and step.step == place[1] + 1
         if not (follows or (step.block > place[0] and step.step == 0)) or any(len(column) != len(step.positions) for column in columns):
             raise OptionError("the trace has gaps: events are missing", given=name, hint="Decode again and save it whole.")
-        if written & set(step.positions):
-            raise OptionError("the trace is of a rule that writes over tokens", given=name, hint="Leave it out: a token has no one commit there.")
+        if step.revoked or written & set(step.positions):
+            what = "the trace is of a rule that writes over tokens or takes them back"
+            raise OptionError(what, given=name, hint="Leave it out: a token has no one commit there.")
         written |= step.commits().keys()
         place = (step.block, step.step)
     final, start = trace.written, len(trace.prompt)

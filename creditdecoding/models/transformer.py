@@ -123,7 +123,8 @@ class Transformer(nn.Module):
 
         `allowed` is True where a query sees a key (1 in place of `queries`: the same for all), `None` for all keys; the
         pattern of a block-causal model comes on top. `positions` are the rotary positions, 0, 1, 2, ... unless given. With `stores`
-        (see `KVCache.view`) `tokens` are the positions to compute, and the keys are all positions 0, 1, 2, ... that are seen.
+        (see `KVCache.view`) `tokens` are the positions to compute, and the keys are all positions 0, 1, 2, ... that are seen; tokens
+        beyond the stores' columns are not kept, and their keys come last.
         """
         row, column = read
         if self.config.logit_shift:
@@ -138,7 +139,10 @@ class Transformer(nn.Module):
         turns = at if positions is None else at[:, None]
         cos, sin = rope_table(turns, self.config.rotary_dim or self.config.head_dim, self.config.rope_theta)
         if self.config.causal_block is not None:
-            keys = at if stores is None else torch.arange(stores[0].seen, device=tokens.device).expand(*at.shape[:-1], -1)
+            keys = at
+            if stores is not None:
+                stored = torch.arange(stores[0].seen, device=tokens.device).expand(*at.shape[:-1], -1)
+                keys = torch.cat((stored, at[..., stores[0].columns.shape[1] :]), dim=-1)
             pattern = block_causal(at, keys, self.config.causal_block)
             allowed = pattern if allowed is None else pattern & allowed
         x: Tensor = self.embed(tokens)

@@ -27,8 +27,9 @@ class Cell:
     """One position of the answer after a pass.
 
     `position` counts from the start of the answer (of the row where a given text is filled in). `token`, `text`, `confidence`
-    and `credit` are those of the candidate while masked (None and "" where the model was not asked yet), then of the token as
-    it was written; `commit` is the pass, counted from 1, that wrote it. `tail` marks an end token and what lies behind it.
+    and `credit` are those of the candidate while masked (None and "" where the model was not asked yet, or a token was taken back
+    just now), then of the token as it was written; `commit` is the pass, counted from 1, that wrote it. `tail` marks an end token
+    and what lies behind it.
     """
 
     position: int
@@ -44,13 +45,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Frame:
-    """The whole answer after pass number `nfe` of its request (0: before the first). `block` and `step` count from 0 as in the trace."""
+    """The whole answer after pass number `nfe` of its request (0: before the first). `block` and `step` count from 0 as in the trace.
+
+    `revoked` are the cells that this very pass took back, as they stood before it.
+    """
 
     nfe: int
     block: int
     step: int
     seconds: float
     cells: tuple[Cell, ...]
+    revoked: tuple[Cell, ...] = ()
 
     @property
     def left(self) -> int:
@@ -93,17 +98,21 @@ def advance(frame: Frame, event: StepEvent, piece: Piece, answer: int = 0) -> Fr
     """The next frame: `event` laid over `frame`; what the event does not mention stays as it is, what the frame lacks is added."""
     rows = zip(event.positions, event.tokens, event.confidence, event.credit or [None] * len(event.positions), event.committed)
     seen = {position - answer: (token, confidence, credit, done) for position, token, confidence, credit, done in rows if position >= answer}
+    back = {position - answer for position in event.revoked}
     nfe, cells = frame.nfe + 1, []
     unknown = seen.keys() - {cell.position for cell in frame.cells}
     for cell in sorted((*frame.cells, *map(Cell, unknown)), key=attrgetter("position")) if unknown else frame.cells:
-        if cell.position in seen:
+        if cell.position in back:
+            cell = Cell(cell.position, block=cell.block, tail=cell.tail)
+        elif cell.position in seen:
             token, confidence, credit, done = seen[cell.position]
             state: State = "now" if done else "masked"
             cell = Cell(cell.position, state, token, piece(token), confidence, credit, nfe if done else None, event.block, cell.tail)
         elif cell.state == "now":
             cell = replace(cell, state="before")
         cells.append(cell)
-    return Frame(nfe, event.block, event.step, event.seconds, tuple(cells))
+    gone = tuple(cell for cell in frame.cells if cell.position in back)
+    return Frame(nfe, event.block, event.step, event.seconds, tuple(cells), gone)
 
 
 def frames(trace: Trace, piece: Piece, answer: int | None = None) -> list[Frame]:

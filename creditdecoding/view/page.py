@@ -99,7 +99,8 @@ const fold = (film, frame) => {
 const round = value => value.toFixed(3).replace(/0$/, "");
 const quoted = text => "\u201c" + text.replace(/\\n/g, "\u21b5") + "\u201d";
 const describe = (cell, tail) => {
-  if (cell.text === undefined && cell.confidence === undefined) return "mask, not predicted yet";
+  const bare = cell.block === undefined ? "not predicted yet" : "taken back in this pass";
+  if (cell.text === undefined && cell.confidence === undefined) return "mask, " + bare;
   const lines = [quoted(cell.text || "") + (tail ? "\u2002after the end" : ""), "confidence " + round(cell.confidence)];
   if (cell.credit !== undefined) lines.push("credit " + round(cell.credit));
   lines.push(cell.commit ? "written in pass " + cell.commit : "candidate, still masked");

@@ -88,7 +88,7 @@ def table(trace: Trace, piece: Piece, console: Console | None = None) -> None:
     grid.add_column("written: token, confidence" + (", credit" if credited else ""), overflow="fold")
     film = frames(trace, piece)
     for number, frame in enumerate(film):
-        written = Text("   ").join(_entry(cell) for cell in frame.committed)
+        written = Text("   ").join([*map(_entry, frame.committed), *map(_gone, frame.revoked)])
         last = number + 1 == len(film) or film[number + 1].block != frame.block
         grid.add_row(str(frame.nfe), str(frame.block + 1), str(frame.step + 1), str(frame.left), written, end_section=last)
     (console or Console()).print(grid)
@@ -102,6 +102,11 @@ def _entry(cell: Cell) -> Text:
     if cell.credit is not None:
         text.append(f" {cell.credit:.1f}", style=Style(color=at(CREDIT, 0.7)))
     return text
+
+
+def _gone(cell: Cell) -> Text:
+    """A token that was taken back."""
+    return Text("back: ", style="dim").append(_quoted(cell.text), style=Style(strike=True))
 
 
 def _quoted(text: str) -> str:

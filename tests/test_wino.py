@@ -173,7 +173,7 @@ def test_alone_in_its_block_and_below_one_layer_a_shadow_is_the_masked_text() ->
         plain = model(row.canvas[None], (torch.tensor([0]), torch.tensor([2])))
         plain[:, [MASK, *STOPS]], plain[:, WORDS.size :] = -torch.inf, -torch.inf
         written = dataclasses.replace(row, canvas=torch.tensor([4, 1, 6, 7, 2]), masked=torch.zeros(5, dtype=torch.bool))
-        denoise_step(model, [written], WORDS, CPU)
+        denoise_step(model, [written, rows_of(model, decoder="fixed")[0]], WORDS, CPU)
         assert (float(probe.found[-1][0, 0]) == pytest.approx(float(plain.softmax(-1)[0, 6]), abs=1e-6)) == equal
 
 

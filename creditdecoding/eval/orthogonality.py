@@ -110,7 +110,8 @@ def run(plan: Plan, load: Callable[[EngineConfig], LM], start: Start) -> dict[st
     opened = [load(plan.engine)]
     wanted, clock = settings(plan, opened[0].layout), _clock(opened[0])
     batches = -(-len(items) // opened[0].batch_size)
-    tick = start(0, batches * len(wanted) * len(plan.decoders) * plan.repeats)
+    warming = sum(_warming(setting, spec, plan, batches) for setting in wanted for spec in plan.decoders)
+    tick = start(0, batches * len(wanted) * len(plan.decoders) * plan.repeats + warming)
     cells: dict[tuple[str, str], _Cell] = {}
     reasons: dict[str, str] = {}
     for engine in dict.fromkeys(setting.engine for setting in wanted):
@@ -129,6 +130,11 @@ def _clock(lm: LM) -> Callable[[], float]:
     return time.thread_time if lm.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
+def _warming(setting: Setting, spec: str, plan: Plan, batches: int) -> int:
+    """Batches to decode before timing: all where a graph is compiled for each new shape, else one, with the last decoder."""
+    return batches if setting.engine.compile else int(spec == plan.decoders[-1])
+
+
 def _under(
     load: Callable[[], LM], plan: Plan, items: Sequence[Item], members: Sequence[Setting], tick: Callable[[], None]
 ) -> dict[tuple[str, str], _Cell]:
@@ -137,9 +143,11 @@ def _under(
     clock, by_name = _clock(lm), {family.name: family for family in plan.families}
     rows = {(setting.name, spec): _batches(lm, items, replace(setting.generation, decoder=spec)) for setting in members for spec in plan.decoders}
     for setting in members:
-        for spec in plan.decoders:  # a compiled graph is made for each new shape, so all are visited; else the first batch is enough
-            for batch in rows[setting.name, spec] if setting.engine.compile else rows[setting.name, spec][:1]:
+        for spec in plan.decoders:
+            batches = rows[setting.name, spec]
+            for batch in batches[: _warming(setting, spec, plan, len(batches))]:
                 lm.collect(batch)
+                tick()
     cells = {key: _Cell({}, []) for key in rows}
     for number in range(len(next(iter(rows.values())))):
         for key, cell in cells.items():

@@ -39,11 +39,11 @@ def _pair(settings: Sequence[Mapping[str, Any]], last: str, other: str) -> list[
         else:
             verdict = "the gain in passes persists under each" if not lost else f"the gain in passes does not persist under {listing(lost)}"
         said.append(f"Under the other settings it takes {_span(values, 2)} times fewer: {verdict}.")
-        kept = {name: found["kept"] for name, found in rest.items()}
-        least, most = min(kept, key=kept.__getitem__), max(kept, key=kept.__getitem__)
+        kept = sorted((found["kept"], name) for name, found in rest.items())
+        ends = [f"{100 * share:.0f} % is left under {name}" for share, name in dict.fromkeys((kept[0], kept[-1]))]
         said.append(
-            f"In time it is {base['faster']['value']:.2f} times as fast as {other} at the base. Of this factor {100 * kept[least]:.0f} % are left "
-            f"under {least} and {100 * kept[most]:.0f} % under {most}; 100 % would mean that the two speed-ups multiply."
+            f"In time it is {base['faster']['value']:.2f} times as fast as {other} at the base. Of this factor {listing(ends)}; "
+            "at 100 % the two speed-ups multiply."
         )
     clear = [f"{name} ({signed(found['difference'])})" for name, found in beside.items() if not _reaches_zero(found["difference"])]
     spread = _span([found["difference"]["value"] for found in beside.values()], 1, "+")
@@ -83,7 +83,7 @@ def _swept(sweep: Mapping[str, Any], last: str, others: Sequence[str]) -> str:
         sure = sum(each["fewer"]["low"] > 1 for each in found)
         worse = [point["label"] for point, each in zip(points, found) if each["difference"]["high"] < 0]
         text += (
-            f" {last} takes {_span([each['fewer']['value'] for each in found], 2)} times fewer passes than {other}, more than 1 beyond chance at "
+            f" {last} takes {_span([each['fewer']['value'] for each in found], 2)} times fewer passes than {other}, significantly fewer at "
             f"{sure} of {len(points)} points" + (f", with a significantly lower score at {listing(worse)}." if worse else ".")
         )
     cut = [f"{point['label']} ({point['too_long']} of {point['items']})" for point in points if point["too_long"]]
@@ -110,4 +110,4 @@ def _reaches_zero(found: Mapping[str, float]) -> bool:
 
 
 def _few(items: int) -> list[str]:
-    return [f"Only {items} items: intervals are rough."] if items < _FEW else []
+    return [f"Few items ({items}): intervals are rough."] if items < _FEW else []

@@ -78,7 +78,7 @@ class Engine:
         self._foot = memory.footprint(model, words.size)
         there = free(device) if serve.memory is None else None
         most = int(serve.memory * 2**30) if serve.memory is not None else None if there is None else int(SHARE * there)
-        self._budget = Budget(config.batch_size, most, self._foot.column)
+        self._full = self._budget = Budget(config.batch_size, most, self._foot.column)  # less than full after memory ran out, until idle
         self._waiting: Waiting[Row] = Waiting(serve.overtakes, [])
         self._rows: dict[int, Row] = {}
         self._needs: dict[int, Need] = {}
@@ -155,10 +155,14 @@ class Engine:
 
     def _work(self) -> None:
         """One pass: the next of this round, in which every row that runs has one."""
+        if not self._rows:
+            self._budget, self._ceiling = self._full, None
         self._admit()
         self._seat()
         while self._rows:
             if not self._round:
+                if self._ceiling is not None:
+                    self._ceiling += 1 + self._ceiling // 64  # what else took the memory may be gone
                 ids = [*self._rows]
                 works = [_work_of(self._rows[i]) for i in ids]
                 self._round = [[ids[i] for i in group] for group in deal(works, FIXED.get(self.device.type, FIXED["cuda"]), self._ceiling)]
@@ -169,16 +173,23 @@ class Engine:
     def _run(self, group: list[int]) -> None:
         """A pass over some rows; whoever makes it fail ends alone."""
         rows = [self._rows[i] for i in group]
+        failure: Exception | None = None
         try:
             after, events = denoise_step(self.model, rows, self.words, self.device, self._counts["forwards"], self._seconds, self._store)
         except Exception as error:  # whatever a model or a rule raises: a request ends, the others go on
-            return self._isolate(group, error)
+            failure = error.with_traceback(None)  # whose frames would hold the pass's tensors
+        if failure is not None:
+            return self._isolate(group, failure)
         works = [_work_of(row) for row in rows]
         self._counts.update(forwards=1, passes=len(rows), padding=padding(works), positions=sum(work.width * work.sequences for work in works))
         for event, row in zip(events, after):
             self._rows[row.index] = row
             self._emit(event)
-            end = finish(row, self.words, self._seconds())
+            try:
+                end = finish(row, self.words, self._seconds())
+            except Exception as error:  # ids that the tokenizer cannot read
+                self._fail(row, error)
+                continue
             if end is not None:
                 self._counts["tokens"] += int((~row.given[row.answer : row.answer + len(end.tokens)]).sum())
                 self._leave(row.index, "finished")
@@ -186,8 +197,7 @@ class Engine:
 
     def _isolate(self, group: list[int], error: Exception) -> None:
         """End the rows to blame for an error and run the others again; who is to blame is found by halving."""
-        short = _out_of_memory(error)
-        if short:
+        if _out_of_memory(error) and len(group) > 1:
             works = [_work_of(self._rows[i]) for i in group]
             self._ceiling = max(1, (sum(work.width * work.sequences for work in works) + padding(works)) // 2)
         blamed = [group[i] for i in error.rows] if isinstance(error, ModelError) else []
@@ -205,7 +215,7 @@ class Engine:
 
     def _fail(self, row: Row, error: Exception) -> None:
         """End a row with an error; what it stored goes too."""
-        if self._store is not None and row.slot >= 0:
+        if self._store is not None and 0 <= row.slot < self._store.slots:
             self._store.wipe(row.slot)
             self._store.wipe(row.twin)
         reason = "memory" if _out_of_memory(error) else "model" if isinstance(error, ModelError) else "error"
@@ -239,35 +249,57 @@ class Engine:
 
     def _admit(self) -> None:
         """Let in what fits."""
-        for row in self._waiting.admit(self._needs.values(), self._budget):
+        for row, need in self._waiting.admit(self._needs.values(), self._budget):
             self._rows[row.index] = replace(row, began=self._seconds(), slot=-1, twin=-1)
-            self._needs[row.index] = self._need(row)
+            self._needs[row.index] = need
 
     def _seat(self) -> None:
-        """Give every row its places in the cache, lowest first and without holes, and make the cache large enough, not too large."""
-        slots, columns = self._budget.shape([*self._needs.values()])
-        if not slots:
-            return
-        if self._store is None:
+        """Give every row its places in the cache; where memory runs out on the way, put rows back or end them."""
+        while True:
+            try:
+                return self._arrange()
+            except Exception as error:
+                if not _out_of_memory(error) or not self._rows:
+                    raise
+                self._shed(error)
+
+    def _shed(self, error: Exception) -> None:
+        """The rows under way do not fit, whatever was estimated: the last, which never ran, goes back to the queue, or ends if it is alone."""
+        most = self._budget.taken([*self._needs.values()]) - 1
+        request, row = self._rows.popitem()
+        need, row = self._needs.pop(request), replace(row, slot=-1, twin=-1)
+        if not self._rows:
+            return self._fail(row, error)
+        self._budget = replace(self._budget, most=most)
+        self._waiting.items.insert(0, (row, need))
+
+    def _arrange(self) -> None:
+        """Places lowest first and without holes, in a cache that is large enough and, if memory is short, no larger."""
+        needs = [*self._needs.values()]
+        slots, columns = self._budget.shape(needs)
+        if self._store is None and slots:
             self._store = self.model.new_cache()  # type: ignore[attr-defined]
-        self._store.reserve(slots, columns)
+        if self._store is None:
+            return
+        if slots:
+            self._number(slots)
+        if self._budget.fits(needs, (self._store.slots, self._store.columns)):
+            self._store.reserve(slots, columns)
+        else:
+            self._store.resize(slots, columns)
+
+    def _number(self, slots: int) -> None:
+        """Rows whose places lie behind the first `slots`, or nowhere, move into the holes before."""
         taken = {slot for row in self._rows.values() for slot in (row.slot, row.twin) if slot < slots}
         free = iter(sorted({*range(slots)} - taken))
         for i, row in self._rows.items():
-            slot = self._place(row.slot, slots, free)
-            twin = self._place(row.twin, slots, free) if row.guided else slot
-            if (slot, twin) != (row.slot, row.twin):
-                self._rows[i] = replace(row, slot=slot, twin=twin)
-
-    def _place(self, old: int, slots: int, free: Iterator[int]) -> int:
-        """A slot below `slots`: the old one, or a free one with what the old one held."""
-        if 0 <= old < slots:
-            return old
-        new = next(free)
-        if old >= 0:
-            assert self._store is not None
-            self._store.move(old, new)
-        return new
+            slot = row.slot if 0 <= row.slot < slots else next(free)
+            twin = slot if not row.guided else row.twin if 0 <= row.twin < slots else next(free)
+            if self._store is not None and self._needs[i].keeps and row.slot >= 0:
+                for old, new in {(row.slot, slot), (row.twin, twin)}:
+                    if old != new:
+                        self._store.move(old, new)
+            self._rows[i] = replace(row, slot=slot, twin=twin)
 
 
 COUNTED = ("finished", "failed", "aborted", "forwards", "passes", "tokens", "positions", "padding")
@@ -289,4 +321,4 @@ def _text(error: Exception) -> str:
         return str(error)
     if _out_of_memory(error):
         return str(CreditError("memory ran out in this request's pass", hint=SMALLER))
-    return str(CreditError(f"the pass failed: {type(error).__name__}: {' '.join(str(error).split())}", hint="See the process's log."))
+    return str(CreditError(f"the pass failed: {type(error).__name__}: {' '.join(str(error).split())}", hint="Report this with the request."))

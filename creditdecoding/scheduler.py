@@ -40,14 +40,14 @@ class Budget:
             return 0, 0
         return sum(need.slots for need in needs), max(need.columns for need in needs)
 
-    def taken(self, needs: Sequence[Need]) -> int:
-        """Bytes that these rows take together."""
-        slots, columns = self.shape(needs)
+    def taken(self, needs: Sequence[Need], shape: tuple[int, int] = (0, 0)) -> int:
+        """Bytes that these rows take together, in a cache that has at least this shape."""
+        slots, columns = map(max, self.shape(needs), shape)
         return slots * (columns + 1) * self.column + sum(need.working for need in needs)
 
-    def fits(self, needs: Sequence[Need]) -> bool:
+    def fits(self, needs: Sequence[Need], shape: tuple[int, int] = (0, 0)) -> bool:
         """Whether these rows can run together."""
-        return len(needs) <= self.rows and (self.most is None or self.taken(needs) <= self.most)
+        return len(needs) <= self.rows and (self.most is None or self.taken(needs, shape) <= self.most)
 
 
 @dataclass
@@ -58,10 +58,10 @@ class Waiting(Generic[T]):
     items: list[tuple[T, Need]]
     passed: int = 0
 
-    def admit(self, running: Iterable[Need], budget: Budget) -> list[T]:
+    def admit(self, running: Iterable[Need], budget: Budget) -> list[tuple[T, Need]]:
         """Take out what fits beside `running`, in order; the first that does not fit is passed at most `overtakes` times in all."""
         needs = list(running)
-        taken: list[T] = []
+        taken: list[tuple[T, Need]] = []
         left: list[tuple[T, Need]] = []
         for place, (item, need) in enumerate(self.items):
             behind = bool(left)
@@ -72,7 +72,7 @@ class Waiting(Generic[T]):
             if budget.fits([*needs, need]):
                 self.passed = self.passed + 1 if behind else 0
                 needs.append(need)
-                taken.append(item)
+                taken.append((item, need))
             else:
                 left.append((item, need))
         self.items = left

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from creditdecoding.errors import OptionError, unknown_name
 
 C = TypeVar("C")
+LARGEST = 2**63  # of any number: what a tensor can hold
 
 
 def option(
@@ -68,6 +69,8 @@ def check_fields(config: Any) -> None:
 def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
     names = kinds(field)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and abs(value) >= LARGEST:
+        raise OptionError(f"{field.name} is out of range", given=str(value)[:40], allowed="what 64 bits hold", hint="Change the value and try again.")
     fine = (
         "Any" in names
         or ("bool" in names and isinstance(value, bool))
@@ -257,7 +260,10 @@ class GenerationConfig:
     top_k: int | None = option(None, "Draw only among the k likeliest tokens.", ge=1, le=2**31)
     top_p: float | None = option(None, "Draw only among the likeliest tokens that together hold this probability.", gt=0.0, le=1.0)
     cfg_scale: float = option(
-        0.0, "Classifier-free guidance away from what the model says without seeing the prompt; above 0 a pass runs every row twice.", ge=0.0
+        0.0,
+        "Classifier-free guidance away from what the model says without seeing the prompt; above 0 a pass runs every row twice.",
+        ge=0.0,
+        le=1000.0,
     )
     seed: int = option(0, "Seed of the noise; with it a row's answer does not depend on its neighbours.", ge=0, le=2**62)
     early_stop: bool = option(True, "Finish a row as soon as its end token and all before it are committed.")

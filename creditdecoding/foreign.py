@@ -223,19 +223,22 @@ def bring(
 ) -> LM:
     """An `LM` over a network of your own: ids [rows, length], and if it likes an attention mask, to logits [rows, length, vocab].
 
-    `tokenizer` is a transformers tokenizer, or one of ours. What is not given is read from the model's config and the tokenizer;
-    `logit_shift`: logits of position i lie at i-1 (Dream); `causal_block`: attention is two-way inside blocks of this length and causal
-    between them; `attention`: see `Foreign.way`. Raises `OptionError` and `ModelError`.
+    `tokenizer` is a transformers tokenizer, one of ours, or None where ids are enough (the `LM` then has rows and events, no text). What
+    is not given is read from the model's config and the tokenizer. `logit_shift`: logits of position i lie at i-1 (Dream);
+    `causal_block`: attention is two-way inside blocks of this length and causal between them; `attention`: see `Foreign.way`.
+    Raises `OptionError` and `ModelError`.
     """
     config = getattr(model, "config", None)
     known = recognised(_mapping(config))
-    words = tokenizer if isinstance(tokenizer, Tokenizer) else _words(tokenizer, _first(mask_token_id, known, config), stop_token_ids, config, known)
+    mask_id = _first(mask_token_id, known, config)
+    words = tokenizer if isinstance(tokenizer, Tokenizer) else _words(tokenizer, mask_id, stop_token_ids, config, known)
     longest = max_length or _longest(model, config, known, words.backend)
     if isinstance(model, Transformer):
         return LM(model, words, max_length=longest, device=_parameter(model).device, batch_size=batch_size)
     shift = logit_shift if logit_shift is not None else known is not None and known.logit_shift
     block = causal_block if causal_block is not None or known is None else known.causal_block
     net, size = denoiser(model, words.mask_id, way=attention, logit_shift=shift, causal_block=block)
+    words = replace(words, size=words.size or size)
     if words.size > size:
         raise OptionError("the tokenizer has more ids than the model's logits", given=words.size, allowed=f"at most {size}", hint="Check the two.")
     if stop_token_ids is not None and not all(0 <= i < size for i in stop_token_ids):
@@ -256,11 +259,15 @@ def _first(given: int | None, known: ModelConfig | None, config: Any) -> int | N
 
 
 def _words(backend: Any, mask_id: int | None, stops: Sequence[int] | None, config: Any, known: ModelConfig | None) -> Tokenizer:
-    """A transformers tokenizer with the ids that decoding needs."""
-    if not all(callable(getattr(backend, name, None)) for name in ("encode", "decode", "get_vocab", "get_added_vocab")):
-        raise OptionError("not a tokenizer", given=type(backend).__name__, allowed="a transformers tokenizer", hint="See docs/your-model.md.")
+    """A transformers tokenizer with the ids that decoding needs; of None the size is to be seen from the logits."""
     own = getattr(config, "eos_token_id", None)
     ends = known.stop_token_ids if known is not None else () if own is None else (own,) if isinstance(own, int) else tuple(own)
+    if backend is None:
+        if mask_id is None:
+            raise OptionError("this model does not say what its mask is", hint="Give mask_token_id.")
+        return Tokenizer(None, mask_id, tuple(sorted(ends if stops is None else stops)), 0)
+    if not all(callable(getattr(backend, name, None)) for name in ("encode", "decode", "get_vocab", "get_added_vocab")):
+        raise OptionError("not a tokenizer", given=type(backend).__name__, allowed="a transformers tokenizer", hint="See docs/your-model.md.")
     try:
         found = adopt(backend, mask_id, ends)
     except CheckpointError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,15 +175,18 @@ def _row(index: int, canvas: Tensor, masked: Tensor, answer: int, end: int, open
     grid = [(edge, min(edge + width, last)) for edge in range(first, last, width)]
     spans = tuple((a, b) for a, b in grid if bool(masked[a:b].any()))
     size = int(masked[slice(*spans[0])].sum())
-    rule, cache = resolve(config.decoder), policy(config.cache, layout)
-    if getattr(rule, "shadows", False) and not layout.keeps:
-        raise OptionError(
-            "this decoder computes shadow tokens beside the text, which a model of your own cannot mask",
-            given=settings(rule)["name"],
-            allowed="a checkpoint that this package loads",
-            hint="Choose another --decoder.",
-        )
+    rule, cache = fitted(config.decoder, layout), policy(config.cache, layout)
     return Row(index, canvas, masked, ~masked, spans, answer, end, open, config, rule, size, layout, cache)
+
+
+def fitted(decoder: Any, layout: Layout) -> Decoder:
+    """The rule that `decoders.resolve` reads, if a network of this layout can run it. Raises `OptionError`."""
+    rule = resolve(decoder)
+    if getattr(rule, "shadows", False) and not layout.keeps:
+        what = "this decoder computes shadow tokens beside the text, and a model of your own cannot be told who sees whom"
+        name, allowed = settings(rule)["name"], "models that load() reads"
+        raise OptionError(what, given=name, allowed=allowed, hint="Choose another --decoder.")
+    return rule
 
 
 def revoked(row: Row, decision: Decision, slot: int) -> Tensor:

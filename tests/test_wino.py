@@ -19,6 +19,7 @@ from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Block, Decision, Prediction, State, from_logits
 from creditdecoding.errors import OptionError
 from creditdecoding.eval.cases import decoders_of
+from creditdecoding.eval.compare import compare
 from creditdecoding.eval.moments import check
 from creditdecoding.generate import denoise_step, run
 from creditdecoding.likelihood import rescore
@@ -290,6 +291,9 @@ def test_streams_only_what_stays(lm: LM) -> None:
 def test_what_cannot_be_done_is_refused_by_name(lm: LM) -> None:
     with pytest.raises(OptionError, match=r"shadow tokens.*wino"):
         start_row(0, [1], GenerationConfig(decoder="wino", gen_length=4), WORDS, 99)
+    theirs = LM(Flat(), lm.tokenizer, max_length=99, device=CPU)
+    with pytest.raises(OptionError, match=r"shadow tokens.*wino"):
+        compare(theirs, "threshold wino", "facts", limit=2, dev_limit=2)
     silent = dataclasses.make_dataclass("Silent", [], bases=(Waver,), namespace={"revokes": False}, frozen=True)()
     with pytest.raises(OptionError, match=r"takes tokens back.*Silent.*revokes = True"):
         list(run(Flat(), [start_row(0, [1], GenerationConfig(decoder=silent, gen_length=4), WORDS, 99)], WORDS, CPU))

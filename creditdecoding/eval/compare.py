@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from creditdecoding.canvas import fitted
 from creditdecoding.checkpoint import locate, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, from_mapping
 from creditdecoding.errors import CreditError, OptionError
@@ -219,6 +220,8 @@ def compare(
     if "decoder" in generation:
         raise OptionError("compare runs several decoders", given=generation["decoder"], hint="Name them in decoders.")
     found, asked = tuple(curves(decoders)), tasks if isinstance(tasks, str) else tuple(tasks)
+    for spec in specs(found):
+        fitted(spec, lm.layout)
     engine = EngineConfig(batch_size=lm.batch_size)
     plan = Plan("", asked, tuple(named(templates)), found, dev_limit, limit, from_mapping(GenerationConfig, generation), engine, raw)
     with tempfile.TemporaryDirectory() as passing:

@@ -32,6 +32,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.decoder_step
 	$(BIN)/python -m benchmarks.caches
+	$(BIN)/python -m benchmarks.serving_engine
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

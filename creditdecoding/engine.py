@@ -25,12 +25,12 @@ from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.errors import CreditError, ModelError, OptionError, QueueFullError
 from creditdecoding.generate import Denoiser, denoise_step
 from creditdecoding.models import memory
-from creditdecoding.scheduler import Budget, Need, Waiting, Work, deal, padding
+from creditdecoding.scheduler import Budget, Need, Waiting, Work, deal, size
 from creditdecoding.trace import Event, FailEvent, StepEvent
 
 SHARE = 0.8  # of the free memory, where the options name no figure
 COLUMNS = 64  # a place in the cache is as long as a multiple of this, so that it seldom has to grow
-FIXED = {"cpu": 32, "cuda": 256}  # what a pass costs beside its positions, in positions
+FIXED = {"cpu": 64, "cuda": 256}  # what a pass costs beside its positions, in positions: measured on one core; reckoned for an H100
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,8 @@ class Engine:
         if failure is not None:
             return self._isolate(group, failure)
         works = [_work_of(row) for row in rows]
-        self._counts.update(forwards=1, passes=len(rows), padding=padding(works), positions=sum(work.width * work.sequences for work in works))
+        positions = sum(work.positions for work in works)
+        self._counts.update(forwards=1, passes=len(rows), positions=positions, padding=size(works) - positions)
         for event, row in zip(events, after):
             self._rows[row.index] = row
             self._emit(event)
@@ -198,8 +199,7 @@ class Engine:
     def _isolate(self, group: list[int], error: Exception) -> None:
         """End the rows to blame for an error and run the others again; who is to blame is found by halving."""
         if _out_of_memory(error) and len(group) > 1:
-            works = [_work_of(self._rows[i]) for i in group]
-            self._ceiling = max(1, (sum(work.width * work.sequences for work in works) + padding(works)) // 2)
+            self._ceiling = max(1, size([_work_of(self._rows[i]) for i in group]) // 2)
         blamed = [group[i] for i in error.rows] if isinstance(error, ModelError) else []
         if not blamed and len(group) > 1:
             self._run(group[: len(group) // 2])
@@ -237,8 +237,8 @@ class Engine:
         foot, sequences = self._foot, 1 + row.guided
         width = max(end - start for start, end in row.spans)
         dense = 2 * width * foot.line if getattr(row.decoder, "dense", False) else 0
-        longest = len(row.canvas) + width * bool(row.shadowed)
-        working = sequences * (longest * foot.position + width * foot.line) + dense
+        beside = width * bool(row.shadowed)
+        working = sequences * ((len(row.canvas) + beside) * foot.position + (width + beside) * foot.line) + dense
         return Need(sequences, -(-len(row.canvas) // COLUMNS) * COLUMNS, working, not isinstance(row.policy, Everything))
 
     def _figures(self, need: Need) -> str:
@@ -307,7 +307,8 @@ SMALLER = "Shorten the prompt, lower gen_length or block_length, or give the pro
 
 
 def _work_of(row: Row) -> Work:
-    return Work(row.columns, 1 + row.guided)
+    first, last = row.computed
+    return Work(last - first, 1 + row.guided, len(row.shadowed))
 
 
 def _out_of_memory(error: Exception) -> bool:

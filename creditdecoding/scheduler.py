@@ -90,34 +90,39 @@ class Waiting(Generic[T]):
 
 @dataclass(frozen=True)
 class Work:
-    """What a row adds to its next pass: `sequences` (two under guidance) of `width` positions."""
+    """What a row adds to its next pass: `sequences` (two under guidance) of `width` positions and as many tokens `beside` the text."""
 
     width: int
     sequences: int = 1
+    beside: int = 0
+
+    @property
+    def positions(self) -> int:
+        """What it computes for itself."""
+        return (self.width + self.beside) * self.sequences
 
 
-def padding(works: Sequence[Work]) -> int:
-    """Positions that these rows compute for nothing when they share a pass."""
-    widest = max((work.width for work in works), default=0)
-    return sum((widest - work.width) * work.sequences for work in works)
+def size(works: Sequence[Work]) -> int:
+    """Positions of a pass that these rows share, padding included: each is as wide as the widest."""
+    columns = max(work.width for work in works) + max(work.beside for work in works)
+    return columns * sum(work.sequences for work in works)
 
 
 def deal(works: Sequence[Work], fixed: int, most: int | None = None) -> list[list[int]]:
     """Indices of `works` in passes, narrowest first, so that the cost is least; a pass has at most `most` positions or a single row.
 
-    A pass costs its positions, padded ones included, and `fixed` positions more for being a pass. The best way is a cut of the rows in
-    order of width; the order of arrival is kept inside a pass.
+    A pass costs its size and `fixed` positions more for being a pass. The best way is a cut of the rows in order of width
+    (nearly the best, where some have tokens beside the text); the order of arrival is kept inside a pass.
     """
-    order = sorted(range(len(works)), key=lambda i: works[i].width)
+    order = sorted(range(len(works)), key=lambda i: (works[i].width + works[i].beside, works[i].beside))
     best: list[tuple[int, int]] = [(0, 0)]  # cost of the first n rows, where their last pass begins
     for end in range(1, len(order) + 1):
-        widest, sequences, found = works[order[end - 1]].width, 0, []
+        found = []
         for start in range(end - 1, -1, -1):
-            sequences += works[order[start]].sequences
-            size = widest * sequences
-            if most is not None and size > most and start < end - 1:
+            positions = size([works[i] for i in order[start:end]])
+            if most is not None and positions > most and start < end - 1:
                 break
-            found.append((best[start][0] + fixed + size, start))
+            found.append((best[start][0] + fixed + positions, start))
         best.append(min(found))
     passes: list[list[int]] = []
     end = len(order)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creditdecoding.scheduler import Budget, Need, Waiting, Work, deal, padding
+from creditdecoding.scheduler import Budget, Need, Waiting, Work, deal, size
 
 FAST = settings(max_examples=200, deadline=None, database=None)
 NEEDS = st.builds(Need, st.integers(1, 2), st.integers(1, 9), st.integers(0, 50), st.booleans())
@@ -69,7 +69,12 @@ def test_who_leaves_the_queue() -> None:
 
 
 def cost(works: list[Work], fixed: int) -> int:
-    return fixed + sum(work.width * work.sequences for work in works) + padding(works)
+    return fixed + max(work.width for work in works) * sum(work.sequences for work in works)
+
+
+def test_a_pass_is_as_wide_as_the_widest_text_and_the_most_beside_it() -> None:
+    works = [Work(30, 2), Work(20, 1, 12)]
+    assert size(works) == 3 * 42 and [work.positions for work in works] == [60, 32]
 
 
 def partitions(items: list[int]) -> list[list[list[int]]]:
@@ -98,9 +103,10 @@ def test_no_other_way_to_share_is_cheaper(works: list[Work], fixed: int) -> None
 @FAST
 @given(works=WORKS, fixed=st.integers(0, 60), most=st.integers(1, 80))
 def test_a_pass_has_a_size_at_most(works: list[Work], fixed: int, most: int) -> None:
+    works = [Work(work.width, work.sequences, i % 3) for i, work in enumerate(works)]
     dealt = deal(works, fixed, most)
     assert sorted(i for group in dealt for i in group) == list(range(len(works)))
-    assert all(len(group) == 1 or cost([works[i] for i in group], 0) <= most for group in dealt)
+    assert all(len(group) == 1 or size([works[i] for i in group]) <= most for group in dealt)
 
 
 @pytest.mark.parametrize(

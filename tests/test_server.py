@@ -201,7 +201,11 @@ def test_logprobs_are_those_of_the_pass_that_wrote_the_token(decoder: str, serve
 def test_the_last_event_counts_if_asked(served: Served) -> None:
     found = events(served, messages=messages(), stream_options={"include_usage": True})
     assert found[-1]["choices"] == [] and found[-1]["usage"] == served.chat().json()["usage"]
-    assert all("usage" not in event for event in found[:-1])
+    assert all(event["usage"] is None for event in found[:-1])
+    assert all("usage" not in event for event in events(served, messages=messages()))
+    running = events(served, messages=messages(), stream_options={"include_usage": True, "continuous_usage_stats": True})
+    counts = [event["usage"]["completion_tokens"] for event in running]
+    assert counts == sorted(counts) and counts[0] == 0 and running[-1] == {**found[-1], "id": running[-1]["id"], "created": running[-1]["created"]}
 
 
 def test_completions_take_texts_ids_and_several(served: Served, lm: LM) -> None:

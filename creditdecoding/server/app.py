@@ -25,7 +25,7 @@ from creditdecoding.server.metrics import CONTENT_TYPE, Metrics
 from creditdecoding.server.page import page
 from creditdecoding.server.schema import ChatRequest, CompletionRequest
 from creditdecoding.server.service import Answer, Service
-from creditdecoding.server.shapes import Draft, Shape, error_body, failure, refusal, usage
+from creditdecoding.server.shapes import Draft, Shape, error_body, failure, refusal
 
 try:
     from fastapi import FastAPI, Request
@@ -145,11 +145,12 @@ class Front:
             return _error(400, f"{given} needs stream. Set stream to true, or leave it out.", given)
         rows = await asyncio.get_running_loop().run_in_executor(self._writing, self._rows, asked, prompts)
         answers = await self.service.admit(rows, bool(asked.draft))
-        shape, count = Shape(chat, self.name, self.lm.tokenizer, logprobs), sum(row.answer for row in rows[:: asked.n or 1])
+        count, options = sum(row.answer for row in rows[:: asked.n or 1]), asked.stream_options or schema.StreamOptions()
+        counted, counting = bool(options.include_usage), bool(options.continuous_usage_stats)
+        shape = Shape(chat, self.name, self.lm.tokenizer, count, logprobs, counted, counting)
         if asked.stream:
-            wanted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
             drafts = [Draft(row, self.lm.tokenizer) for row in rows] if asked.draft else []
-            return Events(_events(answers, shape, drafts, count if wanted else None), lambda: self.service.drop(answers))
+            return Events(_events(answers, shape, drafts), lambda: self.service.drop(answers))
         try:
             await _finished(answers, request)
         finally:
@@ -158,7 +159,7 @@ class Front:
         if failed is not None:
             status, body = failure(failed)
             return JSONResponse(body, status)
-        return JSONResponse(shape.whole(answers, count))
+        return JSONResponse(shape.whole(answers))
 
     def _rows(self, asked: Any, prompts: Sequence[Callable[[], list[int]]]) -> list[Row]:
         """A row for each answer: prompts in order, n of each."""
@@ -193,11 +194,11 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _events(answers: Sequence[Answer], shape: Shape, drafts: Sequence[Draft], count: int | None) -> AsyncIterator[str]:
+async def _events(answers: Sequence[Answer], shape: Shape, drafts: Sequence[Draft]) -> AsyncIterator[str]:
     """Server-sent events: text as it becomes final, the canvas if asked for, how each answer ends, the counts if asked for."""
     sent, told, ended = [0] * len(answers), [0] * len(answers), [False] * len(answers)
     if shape.chat:
-        yield _event(shape.chunk([shape.opening(i) for i in range(len(answers))]))
+        yield _event(shape.chunk([shape.opening(i) for i in range(len(answers))], answers))
     while not all(ended):
         answers[0].bell.clear()
         for i, answer in enumerate(answers):
@@ -207,17 +208,17 @@ async def _events(answers: Sequence[Answer], shape: Shape, drafts: Sequence[Draf
             for draft in drafts[i : i + 1]:
                 steps, answer.steps = answer.steps, []
                 for step in steps:
-                    yield _event(shape.chunk([shape.drafted(i, draft.add(step))]))
+                    yield _event(shape.chunk([shape.drafted(i, draft.add(step))], answers))
             text, done = answer.reading.text[sent[i] :], answer.done
             if not ended[i] and (text or done):
                 part = shape.part(i, answer, text, told[i])
                 sent[i], ended[i] = sent[i] + len(text), done
                 told[i] = answer.reading.covered if shape.logprobs else 0
-                yield _event(shape.chunk([part]))
+                yield _event(shape.chunk([part], answers))
         if not all(ended):
             await answers[0].bell.wait()
-    if count is not None:
-        yield _event(shape.chunk([], usage(answers, count)))
+    if shape.counted:
+        yield _event(shape.chunk([], answers))
     yield "data: [DONE]\n\n"
 
 

@@ -62,25 +62,28 @@ class Strict(BaseModel):
 class StreamOptions(Strict):
     """Of a streamed answer."""
 
-    include_usage: bool | None = Field(None, description="A last event with the counts and no choices.")
+    include_usage: bool | None = Field(default=None, description="A last event with the counts and no choices.")
+    continuous_usage_stats: bool | None = Field(default=None, description="vLLM's: the counts so far in every event.")
 
 
 class _Asked(Strict):
     """What both kinds of request share; None is as good as leaving a field out."""
 
-    model: str | None = Field(None, description="The name under /v1/models; may be left out.")
-    max_tokens: int | None = Field(None, ge=1, le=1_048_576, description="Masked positions appended to the prompt: never exceeded.")
-    max_completion_tokens: int | None = Field(None, ge=1, le=1_048_576, description="The newer name of max_tokens.")
-    gen_length: int | None = Field(None, ge=1, le=1_048_576, description="This project's name of max_tokens.")
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = Field(None, description="The answer is cut before the first of these.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Seed of the noise; without one each sampled answer has its own.")
-    n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="Answers a prompt; their seeds count up.")
-    decoder: str | dict[str, Any] | None = Field(None, description='NAME, NAME:knob=value,... or {"name": NAME, knob: value}.')
-    ignore_eos: bool | None = Field(None, description="vLLM's name of logits_eos_inf: never write a stop token.")
-    stream: bool | None = Field(None, description="Server-sent events: text as it becomes final.")
+    model: str | None = Field(default=None, description="The name under /v1/models; may be left out.")
+    max_tokens: int | None = Field(default=None, ge=1, le=1_048_576, description="Masked positions appended to the prompt: never exceeded.")
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_048_576, description="The newer name of max_tokens.")
+    gen_length: int | None = Field(default=None, ge=1, le=1_048_576, description="This project's name of max_tokens.")
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = Field(
+        default=None, description="The answer is cut before the first of these."
+    )
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="Seed of the noise; without one each sampled answer has its own.")
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES, description="Answers a prompt; their seeds count up.")
+    decoder: str | dict[str, Any] | None = Field(default=None, description='NAME, NAME:knob=value,... or {"name": NAME, knob: value}.')
+    ignore_eos: bool | None = Field(default=None, description="vLLM's name of logits_eos_inf: never write a stop token.")
+    stream: bool | None = Field(default=None, description="Server-sent events: text as it becomes final.")
     stream_options: StreamOptions | None = None
-    draft: bool | None = Field(None, description="With stream: the whole canvas after every forward pass as well.")
-    user: str | None = Field(None, description="Not used.")
+    draft: bool | None = Field(default=None, description="With stream: the whole canvas after every forward pass as well.")
+    user: str | None = Field(default=None, description="Not used.")
 
     @model_validator(mode="before")
     @classmethod
@@ -154,14 +157,16 @@ class ChatRequest(_Options):  # type: ignore[misc]
     """Body of /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    logprobs: bool | None = Field(None, description="Log-probability of every token at the pass that wrote it.")
+    logprobs: bool | None = Field(default=None, description="Log-probability of every token at the pass that wrote it.")
 
 
 class CompletionRequest(_Options):  # type: ignore[misc]
     """Body of /v1/completions: plain text, continued without the chat template."""
 
     prompt: str | Annotated[list[str] | list[int] | list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
-    logprobs: Annotated[int, Field(ge=0, le=0)] | None = Field(None, description="0: log-probability of every token at the pass that wrote it.")
+    logprobs: Annotated[int, Field(ge=0, le=0)] | None = Field(
+        default=None, description="0: log-probability of every token at the pass that wrote it."
+    )
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts, texts or ids, one by one."""

@@ -46,8 +46,8 @@ def refusal(error: CreditError, fields: Collection[str]) -> tuple[int, dict[str,
 
 
 def usage(answers: Sequence[Answer], prompts: int) -> dict[str, Any]:
-    """Counts of a request: the prompt's tokens once, passes and tokens of all its answers."""
-    tokens = sum(len(answer.finish.tokens) if answer.finish else 0 for answer in answers)
+    """Counts of a request so far: the prompt's tokens once, passes and final tokens of all its answers."""
+    tokens = sum(len(answer.reading.ids) for answer in answers)
     passes = sum(answer.nfe for answer in answers)
     tpf = round(tokens / passes, 4) if passes else 0.0
     return {"prompt_tokens": prompts, "completion_tokens": tokens, "total_tokens": prompts + tokens, "nfe": passes, "tpf": tpf}
@@ -55,23 +55,30 @@ def usage(answers: Sequence[Answer], prompts: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Shape:
-    """How the answers to one request look: of /v1/chat/completions (`chat`) or of /v1/completions."""
+    """How the answers to one request look: of /v1/chat/completions (`chat`) or of /v1/completions, to `prompts` tokens.
+
+    Events of a stream tell the counts at the end if `counted`, those so far in every event if `counting`.
+    """
 
     chat: bool
     model: str
     tokenizer: Tokenizer
+    prompts: int
     logprobs: bool = False
+    counted: bool = False
+    counting: bool = False
     number: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, answers: Sequence[Answer], prompts: int) -> dict[str, Any]:
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The response to a request that is not streamed."""
         choices = [self._choice(i, answer, answer.reading.text, 0, False) for i, answer in enumerate(answers)]
-        return {**self._head(False), "choices": choices, "usage": usage(answers, prompts)}
+        return {**self._head(False), "choices": choices, "usage": usage(answers, self.prompts)}
 
-    def chunk(self, choices: Sequence[dict[str, Any]], counts: dict[str, Any] | None = None) -> dict[str, Any]:
-        """An event of a streamed response."""
-        return {**self._head(True), "choices": list(choices), **({"usage": counts} if counts else {})}
+    def chunk(self, choices: Sequence[dict[str, Any]], answers: Sequence[Answer]) -> dict[str, Any]:
+        """An event of a streamed response; the one without choices is the last."""
+        counts = usage(answers, self.prompts) if self.counting or not choices else None
+        return {**self._head(True), "choices": list(choices), **({"usage": counts} if self.counted or self.counting else {})}
 
     def part(self, index: int, answer: Answer, text: str, since: int) -> dict[str, Any]:
         """A choice of an event: `text` that came, log-probabilities of the tokens from number `since` on, the end if it came."""

@@ -5,9 +5,10 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+LOAD := $(VENV)/load
 READY := $(VENV)/.ready
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test check bench load clean
 
 install: $(READY)
 
@@ -33,6 +34,15 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.decoder_step
 	$(BIN)/python -m benchmarks.caches
 	$(BIN)/python -m benchmarks.serving_engine
+
+# The load generator wants other versions than we do, so it has an environment of its own.
+$(LOAD)/.ready: $(READY)
+	$(PYTHON) -m venv $(LOAD)
+	$(LOAD)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" "guidellm>=0.8,<0.9"
+	@touch $@
+
+load: $(LOAD)/.ready
+	$(BIN)/python -m benchmarks.load --guidellm $(LOAD)/bin/guidellm
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,10 +37,14 @@ class Tokenizer:
         return list(self.backend.encode(text, add_special_tokens=False))
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation in the checkpoint's chat template, ready for the answer. Raises `OptionError` if it has none."""
+        """Ids of a conversation in the checkpoint's chat template, ready for the answer. Raises `OptionError` if it has none or refuses."""
         if not self.backend.chat_template:
             raise OptionError("this checkpoint has no chat template", hint="Give plain text (on the command line: --raw).")
-        text = self.backend.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        try:
+            text = self.backend.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # jinja's errors, which templates also raise by themselves
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise OptionError(f"the chat template refuses this conversation ({reason})", hint="Change the roles or their order.") from error
         return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -1,7 +1,8 @@
 """The code blocks of README and docs run: Python as it stands, `credit` commands in an empty folder with their flags as written.
 
 Lines that begin with `make`, `git` or `cd` are left to a human (they would run this test again); a block right after the comment
-`<!-- long: ... -->` is not run, only its commands are parsed, so that a renamed flag still fails.
+`<!-- long: ... -->` is not run, only its commands are parsed, so that a renamed flag still fails; one after `<!-- server -->` is run by
+Python or bash while `credit serve` serves the embedded model.
 """
 
 from __future__ import annotations
@@ -9,25 +10,30 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from creditdecoding.lm import load
+from tests.serving import serving
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(<!-- long:[^>]*-->\n)?```(python|bash)\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- (long|server)[^>]*-->\n)?```(python|bash)\n(.*?)```", re.DOTALL)
 LEFT = ("make", "git", "cd", "#")
 
 
-def blocks(language: str) -> list[tuple[str, str, bool]]:
-    """(page and number, code, whether it is long) of every block in a language."""
+def blocks(language: str, server: bool = False) -> list[tuple[str, str, bool]]:
+    """(page and number, code, whether it is long) of every block in a language that needs a server, or does not."""
     found = []
     for page in PAGES:
         for number, match in enumerate(BLOCK.finditer(page.read_text())):
-            if match[2] == language:
-                found.append((f"{page.name}#{number}", match[3], match[1] is not None))
+            if match[2] == language and (match[1] == "server") == server:
+                found.append((f"{page.name}#{number}", match[3], match[1] == "long"))
     return found
 
 
@@ -63,6 +69,31 @@ def test_commands_run(name: str, code: str, long: bool, tmp_path: Path) -> None:
         if long:
             for flag in (word.split("=")[0] for word in words if word.startswith("--")):
                 assert flag in done.stdout, f"{name}: {words[1]} has no {flag}"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(load("pocket")) as served:
+        yield served.url
+
+
+SERVED = [(language, name, code) for language in ("python", "bash") for name, code, _ in blocks(language, server=True)]
+
+
+@pytest.mark.parametrize(("language", "name", "code"), SERVED, ids=[name for _, name, _ in SERVED])
+def test_blocks_that_need_a_server(language: str, name: str, code: str, url: str, tmp_path: Path) -> None:
+    """They end well and are answered without an error."""
+    if "curl " in code and shutil.which("curl") is None:
+        pytest.skip("no curl on this machine")
+    done = run(
+        [sys.executable, "-c"] * (language == "python") + ["bash", "-euo", "pipefail", "-c"] * (language == "bash") + [_at(code, url)], tmp_path
+    )
+    assert done.returncode == 0 and done.stdout.strip() and '"error"' not in done.stdout, done.stdout + done.stderr
+
+
+def _at(code: str, url: str) -> str:
+    assert "http://127.0.0.1:8000" in code
+    return code.replace("http://127.0.0.1:8000", url)
 
 
 def test_links_lead_somewhere() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import os
 import signal
@@ -214,6 +216,15 @@ def test_nan_and_out_of_memory_end_one_request(lm: LM) -> None:
         assert served.metric("request_success_total", finished_reason="model") == 3
 
 
+def test_a_conversation_that_the_template_refuses(lm: LM) -> None:
+    backend = copy.copy(lm.tokenizer.backend)
+    backend.chat_template = "{{ raise_exception('roles must alternate') }}"
+    other = copy.copy(lm)
+    other.tokenizer = dataclasses.replace(lm.tokenizer, backend=backend)
+    with serving(other) as served:
+        assert "roles must alternate" in complaint(served.chat())["message"]
+
+
 def test_what_can_never_fit_is_refused_with_the_figures(lm: LM) -> None:
     with serving(lm, memory=0.0005) as served:
         assert "can never fit" in complaint(served.chat(max_tokens=400))["message"]
@@ -271,8 +282,8 @@ def test_hundreds_of_slow_readers_hold_nobody_up(lm: LM) -> None:
         assert served.text(max_tokens=16) == lm.generate(PROMPTS[0], gen_length=16).text
         wait(lambda: served.metric("request_success_total") >= 301)
         assert all(connection.recv(15) == b"HTTP/1.1 200 OK" for connection in readers[::30])
-        for connection in readers:
-            connection.close()
+    for connection in readers:  # still open when the server ended
+        connection.close()
 
 
 # The end of the process --------------------------------------------------------------------------------------------------------

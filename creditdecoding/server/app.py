@@ -138,12 +138,12 @@ class Front:
     async def _answer(self, asked: Any, request: Request, prompts: Sequence[Callable[[], list[int]]], chat: bool, logprobs: bool) -> Response:
         if asked.model is not None and asked.model != self.name:
             return await self.model(asked.model)
-        if self.service.closing:
-            return _error(503, "the server is shutting down. Try another one.", code="closing")
         if (asked.draft or asked.stream_options) and not asked.stream:
             given = "draft" if asked.draft else "stream_options"
             return _error(400, f"{given} needs stream. Set stream to true, or leave it out.", given)
         rows = await asyncio.get_running_loop().run_in_executor(self._writing, self._rows, asked, prompts)
+        if self.service.closing:
+            return _error(503, "the server is shutting down. Try another one.", code="closing")
         answers = await self.service.admit(rows, bool(asked.draft))
         count, options = sum(row.answer for row in rows[:: asked.n or 1]), asked.stream_options or schema.StreamOptions()
         counted, counting = bool(options.include_usage), bool(options.continuous_usage_stats)

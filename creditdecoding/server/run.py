@@ -6,6 +6,7 @@ Leaves to others: what is served (app.py). The only file that knows uvicorn.
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("uvicorn", "server") from error
 
+FILES = 65_536
 LINGER = 2  # seconds that a client has to read what it was told at the end
 
 
@@ -46,6 +48,7 @@ class Server(uvicorn.Server):
 
 def serve(lm: LM, name: str, engine: EngineConfig, options: ServeConfig, http: HttpConfig, ready: Callable[[str], None]) -> None:
     """Serve until a signal says otherwise; `ready` is called with the address. Raises `OptionError` when it cannot listen there."""
+    _many_connections()
     server, listening = Server(lm, name, engine, options, http), listen(http)
     ready(address(listening))
     before = signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again once it has ended well
@@ -76,6 +79,14 @@ def listen(http: HttpConfig) -> socket.socket:
         ) from error
     listening.listen(2048)
     return listening
+
+
+def _many_connections() -> None:
+    """As many open connections as the system allows: each is a file, of which a process may often have no more than 1024 unless it asks."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(most, FILES)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _leave(_: int, __: FrameType | None) -> None:

@@ -139,6 +139,8 @@ class Service:
         for answer in left:
             answer.fail("closing", CLOSING)
         await asyncio.to_thread(self._worker.stop)
+        for answer in self._answers.values():  # whoever slipped in meanwhile
+            answer.fail("closing", CLOSING)
 
     async def stats(self) -> EngineStats | None:
         """The engine's figures of this moment, None when it has ended."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from creditdecoding.canvas import Row
-from creditdecoding.errors import CreditError, QueueFullError
+from creditdecoding.errors import CreditError, OptionError, QueueFullError
 from creditdecoding.server.service import Answer
 from creditdecoding.tokenizer import Tokenizer
 from creditdecoding.trace import StepEvent
@@ -40,6 +40,8 @@ def refusal(error: CreditError, fields: Collection[str]) -> tuple[int, dict[str,
     """Status and body for a request that was not admitted; `fields` are names that the message may begin with."""
     if isinstance(error, QueueFullError):
         return 429, error_body(429, str(error), code="queue_full")
+    if not isinstance(error, OptionError):
+        return 503, error_body(503, str(error), code="unavailable")
     first = error.what.split()[0] if error.what else ""
     param = first if first in fields else str(error.given) if error.what == "unknown field" else None
     return 400, error_body(400, str(error), param)
@@ -114,7 +116,10 @@ class Shape:
         pieces = [self.tokenizer.piece(token) for token in ids]
         if self.chat:
             rows = zip(pieces, values)
-            return {"content": [{"token": p, "logprob": v, "bytes": list(p.encode()), "top_logprobs": []} for p, v in rows], "refusal": None}
+            return {
+                "content": [{"token": p, "logprob": v, "bytes": None if "\ufffd" in p else list(p.encode()), "top_logprobs": []} for p, v in rows],
+                "refusal": None,
+            }
         starts = [len(self.tokenizer.decode(answer.reading.ids[: since + i])) for i in range(len(ids))]
         return {"tokens": pieces, "token_logprobs": values, "top_logprobs": None, "text_offset": starts}
 

@@ -34,6 +34,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.decoder_step
 	$(BIN)/python -m benchmarks.caches
 	$(BIN)/python -m benchmarks.serving_engine
+	$(BIN)/python -m benchmarks.sglang_step
 
 # The load generator wants other versions than we do, so it has an environment of its own.
 $(LOAD)/.ready: $(READY)

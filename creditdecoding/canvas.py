@@ -14,7 +14,7 @@ from torch import Tensor
 
 from creditdecoding.cache import At, CachePolicy, Everything, Layout, policy
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoders import resolve, settings
+from creditdecoding.decoders import load, settings
 from creditdecoding.decoders.base import Decision, Decoder, State, tentative
 from creditdecoding.errors import OptionError
 from creditdecoding.trace import FinishEvent
@@ -160,7 +160,8 @@ def start_infill(index: int, tokens: Sequence[int], config: GenerationConfig, wo
 
 
 def _row(index: int, canvas: Tensor, masked: Tensor, answer: int, end: int, open: bool, config: GenerationConfig, layout: Layout) -> Row:
-    width = config.block_length or layout.causal_block or BLOCK_LENGTH
+    rule, own = load(config.decoder)
+    width = config.block_length or own or layout.causal_block or BLOCK_LENGTH
     if layout.causal_block is not None and layout.causal_block % width:
         raise OptionError(
             "block_length does not divide the blocks of this block-causal model",
@@ -175,13 +176,13 @@ def _row(index: int, canvas: Tensor, masked: Tensor, answer: int, end: int, open
     grid = [(edge, min(edge + width, last)) for edge in range(first, last, width)]
     spans = tuple((a, b) for a, b in grid if bool(masked[a:b].any()))
     size = int(masked[slice(*spans[0])].sum())
-    rule, cache = fitted(config.decoder, layout), policy(config.cache, layout)
+    rule, cache = fitted(rule, layout), policy(config.cache, layout)
     return Row(index, canvas, masked, ~masked, spans, answer, end, open, config, rule, size, layout, cache)
 
 
 def fitted(decoder: Any, layout: Layout) -> Decoder:
-    """The rule that `decoders.resolve` reads, if a network of this layout can run it. Raises `OptionError`."""
-    rule = resolve(decoder)
+    """The rule that `decoders.load` reads, if a network of this layout can run it. Raises `OptionError`."""
+    rule, _ = load(decoder)
     if getattr(rule, "shadows", False) and not layout.keeps:
         what = "this decoder computes shadow tokens beside the text, and a model of your own cannot be told who sees whom"
         name, allowed = settings(rule)["name"], "models that load() reads"

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
 hook = install_import_hook(["creditdecoding.decoders", "creditdecoding.kernels", "creditdecoding.models"], "beartype.beartype")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what tests recorded with `record_property`: versions and counts that a reader of the log should see."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")

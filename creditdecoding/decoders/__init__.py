@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.config import allowed_text, from_mapping, split_spec, typed
+from creditdecoding.decoders import _file
 from creditdecoding.decoders.base import Decoder
 from creditdecoding.errors import OptionError, unknown_name
 
@@ -59,6 +60,41 @@ def resolve(given: Any) -> Decoder:
         raise OptionError("not a decoder", given=given, allowed="a name or an object with init and step", hint="See docs/adding-a-decoder.md.")
     name, knobs = split_spec(given, "decoder")
     return create(name, **typed(kind(name), knobs))
+
+
+def load(given: Any) -> tuple[Decoder, int | None]:
+    """As `resolve`, and also from a file `credit.yaml`, or `credit.yaml:knob=value`; with the block size that the file asks for.
+
+    For callers who may read files: what a network client names goes to `resolve`. Raises `OptionError`.
+    """
+    if not isinstance(given, str) or not _file.is_file(given.partition(":")[0]):
+        return resolve(given), None
+    path, knobs = split_spec(given, "decoder")
+    return described({**_file.read(path), **knobs})
+
+
+def described(values: Mapping[str, Any], rule: str | None = None) -> tuple[Decoder, int | None]:
+    """Decoder and block size of a mapping with `name`, knobs and `block_size`, all but the name optional.
+
+    With `rule` given the name may be missing, and must not be another. Raises `OptionError`.
+    """
+    knobs = dict(values)
+    name = knobs.pop("name", rule)
+    size = knobs.pop("block_size", None)
+    if not isinstance(name, str):
+        raise OptionError("a decoder file without a name", given=name, allowed=", ".join(names()), hint="Add a line: name: credit")
+    if rule is not None and name != rule:
+        raise OptionError("the file describes another decoder", given=name, allowed=rule, hint=f"Choose the algorithm of {name}, or another file.")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise OptionError("block_size is not a number of positions", given=size, allowed="1 <= block_size", hint="Change it or leave it out.")
+    written = {key: value for key, value in knobs.items() if isinstance(value, str)}
+    return create(name, **{**knobs, **typed(kind(name), written)}), size
+
+
+def exported(decoder: Decoder, format: str, block_size: int | None = None, heading: str = "") -> str:
+    """The text of a file that `load` (of format text: `resolve`) turns into this decoder. Raises `OptionError` for another format."""
+    size = {} if block_size is None or format == "text" else {"block_size": block_size}
+    return _file.text({**settings(decoder), **size}, format, heading)
 
 
 def settings(decoder: Decoder) -> dict[str, Any]:

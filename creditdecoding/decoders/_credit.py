@@ -34,13 +34,17 @@ def accumulate(
     slots, credit = state["slot_ids"], state["credit"]
     wanted = (ids + 1)[..., None]
     missing = masked & ~(slots == wanted).any(-1)
-    if bool(missing.any()):
-        if bool((missing & (slots != 0).all(-1)).any()):
-            slots, credit = F.pad(slots, (0, _GROWTH)), F.pad(credit, (0, _GROWTH))
-        free = (slots == 0).to(torch.uint8).argmax(-1, keepdim=True)
-        slots = torch.where(missing[..., None], slots.scatter(2, free, wanted), slots)
+    if _short(slots, missing):
+        slots, credit = F.pad(slots, (0, _GROWTH)), F.pad(credit, (0, _GROWTH))
+    free = (slots == 0).to(torch.uint8).argmax(-1, keepdim=True)
+    slots = torch.where(missing[..., None], slots.scatter(2, free, wanted), slots)
     gain = torch.where((slots == wanted) & masked[..., None], increment[..., None], 0.0)
     return {"slot_ids": slots, "credit": credit * decay[:, None, None] + gain}
+
+
+def _short(slots: Int[Tensor, "rows length k"], missing: Bool[Tensor, "rows length"]) -> bool:
+    """Whether a position has no slot for its new id. To ask another device would make the host wait, so there it is taken for granted."""
+    return slots.device.type != "cpu" or bool((missing & (slots != 0).all(-1)).any())
 
 
 def credit_step(

@@ -77,8 +77,7 @@ class Prediction:
     def entropy(self) -> Float[Tensor, "rows length"]:
         """Entropy in nats, 0 where nothing is masked."""
         found = torch.zeros(len(self.flat), device=self.flat.device)
-        lse = torch.zeros_like(found)
-        lse[self.place[self.masked]] = self.lse[self.masked]
+        lse = torch.zeros_like(found).index_add_(0, self.place.flatten(), self.lse.masked_fill(~self.masked, 0.0).flatten())
         for part in row_chunks(self.flat):
             logp = self.flat[part].float() - lse[part, None]
             found[part] = -(logp.exp() * logp).nan_to_num_(0.0).sum(-1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoders import create, resolve, settings
+from creditdecoding.decoders import create, load, settings
 from creditdecoding.decoders.base import tentative
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.eval.moments import check
@@ -86,7 +86,7 @@ def decoders_of(specs: Sequence[str], config: GenerationConfig) -> list[str]:
     if config.temperature != 0.0:
         raise OptionError("sampled tokens have no candidate", given=f"--temperature {config.temperature}", hint="Analyse at temperature 0.")
     for spec in specs:
-        if tentative(resolve(spec)):
+        if tentative(load(spec)[0]):
             what = "a rule that writes over tokens or takes them back has no one commit a token"
             raise OptionError(what, given=spec, hint="Leave it out of --decoders.")
     return list(dict.fromkeys((STANDARD, *specs)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from creditdecoding.config import split_spec
-from creditdecoding.decoders import names, resolve
+from creditdecoding.decoders import load, names
 from creditdecoding.errors import OptionError
 
 REFERENCE = "fixed:k=1"
@@ -83,7 +83,7 @@ def specs(found: Sequence[Curve]) -> list[str]:
 def _curve(word: str) -> Curve:
     """One entry: its name without the knob that is swept, and its settings."""
     name, knobs = split_spec(word, "decoder")
-    resolve(name)
+    load(name)
     listed = [knob for knob, value in knobs.items() if "|" in value]
     if len(listed) > 1:
         raise OptionError("a curve has one knob with several values", given=word, hint=f"Give one of {', '.join(listed)} a single value.")
@@ -111,15 +111,15 @@ def _text(name: str, knobs: Mapping[str, str]) -> str:
 
 def _point(value: str, name: str, knobs: Mapping[str, str]) -> Point:
     spec = _text(name, knobs)
-    resolve(spec)
+    load(spec)
     return Point(value, spec)
 
 
 def _once(found: Sequence[Curve]) -> list[Curve]:
     """The same curves, where two settings are the same decoder both under the text that came first."""
-    known: dict[Any, str] = {resolve(REFERENCE): REFERENCE}
+    known: dict[Any, str] = {load(REFERENCE): REFERENCE}
     chosen = []
     for curve in found:
-        points = {known.setdefault(resolve(point.spec), point.spec): point for point in curve.points}
+        points = {known.setdefault(load(point.spec), point.spec): point for point in curve.points}
         chosen.append(dataclasses.replace(curve, points=tuple(dataclasses.replace(point, spec=spec) for spec, point in points.items())))
     return chosen

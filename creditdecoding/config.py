@@ -250,7 +250,7 @@ class HttpConfig:
 class GenerationConfig:
     """Options of one request."""
 
-    decoder: Any = option("credit", "Decoding rule, as NAME or NAME:knob=value,... (see `credit decoders`).")
+    decoder: Any = option("credit", "Decoding rule, as NAME, NAME:knob=value,... or a file (see `credit decoders`, `credit export`).")
     gen_length: int = option(128, "Masked positions appended to the prompt; the answer is at most this long.", ge=1, le=1_048_576)
     block_length: int | None = option(
         None, "Positions decoded together, left to right; by default the checkpoint's own, else 32. Need not divide gen_length.", ge=1, le=1_048_576

@@ -349,6 +349,7 @@ def refusals(sglang: Any) -> dict[str, str]:
         "block": launch("CreditDecoding", "LLaDA2MoeModelLM", "block_size: 16\n"),
         "declared": launch("CreditDecoding", "SDARForCausalLM:8", "block_size: 16\n"),
         "undeclared": launch("CreditDecoding", "SDARForCausalLM", "block_size: 16\n"),
+        "shadows": launch("Wino", "LLaDA2MoeModelLM", ""),
         "model": launch("CreditDecoding", "DiffusionGemmaForBlockDiffusion", ""),
         "request": cls.validate_request(request) or "fine",
         "schema": cls.validate_request(schema) or "fine",

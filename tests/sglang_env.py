@@ -70,7 +70,7 @@ def _pip(folder: Path, *wanted: str) -> None:
         raise UnavailableError(f"{said[-1]} (Python {sys.version_info.major}.{sys.version_info.minor})")
 
 
-def run(module: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run(module: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """`python -m module` with SGLang on its path. Raises `UnavailableError`."""
     environment = {**os.environ, "PYTHONPATH": f"{prepare()}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)

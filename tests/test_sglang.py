@@ -41,7 +41,14 @@ def test_the_released_sglang_decides_as_our_loop(record_property: pytest.RecordP
         assert broken["others"] and broken["shapes"] and -1 in broken["victim"] and broken["victim"][0] >= 0, mode
     said = found["refusals"]
     assert said["fine"] == said["undeclared"] == said["request"] == "fine"
-    for kind, word in (("knob", "treshold"), ("value", "high"), ("other", "frechet"), ("block", "allowed: 32"), ("declared", "allowed: 8")):
+    for kind, word in (
+        ("knob", "treshold"),
+        ("value", "high"),
+        ("other", "frechet"),
+        ("block", "allowed: 32"),
+        ("declared", "allowed: 8"),
+        ("shadows", "wino"),
+    ):
         assert said[kind].startswith("OptionError") and word in said[kind], kind
     assert "json_schema" in said["schema"] and "min_p" in said["schema"] and said["model"] != "fine"
 

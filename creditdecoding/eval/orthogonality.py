@@ -20,7 +20,7 @@ import torch
 from creditdecoding.cache import Layout, fitting, policy
 from creditdecoding.canvas import Row
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoders import resolve
+from creditdecoding.decoders import load
 from creditdecoding.errors import CreditError, OptionError, unknown_name
 from creditdecoding.eval.runner import Sample, judged
 from creditdecoding.eval.statistics import RESAMPLES, Interval
@@ -69,7 +69,7 @@ def check_decoders(specs: Sequence[str]) -> None:
     """Raises `OptionError` where one is unknown, or two are the same."""
     seen: dict[Any, str] = {}
     for spec in specs:
-        other = seen.setdefault(resolve(spec), spec)
+        other = seen.setdefault(load(spec), spec)
         if other != spec or list(specs).count(spec) > 1:
             raise OptionError("two decoders are the same", given=f"{other} and {spec}", hint="Leave one of them out.")
     if not specs:

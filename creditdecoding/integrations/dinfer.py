@@ -54,7 +54,7 @@ class Decoder:
         top_p: float | None = None,
         seed: int = 0,
     ) -> None:
-        self.rule = decoders.resolve(rule)
+        self.rule, _ = decoders.load(rule)
         if getattr(self.rule, "shadows", False) or getattr(self.rule, "revokes", False):
             raise OptionError("this rule needs a loop of its own", given=str(rule), hint="Use it with LM.generate.")
         self.config = GenerationConfig(decoder=self.rule, temperature=float(temperature), top_k=top_k, top_p=top_p, seed=seed)

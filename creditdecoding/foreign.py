@@ -92,12 +92,13 @@ class Foreign:
             options["logits_to_keep"] = kept
         with _at_rest(self.model):
             found = self.model(*arguments, **options)
-        logits = getattr(found, "logits", found)
+        logits = getattr(found, "logits", found[0] if isinstance(found, tuple) and found else found)
         wanted = (len(tokens), tokens.shape[1] if kept is None else len(kept))
         if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != wanted:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             told = f"({wanted[0]}, {wanted[1]}, vocab)"
-            raise ModelError("the model returned logits of the wrong shape", given=shape, allowed=told, hint="Check the model.")
+            hint = "Check the model; of transformers' classes take one with a language-model head."
+            raise ModelError("the model returned logits of the wrong shape", given=shape, allowed=told, hint=hint)
         return logits
 
     def _mask(self, tokens: Tensor, allowed: Tensor | None) -> Tensor:
@@ -220,31 +221,33 @@ def bring(
     attention: str = "auto",
     max_length: int | None = None,
     batch_size: int = 16,
+    device: str | torch.device | None = None,
 ) -> LM:
     """An `LM` over a network of your own: ids [rows, length], and if it likes an attention mask, to logits [rows, length, vocab].
 
     `tokenizer` is a transformers tokenizer, one of ours, or None where ids are enough (the `LM` then has rows and events, no text). What
     is not given is read from the model's config and the tokenizer. `logit_shift`: logits of position i lie at i-1 (Dream);
     `causal_block`: attention is two-way inside blocks of this length and causal between them; `attention`: see `Foreign.way`.
-    Raises `OptionError` and `ModelError`.
+    `device`: where a function wants its ids; a module says it itself. Raises `OptionError` and `ModelError`.
     """
     config = getattr(model, "config", None)
-    known = recognised(_mapping(config))
+    known = model.config if isinstance(model, Transformer) else recognised(_mapping(config))
     mask_id = _first(mask_token_id, known, config)
     words = tokenizer if isinstance(tokenizer, Tokenizer) else _words(tokenizer, mask_id, stop_token_ids, config, known)
+    place = _parameter(model).device if device is None else torch.device(device)
     longest = max_length or _longest(model, config, known, words.backend)
     if isinstance(model, Transformer):
-        return LM(model, words, max_length=longest, device=_parameter(model).device, batch_size=batch_size)
+        return LM(model, words, max_length=longest, device=place, batch_size=batch_size)
     shift = logit_shift if logit_shift is not None else known is not None and known.logit_shift
     block = causal_block if causal_block is not None or known is None else known.causal_block
-    net, size = denoiser(model, words.mask_id, way=attention, logit_shift=shift, causal_block=block)
+    net, size = denoiser(model, words.mask_id, way=attention, logit_shift=shift, causal_block=block, device=place)
     words = replace(words, size=words.size or size)
     if words.size > size:
         raise OptionError("the tokenizer has more ids than the model's logits", given=words.size, allowed=f"at most {size}", hint="Check the two.")
     if stop_token_ids is not None and not all(0 <= i < size for i in stop_token_ids):
         raise OptionError("stop_token_ids outside the vocabulary", given=tuple(stop_token_ids), allowed=f"below {size}", hint="Correct them.")
     words = replace(words, stop_ids=tuple(i for i in words.stop_ids if i < size))  # a config's default may lie outside
-    return LM(net, words, max_length=longest, device=_parameter(model).device, batch_size=batch_size)
+    return LM(net, words, max_length=longest, device=place, batch_size=batch_size)
 
 
 def _mapping(config: Any) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import creditdecoding as cd
 from creditdecoding import OptionError, bring
@@ -59,6 +60,7 @@ NETWORKS: dict[str, Any] = {
     "Llama in training mode, wrapped": (lambda: Wrapped(network("Llama")).train(), "square"),
     "Llama in PEFT": (lambda: peft("Llama", ["q_proj", "v_proj"]).eval(), "square"),
     "Bert in PEFT": (lambda: peft("Bert", ["query", "value"]).eval(), "padding"),
+    "a class that returns tuples": (lambda: network("Bert", return_dict=False), "padding"),
     "a function of ids": (lambda: two_way(network("Llama")), "alone"),
     "a function of ids and mask": (lambda: partial(masked, network("Bert")), "padding"),
     "a function that looks away from the mask": (lambda: partial(careless, network("Bert")), "alone"),
@@ -134,6 +136,22 @@ def test_what_is_known_of_a_released_network_comes_from_its_config() -> None:
     assert not bring(model, tokenizer(), logit_shift=False).layout.logit_shift
 
 
+def test_an_auto_class_from_a_folder_takes_three_lines(tmp_path: Any) -> None:
+    network("ModernBert", seed=3).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    lm = bring(AutoModelForMaskedLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path))
+    assert story(lm.generate("w1 w2", **OPTIONS)) == story(bring(network("ModernBert", seed=3), tokenizer()).generate("w1 w2", **OPTIONS))
+
+
+def test_a_network_of_ours_is_taken_as_it_is() -> None:
+    pocket = cd.load("pocket")
+    lm = bring(pocket.model, pocket.tokenizer)
+    assert (
+        lm.model is pocket.model
+        and lm.generate("Solve 2x+3=9 for x.", cache="dual").text == pocket.generate("Solve 2x+3=9 for x.", cache="dual").text
+    )
+
+
 def test_facts_that_are_given_win_and_foreign_defaults_are_left_out() -> None:
     lm = bring(network("Roberta"), tokenizer())
     assert lm.words.mask_id == MASK and lm.words.stop_ids == (END,) and lm.max_length == 63
@@ -159,6 +177,7 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (lambda ids: torch.full((*ids.shape, len(WORDS)), torch.nan), {}, ModelError, "not numbers"),
     (lambda ids: torch.zeros(*ids.shape, 20), {}, OptionError, "more ids than"),
     (lambda ids: torch.zeros(*ids.shape, 3), {}, OptionError, "mask id is outside"),
+    (network("Bert").bert, {}, ModelError, "with a language-model head"),
     (lambda ids: ids.nothing, {}, OptionError, "AttributeError"),
     (lambda ids: network("Llama")(ids).logits, {}, OptionError, "it is causal"),
     (network("Llama"), {"attention": "padding"}, OptionError, "it is causal"),

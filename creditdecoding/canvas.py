@@ -71,6 +71,25 @@ class Row:
         return self.spans[self.span]
 
     @property
+    def reach(self) -> tuple[int, int]:
+        """What the rule is shown: the block; if it looks ahead, up to the end of the next one, where the pass computes that too."""
+        start, end = self.block
+        if self.ahead and self.span + 1 < len(self.spans) and self.spans[self.span + 1][1] <= self.computed[1]:
+            end = self.spans[self.span + 1][1]
+        return start, end
+
+    @property
+    def widest(self) -> int:
+        """The most positions that the rule is shown in a pass."""
+        further = self.spans[1:] if self.ahead and self.spans[1:] else self.spans
+        return max(end - start for (start, _), (_, end) in zip(self.spans, further))
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the rule may also write in the block behind the current one."""
+        return bool(getattr(self.decoder, "ahead", False))
+
+    @property
     def edits(self) -> bool:
         """Whether the rule may write over what it has written in the current block."""
         return bool(getattr(self.decoder, "edits", False))
@@ -191,8 +210,8 @@ def fitted(decoder: Any, layout: Layout) -> Decoder:
 
 
 def revoked(row: Row, decision: Decision, slot: int) -> Tensor:
-    """Where of the block, [end - start], row `slot` of a decision takes back what an earlier pass wrote. Raises `OptionError`."""
-    start, end = row.block
+    """Where of its reach, [end - start], row `slot` of a decision takes back what an earlier pass wrote. Raises `OptionError`."""
+    start, end = row.reach
     if decision.revoke is None:
         return torch.zeros(end - start, dtype=torch.bool)
     if not row.revokes:
@@ -204,9 +223,9 @@ def revoked(row: Row, decision: Decision, slot: int) -> Tensor:
 def advanced(row: Row, decision: Decision, slot: int, state: State, mask_id: int) -> Row:
     """The row after row `slot` of a decision: commits written, what is revoked masked; a finished block takes its decoder state with it.
 
-    A block is finished when nothing in it is masked and its rule does not ask for another pass.
+    A block is finished when nothing in it is masked and its rule does not ask for another pass; one that is written already is passed over.
     """
-    start, end = row.block
+    start, end = row.reach
     width = end - start
     written = decision.commit[slot, :width] & (~row.given[start:end] if row.edits else row.masked[start:end])
     back = revoked(row, decision, slot)
@@ -215,10 +234,11 @@ def advanced(row: Row, decision: Decision, slot: int, state: State, mask_id: int
     masked[start:end] = masked[start:end] & ~written | back
     row = replace(row, canvas=canvas, masked=masked, settled=row.at.start)
     again = decision.again is not None and bool(decision.again[slot])
-    if again or bool(masked[start:end].any()):
+    left = [int(masked[first:last].sum()) for first, last in row.spans]
+    if again or left[row.span]:
         return replace(row, state=state, step=row.step + 1)
-    size = int(masked[slice(*row.spans[row.span + 1])].sum()) if row.span + 1 < len(row.spans) else 0
-    return replace(row, state=None, span=row.span + 1, step=0, size=size)
+    span = next((i for i in range(row.span + 1, len(left)) if left[i]), len(left))
+    return replace(row, state=None, span=span, step=0, size=sum(left[span : span + 1]))
 
 
 def settled(row: Row, words: Vocabulary) -> tuple[list[int], bool]:

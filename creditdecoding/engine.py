@@ -235,7 +235,7 @@ class Engine:
     def _need(self, row: Row) -> Need:
         """What the row takes while it runs."""
         foot, sequences = self._foot, 1 + row.guided
-        width = max(end - start for start, end in row.spans)
+        width = row.widest
         dense = 2 * width * foot.line if getattr(row.decoder, "dense", False) else 0
         beside = width * bool(row.shadowed)
         working = sequences * ((len(row.canvas) + beside) * foot.position + (width + beside) * foot.line) + dense

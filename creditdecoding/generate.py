@@ -92,18 +92,18 @@ def denoise_step(
 
 def _predict(model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: torch.device, store: KVCache | None) -> _View:
     """Run the model and reduce its logits to statistics."""
-    width = max(end - start for start, end in (row.block for row in rows))
-    position = torch.tensor([row.block[0] for row in rows])[:, None] + torch.arange(width)
-    masked = torch.stack([_cut(row.masked, row.block, width) for row in rows])
-    shown = torch.stack([_cut(~row.given if row.edits else row.masked, row.block, width) for row in rows])
+    width = max(end - start for start, end in (row.reach for row in rows))
+    position = torch.tensor([row.reach[0] for row in rows])[:, None] + torch.arange(width)
+    masked = torch.stack([_cut(row.masked, row.reach, width) for row in rows])
+    shown = torch.stack([_cut(~row.given if row.edits else row.masked, row.reach, width) for row in rows])
     at_row, at_column = shown.nonzero(as_tuple=True)
-    checked = torch.stack([_cut(row.checked, row.block, width) for row in rows])
+    checked = torch.stack([_cut(row.checked, row.reach, width) for row in rows])
     by_row, by_column = checked.nonzero(as_tuple=True)
     asked = torch.cat((position[at_row, at_column], ~position[by_row, by_column]))
     flat, beside = logits_at(model, rows, words, device, torch.cat((at_row, by_row)), asked, store).split([len(at_row), len(by_row)])
     ids, top, lse, raw, kept = _statistics(flat, rows, at_row, words)
     place = torch.zeros(shown.shape, dtype=torch.long).masked_scatter(shown, torch.arange(len(at_row))).to(device)
-    tokens = torch.stack([_cut(row.canvas, row.block, width) for row in rows]).to(device)
+    tokens = torch.stack([_cut(row.canvas, row.reach, width) for row in rows]).to(device)
     shown = shown.to(device)
     unseen = _unseen(beside, checked.to(device), tokens) if len(beside) else None
     ids, top, lse, raw = (
@@ -208,7 +208,9 @@ def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vo
     masked, shown = view.masked[pick], view.shown[pick]
     kept, unseen = view.kept if hushed else None, None if view.unseen is None else view.unseen[pick]
     seen = Prediction(view.ids[pick], view.top[pick], view.lse[pick], view.flat, view.place[pick], shown, sampling, hushed, kept, unseen)
-    block = Block(view.tokens[pick], masked, shown, sizes, steps)
+    ends = torch.tensor([r.block[1] for r in group], device=device)
+    behind = view.position[pick] >= ends[:, None] if any(r.reach != r.block for r in group) else None
+    block = Block(view.tokens[pick], masked, shown, sizes, steps, behind)
     width, vocab = masked.shape[1], view.flat.shape[1]
     states = [row.decoder.init(1, width, vocab, device) if row.state is None else row.state for row in group]
     decision, state = group[0].decoder.step(seen, block, _to_width(stack_states(states), width))
@@ -241,7 +243,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def _event(row: Row, decision: Decision, top: Tensor, logprobs: Tensor, slot: int, forward: int, seconds: float) -> StepEvent:
-    start, end = row.block
+    start, end = row.reach
     where = (~row.given if row.edits else row.masked)[start:end].nonzero()[:, 0]
     credit = None if decision.credit is None else tuple(decision.credit[slot, where].tolist())
     return StepEvent(

@@ -139,6 +139,20 @@ def test_commits_lie_in_editable_and_no_row_stalls(name: str, data: st.DataObjec
         assert all(len(tensor) == len(masked) for tensor in state.values())
 
 
+@pytest.mark.parametrize("name", [name for name in names() if getattr(create(name), "ahead", False)])
+@FEW
+@given(data=st.data(), case=cases())
+def test_a_rule_that_looks_ahead_never_leaves_the_current_block_waiting(name: str, data: st.DataObject, case: Case) -> None:
+    """Whatever it writes behind, each row writes in the current block, in which there is a mask."""
+    decoder = create(name, **data.draw(st.sampled_from(knobs(name))))
+    masked = case.masked.clone()
+    masked[:, 0] = True
+    seen, block = case.step(0, masked, slice(None))
+    behind = (torch.arange(masked.shape[1]) >= data.draw(st.integers(1, masked.shape[1]))).expand(masked.shape)
+    decision, _ = decoder.step(seen, dataclasses.replace(block, behind=behind), decoder.init(*masked.shape, case.logits.shape[-1], CPU))
+    assert bool((decision.commit & ~behind).any(-1).all()) and not bool((decision.commit & ~masked).any())
+
+
 @every_decoder
 @FEW
 @given(data=st.data(), case=cases())

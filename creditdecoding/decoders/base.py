@@ -188,13 +188,19 @@ def from_logits(logits: Float[Tensor, "rows length vocab"], masked: Bool[Tensor,
 @dataclass(frozen=True)
 class Block:
     """The block being decoded. `masked`: still to write; `editable`: may be written now (for most rules the same); `size`: masks it
-    began with; `step`: from 0."""
+    began with; `step`: from 0; `behind`, for rules that look ahead: the positions of the next block, None where there are none."""
 
     tokens: Int[Tensor, "rows length"]
     masked: Bool[Tensor, "rows length"]
     editable: Bool[Tensor, "rows length"]
     size: Int[Tensor, " rows"]
     step: Int[Tensor, " rows"]
+    behind: Bool[Tensor, "rows length"] | None = None
+
+    @property
+    def current(self) -> Bool[Tensor, "rows length"]:
+        """`editable` positions of the block itself."""
+        return self.editable if self.behind is None else self.editable & ~self.behind
 
 
 @dataclass(frozen=True)
@@ -220,8 +226,9 @@ class Decoder(Protocol):
     Class attributes say what else a rule does. `edits = True`: it may also write over tokens of the current block, and is shown
     predictions at every `editable` position, masked or not. `revokes = True`: it may take back tokens of the current block, and sees
     to it that a block ends all the same. `shadows = True`: every pass also computes a shadow of each position of the block that was
-    not given, for `Prediction.leave_one_out`; only networks that take attention masks can do that. `dense = True`: it keeps
-    [length, vocab] numbers a row, which memory budgets count.
+    not given, for `Prediction.leave_one_out`; only networks that take attention masks can do that. `ahead = True`: where the pass
+    computes the next block it is shown that too and may write there (not together with `edits` or `revokes`). `dense = True`: it
+    keeps [length, vocab] numbers a row, which memory budgets count.
     """
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
@@ -229,7 +236,7 @@ class Decoder(Protocol):
         ...
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
-        """Decide which tokens to write: inside `editable`, at least one in every row that has a mask."""
+        """Decide which tokens to write: inside `editable`, at least one of the current block in every row that has a mask there."""
         ...
 
 

@@ -43,7 +43,8 @@ SWEEPS: dict[str, Sweep] = {
     "klass": Sweep("threshold", (0.6, 0.8, 0.9, 0.95, 0.99)),
     "stable": Sweep("threshold", (0.7, 0.8, 0.9, 0.95, 0.98, 0.99), {"sure": (0.5, 0.5)}),
     "prophet": Sweep("early", (5.0, 7.5, 10.0, 15.0), {"mid": (2 / 3, 0.0), "late": (1 / 3, 0.0)}),
-    "wino": Sweep("threshold", (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)),
+    "thrift": Sweep("threshold", _CONFIDENCE),
+    "wino": Sweep("threshold", (0.6, 0.8, 0.9, 0.95, 0.99, 0.999)),
     "edit": Sweep("threshold", (0.6, 0.8, 0.9, 0.95, 0.99)),
 }
 """The main knob of each rule. One that is not named here has no sweep and runs at its defaults."""

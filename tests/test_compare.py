@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,8 +311,22 @@ def test_a_run_goes_on_without_loss_or_repeats(undisturbed: Path, model: str, tm
     assert (tmp_path / "samples.jsonl").read_bytes() == before  # nothing left to do
 
 
+def test_decoders_can_be_added_to_a_run(undisturbed: Path, model: str, tmp_path: Path) -> None:
+    """Nothing is decoded again, nothing is lost, and all is as if they had been asked for at once."""
+    folder, whole = tmp_path / "grown", tmp_path / "whole"
+    shutil.copytree(undisturbed, folder)
+    more: list[int] = []
+    asked = run(plan(model, "threshold:threshold=0.7"), folder, on_start=lambda had, _: lambda: more.append(had))
+    assert {row["decoder"] for row in asked} == {REFERENCE, "threshold:threshold=0.7"} and more == [16] * 16
+    assert run(plan(model), folder) == run(plan(model), undisturbed)
+    run(plan(model, f"{DECODERS} threshold:threshold=0.7"), folder)
+    run(plan(model, f"{DECODERS} threshold:threshold=0.7"), whole)
+    assert timeless(folder / "samples.jsonl") == timeless(whole / "samples.jsonl")
+    assert (folder / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
+
+
 def test_other_settings_or_a_damaged_folder_are_refused(undisturbed: Path, model: str, tmp_path: Path) -> None:
-    for other, said in ((plan(model, "fixed"), "decoders"), (plan(model, limit=3), "items"), (plan(model, templates=("plain",)), "templates")):
+    for other, said in ((plan(model, limit=3), "items"), (plan(model, templates=("plain",)), "templates")):
         with pytest.raises(OptionError, match=f"other settings.*{said}"):
             run(other, undisturbed)
     with pytest.raises(OptionError, match="too small for an interval"):

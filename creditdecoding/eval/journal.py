@@ -1,6 +1,6 @@
 """A run's folder: what was asked for, and every sample as a line, so that a run that was killed goes on where it stopped.
 
-`manifest.json` holds the settings; other settings in the same folder are refused. While a run is under way each process appends to
+`manifest.json` holds the settings; other settings in the same folder are refused, but decoders may be added to it. While a run is under way each process appends to
 a file of its own, `samples.K.jsonl`, one write a line; a last line that was torn off is dropped, a line that is there twice counts
 once. A finished run has one `samples.jsonl` in the order of the plan. Leaves to others: what is in a line (compare.py).
 """
@@ -25,6 +25,9 @@ KEY = ("split", "template", "decoder", "family", "item")
 """The fields of a sample that tell it from all others of a run."""
 NOT_REPRODUCIBLE = ("seconds",)
 """The fields that differ between two runs of the same settings."""
+
+GROWS = "decoders"
+"""The entry of a manifest, a list, to which a later run may add: no sample depends on which others there are."""
 
 Key = tuple[Any, ...]
 
@@ -62,7 +65,8 @@ def _agree(folder: Path, manifest: Mapping[str, Any]) -> None:
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        differ = [name for name in {**manifest, **found} if manifest.get(name) != found.get(name)]
+        differ = [name for name in {**manifest, **found} if name != GROWS and manifest.get(name) != found.get(name)]
+        known = [*found.get(GROWS, [])]
     except (OSError, ValueError, TypeError) as error:
         raise OptionError(f"the manifest cannot be read ({error})", given=str(path), hint="Choose another --out.") from error
     if differ:
@@ -71,6 +75,9 @@ def _agree(folder: Path, manifest: Mapping[str, Any]) -> None:
             given=str(folder),
             hint="Choose another --out or the same settings.",
         )
+    added = [entry for entry in manifest.get(GROWS, []) if entry not in known]
+    if added:
+        replace(path, json.dumps({**found, GROWS: known + added}, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> dict[Key, dict[str, Any]]:
@@ -110,8 +117,8 @@ def appender(folder: Path, number: int) -> Iterator[Any]:
 
 
 def settle(folder: Path, records: Mapping[Key, Mapping[str, Any]], order: Sequence[Key]) -> None:
-    """Put all samples into one file in this order, and take the files of the processes away."""
-    data = b"".join(_line(records[each]) for each in order)
+    """Put all samples into one file, these in this order and then those of decoders not asked for; take the files of the processes away."""
+    data = b"".join(_line(records[each]) for each in dict.fromkeys((*order, *records)))
     path = folder / "samples.jsonl"
     if not path.exists() or path.read_bytes() != data:
         replace(path, data.decode())

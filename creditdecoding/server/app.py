@@ -63,6 +63,7 @@ def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: 
         await service.start()
         yield
         await service.close(http.grace)
+        front.writing.shutdown(wait=False)
 
     app = FastAPI(title="creditdecoding", lifespan=lifespan, docs_url=None, redoc_url=None)
     refused: dict[int | str, dict[str, Any]] = {s: {"model": schema.Error} for s in (400, 401, 413, 429, 500, 503)}
@@ -98,7 +99,7 @@ class Front:
     def __init__(self, lm: LM, name: str, service: Service) -> None:
         self.lm, self.name, self.service = lm, name, service
         self.since = int(time.time())
-        self._writing = ThreadPoolExecutor(1, "prompts")  # a long prompt must not hold up the others' events
+        self.writing = ThreadPoolExecutor(1, "prompts")  # a long prompt must not hold up the others' events
 
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
@@ -141,7 +142,7 @@ class Front:
         if (asked.draft or asked.stream_options) and not asked.stream:
             given = "draft" if asked.draft else "stream_options"
             return _error(400, f"{given} needs stream. Set stream to true, or leave it out.", given)
-        rows = await asyncio.get_running_loop().run_in_executor(self._writing, self._rows, asked, prompts)
+        rows = await asyncio.get_running_loop().run_in_executor(self.writing, self._rows, asked, prompts)
         if self.service.closing:
             return _error(503, "the server is shutting down. Try another one.", code="closing")
         answers = await self.service.admit(rows, bool(asked.draft))
@@ -164,12 +165,12 @@ class Front:
     def _rows(self, asked: Any, prompts: Sequence[Callable[[], list[int]]]) -> list[Row]:
         """A row for each answer: prompts in order, n of each."""
         config = schema.generation(asked)
-        choices = [replace(config, seed=(config.seed + i) % schema.MAX_SEED) for i in range(asked.n or 1)]
+        choices = [replace(config, seed=(config.seed + i) % (schema.MAX_SEED + 1)) for i in range(asked.n or 1)]
         return [self.lm.row(ids, choice) for ids in [prompt() for prompt in prompts] for choice in choices]
 
 
 async def _finished(answers: Sequence[Answer], request: Request) -> None:
-    """Wait until all have ended, or the client is gone: then this raises `CancelledError`, and nobody listens."""
+    """Wait until all have ended, or the client is gone, which raises `ClientGoneError`."""
     gone = asyncio.ensure_future(_gone(request))
     try:
         while not all(answer.done for answer in answers):

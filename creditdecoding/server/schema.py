@@ -20,9 +20,7 @@ except ImportError as error:
     raise MissingExtraError("pydantic", "server") from error
 
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
-ODD = ("decoder", "gen_length", "stop", "seed")  # said in another way than as the option's own type
 MAX_CHOICES, MAX_STOPS = 64, 16
-MAX_SEED = 2**62
 
 _GRAMMAR = "grammars are followed left to right, tokens here are not written in that order (docs/serving.md)"
 _REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -70,13 +68,9 @@ class _Asked(Strict):
     """What both kinds of request share; None is as good as leaving a field out."""
 
     model: str | None = Field(default=None, description="The name under /v1/models; may be left out.")
-    max_tokens: int | None = Field(default=None, ge=1, le=1_048_576, description="Masked positions appended to the prompt: never exceeded.")
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_048_576, description="The newer name of max_tokens.")
-    gen_length: int | None = Field(default=None, ge=1, le=1_048_576, description="This project's name of max_tokens.")
     stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = Field(
         default=None, description="The answer is cut before the first of these."
     )
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="Seed of the noise; without one each sampled answer has its own.")
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES, description="Answers a prompt; their seeds count up.")
     decoder: str | dict[str, Any] | None = Field(default=None, description='NAME, NAME:knob=value,... or {"name": NAME, knob: value}.')
     ignore_eos: bool | None = Field(default=None, description="vLLM's name of logits_eos_inf: never write a stop token.")
@@ -106,6 +100,12 @@ class _Asked(Strict):
         return {name: value for name, value in given.items() if name in cls.model_fields}
 
 
+OPTIONS = {field.name: field for field in dataclasses.fields(GenerationConfig)}
+MAX_SEED = OPTIONS["seed"].metadata["le"]
+LENGTHS = ("max_tokens", "max_completion_tokens", "gen_length")
+_MEANT = {**dict.fromkeys(LENGTHS, "gen_length"), **{name: name for name in OPTIONS if name not in _Asked.model_fields}}
+
+
 def _own(field: dataclasses.Field[Any]) -> Any:
     """A pydantic field for an option of `GenerationConfig`; None stands for its default."""
     meta = field.metadata
@@ -114,9 +114,7 @@ def _own(field: dataclasses.Field[Any]) -> Any:
     return (kind | None, Field(None, description=f"{meta['help']} Default: {field.default!r}."))
 
 
-_Options: Any = create_model(
-    "_Options", __base__=_Asked, **{field.name: _own(field) for field in dataclasses.fields(GenerationConfig) if field.name not in ODD}
-)
+_Options: Any = create_model("_Options", __base__=_Asked, **{name: _own(OPTIONS[option]) for name, option in _MEANT.items()})
 
 
 class ErrorInfo(BaseModel):
@@ -160,10 +158,18 @@ class ChatRequest(_Options):  # type: ignore[misc]
     logprobs: bool | None = Field(default=None, description="Log-probability of every token at the pass that wrote it.")
 
 
+Ids = Annotated[list[int], Field(min_length=1)]
+
+
 class CompletionRequest(_Options):  # type: ignore[misc]
     """Body of /v1/completions: plain text, continued without the chat template."""
 
-    prompt: str | Annotated[list[str] | list[int] | list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=MAX_CHOICES)]
+    )
     logprobs: Annotated[int, Field(ge=0, le=0)] | None = Field(
         default=None, description="0: log-probability of every token at the pass that wrote it."
     )
@@ -180,16 +186,17 @@ NAMES = {name for model in (ChatRequest, CompletionRequest, Message, Text, Strea
 
 def generation(asked: Any) -> GenerationConfig:
     """The options of a request. Raises `OptionError`."""
-    given = {f.name: getattr(asked, f.name) for f in dataclasses.fields(GenerationConfig) if f.name not in ODD}
-    lengths = {name: getattr(asked, name) for name in ("max_tokens", "max_completion_tokens", "gen_length") if getattr(asked, name) is not None}
+    given = {name: getattr(asked, name) for name in OPTIONS}
+    lengths = {name: getattr(asked, name) for name in LENGTHS if getattr(asked, name) is not None}
     if len(set(lengths.values())) > 1:
         raise OptionError(f"{' and '.join(lengths)} say different things", given=lengths, hint="Give one of them.")
     given["gen_length"] = next(iter(lengths.values()), None)
-    given["stop"] = None if asked.stop is None else (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop)
+    given["stop"] = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
     given["decoder"] = None if asked.decoder is None else resolve(asked.decoder)
     if asked.ignore_eos is not None:
         if given["logits_eos_inf"] not in (None, asked.ignore_eos):
             raise OptionError("ignore_eos and logits_eos_inf say different things", hint="Give one of them.")
         given["logits_eos_inf"] = asked.ignore_eos
-    given["seed"] = secrets.randbelow(2**31) if asked.seed is None and asked.temperature else asked.seed
+    if asked.seed is None and asked.temperature:
+        given["seed"] = secrets.randbelow(2**31)
     return from_mapping(GenerationConfig, {name: value for name, value in given.items() if value is not None})

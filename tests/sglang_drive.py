@@ -144,7 +144,7 @@ def prefill(algorithm: Any, runner: Runner, request: Request, length: int) -> No
     for start in range(0, len(request.prompt) - length + 1, length):
         request.text, request.block = request.prompt[:start], request.prompt[start : start + length]
         batch = batch_of([request], length)
-        batch.dllm_prompt_mask = torch.ones(1, length, dtype=torch.bool)
+        batch.dllm_prompt_mask = torch.ones(1, length, dtype=torch.bool) if MASK in request.block else None
         ids, accepted = algorithm.run(runner, batch, [None])[1:3]
         assert (ids, accepted) == (([request.block], [length]) if algorithm.fdfo else ([], None))
     request.text, request.block = list(request.prompt), None
@@ -166,8 +166,11 @@ def drive_sync(algorithm: Any, runner: Runner, requests: list[Request], length: 
 
 
 def drive_fdfo(algorithm: Any, runner: Runner, requests: list[Request], length: int, dice: random.Random, abort: set[str]) -> None:
-    """A pass a round over a mix of requests that is new each round; some are aborted on the way, others come later."""
-    waiting, alive = list(requests), []
+    """A pass a round over a mix of requests that is new each round; some are aborted on the way, others come later.
+
+    What an aborted request leaves behind is handed to one whose block begins, as by a scheduler that mixes them up: it must not matter.
+    """
+    waiting, alive, left = list(requests), [], None
     for request in requests:
         prefill(algorithm, runner, request, length)
     while waiting or alive:
@@ -175,7 +178,7 @@ def drive_fdfo(algorithm: Any, runner: Runner, requests: list[Request], length: 
             alive.append(waiting.pop())
         chosen = dice.sample(alive, dice.randint(1, len(alive)))
         batch = batch_of(chosen, length)
-        _, ids, accepted, states, _ = algorithm.run(runner, batch, [request.state for request in chosen])
+        _, ids, accepted, states, _ = algorithm.run(runner, batch, [request.state or left for request in chosen])
         for request, new, count, state in zip(chosen, ids, accepted, states):
             request.block, request.state = new, state
             if count:
@@ -184,7 +187,7 @@ def drive_fdfo(algorithm: Any, runner: Runner, requests: list[Request], length: 
                 request.text = request.text[:start] + new
                 request.block, request.blocks = None, request.blocks - 1
             if request.rid in abort and dice.random() < 0.2:
-                request.blocks = 0
+                request.blocks, left = 0, state
         alive = [request for request in alive if request.blocks]
 
 
@@ -225,8 +228,8 @@ def ours(decoder: Any, requests: list[Request], length: int) -> dict[int, Commit
     return found
 
 
-def some_requests(dice: random.Random, length: int, count: int | None = None) -> list[Request]:
-    """1 to 7 requests; prompts end anywhere in a block, some hold the mask token; all drawn alike, or each in its own way."""
+def some_requests(dice: random.Random, length: int, count: int | None = None, odd: int = 5) -> list[Request]:
+    """1 to 7 requests; prompts end anywhere in a block, some hold the id `odd`; all drawn alike, or each in its own way."""
     ways = ((0.0, VOCAB, 1.0), (0.7, 1 << 30, 1.0), (1.0, 5, 1.0), (1.3, 1 << 30, 0.8), (0.9, 8, 0.9))
     count = count or dice.choice((1, 2, 4, 7))
     alike = dice.choice((None, None, ways[0], dice.choice(ways)))
@@ -234,7 +237,7 @@ def some_requests(dice: random.Random, length: int, count: int | None = None) ->
     while len(found) < count:
         head = [dice.randrange(4, VOCAB) for _ in range(3)]
         who = head[0] + VOCAB * (head[1] + VOCAB * head[2])
-        tail = [dice.choice((MASK, 5, 6, 7, 8)) if dice.random() < 0.3 else dice.randrange(4, VOCAB) for _ in range(dice.randrange(2 * length))]
+        tail = [dice.choice((odd, 5, 6, 7, 8)) if dice.random() < 0.3 else dice.randrange(4, VOCAB) for _ in range(dice.randrange(2 * length))]
         drawing = alike or dice.choice(ways)
         found[who] = Request(who, head + tail, dice.randint(1, 3), drawing)
     return list(found.values())
@@ -262,7 +265,8 @@ def made(sglang: Any, name: str, fdfo: bool, length: int, text: str) -> Any:
 def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[int, int]:
     """One random case; how many steps of requests were compared, and how many of them differ."""
     length, decoder = dice.choice((4, 8, 16)), create(name)
-    requests = some_requests(dice, length)
+    tells = hasattr(sglang.base.DllmAlgorithm, "_prompt_mask")  # mask tokens in prompts from masks to write
+    requests = some_requests(dice, length, odd=MASK if tells else 5)
     algorithm = made(sglang, algorithm_of(name), fdfo, length, exported(decoder, "sglang", length))
     wanted = ours(decoder, requests, length)
     aborted = {request.rid for request in requests if fdfo and dice.random() < 0.25}

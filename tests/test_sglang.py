@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tests import sglang_env
 SCENARIOS = 3  # a decoder and mode
 
 
-def test_the_released_sglang_decides_as_our_loop(record_property: pytest.RecordProperty) -> None:
+def test_the_released_sglang_decides_as_our_loop(record_property: Callable[[str, object], None]) -> None:
     try:
         done = sglang_env.run("tests.sglang_drive", str(SCENARIOS))
     except sglang_env.UnavailableError as error:

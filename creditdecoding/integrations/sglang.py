@@ -81,7 +81,7 @@ class CreditAlgorithm(DllmAlgorithm):
         if asked:
             return f"{', '.join(asked)}: not supported with the algorithms of creditdecoding; leave it out."
         config = getattr(req, "dllm_config", None)
-        if not hasattr(ForwardBatch, "dllm_prompt_mask") and config is not None and config.mask_id in req.origin_input_ids:
+        if not hasattr(DllmAlgorithm, "_prompt_mask") and config is not None and config.mask_id in req.origin_input_ids:
             return "the prompt holds the model's mask token, which this SGLang cannot tell from a position to write; take it out."
         return None
 

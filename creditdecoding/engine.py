@@ -79,7 +79,7 @@ class Engine:
         there = free(device) if serve.memory is None else None
         most = int(serve.memory * 2**30) if serve.memory is not None else None if there is None else int(SHARE * there)
         self._full = self._budget = Budget(config.batch_size, most, self._foot.column)  # less than full after memory ran out, until idle
-        self._waiting: Waiting[Row] = Waiting(serve.overtakes, [])
+        self._waiting: Waiting[Row] = Waiting(serve.overtakes)
         self._rows: dict[int, Row] = {}
         self._needs: dict[int, Need] = {}
         self._round: list[list[int]] = []
@@ -97,13 +97,13 @@ class Engine:
         need = self._need(row)
         if not self._budget.fits([need]):
             raise OptionError("this request can never fit into memory", given=self._figures(need), hint=SMALLER)
-        self._waiting.items.append((replace(row, index=self._next), need))
-        if len(self._waiting.items) > self.serve.max_waiting:
+        self._waiting.add(replace(row, index=self._next), need)
+        if len(self._waiting) > self.serve.max_waiting:
             self._admit()
-        if len(self._waiting.items) > self.serve.max_waiting:
-            self._waiting.items.pop()
+        if len(self._waiting) > self.serve.max_waiting:
+            self._waiting.remove(lambda other: other.index == self._next)
             hint = "Try again later."
-            raise QueueFullError("too many requests wait", given=len(self._waiting.items) + 1, allowed=self.serve.max_waiting, hint=hint)
+            raise QueueFullError("too many requests wait", given=len(self._waiting) + 1, allowed=self.serve.max_waiting, hint=hint)
         self._next += 1
         return self._next - 1
 
@@ -141,14 +141,14 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether anything waits, runs or was not handed out yet."""
-        return bool(self._waiting.items or self._rows or self._out)
+        return bool(self._waiting or self._rows or self._out)
 
     @property
     def stats(self) -> EngineStats:
         """Counts and figures of this moment."""
         held = 0 if self._store is None else self._store.bytes
         admitted = self._budget.taken([*self._needs.values()])
-        now = {"waiting": len(self._waiting.items), "running": len(self._rows), "cache": held, "admitted": admitted}
+        now = {"waiting": len(self._waiting), "running": len(self._rows), "cache": held, "admitted": admitted}
         return EngineStats(**now, **self._counts, memory=self._budget.most)
 
     # A step ------------------------------------------------------------------------------------------------------------------
@@ -249,9 +249,9 @@ class Engine:
 
     def _admit(self) -> None:
         """Let in what fits."""
-        for row, need in self._waiting.admit(self._needs.values(), self._budget):
-            self._rows[row.index] = replace(row, began=self._seconds(), slot=-1, twin=-1)
-            self._needs[row.index] = need
+        for one in self._waiting.admit(self._needs.values(), self._budget):
+            self._rows[one.item.index] = replace(one.item, began=self._seconds(), slot=-1, twin=-1)
+            self._needs[one.item.index] = one.need
 
     def _seat(self) -> None:
         """Give every row its places in the cache; where memory runs out on the way, put rows back or end them."""
@@ -271,7 +271,7 @@ class Engine:
         if not self._rows:
             return self._fail(row, error)
         self._budget = replace(self._budget, most=most)
-        self._waiting.items.insert(0, (row, need))
+        self._waiting.add(row, need, first=True)
 
     def _arrange(self) -> None:
         """Places lowest first and without holes, in a cache that is large enough and, if memory is short, no larger."""
@@ -313,7 +313,9 @@ def _work_of(row: Row) -> Work:
 
 def _out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, on a device or on the host."""
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (isinstance(error, RuntimeError) and "allocate" in str(error))
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("out of memory", "can't allocate", "ALLOC_FAILED"))
 
 
 def _text(error: Exception) -> str:

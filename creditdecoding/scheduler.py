@@ -10,7 +10,7 @@ Leaves to others: running passes (engine.py), what a row computes and needs (can
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -50,42 +50,53 @@ class Budget:
         return len(needs) <= self.rows and (self.most is None or self.taken(needs, shape) <= self.most)
 
 
-@dataclass
-class Waiting(Generic[T]):
-    """The queue: `items` in order of arrival with what they need, and how often the first has been passed."""
+@dataclass(frozen=True)
+class Waiter(Generic[T]):
+    """One in the queue: what it needs, and how often a later one was let in before it."""
 
-    overtakes: int
-    items: list[tuple[T, Need]]
+    item: T
+    need: Need
     passed: int = 0
 
-    def admit(self, running: Iterable[Need], budget: Budget) -> list[tuple[T, Need]]:
-        """Take out what fits beside `running`, in order; the first that does not fit is passed at most `overtakes` times in all."""
+
+@dataclass
+class Waiting(Generic[T]):
+    """The queue in order of arrival; nobody is passed more than `overtakes` times."""
+
+    overtakes: int
+    line: list[Waiter[T]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def add(self, item: T, need: Need, first: bool = False) -> None:
+        """Put at the end, or at the front what was let in too early."""
+        self.line.insert(0 if first else len(self.line), Waiter(item, need))
+
+    def admit(self, running: Iterable[Need], budget: Budget) -> list[Waiter[T]]:
+        """Take out what fits beside `running`, in order; later ones may pass those that do not fit."""
         needs = list(running)
-        taken: list[tuple[T, Need]] = []
-        left: list[tuple[T, Need]] = []
-        for place, (item, need) in enumerate(self.items):
-            behind = bool(left)
-            full = len(needs) >= budget.rows or (behind and self.passed >= self.overtakes)
-            if full:
-                left += self.items[place:]
+        taken: list[Waiter[T]] = []
+        left: list[Waiter[T]] = []
+        for place, one in enumerate(self.line):
+            if len(needs) >= budget.rows or any(other.passed >= self.overtakes for other in left):
+                left += self.line[place:]
                 break
-            if budget.fits([*needs, need]):
-                self.passed = self.passed + 1 if behind else 0
-                needs.append(need)
-                taken.append((item, need))
+            if budget.fits([*needs, one.need]):
+                left = [replace(other, passed=other.passed + 1) for other in left]
+                needs.append(one.need)
+                taken.append(one)
             else:
-                left.append((item, need))
-        self.items = left
+                left.append(one)
+        self.line = left
         return taken
 
     def remove(self, wanted: Callable[[T], bool]) -> bool:
         """Take out the first item that is wanted; whether there was one."""
-        at = next((i for i, (item, _) in enumerate(self.items) if wanted(item)), None)
-        if at is None:
-            return False
-        self.passed = 0 if at == 0 else self.passed
-        del self.items[at]
-        return True
+        at = next((i for i, one in enumerate(self.line) if wanted(one.item)), None)
+        if at is not None:
+            del self.line[at]
+        return at is not None
 
 
 @dataclass(frozen=True)
@@ -115,15 +126,19 @@ def deal(works: Sequence[Work], fixed: int, most: int | None = None) -> list[lis
     (nearly the best, where some have tokens beside the text); the order of arrival is kept inside a pass.
     """
     order = sorted(range(len(works)), key=lambda i: (works[i].width + works[i].beside, works[i].beside))
+    rows = [(works[i].width, works[i].beside, works[i].sequences) for i in order]
     best: list[tuple[int, int]] = [(0, 0)]  # cost of the first n rows, where their last pass begins
     for end in range(1, len(order) + 1):
-        found = []
+        least, begin, width, beside, sequences = -1, 0, 0, 0, 0
         for start in range(end - 1, -1, -1):
-            positions = size([works[i] for i in order[start:end]])
-            if most is not None and positions > most and start < end - 1:
+            wide, aside, many = rows[start]
+            width, beside, sequences = wide if wide > width else width, aside if aside > beside else beside, sequences + many
+            cost = best[start][0] + fixed + (width + beside) * sequences  # the size, without walking the rows again
+            if start < end - 1 and most is not None and (width + beside) * sequences > most:
                 break
-            found.append((best[start][0] + fixed + positions, start))
-        best.append(min(found))
+            if least < 0 or cost <= least:
+                least, begin = cost, start
+        best.append((least, begin))
     passes: list[list[int]] = []
     end = len(order)
     while end:

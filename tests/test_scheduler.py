@@ -14,7 +14,14 @@ WORKS = st.lists(st.builds(Work, st.integers(1, 40), st.integers(1, 2)), min_siz
 
 
 def queue(needs: list[Need], overtakes: int = 2) -> Waiting[int]:
-    return Waiting(overtakes, list(enumerate(needs)))
+    waiting = Waiting[int](overtakes)
+    for i, need in enumerate(needs):
+        waiting.add(i, need)
+    return waiting
+
+
+def admitted(waiting: Waiting[int], running: list[Need], budget: Budget) -> list[int]:
+    return [one.item for one in waiting.admit(running, budget)]
 
 
 def test_what_rows_take_together() -> None:
@@ -35,37 +42,37 @@ def test_everyone_is_served_in_memory_and_nobody_is_passed_too_often(
 ) -> None:
     budget = Budget(rows, most, 2)
     needs = [need for need in needs if budget.fits([need])]
-    waiting, running, order = queue(needs, overtakes), {}, []
-    while waiting.items or running:
-        for item, need in waiting.admit(running.values(), budget):
-            running[item] = need
-            order.append(item)
+    waiting, running, order = queue(needs, overtakes), dict[int, Need](), list[int]()
+    while len(waiting) or running:
+        for one in waiting.admit(running.values(), budget):
+            running[one.item] = one.need
+            order.append(one.item)
         assert running, "whoever fits alone is let in when nothing runs"
         assert budget.fits([*running.values()])
-        if waiting.items and len(running) < rows:
-            assert not budget.fits([*running.values(), waiting.items[0][1]]), "the first waits without need"
+        if len(waiting) and len(running) < rows:
+            assert not budget.fits([*running.values(), waiting.line[0].need]), "the first waits without need"
         del running[data.draw(st.sampled_from(sorted(running)))]
     assert sorted(order) == list(range(len(needs)))
     for item in order:
         assert sum(other > item for other in order[: order.index(item)]) <= overtakes, "passed too often"
 
 
-def test_only_the_first_may_be_passed_and_only_as_often_as_allowed() -> None:
+def test_who_does_not_fit_is_passed_as_often_as_allowed() -> None:
     small, large = Need(1, 1, 10, False), Need(1, 1, 90, False)
     budget = Budget(9, 100, 1)
-    waiting = queue([small, large, *[small] * 5], overtakes=2)
-    first = [item for item, _ in waiting.admit([small], budget)]
-    assert first == [0, 2, 3] and waiting.passed == 2
-    assert waiting.admit([small] * 2, budget) == []
-    assert [item for item, _ in waiting.admit([], budget)] == [1, 4] and waiting.passed == 0
+    waiting = queue([small, large, large, *[small] * 5], overtakes=2)
+    assert admitted(waiting, [small], budget) == [0, 3, 4]
+    assert admitted(waiting, [small] * 2, budget) == []
+    assert admitted(waiting, [], budget) == [1], "whom the first was passed with was passed as well"
+    assert admitted(waiting, [], budget) == [2, 5]
+    waiting.add(9, small, first=True)
+    assert admitted(waiting, [], budget) == [9, 6, 7]
 
 
 def test_who_leaves_the_queue() -> None:
     waiting = queue([Need(1, 1, 90, False)] * 3)
-    waiting.passed = 2
-    assert waiting.remove(lambda item: item == 1) and waiting.passed == 2
-    assert waiting.remove(lambda item: item == 0) and waiting.passed == 0, "a new first has not been passed yet"
-    assert not waiting.remove(lambda item: item == 0) and [item for item, _ in waiting.items] == [2]
+    assert waiting.remove(lambda item: item == 1) and not waiting.remove(lambda item: item == 1)
+    assert [one.item for one in waiting.line] == [0, 2] and len(waiting) == 2
 
 
 def cost(works: list[Work], fixed: int) -> int:

@@ -223,7 +223,7 @@ class ServeConfig:
     memory: float | None = option(
         None, "GiB for the rows under way: cached keys and values, logits, state, activations; by default 80% of what is free.", gt=0.0
     )
-    overtakes: int = option(8, "How often smaller requests may pass the first that waits because it does not fit into memory yet.", ge=0)
+    overtakes: int = option(8, "How often a request that does not fit into memory yet may be passed by others that do.", ge=0)
 
     def __post_init__(self) -> None:
         check_fields(self)

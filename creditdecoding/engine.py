@@ -30,6 +30,7 @@ from creditdecoding.trace import Event, FailEvent, StepEvent
 
 SHARE = 0.8  # of the free memory, where the options name no figure
 COLUMNS = 64  # a place in the cache is as long as a multiple of this, so that it seldom has to grow
+DENSE = 24  # bytes an id and position of a rule that keeps them all: six float32 copies, which is what credit_full takes
 FIXED = {"cpu": 64, "cuda": 256}  # what a pass costs beside its positions, in positions: measured on one core; reckoned for an H100
 
 
@@ -236,7 +237,7 @@ class Engine:
         """What the row takes while it runs."""
         foot, sequences = self._foot, 1 + row.guided
         width = row.widest
-        dense = 2 * width * foot.line if getattr(row.decoder, "dense", False) else 0
+        dense = DENSE * width * self.words.size if getattr(row.decoder, "dense", False) else 0
         beside = width * bool(row.shadowed)
         working = sequences * ((len(row.canvas) + beside) * foot.position + (width + beside) * foot.line) + dense
         return Need(sequences, -(-len(row.canvas) // COLUMNS) * COLUMNS, working, not isinstance(row.policy, Everything))

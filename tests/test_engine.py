@@ -91,7 +91,7 @@ def rows(draw: Callable[[st.SearchStrategy[Any]], Any], lm: LM) -> list[Row]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=12, deadline=None, database=None)
+@settings(max_examples=6, deadline=None, database=None)
 @given(data=st.data())
 def test_each_request_gets_what_it_gets_alone(family: str, folders: dict[str, Path], data: st.DataObject) -> None:
     """Random arrivals and aborts: a request that is not aborted has the trace of the plain loop."""
@@ -136,7 +136,7 @@ def test_the_embedded_model_answers_as_alone(pocket: LM) -> None:
     prompts = ["What is the capital of Peru and the language of Japan?", "7 + 8 =", "Sort: 3 1 2"]
     configs = [
         GenerationConfig(decoder=decoder, cache=policy, gen_length=24 + 4 * i, temperature=0.5 * (i % 2), seed=i)
-        for i, (decoder, policy) in enumerate((d, c) for d in ("credit", "klass", "edit", "fixed") for c in ("none", "dual", "prefix"))
+        for i, (decoder, policy) in enumerate((d, c) for d in ("credit", "klass", "edit") for c in ("none", "dual", "prefix"))
     ]
     asked = [pocket.rows([prompts[i % 3]], config)[0] for i, config in enumerate(configs)]
     server = engine(pocket, 5)

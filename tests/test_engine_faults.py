@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from creditdecoding.cache import KVCache
 from creditdecoding.canvas import Row
@@ -225,3 +227,18 @@ def test_by_default_four_fifths_of_what_is_free(lm: LM) -> None:
         return Engine(lm.model, lm.words, lm.device, free=free).stats.memory
 
     assert stats(lambda device: 1000) == 800 and stats(lambda device: None) is None
+
+
+@pytest.mark.parametrize("decoder, gen_length", [("credit", 32), ("credit_full", 128), ("klass", 64), ("wino", 96)])
+def test_the_estimate_bounds_what_a_pass_allocates_and_is_not_far_from_it(decoder: str, gen_length: int, lm: LM) -> None:
+    """Without caches what rows are reckoned to take is activations, logits and state."""
+    rows = rows_of(lm, ("none",) * 4, decoder=decoder, gen_length=gen_length, block_length=32)
+    engine = Engine(lm.model, lm.words, lm.device)
+    for row in rows:
+        engine.submit(row)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        engine.step()
+        most = engine.stats.admitted
+    events = sorted(found.profiler.kineto_results.events(), key=lambda event: event.start_ns())  # type: ignore[union-attr]
+    sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    assert most / 3 < max(itertools.accumulate(sizes)) <= most

@@ -91,7 +91,7 @@ def rows(draw: Callable[[st.SearchStrategy[Any]], Any], lm: LM) -> list[Row]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=6, deadline=None, database=None)
+@settings(max_examples=4, deadline=None, database=None)
 @given(data=st.data())
 def test_each_request_gets_what_it_gets_alone(family: str, folders: dict[str, Path], data: st.DataObject) -> None:
     """Random arrivals and aborts: a request that is not aborted has the trace of the plain loop."""

@@ -31,7 +31,7 @@ class Served:
     """A running server, and a client for it."""
 
     url: str
-    server: Server
+    server: Server | None
     client: httpx.Client
 
     def chat(self, prompt: str = PROMPTS[0], **fields: Any) -> httpx.Response:

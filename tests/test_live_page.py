@@ -78,12 +78,14 @@ def test_a_prompt_by_keyboard_alone(page: sync_api.Page, served: Served, lm: LM)
 def test_it_draws_while_the_model_writes_and_stops_when_told(page: sync_api.Page, lm: LM) -> None:
     with serving(with_model(lm, Slow(lm.model))) as slow:
         page.goto(slow.url)
+        page.get_by_label("Length").fill("200")
         page.get_by_role("button", name="Run").click()
         page.locator(".candidate").nth(3).wait_for()
-        wait(lambda: 2 <= nfe(page)[0] < 60)
+        wait(lambda: 2 <= nfe(page)[0] < 190)
         page.get_by_role("button", name="Stop").click()
         page.get_by_text("Stopped.").wait_for()
         wait(lambda: slow.metric("num_requests_running") == 0)
+        page.get_by_label("Length").fill("32")
         page.get_by_role("button", name="Run").click()
         page.get_by_text("fewer.").wait_for()
         assert nfe(page)[0] > nfe(page)[1] > 0

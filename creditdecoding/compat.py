@@ -108,10 +108,10 @@ def generate_with_dual_cache(model: Any, prompt: Tensor, attention_mask: Tensor 
 def generate_fast(model: Any, prompt: Tensor, attention_mask: Tensor | None = None, **options: Any) -> tuple[Tensor, int]:
     """Fast-dLLM's `generate`: as `generate`, with the number of forward passes of the batch."""
     asked = from_mapping(Options, options)
-    _check_shapes(prompt, attention_mask)
+    check_shapes(prompt, attention_mask)
     lm = wrap(model, asked.mask_id, asked.stop_ids, prompt.device)
     kept = torch.ones_like(prompt, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    _check_ids(prompt[kept], lm)
+    check_ids(prompt[kept], lm)
     words = replace(lm.words, stop_ids=_ends(asked, lm, isinstance(model, LM)))
     seed = int(torch.randint(2**62, ())) if asked.seed is None else asked.seed
     config = replace(asked.config(seed), block_length=asked.block_length or lm.layout.causal_block or BLOCK_LENGTH)
@@ -152,7 +152,8 @@ def _ends(asked: Options, lm: LM, whole: bool) -> tuple[int, ...]:
     return found[:1] if asked.logits_eos_inf else found
 
 
-def _check_shapes(prompt: Tensor, attention_mask: Tensor | None) -> None:
+def check_shapes(prompt: Tensor, attention_mask: Tensor | None) -> None:
+    """Hold prompts to ids [rows, length] and their mask to padding on the left. Raises `OptionError`."""
     shape = tuple(prompt.shape) if isinstance(prompt, Tensor) else type(prompt).__name__
     if not isinstance(prompt, Tensor) or prompt.dim() != 2 or prompt.dtype != torch.long:
         raise OptionError("the prompt has the wrong shape", given=shape, allowed="a LongTensor [rows, length]", hint="For one prompt: ids[None].")
@@ -167,7 +168,8 @@ def _check_shapes(prompt: Tensor, attention_mask: Tensor | None) -> None:
         raise OptionError("attention_mask hides tokens behind others", allowed="padding on the left", hint="Set padding_side='left'.")
 
 
-def _check_ids(ids: Tensor, lm: LM) -> None:
+def check_ids(ids: Tensor, lm: LM) -> None:
+    """Hold the ids of prompts to the vocabulary without its mask. Raises `OptionError`."""
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < lm.words.size:
         raise OptionError("ids outside the vocabulary", given=(int(ids.min()), int(ids.max())), allowed=f"below {lm.words.size}", hint="Check them.")
     if bool((ids == lm.words.mask_id).any()):

@@ -205,6 +205,9 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("mask id is outside", {"mask_token_id": 40}),
     ("mask token is in the prompt", {"mask_token_id": 6}),
     ("hides tokens behind others", {"attention_mask": torch.tensor([[1, 1, 1, 0]])}),
+    ("ids outside the vocabulary", {"inputs": torch.tensor([[1, 40]])}),
+    ("wrong shape", {"inputs": None}),
+    ("empty", {"inputs": torch.zeros(1, 0, dtype=torch.long)}),
     ("LambdaProcessor is not supported", {"logits_processor": [type("LambdaProcessor", (), {})()]}),
     ("LambdaCriteria is not supported", {"stopping_criteria": [type("LambdaCriteria", (), {})()]}),
     ("pixel_values is not supported", {"pixel_values": torch.zeros(1)}),
@@ -215,7 +218,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("message", "options"), BAD, ids=[message for message, _ in BAD])
 def test_bad_input_is_refused_in_one_line(message: str, options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=message) as error:
-        generate(IDS[:1], model=network("Bert"), **{**OPTIONS, **options})
+        generate(**{"inputs": IDS[:1], "model": network("Bert"), **OPTIONS, **options})
     assert "\n" not in str(error.value)
     with pytest.raises(OptionError, match="one answer"):
         generate(IDS, model=network("Bert"), streamer=Spy(), **OPTIONS)

@@ -24,6 +24,7 @@ from transformers.generation import EosTokenCriteria, MaxLengthCriteria, Tempera
 from transformers.utils import ModelOutput
 
 from creditdecoding.canvas import Row, start_row
+from creditdecoding.compat import check_ids, check_shapes
 from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.foreign import bring
@@ -109,10 +110,11 @@ def custom_generate(
         asked = generation_config or getattr(model, "generation_config", None) or Asked()
         _refuse(asked, others)
         _refuse_more([*(logits_processor or ()), *(stopping_criteria or ())], others)
+        check_shapes(input_ids, others.get("attention_mask"))
         ends = _ids(getattr(asked, "eos_token_id", None))
         mask = mask_token_id if mask_token_id is not None else getattr(asked, "mask_token_id", None)
         facts: dict[str, Any] = {"mask_token_id": mask, "logit_shift": logit_shift, "causal_block": causal_block, "attention": attention}
-        lm = bring(model, None, batch_size=max(1, len(input_ids)), **facts)
+        lm = bring(model, None, batch_size=len(input_ids), **facts)
         inside = tuple(i for i in ends if i < lm.words.size)  # a config's default may lie outside
         lm.words = replace(lm.words, stop_ids=inside, decode=lambda ids: "")
         config = _config(asked, input_ids.shape[1], decoder, block_length, cfg_scale)
@@ -183,13 +185,8 @@ def _config(asked: Any, given: int, decoder: Any, block_length: int | None, cfg_
 
 def _rows(lm: LM, ids: Tensor, attention_mask: Tensor | None, config: GenerationConfig, seed: int) -> list[Row]:
     """The prompts without their padding, each with a seed of its own."""
-    if ids.dim() != 2 or not len(ids) or (attention_mask is not None and attention_mask.shape != ids.shape):
-        raise OptionError("the prompt has the wrong shape", given=tuple(ids.shape), allowed="[rows, length], as attention_mask", hint="Check them.")
     kept = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    if bool((kept.long().diff(dim=1) < 0).any()):
-        raise OptionError("attention_mask hides tokens behind others", allowed="padding on the left", hint="Set padding_side='left'.")
-    if bool((ids[kept] == lm.words.mask_id).any()):
-        raise OptionError("the mask token is in the prompt", given=lm.words.mask_id, hint="Fill masks inside a text with LM.infill.")
+    check_ids(ids[kept], lm)
     prompts = [line[here].tolist() for line, here in zip(ids.cpu(), kept.cpu())]
     return [start_row(i, prompt, replace(config, seed=(seed + i) % 2**62), lm.words, lm.max_length, lm.layout) for i, prompt in enumerate(prompts)]
 

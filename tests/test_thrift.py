@@ -11,7 +11,6 @@ from torch import Tensor
 
 from creditdecoding import load
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoders import resolve
 from creditdecoding.decoders.base import Block, from_logits
 from creditdecoding.decoders.thrift import Thrift
 from creditdecoding.lm import LM
@@ -20,45 +19,50 @@ from tests.make_checkpoint import make
 torch.set_num_threads(1)
 
 
-def seen(confidence: list[float], masked: list[bool], behind: int | None = None) -> list[bool]:
-    """What the rule at threshold 0.9, finish 3, stalled 2 commits at these confidences; the next block begins at `behind`."""
+def seen(confidence: list[float], masked: list[bool] | None = None, behind: int | None = None, **knobs: float) -> str:
+    """What the rule at threshold 0.9 commits (x) at these confidences; the next block begins at `behind`."""
     c = torch.tensor([confidence], dtype=torch.float64)
-    rest = torch.full_like(c, 0.5)
-    logits = torch.stack((c, (1 - c) * rest, (1 - c) * (1 - rest)), dim=-1).log().float()
-    where = torch.tensor([masked])
-    later = None if behind is None else torch.arange(len(masked))[None] >= behind
+    logits = torch.stack((c, (1 - c) / 2, (1 - c) / 2), dim=-1).log().float()
+    where = torch.tensor([masked if masked is not None else [True] * len(confidence)])
+    later = None if behind is None else torch.arange(len(confidence))[None] >= behind
     block = Block(torch.zeros_like(where, dtype=torch.long), where, where, where.sum(-1), torch.zeros(1, dtype=torch.long), later)
-    decision, _ = Thrift(threshold=0.9, finish=3.0, stalled=2.0).step(from_logits(logits, where), block, {})
-    return decision.commit[0].tolist()
+    given = {"threshold": 0.9, "leap": 0.0, "split": 0.0, "finish": 0.0, **knobs}
+    rule = Thrift(**{"radius": 1, **{name: value if name == "radius" else float(value) for name, value in given.items()}})  # type: ignore[arg-type]
+    decision, _ = rule.step(from_logits(logits, where), block, {})
+    return "".join("x" if commit else "." for commit in decision.commit[0].tolist())
 
 
-@pytest.mark.parametrize(
-    ("confidence", "committed"),
-    [
-        ([0.95, 0.92, 0.6, 0.7], [True, True, False, False]),  # two pass, 0.4 + 0.3 is more than 0.3: as threshold
-        ([0.95, 0.92, 0.88, 0.85], [True, True, True, True]),  # 0.12 + 0.15 is not: the block ends
-        ([0.95, 0.88, 0.5, 0.5], [True, True, False, False]),  # one passes: 0.12 more may be spent of 0.2
-        ([0.89, 0.88, 0.86, 0.5], [True, False, False, False]),  # none passes: 0.11 + 0.12 is more than 0.2
-        ([0.89, 0.895, 0.5, 0.5], [False, True, False, False]),  # 0.105 + 0.11 as well
-        ([0.91, 0.895, 0.905, 0.5], [True, False, True, False]),  # two pass: nothing is spent
-        ([0.4, 0.5, 0.3, 0.2], [False, True, False, False]),  # the best, always
-    ],
-)
-def test_by_hand(confidence: list[float], committed: list[bool]) -> None:
-    assert seen(confidence, [True] * 4) == committed
+def test_each_part_by_hand() -> None:
+    """With unit 0.1: leap 2 allows 0.8, split 3 allows 0.7, finish 3 allows 0.3 in all."""
+    c = [0.95, 0.81, 0.81, 0.5, 0.5]
+    assert seen(c) == "x...." and seen(c, leap=2) == "xx..." and seen(c, leap=2, radius=2) == "xxx.." and seen(c, leap=1.8) == "x...."
+    c = [0.75, 0.71, 0.2, 0.4, 0.72]
+    assert seen(c) == "x...." and seen(c, split=3) == "x...."  # one run
+    assert seen(c, [True, True, False, True, True], split=3) == "x...x" and seen(c, [True, True, False, True, True], split=2.6) == "x...."
+    c = [0.95, 0.92, 0.88, 0.85]
+    assert seen(c) == "xx.." and seen(c, finish=2.8) == "xxxx" and seen(c, finish=2.6) == "xx.."
+    assert seen([0.4, 0.5, 0.3]) == ".x."  # the best, always
 
 
-def test_it_looks_ahead_only_from_a_block_that_ends() -> None:
-    masked = [True, True, True, True, True]
-    assert seen([0.95, 0.92, 0.6, 0.95, 0.5], masked, behind=3) == [True, True, False, False, False]
-    assert seen([0.95, 0.92, 0.8, 0.95, 0.89], masked, behind=3) == [True, True, True, True, False]  # no risk is taken there
-    assert seen([0.3, 0.92, 0.8, 0.95, 0.89], [True, False, False, True, True], behind=1) == [True, False, False, True, False]
+def test_the_parts_together() -> None:
+    """What leaps and splits is not counted against what ends the block."""
+    c = [0.95, 0.81, 0.85, 0.2, 0.72, 0.89]
+    masked = [True, True, True, False, True, True]
+    assert seen(c, masked, leap=2, split=1) == "xx...." and seen(c, masked, leap=2, split=2) == "xx...x"
+    assert seen(c, masked, leap=2, split=2, finish=4.4) == "xxx.xx" and seen(c, masked, leap=2, split=2, finish=4.2) == "xx...x"
+
+
+def test_it_looks_ahead_only_from_a_block_that_ends_and_takes_no_risk_there() -> None:
+    assert seen([0.95, 0.92, 0.6, 0.95, 0.5], behind=3, finish=3) == "xx..."
+    assert seen([0.95, 0.92, 0.8, 0.95, 0.89], behind=3, finish=3, leap=2, split=3) == "xxxx."
+    assert seen([0.3, 0.92, 0.8, 0.95, 0.89], [True, False, False, True, True], behind=1) == "x..x."
+    assert seen([0.3, 0.95, 0.82], behind=1, leap=3) == "xx."  # a sure token of the next block is no anchor
 
 
 def test_without_its_budgets_it_is_threshold() -> None:
     lm, prompts = load("pocket", threads=1), ["Solve 3x+4=19 for x.", "What is the capital of Peru and the language of Japan?"]
     plain = lm.generate(prompts, decoder="threshold:threshold=0.95")
-    ours = lm.generate(prompts, decoder="thrift:threshold=0.95,finish=0,stalled=0,ahead=false")
+    ours = lm.generate(prompts, decoder="thrift:threshold=0.95,leap=1,split=0,finish=0,ahead=false")
     assert [[step.committed for step in done.trace.steps] for done in plain] == [[step.committed for step in done.trace.steps] for done in ours]
 
 
@@ -119,8 +123,3 @@ def test_a_block_causal_model_is_looked_ahead_in_inside_its_blocks_only(tmp_path
         return [torch.tensor(trace.nfe) for trace in traces]
 
     assert max(run(grid)) <= 4 and max(run(grid // 2)) <= 4
-
-
-def test_its_sweep_is_one_knob() -> None:
-    rule = resolve("thrift:threshold=0.98")
-    assert isinstance(rule, Thrift) and (rule.finish, rule.stalled, rule.ahead) == (10.0, 5.0, True)

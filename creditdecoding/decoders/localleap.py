@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor
 
 from creditdecoding.config import check_fields, option
 from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
@@ -31,7 +33,11 @@ class LocalLeap:
         tokens, logit = prediction.pick()
         confidence = (logit - prediction.lse).exp()
         anchor = (confidence >= self.threshold) & block.editable
-        reach = min(self.radius, anchor.shape[1])
-        near = F.max_pool1d(anchor[:, None].float(), 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
-        passed = anchor | (near & (confidence >= self.relaxed))
+        passed = anchor | (near(anchor, self.radius) & (confidence >= self.relaxed))
         return Decision(tokens, at_least_one(passed, confidence, block.editable), confidence), state
+
+
+def near(anchor: Bool[Tensor, "rows length"], radius: int) -> Bool[Tensor, "rows length"]:
+    """The positions at most `radius` away from an anchor."""
+    reach = min(radius, anchor.shape[1])
+    return F.max_pool1d(anchor[:, None].float(), 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0

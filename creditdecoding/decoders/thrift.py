@@ -7,43 +7,44 @@ from dataclasses import dataclass
 import torch
 
 from creditdecoding.config import check_fields, option
-from creditdecoding.decoders._order import best_first
 from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.decoders.hierarchy import best_of_runs
+from creditdecoding.decoders.localleap import near
 
 
 @dataclass(frozen=True)
 class Thrift:
-    """Commits all with c >= threshold; less sure tokens only to end the block, or in a pass that would write one; then looks ahead.
+    """Commits all with c >= threshold; less sure tokens near such ones, to split a run of masks, or to end the block; then looks ahead.
 
-    With e = 1 - c, the expected number of wrong tokens, and unit = 1 - threshold: the rest of the block is written at once if its e
-    add up to at most finish * unit. Where at most one token passes, the best of the rest are written while their e add up to at
-    most stalled * unit. In a pass that ends the block, tokens of the next one with c >= threshold are written too. At finish = stalled = 0
-    and ahead = False it is `threshold`.
+    With e = 1 - c and unit = 1 - threshold, these are written too: positions near one that passes with e <= leap * unit (LocalLeap's
+    idea), the best of each unbroken run of masks with e <= split * unit (HierarchyDecoder's), and the rest of the block if its e, the
+    expected number of wrong tokens, add up to at most finish * unit. In a pass that ends the block, tokens of the next one with
+    c >= threshold are written as well. At leap = 1, split = finish = 0 and ahead = False it is `threshold`.
     """
 
     threshold: float = option(0.99, "Confidence from which on a token is written.", ge=0.0, le=1.0)
-    finish: float = option(10.0, "Expected wrong tokens, in units of 1 - threshold, at which the rest of a block is written at once.", ge=0.0)
-    stalled: float = option(5.0, "The same for what a pass may add that would write one token.", ge=0.0)
+    leap: float = option(2.5, "1 - c allowed near a token that passes, in units of 1 - threshold.", ge=0.0)
+    radius: int = option(4, "How many positions away is near.", ge=0)
+    split: float = option(6.0, "1 - c allowed at the best position of a run of masks, in the same units.", ge=0.0)
+    finish: float = option(10.0, "Expected wrong tokens at which the rest of a block is written at once, in the same units.", ge=0.0)
     ahead: bool = option(True, "Write sure tokens of the next block in the pass that ends the current one.")
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
-        """None is needed."""
+        """No state."""
         return {}
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Decide this pass."""
         tokens, logit = prediction.pick()
         confidence = (logit - prediction.lse).exp()
-        unit, here = 1 - self.threshold, block.current
-        unsure = here & (confidence < self.threshold)
-        risk = torch.where(unsure, 1 - confidence, 0.0)
-        order = best_first(confidence, unsure)
-        cheap = torch.zeros_like(here).scatter(1, order, risk.gather(1, order).cumsum(-1) <= self.stalled * unit)
-        stalls = (here & ~unsure).sum(-1, keepdim=True) <= 1
-        ends = risk.sum(-1, keepdim=True) <= self.finish * unit
-        commit = at_least_one(~unsure | stalls & cheap | ends, confidence, here)
-        ahead = block.editable & ~here & (confidence >= self.threshold) & (commit == here).all(-1, keepdim=True)
-        return Decision(tokens, commit | ahead, confidence), state
+        risk, unit, here = 1 - confidence, 1 - self.threshold, block.current
+        sure = block.editable & (confidence >= self.threshold)
+        passed = sure | near(sure & here, self.radius) & (risk <= self.leap * unit)
+        passed |= best_of_runs(confidence, block.masked & here, here) & (risk <= self.split * unit)
+        rest = torch.where(here & ~passed, risk, 0.0).sum(-1, keepdim=True)
+        commit = at_least_one(passed | (rest <= self.finish * unit), confidence, here)
+        ends = (commit == here).all(-1, keepdim=True)
+        return Decision(tokens, commit | sure & ~here & ends, confidence), state

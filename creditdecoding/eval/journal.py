@@ -2,7 +2,8 @@
 
 `manifest.json` holds the settings; other settings in the same folder are refused, but decoders may be added to it. While a run is
 under way each process appends to a file of its own, `samples.K.jsonl`, one write a line; a last line that was torn off is dropped,
-a line that is there twice counts once. A finished run has one `samples.jsonl` in the order of the plan. Leaves to others: what is in a line (compare.py).
+a line that is there twice counts once. A finished run has one `samples.jsonl` in the order of the plan. Leaves to others: what is in
+a line (compare.py).
 """
 
 from __future__ import annotations

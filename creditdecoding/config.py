@@ -219,7 +219,7 @@ class EngineConfig:
 class ServeConfig:
     """Options of a process that takes requests while others run."""
 
-    max_waiting: int = option(64, "Requests that may wait; more are turned away (status 429).", ge=0)
+    max_waiting: int = option(64, "Requests that may wait: a server turns more away (status 429), a batch reads no further.", ge=0)
     memory: float | None = option(
         None, "GiB for the rows under way: cached keys and values, logits, state, activations; by default 80% of what is free.", gt=0.0
     )
@@ -244,6 +244,21 @@ class HttpConfig:
         check_fields(self)
         if self.api_key is not None and not (self.api_key.strip() and self.api_key.isascii()):
             raise OptionError("api_key must be some printable ASCII", hint="Choose another key.")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchConfig:
+    """Options of a file of requests."""
+
+    name: str | None = option(None, "The model's name in lines and answers; by default what --model says.")
+    max_line: int = option(2**20, "Bytes of a line at most; a longer one is answered with an error.", ge=1)
+    ray: int = option(0, "Workers on a Ray cluster, each with a model of its own, on a GPU each where there are any; 0: this process alone.", ge=0)
+    address: str | None = option(None, "Ray cluster to use; by default the one this machine belongs to, else one is started here.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.address is not None and not self.ray:
+            raise OptionError("address is of a Ray cluster", given=self.address, hint="Say with --ray how many workers it should run.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "creditdecoding"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
+    ("batch",),
     ("server",),
     ("eval", "train", "view", "flags", "integrations"),
     ("compat",),

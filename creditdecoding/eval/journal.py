@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def hold(folder: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "ab")  # noqa: SIM115
     except OSError as error:
-        raise OptionError(f"cannot use the folder ({error.strerror})", given=str(folder), hint="Choose another --out.") from error
+        raise OptionError(f"cannot use the folder ({error.strerror})", given=str(folder), hint="Choose another output.") from error
     with lock:
         if fcntl is not None:
             try:
@@ -61,7 +61,7 @@ def _agree(folder: Path, manifest: Mapping[str, Any]) -> None:
     path = folder / "manifest.json"
     if not path.exists():
         if _files(folder):
-            raise OptionError("there are samples without a manifest", given=str(folder), hint="Choose another --out.")
+            raise OptionError("there are samples without a manifest", given=str(folder), hint="Choose another output.")
         replace(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         return
     try:
@@ -69,12 +69,12 @@ def _agree(folder: Path, manifest: Mapping[str, Any]) -> None:
         differ = [name for name in {**manifest, **found} if name != GROWS and manifest.get(name) != found.get(name)]
         known = [*found.get(GROWS, [])]
     except (OSError, ValueError, TypeError) as error:
-        raise OptionError(f"the manifest cannot be read ({error})", given=str(path), hint="Choose another --out.") from error
+        raise OptionError(f"the manifest cannot be read ({error})", given=str(path), hint="Choose another output.") from error
     if differ:
         raise OptionError(
             f"this folder holds a run with other settings ({', '.join(differ)})",
             given=str(folder),
-            hint="Choose another --out or the same settings.",
+            hint="Choose another output or the same settings.",
         )
     added = [entry for entry in manifest.get(GROWS, []) if entry not in known]
     if added:
@@ -85,8 +85,7 @@ def read(folder: Path) -> dict[Key, dict[str, Any]]:
     """All samples written so far by what identifies them; torn last lines are cut off the files. Raises `OptionError`."""
     found: dict[Key, dict[str, Any]] = {}
     for path in _files(folder):
-        lines = _whole_lines(path)
-        for number, line in enumerate(lines):
+        for number, (_, line) in enumerate(whole_lines(path)):
             try:
                 record = json.loads(line)
                 found.setdefault(key(record), record)
@@ -97,12 +96,15 @@ def read(folder: Path) -> dict[Key, dict[str, Any]]:
     return found
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        os.truncate(path, end)
-    return data[:end].split(b"\n")[:-1]
+def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every line and the byte it begins at; a last one that was torn off is cut off the file."""
+    at = 0
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return os.truncate(path, at)
+            yield at, line[:-1]
+            at += len(line)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -113,13 +115,13 @@ def _files(folder: Path) -> list[Path]:
 def appender(folder: Path, number: int) -> Iterator[Any]:
     """A function that appends a record to the file of process `number`, whole and at once."""
     with open(folder / f"samples.{number}.jsonl", "ab", buffering=0) as file:
-        yield lambda record: file.write(_line(record))
+        yield lambda record: file.write(line_of(record))
         os.fsync(file.fileno())
 
 
 def settle(folder: Path, records: Mapping[Key, Mapping[str, Any]], order: Sequence[Key]) -> None:
     """Put all samples into one file, these in this order and then those of decoders not asked for; take the files of the processes away."""
-    data = b"".join(_line(records[each]) for each in dict.fromkeys((*order, *records)))
+    data = b"".join(line_of(records[each]) for each in dict.fromkeys((*order, *records)))
     path = folder / "samples.jsonl"
     if not path.exists() or path.read_bytes() != data:
         replace(path, data.decode())
@@ -130,13 +132,19 @@ def settle(folder: Path, records: Mapping[Key, Mapping[str, Any]], order: Sequen
 
 def replace(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
+    replace_by(path, [text.encode()])
+
+
+def replace_by(path: Path, parts: Iterable[bytes]) -> None:
+    """`replace` for what is too large to be held at once."""
     new = path.with_name(f".{path.name}.new")
-    with open(new, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(new, "wb") as file:
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, path)
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
+def line_of(record: Mapping[str, Any]) -> bytes:
+    """A record as a line."""
     return json.dumps(record, ensure_ascii=False).encode() + b"\n"

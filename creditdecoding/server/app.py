@@ -1,6 +1,7 @@
 """The HTTP surface: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics and the live page.
 
-Leaves to others: bodies and key (guard.py), fields (schema.py), answers under way (service.py), their shape (shapes.py), sockets (run.py).
+Leaves to others: bodies and key (guard.py), fields (schema.py), rows (asking.py), answers under way (service.py), their shape (shapes.py),
+sockets (run.py).
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
-from creditdecoding.canvas import Row
 from creditdecoding.config import EngineConfig, HttpConfig, ServeConfig
 from creditdecoding.engine import Engine
-from creditdecoding.errors import CreditError, MissingExtraError, OptionError
+from creditdecoding.errors import CreditError, MissingExtraError
 from creditdecoding.lm import LM
 from creditdecoding.server import schema
+from creditdecoding.server.asking import complaint, objection, rows_of, shape_of, unknown_model
 from creditdecoding.server.guard import App, Guard, Receive, Scope, Send
 from creditdecoding.server.metrics import CONTENT_TYPE, Metrics
 from creditdecoding.server.page import page
@@ -103,13 +103,11 @@ class Front:
 
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
-        turns = [message.turn() for message in asked.messages]
-        return await self._answer(asked, request, [lambda: self.lm.encode(turns)], True, bool(asked.logprobs))
+        return await self._answer(asked, request)
 
     async def complete(self, asked: CompletionRequest, request: Request) -> Response:
         """Continue plain text."""
-        prompts = [self._reader(prompt) for prompt in asked.prompts()]
-        return await self._answer(asked, request, prompts, False, asked.logprobs is not None)
+        return await self._answer(asked, request)
 
     async def models(self) -> dict[str, Any]:
         """The one model there is."""
@@ -118,7 +116,7 @@ class Front:
     async def model(self, model: str) -> Response:
         """The model by its name."""
         if model != self.name:
-            return _error(404, f"there is no model {model!r}; allowed: {self.name}. Leave model out, or name this one.", "model", "model_not_found")
+            return _told(*unknown_model(model, self.name))
         return JSONResponse(self._card())
 
     async def health(self) -> Response:
@@ -128,27 +126,15 @@ class Front:
     def _card(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": self.since, "owned_by": "creditdecoding", "max_model_len": self.lm.max_length}
 
-    def _reader(self, prompt: str | list[int]) -> Callable[[], list[int]]:
-        """Ids of a raw prompt."""
-        if isinstance(prompt, str):
-            return lambda: self.lm.encode(prompt, raw=True)
-        if not all(0 <= token < self.lm.words.size for token in prompt):
-            raise OptionError("prompt has a token id that means nothing", allowed=f"0 to {self.lm.words.size - 1}", hint="Change the prompt.")
-        return lambda: prompt
-
-    async def _answer(self, asked: Any, request: Request, prompts: Sequence[Callable[[], list[int]]], chat: bool, logprobs: bool) -> Response:
-        if asked.model is not None and asked.model != self.name:
-            return await self.model(asked.model)
-        if (asked.draft or asked.stream_options) and not asked.stream:
-            given = "draft" if asked.draft else "stream_options"
-            return _error(400, f"{given} needs stream. Set stream to true, or leave it out.", given)
-        rows = await asyncio.get_running_loop().run_in_executor(self.writing, self._rows, asked, prompts)
+    async def _answer(self, asked: Any, request: Request) -> Response:
+        against = objection(asked, self.name)
+        if against is not None:
+            return _told(*against)
+        rows = await asyncio.get_running_loop().run_in_executor(self.writing, rows_of, self.lm, asked)
         if self.service.closing:
             return _error(503, "the server is shutting down. Try another one.", code="closing")
         answers = await self.service.admit(rows, bool(asked.draft))
-        count, options = sum(row.answer for row in rows[:: asked.n or 1]), asked.stream_options or schema.StreamOptions()
-        counted, counting = bool(options.include_usage), bool(options.continuous_usage_stats)
-        shape = Shape(chat, self.name, self.lm.tokenizer, count, logprobs, counted, counting)
+        shape = shape_of(self.lm, self.name, asked, rows)
         if asked.stream:
             drafts = [Draft(row, self.lm.tokenizer) for row in rows] if asked.draft else []
             return Events(_events(answers, shape, drafts), lambda: self.service.drop(answers))
@@ -158,15 +144,8 @@ class Front:
             self.service.drop(answers)
         failed = next((answer for answer in answers if answer.failed), None)
         if failed is not None:
-            status, body = failure(failed)
-            return JSONResponse(body, status)
+            return _told(*failure(failed))
         return JSONResponse(shape.whole(answers))
-
-    def _rows(self, asked: Any, prompts: Sequence[Callable[[], list[int]]]) -> list[Row]:
-        """A row for each answer: prompts in order, n of each."""
-        config = schema.generation(asked)
-        choices = [replace(config, seed=(config.seed + i) % (schema.MAX_SEED + 1)) for i in range(asked.n or 1)]
-        return [self.lm.row(ids, choice) for ids in [prompt() for prompt in prompts] for choice in choices]
 
 
 async def _finished(answers: Sequence[Answer], request: Request) -> None:
@@ -228,26 +207,21 @@ def _event(body: dict[str, Any]) -> str:
 
 
 def _error(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
-    return JSONResponse(error_body(status, message, param, code), status, {"retry-after": "1"} if status in (429, 503) else None)
+    return _told(status, error_body(status, message, param, code))
+
+
+def _told(status: int, body: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(body, status, {"retry-after": "1"} if status in (429, 503) else None)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
-    """What is wrong with the fields: of a field that may be of several types, what its own type says."""
     assert isinstance(error, RequestValidationError)
-    first = min(error.errors(), key=lambda each: (str(each["type"]).endswith("_type"), -len(each["loc"])))
-    unknown = first["loc"][-1] if first["type"] == "extra_forbidden" else None
-    where = ".".join(str(part)[:80] for part in first["loc"] if isinstance(part, int) or part in schema.NAMES or part == unknown)
-    if first["type"] == "json_invalid":
-        return _error(400, f"the body is not JSON: {first['ctx']['error']} at character {where}. Send a JSON object.")
-    if not where:
-        return _error(400, "the body is not a JSON object. Send one, with content-type: application/json.")
-    return _error(400, f"{where}: {first['msg']}. Correct it and try again.", where)
+    return _error(400, *complaint(error.errors()))
 
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, CreditError)
-    status, body = refusal(error, schema.NAMES)
-    return JSONResponse(body, status, {"retry-after": "1"} if status == 429 else None)
+    return _told(*refusal(error, schema.NAMES))
 
 
 async def _http(_: Request, error: Exception) -> Response:

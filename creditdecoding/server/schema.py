@@ -15,12 +15,14 @@ from creditdecoding.decoders import resolve
 from creditdecoding.errors import MissingExtraError, OptionError, unknown_name
 
 try:
-    from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 except ImportError as error:
     raise MissingExtraError("pydantic", "server") from error
 
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 MAX_CHOICES, MAX_STOPS = 64, 16
+Invalid = ValidationError
+"""What a body that breaks these rules raises."""
 
 _GRAMMAR = "grammars are followed left to right, tokens here are not written in that order (docs/serving.md)"
 _REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from creditdecoding.cli.app import app, write
+
+if TYPE_CHECKING:
+    from creditdecoding.decoders.base import Decoder
 
 
 @app.command()
@@ -22,19 +25,30 @@ def export(
     from creditdecoding.decoders import exported, load, settings
     from creditdecoding.errors import OptionError
     from creditdecoding.integrations.dense import usable
-    from creditdecoding.integrations.sglang_plugin import algorithm_of
 
     chosen, size = load(decoder)
-    name = settings(chosen)["name"]
-    heading = ""
     if format == "sglang":
-        usable(chosen, name)
-        heading = f"credit ... --decoder FILE\nsglang serve ... --dllm-algorithm {algorithm_of(name)} --dllm-algorithm-config FILE"
+        usable(chosen, settings(chosen)["name"])
     if format == "text" and (block_size or size) is not None:
         raise OptionError("the format text has no place for a block length", given=block_size or size, allowed="sglang, json", hint="Choose another.")
-    text = exported(chosen, format, block_size or size, heading)
+    text = exported(chosen, format, block_size or size, heading(chosen))
     if out is None:
         sys.stdout.write(text)
     else:
         write(out, text)
         typer.echo(f"wrote {out}", err=True)
+
+
+def heading(decoder: Decoder) -> str:
+    """How a decoder's file is used, for its head; without SGLang where that cannot run the decoder."""
+    from creditdecoding.decoders import settings
+    from creditdecoding.errors import OptionError
+    from creditdecoding.integrations.dense import usable
+    from creditdecoding.integrations.sglang_plugin import algorithm_of
+
+    name, here = settings(decoder)["name"], "credit ... --decoder FILE"
+    try:
+        usable(decoder, name)
+    except OptionError:
+        return here
+    return f"{here}\nsglang serve ... --dllm-algorithm {algorithm_of(name)} --dllm-algorithm-config FILE"

@@ -21,22 +21,26 @@ REFERENCE = "fixed:k=1"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A knob with the values to try; `tied` knobs follow it as slope * value + offset, so that their defaults meet."""
+    """A knob with the values to try; `tied` knobs follow it as slope * value + offset, so that their defaults meet.
+
+    `low_is_safe`: small values write fewer tokens a pass; for the others large ones do.
+    """
 
     knob: str
     values: tuple[float, ...]
     tied: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    low_is_safe: bool = False
 
 
 _CONFIDENCE = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 _UPPER = (0.85, 0.9, 0.95, 0.98, 0.99, 0.999)
 
 SWEEPS: dict[str, Sweep] = {
-    "fixed": Sweep("k", (1, 2, 3, 4)),
+    "fixed": Sweep("k", (1, 2, 3, 4), low_is_safe=True),
     **{name: Sweep("threshold", _CONFIDENCE) for name in ("threshold", "credit", "credit_adaptive", "credit_full", "credit_blind", "credit_first")},
-    "factor": Sweep("factor", (0.01, 0.02, 0.05, 0.1, 0.25, 1.0)),
+    "factor": Sweep("factor", (0.01, 0.02, 0.05, 0.1, 0.25, 1.0), low_is_safe=True),
     "frechet": Sweep("margin", (0.25, 0.7, 0.9, 0.95, 0.98, 0.99)),
-    "entropy": Sweep("gamma", (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
+    "entropy": Sweep("gamma", (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), low_is_safe=True),
     "margin": Sweep("threshold", _CONFIDENCE),
     "localleap": Sweep("threshold", _UPPER, {"relaxed": (2.5, -1.5)}),
     "hierarchy": Sweep("threshold", _UPPER, {"low": (6.0, -5.0)}),

@@ -1,0 +1,95 @@
+"""The command tune."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from creditdecoding.cli.app import Json, Model, Raw, answering, app, load_lm, print_json, write
+from creditdecoding.cli.export import heading
+from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.errors import OptionError, unknown_name
+from creditdecoding.flags import with_options
+
+if TYPE_CHECKING:
+    from creditdecoding.eval.tune import Tuned
+
+
+@app.command()
+@with_options(generation=GenerationConfig, engine=EngineConfig)
+def tune(
+    tasks: Annotated[
+        str, typer.Option(help="pocket, families of it, benchmarks, or a file of your own questions (docs/tasks.md), comma-separated.")
+    ] = "pocket",
+    bound: Annotated[float, typer.Option(help="Points of score that may be lost against standard decoding.")] = 1.0,
+    confidence: Annotated[float, typer.Option(help="With which no more are lost, between 0 and 1.")] = 0.9,
+    limit: Annotated[int, typer.Option(help="Items a family, on average; 0 for all of a benchmark or a file.", min=0)] = 60,
+    split: Annotated[str, typer.Option(help="dev, test or train, of the families of pocket.")] = "dev",
+    item_seed: Annotated[int, typer.Option(help="Seed of the draw of items.", min=0)] = 0,
+    model: Model = "pocket",
+    raw: Raw = False,
+    out: Annotated[Path | None, typer.Option(help="Write the decoder to this file, as credit export does.", show_default=False)] = None,
+    as_json: Json = False,
+    *,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Find a decoder's fastest setting that loses at most --bound points of score with --confidence (docs/tune.md).
+
+    --decoder NAME tries its usual sweep, NAME:knob=1|2|4 values of your own, safest first.
+    """
+    from creditdecoding.eval.tune import Promise, drawn, sequence
+    from creditdecoding.eval.tune import tune as run
+    from creditdecoding.tasks import families
+    from creditdecoding.tasks.base import SPLITS
+
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    if out is not None and not out.absolute().parent.is_dir():
+        raise OptionError("the folder of this file is not there", given=str(out), hint="Make it first: a run can take long.")
+    promise, settings, chosen = Promise(bound, confidence), sequence(generation.decoder), families(tasks)
+    items = drawn(chosen, split, limit, item_seed)
+    lm = load_lm(model, engine)
+    with answering(len(items) * (1 + len(settings)), "answers at most") as on_event:
+        found = run(lm, chosen, items, generation.decoder, promise, generation, on_event, raw)
+    if out is not None:
+        _save(found, generation.block_length, out)
+    if as_json:
+        about = {f.name: getattr(generation, f.name) for f in dataclasses.fields(generation) if f.name != "decoder"}
+        asked = {"limit": limit, "split": split, "item_seed": item_seed, "raw": raw, "generation": about, "engine": dataclasses.asdict(engine)}
+        about_tasks = {family.name: dict(family.about) for family in chosen}
+        print_json({"model": model, "decoder": generation.decoder, **found.to_json(), "tasks": about_tasks, "settings": asked})
+    else:
+        _print(found)
+    if out is not None:
+        typer.echo(f"wrote {out}", err=True)
+
+
+def _save(found: Tuned, block_length: int | None, out: Path) -> None:
+    from creditdecoding.decoders import exported, load
+
+    rule, size = load(found.chosen)
+    format = "json" if out.suffix.lower() == ".json" else "sglang"
+    write(out, exported(rule, format, block_length or size, "\n".join([*found.words(), heading(rule)])))
+
+
+def _print(found: Tuned) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("setting", "passes", "times fewer", "score %", "loss (right alone: standard, setting)", "p", "certified")
+    table.add_row("standard decoding", f"{found.nfe:.2f}", "1.00", f"{found.score:.1f}", "", "", "")
+    for each in found.tested:
+        counts, faster = each.counts, f"{found.nfe / each.nfe:.2f}"
+        loss = f"{100 * counts.loss:+.2f} ({counts.lost}, {counts.won})"
+        table.add_row(each.spec, f"{each.nfe:.2f}", faster, f"{each.score:.1f}", loss, f"{each.p:.3g}", "yes" if each.certified else "no")
+    for spec in found.untested:
+        table.add_row(spec, *[""] * 5, "not tested")
+    console = Console()
+    console.print(table)
+    for sentence in found.words():
+        console.print(Text(sentence))

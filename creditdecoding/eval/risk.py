@@ -107,7 +107,7 @@ def _reach(counts: Counts, bound: float) -> NDArray[np.int64]:
     low, high = np.full_like(won, -1), counts.items - won
     while (low < high).any():
         middle = (low + high + 1) // 2
-        strong = _wealth(np.maximum(middle, 0), won, counts.items, bound) >= seen
+        strong = _wealth(np.maximum(middle, 0).astype(float), won.astype(float), counts.items, bound) >= seen
         low, high = np.where(strong, middle, low), np.where(strong, high, middle - 1)
     return low
 

@@ -51,7 +51,6 @@ def test_more_losses_are_less_evidence_and_gains_are_more(items: int, lost: int,
     assert 0 < p <= 1
     assert p_value(Counts(items, lost + 1, won), bound) >= p * 0.99
     assert p_value(Counts(items, lost, won + 1), bound) <= p * 1.01
-    assert p_value(Counts(items, lost, won), bound * 1.2) <= p * 1.01
 
 
 def test_items_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +119,7 @@ def test_of_all_certified_settings_none_is_wrong_more_often_than_promised() -> N
 def test_settings_go_from_safe_to_fast() -> None:
     assert sequence("thrift")[0] == "thrift:threshold=0.999" and sequence("thrift")[-1] == "thrift:threshold=0.8"
     assert sequence("fixed") == ("fixed:k=2", "fixed:k=3", "fixed:k=4") and sequence("factor")[0] == "factor:factor=0.01"
-    assert sequence("thrift:stalled=9|5") == ("thrift:stalled=9", "thrift:stalled=5")
+    assert sequence("thrift:leap=9|5") == ("thrift:leap=9", "thrift:leap=5")
     for bad in ("thrift:threshold=0.9", "thrift credit", "fixed:k=1"):
         with pytest.raises(OptionError):
             sequence(bad)

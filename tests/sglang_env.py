@@ -22,7 +22,7 @@ from creditdecoding.integrations.sglang_plugin import BELOW, OLDEST
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "sglang" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-BESIDE = ("orjson", "msgspec", "pyzmq", "psutil", "pybase64", "setproctitle", "ipython")
+BESIDE = ("aiohttp", "orjson", "msgspec", "pyzmq", "psutil", "pybase64", "setproctitle", "ipython")
 NEEDS_GPU = ("triton", "sgl_kernel", "flashinfer", "sglang.kernels", "sglang.srt.configs", "sglang.srt.layers", "sglang.srt.model_executor")
 
 

@@ -63,7 +63,7 @@ def commits(name: str, chances: Tensor, masked: Tensor | None = None, editable: 
 
 
 def test_every_rule_has_its_tests() -> None:
-    assert set(RULES) | {"credit", "edit", "wino", "credit_adaptive", "credit_full", "fixed", "threshold"} == set(names())
+    assert set(RULES) | {"credit", "edit", "wino", "thrift", "credit_adaptive", "credit_full", "fixed", "threshold"} == set(names())
 
 
 # factor: (n + 1) e_(n) < f

@@ -234,11 +234,11 @@ def advanced(row: Row, decision: Decision, slot: int, state: State, mask_id: int
     masked[start:end] = masked[start:end] & ~written | back
     row = replace(row, canvas=canvas, masked=masked, settled=row.at.start)
     again = decision.again is not None and bool(decision.again[slot])
-    left = [int(masked[first:last].sum()) for first, last in row.spans]
-    if again or left[row.span]:
+    if again or bool(masked[slice(*row.block)].any()):
         return replace(row, state=state, step=row.step + 1)
-    span = next((i for i in range(row.span + 1, len(left)) if left[i]), len(left))
-    return replace(row, state=None, span=span, step=0, size=sum(left[span : span + 1]))
+    later = ((i, int(masked[first:last].sum())) for i, (first, last) in enumerate(row.spans) if i > row.span)
+    span, size = next(((i, size) for i, size in later if size), (len(row.spans), 0))
+    return replace(row, state=None, span=span, step=0, size=size)
 
 
 def settled(row: Row, words: Vocabulary) -> tuple[list[int], bool]:

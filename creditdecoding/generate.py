@@ -208,8 +208,9 @@ def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vo
     masked, shown = view.masked[pick], view.shown[pick]
     kept, unseen = view.kept if hushed else None, None if view.unseen is None else view.unseen[pick]
     seen = Prediction(view.ids[pick], view.top[pick], view.lse[pick], view.flat, view.place[pick], shown, sampling, hushed, kept, unseen)
-    ends = torch.tensor([r.block[1] for r in group], device=device)
-    behind = view.position[pick] >= ends[:, None] if any(r.reach != r.block for r in group) else None
+    behind = None
+    if any(row.reach != row.block for row in group):
+        behind = view.position[pick] >= torch.tensor([row.block[1] for row in group], device=device)[:, None]
     block = Block(view.tokens[pick], masked, shown, sizes, steps, behind)
     width, vocab = masked.shape[1], view.flat.shape[1]
     states = [row.decoder.init(1, width, vocab, device) if row.state is None else row.state for row in group]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditdecoding.cli.app import Json, answering, app, load_lm, print_json
+from creditdecoding.cli.checks import split_named
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
@@ -79,17 +80,14 @@ def _saved(paths: list[Path], model: str | None, engine: EngineConfig) -> list[C
 
 def _made(tasks: str, limit: int, split: str, decoders: str, model: str, generation: GenerationConfig, engine: EngineConfig) -> list[Case]:
     """The cases of task items answered now."""
-    from creditdecoding.errors import unknown_name
     from creditdecoding.eval.cases import decoders_of, run_cases
     from creditdecoding.tasks import families
-    from creditdecoding.tasks.base import SPLITS
 
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    where = split_named(split)
     chosen, specs = families(tasks), decoders_of(decoders.split(), generation)
     lm = load_lm(model, engine)
     with answering(limit * len(chosen) * (len(specs) + 1)) as on_event:
-        return run_cases(lm, chosen, generation, specs, limit, split, on_event)  # type: ignore[arg-type]
+        return run_cases(lm, chosen, generation, specs, limit, where, on_event)
 
 
 def _print_report(found: dict[str, Any]) -> None:

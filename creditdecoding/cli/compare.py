@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from creditdecoding.cli.app import Json, Model, app, counting, print_json, write
+from creditdecoding.cli.checks import drawable, several, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.errors import MissingExtraError, OptionError
+from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
 
 Decoders = Annotated[
@@ -46,13 +47,9 @@ def compare(
     from creditdecoding.view.compare_page import compare_html
     from creditdecoding.view.loading import bar
 
-    if generation.decoder != GenerationConfig().decoder:
-        raise OptionError("compare runs several decoders", given=f"--decoder {generation.decoder}", hint="Name them with --decoders.")
-    if png is not None and find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "plot")
-    for path in (report, png):
-        if path is not None and not path.parent.is_dir():
-            raise OptionError("the folder of this file is not there", given=str(path), hint="Make it first: a run can take long.")
+    several("compare", generation)
+    drawable(png)
+    writable(report, png)
     found = tuple(curves(decoders))
     plan = Plan(model, tasks, tuple(named(templates)), found, dev_limit, limit, generation, engine)
     with counting("samples", speed_estimate_period=300) as start, bar() as on_load:

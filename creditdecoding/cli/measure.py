@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from creditdecoding.cli.app import Json, Model, Raw, answering, app, complete, load_lm, print_json, write
+from creditdecoding.cli.checks import split_named
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
@@ -33,18 +34,16 @@ def evaluate(
     """Score a model with a decoder on held-out items: score by family, NFE, tokens per forward."""
     import dataclasses
 
-    from creditdecoding.errors import unknown_name
     from creditdecoding.eval.runner import evaluate as run
     from creditdecoding.tasks import families
-    from creditdecoding.tasks.base import SPLITS, distinct_items
+    from creditdecoding.tasks.base import distinct_items
 
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    where = split_named(split)
     chosen = families(tasks)
-    count = sum(len(distinct_items(family, split, 0, limit)) for family in chosen)  # also refuses a limit before the model is loaded
+    count = sum(len(distinct_items(family, where, 0, limit)) for family in chosen)  # also refuses a limit before the model is loaded
     lm = load_lm(model, engine)
     with answering(count) as on_event:
-        report = run(lm, chosen, generation, limit, split, on_event=on_event, raw=raw)
+        report = run(lm, chosen, generation, limit, where, on_event=on_event, raw=raw)
     found = report.to_json()
     found["settings"] |= {"model": model, "engine": dataclasses.asdict(engine)}
     if out is not None:

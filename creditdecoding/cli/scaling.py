@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from creditdecoding.cli.app import Json, Model, answering, app, counting, load_lm, print_json, write
+from creditdecoding.cli.checks import drawable, several, split_named, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.errors import MissingExtraError, OptionError, unknown_name
+from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
-
-if TYPE_CHECKING:
-    from creditdecoding.tasks.base import Split
 
 Decoders = Annotated[str, typer.Option(help="Separated by blanks; the last is held against the others, gains are over the first.")]
 Where = Annotated[str, typer.Option("--split", help="test, dev or train, of the families of pocket.")]
@@ -50,22 +48,17 @@ def orthogonality(
     from creditdecoding.eval.orthogonality import Plan, run
     from creditdecoding.tasks import families
 
-    _check("orthogonality", generation, split, out, png)
+    _check("orthogonality", generation, out, png)
     chosen, specs = tuple(families(tasks)), tuple(decoders.split())
     engine = _one_thread(engine)
-    plan = Plan(chosen, specs, limit, _split(split), tuple(settings.split()), repeats, generation, engine)
+    plan = Plan(chosen, specs, limit, split_named(split), tuple(settings.split()), repeats, generation, engine)
     with counting("batches") as start:
         found = {"model": model, **run(plan, lambda engine: load_lm(model, engine), start)}
     if png is not None:
         from creditdecoding.view.plot import orthogonality_png
 
         orthogonality_png(found, png)
-    _save(found, out)
-    if as_json:
-        print_json(found)
-    else:
-        _print_settings(found)
-    _say_written(out, png)
+    _give(found, out, png, print_json if as_json else _print_settings)
 
 
 @app.command()
@@ -93,9 +86,9 @@ def scaling(
     from creditdecoding.eval.scaling import Plan, lay_out, run
     from creditdecoding.tasks import families
 
-    _check("scaling", generation, split, out, png)
+    _check("scaling", generation, out, png)
     lengths = _numbers("gen_lengths", gen_lengths), _numbers("block_lengths", block_lengths)
-    plan = Plan(tuple(families(tasks)), tuple(decoders.split()), limit, buckets, _split(split), tuple(sweeps.split()), *lengths, generation)
+    plan = Plan(tuple(families(tasks)), tuple(decoders.split()), limit, buckets, split_named(split), tuple(sweeps.split()), *lengths, generation)
     lm = load_lm(model, _one_thread(engine))
     work = lay_out(plan, lm)
     with answering(len(work.items) * len(work.cells)) as on_event:
@@ -104,33 +97,13 @@ def scaling(
         from creditdecoding.view.plot import scaling_png
 
         scaling_png(found, png)
-    _save(found, out)
-    if as_json:
-        print_json(found)
-    else:
-        _print_sweeps(found)
-    _say_written(out, png)
+    _give(found, out, png, print_json if as_json else _print_sweeps)
 
 
-def _check(command: str, generation: GenerationConfig, split: str, out: Path | None, png: Path | None) -> None:
-    """Refuse what would be found out only after a long run."""
-    if generation.decoder != GenerationConfig().decoder:
-        raise OptionError(f"{command} runs several decoders", given=f"--decoder {generation.decoder}", hint="Name them with --decoders.")
-    if png is not None and find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "plot")
-    for path in (out, png):
-        if path is not None and not path.parent.is_dir():
-            raise OptionError("the folder of this file is not there", given=str(path), hint="Make it first: a run can take long.")
-    _split(split)
-
-
-def _split(name: str) -> Split:
-    from creditdecoding.tasks.base import SPLITS
-
-    for known in SPLITS:
-        if name == known:
-            return known
-    raise unknown_name("split", name, SPLITS)
+def _check(command: str, generation: GenerationConfig, out: Path | None, png: Path | None) -> None:
+    several(command, generation)
+    drawable(png)
+    writable(out, png)
 
 
 def _one_thread(engine: EngineConfig) -> EngineConfig:
@@ -145,13 +118,12 @@ def _numbers(name: str, text: str) -> tuple[int, ...] | None:
     return tuple(sorted({int(word) for word in words})) or None
 
 
-def _save(found: dict[str, Any], out: Path | None) -> None:
+def _give(found: dict[str, Any], out: Path | None, png: Path | None, show: Callable[[dict[str, Any]], None]) -> None:
+    """Save and show what was measured, and say which files were written."""
     if out is not None:
         write(out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-
-
-def _say_written(*paths: Path | None) -> None:
-    for path in paths:
+    show(found)
+    for path in (out, png):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from creditdecoding.cli.app import Json, Model, Raw, answering, app, load_lm, print_json, write
+from creditdecoding.cli.checks import split_named, writable
 from creditdecoding.cli.export import heading
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.flags import with_options
 
 if TYPE_CHECKING:
@@ -44,14 +44,11 @@ def tune(
     from creditdecoding.eval.tune import Promise, drawn, sequence
     from creditdecoding.eval.tune import tune as run
     from creditdecoding.tasks import families
-    from creditdecoding.tasks.base import SPLITS
 
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
-    if out is not None and not out.absolute().parent.is_dir():
-        raise OptionError("the folder of this file is not there", given=str(out), hint="Make it first: a run can take long.")
+    where = split_named(split)
+    writable(out)
     promise, settings, chosen = Promise(bound, confidence), sequence(generation.decoder), families(tasks)
-    items = drawn(chosen, split, limit, item_seed)
+    items = drawn(chosen, where, limit, item_seed)
     lm = load_lm(model, engine)
     with answering(len(items) * (1 + len(settings)), "answers at most") as on_event:
         found = run(lm, chosen, items, generation.decoder, promise, generation, on_event, raw)

@@ -23,7 +23,7 @@ def families(names: str) -> list[Family]:
         elif benchmarks.is_named(name):
             loaded = benchmarks.load(name)
             found[loaded.name] = loaded
-        elif questions.is_file(name) and "=" not in name.split("/")[0]:
+        elif questions.is_file(name):
             found[name] = questions.load(name)
         else:
             raise unknown_name("task", name.partition("=")[0], ["pocket", *FAMILIES, *benchmarks.NAMES])

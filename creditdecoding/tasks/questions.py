@@ -21,8 +21,8 @@ _OUTER = " \t.,;:!?\"'()[]*_`$"
 
 
 def is_file(spec: str) -> bool:
-    """Whether a task's name is that of a data file."""
-    return spec.lower().removesuffix(".gz").endswith(KINDS)
+    """Whether a task's name is that of a data file, and not NAME=FILE, a benchmark's."""
+    return "=" not in spec.split("/")[0] and spec.lower().removesuffix(".gz").endswith(KINDS)
 
 
 def load(path: str) -> Family:

@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("batch",),
     ("server",),
+    ("verifier",),
     ("eval", "train", "view", "flags", "integrations"),
     ("compat",),
     ("likelihood", "foreign"),

@@ -66,6 +66,12 @@ class Row:
     began: float = 0.0
 
     @property
+    def begun(self) -> list[int]:
+        """The ids of the answer that were given with the prompt, up to the first that was not."""
+        given = self.given[self.answer : self.end] & self.open
+        return self.canvas[self.answer : self.answer + int(given.long().cumprod(0).sum())].tolist()
+
+    @property
     def block(self) -> tuple[int, int]:
         """First position of the current block and the one behind it."""
         return self.spans[self.span]
@@ -144,10 +150,19 @@ class Row:
         return last - first + len(self.shadowed)
 
 
-def start_row(index: int, prompt: Sequence[int], config: GenerationConfig, words: Vocabulary, max_length: int, layout: Layout = PLAIN) -> Row:
-    """A row that continues `prompt` by `gen_length` masks. Raises `OptionError` for an empty prompt or one that does not fit.
+def start_row(
+    index: int,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    words: Vocabulary,
+    max_length: int,
+    layout: Layout = PLAIN,
+    begun: Sequence[int] = (),
+) -> Row:
+    """A row that continues `prompt` by an answer of `gen_length` positions, the first of them `begun` already, the others masks.
 
-    For a block-causal model the canvas ends with a whole block; masks behind the answer are seen but never written.
+    The blocks lie where they lie without `begun`. For a block-causal model the canvas ends with a whole block; masks behind the answer are
+    seen but never written. Raises `OptionError` for an empty prompt, one that does not fit, or an answer that has no mask left.
     """
     if not prompt:
         raise OptionError("the prompt is empty", hint="Give at least one token of text.")
@@ -159,12 +174,25 @@ def start_row(index: int, prompt: Sequence[int], config: GenerationConfig, words
             allowed=f"{max_length} together",
             hint="Shorten the prompt or lower gen_length.",
         )
+    if begun:
+        _check_begun(begun, config, words)
     grid = layout.causal_block or 1
     length = max(end, min(-(-end // grid) * grid, max_length))
     canvas = torch.full((length,), words.mask_id)
-    canvas[: len(prompt)] = torch.tensor(list(prompt))
+    written = len(prompt) + len(begun)
+    canvas[:written] = torch.tensor([*prompt, *begun])
     place = torch.arange(length)
-    return _row(index, canvas, (place >= len(prompt)) & (place < end), len(prompt), end, True, config, layout)
+    return _row(index, canvas, (place >= written) & (place < end), len(prompt), end, True, config, layout)
+
+
+def _check_begun(begun: Sequence[int], config: GenerationConfig, words: Vocabulary) -> None:
+    """Refuse a begun answer that leaves nothing to write, or has ids that no text has."""
+    if len(begun) >= config.gen_length:
+        given, allowed = f"{len(begun)} of {config.gen_length} positions", "at least one mask"
+        raise OptionError("the begun answer leaves nothing to write", given=given, allowed=allowed, hint="Raise gen_length.")
+    wrong = next((i for i in begun if i in (words.mask_id, *words.stop_ids) or not 0 <= i < words.size), None)
+    if wrong is not None:
+        raise OptionError("the begun answer has a mask, an end token or an id that means nothing", given=wrong, hint="Cut it before that.")
 
 
 def start_infill(index: int, tokens: Sequence[int], config: GenerationConfig, words: Vocabulary, max_length: int, layout: Layout = PLAIN) -> Row:
@@ -192,6 +220,8 @@ def _row(index: int, canvas: Tensor, masked: Tensor, answer: int, end: int, open
     first, last = int(masked.nonzero()[0]), int(masked.nonzero()[-1]) + 1
     if layout.causal_block is not None:
         first -= first % width
+    elif open:
+        first -= (first - answer) % width
     grid = [(edge, min(edge + width, last)) for edge in range(first, last, width)]
     spans = tuple((a, b) for a, b in grid if bool(masked[a:b].any()))
     size = int(masked[slice(*spans[0])].sum())

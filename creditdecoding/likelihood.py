@@ -136,13 +136,13 @@ def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> Score:
 
 def _replayed(lm: LM, trace: Trace) -> Row:
     """The row that the trace began with."""
-    known = {name: value for name, value in trace.settings.items() if name not in ("decoder", "stop", "cache")}
+    known = {name: value for name, value in trace.settings.items() if name not in ("decoder", "stop", "cache", "begun")}
     if "gen_length" not in known:
         raise OptionError("the trace does not say how it was made", given=trace.settings, hint="Make it with an LM, or fill in its settings.")
     config = from_mapping(GenerationConfig, {**known, "decoder": "fixed", "cache": "none"})
     written = trace.written
     if trace.prompt:
-        row = start_row(0, trace.prompt, config, lm.words, lm.max_length, lm.layout)
+        row = start_row(0, trace.prompt, config, lm.words, lm.max_length, lm.layout, trace.settings.get("begun", ()))
     else:
         given = trace.finish.tokens if trace.finish is not None else ()
         row = start_infill(0, [lm.words.mask_id if i in written else x for i, x in enumerate(given)], config, lm.words, lm.max_length, lm.layout)

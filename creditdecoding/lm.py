@@ -98,9 +98,9 @@ class LM:
         """One row a prompt, ready for `generate.run`."""
         return [self.row(self.encode(prompt, raw), config, i) for i, prompt in enumerate(prompts)]
 
-    def row(self, ids: Sequence[int], config: GenerationConfig, index: int = 0) -> Row:
-        """A row that continues the ids of a prompt. Raises `OptionError` if it does not fit."""
-        return start_row(index, ids, config, self.words, self.max_length, self.layout)
+    def row(self, ids: Sequence[int], config: GenerationConfig, index: int = 0, begun: Sequence[int] = ()) -> Row:
+        """A row that continues the ids of a prompt, and of an answer that is `begun`. Raises `OptionError` if it does not fit."""
+        return start_row(index, ids, config, self.words, self.max_length, self.layout, begun)
 
     def infill_row(self, text: str, config: GenerationConfig) -> Row:
         """A row for a text in which `[MASK]` (or the tokenizer's own mask token) marks each missing token.
@@ -127,7 +127,9 @@ class LM:
     def trace_of(self, row: Row) -> Trace:
         """An empty trace for a row, its settings filled in."""
         config = {f.name: getattr(row.config, f.name) for f in dataclasses.fields(row.config) if f.name not in ("decoder", "stop")}
-        return Trace(tuple(row.canvas[: row.answer].tolist()), settings={"decoder": settings(row.decoder), **config, "stop": list(row.config.stop)})
+        more = {"begun": row.begun} if row.begun else {}
+        known = {"decoder": settings(row.decoder), **config, "stop": list(row.config.stop), **more}
+        return Trace(tuple(row.canvas[: row.answer].tolist()), settings=known)
 
     def completion(self, row: Row, trace: Trace) -> Completion:
         """Text of a finished trace, cut before the first stop string."""

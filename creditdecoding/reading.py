@@ -13,13 +13,13 @@ from creditdecoding.trace import FinishEvent, StepEvent
 
 
 class Reading:
-    """What of a row can be read: `text`, final so far, and `ids`, the final ids it comes from (the end token left out)."""
+    """What of a row can be read: `text`, final so far, and `ids`, the final ids it comes from (the end token left out), what was begun among them."""
 
     def __init__(self, row: Row, words: Vocabulary) -> None:
         self.row, self.words = row, words
         self.text = ""
         self.ids: list[int] = []
-        self._written: dict[int, int] = {}
+        self._written: dict[int, int] = dict(enumerate(row.begun, row.answer))
         self._covered = 0
         self._ended = False
 

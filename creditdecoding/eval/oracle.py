@@ -58,7 +58,8 @@ def oracle_traces(lm: LM, references: Sequence[Trace], on_event: Callable[[Event
         start = len(trace.prompt)
         rule = Oracle(start, tuple(answer.get(position, -1) for position in range(start, max(answer) + 1)))
         known = {**trace.settings, "decoder": rule, "stop": tuple(trace.settings.get("stop", ()))}
-        rows.append(start_row(index, trace.prompt, from_mapping(GenerationConfig, known), lm.words, lm.max_length, lm.layout))
+        begun = known.pop("begun", ())
+        rows.append(start_row(index, trace.prompt, from_mapping(GenerationConfig, known), lm.words, lm.max_length, lm.layout, begun))
     rows.sort(key=lambda row: len(row.canvas))
     found = {row.index: done.trace for row, done in zip(rows, lm.collect(rows, on_event))}
     return [found[index] for index in range(len(references))]

@@ -40,15 +40,16 @@ class Item:
 class Family:
     """A task family: how items are made and scored.
 
-    `delimiter` ends a step of a worked answer; `share` is how often training draws from it, relative to the others. Items that were
-    published rather than made are `listed`: all are of the test split. `grade` is partial credit beside `score`; `about` goes to reports.
+    `delimiter` ends a step of a worked answer, "" where none does; `share` is how often training draws from it, relative to the others.
+    Items that were published rather than made are `listed`: all are of the test split. `grade` is partial credit beside `score`; `about`
+    goes to reports.
     """
 
     name: str
     title: str
     make: Callable[[random.Random], Item]
     score: Callable[[str, Item], bool]
-    delimiter: str = "."
+    delimiter: str = ""
     share: int = 1
     grade: Callable[[str, Item], float] | None = None
     listed: tuple[Item, ...] | None = None

@@ -41,6 +41,7 @@ class Benchmark:
     """A published benchmark. The first template is the default; `member` says which files of a folder or archive are its test set.
 
     `judge` is right or wrong; `grade`, where there is one, is the usual partial credit (F1). `load` replaces reading file by file.
+    `delimiter` ends a step of an answer, where answers are worked out.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Benchmark:
     grade: Callable[[str, Any], float] | None = None
     member: Callable[[str], bool] = lambda name: True
     load: Callable[[Sequence[Path]], Iterable[Record]] | None = None
+    delimiter: str = ""
 
 
 def family(benchmark: Benchmark, template: str = "", path: str = "") -> Family:
@@ -82,6 +84,7 @@ def family(benchmark: Benchmark, template: str = "", path: str = "") -> Family:
         draw,
         lambda text, item: benchmark.judge(cut(text), item.gold),
         grade=None if grade is None else lambda text, item: grade(cut(text), item.gold),
+        delimiter=benchmark.delimiter,
         listed=found,
         about={
             "source": path or f"hub: {benchmark.repo}",

@@ -47,4 +47,5 @@ BENCHMARK = Benchmark(
     },
     _questions,
     _judge,
+    delimiter="\n",
 )

@@ -52,4 +52,5 @@ BENCHMARK = Benchmark(
     },
     _questions,
     _judge,
+    delimiter="\n",
 )

@@ -101,4 +101,5 @@ BENCHMARK = Benchmark(
     _questions,
     _judge,
     load=_load,
+    delimiter="\n",
 )

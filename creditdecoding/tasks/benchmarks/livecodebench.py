@@ -130,4 +130,5 @@ BENCHMARK = Benchmark(
     },
     _questions,
     _judge,
+    delimiter="\n",
 )

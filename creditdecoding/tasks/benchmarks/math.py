@@ -72,4 +72,5 @@ BENCHMARK = Benchmark(
     },
     _questions,
     _judge,
+    delimiter="\n",
 )

@@ -51,4 +51,4 @@ def make(rng: random.Random) -> Item:
     return Item("algebra", prompt, answer, f"{v}={x}", key)
 
 
-FAMILY = Family("algebra", "algebra", make, same_answer)
+FAMILY = Family("algebra", "algebra", make, same_answer, delimiter=".")

@@ -60,4 +60,4 @@ def make(rng: random.Random) -> Item:
     return _chain(rng) if rng.random() < 0.7 else _compare(rng)
 
 
-FAMILY = Family("arithmetic", "arithmetic word problems", make, same_answer)
+FAMILY = Family("arithmetic", "arithmetic word problems", make, same_answer, delimiter=".")

@@ -56,4 +56,4 @@ def make(rng: random.Random) -> Item:
     return Item("discrete", f"{passage} {question}", answer, gold, (kind, *values))
 
 
-FAMILY = Family("discrete", "discrete reasoning over a passage", make, same_answer, share=2)
+FAMILY = Family("discrete", "discrete reasoning over a passage", make, same_answer, delimiter=".", share=2)

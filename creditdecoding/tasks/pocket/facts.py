@@ -94,4 +94,4 @@ def make(rng: random.Random) -> Item:
     return rng.choice((_two, _three, _choice, _same))(rng)
 
 
-FAMILY = Family("facts", "knowledge look-up", make, same_answer)
+FAMILY = Family("facts", "knowledge look-up", make, same_answer, delimiter=".")

@@ -85,4 +85,4 @@ def make(rng: random.Random) -> Item:
     return rng.choice((_each, _each, _letters, _operator, _operator))(rng)
 
 
-FAMILY = Family("rule", "applying a rule given in the prompt", make, same_answer, share=2)
+FAMILY = Family("rule", "applying a rule given in the prompt", make, same_answer, delimiter=".", share=2)

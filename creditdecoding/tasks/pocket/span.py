@@ -37,4 +37,4 @@ def make(rng: random.Random) -> Item:
     return Item("span", prompt, answer, gold, key)
 
 
-FAMILY = Family("span", "span extraction", make, same_answer, share=3)
+FAMILY = Family("span", "span extraction", make, same_answer, delimiter=".", share=3)

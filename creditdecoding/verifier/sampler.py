@@ -1,0 +1,136 @@
+"""Continues states of answers by a step or to the end, many at once through one engine, and counts what that costs.
+
+    sampler = Sampler(lm, generation)
+    for index, drawn in sampler.draw([Ask(state, ".", seed=1, steps=1), Ask(state, ".", seed=2)]):
+        ...                                      # in the order in which they end
+
+What it gives for an ask does not depend on what else is asked. Leaves to others: passes (engine.py), what is drawn and why (rollouts.py, search.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from creditdecoding.canvas import Row
+from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
+from creditdecoding.engine import Engine
+from creditdecoding.errors import ModelError, OptionError
+from creditdecoding.lm import LM
+from creditdecoding.reading import Reading
+from creditdecoding.trace import FailEvent, FinishEvent, StepEvent, Trace
+from creditdecoding.verifier.steps import State, completed, grown
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Continue `state` by `steps` steps (None: to the end), each ended by `delimiter`, drawn with `seed`."""
+
+    state: State
+    delimiter: str
+    seed: int
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was computed: passes of requests (NFE), sequences these ran, positions through the network, tokens kept in the end."""
+
+    passes: int = 0
+    sequences: int = 0
+    positions: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What an ask became: the state it reached, its cost, and the trace.
+
+    `logprob` is the sum of the model's own log-probabilities of the new tokens, each at the pass that wrote it, in nats.
+    """
+
+    state: State
+    cost: Cost
+    logprob: float
+    trace: Trace
+
+
+class Sampler:
+    """Draws continuations of states. `generation` says how tokens are drawn: with a temperature above 0, or all draws are alike."""
+
+    def __init__(self, lm: LM, generation: GenerationConfig, batch_size: int | None = None) -> None:
+        self.lm, self.generation = lm, generation
+        self.batch_size = batch_size or lm.batch_size
+        self.forwards = 0
+        self._engine = Engine(lm.model, lm.words, lm.device, EngineConfig(batch_size=self.batch_size), ServeConfig(max_waiting=self.batch_size))
+
+    def row(self, ask: Ask) -> Row:
+        """The row that continues an ask's state. Raises `OptionError` if it does not fit or the state is complete."""
+        if ask.state.done:
+            raise OptionError("a complete answer cannot be continued", given=ask.state.reason, hint="Ask for states whose answer is not done.")
+        config = dataclasses.replace(self.generation, seed=ask.seed)
+        return self.lm.row(ask.state.prompt, config, begun=ask.state.written)
+
+    def draw(self, asks: Iterable[Ask]) -> Iterator[tuple[int, Drawn]]:
+        """The asks' places and what became of them, in the order in which they end. Raises `ModelError` where a pass fails."""
+        waiting, engine = iter(enumerate(asks)), self._engine
+        under_way: dict[int, _Draw] = {}
+        try:
+            while True:
+                while len(under_way) < self.batch_size and (one := next(waiting, None)) is not None:
+                    row = self.row(one[1])
+                    under_way[engine.submit(row)] = _Draw(one[0], one[1], self.lm, row)
+                if not under_way:
+                    return
+                for event in engine.step():
+                    draw = under_way.get(event.row)
+                    drawn = None if draw is None else draw.add(event)
+                    if draw is not None and drawn is not None:
+                        del under_way[event.row]
+                        engine.abort(event.row)
+                        yield draw.place, drawn
+        finally:
+            for request in under_way:
+                engine.abort(request)
+            self.forwards = engine.stats.forwards
+
+
+class _Draw:
+    """An ask under way."""
+
+    def __init__(self, place: int, ask: Ask, lm: LM, row: Row) -> None:
+        self.place, self.ask, self.decode = place, ask, lm.words.decode
+        self.reading, self.trace = Reading(row, lm.words), lm.trace_of(row)
+
+    def add(self, event: StepEvent | FinishEvent | FailEvent) -> Drawn | None:
+        """Take an event up; what the ask became, if it has ended."""
+        if isinstance(event, FailEvent):
+            raise ModelError(f"a pass failed while an answer was drawn ({event.error})", hint="Check the model and the free memory.")
+        before = len(self.reading.ids)
+        self.trace.add(event)
+        self.reading.add(event)
+        if isinstance(event, FinishEvent):
+            whole = completed(self.ask.state, event.tokens, event.reason, self.ask.delimiter, self.decode)
+            return self._drawn(whole if self.ask.steps is None else whole.prefix(self.ask.state.depth + self.ask.steps))
+        if self.ask.steps is None or len(self.reading.ids) == before:
+            return None
+        found = grown(self.ask.state, self.reading.ids, self.ask.delimiter, self.decode, self.ask.steps)
+        return self._drawn(found) if found.depth == self.ask.state.depth + self.ask.steps else None
+
+    def _drawn(self, state: State) -> Drawn:
+        """The result; of what was written behind the state nothing is kept."""
+        start = len(state.prompt)
+        fresh = range(start + len(self.ask.state.written), start + len(state.written))
+        found = {p: x for step in self.trace.steps for p, x, done in zip(step.positions, step.logprobs or (), step.committed) if done}
+        cost = Cost(
+            passes=self.trace.nfe,
+            sequences=self.trace.sequence_forwards,
+            positions=sum(step.computed * step.sequences for step in self.trace.steps),
+            tokens=len(fresh),
+        )
+        return Drawn(state, cost, math.fsum(found[p] for p in fresh), self.trace)

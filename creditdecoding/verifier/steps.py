@@ -1,0 +1,83 @@
+"""Answers in steps: where a step ends, and the state that the finished steps make.
+
+A step is the text up to and including the delimiter that its task declares ("." or a line's end); the rest of an answer behind its last
+delimiter is its last step. A state is the prompt and the finished steps, everything behind them masked (arXiv 2410.08146, section 2). A
+step may end anywhere in a decoding block. Leaves to others: writing steps (sampler.py), what they are worth (model.py, rollouts.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from creditdecoding.errors import OptionError
+from creditdecoding.tasks.base import Family
+
+
+@dataclass(frozen=True)
+class State:
+    """The ids of a prompt and of the answer as far as it is finished; `ends` says behind how many of them each step ended.
+
+    `done`: the answer is complete (`reason` "stop"), or its canvas is full ("length").
+    """
+
+    prompt: tuple[int, ...]
+    written: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    done: bool = False
+    reason: str = ""
+
+    @property
+    def depth(self) -> int:
+        """Steps so far."""
+        return len(self.ends)
+
+    def prefix(self, steps: int) -> State:
+        """The state after the first `steps` steps; all of them is this state itself."""
+        if steps >= self.depth:
+            return self
+        return State(self.prompt, self.written[: self.ends[steps - 1]] if steps else (), self.ends[:steps])
+
+    @property
+    def prefixes(self) -> list[State]:
+        """The states after 0, 1, ... all of its steps."""
+        return [self.prefix(steps) for steps in range(self.depth + 1)]
+
+
+def delimiter(family: Family) -> str:
+    """What ends a step of this task's answers. Raises `OptionError` where the task declares nothing."""
+    if not family.delimiter:
+        hint = 'Declare one: Family(delimiter=...), or a "delimiter" in the file of questions.'
+        raise OptionError("this task does not say what ends a step of its answers", given=family.name, hint=hint)
+    return family.delimiter
+
+
+def step_ends(ids: Sequence[int], delimiter: str, decode: Callable[[Sequence[int]], str], since: int = 0, limit: int | None = None) -> list[int]:
+    """Behind how many of `ids` a step ends, at most `limit` of them, looking only behind the first `since` ids (where a step ended).
+
+    A token that holds the delimiter ends a step; a step without text (an empty line) is no step of its own: the next one begins with it.
+    """
+    found: list[int] = []
+    start = since
+    for end in range(since + 1, len(ids) + 1):
+        if limit is not None and len(found) == limit:
+            break
+        text = decode(ids[start:end])
+        if delimiter in text and text.replace(delimiter, "").strip():
+            found.append(end)
+            start = end
+    return found
+
+
+def grown(state: State, ids: Sequence[int], delimiter: str, decode: Callable[[Sequence[int]], str], limit: int | None = None) -> State:
+    """The state with the steps that end within `ids`, which begin with its own; at most `limit` more."""
+    since = len(state.written)
+    found = step_ends(ids, delimiter, decode, since, limit)
+    return replace(state, written=tuple(ids[: found[-1]]), ends=(*state.ends, *found)) if found else state
+
+
+def completed(state: State, ids: Sequence[int], reason: str, delimiter: str, decode: Callable[[Sequence[int]], str]) -> State:
+    """The state of a whole answer: what is behind its last delimiter is its last step."""
+    whole = grown(state, ids, delimiter, decode)
+    ends = whole.ends if whole.written == tuple(ids) and whole.ends else (*whole.ends, len(ids))
+    return State(state.prompt, tuple(ids), ends, True, reason)

@@ -63,12 +63,13 @@ def test_commands_run(name: str, code: str, long: bool, tmp_path: Path) -> None:
         if not words or words[0] in LEFT or (words[0].startswith(".venv/bin/") and words[0] != ".venv/bin/credit"):
             continue
         assert words[0] in ("credit", ".venv/bin/credit"), f"{name}: {line!r} is neither run nor on the list of what is left"
-        asked = [words[1], "--help"] if long else words[1:]
+        command = words[1 : 3 if words[1] == "pav" else 2]
+        asked = [*command, "--help"] if long else words[1:]
         done = run([str(Path(sys.executable).parent / "credit"), *asked], tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         if long:
             for flag in (word.split("=")[0] for word in words if word.startswith("--")):
-                assert flag in done.stdout, f"{name}: {words[1]} has no {flag}"
+                assert flag in done.stdout, f"{name}: {' '.join(command)} has no {flag}"
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Traces, their analysis and training logs as PNG. The only file that imports matplotlib, and never its global state.
 
 Leaves to others: what is in a frame (frames.py), colours (colour.py), the curves of a log (curve.py), the figures of an
-analysis (analysis.py), of scaling (scaling.py), numbers (trace.py, train/, eval/).
+analysis (analysis.py), of scaling (scaling.py), of the didactic task (didactic.py), numbers (trace.py, train/, eval/).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from creditdecoding.trace import Trace
 from creditdecoding.view.analysis import draw_reliability, draw_steps, reliability_size, steps_size
 from creditdecoding.view.colour import CREDIT, LIGHT, LINE, QUIET, TEXT, WRITTEN, Ramp
 from creditdecoding.view.curve import draw_log, scored
+from creditdecoding.view.didactic import didactic_size, draw_didactic
 from creditdecoding.view.frames import Cell, Frame, Piece, frames, label
 from creditdecoding.view.scaling import draw_orthogonality, draw_scaling, orthogonality_size, scaling_size
 from creditdecoding.view.tradeoff import draw_tradeoff, series, windows
@@ -132,6 +133,13 @@ def scaling_png(report: Mapping[str, Any], path: Path) -> None:
     """Draw passes per answer token and score over lengths. Raises `MissingExtraError`."""
     figure = _figure(*scaling_size(report))
     draw_scaling(figure, report)
+    _save(figure, path)
+
+
+def didactic_png(report: Mapping[str, Any], path: Path) -> None:
+    """Draw the arms of the didactic task: success, the prover's strength, Pass@N. Raises `MissingExtraError`."""
+    figure = _figure(*didactic_size(report))
+    draw_didactic(figure, report)
     _save(figure, path)
 
 

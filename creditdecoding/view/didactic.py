@@ -1,0 +1,117 @@
+"""The figure of the didactic task, drawn on a figure that is handed in.
+
+Leaves to others: the numbers (verifier/didactic/), making and saving the figure (plot.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from creditdecoding.view.colour import LINE, QUIET, TEXT, WRITTEN, at
+
+_ARMS = {
+    "outcome": ("#7b8794", "-"),
+    "q": ("#1d2733", "-"),
+    "effective": ("#2a7fc9", "-"),
+    "effective-q": ("#3f9a5f", "-"),
+    "telescoped": ("#d9680b", (0, (4, 2))),
+}
+_SHOWN = 4
+"""Provers of an arm that have a curve of their own."""
+_PALE = {"effective": ("#9cc9ef", "#16466f"), "effective-q": ("#a9d8b8", "#1f5a35"), "telescoped": ("#f3bf8d", "#8a3f05")}
+
+Cell = Mapping[str, Any]
+
+
+def didactic_size(report: Mapping[str, Any]) -> tuple[float, float]:
+    """Inches."""
+    return 14.5, 4.6
+
+
+def draw_didactic(figure: Any, report: Mapping[str, Any]) -> None:
+    """Success over updates, updates until 95 % over the prover's strength, Pass@N after a few updates; bands and bars are 95% intervals."""
+    shown = _shown(report["cells"])
+    left, middle, right = (figure.add_axes((start, 0.26, 0.262, 0.62)) for start in (0.045, 0.378, 0.715))
+    for cell, colour in shown:
+        _success(left, cell, colour, report["settings"]["every"])
+        _pass(right, cell, colour)
+    _steps(middle, report["cells"])
+    before = report["before"]
+    right.plot(
+        before["samples"], [100 * each["value"] for each in before["pass"]], color=LINE, linewidth=1.4, linestyle=(0, (1, 1.5)), label="before"
+    )
+    left.set_xscale("log")
+    right.set_xscale("log", base=2)
+    for axes in (left, right):
+        axes.set_ylim(-3, 103)
+    _frame(left, "Chance of success, %", "updates")
+    _frame(middle, "Updates until 95 %", "strength of the prover")
+    _frame(right, f"Pass@N after {report['settings']['pass_at']} updates, %", "N")
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=7, frameon=False, fontsize=9, labelcolor=TEXT)
+
+
+def _shown(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
+    """The cells that get curves with their colours: of an arm with many provers a few between the weakest and the strongest, darker with strength."""
+    found: list[tuple[Cell, str]] = []
+    for arm in dict.fromkeys(cell["arm"] for cell in cells):
+        mine = sorted((cell for cell in cells if cell["arm"] == arm), key=lambda cell: cell["strength"] or 0.0)
+        places = range(len(mine)) if len(mine) <= _SHOWN else [round(n * (len(mine) - 1) / (_SHOWN - 1)) for n in range(_SHOWN)]
+        for number, place in enumerate(places):
+            colour = _ARMS[arm][0] if len(mine) == 1 else at(_PALE[arm], number / (len(places) - 1))
+            found.append((mine[place], colour))
+    return found
+
+
+def _name(cell: Cell) -> str:
+    return cell["arm"] if cell["strength"] is None else f"{cell['arm']}, prover {cell['strength']:g}"
+
+
+def _success(axes: Any, cell: Cell, colour: str, every: int) -> None:
+    """Mean over seeds with its interval; the look before the first update stands at half a step."""
+    x = [max(each["iteration"], every / 2) for each in cell["curve"]]
+    low, high, value = ([100 * each[name] for each in cell["curve"]] for name in ("low", "high", "value"))
+    axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.plot(x, value, color=colour, linewidth=1.8, linestyle=_ARMS[cell["arm"]][1])
+
+
+def _pass(axes: Any, cell: Cell, colour: str) -> None:
+    drawn = cell["pass_at"]
+    low, high, value = ([100 * each[name] for each in drawn["pass"]] for name in ("low", "high", "value"))
+    axes.fill_between(drawn["samples"], low, high, color=colour, alpha=0.1, linewidth=0)
+    axes.plot(drawn["samples"], value, color=colour, linewidth=1.8, linestyle=_ARMS[cell["arm"]][1], label=_name(cell))
+
+
+def _steps(axes: Any, cells: Sequence[Cell]) -> None:
+    """Medians with their intervals: dots over strengths, lines across for arms without a prover; an arrow where half of the runs never arrive."""
+    top = max((each["iteration"] for cell in cells for each in cell["curve"]), default=1)
+    for number, arm in enumerate(dict.fromkeys(cell["arm"] for cell in cells)):
+        colour, dash = _ARMS[arm]
+        mine = sorted((cell for cell in cells if cell["arm"] == arm), key=lambda cell: cell["strength"] or 0.0)
+        ends = [cell["updates"]["most"] for cell in mine]
+        values = [top if end["value"] is None else max(1.0, end["value"]) for end in ends]
+        lows = [value if not end["known"] or end["low"] is None else max(1.0, end["low"]) for end, value in zip(ends, values)]
+        highs = [value if not end["known"] else top if end["high"] is None else end["high"] for end, value in zip(ends, values)]
+        if mine[0]["strength"] is None:
+            axes.axhspan(lows[0], highs[0], color=colour, alpha=0.13, linewidth=0)
+            axes.axhline(values[0], color=colour, linewidth=1.8, linestyle=dash)
+            continue
+        x = [cell["strength"] * 1.02**number for cell in mine]
+        axes.plot(x, values, color=colour, linewidth=1.8, linestyle=dash, marker="o", markersize=4)
+        axes.vlines(x, lows, highs, color=colour, linewidth=1.2, alpha=0.7)
+        missed = [place for place, end in zip(x, ends) if end["value"] is None]
+        axes.plot(missed, [top] * len(missed), linestyle="", marker="^", markersize=9, color=colour)
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+
+
+def _frame(axes: Any, title: str, below: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, weight="bold", color=TEXT)
+    axes.set_xlabel(below, color=QUIET, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(which="both", colors=QUIET, labelsize=8, length=0)
+    axes.grid(color=WRITTEN, linewidth=1)
+    axes.set_axisbelow(True)

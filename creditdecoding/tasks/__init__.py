@@ -1,5 +1,5 @@
-"""Verifiable tasks by name: `pocket` is all eight embedded families, a family's name is that one, a benchmark's name (benchmarks/) that one,
-a data file's path the questions in it (questions.py).
+"""Verifiable tasks by name: `pocket` is all eight embedded families, a family's name is that one, `chain` longer problems than the
+embedded model knows (chain.py), a benchmark's name (benchmarks/) that one, a data file's path the questions in it (questions.py).
 
 Leaves to others: what an item is (base.py), running models over items (eval/).
 """
@@ -7,7 +7,7 @@ Leaves to others: what an item is (base.py), running models over items (eval/).
 from __future__ import annotations
 
 from creditdecoding.errors import unknown_name
-from creditdecoding.tasks import benchmarks, questions
+from creditdecoding.tasks import benchmarks, chain, questions
 from creditdecoding.tasks.base import Family
 from creditdecoding.tasks.pocket import FAMILIES
 
@@ -20,11 +20,13 @@ def families(names: str) -> list[Family]:
             found |= FAMILIES
         elif name in FAMILIES:
             found[name] = FAMILIES[name]
+        elif name == chain.FAMILY.name:
+            found[name] = chain.FAMILY
         elif benchmarks.is_named(name):
             loaded = benchmarks.load(name)
             found[loaded.name] = loaded
         elif questions.is_file(name):
             found[name] = questions.load(name)
         else:
-            raise unknown_name("task", name.partition("=")[0], ["pocket", *FAMILIES, *benchmarks.NAMES])
+            raise unknown_name("task", name.partition("=")[0], ["pocket", *FAMILIES, chain.FAMILY.name, *benchmarks.NAMES])
     return list(found.values())

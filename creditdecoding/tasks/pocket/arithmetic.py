@@ -12,12 +12,13 @@ _LOSS = (("{n} gives {k} to {o}.", "Giving away {k}"), ("{n} loses {k}.", "Losin
 _TIMES = (("Then {n} has {k} times as many.", "Having {k} times as many"),)
 
 
-def _chain(rng: random.Random) -> Item:
+def chain(rng: random.Random, count: int, family: str = "arithmetic") -> Item:
+    """`count` changes to what somebody has, one after the other."""
     (n, o), thing = rng.sample(PEOPLE, 2), rng.choice(THINGS)
     value = start = rng.randint(2, 15)
     said = [rng.choice((f"{n} has {value} {thing}.", f"{n} starts with {value} {thing}.", f"At first {n} has {value} {thing}."))]
     steps, ops = [f"{n} starts with {value} {thing}."], []
-    for _ in range(rng.choice((2, 3))):
+    for _ in range(count):
         kinds = ["+"] * (value <= 20) + ["-"] * (value >= 3) + ["*"] * (value <= 9)
         op = rng.choice(kinds)
         k = rng.randint(2, 3) if op == "*" else rng.randint(1, min(9, value - 1)) if op == "-" else rng.randint(1, 9)
@@ -29,7 +30,7 @@ def _chain(rng: random.Random) -> Item:
         value = new
     question = rng.choice((f"How many {thing} does {n} have now?", f"How many {thing} are left with {n}?", f"How many {thing} has {n} at the end?"))
     return Item(
-        "arithmetic",
+        family,
         " ".join(said) + " " + question,
         " ".join(steps) + f" So {n} has {value} {thing}. Answer: {value}",
         value,
@@ -57,7 +58,7 @@ def _compare(rng: random.Random) -> Item:
 
 def make(rng: random.Random) -> Item:
     """One problem: a chain of changes, or three people compared."""
-    return _chain(rng) if rng.random() < 0.7 else _compare(rng)
+    return chain(rng, rng.choice((2, 3))) if rng.random() < 0.7 else _compare(rng)
 
 
 FAMILY = Family("arithmetic", "arithmetic word problems", make, same_answer, delimiter=".")

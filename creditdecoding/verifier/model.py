@@ -1,0 +1,212 @@
+"""The verifier: the base model's transformer with one number read at the end of a prefix, the chance that the base policy ends it right.
+
+    verifier = Verifier.load(Path("runs/verifier"), lm)
+    q = verifier.q(states)                                  # [n] on the CPU, between 0 and 1
+    gain = advantage(q[0], q[1], k=4)                       # of a step from state 0 to state 1, under the prover best-of-4
+
+One predictor of Q^pi serves every best-of-K prover: Q^BoK = 1 - (1 - Q^pi)^K (arXiv 2410.08146). In a folder a verifier is
+`model.safetensors` and `verifier.json`: whose states it judges, its architecture, how it was trained, how good it was on problems held out.
+Leaves to others: learning (fit.py), how good it is (measures.py), which prover to take (provers.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from creditdecoding.checkpoint import read_json
+from creditdecoding.config import ModelConfig, MoEConfig, from_mapping
+from creditdecoding.errors import CheckpointError, CreditError, ModelError, OptionError
+from creditdecoding.lm import LM
+from creditdecoding.models.transformer import Transformer
+from creditdecoding.models.weights import Rename, save, stream
+from creditdecoding.verifier.identity import Identity, hold
+from creditdecoding.verifier.steps import State
+
+ABOUT, WEIGHTS = "verifier.json", "model.safetensors"
+Q = TypeVar("Q", float, Tensor)
+
+
+def best_of(q: Q, k: float) -> Q:
+    """The chance that one of `k` tries is right, where each is with chance `q`. Raises `OptionError` for `k` below 1."""
+    if not 1 <= k < float("inf"):
+        raise OptionError("best-of-K needs a K of 1 or more", given=k, allowed="1 <= K", hint="K = 1 is the base policy itself, 4 is usual.")
+    found: Q = 1 - (1 - q) ** k
+    return found
+
+
+def advantage(q_parent: Q, q_child: Q, k: float = 4.0) -> Q:
+    """A^BoK of a step: what it adds to the best-of-`k` prover's chance, from Q^pi before and after it."""
+    return best_of(q_child, k) - best_of(q_parent, k)
+
+
+def effective(q_parent: Q, q_child: Q, alpha: float, k: float = 4.0) -> Q:
+    """The effective reward of a step, Q^pi + alpha A^BoK (Eq. 5)."""
+    return q_child + alpha * advantage(q_parent, q_child, k)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How a state becomes ids: a complete answer with its end token, an unfinished one with `masks` masks behind it.
+
+    The number is read at the first of these, or at the last id of the prefix where there are none.
+    """
+
+    mask_id: int
+    end_id: int
+    masks: int = 0
+
+    @classmethod
+    def of(cls, lm: LM, masks: int) -> Feed:
+        """With the ids of a model's tokenizer: the last of its end tokens (the end of a turn where it has both)."""
+        return cls(lm.words.mask_id, lm.words.stop_ids[-1], masks)
+
+    def ids(self, state: State) -> tuple[int, ...]:
+        """What the network sees."""
+        return (*state.prompt, *state.written, *((self.end_id,) if state.done else (self.mask_id,) * self.masks))
+
+    def place(self, state: State) -> int:
+        """Where in it the number is read."""
+        return len(state.prompt) + len(state.written) - (not state.done and not self.masks)
+
+
+class Scorer(nn.Module):
+    """The transformer without its language-model head, and a number for one position of each row."""
+
+    def __init__(self, config: ModelConfig, backend: str = "sdpa") -> None:
+        super().__init__()
+        self.trunk = Transformer(config, backend)
+        self.trunk.head = None
+        self.value = nn.Linear(config.hidden_size, 1)
+
+    @classmethod
+    def begin(cls, lm: LM, backend: str = "sdpa") -> Scorer:
+        """A float32 copy of the base model whose number is 0 everywhere. Raises `OptionError` if it is no network of this package."""
+        if not isinstance(lm.model, Transformer) or any(not weight.is_floating_point() for weight in lm.model.parameters()):
+            hint = "Load a released checkpoint, without --quantize."
+            raise OptionError("a verifier begins with the plain weights of a checkpoint", given=type(lm.model).__name__, hint=hint)
+        scorer = cls(lm.model.config, backend).to(lm.device)
+        scorer.trunk.load_state_dict({name: weight for name, weight in lm.model.state_dict().items() if not name.startswith("head.")})
+        nn.init.zeros_(scorer.value.weight)
+        nn.init.zeros_(scorer.value.bias)
+        return scorer
+
+    def forward(
+        self, tokens: Int[Tensor, "rows length"], places: Int[Tensor, " rows"], allowed: Bool[Tensor, "rows 1 length"] | None
+    ) -> Float[Tensor, " rows"]:
+        """Log-odds in float32, whatever the trunk's type."""
+        hidden = self.trunk.trunk(tokens, allowed)[torch.arange(len(tokens), device=tokens.device), places]
+        with torch.autocast(tokens.device.type, enabled=False):
+            found: Tensor = self.value(self.trunk.norm(hidden).float())[:, 0]
+        return found
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int, step: int = 1) -> tuple[Tensor, Tensor | None]:
+    """Rows as one tensor, as long as the longest (a multiple of `step`), and which keys exist [rows, 1, length] (None: all do)."""
+    longest = -(-max(map(len, rows)) // step) * step
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
+    inside = torch.arange(longest)[None] < lengths[:, None]
+    return tokens, None if bool(inside.all()) else inside[:, None]
+
+
+class Verifier:
+    """Predicts Q^pi of states. `sequences` and `positions` count what it has run; equal states of one call run once."""
+
+    def __init__(self, scorer: Scorer, feed: Feed, batch_size: int = 16, about: Mapping[str, Any] | None = None) -> None:
+        self.scorer, self.feed, self.batch_size = scorer.eval(), feed, batch_size
+        self.about: Mapping[str, Any] = about if about is not None else {}
+        self.sequences = self.positions = 0
+
+    @classmethod
+    def load(cls, folder: Path, lm: LM, batch_size: int | None = None, compile: bool = False, any_model: bool = False) -> Verifier:
+        """Read a verifier to where `lm` is, in its type; `any_model`: one of another model with the same tokenizer serves as a prover.
+
+        Raises `CheckpointError` for files that are missing, broken or another thing's, `OptionError` for another model or tokenizer.
+        """
+        about, config = _read(folder)
+        hold(Identity(**about["identity"]), lm, f"the verifier in {folder}", model=not any_model)
+        weight = next(lm.model.parameters(), None) if isinstance(lm.model, nn.Module) else None
+        with torch.device("meta"):
+            scorer = Scorer(config)
+        stream(scorer, folder, _SameNames(), lm.device, torch.float32 if weight is None else weight.dtype)
+        scorer.value.float()
+        if compile:
+            scorer.trunk.compile_layers(dynamic=True)
+        return cls(scorer, Feed.of(lm, about["settings"]["masks"]), batch_size or lm.batch_size, about)
+
+    @torch.no_grad()
+    def q(self, states: Sequence[State]) -> Float[Tensor, " n"]:
+        """Q^pi of each state [n], float32 on the CPU. Raises `ModelError` if the network gives no number."""
+        fed = {self.feed.ids(state): self.feed.place(state) for state in states}
+        order = sorted(fed, key=len, reverse=True)
+        device = self.scorer.value.weight.device
+        found: dict[tuple[int, ...], Tensor] = {}
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            tokens, allowed = padded(rows, self.feed.mask_id)
+            places = torch.tensor([fed[row] for row in rows], device=device)
+            odds = self.scorer(tokens.to(device), places, None if allowed is None else allowed.to(device))
+            found.update(zip(rows, odds.sigmoid().cpu()))
+            self.sequences += len(rows)
+            self.positions += sum(map(len, rows))
+        values = torch.stack([found[self.feed.ids(state)] for state in states]) if states else torch.zeros(0)
+        if not values.isfinite().all():
+            raise ModelError("the verifier gives no number for some states", hint="Check its weights, or load it in float32.")
+        return values
+
+
+class _SameNames(dict[str, Any]):
+    """A rename table under which every tensor keeps its name."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+def write(folder: Path, scorer: Scorer, identity: Identity, settings: Mapping[str, Any], measures: Mapping[str, Any] | None = None) -> None:
+    """Write a verifier, weights in bfloat16; `settings` has at least `masks`. A kill leaves whole files."""
+    rename: Rename = _SameNames()
+    part = folder / "model.part"
+    save(scorer, part, rename, torch.bfloat16)
+    os.replace(part, folder / WEIGHTS)
+    about = {
+        "kind": "verifier",
+        "identity": dataclasses.asdict(identity),
+        "architecture": dataclasses.asdict(scorer.trunk.config),
+        "settings": dict(settings),
+        "measures": dict(measures or {}),
+    }
+    note(folder, about)
+
+
+def note(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write what is known of the verifier in `folder`."""
+    part = folder / "verifier.part"
+    part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, folder / ABOUT)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
+    """`verifier.json` and the architecture in it. Raises `CheckpointError`."""
+    hint = "Make one: credit pav train LABELS --out DIR."
+    if not (folder / ABOUT).is_file():
+        raise CheckpointError(f"no verifier here (no {ABOUT})", given=str(folder), hint=hint)
+    about = read_json(folder / ABOUT)
+    try:
+        Identity(**about["identity"])
+        shape = {**about["architecture"], "stop_token_ids": tuple(about["architecture"]["stop_token_ids"])}
+        config = from_mapping(ModelConfig, {**shape, "moe": shape["moe"] and from_mapping(MoEConfig, shape["moe"])})
+        if about["kind"] != "verifier" or type(about["settings"]["masks"]) is not int:
+            raise KeyError("kind")
+    except (KeyError, TypeError, ValueError, CreditError) as error:
+        raise CheckpointError(f"{ABOUT} does not describe a verifier ({error})", given=str(folder), hint=hint) from error
+    return about, config

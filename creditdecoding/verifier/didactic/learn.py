@@ -26,6 +26,8 @@ from creditdecoding.verifier.didactic.values import Values, along, exact
 
 _LOOKS, _SURE = 256, 4096
 """Prefixes drawn for the chance of success: at each look, and again where a run seems to be solved."""
+_ADAM, _SGD = 1e-3, 1.0
+"""Learning rates."""
 Rewards = Float[Tensor, "runs rows length"]
 
 
@@ -61,10 +63,10 @@ class Noise:
 
 
 def fine_tuned(made: Made, config: DidacticConfig, weights: Weights, noise: Noise) -> Weights:
-    """Weights after Adam on fresh batches of the `sft_strength` policy's sequences: maximum likelihood of the tokens written."""
+    """Weights after Adam (learning rate 1e-3) on fresh batches of the `sft_strength` policy's sequences: maximum likelihood of the tokens written."""
     policy = made.task.prover(config.sft_strength).float()
     weights = [part.clone().requires_grad_() for part in weights]
-    optimizer = torch.optim.Adam(weights, config.lr)
+    optimizer = torch.optim.Adam(weights, _ADAM)
     for _ in range(config.sft_iterations):
         tokens = played(made.task, policy, noise.uniform(config.batch, made.task.length))
         step(made, weights, optimizer, tokens, torch.ones(tokens.shape))
@@ -127,7 +129,7 @@ def learn(cell: Cell, seeds: Sequence[int], config: DidacticConfig) -> Iterator[
     with torch.no_grad():
         weights = made.init(seeds)
     weights = [part.requires_grad_() for part in fine_tuned(made, config, weights, noise)]
-    optimizer = torch.optim.Adam(weights, config.lr)
+    optimizer = _optimizer(weights, config)
     drew = torch.zeros(len(seeds), dtype=torch.long)
     for iteration in range(config.iterations + 1):
         if iteration % config.every == 0 or iteration == config.iterations:
@@ -138,7 +140,7 @@ def learn(cell: Cell, seeds: Sequence[int], config: DidacticConfig) -> Iterator[
             if not stay:
                 return
             if len(stay) < len(left):
-                weights, optimizer = _kept(weights, optimizer, stay)
+                weights, optimizer = _kept(weights, optimizer, stay, config)
                 left, drew = [left[run] for run in stay], drew[stay]
                 noise.keep(stay)
         with torch.no_grad():
@@ -165,10 +167,18 @@ def _chances(made: Made, weights: Weights, seeds: Sequence[int], iteration: int,
     return found
 
 
-def _kept(weights: Weights, optimizer: torch.optim.Adam, runs: list[int]) -> tuple[Weights, torch.optim.Adam]:
-    """Weights and Adam's state of some of the runs."""
+def _optimizer(weights: Weights, config: DidacticConfig) -> torch.optim.Optimizer:
+    """What follows the policy gradient."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(weights, config.lr or _SGD)
+    return torch.optim.Adam(weights, config.lr or _ADAM)
+
+
+def _kept(weights: Weights, optimizer: torch.optim.Optimizer, runs: list[int], config: DidacticConfig) -> tuple[Weights, torch.optim.Optimizer]:
+    """Weights and the optimiser's state of some of the runs."""
     fresh = [part.detach()[runs].requires_grad_() for part in weights]
-    other = torch.optim.Adam(fresh, **{name: optimizer.defaults[name] for name in ("lr", "betas", "eps")})
+    other = _optimizer(fresh, config)
     for old, new in zip(weights, fresh):
-        other.state[new] = {name: value[runs] if value.dim() else value for name, value in optimizer.state[old].items()}
+        state = {name: value for name, value in optimizer.state[old].items() if value is not None}
+        other.state[new] = {name: value[runs] if value.dim() else value for name, value in state.items()}
     return fresh, other

@@ -31,7 +31,10 @@ class DidacticConfig:
     iterations: int = option(3000, "Updates at most; a run ends before where it is solved.", ge=1, le=10**6)
     alpha: float = option(1.0, "Weight of the prover's advantage.", ge=0.0, le=1e4)
     batch: int = option(64, "Sequences an update.", ge=1, le=2**16)
-    lr: float = option(1e-3, "Adam's learning rate, of fine-tuning as well.", gt=0.0, le=1.0)
+    optimizer: str = option(
+        "adam", "What follows the policy gradient: adam as in the paper, or sgd, which does not rescale it.", choices=("adam", "sgd")
+    )
+    lr: float | None = option(None, "Learning rate; by default 1e-3 for adam, 1 for sgd.", gt=0.0, le=1e3)
     q_rollouts: int = option(4, "Rollouts of the policy from every prefix that estimate Q of arms q and effective-q.", ge=1, le=1024)
     prover_rollouts: int = option(
         0, "Rollouts of the prover from every prefix that estimate its advantage; 0: exactly, by dynamic programming.", ge=0, le=10**6

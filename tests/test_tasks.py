@@ -24,6 +24,7 @@ import torch
 from creditdecoding.config import TrainConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.tasks import families
+from creditdecoding.tasks import chain
 from creditdecoding.tasks.base import SPLITS, Family, Item, distinct_items, final_answer, items, same_answer
 from creditdecoding.tasks.pocket import FAMILIES, program, words
 from creditdecoding.tasks.pocket.facts import COUNTRIES
@@ -34,7 +35,8 @@ from creditdecoding.train.vocabulary import task_tokenizer
 
 torch.set_num_threads(1)
 
-each_family = pytest.mark.parametrize("family", list(FAMILIES.values()), ids=list(FAMILIES))
+MADE = {**FAMILIES, "chain": chain.FAMILY}
+each_family = pytest.mark.parametrize("family", list(MADE.values()), ids=list(MADE))
 PACKAGE = Path(sys.modules["creditdecoding"].__file__ or "").parent
 
 
@@ -47,13 +49,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture(scope="module")
 def trained() -> dict[str, list[Item]]:
     """3,000 training items a family."""
-    return {name: list(itertools.islice(items(family, "train", 0), 3000)) for name, family in FAMILIES.items()}
+    return {name: list(itertools.islice(items(family, "train", 0), 3000)) for name, family in MADE.items()}
 
 
 @pytest.fixture(scope="module")
 def tested() -> dict[str, list[Item]]:
     """200 distinct test items a family."""
-    return {name: distinct_items(family, "test", 0, 200) for name, family in FAMILIES.items()}
+    return {name: distinct_items(family, "test", 0, 200) for name, family in MADE.items()}
 
 
 def in_process(code: str, seconds: int = 5, memory: int = 0) -> Outcome:

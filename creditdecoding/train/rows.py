@@ -46,7 +46,7 @@ def batches(items: Sequence[Item], tokenizer: Tokenizer, end_of_turn: int, end: 
         longest = max(len(prompt) + len(answer) for prompt, answer in chosen)
         length = -(-longest // STEP) * STEP
         if rng.random() < 1 / 5:
-            length = min(length + STEP * rng.randint(1, 3), 192)
+            length = max(length, min(length + STEP * rng.randint(1, 3), 192))
         tokens = torch.full((len(chosen), length), end)
         for i, (prompt, answer) in enumerate(chosen):
             tokens[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)

@@ -139,6 +139,11 @@ class Engine:
         finally:
             self.abort(request)
 
+    def room(self, row: Row) -> int | None:
+        """How many rows like this one the memory budget holds at the same time, whatever `batch_size` says; None: no limit is known."""
+        each = self._full.taken([self._need(row)])
+        return None if self._full.most is None or not each else self._full.most // each
+
     @property
     def busy(self) -> bool:
         """Whether anything waits, runs or was not handed out yet."""

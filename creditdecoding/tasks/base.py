@@ -42,7 +42,7 @@ class Family:
 
     `delimiter` ends a step of a worked answer, "" where none does; `share` is how often training draws from it, relative to the others.
     Items that were published rather than made are `listed`: all are of the test split. `grade` is partial credit beside `score`; `about`
-    goes to reports.
+    goes to reports. `answer` reads from a text what a vote among several counts; without it that is `final_answer`, else the whole text.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Family:
     grade: Callable[[str, Item], float] | None = None
     listed: tuple[Item, ...] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    answer: Callable[[str], str | None] | None = None
 
 
 def items(family: Family, split: Split, seed: int) -> Iterator[Item]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from creditdecoding.canvas import Row
 from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
+from creditdecoding.decoders import load
 from creditdecoding.engine import Engine
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.lm import LM
@@ -61,20 +62,30 @@ class Drawn:
 
 
 class Sampler:
-    """Draws continuations of states. `generation` says how tokens are drawn: with a temperature above 0, or all draws are alike."""
+    """Draws continuations of states. `generation` says how tokens are drawn: with a temperature above 0, or all draws are alike.
 
-    def __init__(self, lm: LM, generation: GenerationConfig, batch_size: int | None = None) -> None:
+    `memory` [GiB] is what rows may take together, by default most of what is free.
+    """
+
+    def __init__(self, lm: LM, generation: GenerationConfig, batch_size: int | None = None, memory: float | None = None) -> None:
         self.lm, self.generation = lm, generation
+        rule, own = load(generation.decoder)
+        self._config = dataclasses.replace(generation, decoder=rule, block_length=generation.block_length or own)
         self.batch_size = batch_size or lm.batch_size
         self.forwards = 0
-        self._engine = Engine(lm.model, lm.words, lm.device, EngineConfig(batch_size=self.batch_size), ServeConfig(max_waiting=self.batch_size))
+        serve = ServeConfig(max_waiting=self.batch_size, memory=memory)
+        self._engine = Engine(lm.model, lm.words, lm.device, EngineConfig(batch_size=self.batch_size), serve)
 
     def row(self, ask: Ask) -> Row:
         """The row that continues an ask's state. Raises `OptionError` if it does not fit or the state is complete."""
         if ask.state.done:
             raise OptionError("a complete answer cannot be continued", given=ask.state.reason, hint="Ask for states whose answer is not done.")
-        config = dataclasses.replace(self.generation, seed=ask.seed)
+        config = dataclasses.replace(self._config, seed=ask.seed)
         return self.lm.row(ask.state.prompt, config, begun=ask.state.written)
+
+    def room(self, ask: Ask) -> int | None:
+        """How many asks like this one memory holds at the same time; None: no limit is known."""
+        return self._engine.room(self.row(ask))
 
     def draw(self, asks: Iterable[Ask]) -> Iterator[tuple[int, Drawn]]:
         """The asks' places and what became of them, in the order in which they end. Raises `ModelError` where a pass fails."""
@@ -123,7 +134,9 @@ class _Draw:
         return self._drawn(found) if found.depth == self.ask.state.depth + self.ask.steps else None
 
     def _drawn(self, state: State) -> Drawn:
-        """The result; of what was written behind the state nothing is kept."""
+        """The result; of what was written behind the state nothing is kept. A state without a mask behind it is complete."""
+        if not state.done and len(state.written) >= self.reading.row.config.gen_length:
+            state = dataclasses.replace(state, done=True, reason="length")
         start = len(state.prompt)
         fresh = range(start + len(self.ask.state.written), start + len(state.written))
         found = {p: x for step in self.trace.steps for p, x, done in zip(step.positions, step.logprobs or (), step.committed) if done}

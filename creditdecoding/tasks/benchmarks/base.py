@@ -41,7 +41,7 @@ class Benchmark:
     """A published benchmark. The first template is the default; `member` says which files of a folder or archive are its test set.
 
     `judge` is right or wrong; `grade`, where there is one, is the usual partial credit (F1). `load` replaces reading file by file.
-    `delimiter` ends a step of an answer, where answers are worked out.
+    `delimiter` ends a step of an answer, where answers are worked out; `answer` reads from a text what a vote among several counts.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Benchmark:
     member: Callable[[str], bool] = lambda name: True
     load: Callable[[Sequence[Path]], Iterable[Record]] | None = None
     delimiter: str = ""
+    answer: Callable[[str], object] | None = None
 
 
 def family(benchmark: Benchmark, template: str = "", path: str = "") -> Family:
@@ -77,7 +78,12 @@ def family(benchmark: Benchmark, template: str = "", path: str = "") -> Family:
     def draw(rng: Random) -> Item:
         return rng.choice(found)
 
-    grade = benchmark.grade
+    grade, answer = benchmark.grade, benchmark.answer
+
+    def voted(text: str) -> str | None:
+        found = None if answer is None else answer(cut(text))
+        return None if found is None else str(found)
+
     return Family(
         name,
         benchmark.title,
@@ -93,6 +99,7 @@ def family(benchmark: Benchmark, template: str = "", path: str = "") -> Family:
             "template": chosen,
             **dataclasses.asdict(wording),
         },
+        answer=None if answer is None else voted,
     )
 
 

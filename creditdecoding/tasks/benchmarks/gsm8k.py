@@ -48,4 +48,5 @@ BENCHMARK = Benchmark(
     _questions,
     _judge,
     delimiter="\n",
+    answer=number,
 )

@@ -39,16 +39,18 @@ def _same_text(text: str) -> str:
     return re.sub(r"\\[dt]frac", r"\\frac", text).removesuffix(".")
 
 
+def _stated(text: str) -> str | None:
+    """The box, or what is announced."""
+    box, said = boxed(text), announced(text)
+    return box if box is not None or said is None else said.split("\n")[0]
+
+
 def _judge(text: str, gold: str) -> bool:
     """The box, or what is announced, or the last formula, equals the reference as mathematics."""
     if verify is None or parse is None:
         raise MissingExtraError("math-verify", "eval")
-    found = boxed(text)
-    if found is None:
-        found = announced(text)
-        found = text if found is None else found.split("\n")[0]
-    elif _same_text(found) == _same_text(gold):
-        return True
+    said = _stated(text)
+    found = text if said is None else said
     if _same_text(found) == _same_text(gold):
         return True
     limit = 5 if threading.current_thread() is threading.main_thread() else None  # its time limit is a signal
@@ -73,4 +75,5 @@ BENCHMARK = Benchmark(
     _questions,
     _judge,
     delimiter="\n",
+    answer=_stated,
 )

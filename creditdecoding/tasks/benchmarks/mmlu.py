@@ -51,4 +51,5 @@ BENCHMARK = Benchmark(
     _questions,
     _judge,
     member=lambda name: not name.startswith(("dev", "val")) and not name.removesuffix(".csv").endswith(("_dev", "_val", "_train")),
+    answer=choice,
 )

@@ -1,0 +1,97 @@
+"""Search at test time, by name: a beam over steps led by process advantages, and what it is held against.
+
+    config = SearchConfig("beam", n=4)
+    problem = Problem(tuple(lm.encode("...")), delimiter=".")
+    for place, found in search(config, [problem], Sampler(lm, GenerationConfig(temperature=1.0)), verifier):
+        print(lm.words.decode(found.choice.answer.state.written), found.spent.sequences)
+
+Leaves to others: the searches themselves (beam.py, baselines.py), running many at once (rounds.py), comparing them (compare.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from creditdecoding.config import check_fields, option
+from creditdecoding.errors import OptionError
+from creditdecoding.verifier.baselines import JUDGED, PICKS, sampled
+from creditdecoding.verifier.beam import Reward, beam, redraft
+from creditdecoding.verifier.rounds import Found, Judge, Problem, Search, run
+from creditdecoding.verifier.sampler import Ask, Sampler
+
+_BATCHES = 4  # rows of searches under way, in batches: so that passes stay full while some searches end their rounds
+
+
+@dataclass(frozen=True)
+class Method:
+    """A search by name: how it begins, which knobs it has, whether it asks a verifier, how many rows a round of it has."""
+
+    begin: Callable[[SearchConfig, Problem], Search]
+    knobs: tuple[str, ...]
+    judged: bool
+    width: Callable[[SearchConfig], int]
+
+
+def _sampled(name: str) -> Method:
+    knobs = () if name == "single" else ("n",)
+    judged = name in JUDGED
+    return Method(lambda c, problem: sampled(problem, c.n if knobs else 1, PICKS[name], judged), knobs, judged, lambda c: c.n if knobs else 1)
+
+
+METHODS: Mapping[str, Method] = {
+    "beam": Method(lambda o, problem: beam(problem, o.n, o.c, Reward(o.alpha, o.k)), ("n", "c", "alpha", "k"), True, lambda o: o.n * o.c),
+    "beam_q": Method(lambda o, problem: beam(problem, o.n, o.c, Reward(0.0, 1)), ("n", "c"), True, lambda o: o.n * o.c),
+    "redraft": Method(lambda o, problem: redraft(problem, o.n, o.c, Reward(o.alpha, o.k)), ("n", "c", "alpha", "k"), True, lambda o: min(o.n, o.c)),
+    **{name: _sampled(name) for name in PICKS},
+}
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Options of a search."""
+
+    method: str = option(
+        "beam",
+        "beam (steps, by Q + alpha * A), beam_q (by Q alone), redraft (whole drafts cut and drawn again); of whole answers best_of_n (verifier), "
+        "majority, weighted (majority by the verifier's Q), certainty, certainty_mean (log-probability a token), single.",
+        choices=tuple(METHODS),
+    )
+    n: int = option(4, "States that a beam keeps; answers or drafts of the other methods.", ge=1)
+    c: int = option(3, "Next steps drawn from each state of a beam; drafts of a round.", ge=1)
+    alpha: float = option(0.5, "Weight of the prover's advantage A beside Q.", ge=0.0)
+    k: int = option(4, "The prover is the best of k answers of the policy.", ge=1, le=2**20)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for field in fields(self)[1:]:
+            if field.name not in METHODS[self.method].knobs and getattr(self, field.name) != field.default:
+                known = ", ".join(METHODS[self.method].knobs) or "none"
+                raise OptionError(f"{self.method} has no {field.name}", given=getattr(self, field.name), allowed=known, hint="Leave it out.")
+
+
+def search(config: SearchConfig, problems: Sequence[Problem], sampler: Sampler, judge: Judge | None = None) -> Iterator[tuple[int, Found]]:
+    """Places of the problems and what was found, in the order in which searches end; what is found for one does not depend on the others.
+
+    Raises `OptionError` where a verifier is missing, draws would all be alike, or the candidates of a step do not fit into memory.
+    """
+    method = METHODS[config.method]
+    check(config, problems, sampler)
+    if method.judged and judge is None:
+        raise OptionError(f"{config.method} asks a verifier", hint="Train one with: credit pav train; or choose majority or certainty.")
+    at_once = max(1, _BATCHES * sampler.batch_size // method.width(config))
+    yield from run((method.begin(config, problem) for problem in problems), sampler, judge, at_once)
+
+
+def check(config: SearchConfig, problems: Sequence[Problem], sampler: Sampler) -> None:
+    """Refuse what `search` cannot do, before anything is drawn. Raises `OptionError`."""
+    method = METHODS[config.method]
+    width = method.width(config)
+    if width > 1 and sampler.generation.temperature == 0:
+        raise OptionError("at temperature 0 all candidates are alike", hint="Set a temperature above 0, or choose the method single.")
+    if "c" in method.knobs and problems:
+        longest = max(problems, key=lambda problem: len(problem.prompt))
+        room = sampler.room(Ask(longest.root, longest.delimiter, 0))
+        if room is not None and width > room:
+            what, hint = "the candidates of a step do not fit into memory together", "Lower n or c, shorten gen_length, or give more memory."
+            raise OptionError(what, given=f"n {config.n} * c {config.c} = {width:,} rows", allowed=f"{room:,} rows at most", hint=hint)

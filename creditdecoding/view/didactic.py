@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from creditdecoding.view.colour import LINE, QUIET, TEXT, WRITTEN, at
+from creditdecoding.view.colour import LINE, TEXT, at
+from creditdecoding.view.scaling import frame, logarithmic
 
 _ARMS = {
     "outcome": ("#7b8794", "-"),
@@ -32,24 +33,28 @@ def didactic_size(report: Mapping[str, Any]) -> tuple[float, float]:
 def draw_didactic(figure: Any, report: Mapping[str, Any]) -> None:
     """Success over updates, updates until 95 % over the prover's strength, Pass@N after a few updates; bands and bars are 95% intervals."""
     shown = _shown(report["cells"])
-    left, middle, right = (figure.add_axes((start, 0.26, 0.262, 0.62)) for start in (0.045, 0.378, 0.715))
+    panels = [figure.add_axes((start, 0.2, 0.268, 0.7)) for start in (0.04, 0.375, 0.71)]
+    left, middle, right = panels
     for cell, colour in shown:
         _success(left, cell, colour, report["settings"]["every"])
         _pass(right, cell, colour)
-    _steps(middle, report["cells"])
     before = report["before"]
     right.plot(
         before["samples"], [100 * each["value"] for each in before["pass"]], color=LINE, linewidth=1.4, linestyle=(0, (1, 1.5)), label="before"
     )
-    left.set_xscale("log")
-    right.set_xscale("log", base=2)
+    looks = [each["iteration"] for cell in report["cells"] for each in cell["curve"]]
+    logarithmic(left, [max(look, report["settings"]["every"] / 2) for look in looks])
+    _steps(middle, report["cells"], max(looks))
+    logarithmic(right, before["samples"])
     for axes in (left, right):
         axes.set_ylim(-3, 103)
-    _frame(left, "Chance of success, %", "updates")
-    _frame(middle, "Updates until 95 %", "strength of the prover")
-    _frame(right, f"Pass@N after {report['settings']['pass_at']} updates, %", "N")
+    after = report["settings"]["pass_at"]
+    titles = (("Chance of success, %", "updates"), ("Updates until 95 %", "strength of the prover"), (f"Pass@N after {after} updates, %", "N"))
+    for axes, (title, below) in zip(panels, titles):
+        frame(axes, below)
+        axes.set_title(title, loc="left", fontsize=11, weight="bold", color=TEXT)
     handles, labels = right.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=7, frameon=False, fontsize=9, labelcolor=TEXT)
+    figure.legend(handles, labels, loc="lower center", ncols=8, frameon=False, fontsize=9, labelcolor=TEXT)
 
 
 def _shown(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
@@ -83,16 +88,17 @@ def _pass(axes: Any, cell: Cell, colour: str) -> None:
     axes.plot(drawn["samples"], value, color=colour, linewidth=1.8, linestyle=_ARMS[cell["arm"]][1], label=_name(cell))
 
 
-def _steps(axes: Any, cells: Sequence[Cell]) -> None:
-    """Medians with their intervals: dots over strengths, lines across for arms without a prover; an arrow where half of the runs never arrive."""
-    top = max((each["iteration"] for cell in cells for each in cell["curve"]), default=1)
+def _steps(axes: Any, cells: Sequence[Cell], top: int) -> None:
+    """Medians with their intervals: dots over strengths, lines across for arms without a prover; a triangle where half of the runs never arrive."""
+    strengths, heights = [cell["strength"] for cell in cells if cell["strength"] is not None], [float(top)]
     for number, arm in enumerate(dict.fromkeys(cell["arm"] for cell in cells)):
         colour, dash = _ARMS[arm]
         mine = sorted((cell for cell in cells if cell["arm"] == arm), key=lambda cell: cell["strength"] or 0.0)
         ends = [cell["updates"]["most"] for cell in mine]
-        values = [top if end["value"] is None else max(1.0, end["value"]) for end in ends]
-        lows = [value if not end["known"] or end["low"] is None else max(1.0, end["low"]) for end, value in zip(ends, values)]
-        highs = [value if not end["known"] else top if end["high"] is None else end["high"] for end, value in zip(ends, values)]
+        values = [_height(end["value"], top) for end in ends]
+        lows = [_height(end["low"], top) if end["known"] else value for end, value in zip(ends, values)]
+        highs = [_height(end["high"], top) if end["known"] else value for end, value in zip(ends, values)]
+        heights += lows
         if mine[0]["strength"] is None:
             axes.axhspan(lows[0], highs[0], color=colour, alpha=0.13, linewidth=0)
             axes.axhline(values[0], color=colour, linewidth=1.8, linestyle=dash)
@@ -102,16 +108,10 @@ def _steps(axes: Any, cells: Sequence[Cell]) -> None:
         axes.vlines(x, lows, highs, color=colour, linewidth=1.2, alpha=0.7)
         missed = [place for place, end in zip(x, ends) if end["value"] is None]
         axes.plot(missed, [top] * len(missed), linestyle="", marker="^", markersize=9, color=colour)
-    axes.set(xscale="log", yscale="log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
+    logarithmic(axes, strengths or [1.0])
+    logarithmic(axes, heights, "y")
 
 
-def _frame(axes: Any, title: str, below: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, weight="bold", color=TEXT)
-    axes.set_xlabel(below, color=QUIET, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(which="both", colors=QUIET, labelsize=8, length=0)
-    axes.grid(color=WRITTEN, linewidth=1)
-    axes.set_axisbelow(True)
+def _height(updates: float | None, top: int) -> float:
+    """Where a number of updates stands: never is at the top."""
+    return float(top) if updates is None else max(1.0, updates)

@@ -38,13 +38,13 @@ def draw_orthogonality(figure: Any, report: Mapping[str, Any]) -> None:
             x, y = zip(*dots)
             shown += x
             axes.plot(x, y, marker="o", markersize=7, linestyle="", color=colour, label=spec)
-        _logarithmic(axes, shown)
+        logarithmic(axes, shown)
         axes.set_yticks(range(len(names)), labels=names if number == 0 else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         for place, setting in enumerate(report["settings"]):
             if setting["reason"] is not None:
                 axes.annotate("not yet", (0.02, place), xycoords=("axes fraction", "data"), fontsize=8, color=QUIET, va="center")
-        _frame(axes, title)
+        frame(axes, title)
     axes.legend(loc="center left", bbox_to_anchor=(1.03, 0.5), frameon=False, fontsize=9, labelcolor=TEXT)
     figure.text(0.17, 0.1 / high, "Equal distances between the colours from line to line: the gains multiply.", fontsize=9, color=QUIET)
 
@@ -69,9 +69,9 @@ def draw_scaling(figure: Any, report: Mapping[str, Any]) -> None:
             if key == "score":
                 axes.set_ylim(-3, 103)
             else:
-                _logarithmic(axes, every, "y")
+                logarithmic(axes, every, "y")
             axes.set_ylabel(("passes per answer token", "score, %")[below] if number == 0 else "", color=QUIET, fontsize=9)
-            _frame(axes, sweep["title"] if below else "")
+            frame(axes, sweep["title"] if below else "")
             if number == count - 1 and not below:
                 handles, labels = axes.get_legend_handles_labels()
                 figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False, fontsize=9, labelcolor=TEXT)
@@ -91,16 +91,18 @@ def _curves(axes: Any, sweep: Mapping[str, Any], specs: Sequence[str], key: str)
     axes.set_xticks(places, labels=[point["label"] for point in sweep["points"]])
 
 
-def _logarithmic(axes: Any, values: Sequence[float], axis: str = "x") -> None:
+def logarithmic(axes: Any, values: Sequence[float], axis: str = "x") -> None:
     """A logarithmic axis around `values` with round numbers as ticks."""
     low, high = max(1e-6, min(values)) * 0.85, max(values) * 1.18
-    ticks = [n * 10.0**e for e in range(-6, 6) for n in (1, 2, 5) if low <= n * 10.0**e <= high]
+    round_ = (1, 2, 5) if high < 2000 * low else (1,)
+    ticks = [n * 10.0**e for e in range(-6, 6) for n in round_ if low <= n * 10.0**e <= high]
     axes.set(**{f"{axis}scale": "log", f"{axis}lim": (low, high)})
     getattr(axes, f"set_{axis}ticks")(ticks, labels=[f"{tick:g}" for tick in ticks])
     getattr(axes, f"set_{axis}ticks")([], minor=True)
 
 
-def _frame(axes: Any, text: str) -> None:
+def frame(axes: Any, text: str) -> None:
+    """A panel's quiet edges, ticks and grid, with `text` below it."""
     axes.set_xlabel(text, color=QUIET, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)

@@ -66,7 +66,7 @@ def fine_tuned(made: Made, config: DidacticConfig, weights: Weights, noise: Nois
     """Weights after Adam (learning rate 1e-3) on fresh batches of the `sft_strength` policy's sequences: maximum likelihood of the tokens written."""
     policy = made.task.prover(config.sft_strength).float()
     weights = [part.clone().requires_grad_() for part in weights]
-    optimizer = torch.optim.Adam(weights, _ADAM)
+    optimizer = torch.optim.Adam(weights, _ADAM, fused=True)
     for _ in range(config.sft_iterations):
         tokens = played(made.task, policy, noise.uniform(config.batch, made.task.length))
         step(made, weights, optimizer, tokens, torch.ones(tokens.shape))
@@ -170,8 +170,8 @@ def _chances(made: Made, weights: Weights, seeds: Sequence[int], iteration: int,
 def _optimizer(weights: Weights, config: DidacticConfig) -> torch.optim.Optimizer:
     """What follows the policy gradient."""
     if config.optimizer == "sgd":
-        return torch.optim.SGD(weights, config.lr or _SGD)
-    return torch.optim.Adam(weights, config.lr or _ADAM)
+        return torch.optim.SGD(weights, config.lr or _SGD, fused=True)
+    return torch.optim.Adam(weights, config.lr or _ADAM, fused=True)
 
 
 def _kept(weights: Weights, optimizer: torch.optim.Optimizer, runs: list[int], config: DidacticConfig) -> tuple[Weights, torch.optim.Optimizer]:

@@ -89,7 +89,9 @@ class Made:
         first, last = self._edges[done], self._edges[length]
         below = seen[..., : length * self.task.tokens]
         for number, layer in enumerate(hidden):
-            matrix = weights[2 * number][:, : below.shape[2], first:last] * self._masks[number][: below.shape[2], first:last]
+            matrix = weights[2 * number][:, : below.shape[2], first:last]
+            if length > done + 1:  # units of one degree see all that is there
+                matrix = matrix * self._masks[number][: below.shape[2], first:last]
             layer[..., first:last] = torch.baddbmm(weights[2 * number + 1][..., first:last], below, matrix).relu()
             below = layer[..., :last]
 

@@ -344,10 +344,12 @@ def test_a_report_says_where_runs_arrive() -> None:
     assert effective["sequences_per_update"] == 64 and effective["curve"][3] == {"iteration": 60, "value": 0.995, "low": 0.995, "high": 0.995}
     assert effective["pass_at"]["pass"][1]["value"] == 0.75 and outcome["pass_at"]["success"]["value"] == found["before"]["success"]["value"] == 1e-5
     assert found["words"] == [
-        "outcome: 0 of 6 runs are solved within 60 updates; half of them or more never reach 95 %.",
-        "effective, prover 10: 6 of 6 runs are solved within 60 updates; 95 % after 40 updates in the median.",
+        "outcome: 0 of 6 runs solved within 60 updates; the median run never reaches 95 %.",
+        "effective, prover 10: 6 of 6 runs solved within 60 updates; 95 % after 40 updates in the median.",
     ]
     assert [prover["strength"] for prover in found["provers"]] == [10.0] and found["provers"][0]["success"] == pytest.approx(0.0455, abs=1e-4)
+    by_rollouts, off = found["provers"][0]["by_rollouts"], found["provers"][0]["q_off"]
+    assert by_rollouts["low"] < 0.0455 < by_rollouts["high"] < 0.1 and 0 < off < 0.2
 
 
 QUICK = ["pav", "didactic", "--iterations", "3", "--every", "2", "--batch", "8", "--seeds", "2", "--q-rollouts", "1", "--sft-iterations", "2"]
@@ -368,7 +370,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert len(found["cells"]) == 2 + 3 * 5 and png.read_bytes().startswith(b"\x89PNG") and json.loads(out.read_text())["report"] == found
     assert credit(monkeypatch, *QUICK, "--arms", "outcome", "--out", str(out)) == 0
     shown = capsys.readouterr().out
-    assert "0/2" in shown and "outcome: 0 of 2 runs are solved within 3 updates" in shown
+    assert "0/2" in shown and "outcome: 0 of 2 runs solved within 3 updates" in shown
     assert len(json.loads(out.read_text())["runs"]) == 2 * 17
 
 

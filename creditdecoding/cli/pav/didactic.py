@@ -53,20 +53,34 @@ def didactic(
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table("arm", "prover", "solved", "50 %", "95 %", "solved after", "success at the end, %", box=SIMPLE_HEAD)
+    updates = _table("updates until (95% intervals over seeds)", "arm", "prover", "50 %", "95 %", "solved", "runs", "Pass@64 *")
     for cell in found["cells"]:
-        prover = "" if cell["strength"] is None else f"{cell['strength']:g}"
-        updates = [_median(cell["updates"][level]) for level in ("half", "most", "solved")]
-        final = "{value:.1f} ({low:.1f}-{high:.1f})".format(**{name: 100 * value for name, value in cell["final"].items()})
-        table.add_row(cell["arm"], prover, f"{cell['solved']}/{cell['runs']}", *updates, final)
+        name = "" if cell["strength"] is None else f"{cell['strength']:g}"
+        medians = [_median(cell["updates"][level]) for level in ("half", "most", "solved")]
+        early = cell["pass_at"]["pass"][cell["pass_at"]["samples"].index(64)]["value"]
+        updates.add_row(cell["arm"], name, *medians, f"{cell['solved']}/{cell['runs']}", f"{100 * early:.3g} %")
+    provers = _table("provers", "prover", "success, %", "by rollouts", "Q off", "first gain", "distinguish", "align")
+    for each in found["provers"]:
+        rough = "{value:.3g} ({low:.3g}..{high:.3g})".format(**{name: 100 * share for name, share in each["by_rollouts"].items()})
+        numbers = [f"{each[name]:.2g}" for name in ("q_off", "first_gain", "distinguishability", "alignment")]
+        provers.add_row(f"{each['strength']:g}", f"{100 * each['success']:.3g}", rough, *numbers)
     console = Console()
-    for shown in (table, *map(Text, found["words"])):
+    about = f"* of 64 samples after {found['settings']['pass_at']} updates, whether one succeeds."
+    for shown in (updates, Text(about), *[provers] * bool(found["provers"]), *map(Text, found["words"])):
         console.print(shown)
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
+    return table
 
 
 def _median(found: dict[str, Any]) -> str:

@@ -44,6 +44,9 @@ class DidacticConfig:
     solved: float = option(0.995, "Chance of success at which a run counts as solved (100 %) and ends.", gt=0.0, le=1.0)
     every: int = option(25, "Updates between looks at the chance of success.", ge=1)
     pass_at: int = option(100, "Updates after which Pass@N is reported.", ge=0)
+    check_rollouts: int = option(
+        200, "Rollouts of every prover after each token in each state, beside its exact values in the report.", ge=1, le=10**5
+    )
     threads: int = option(1, "CPU threads.", ge=1)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ figure (view/didactic.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from creditdecoding.eval.statistics import AREA_RESAMPLES, interval, resampled
 from creditdecoding.verifier.didactic.options import Cell, DidacticConfig
 from creditdecoding.verifier.didactic.run import Run, settings
 from creditdecoding.verifier.didactic.task import Task
-from creditdecoding.verifier.didactic.values import exact, measures
+from creditdecoding.verifier.didactic.values import estimated, exact, measures
 
 SAMPLES = tuple(2**power for power in range(17))
 """N of Pass@N."""
@@ -29,19 +29,31 @@ def report(config: DidacticConfig, runs: Sequence[Run]) -> dict[str, Any]:
     strengths = sorted({strength for _, strength in config.cells() if strength is not None})
     asked = {**settings(config), "seeds": list(config.all_seeds()), "pass_at": config.pass_at}
     before = _pass_at(list({run.seed: run.success[0] for run in runs}.values()))
-    return {"settings": asked, "provers": provers(strengths, config.sft_strength), "before": before, "cells": cells, "words": words(cells, config)}
+    return {
+        "settings": asked,
+        "provers": [prover(strength, config) for strength in strengths],
+        "before": before,
+        "cells": cells,
+        "words": words(cells, config),
+    }
 
 
-def provers(strengths: Iterable[float], base: float) -> list[dict[str, float]]:
-    """Success of each prover; what the right first token gains; summed over steps and at the first: distinguishability, alignment under `base`."""
-    task, found = Task(), []
-    for strength in strengths:
-        values, said = exact(task, task.prover(strength)), measures(task, task.prover(base), task.prover(strength))
-        numbers = {"strength": strength, "success": values.success, "first_gain": float(values.a[0, 0, task.planted[0]])}
-        for name in ("distinguishability", "alignment"):
-            steps = getattr(said, name)
-            numbers |= {name: float(steps.sum()), f"{name}_first": float(steps[0])}
-        found.append(numbers)
+def prover(strength: float, config: DidacticConfig) -> dict[str, Any]:
+    """What a prover is worth: chance of success, exactly and by rollouts, and how far rollouts are off at most, over all Q.
+
+    Also what the right first token gains; distinguishability and alignment under the policy that fine-tuning imitates, summed and at the first step.
+    """
+    task = Task()
+    policy = task.prover(strength)
+    values, rough = exact(task, policy), estimated(task, policy, config.check_rollouts, config.seed)
+    half = float((policy[0] ** 2 * values.q[0, 0] * (1 - values.q[0, 0])).sum().div(config.check_rollouts).sqrt()) * 1.96
+    by_rollouts = {"value": rough.success, "low": max(0.0, rough.success - half), "high": min(1.0, rough.success + half)}
+    found = {"strength": strength, "success": values.success, "by_rollouts": by_rollouts, "q_off": float((rough.q - values.q).abs().max())}
+    said = measures(task, task.prover(config.sft_strength), policy)
+    found["first_gain"] = float(values.a[0, 0, task.planted[0]])
+    for name in ("distinguishability", "alignment"):
+        steps = getattr(said, name)
+        found |= {name: float(steps.sum()), f"{name}_first": float(steps[0])}
     return found
 
 
@@ -109,7 +121,7 @@ def words(cells: Sequence[dict[str, Any]], config: DidacticConfig) -> list[str]:
     """What was found, a sentence a cell."""
     said = []
     for cell in cells:
-        most, share = cell["updates"]["most"], f"{cell['solved']} of {cell['runs']} runs are solved"
-        how = f"95 % after {most['value']:g} updates in the median" if most["value"] is not None else "half of them or more never reach 95 %"
+        most, share = cell["updates"]["most"], f"{cell['solved']} of {cell['runs']} runs solved"
+        how = f"95 % after {most['value']:g} updates in the median" if most["value"] is not None else "the median run never reaches 95 %"
         said.append(f"{name_of((cell['arm'], cell['strength']))}: {share} within {config.iterations} updates; {how}.")
     return said

@@ -20,7 +20,7 @@ from creditdecoding.eval.journal import replace
 from creditdecoding.verifier.didactic.learn import Look, learn
 from creditdecoding.verifier.didactic.options import Cell, DidacticConfig
 
-FREE = ("arms", "strengths", "seeds", "seed", "pass_at", "threads")
+FREE = ("arms", "strengths", "seeds", "seed", "pass_at", "check_rollouts", "threads")
 """Options that runs of one file may differ in: they choose runs or how to show them."""
 
 Key = tuple[str, float | None, int]

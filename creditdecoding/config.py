@@ -294,6 +294,27 @@ class GenerationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """Options of a verifier's training."""
+
+    epochs: int = option(4, "Times that each label is seen, on average.", ge=1)
+    fit_batch: int = option(64, "States an optimiser step, half of them with labels of 0.5 or more.", ge=2)
+    parts: int = option(2, "Parts a step is split into, by length.", ge=1)
+    lr: float = option(1e-3, "Peak learning rate; warm-up over the first 5% of the steps, then cosine to 2%.", gt=0.0)
+    weight_decay: float = option(0.01, "Weight decay of AdamW.", ge=0.0)
+    masks: int = option(0, "Masks that the network sees behind an unfinished answer.", ge=0, le=1024)
+    outcome: bool = option(False, "Learn from complete answers alone: the outcome verifier that a process verifier is compared with.")
+    held_out: float = option(0.2, "Share of the problems held out to measure on.", gt=0.0, le=0.9)
+    calibration: float = option(0.1, "Share of the problems kept for the last two numbers; 0: leave them out.", ge=0.0, le=0.5)
+    seed: int = option(0, "Seed of the division of problems and of the order of states.", ge=0, le=2**62)
+    compile_fit: bool = option(False, "torch.compile the network while it learns.")
+    save_every: int = option(50, "Steps between saved states.", ge=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Options of a training run."""
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import random
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from creditdecoding import load
+from creditdecoding.config import FitConfig
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.lm import LM
-from creditdecoding.verifier.identity import identity
+from creditdecoding.verifier.fit import Fit, divide, platt
+from creditdecoding.verifier.identity import Identity, identity
+from creditdecoding.verifier.measures import Measures, measure
 from creditdecoding.verifier.model import Feed, Scorer, Verifier, advantage, best_of, effective, write
 from creditdecoding.verifier.steps import State
+from creditdecoding.verifier.store import Label, Labels
 from tests.make_checkpoint import FAMILIES, make
 
 
@@ -96,3 +105,180 @@ def test_a_verifier_of_something_else_is_refused(lm: LM, tmp_path: Path) -> None
     refused(CheckpointError, "truncated")
     (folder / "model.safetensors").unlink()
     refused(CheckpointError, "safetensors")
+
+
+# ---------------------------------------------------------------------------------------------- learning
+
+
+GOOD, BAD = 40, 41
+SMALL: dict[str, Any] = {"fit_batch": 16, "lr": 0.01, "epochs": 6, "save_every": 4}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> LM:
+    """A tiny random checkpoint."""
+    return load(str(make("llada", tmp_path_factory.mktemp("tiny"))), batch_size=32)
+
+
+def some_labels(lm: LM, problems: int = 24, shuffled: bool = False, high: float = 0.5) -> Labels:
+    """States of which those with a good step are mostly right and those with a bad one mostly wrong, and complete answers likewise."""
+    rng = random.Random(0)
+    found = []
+    for problem in range(problems):
+        for _ in range(5):
+            good = rng.random() < high
+            written = (*rng.choices(range(50, 90), k=rng.randint(1, 8)), GOOD if good else BAD)
+            done = rng.random() < 0.4
+            wins = int(good) if done else sum(rng.random() < (0.9 if good else 0.1) for _ in range(8))
+            state = State((7, problem + 100), written, (len(written),), done, "stop" if done else "")
+            found.append(Label("quiz", problem, state, wins, 1 if done else 8))
+    if shuffled:
+        counts = [(label.wins, label.draws) for label in found]
+        rng.shuffle(counts)
+        found = [dataclasses.replace(label, wins=wins, draws=draws) for label, (wins, draws) in zip(found, counts)]
+    return Labels(identity(lm), {}, tuple(found))
+
+
+def learn(lm: LM, labels: Labels, folder: Path, **options: Any) -> tuple[Fit, Verifier]:
+    """A whole run."""
+    folder.mkdir(exist_ok=True)
+    fit = Fit(lm, labels, FitConfig(**{**SMALL, **options}), folder)
+    list(fit.run())
+    return fit, Verifier.load(folder, lm)
+
+
+def held_to(fit: Fit, verifier: Verifier, **options: Any) -> Measures:
+    """What it is worth on its problems held out."""
+    held_out = fit.division.held_out
+    return measure(held_out, verifier.q([label.state for label in held_out]).tolist(), **options)
+
+
+def test_it_learns_from_labels_and_not_from_noise(tiny: LM, tmp_path: Path) -> None:
+    fit, verifier = learn(tiny, some_labels(tiny, 60), tmp_path / "told")
+    told = held_to(fit, verifier)
+    assert told.skill is not None and told.skill.low > 0.6 and told.rank is not None and told.rank.low > 0.8
+    assert told.floor is not None and told.floor.low < told.brier.value < told.base.low
+    fit, verifier = learn(tiny, some_labels(tiny, 60, shuffled=True), tmp_path / "noise")
+    noise = held_to(fit, verifier)
+    assert noise.skill is not None and noise.skill.value < 0.1 and noise.rank is not None and noise.rank.low < 0.5
+
+
+def test_it_can_learn_a_handful_of_states_by_heart(tiny: LM, tmp_path: Path) -> None:
+    labels = some_labels(tiny, 3, shuffled=True)
+    fit, verifier = learn(tiny, labels, tmp_path / "v", epochs=100, calibration=0.0)
+    learned = fit.division.learned
+    found = verifier.q([label.state for label in learned])
+    assert float((found - torch.tensor([label.value for label in learned])).abs().max()) < 0.1
+
+
+def test_steps_draw_alike_from_both_buckets_and_see_every_label(tiny: LM, tmp_path: Path) -> None:
+    fit = Fit(tiny, some_labels(tiny, 40, high=0.15), FitConfig(**SMALL), tmp_path)
+    low, high = fit.division.buckets
+    assert len(low) > 4 * len(high) and fit.steps * 16 >= 6 * len(fit.division.learned)
+    seen: Counter[Label] = Counter()
+    for step in range(-(-len(low) // 8)):
+        batch = fit.batch(step)
+        assert sum(label.value >= 0.5 for label in batch) == 8 and len(batch) == 16
+        seen.update(batch)
+    assert all(seen[label] for label in (*low, *high)) and max(seen[label] - 1 for label in low) <= 1
+    assert fit.batch(3) == Fit(tiny, fit.labels, FitConfig(**SMALL), tmp_path).batch(3) != fit.batch(4)
+    all_bad = dataclasses.replace(fit.labels, labels=tuple(label for label in fit.labels.labels if label.value < 0.5))
+    one = Fit(tiny, all_bad, FitConfig(**SMALL), tmp_path)
+    assert len(one.buckets) == 1 and len(one.batch(0)) == 16 and one.loss(one.batch(0)).isfinite()
+
+
+@pytest.mark.parametrize("outcome", [False, True])
+def test_problems_are_divided_and_not_states(tiny: LM, outcome: bool) -> None:
+    labels = some_labels(tiny)
+    parts = divide(labels, FitConfig(outcome=outcome))
+    problems = [{label.problem for label in part} for part in (parts.learned, parts.calibration, parts.held_out)]
+    assert not problems[0] & problems[1] and not problems[0] & problems[2] and not problems[1] & problems[2] and all(problems)
+    every = (*parts.learned, *parts.calibration, *parts.held_out)
+    assert sorted(map(repr, every)) == sorted(repr(label) for label in labels.labels if label.state.done or not outcome)
+    whole = divide(labels, FitConfig())
+    assert problems[2] <= {label.problem for label in whole.held_out}  # both kinds of verifier are measured on the same problems
+    assert divide(labels, FitConfig(seed=1)).held_out != whole.held_out
+
+
+def test_a_run_goes_on_where_it_was_killed(tiny: LM, tmp_path: Path) -> None:
+    labels = some_labels(tiny)
+    whole, _ = learn(tiny, labels, tmp_path / "whole")
+    (tmp_path / "parts").mkdir()
+    first = Fit(tiny, labels, FitConfig(**SMALL), tmp_path / "parts")
+    for record in first.run():
+        if record["step"] == 6:  # the state of step 4 was saved
+            break
+    second = Fit(tiny, labels, FitConfig(**SMALL), tmp_path / "parts")
+    assert second.step == 4
+    list(second.run())
+    for name, weight in whole.scorer.state_dict().items():
+        assert torch.equal(weight, second.scorer.state_dict()[name]), name
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (tmp_path / "parts" / "model.safetensors").read_bytes()
+    learn(tiny, labels, tmp_path / "parts")  # a finished run changes nothing
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (tmp_path / "parts" / "model.safetensors").read_bytes()
+    for other, options in ((labels, {"lr": 0.02}), (some_labels(tiny, 30), {})):
+        with pytest.raises(OptionError, match=r"another (lr|labels)"):
+            Fit(tiny, other, FitConfig(**{**SMALL, **options}), tmp_path / "parts")
+    (tmp_path / "parts" / "state.pt").write_bytes(b"no state")
+    with pytest.raises(OptionError, match="cannot be read"):
+        Fit(tiny, labels, FitConfig(**SMALL), tmp_path / "parts")
+
+
+def test_the_last_two_numbers_bring_back_the_odds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    odds = torch.randn(4000, generator=generator).double() * 2
+    scale, shift = platt(odds, (0.5 * odds - 1).sigmoid())
+    assert scale == pytest.approx(0.5, abs=0.01) and shift == pytest.approx(-1, abs=0.01)
+    assert platt(odds, odds.sigmoid()) == (pytest.approx(1, abs=1e-4), pytest.approx(0, abs=1e-4))
+
+
+def test_labels_that_cannot_be_are_refused(tiny: LM, tmp_path: Path) -> None:
+    fine = some_labels(tiny)
+    first = fine.labels[0]
+
+    def refused(labels: Labels, text: str, **options: Any) -> None:
+        with pytest.raises(OptionError, match=text) as caught:
+            Fit(tiny, labels, FitConfig(**options), tmp_path)
+        assert "\n" not in str(caught.value)
+
+    refused(dataclasses.replace(fine, labels=()), "no labels")
+    for wins, draws in ((9, 8), (-1, 8), (0, 0)):
+        refused(dataclasses.replace(fine, labels=(*fine.labels, dataclasses.replace(first, wins=wins, draws=draws))), r"outside \[0, 1\]")
+    for state in (State((), (5,), (1,)), State((7, 10_000)), State((7,) * 300)):
+        refused(dataclasses.replace(fine, labels=(*fine.labels, dataclasses.replace(first, state=state))), "not one of this model")
+    refused(dataclasses.replace(fine, identity=Identity("0", fine.identity.tokenizer)), "another model")
+    refused(dataclasses.replace(fine, identity=Identity(fine.identity.model, "0")), "another tokenizer")
+    refused(some_labels(tiny, 1), "no problem can be held out")
+    refused(dataclasses.replace(fine, labels=tuple(label for label in fine.labels if not label.state.done)), "complete answers", outcome=True)
+
+
+# ---------------------------------------------------------------------------------------------- measures
+
+
+def counted(problem: int, wins: int, draws: int, done: bool = False) -> Label:
+    """A label of some state."""
+    return Label("quiz", problem, State((7,), (wins + 50,), (1,), done), wins, draws)
+
+
+def test_measures_of_a_small_case_by_hand() -> None:
+    labels = [counted(0, 1, 4), counted(0, 3, 4), counted(1, 2, 4), counted(1, 1, 1, done=True)]
+    found = measure(labels, [0.25, 0.25, 0.55, 0.95])
+    assert found.brier.value == pytest.approx((0 + 0.25 + 0.0025 + 0.0025) / 4)
+    assert found.base.value == pytest.approx(np.var([0.25, 0.75, 0.5, 1.0]))
+    assert found.floor is not None and found.floor.value == pytest.approx((0.1875 / 3 * 2 + 0.25 / 3) / 4)
+    assert found.rank is not None and found.rank.value == pytest.approx((0.5 + 1) / 2)  # one pair is tied, one is in order
+    assert found.ece.value == pytest.approx((0.5 + 0.05 + 0.05) / 4) and found.problems == 2 and found.states == 4
+    assert [(point["from"], point["states"]) for point in found.curve] == [(0.2, 2), (0.5, 1), (0.9, 1)]
+    once = measure([counted(0, 1, 1), counted(1, 0, 1)], [0.9, 0.2])
+    assert once.floor is None and once.skill is None and once.rank is None and once.brier.value == pytest.approx(0.025)
+
+
+def test_a_perfect_verifier_reaches_the_floor() -> None:
+    rng = np.random.default_rng(0)
+    chances = rng.random((400, 5))
+    labels = [counted(i, int(rng.binomial(6, q)), 6) for i, row in enumerate(chances) for q in row]
+    found = measure(labels, chances.ravel().tolist(), resamples=500)
+    assert found.floor is not None and found.floor.value == pytest.approx(found.brier.value, rel=0.05)
+    assert found.skill is not None and found.skill.low < 1 < found.skill.high and found.ece.value < 0.03
+    worse = measure(labels, rng.permutation(chances.ravel()).tolist(), resamples=500)
+    assert worse.brier.value > worse.base.value and worse.rank is not None and worse.rank.low < 0.5 < worse.rank.high

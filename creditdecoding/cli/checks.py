@@ -23,6 +23,14 @@ def writable(*paths: Path | None) -> None:
             raise OptionError("the folder of this file is not there", given=str(path), hint="Make it first: a run can take long.")
 
 
+def made(folder: Path) -> None:
+    """Make a folder, or refuse it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot make the folder ({error.strerror})", given=str(folder), hint="Choose another --out.") from error
+
+
 def drawable(png: Path | None) -> None:
     """Refuse a picture without matplotlib."""
     if png is not None and find_spec("matplotlib") is None:

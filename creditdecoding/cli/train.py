@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from creditdecoding.cli.app import app, progress, write
+from creditdecoding.cli.checks import made
 from creditdecoding.config import GenerationConfig, TrainConfig
-from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
 
 
@@ -36,10 +36,7 @@ def train(
     from creditdecoding.train.vocabulary import task_tokenizer
 
     chosen = families(tasks)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"cannot make the folder ({error.strerror})", given=str(out), hint="Choose another --out.") from error
+    made(out)
 
     def measure(folder: Path, decoder: str, limit: int, split: Any) -> dict[str, Any]:
         lm = load(str(folder), threads=training.threads, batch_size=32)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import random
 import shutil
@@ -33,9 +32,11 @@ from creditdecoding.train.initial import DRILL_ANSWER, drill, lay_induction
 from creditdecoding.train.objective import Batch, Corrupted, blockwise, two_stream, uniform
 from creditdecoding.train.parallel import average_gradients, join
 from creditdecoding.train.rows import batches, draw
+from creditdecoding.train.schedule import rate, save_state
 
 START = "start"  # subfolder with the checkpoint a run begins from
 WIDTH = 96  # answer positions in the noisy stream
+WARM = 200  # steps of warm-up
 
 
 def model_config(config: TrainConfig, tokenizer: Tokenizer, end: int) -> ModelConfig:
@@ -132,9 +133,7 @@ class Run:
             "seconds": self.seconds,
             "tokens": self.tokens,
         }
-        part = self.state_file.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, self.state_file)
+        save_state(self.state_file, state)
 
     def _batches(self, rng: random.Random) -> list[Batch]:
         """The rows of this step: questions, or at the very beginning look-up drills."""
@@ -171,8 +170,8 @@ class Run:
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns what is logged of it."""
         rng = random.Random(f"{self.config.seed}/{self.step}/{self.rank}")
-        rate = _rate(self.step, self.config)
-        logged: dict[str, float] = {"step": self.step, "lr": rate}
+        peak = rate(self.step, self.config.steps, self.config.lr, WARM)
+        logged: dict[str, float] = {"step": self.step, "lr": peak}
         for batch in self._batches(rng):
             name, corrupted = self.corrupt(batch, rng)
             loss = self.loss(corrupted, len(batch.tokens)) / self.config.parts
@@ -183,7 +182,7 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * group["scale"]
+                group["lr"] = peak * group["scale"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -257,9 +256,3 @@ def _optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Opt
         for group in optimizer.param_groups:
             group["scale"] = scale
     return [muon, adam]
-
-
-def _rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up over 200 steps, cosine to 2%."""
-    warm = min(1.0, (step + 1) / 200)
-    return config.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from creditdecoding.checkpoint import read_json
@@ -33,7 +35,7 @@ from creditdecoding.verifier.identity import Identity, hold
 from creditdecoding.verifier.steps import State
 
 ABOUT, WEIGHTS = "verifier.json", "model.safetensors"
-Q = TypeVar("Q", float, Tensor)
+Q = TypeVar("Q", float, Tensor, NDArray[np.float64])
 
 
 def best_of(q: Q, k: float) -> Q:

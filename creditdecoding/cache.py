@@ -205,8 +205,8 @@ class KVCache:
             self.buffers[layer] = (pair[0], pair[1])
         self.slots, self.columns = slots, columns
 
-    def move(self, old: int, new: int) -> None:
-        """Copy what slot `old` holds to slot `new`."""
+    def move(self, old: int | list[int], new: int | list[int]) -> None:
+        """Copy what slot `old` holds to slot `new`, or each of several to its own."""
         for pair in self.buffers:
             for x in pair:
                 x[new] = x[old]

@@ -150,6 +150,10 @@ class Row:
         return last - first + len(self.shadowed)
 
 
+Ask = Callable[[Sequence[Row], Tensor, Tensor], Tensor]
+"""One pass over rows: (rows, index into them [n], position [n]) -> logits [n, vocab]."""
+
+
 def start_row(
     index: int,
     prompt: Sequence[int],

@@ -73,9 +73,11 @@ class Engine:
         config: EngineConfig | None = None,
         serve: ServeConfig | None = None,
         free: memory.Free = memory.free,
+        share: bool = False,
     ) -> None:
+        """`share`: requests that show the network the same are computed once (sharing.py), and their events say who was not."""
         config, serve = config or EngineConfig(), serve or ServeConfig()
-        self.model, self.words, self.device, self.serve = model, words, device, serve
+        self.model, self.words, self.device, self.serve, self.share = model, words, device, serve, share
         self._foot = memory.footprint(model, words.size)
         there = free(device) if serve.memory is None else None
         most = int(serve.memory * 2**30) if serve.memory is not None else None if there is None else int(SHARE * there)
@@ -181,12 +183,13 @@ class Engine:
         rows = [self._rows[i] for i in group]
         failure: Exception | None = None
         try:
-            after, events = denoise_step(self.model, rows, self.words, self.device, self._counts["forwards"], self._seconds, self._store)
+            number = self._counts["forwards"]
+            after, events = denoise_step(self.model, rows, self.words, self.device, number, self._seconds, self._store, self.share)
         except Exception as error:  # whatever a model or a rule raises: a request ends, the others go on
             failure = error.with_traceback(None)  # whose frames would hold the pass's tensors
         if failure is not None:
             return self._isolate(group, failure)
-        works = [_work_of(row) for row in rows]
+        works = [_work_of(row) for row, event in zip(rows, events) if event.sequences]
         positions = sum(work.positions for work in works)
         self._counts.update(forwards=1, passes=len(rows), positions=positions, padding=size(works) - positions)
         for event, row in zip(events, after):

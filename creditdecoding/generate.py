@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -17,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from creditdecoding.cache import Everything, KVCache
-from creditdecoding.canvas import Row, Vocabulary, advanced, finish, revoked
+from creditdecoding.canvas import Ask, Row, Vocabulary, advanced, finish, revoked
 from creditdecoding.decoders.base import Block, Decision, Prediction, Sampling, State, stack_states, take_rows
 from creditdecoding.errors import ModelError
 from creditdecoding.guidance import guided
 from creditdecoding.kernels.vocab import vocab_stats
 from creditdecoding.shadows import shadows_of
+from creditdecoding.sharing import leaders, shared
 from creditdecoding.trace import Event, StepEvent
 
 NEVER = -9999.0  # log-probability of what must not be written: finite, so that it can be written as JSON
@@ -69,13 +71,16 @@ def denoise_step(
     forward: int = 0,
     clock: Callable[[], float] = time.perf_counter,
     store: KVCache | None = None,
+    share: bool = False,
 ) -> tuple[list[Row], list[StepEvent]]:
     """One forward pass over `rows`, each at its own block, step, decoder and settings: the rows advanced, and what happened.
 
-    `store` holds keys and values of the rows' slots; rows with a cache policy need it. Raises `ModelError` when the model's
+    `store` holds keys and values of the rows' slots; rows with a cache policy need it. With `share` rows that show the network the same
+    are computed once; the events of the others say that they ran nothing. Raises `ModelError` when the model's
     logits have the wrong shape or are not numbers.
     """
-    view = _predict(model, rows, words, device, store)
+    leads = leaders(rows) if share else None
+    view = _predict(model, rows, words, device, store, leads)
     after: list[Row] = [*rows]
     events: list[StepEvent | None] = [None] * len(rows)
     for members in _groups(rows):
@@ -85,12 +90,15 @@ def denoise_step(
         host = Decision(*(None if x is None else x.cpu() for x in parts))  # type: ignore[arg-type]
         top, logprobs = view.ids[members].cpu(), logprobs.cpu()
         for slot, i in enumerate(members):
-            events[i] = _event(rows[i], host, top[slot], logprobs[slot], slot, forward, seconds)
+            ran = leads is None or leads[i] == i
+            events[i] = _event(rows[i], host, top[slot], logprobs[slot], slot, forward, seconds, ran)
             after[i] = advanced(rows[i], host, slot, take_rows(state, slice(slot, slot + 1)), words.mask_id)
     return after, [event for event in events if event is not None]
 
 
-def _predict(model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: torch.device, store: KVCache | None) -> _View:
+def _predict(
+    model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: torch.device, store: KVCache | None, leads: Sequence[int] | None
+) -> _View:
     """Run the model and reduce its logits to statistics."""
     width = max(end - start for start, end in (row.reach for row in rows))
     position = torch.tensor([row.reach[0] for row in rows])[:, None] + torch.arange(width)
@@ -100,7 +108,8 @@ def _predict(model: Denoiser, rows: Sequence[Row], words: Vocabulary, device: to
     checked = torch.stack([_cut(row.checked, row.reach, width) for row in rows])
     by_row, by_column = checked.nonzero(as_tuple=True)
     asked = torch.cat((position[at_row, at_column], ~position[by_row, by_column]))
-    flat, beside = logits_at(model, rows, words, device, torch.cat((at_row, by_row)), asked, store).split([len(at_row), len(by_row)])
+    flat = logits_at(model, rows, words, device, torch.cat((at_row, by_row)), asked, store, leads)
+    flat, beside = flat.split([len(at_row), len(by_row)])
     ids, top, lse, raw, kept = _statistics(flat, rows, at_row, words)
     place = torch.zeros(shown.shape, dtype=torch.long).masked_scatter(shown, torch.arange(len(at_row))).to(device)
     tokens = torch.stack([_cut(row.canvas, row.reach, width) for row in rows]).to(device)
@@ -128,14 +137,16 @@ def logits_at(
     at_row: Tensor,
     position: Tensor,
     store: KVCache | None = None,
+    leads: Sequence[int] | None = None,
 ) -> Tensor:
     """Logits at (row, position) [n], those of guided rows guided, with -inf for whatever must not be written there.
 
-    `~p` in place of a position p asks at its shadow, in rows whose rule has some. Forbidden are the mask token, ids
+    `~p` in place of a position p asks at its shadow, in rows whose rule has some; `leads` as in sharing.py. Forbidden are the mask token, ids
     that mean nothing, and end tokens where the row's options or the text around a gap forbid them.
     Raises `ModelError` when the model's logits have the wrong shape.
     """
-    flat = guided(lambda *asked: _ask(model, words, device, store, *asked), rows, words.mask_id, at_row, position)
+    ask: Ask = lambda *asked: guided(partial(_ask, model, words, device, store), asked[0], words.mask_id, *asked[1:])  # noqa: E731
+    flat = ask(rows, at_row, position) if leads is None else shared(ask, rows, leads, at_row, position, store)
     flat[:, words.mask_id] = -torch.inf
     flat[:, words.size :] = -torch.inf
     never = torch.tensor([row.config.logits_eos_inf or not row.open for row in rows])[at_row].to(flat.device)
@@ -243,7 +254,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
     return [members for _, members in found]
 
 
-def _event(row: Row, decision: Decision, top: Tensor, logprobs: Tensor, slot: int, forward: int, seconds: float) -> StepEvent:
+def _event(row: Row, decision: Decision, top: Tensor, logprobs: Tensor, slot: int, forward: int, seconds: float, ran: bool) -> StepEvent:
     start, end = row.reach
     where = (~row.given if row.edits else row.masked)[start:end].nonzero()[:, 0]
     credit = None if decision.credit is None else tuple(decision.credit[slot, where].tolist())
@@ -258,8 +269,8 @@ def _event(row: Row, decision: Decision, top: Tensor, logprobs: Tensor, slot: in
         credit=credit,
         committed=tuple(decision.commit[slot, where].tolist()),
         seconds=seconds,
-        computed=row.columns,
-        sequences=1 + row.guided,
+        computed=row.columns * ran,
+        sequences=(1 + row.guided) * ran,
         top=tuple(top[where].tolist()),
         logprobs=tuple(logprobs[where].tolist()),
         revoked=tuple((revoked(row, decision, slot).nonzero()[:, 0] + start).tolist()),

@@ -8,16 +8,13 @@ its own place in a cache, so that guidance goes with every rule and every cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from creditdecoding.canvas import Row
-
-Ask = Callable[[Sequence[Row], Tensor, Tensor], Tensor]
-"""One pass over rows: (rows, index into them [n], position [n]) -> logits [n, vocab]."""
+from creditdecoding.canvas import Ask, Row
 
 
 def guided(ask: Ask, rows: Sequence[Row], mask_id: int, at_row: Tensor, position: Tensor) -> Tensor:

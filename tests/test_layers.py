@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("likelihood", "foreign"),
     ("lm", "engine"),
     ("generate", "reading"),
-    ("guidance", "shadows"),
+    ("guidance", "shadows", "sharing"),
     ("canvas",),
     ("models", "decoders", "tokenizer"),
     ("kernels", "cache", "trace", "checkpoint", "tasks", "scheduler"),

@@ -39,19 +39,29 @@ def key(record: Mapping[str, Any]) -> Key:
 
 
 @contextmanager
+def locked(path: Path, hint: str) -> Iterator[Any]:
+    """A file to append to, made if it is not there, that no other run has at the same time. Raises `OptionError` with `hint` where one has."""
+    try:
+        file = open(path, "ab")  # noqa: SIM115
+    except OSError as error:
+        raise OptionError(f"cannot be used ({error.strerror})", given=str(path), hint="Choose another output.") from error
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OptionError("another run is at work here", given=str(path), hint=hint) from error
+        yield file
+
+
+@contextmanager
 def hold(folder: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
     """Make or take up a run's folder for the time of the body. Raises `OptionError` where it is another run's or in use."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "ab")  # noqa: SIM115
     except OSError as error:
         raise OptionError(f"cannot use the folder ({error.strerror})", given=str(folder), hint="Choose another output.") from error
-    with lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise OptionError("another run is at work in this folder", given=str(folder), hint="Wait for it, or choose another --out.") from error
+    with locked(folder / ".lock", "Wait for it, or choose another --out."):
         _agree(folder, json.loads(json.dumps(manifest)))
         yield
 

@@ -4,7 +4,8 @@
     for index, drawn in sampler.draw([Ask(state, ".", seed=1, steps=1), Ask(state, ".", seed=2)]):
         ...                                      # in the order in which they end
 
-What it gives for an ask does not depend on what else is asked. Leaves to others: passes (engine.py), what is drawn and why (rollouts.py, search.py).
+What it gives for an ask does not depend on what else is asked; its cost does: what several asks have in common is computed once, for one of
+them (sharing.py). Leaves to others: passes (engine.py), what is drawn and why (rollouts.py, search.py).
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ class Sampler:
         self._config = dataclasses.replace(generation, decoder=rule, block_length=generation.block_length or own)
         self.batch_size = batch_size or lm.batch_size
         self.forwards = 0
-        serve = ServeConfig(max_waiting=self.batch_size, memory=memory)
-        self._engine = Engine(lm.model, lm.words, lm.device, EngineConfig(batch_size=self.batch_size), serve)
+        self._under_way: dict[int, _Draw] = {}
+        config, serve = EngineConfig(batch_size=self.batch_size), ServeConfig(max_waiting=self.batch_size, memory=memory)
+        self._engine = Engine(lm.model, lm.words, lm.device, config, serve, share=True)
 
     def row(self, ask: Ask) -> Row:
         """The row that continues an ask's state. Raises `OptionError` if it does not fit or the state is complete."""
@@ -87,35 +89,57 @@ class Sampler:
         """How many asks like this one memory holds at the same time; None: no limit is known."""
         return self._engine.room(self.row(ask))
 
+    @property
+    def vacant(self) -> int:
+        """How many more asks can be under way at once."""
+        return self.batch_size - len(self._under_way)
+
+    def submit(self, ask: Ask) -> int:
+        """Begin an ask; the number that `step` will call it by. Raises `OptionError` as `row` does."""
+        row = self.row(ask)
+        number = self._engine.submit(row)
+        self._under_way[number] = _Draw(ask, self.lm, row)
+        return number
+
+    def step(self) -> list[tuple[int, Drawn]]:
+        """One pass: the numbers of the asks that ended with it, and what became of them. Raises `ModelError` where a pass fails."""
+        ended: list[tuple[int, Drawn]] = []
+        for event in self._engine.step():
+            draw = self._under_way.get(event.row)
+            drawn = None if draw is None else draw.add(event)
+            if drawn is not None:
+                self.abort(event.row)
+                ended.append((event.row, drawn))
+        self.forwards = self._engine.stats.forwards
+        return ended
+
+    def abort(self, number: int) -> None:
+        """End an ask without a result."""
+        self._under_way.pop(number, None)
+        self._engine.abort(number)
+
     def draw(self, asks: Iterable[Ask]) -> Iterator[tuple[int, Drawn]]:
         """The asks' places and what became of them, in the order in which they end. Raises `ModelError` where a pass fails."""
-        waiting, engine = iter(enumerate(asks)), self._engine
-        under_way: dict[int, _Draw] = {}
+        waiting = iter(enumerate(asks))
+        places: dict[int, int] = {}
         try:
             while True:
-                while len(under_way) < self.batch_size and (one := next(waiting, None)) is not None:
-                    row = self.row(one[1])
-                    under_way[engine.submit(row)] = _Draw(one[0], one[1], self.lm, row)
-                if not under_way:
+                while self.vacant and (one := next(waiting, None)) is not None:
+                    places[self.submit(one[1])] = one[0]
+                if not places:
                     return
-                for event in engine.step():
-                    draw = under_way.get(event.row)
-                    drawn = None if draw is None else draw.add(event)
-                    if draw is not None and drawn is not None:
-                        del under_way[event.row]
-                        engine.abort(event.row)
-                        yield draw.place, drawn
+                for number, drawn in self.step():
+                    yield places.pop(number), drawn
         finally:
-            for request in under_way:
-                engine.abort(request)
-            self.forwards = engine.stats.forwards
+            for number in places:
+                self.abort(number)
 
 
 class _Draw:
     """An ask under way."""
 
-    def __init__(self, place: int, ask: Ask, lm: LM, row: Row) -> None:
-        self.place, self.ask, self.decode = place, ask, lm.words.decode
+    def __init__(self, ask: Ask, lm: LM, row: Row) -> None:
+        self.ask, self.decode = ask, lm.words.decode
         self.reading, self.trace = Reading(row, lm.words), lm.trace_of(row)
 
     def add(self, event: StepEvent | FinishEvent | FailEvent) -> Drawn | None:

@@ -1,0 +1,82 @@
+"""The command pav collect."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from creditdecoding.cli.app import Json, Model, counting, load_lm, print_json
+from creditdecoding.cli.checks import writable
+from creditdecoding.cli.pav import pav
+from creditdecoding.config import CollectConfig, EngineConfig, GenerationConfig
+from creditdecoding.flags import with_options
+
+if TYPE_CHECKING:
+    from creditdecoding.verifier.store import Found
+
+
+@pav.command()
+@with_options(collecting=CollectConfig, generation=GenerationConfig, engine=EngineConfig)
+def collect(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the labels go, as JSONL; a store found there goes on where it stopped.")],
+    tasks: Annotated[
+        str, typer.Option(help="Families, benchmarks, or a file of your own questions (docs/tasks.md), comma-separated.")
+    ] = "arithmetic",
+    model: Model = "pocket",
+    as_json: Json = False,
+    *,
+    collecting: CollectConfig,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Label states of answers: how often completions of them, sampled with --decoder and --temperature, are right."""
+    from creditdecoding.tasks import families
+    from creditdecoding.verifier.rollouts import fill, header, problems_of
+    from creditdecoding.verifier.store import opened
+
+    writable(out)
+    chosen = families(tasks)
+    lm = load_lm(model, engine)
+    problems = problems_of(lm, chosen, collecting, generation)
+    head = header(lm, model, chosen, problems, collecting, generation, engine)
+    with opened(out, head) as store, counting("problems", speed_estimate_period=300) as start:
+        tick = start(len(store.found.labels), len(problems))
+        fill(store, lm, problems, collecting, generation, tick)
+    report = _report(store.found)
+    print_json({"model": model, **report}) if as_json else _print(report)
+    typer.echo(f"wrote {out}", err=True)
+
+
+def _report(found: Found) -> dict[str, Any]:
+    """Labels and their cost in figures."""
+    labels = [label for each in found.labels.values() for label in each]
+    states = [label for label in labels if not label.state.done]
+    ends = Counter(label.state.reason for label in labels if label.state.done)
+    spread = Counter("all" if label.wins == label.draws else "some" if label.wins else "none" for label in states)
+    bill = found.bill.to_json()
+    return {
+        "problems": len(found.labels),
+        "labels": len(labels),
+        "states": len(states),
+        "states_right": {name: spread[name] for name in ("none", "some", "all")},
+        "answers": len(labels) - len(states),
+        "answers_right": sum(label.wins for label in labels if label.state.done),
+        "answers_cut_off": ends["length"],
+        **bill,
+        "rollouts_per_second": round(bill["rollouts"] / bill["seconds"], 2) if bill["seconds"] else 0.0,
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    right = report["states_right"]
+    typer.echo(f"{report['labels']} labels of {report['problems']} problems: {report['states']} states, {report['answers']} complete answers")
+    typer.echo(f"states: {right['none']} with no completion right, {right['some']} with some, {right['all']} with all")
+    cut = f", {report['answers_cut_off']} cut off by --gen-length" if report["answers_cut_off"] else ""
+    typer.echo(f"answers: {report['answers_right']} right{cut}")
+    computed = (
+        f"{report['sequences']} sequence-forwards ({report['passes']} passes of rows), {report['positions']} positions, {report['tokens']} tokens"
+    )
+    typer.echo(f"cost: {report['rollouts']} rollouts, {computed}, {report['seconds']:.1f} s, {report['rollouts_per_second']:.1f} rollouts/s")

@@ -101,7 +101,7 @@ def collect(
     lm: LM, problems: Iterable[Problem], config: CollectConfig, generation: GenerationConfig, batch_size: int | None = None
 ) -> Iterator[Collected]:
     """Label problems, in the order in which they are finished; as many are under way as fill the passes. The labels do not depend on that."""
-    sampler = Sampler(lm, generation, batch_size)
+    sampler = Sampler(lm, generation, batch_size, share=True)
     source, since = iter(problems), time.perf_counter()
     desk = _Desk(sampler, source, config, generation.seed)
     for run in desk.ended():

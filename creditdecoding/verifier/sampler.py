@@ -4,8 +4,7 @@
     for index, drawn in sampler.draw([Ask(state, ".", seed=1, steps=1), Ask(state, ".", seed=2)]):
         ...                                      # in the order in which they end
 
-What it gives for an ask does not depend on what else is asked; its cost does: what several asks have in common is computed once, for one of
-them (sharing.py). Leaves to others: passes (engine.py), what is drawn and why (rollouts.py, search.py).
+What it gives for an ask does not depend on what else is asked. Leaves to others: passes (engine.py), what is drawn and why (rollouts.py, search.py).
 """
 
 from __future__ import annotations
@@ -65,10 +64,11 @@ class Drawn:
 class Sampler:
     """Draws continuations of states. `generation` says how tokens are drawn: with a temperature above 0, or all draws are alike.
 
-    `memory` [GiB] is what rows may take together, by default most of what is free.
+    `memory` [GiB] is what rows may take together, by default most of what is free. With `share` what several asks have in common is computed
+    once, for one of them (sharing.py): the same is drawn for less, but what an ask costs then depends on what else is asked.
     """
 
-    def __init__(self, lm: LM, generation: GenerationConfig, batch_size: int | None = None, memory: float | None = None) -> None:
+    def __init__(self, lm: LM, generation: GenerationConfig, batch_size: int | None = None, memory: float | None = None, share: bool = False) -> None:
         self.lm, self.generation = lm, generation
         rule, own = load(generation.decoder)
         self._config = dataclasses.replace(generation, decoder=rule, block_length=generation.block_length or own)
@@ -76,7 +76,7 @@ class Sampler:
         self.forwards = 0
         self._under_way: dict[int, _Draw] = {}
         config, serve = EngineConfig(batch_size=self.batch_size), ServeConfig(max_waiting=self.batch_size, memory=memory)
-        self._engine = Engine(lm.model, lm.words, lm.device, config, serve, share=True)
+        self._engine = Engine(lm.model, lm.words, lm.device, config, serve, share=share)
 
     def row(self, ask: Ask) -> Row:
         """The row that continues an ask's state. Raises `OptionError` if it does not fit or the state is complete."""

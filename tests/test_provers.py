@@ -61,9 +61,10 @@ def test_a_tree_where_all_is_known() -> None:
         assert prover.alignment.value == pytest.approx(exact(values, VALUES), rel=1e-5, abs=1e-12)
         assert prover.total.value == pytest.approx(prover.distinguishability.value + prover.alignment.value)
     totals = {name: each.total.value for name, each in by.items() if each.total is not None}
-    assert by["bo1"].alignment == by["bo1"].distinguishability  # mu = pi: nothing but Var[A^pi]
+    assert by["bo1"].alignment and by["bo1"].distinguishability
+    assert by["bo1"].alignment.value == pytest.approx(by["bo1"].distinguishability.value)  # mu = pi: nothing but Var[A^pi]
     assert all(abs(totals[name]) < 1e-5 for name in ("weak", "strong", "blind", "bo1000"))  # too weak, too strong
-    assert totals["bo4"] > totals["bo2"] > totals["bo1"] > totals["bo16"] * 0 and choice.chosen == max(totals, key=lambda name: totals[name])
+    assert totals["bo4"] > totals["bo2"] > totals["bo1"] and choice.chosen == max(totals, key=lambda name: totals[name])
     assert by["against"].alignment is not None and by["against"].alignment.value < 0
 
 
@@ -111,16 +112,14 @@ def test_spreads_over_few_draws_are_without_bias() -> None:
 
 
 def test_the_noise_of_counts_is_taken_out() -> None:
-    """From 8 completions a state: raw counts see twice the variance that there is."""
+    """From 8 completions a state: raw counts see half as much variance again as there is."""
     rng = np.random.default_rng(0)
     labels, problems, draws = [], 1500, 8
     for problem in range(problems):
-        for action in rng.choice(3, size=6, p=CHANCES):
-            labels.append(Label("quiz", problem, state(problem, int(action), 9, done=True), 0, 1))
-        labels += [Label("quiz", problem, state(problem, a), int(rng.binomial(draws, q)), draws) for a, q in enumerate(VALUES)]
-    merged: Counter[tuple[int, State]] = Counter((label.problem, label.state) for label in labels if label.state.done)
-    labels = [label for label in labels if not label.state.done] + [Label("quiz", p, s, 0, n) for (p, s), n in merged.items()]
-    taken = [fork for fork in roots(labels) if sum(fork.taken) > 5]
+        for action, times in Counter(rng.choice(3, size=6, p=CHANCES).tolist()).items():
+            labels.append(Label("quiz", problem, state(problem, action, 9, done=True), 0, times))
+            labels.append(Label("quiz", problem, state(problem, action), int(rng.binomial(draws, VALUES[action])), draws))
+    taken = roots(labels)
     choice = from_counts(taken, labels, (1, 2, 4, 8))
     for prover, k in zip(choice.provers, (1, 2, 4)):
         values = [1 - (1 - q) ** k for q in VALUES]
@@ -131,7 +130,7 @@ def test_the_noise_of_counts_is_taken_out() -> None:
     raw = {(label.problem, label.state): label.value for label in labels}
     known: Predict = lambda states: [raw[each.prompt[0] - 100, each] for each in states]  # noqa: E731
     (naive,) = from_predictions(taken, known, (1,), {}).provers
-    assert naive.distinguishability is not None and naive.distinguishability.low > 1.5 * exact(VALUES, VALUES)
+    assert naive.distinguishability is not None and naive.distinguishability.low > 1.4 * exact(VALUES, VALUES)
 
 
 def test_a_prover_is_named_only_where_there_is_enough_to_go_by() -> None:

@@ -22,8 +22,9 @@ from creditdecoding.verifier.identity import Identity, identity
 from creditdecoding.verifier.measures import Measures, measure
 from creditdecoding.verifier.model import Feed, Scorer, Verifier, advantage, best_of, effective, write
 from creditdecoding.verifier.steps import State
-from creditdecoding.verifier.store import Label, Labels
+from creditdecoding.verifier.store import Bill, Header, Label, Labels, opened
 from tests.make_checkpoint import FAMILIES, make
+from tests.test_cli import call
 
 
 def some_states(count: int = 6) -> list[State]:
@@ -282,3 +283,52 @@ def test_a_perfect_verifier_reaches_the_floor() -> None:
     assert found.skill is not None and found.skill.low < 1 < found.skill.high and found.ece.value < 0.03
     worse = measure(labels, rng.permutation(chances.ravel()).tolist(), resamples=500)
     assert worse.brier.value > worse.base.value and worse.rank is not None and worse.rank.low < 0.5 < worse.rank.high
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def stored(labels: Labels, path: Path) -> str:
+    """A store of these labels."""
+    problems = {(label.family, label.problem): [x for x in labels.labels if x.problem == label.problem] for label in labels.labels}
+    with opened(path, Header(labels.identity, {"tasks": ["quiz"]}, len(problems))) as store:
+        for key, found in problems.items():
+            store.add(key, found, Bill())
+    return str(path)
+
+
+def test_the_command_trains_measures_and_goes_on(
+    tiny: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(make("llada", tmp_path / "model"))
+    labels, out = stored(some_labels(tiny, 40), tmp_path / "labels.jsonl"), tmp_path / "verifier"
+    command = ["pav", "train", labels, "-m", model, "--out", str(out), "--fit-batch", "16", "--lr", "0.01", "--epochs", "3", "--save-every", "5"]
+    assert call([*command, "--json"], monkeypatch) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["measures"] == json.loads((out / "verifier.json").read_text())["measures"] == Verifier.load(out, tiny).about["measures"]
+    assert found["settings"]["epochs"] == 3 and found["measures"]["problems"] == 8 and found["measures"]["skill"]["value"] > 0.3
+    again = call(command, monkeypatch)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert again == 0 and "Brier score" in printed and "problems held out" in printed
+    assert call([*command[:-6], "--out", str(tmp_path / "orm"), "--outcome", "--json"], monkeypatch) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["settings"]["outcome"] and outcome["measures"]["states"] < found["measures"]["states"]
+    whole = Path(labels).read_bytes()
+    for name, content, said in (
+        ("empty", b"", "empty"),
+        ("cut", whole[: len(whole) // 2], "not finished or is cut off"),
+        ("high", whole.replace(b'"draws": 8', b'"draws": 0'), "broken"),
+        ("other", whole.replace(tiny_digest(whole), b"0" * 16), "another model"),
+        ("none", None, "cannot be read"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        assert call(["pav", "train", str(tmp_path / name), "-m", model, "--out", str(tmp_path / "refused")], monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1, error
+    assert call([*command, "--seed", "3"], monkeypatch) == 2 and "another seed" in capsys.readouterr().err
+
+
+def tiny_digest(store: bytes) -> bytes:
+    """The model's digest in a store's header."""
+    return str(json.loads(store.splitlines()[0])["identity"]["model"]).encode()

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from creditdecoding import load
+from creditdecoding.cli import main
 from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
 from creditdecoding.tasks import families
-from creditdecoding.tasks.base import distinct_items
+from creditdecoding.tasks.base import Family, distinct_items
 from creditdecoding.verifier.baselines import Sample, certainty, certainty_mean, majority, voter, weighted
+from creditdecoding.verifier.compare import Plan, run
+from creditdecoding.verifier.frontier import Line, against, at_equal_accuracy, at_equal_compute, chosen, summarise
+from creditdecoding.verifier.identity import identity
+from creditdecoding.verifier.model import Scorer, write
+from creditdecoding.verifier.options import SearchConfig
 from creditdecoding.verifier.rounds import Found, Problem
 from creditdecoding.verifier.sampler import Ask, Cost, Sampler
-from creditdecoding.verifier.search import METHODS, SearchConfig, search
+from creditdecoding.verifier.search import METHODS, search
 from creditdecoding.verifier.steps import State
 
 (FAMILY,) = families("arithmetic")
@@ -180,3 +192,198 @@ def test_a_step_that_fills_the_canvas_is_the_last(lm: LM) -> None:
     sampler = Sampler(lm, short)
     for _, one in search(SearchConfig("beam", n=2), problems(lm)[:1], sampler, Exact(lm)):
         assert one.choice.answer.state.done and len(one.choice.answer.state.written) <= short.gen_length
+
+
+# Comparing
+
+
+def plan(**changes: Any) -> Plan:
+    methods = ("beam", "redraft:c=2", "best_of_n", "majority", "certainty", "single")
+    return Plan(**{"families": (FAMILY,), "methods": methods, "sizes": (1, 2), "limit": 3, "generation": HOT, "split": "dev", **changes})
+
+
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lm: LM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search") / "whole"
+    run(plan(), folder, lm, Exact(lm))
+    return folder
+
+
+class KilledError(Exception):
+    """What ends a run in the middle."""
+
+
+def test_a_killed_comparison_goes_on_and_draws_nothing_twice(lm: LM, undisturbed: Path, tmp_path: Path) -> None:
+    """The end of a process leaves whole lines and perhaps a torn one; what is whole is kept as it is."""
+    given = plan()
+    for stop in (2, 7):
+        left = stop
+
+        def start(done: int, total: int) -> Callable[[], None]:
+            assert total == len(given.order)
+
+            def tick() -> None:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    raise KilledError
+
+            return tick
+
+        with pytest.raises(KilledError):
+            run(given, tmp_path / "run", lm, Exact(lm), on_start=start)
+    part = tmp_path / "run" / "samples.0.jsonl"
+    kept = part.read_text(encoding="utf-8")
+    assert len(kept.splitlines()) == 9
+    part.write_text(kept + '{"method": "beam", "n"', encoding="utf-8")
+    ticks: list[tuple[int, int]] = []
+    records = run(given, tmp_path / "run", lm, Exact(lm), on_start=lambda done, total: ticks.append((done, total)) or (lambda: None))
+    assert ticks == [(9, len(given.order))] and len(records) == len(given.order)
+    assert timeless(tmp_path / "run") == timeless(undisturbed)
+    whole = (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert set(kept.splitlines()) <= set(whole)  # seconds too: nothing was drawn again
+    with pytest.raises(OptionError, match="other settings"):
+        run(plan(limit=2), tmp_path / "run", lm, Exact(lm))
+
+
+def test_budgets_may_be_added_to_a_comparison(lm: LM, undisturbed: Path) -> None:
+    before = timeless(undisturbed)
+    more = plan(methods=("beam",), sizes=(3,))
+    run(more, undisturbed, lm, Exact(lm))
+    assert timeless(undisturbed)[:3] != before[:3] and all(line in timeless(undisturbed) for line in before)
+    run(plan(), undisturbed, lm, Exact(lm))
+    assert timeless(undisturbed)[: len(before)] == before
+
+
+def test_a_report_is_what_its_lines_say(lm: LM, undisturbed: Path) -> None:
+    given = plan()
+    report = summarise(given, run(given, undisturbed, lm, Exact(lm)), resamples=50)
+    lines = timeless(undisturbed)
+    beam = [line for line in lines if line["method"] == "beam" and line["n"] == 2]
+    point = next(curve for curve in report["curves"] if curve["method"] == "beam")["points"][1]
+    assert point["score"]["value"] == pytest.approx(100 * sum(line["right"] for line in beam) / 3, abs=0.01)
+    assert point["sequences"] == pytest.approx(sum(line["sequences"] + line["verifier_sequences"] for line in beam) / 3, abs=0.01)
+    pools = [line for line in lines if line["method"] == "samples"]
+    single = next(curve for curve in report["curves"] if curve["method"] == "single")["points"]
+    share = sum(sum(line["right"]) / 2 for line in pools) / 3
+    assert single[0]["score"]["value"] == pytest.approx(100 * share, abs=0.01) and len(single) == 1
+    assert report["families"]["arithmetic"] == pytest.approx(100 * share, abs=0.01)
+    assert {each["baseline"] for each in report["against"]} == {"best_of_n", "majority", "certainty"}
+    json.dumps(report, allow_nan=False)
+
+
+def test_what_a_pool_chooses_at_a_budget() -> None:
+    """Four answers in groups of one, two and four: their picks and the sums of their costs, by hand."""
+    line = {
+        "vote": ["a", "b", "b", "c"],
+        "right": [False, True, True, False],
+        "same": [0, 1, 1, 3],
+        "logprob": [-1.0, -3.0, -2.0, -4.0],
+        "tokens": [10, 20, 20, 40],
+        "sequences": [2, 4, 4, 6],
+        "verifier": [0.9, 0.2, 0.2, 0.1],
+        "outcome": None,
+        "seconds": 16.0,
+        "verifier_seconds": 0.5,
+    }
+    assert chosen(line, "single", 1, "") == (50.0, 4.0, 0.0, 22.5, 4.0)
+    assert chosen(line, "majority", 4, "") == (100.0, 16.0, 0.0, 90.0, 16.0)
+    assert chosen(line, "majority", 2, "") == (50.0, 8.0, 0.0, 45.0, 8.0)  # ties: the first of each
+    assert chosen(line, "best_of_n", 2, "verifier") == (50.0, 8.0, 2.0, 45.0, 9.0)  # equal answers are read once
+    assert chosen(line, "best_of_n", 4, "verifier") == (0.0, 16.0, 3.0, 90.0, 17.5)
+    assert chosen(line, "certainty", 3, "") == (0.0, 10.0, 0.0, 50.0, 10.0)  # one whole group of three
+
+
+def test_curves_are_held_against_each_other_in_logarithms_of_compute() -> None:
+    cost, score = np.array([1.0, 4.0, 16.0]), np.array([10.0, 30.0, 20.0])
+    assert at_equal_compute(np.array([0.5, 2.0, 8.0, 99.0]), cost, score).tolist() == pytest.approx([10.0, 20.0, 25.0, 20.0])
+    assert at_equal_accuracy(np.array([5.0, 20.0, 30.0, 31.0]), cost, score).tolist() == pytest.approx([1.0, 2.0, 4.0, math.inf])
+
+    def line(name: str, costs: list[float], scores: list[float]) -> Line:
+        means = np.array([[s, c, 0.0, c, c] for s, c in zip(scores, costs)])
+        return Line(name, tuple(range(1, len(costs) + 1)), means, np.repeat(means[None], 3, 0))
+
+    told = against(line("beam", [2.0, 4.0], [30.0, 40.0]), line("best_of_n", [1.0, 4.0, 16.0], [10.0, 30.0, 35.0]), "sequences")
+    assert [each["difference"]["value"] for each in told["points"]] == [10.0, 10.0]
+    assert [each["ratio"]["value"] for each in told["points"]] == [2.0, None]
+    assert (told["range"]["from"], told["range"]["to"], told["range"]["difference"]["value"]) == (2.0, 4.0, 10.0)
+
+
+NONSENSE: list[dict[str, Any]] = [
+    *({"methods": (spec,)} for spec in ("beem", "beam:n=3", "majority:alpha=2", "beam:c=0", "beam:d=1")),
+    *({"sizes": ()}, {"sizes": (0,)}, {"limit": 1}),
+    {"families": (Family("quiz", "quiz", lambda _: ITEMS[0], lambda *_: True),)},
+]
+
+
+@pytest.mark.parametrize("changes", NONSENSE)
+def test_a_comparison_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        plan(**changes)
+
+
+COMMANDS = [
+    ("compare --search", "needs a verifier"),
+    ("compare --search --verifier {v} --bound 2", "--bound is of a comparison of decoders"),
+    ("compare --search --verifier {v} --templates all", "--templates is of"),
+    ("compare --verifier {v}", "Add --search"),
+    ("compare --n 1,2", "Add --search"),
+    ("compare --search --verifier {v} --n 0,x", "whole numbers"),
+    ("compare --search --verifier {v} --n 1,2", "temperature"),
+    ("compare --search --verifier {v}/nothing --temperature 1", "no verifier here"),
+    ("search hello --temperature 1", "asks a verifier"),
+    ("search hello --temperature 1 --method majority --limit 3", "of --tasks"),
+    ("search hello --temperature 1 --verifier {v} --n 64 --memory 0.02", "rows at most"),
+    ("search hello --temperature 1 --n 0", "n is out of range"),
+    ("search hello --temperature 1 --alpha=-1", "alpha is out of range"),
+    ("search hello --temperature 1 --k 0", "k is out of range"),
+    ("search --tasks facts,mmlu=x.csv --temperature 1 --method majority", "x.csv"),
+    ("search hello --tasks facts --temperature 1", "exclude each other"),
+]
+
+
+@pytest.fixture(scope="module")
+def verifier(lm: LM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that knows nothing."""
+    folder = tmp_path_factory.mktemp("verifier") / "v"
+    folder.mkdir()
+    write(folder, Scorer.begin(lm), identity(lm), {"masks": 0})
+    return folder
+
+
+@pytest.mark.parametrize(("command", "said"), COMMANDS)
+def test_the_command_line_refuses_in_one_line(
+    verifier: Path, tmp_path: Path, command: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["credit", *command.format(v=verifier).split()])
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and said in told and told.count("\n") == 1
+
+
+def test_the_commands_search_and_compare(verifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    hot = "-d threshold:threshold=0.4 --temperature 1.5 --gen-length 64 --threads 1"
+
+    def said(command: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["credit", *command.split()])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    one = json.loads(said(f"search Hello --verifier {verifier} --n 2 --c 2 --json {hot}"))
+    assert one["policy"]["sequences"] > 0 and len(one["rounds"][0]) >= 1 and one["rounds"][-1][0]["text"]
+    assert "Q + alpha A" in said(f"search Hello --verifier {verifier} --n 1 --c 1 {hot}")
+    right = json.loads(said(f"search --tasks arithmetic --limit 2 --method majority --n 2 --json {hot}"))
+    assert right["families"]["arithmetic"]["problems"] == 2 and right["verifier_sequences"] == 0
+    out = tmp_path / "run"
+    told = said(f"compare --search --tasks arithmetic --limit 2 --verifier {verifier} --n 1,2 --seeds 1 --methods redraft --out {out} {hot}")
+    assert "redraft" in told and json.loads((out / "report.json").read_text(encoding="utf-8"))["problems"] == 2
+    assert (out / "search.png").is_file() and len((out / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 4

@@ -51,3 +51,11 @@ def split_named(name: str) -> Split:
         if name == known:
             return known
     raise unknown_name("split", name, SPLITS)
+
+
+def whole_numbers(name: str, text: str) -> tuple[int, ...] | None:
+    """Whole numbers separated by commas or blanks, None for none."""
+    words = text.replace(",", " ").split()
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise OptionError(f"{name} must be whole numbers above 0", given=text, hint='Write them as "64 128 256".')
+    return tuple(sorted({int(word) for word in words})) or None

@@ -1,8 +1,10 @@
-"""The command compare."""
+"""The command compare: of decoders, and with --search of searches (cli/search.py)."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,38 +16,50 @@ from creditdecoding.cli.checks import drawable, several, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
+from creditdecoding.verifier.options import Comparison
 
 Decoders = Annotated[
     str, typer.Option(help="Separated by blanks: all, NAME for its usual sweep, NAME:knob=1|2|4 for a sweep of your own, NAME:knob=1 to pin a knob.")
 ]
 
 
+DEFAULTS: dict[str, Any] = {"decoders": "fixed threshold credit", "templates": "plain", "dev_limit": 50, "bound": 1.0, "jobs": 1, "report": None}
+"""Options that are of decoders alone."""
+
+
 @app.command()
-@with_options(generation=GenerationConfig, engine=EngineConfig)
+@with_options(comparison=Comparison, generation=GenerationConfig, engine=EngineConfig)
 def compare(
-    decoders: Decoders = "fixed threshold credit",
+    decoders: Decoders = DEFAULTS["decoders"],
     tasks: Annotated[str, typer.Option(help="Families to ask, comma-separated; pocket is all embedded ones.")] = "pocket",
-    templates: Annotated[str, typer.Option(help="Ways to wrap the question, comma-separated: all, plain, question, steps, task.")] = "plain",
+    templates: Annotated[str, typer.Option(help="Ways to wrap the question, comma-separated: all, plain, question, steps, task.")] = DEFAULTS[
+        "templates"
+    ],
     limit: Annotated[int, typer.Option(help="Test items a family, on which everything is reported.", min=1)] = 100,
-    dev_limit: Annotated[int, typer.Option(help="Dev items a family, on which settings are chosen.", min=1)] = 50,
-    bound: Annotated[float, typer.Option(help="Points of score that a setting may lose on dev.", min=0.0)] = 1.0,
+    dev_limit: Annotated[int, typer.Option(help="Dev items a family, on which settings are chosen.", min=1)] = DEFAULTS["dev_limit"],
+    bound: Annotated[float, typer.Option(help="Points of score that a setting may lose on dev.", min=0.0)] = DEFAULTS["bound"],
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on where it stopped.")] = Path("runs/compare"),
-    jobs: Annotated[int, typer.Option(help="Processes, each with a model of its own.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes, each with a model of its own.", min=1)] = DEFAULTS["jobs"],
     report: Annotated[Path | None, typer.Option(help="The page; by default OUT/report.html.", show_default=False)] = None,
     png: Annotated[Path | None, typer.Option(help="The picture; by default OUT/curves.png.", show_default=False)] = None,
+    search: Annotated[bool, typer.Option("--search", help="Compare searches under a verifier over budgets instead (docs/verifiers.md).")] = False,
     model: Model = "pocket",
     as_json: Json = False,
     *,
+    comparison: Comparison,
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
     """Compare decoders over sweeps of their knobs: curves, operating points, intervals; goes on after an interruption."""
+    if _asked(search, comparison, decoders=decoders, templates=templates, dev_limit=dev_limit, bound=bound, jobs=jobs, report=report):
+        return _search(comparison, tasks, limit, out, png, model, generation, engine, as_json)
     from creditdecoding.eval.compare import Plan, run
     from creditdecoding.eval.summary import summarise
     from creditdecoding.eval.sweep import curves
     from creditdecoding.tasks.templates import templates as named
     from creditdecoding.view.compare_page import compare_html
     from creditdecoding.view.loading import bar
+    from creditdecoding.view.plot import tradeoff_png
 
     several("compare", generation)
     drawable(png)
@@ -60,7 +74,7 @@ def compare(
     about = f"{model} · {tasks} · templates {', '.join(summed['templates'])} · {items['dev']} dev and {items['test']} test items · {count:,} samples"
     page = report or out / "report.html"
     write(page, compare_html(summed, "Decoders compared", about))
-    written = [out / "samples.jsonl", out / "report.json", page, *_draw(summed, png, out / "curves.png")]
+    written = [out / "samples.jsonl", out / "report.json", page, *_draw(summed, png, out / "curves.png", tradeoff_png)]
     if as_json:
         print_json(summed)
     else:
@@ -68,14 +82,37 @@ def compare(
     typer.echo(f"wrote {', '.join(map(str, written))}", err=True)
 
 
-def _draw(summed: dict[str, Any], png: Path | None, usual: Path) -> list[Path]:
-    """Draw the curves; without matplotlib only where a picture was asked for."""
-    from creditdecoding.view.plot import tradeoff_png
+def _asked(search: bool, comparison: Comparison, **given: Any) -> bool:
+    """Whether searches are compared; what belongs to the other comparison is refused."""
+    for name, value in given.items():
+        if search and value != DEFAULTS[name]:
+            raise OptionError(
+                f"--{name.replace('_', '-')} is of a comparison of decoders", given=str(value), hint="Leave it out, or leave --search out."
+            )
+    for field in dataclasses.fields(Comparison):
+        if not search and getattr(comparison, field.name) != field.default:
+            raise OptionError(f"--{field.name} is of a comparison of searches", given=getattr(comparison, field.name), hint="Add --search.")
+    return search
 
+
+def _search(
+    comparison: Comparison, tasks: str, limit: int, out: Path, png: Path | None, model: str, generation: Any, engine: Any, as_json: bool
+) -> None:
+    from creditdecoding.cli.search import compare_search, print_search
+    from creditdecoding.view.plot import search_png
+
+    found = compare_search(comparison, tasks, limit, out, png, model, generation, engine)
+    written = [out / "samples.jsonl", out / "report.json", *_draw(found, png, out / "search.png", search_png)]
+    print_json(found) if as_json else print_search(found)
+    typer.echo(f"wrote {', '.join(map(str, written))}", err=True)
+
+
+def _draw(summed: dict[str, Any], png: Path | None, usual: Path, draw: Callable[[dict[str, Any], Path], None]) -> list[Path]:
+    """Draw the curves; without matplotlib only where a picture was asked for."""
     if png is None and find_spec("matplotlib") is None:
         return []
     try:
-        tradeoff_png(summed, png or usual)
+        draw(summed, png or usual)
     except OSError as error:
         raise OptionError(f"cannot write ({error.strerror})", given=str(png or usual), hint="Check the folder.") from error
     return [png or usual]

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from creditdecoding.cli.app import Json, Model, answering, app, counting, load_lm, print_json, write
-from creditdecoding.cli.checks import drawable, several, split_named, writable
+from creditdecoding.cli.checks import drawable, several, split_named, whole_numbers, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
 
 Decoders = Annotated[str, typer.Option(help="Separated by blanks; the last is held against the others, gains are over the first.")]
@@ -87,7 +86,7 @@ def scaling(
     from creditdecoding.tasks import families
 
     _check("scaling", generation, out, png)
-    lengths = _numbers("gen_lengths", gen_lengths), _numbers("block_lengths", block_lengths)
+    lengths = whole_numbers("gen_lengths", gen_lengths), whole_numbers("block_lengths", block_lengths)
     plan = Plan(tuple(families(tasks)), tuple(decoders.split()), limit, buckets, split_named(split), tuple(sweeps.split()), *lengths, generation)
     lm = load_lm(model, _one_thread(engine))
     work = lay_out(plan, lm)
@@ -108,14 +107,6 @@ def _check(command: str, generation: GenerationConfig, out: Path | None, png: Pa
 
 def _one_thread(engine: EngineConfig) -> EngineConfig:
     return dataclasses.replace(engine, threads=engine.threads or 1)
-
-
-def _numbers(name: str, text: str) -> tuple[int, ...] | None:
-    """Whole numbers separated by commas or blanks, None for none."""
-    words = text.replace(",", " ").split()
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise OptionError(f"{name} must be whole numbers above 0", given=text, hint='Write them as "64 128 256".')
-    return tuple(sorted({int(word) for word in words})) or None
 
 
 def _give(found: dict[str, Any], out: Path | None, png: Path | None, show: Callable[[dict[str, Any]], None]) -> None:

@@ -33,9 +33,9 @@ GROWS = "decoders"
 Key = tuple[Any, ...]
 
 
-def key(record: Mapping[str, Any]) -> Key:
+def key(record: Mapping[str, Any], names: Sequence[str] = KEY) -> Key:
     """What identifies a sample."""
-    return tuple(record[name] for name in KEY)
+    return tuple(record[name] for name in names)
 
 
 @contextmanager
@@ -55,18 +55,21 @@ def locked(path: Path, hint: str) -> Iterator[Any]:
 
 
 @contextmanager
-def hold(folder: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
-    """Make or take up a run's folder for the time of the body. Raises `OptionError` where it is another run's or in use."""
+def hold(folder: Path, manifest: Mapping[str, Any], grows: str = GROWS) -> Iterator[None]:
+    """Make or take up a run's folder for the time of the body. Raises `OptionError` where it is another run's or in use.
+
+    `grows` is the entry of the manifest, a list, to which a later run may add.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"cannot use the folder ({error.strerror})", given=str(folder), hint="Choose another output.") from error
     with locked(folder / ".lock", "Wait for it, or choose another --out."):
-        _agree(folder, json.loads(json.dumps(manifest)))
+        _agree(folder, json.loads(json.dumps(manifest)), grows)
         yield
 
 
-def _agree(folder: Path, manifest: Mapping[str, Any]) -> None:
+def _agree(folder: Path, manifest: Mapping[str, Any], grows: str) -> None:
     """Write the manifest, or hold it to the one that is there."""
     path = folder / "manifest.json"
     if not path.exists():
@@ -76,8 +79,8 @@ def _agree(folder: Path, manifest: Mapping[str, Any]) -> None:
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        differ = [name for name in {**manifest, **found} if name != GROWS and manifest.get(name) != found.get(name)]
-        known = [*found.get(GROWS, [])]
+        differ = [name for name in {**manifest, **found} if name != grows and manifest.get(name) != found.get(name)]
+        known = [*found.get(grows, [])]
     except (OSError, ValueError, TypeError) as error:
         raise OptionError(f"the manifest cannot be read ({error})", given=str(path), hint="Choose another output.") from error
     if differ:
@@ -86,19 +89,19 @@ def _agree(folder: Path, manifest: Mapping[str, Any]) -> None:
             given=str(folder),
             hint="Choose another output or the same settings.",
         )
-    added = [entry for entry in manifest.get(GROWS, []) if entry not in known]
+    added = [entry for entry in manifest.get(grows, []) if entry not in known]
     if added:
-        replace(path, json.dumps({**found, GROWS: known + added}, indent=1, ensure_ascii=False) + "\n")
+        replace(path, json.dumps({**found, grows: known + added}, indent=1, ensure_ascii=False) + "\n")
 
 
-def read(folder: Path) -> dict[Key, dict[str, Any]]:
-    """All samples written so far by what identifies them; torn last lines are cut off the files. Raises `OptionError`."""
+def read(folder: Path, names: Sequence[str] = KEY) -> dict[Key, dict[str, Any]]:
+    """All samples written so far by what identifies them, the values of `names`; torn last lines are cut off the files. Raises `OptionError`."""
     found: dict[Key, dict[str, Any]] = {}
     for path in _files(folder):
         for number, (_, line) in enumerate(whole_lines(path)):
             try:
                 record = json.loads(line)
-                found.setdefault(key(record), record)
+                found.setdefault(key(record, names), record)
             except (ValueError, KeyError, TypeError) as error:
                 raise OptionError(
                     f"line {number + 1} of {path.name} is not a sample", given=str(folder), hint="Take the line out, or choose another --out."

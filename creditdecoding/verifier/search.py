@@ -11,12 +11,12 @@ Leaves to others: the searches themselves (beam.py, baselines.py), running many 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.errors import OptionError
 from creditdecoding.verifier.baselines import JUDGED, PICKS, sampled
 from creditdecoding.verifier.beam import Reward, beam, redraft
+from creditdecoding.verifier.options import KNOBS, SearchConfig
 from creditdecoding.verifier.rounds import Found, Judge, Problem, Search, run
 from creditdecoding.verifier.sampler import Ask, Sampler
 
@@ -25,49 +25,29 @@ _BATCHES = 4  # rows of searches under way, in batches: so that passes stay full
 
 @dataclass(frozen=True)
 class Method:
-    """A search by name: how it begins, which knobs it has, whether it asks a verifier, how many rows a round of it has."""
+    """A search by name: how it begins, whether it asks a verifier, how many rows a round of it has."""
 
     begin: Callable[[SearchConfig, Problem], Search]
-    knobs: tuple[str, ...]
     judged: bool
     width: Callable[[SearchConfig], int]
 
 
 def _sampled(name: str) -> Method:
-    knobs = () if name == "single" else ("n",)
     judged = name in JUDGED
-    return Method(lambda c, problem: sampled(problem, c.n if knobs else 1, PICKS[name], judged), knobs, judged, lambda c: c.n if knobs else 1)
+    return Method(lambda o, problem: sampled(problem, answers(o), PICKS[name], judged), judged, answers)
+
+
+def answers(config: SearchConfig) -> int:
+    """How many whole answers a method that chooses among such draws."""
+    return config.n if "n" in KNOBS[config.method] else 1
 
 
 METHODS: Mapping[str, Method] = {
-    "beam": Method(lambda o, problem: beam(problem, o.n, o.c, Reward(o.alpha, o.k)), ("n", "c", "alpha", "k"), True, lambda o: o.n * o.c),
-    "beam_q": Method(lambda o, problem: beam(problem, o.n, o.c, Reward(0.0, 1)), ("n", "c"), True, lambda o: o.n * o.c),
-    "redraft": Method(lambda o, problem: redraft(problem, o.n, o.c, Reward(o.alpha, o.k)), ("n", "c", "alpha", "k"), True, lambda o: min(o.n, o.c)),
+    "beam": Method(lambda o, problem: beam(problem, o.n, o.c, Reward(o.alpha, o.k)), True, lambda o: o.n * o.c),
+    "beam_q": Method(lambda o, problem: beam(problem, o.n, o.c, Reward(0.0, 1)), True, lambda o: o.n * o.c),
+    "redraft": Method(lambda o, problem: redraft(problem, o.n, o.c, Reward(o.alpha, o.k)), True, lambda o: min(o.n, o.c)),
     **{name: _sampled(name) for name in PICKS},
 }
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """Options of a search."""
-
-    method: str = option(
-        "beam",
-        "beam (steps, by Q + alpha * A), beam_q (by Q alone), redraft (whole drafts cut and drawn again); of whole answers best_of_n (verifier), "
-        "majority, weighted (majority by the verifier's Q), certainty, certainty_mean (log-probability a token), single.",
-        choices=tuple(METHODS),
-    )
-    n: int = option(4, "States that a beam keeps; answers or drafts of the other methods.", ge=1)
-    c: int = option(3, "Next steps drawn from each state of a beam; drafts of a round.", ge=1)
-    alpha: float = option(0.5, "Weight of the prover's advantage A beside Q.", ge=0.0)
-    k: int = option(4, "The prover is the best of k answers of the policy.", ge=1, le=2**20)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for field in fields(self)[1:]:
-            if field.name not in METHODS[self.method].knobs and getattr(self, field.name) != field.default:
-                known = ", ".join(METHODS[self.method].knobs) or "none"
-                raise OptionError(f"{self.method} has no {field.name}", given=getattr(self, field.name), allowed=known, hint="Leave it out.")
 
 
 def search(config: SearchConfig, problems: Sequence[Problem], sampler: Sampler, judge: Judge | None = None) -> Iterator[tuple[int, Found]]:
@@ -89,7 +69,7 @@ def check(config: SearchConfig, problems: Sequence[Problem], sampler: Sampler) -
     width = method.width(config)
     if width > 1 and sampler.generation.temperature == 0:
         raise OptionError("at temperature 0 all candidates are alike", hint="Set a temperature above 0, or choose the method single.")
-    if "c" in method.knobs and problems:
+    if "c" in KNOBS[config.method] and problems:
         longest = max(problems, key=lambda problem: len(problem.prompt))
         room = sampler.room(Ask(longest.root, longest.delimiter, 0))
         if room is not None and width > room:

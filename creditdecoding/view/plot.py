@@ -21,6 +21,7 @@ from creditdecoding.view.curve import draw_log, scored
 from creditdecoding.view.didactic import didactic_size, draw_didactic
 from creditdecoding.view.frames import Cell, Frame, Piece, frames, label
 from creditdecoding.view.scaling import draw_orthogonality, draw_scaling, orthogonality_size, scaling_size
+from creditdecoding.view.search import draw_search
 from creditdecoding.view.tradeoff import draw_tradeoff, series, windows
 
 try:
@@ -140,6 +141,13 @@ def didactic_png(report: Mapping[str, Any], path: Path) -> None:
     """Draw the arms of the didactic task: success, the prover's strength, Pass@N. Raises `MissingExtraError`."""
     figure = _figure(*didactic_size(report))
     draw_didactic(figure, report)
+    _save(figure, path)
+
+
+def search_png(report: Mapping[str, Any], path: Path) -> None:
+    """Draw a comparison of searches, accuracy against compute. Raises `MissingExtraError`."""
+    figure = _figure(14.5, 5)
+    draw_search(figure, report)
     _save(figure, path)
 
 

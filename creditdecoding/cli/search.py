@@ -1,0 +1,247 @@
+"""The command search, and what `credit compare --search` does.
+
+Leaves to others: searching and comparing (verifier/), what commands share (app.py, checks.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, counting, load_lm, print_json, progress, read_prompt, write
+from creditdecoding.cli.checks import drawable, split_named, whole_numbers
+from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.errors import OptionError
+from creditdecoding.flags import with_options
+from creditdecoding.verifier.options import Comparison, SearchConfig
+
+if TYPE_CHECKING:
+    from creditdecoding.lm import LM
+    from creditdecoding.verifier.model import Verifier
+    from creditdecoding.verifier.rounds import Candidate, Found
+
+
+@app.command()
+@with_options(search=SearchConfig, generation=GenerationConfig, engine=EngineConfig)
+def search(
+    prompt: Prompt = None,
+    model: Model = "pocket",
+    verifier: Annotated[Path | None, typer.Option(help="Folder of the verifier (credit pav train).", show_default=False)] = None,
+    file: PromptFile = None,
+    raw: Raw = False,
+    delimiter: Annotated[str, typer.Option(help="What ends a step of the answer to a prompt; \\\\n is a line's end.")] = ".",
+    tasks: Annotated[
+        str | None, typer.Option(help="Families instead of a prompt, comma-separated: how often is it right?", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(help="With --tasks: items a family.", min=2)] = 50,
+    split: Annotated[str, typer.Option(help="With --tasks: test, dev or train.")] = "test",
+    memory: Annotated[float | None, typer.Option(help="GiB for the rows under way; by default 80% of what is free.", show_default=False)] = None,
+    as_json: Json = False,
+    *,
+    search: SearchConfig,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Search for an answer step by step under a verifier, or for tasks say how often that is right and what it costs.
+
+    Draws need a --temperature above 0. See docs/verifiers.md.
+    """
+    from creditdecoding.verifier.sampler import Sampler
+
+    asked = None if tasks is not None and prompt is None and file is None else read_prompt(prompt, file)
+    if asked is not None and tasks is not None:
+        raise OptionError("a prompt and --tasks exclude each other", given=tasks, hint="Give one of the two.")
+    if tasks is None and (limit, split) != (50, "test"):
+        raise OptionError("--limit and --split are of --tasks", hint="Leave them out.")
+    lm = load_lm(model, engine)
+    judge = _verifier(verifier, lm, engine)
+    sampler = Sampler(lm, generation, memory=memory)
+    if asked is None:
+        found = _accuracy(lm, sampler, judge, search, str(tasks), limit, split)
+        print_json(found) if as_json else _print_accuracy(found)
+    else:
+        one = _one(lm, sampler, judge, search, asked, raw, delimiter)
+        shown = {"method": dataclasses.asdict(search), **_record(one, lm)}
+        print_json(shown) if as_json else _print_one(shown)
+
+
+def compare_search(
+    comparison: Comparison, tasks: str, limit: int, out: Path, png: Path | None, model: str, generation: GenerationConfig, engine: EngineConfig
+) -> dict[str, Any]:
+    """Run or go on with a comparison of searches, write its files, and give its report."""
+    from creditdecoding.tasks import families
+    from creditdecoding.verifier.compare import Plan, run
+    from creditdecoding.verifier.frontier import summarise
+
+    drawable(png)
+    if not comparison.verifier:
+        raise OptionError("a comparison of searches needs a verifier", hint="Train one with: credit pav train; name it with --verifier.")
+    engine = dataclasses.replace(engine, threads=engine.threads or 1)
+    plan = Plan(
+        tuple(families(tasks)),
+        tuple(dict.fromkeys(comparison.methods.split())),
+        whole_numbers("n", comparison.n) or (),
+        limit,
+        generation,
+        comparison.verifier,
+        comparison.outcome,
+        comparison.seeds,
+        split_named(comparison.split),
+        engine,
+    )
+    lm = load_lm(model, engine)
+    judge, outcome = (_verifier(Path(folder) if folder else None, lm, engine) for folder in (comparison.verifier, comparison.outcome))
+    assert judge is not None
+    with counting("problems", speed_estimate_period=300) as start:
+        records = run(plan, out, lm, judge, outcome, start)
+    report = {"model": model, **summarise(plan, records)}
+    write(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    return report
+
+
+def _verifier(folder: Path | None, lm: LM, engine: EngineConfig) -> Verifier | None:
+    from creditdecoding.verifier.model import Verifier
+
+    return None if folder is None else Verifier.load(folder, lm, compile=engine.compile)
+
+
+def _one(lm: LM, sampler: Any, judge: Any, config: SearchConfig, prompt: str, raw: bool, delimiter: str) -> Found:
+    from creditdecoding.verifier.baselines import voter
+    from creditdecoding.verifier.rounds import Problem
+    from creditdecoding.verifier.search import search as find
+
+    mark = delimiter.replace("\\n", "\n")
+    if not mark:
+        raise OptionError("nothing ends a step", given=delimiter, hint='Give a --delimiter, such as "." or "\\n".')
+    problem = Problem(tuple(lm.encode(prompt, raw)), mark, sampler.generation.seed, voter(None, lm))
+    ((_, found),) = find(config, [problem], sampler, judge)
+    return found
+
+
+def _record(found: Found, lm: LM) -> dict[str, Any]:
+    """A search as JSON-ready data."""
+
+    def told(each: Candidate) -> dict[str, Any]:
+        step = lm.words.decode(each.state.written[each.state.prefix(each.state.depth - 1).ends[-1] if each.state.depth > 1 else 0 :])
+        numbers = {"q": each.q, "advantage": each.advantage, "score": each.score}
+        return {"step": step, "text": lm.words.decode(each.state.written), "done": each.state.done, "kept": each.kept, **numbers}
+
+    answer, spent = found.choice.answer, found.spent
+    return {
+        "text": lm.words.decode(answer.state.written),
+        "q": answer.q,
+        "logprob": answer.logprob,
+        "finish_reason": answer.state.reason,
+        "rounds": [[told(each) for each in looked] for looked in found.choice.rounds],
+        "policy": dataclasses.asdict(spent.policy),
+        "verifier": dataclasses.asdict(spent.verifier),
+        "sequences": spent.sequences,
+        "seconds": round(spent.seconds + spent.verifier_seconds, 4),
+    }
+
+
+def _accuracy(lm: LM, sampler: Any, judge: Any, config: SearchConfig, tasks: str, limit: int, split: str) -> dict[str, Any]:
+    """How often a search is right, and its mean costs."""
+    from creditdecoding.tasks import families
+    from creditdecoding.verifier.compare import chosen, judged, line_of, posed
+    from creditdecoding.verifier.frontier import accuracy
+    from creditdecoding.verifier.search import search as find
+
+    found = {family.name: family for family in families(tasks)}
+    items = chosen([*found.values()], split_named(split), limit)
+    problems = posed([*found.values()], items, lm, sampler.generation.seed)
+    places, lines = [*problems], []
+    with progress(len(problems), "problems") as tick:
+        for at, one in find(config, [*problems.values()], sampler, judge):
+            place = places[at]
+            lines.append({"family": place[0], "item": place[1], **line_of(one, judged(found[place[0]], items[place]), lm)})
+            tick()
+    return {"method": dataclasses.asdict(config), **accuracy(lines, [*found])}
+
+
+_COSTS = ("right %", "[95 %]", "sequences", "verifier", "tokens", "seconds")
+
+
+def _costs(each: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells under `_COSTS`."""
+    score = each["score"]
+    costs = (f"{each['sequences']:.1f}", f"{each['verifier_sequences']:.1f}", f"{each['tokens']:.0f}", f"{each['seconds']:.3f}")
+    return (f"{score['value']:.1f}", f"{score['low']:.1f} to {score['high']:.1f}", *costs)
+
+
+def _table(*columns: str) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("task", "method", "against", "kept", "last step") else "right")
+    return table
+
+
+def _show(tables: list[Any], sentences: list[str]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    for each in (*tables, *map(Text, sentences)):
+        console.print(each)
+
+
+def _print_accuracy(found: Mapping[str, Any]) -> None:
+    table = _table("task", "problems", *_COSTS)
+    for name, each in (*found["families"].items(), ("all", found)):
+        table.add_row(name, str(each["problems"]), *_costs(each))
+    _show([table], ["Sequences: sequence-forwards a problem, of which the verifier ran those in the next column."])
+
+
+def _print_one(shown: Mapping[str, Any]) -> None:
+    from rich.text import Text
+
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    table = _table("round", "kept", "last step", "Q", "A", "Q + alpha A")
+    for place, looked in enumerate(shown["rounds"], 1):
+        for each in looked:
+            mark = ("*" if each["kept"] else "") + (" end" if each["done"] else "")
+            score = number(each["score"] if each["advantage"] is not None else None, ".3f")
+            table.add_row(str(place), mark, Text(each["step"].strip()), number(each["q"], ".3f"), number(each["advantage"], "+.3f"), score)
+        table.add_section()
+    _show([table], [])
+    typer.echo(shown["text"])
+    policy, verifier = shown["policy"], shown["verifier"]
+    cost = f"{policy['sequences']} sequence-forwards of the policy, {verifier['sequences']} of the verifier, {policy['tokens']} tokens kept"
+    typer.echo(f"{cost}, {shown['seconds']:.2f} s", err=True)
+
+
+def print_search(report: Mapping[str, Any]) -> None:
+    """The report of a comparison of searches as tables."""
+    from rich.text import Text
+
+    from creditdecoding.eval.words import signed
+
+    table = _table("method", "n", *_COSTS)
+    for curve in report["curves"]:
+        for each in curve["points"]:
+            table.add_row(curve["method"], str(each["n"]), *_costs(each))
+        table.add_section()
+    over = _table("method", "n", "against", "points [95 %]", "times [95 %]")
+    for pair in report["against"]:
+        for each in pair["points"] if pair["measure"] == "sequences" and pair["baseline"].startswith("best_of_n") else ():
+            times = [f"{number:.2f}" if number is not None else "never" for number in each["ratio"].values()]
+            gain = signed(each["difference"]) + ("" if each["inside"] else " *")
+            over.add_row(pair["method"], str(each["n"]), pair["baseline"], Text(gain), Text(f"{times[0]} [{times[1]}, {times[2]}]"))
+        over.add_section()
+    alone = ", ".join(f"{name} {share:.0f} %" for name, share in report["families"].items() if share is not None)
+    notes = [
+        "Sequences: sequence-forwards a problem, of which the verifier ran those in the next column. Points: more right than the other at equal "
+        "sequence-forwards (* beyond its budgets, where its end counts). Times: as many as the other takes to be right as often.",
+        *([f"One answer is right: {alone}."] if alone else []),
+    ]
+    _show([table, over], [*notes, *report["words"]])

@@ -72,8 +72,8 @@ class Score:
 
 
 @dataclass(frozen=True)
-class _Query:
-    """Ask for log p of `targets` at `positions` of `row`'s canvas."""
+class Query:
+    """Ask for log p of `targets` [n] at `positions` [n] of `row`'s canvas."""
 
     row: Row
     positions: Tensor
@@ -119,6 +119,13 @@ def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> Score:
     """
     if batch_size < 1:
         raise OptionError("batch_size is out of range", given=batch_size, allowed="1 <= batch_size", hint="Change the value and try again.")
+    queries = replay(lm, trace)
+    found = [x for part in _log_probs(lm, queries, batch_size) for x in part.tolist()]
+    return Score(dict(zip((p for query in queries for p in query.positions.tolist()), found)))
+
+
+def replay(lm: LM, trace: Trace) -> list[Query]:
+    """A trace's passes, each with the canvas before it and what it wrote. Raises `OptionError` as `rescore` does."""
     row = _replayed(lm, trace)
     canvas, queries = row.canvas, []
     for step in trace.steps:
@@ -128,10 +135,9 @@ def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> Score:
             what = "the trace writes over tokens or takes them back"
             raise OptionError(what, given=trace.settings.get("decoder"), hint="Only what is written once can be scored.")
         targets = torch.tensor(list(done.values()), dtype=torch.long)
-        queries.append(_Query(replace(row, canvas=canvas, span=step.block), now, targets))
+        queries.append(Query(replace(row, canvas=canvas, span=step.block), now, targets))
         canvas = canvas.index_put((now,), targets)
-    found = [x for part in _log_probs(lm, queries, batch_size) for x in part.tolist()]
-    return Score(dict(zip((p for query in queries for p in query.positions.tolist()), found)))
+    return queries
 
 
 def _replayed(lm: LM, trace: Trace) -> Row:
@@ -183,7 +189,7 @@ def _count(row: Row, config: LikelihoodConfig) -> int:
     return config.mc_num if row.size > 1 else 1
 
 
-def _samples(plan: Sequence[tuple[Row, Tensor]], mask_id: int, config: LikelihoodConfig) -> Iterator[_Query]:
+def _samples(plan: Sequence[tuple[Row, Tensor]], mask_id: int, config: LikelihoodConfig) -> Iterator[Query]:
     """The noised canvases of all blocks, in the order of their strata."""
     noise = torch.Generator().manual_seed(config.seed)
     for row, tokens in plan:
@@ -195,11 +201,11 @@ def _samples(plan: Sequence[tuple[Row, Tensor]], mask_id: int, config: Likelihoo
             yield _query(row, tokens, where[torch.randperm(size, generator=noise)[: int(count)]], mask_id)
 
 
-def _query(row: Row, tokens: Tensor, masked: Tensor, mask_id: int) -> _Query:
+def _query(row: Row, tokens: Tensor, masked: Tensor, mask_id: int) -> Query:
     """The block of `row` written but for the positions `masked`."""
     end = row.block[1]
     canvas = torch.cat((tokens[:end], row.canvas[end:])).index_fill(0, masked, mask_id)
-    return _Query(replace(row, canvas=canvas), masked, tokens[masked])
+    return Query(replace(row, canvas=canvas), masked, tokens[masked])
 
 
 def _estimate(found: Sequence[Sequence[Tensor]], plan: Sequence[tuple[Row, Tensor]]) -> Estimate:
@@ -214,7 +220,7 @@ def _estimate(found: Sequence[Sequence[Tensor]], plan: Sequence[tuple[Row, Tenso
 
 
 @torch.inference_mode()
-def _log_probs(lm: LM, queries: Iterable[_Query], batch_size: int) -> Iterator[Tensor]:
+def _log_probs(lm: LM, queries: Iterable[Query], batch_size: int) -> Iterator[Tensor]:
     """log p of each query's targets in float64, `batch_size` queries a pass."""
     waiting = iter(queries)
     while batch := list(itertools.islice(waiting, batch_size)):

@@ -20,6 +20,7 @@ from creditdecoding.view.colour import CREDIT, LIGHT, LINE, QUIET, TEXT, WRITTEN
 from creditdecoding.view.curve import draw_log, scored
 from creditdecoding.view.didactic import didactic_size, draw_didactic
 from creditdecoding.view.frames import Cell, Frame, Piece, frames, label
+from creditdecoding.view.rl import draw_rl
 from creditdecoding.view.scaling import draw_orthogonality, draw_scaling, orthogonality_size, scaling_size
 from creditdecoding.view.search import draw_search
 from creditdecoding.view.tradeoff import draw_tradeoff, series, windows
@@ -148,6 +149,13 @@ def search_png(report: Mapping[str, Any], path: Path) -> None:
     """Draw a comparison of searches, accuracy against compute. Raises `MissingExtraError`."""
     figure = _figure(14.5, 5)
     draw_search(figure, report)
+    _save(figure, path)
+
+
+def rl_png(report: Mapping[str, Any], path: Path) -> None:
+    """Draw accuracy and passes of policy-gradient runs over samples. Raises `MissingExtraError`."""
+    figure = _figure(11, 4.4)
+    draw_rl(figure, report)
     _save(figure, path)
 
 

@@ -1,0 +1,130 @@
+"""The command pav rl."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from creditdecoding.cli.app import Json, Model, counting, load_lm, print_json, write
+from creditdecoding.cli.checks import drawable, writable
+from creditdecoding.cli.pav import pav
+from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.errors import OptionError
+from creditdecoding.flags import with_options
+from creditdecoding.verifier.reinforce import RLConfig
+
+if TYPE_CHECKING:
+    from creditdecoding.tasks.base import Family
+    from creditdecoding.verifier.arms import Cell
+    from creditdecoding.verifier.reinforce import Run
+
+
+@pav.command()
+@with_options(rl=RLConfig, generation=GenerationConfig, engine=EngineConfig)
+def rl(
+    verifier: Annotated[Path | None, typer.Option(help="Folder of the model's verifier (credit pav train).", show_default=False)] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run, or of the runs; what is found there goes on where it stopped.")] = Path("runs/rl"),
+    tasks: Annotated[str, typer.Option(help="Families to learn on, comma-separated, or a file of your own questions.")] = "arithmetic,algebra",
+    arms: Annotated[str | None, typer.Option(help="Run several arms, comma-separated, in place of --arm.", show_default=False)] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each arm, with --seed and the seeds behind it.", min=1)] = 1,
+    model: Model = "pocket",
+    png: Annotated[Path | None, typer.Option(help="Draw accuracy against samples into this file.", show_default=False)] = None,
+    as_json: Json = False,
+    *,
+    rl: RLConfig,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Policy gradient on steps: the model learns from what its verifier says of each step it writes (docs/verifiers.md).
+
+    Each run's folder ends up as a checkpoint: credit generate -m FOLDER. Needs a --temperature above 0.
+    """
+    from creditdecoding.tasks import families
+    from creditdecoding.verifier.arms import cells, summary
+    from creditdecoding.verifier.steps import delimiter
+
+    drawable(png)
+    writable(png)
+    chosen = families(tasks)
+    for family in chosen:
+        delimiter(family)
+    runs = cells(out, arms or rl.arm, generation.seed, seeds)
+    with counting("iterations") as start:
+        tick = start(0, len(runs) * rl.iterations)
+        for cell in runs:
+            _pursue(_run(cell, verifier, chosen, model, rl, generation, engine), tick)
+    asked = {"tasks": tasks, "model": model, "verifier": None if verifier is None else str(verifier), "rl": dataclasses.asdict(rl)}
+    found = summary(runs, {**asked, "generation": dataclasses.asdict(generation), "seeds": seeds})
+    write(out / "rl.json", json.dumps(found, indent=1) + "\n")
+    if png is not None:
+        from creditdecoding.view.plot import rl_png
+
+        rl_png(found, png)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+    for path in (out / "rl.json", png):
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)
+
+
+def _run(
+    cell: Cell, verifier: Path | None, families: list[Family], model: str, rl: RLConfig, generation: GenerationConfig, engine: EngineConfig
+) -> Run:
+    """The run of a cell, ready to begin or to go on."""
+    from creditdecoding.checkpoint import locate
+    from creditdecoding.verifier.model import Verifier
+    from creditdecoding.verifier.reinforce import Run
+
+    lm = load_lm(model, engine)
+    source = locate(model, engine.revision, engine.offline, engine.cache_dir)
+    judge = None if verifier is None else Verifier.load(verifier, lm, compile=engine.compile)
+    mine, own = dataclasses.replace(rl, arm=cell.arm), dataclasses.replace(generation, seed=cell.seed)
+    run = Run(lm, families, own, mine, judge, cell.folder, source, engine.compile)
+    try:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot make the folder ({error.strerror})", given=str(cell.folder), hint="Choose another --out.") from error
+    return run
+
+
+def _pursue(run: Run, tick: Any) -> None:
+    told = 0
+    for record in run.run():
+        for _ in range(told, record["iteration"]):
+            tick()
+        told = record["iteration"]
+        if "held" in record:
+            held = record["held"]
+            text = f"{run.config.arm}, seed {run.generation.seed}, {record['samples']} samples: "
+            typer.echo(f"{text}{100 * held['accuracy']:.1f} % right, {held['passes']:.2f} passes an answer", err=True)
+    for _ in range(told, run.config.iterations):
+        tick()
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    level = found["level"]
+    more = () if level is None else (f"samples to {100 * level:.1f} %", "times fewer than outcome")
+    table = Table("arm", "seeds", "before %", "in the end %", "passes", *more)
+    for arm in found["arms"]:
+        first, last = arm["accuracy"][0], arm["final"]
+        ends = [f"{100 * each['value']:.1f} ({100 * each['low']:.1f}..{100 * each['high']:.1f})" for each in (first, last)]
+        cells = [] if level is None else _saving(arm["reaches"], arm["seeds"])
+        table.add_row(arm["arm"], str(arm["seeds"]), *ends, f"{arm['passes'][0]:.2f} -> {arm['passes'][-1]:.2f}", *cells)
+    Console().print(table)
+
+
+def _saving(reaches: dict[str, Any], seeds: int) -> list[str]:
+    """When an arm gets there, and how much sooner."""
+    when = "never" if reaches["samples"] is None else f"{reaches['samples']:.0f}"
+    range_ = "" if reaches["low"] is None else f" ({reaches['low']:.2f}..{reaches['high']:.2f})"
+    ratio = "" if reaches["ratio"] is None else f"{reaches['ratio']:.2f}{range_}"
+    return [f"{when}, {reaches['runs']} of {seeds} runs", ratio]

@@ -1,0 +1,296 @@
+"""Policy gradient on the steps of answers: a masked-diffusion model learns from what its verifier says of each step (arXiv 2410.08146, section 5).
+
+An iteration draws answers with the current weights, weighs the score function of each step by its reward less a baseline (rewards.py), and
+takes one step of Adam on
+
+    mean over answers of [ - sum over steps of weight * log pi(step) + kl * sum over tokens of KL(pi || first pi) ]
+
+The weights that learn are float32; the model that samples is a copy in the type it was loaded in, renewed after every step. A run is
+a folder: log.jsonl, a record an iteration; state.pt, replaced whole, so that a run that was killed goes on where it stopped and ends as if it
+had not been; the checkpoint. Leaves to others: log-probabilities (policy.py), several runs and what they say (arms.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from creditdecoding.config import GenerationConfig, check_fields, option
+from creditdecoding.decoders import load, settings
+from creditdecoding.errors import OptionError
+from creditdecoding.eval.journal import hold
+from creditdecoding.eval.journal import replace as write_whole
+from creditdecoding.lm import LM
+from creditdecoding.reading import cut
+from creditdecoding.tasks.base import Family, Item, distinct_items
+from creditdecoding.train.rows import draw
+from creditdecoding.verifier.identity import identity
+from creditdecoding.verifier.learner import export, learner, refuse_unwritable, renew
+from creditdecoding.verifier.policy import TOKENS, Pass, batches, chosen, distributions, divergence, passes, refuse_unscored, with_end
+from creditdecoding.verifier.rewards import ARMS, BASELINES, baseline, needs_values, rewards
+from creditdecoding.verifier.sampler import Ask, Drawn, Sampler
+from creditdecoding.verifier.steps import State, delimiter
+
+STATE, LOG = "state.pt", "log.jsonl"
+COUNTS = ("iteration", "samples", "sequences", "seconds")
+
+
+class Judge(Protocol):
+    """What says how likely the base policy ends states right: a `Verifier`."""
+
+    def q(self, states: Sequence[State]) -> Float[Tensor, " n"]:
+        """Q^pi of each state."""
+        ...
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """Options of a run."""
+
+    arm: str = option("effective", "What a step is rewarded with.", choices=ARMS)
+    alpha: float = option(3.0, "Weight of the prover's advantage in the effective reward.", ge=0.0, le=1000.0)
+    k: float = option(4.0, "The prover is best-of-K of the verifier's Q.", ge=1.0, le=1000.0)
+    baseline: str = option("value", "What is taken off: the verifier's Q of the state before, the other samples' mean, nothing.", choices=BASELINES)
+    normalise: bool = option(True, "Give an iteration's weights the mean 0 and the spread 1.")
+    tokens: str = option("drawn", "Log-probability of a step: of its written tokens, or of all draws at its positions.", choices=TOKENS)
+    iterations: int = option(100, "Steps of the optimiser.", ge=1)
+    problems: int = option(16, "Problems an iteration.", ge=1)
+    samples: int = option(2, "Answers drawn of each problem.", ge=1)
+    lr: float = option(2e-4, "Learning rate of Adam.", gt=0.0, le=1.0)
+    kl: float = option(0.001, "Weight of the divergence from the first policy.", ge=0.0)
+    clip: float = option(1.0, "Largest norm of a gradient.", gt=0.0)
+    eval_every: int = option(10, "Iterations between measurements on held-out problems.", ge=1)
+    eval_limit: int = option(100, "Held-out problems a family, one answer each.", ge=1)
+    save_every: int = option(5, "Iterations between saved states.", ge=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.baseline == "others" and self.samples < 2:
+            raise OptionError("a problem's other samples need two samples or more", given=self.samples, hint="Raise --samples.")
+
+
+FREE = ("iterations", "save_every", "eval_every")
+"""Options with which a run may go on though it began with others."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A drawn answer and its verdict."""
+
+    item: Item
+    drawn: Drawn
+    right: bool
+
+
+class Run:
+    """One run in a folder. `lm` samples, and its weights are changed; `source` is its checkpoint's folder, None to write none in the end."""
+
+    def __init__(
+        self,
+        lm: LM,
+        families: Sequence[Family],
+        generation: GenerationConfig,
+        config: RLConfig,
+        judge: Judge | None,
+        folder: Path,
+        source: Path | None = None,
+        compile: bool = False,
+    ) -> None:
+        refuse_unscored(lm, generation)
+        if source is not None:
+            refuse_unwritable(lm)
+        if judge is None and needs_values(config.arm, config.baseline):
+            raise OptionError("this arm asks a verifier", given=config.arm, hint="Give --verifier, or --arm outcome with --baseline others.")
+        self.lm, self.families, self.generation, self.config, self.judge = lm, list(families), generation, config, judge
+        self.folder, self.source = folder, source
+        self.marks = {family.name: delimiter(family) for family in families}
+        self.held = [item for family in families for item in held_out(family, config.eval_limit)]
+        self.model, self.first = learner(lm, compile)
+        self.about = {
+            "kind": "rl",
+            **asdict(identity(lm)),
+            "tasks": [family.name for family in families],
+            **{name: value for name, value in asdict(config).items() if name not in FREE},
+            "generation": {**asdict(generation), "decoder": settings(load(generation.decoder)[0])},
+        }
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=(0.9, 0.95))
+        self.half = next(self.first.parameters()).dtype
+        self.iteration, self.samples, self.sequences, self.seconds = 0, 0, 0, 0.0
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Learn to the end, yielding a record an iteration; number 0 is before the first. Raises `OptionError` in a folder of another run."""
+        with hold(self.folder, self.about):
+            self._resume()
+            past = [record for record in records(self.folder) if record["iteration"] <= self.iteration]
+            write_whole(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in past))
+            if not past:
+                yield self._log({"iteration": 0, "samples": 0, "held": self.measure()})
+            while self.iteration < self.config.iterations:
+                yield self._iterate()
+            if self.source is not None:
+                export(self.lm.model, self.source, self.folder)
+
+    def _iterate(self) -> dict[str, Any]:
+        """One iteration, measured, logged and saved where it is time."""
+        began = time.perf_counter()
+        record = self.step()
+        self.seconds += time.perf_counter() - began
+        record["seconds"] = round(self.seconds, 2)
+        last = self.iteration == self.config.iterations
+        if last or self.iteration % self.config.eval_every == 0:
+            record["held"] = self.measure()
+        self._log(record)
+        if last or self.iteration % self.config.save_every == 0:
+            self.save()
+        return record
+
+    def step(self) -> dict[str, Any]:
+        """One iteration: answers, their weights, a step of the optimiser; what is logged of it."""
+        rng = random.Random(f"{self.generation.seed}/{self.iteration}")
+        items = [item for item in problems(self.families, self.config.problems, rng) for _ in range(self.config.samples)]
+        answers = self.draw(items, [rng.getrandbits(60) for _ in items])
+        weights = self.weights(answers)
+        self.iteration += 1
+        self.samples += len(answers)
+        self.sequences += sum(each.drawn.cost.sequences for each in answers)
+        found = self.learn([each.drawn for each in answers], weights)
+        flat = torch.cat(weights)
+        return {
+            "iteration": self.iteration,
+            "samples": self.samples,
+            "sequences": self.sequences,
+            "right": round(sum(each.right for each in answers) / len(answers), 4),
+            "passes": round(sum(each.drawn.cost.passes for each in answers) / len(answers), 3),
+            "steps": len(flat),
+            "weight": round(float(flat.mean()), 4),
+            "spread": round(float(flat.square().mean().sqrt()), 4),
+            **found,
+        }
+
+    def draw(self, items: Sequence[Item], seeds: Sequence[int]) -> list[Judged]:
+        """An answer to each item by the weights as they are, with its verdict."""
+        sampler = Sampler(self.lm, self.generation, self.lm.batch_size)
+        asks = [Ask(State(tuple(self.lm.encode(item.prompt))), self.marks[item.family], seed) for item, seed in zip(items, seeds)]
+        score = {family.name: family.score for family in self.families}
+        found: dict[int, Judged] = {}
+        for place, drawn in sampler.draw(asks):
+            state = with_end(drawn.state, self.marks[items[place].family], self.lm.words.decode)
+            text = cut(self.lm.words.decode(drawn.state.written), self.generation.stop)
+            found[place] = Judged(items[place], replace(drawn, state=state), score[items[place].family](text, items[place]))
+        return [found[place] for place in range(len(items))]
+
+    def weights(self, answers: Sequence[Judged]) -> list[Float[Tensor, " steps"]]:
+        """What the score function of each step of each answer is weighed by."""
+        config, count = self.config, self.config.samples
+        states = [state for each in answers for state in each.drawn.state.prefixes[:-1]]
+        asked = self.judge is not None and needs_values(config.arm, config.baseline)
+        q = self.judge.q(states) if self.judge is not None and asked else torch.zeros(len(states))
+        found = []
+        for place, (each, before) in enumerate(zip(answers, q.split([each.drawn.state.depth for each in answers]))):
+            values = torch.cat((before, torch.tensor([float(each.right)])))
+            first = place - place % count
+            others = (sum(other.right for other in answers[first : first + count]) - each.right) / max(1, count - 1)
+            found.append(rewards(config.arm, values, config.alpha, config.k) - baseline(config.baseline, values, others))
+        return found
+
+    def learn(self, answers: Sequence[Drawn], weights: Sequence[Tensor]) -> dict[str, float]:
+        """One step of the optimiser; the norm of the gradient, and KL from the first policy in nats a token."""
+        flat = torch.cat(list(weights))
+        if self.config.normalise:
+            flat = (flat - flat.mean()) / (flat.std(correction=0).item() or 1.0)
+        weights = flat.split([len(each) for each in weights])
+        total, tokens = 0.0, 0
+        for batch in batches(passes(self.lm, answers, self.config.tokens), self.lm.batch_size):
+            far = self._backward(batch, weights, len(answers))
+            total, tokens = total + float(far.sum()), tokens + len(far)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        renew(self.lm, self.model)
+        return {"gradient": round(float(norm), 4), "kl": round(total / max(1, tokens), 5)}
+
+    def _backward(self, batch: Sequence[Pass], weights: Sequence[Tensor], count: int) -> Tensor:
+        """Add the gradient of some passes; their KL by token."""
+        weight = torch.cat([weights[each.answer][list(each.steps)] for each in batch]).to(self.lm.device)
+        with torch.autocast(self.lm.device.type, self.half, enabled=self.half.itemsize == 2):
+            found = distributions(self.model, self.lm, batch, self.generation.temperature)
+        with torch.inference_mode():
+            base = distributions(self.first, self.lm, batch, self.generation.temperature)
+        far = divergence(found, base.clone())
+        loss = (self.config.kl * far - weight * chosen(found, batch)).sum() / count
+        loss.backward()  # type: ignore[no-untyped-call]
+        return far.detach()
+
+    def measure(self) -> dict[str, Any]:
+        """Accuracy on held-out problems, an answer each with the seeds 0, 1, ...: mean over families, by family, and passes an answer."""
+        answers = self.draw(self.held, range(len(self.held)))
+        by_family = {name: [each for each in answers if each.item.family == name] for name in self.marks}
+        shares = {name: sum(each.right for each in found) / len(found) for name, found in by_family.items()}
+        passes_ = sum(each.drawn.cost.passes for each in answers) / len(answers)
+        return {"accuracy": round(sum(shares.values()) / len(shares), 5), "passes": round(passes_, 3), "families": shares, "items": len(answers)}
+
+    def save(self) -> None:
+        """Write the state; a kill at any moment leaves the old or the new file, never half of one."""
+        counts = {name: getattr(self, name) for name in COUNTS}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **counts}
+        part = self.folder / "state.part"
+        torch.save(state, part)
+        os.replace(part, self.folder / STATE)
+
+    def _resume(self) -> None:
+        """Take up the saved state, if there is one."""
+        if not (self.folder / STATE).exists():
+            return
+        state = torch.load(self.folder / STATE, map_location=self.lm.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in COUNTS:
+            setattr(self, name, state[name])
+        renew(self.lm, self.model)
+
+    def _log(self, record: dict[str, Any]) -> dict[str, Any]:
+        with (self.folder / LOG).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        return record
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The log of a run, by iteration; of one that was logged twice the later record, a torn last line left out."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in (folder / LOG).read_text().splitlines() if (folder / LOG).exists() else ():
+        try:
+            record = json.loads(line)
+            found[record["iteration"]] = record
+        except ValueError:
+            continue
+    return [found[iteration] for iteration in sorted(found)]
+
+
+def problems(families: Sequence[Family], count: int, rng: random.Random) -> list[Item]:
+    """`count` items of the train split; of published questions those whose structure falls there."""
+    listed = [item for family in families for item in family.listed or () if item.split == "train"]
+    made = [family for family in families if family.listed is None]
+    if not made:
+        return [rng.choice(listed) for _ in range(count)]
+    return [rng.choice(listed) if listed and rng.randrange(len(families)) >= len(made) else item for item in draw(made, count, rng)]
+
+
+def held_out(family: Family, limit: int) -> list[Item]:
+    """At most `limit` items of the dev split that no run learns from. Raises `OptionError` where there are none."""
+    if family.listed is None:
+        return distinct_items(family, "dev", 0, limit)
+    found = [item for item in family.listed if item.split == "dev"][:limit]
+    if not found or not any(item.split == "train" for item in family.listed):
+        what = "too few questions to learn from some and hold others out"
+        raise OptionError(what, given=f"{len(family.listed)} of {family.name}", allowed="about 40 or more", hint="Give more questions.")
+    return found

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from creditdecoding.config import CollectConfig, EngineConfig, GenerationConfig
@@ -21,6 +22,7 @@ from creditdecoding.lm import LM, load
 from creditdecoding.tasks import families
 from creditdecoding.trace import Trace
 from creditdecoding.verifier import store
+from creditdecoding.verifier.agreement import agree, chosen, compared, scatter
 from creditdecoding.verifier.identity import Identity
 from creditdecoding.verifier.plan import Problem, plan, seed_of
 from creditdecoding.verifier.rollouts import Collected, collect, fill, header, problems_of
@@ -276,3 +278,34 @@ def test_a_store_is_filled_and_says_how(lm: LM, tmp_path: Path) -> None:
     found = store.load(tmp_path / "s.jsonl")
     assert found.identity == head.identity and found.settings["decoder"] == {"name": "threshold", "threshold": 0.4}
     assert {label.problem for label in found.labels} == {0, 1} and all(0 <= label.value <= 1 for label in found.labels)
+
+
+def test_scatter_is_one_where_labels_are_alike_and_more_where_they_are_not() -> None:
+    rng = np.random.default_rng(0)
+    chance = rng.uniform(0.1, 0.9, 400)
+    one, two, far = rng.binomial(8, chance), rng.binomial(6, chance), rng.binomial(6, np.clip(chance + 0.3 * rng.choice([-1, 1], 400), 0, 1))
+    eight, six = np.full(400, 8), np.full(400, 6)
+    alike, apart = (scatter(np.stack((one, eight, other, six), axis=1)) for other in (two, far))
+    assert abs(alike.value - 1) < 0.25 and alike.p > 0.01
+    assert apart.value > 1.5 and apart.p < 0.001 and 300 < apart.states <= 400
+    assert scatter(np.array([[8, 8, 6, 6], [0, 8, 0, 6]])).states == 0
+
+
+def test_another_decoder_is_held_to_the_same_states(lm: LM) -> None:
+    problems = problems_of(lm, families("arithmetic"), SMALL, GENERATION)
+    labels = [label for each in collect(lm, problems, SMALL, GENERATION) for label in each.labels]
+    some = chosen(labels, 3, 0)
+    assert some == chosen(reversed(labels), 3, 0) and {label.problem for label in some[:2]} == {0, 1} and not any(label.state.done for label in some)
+    found = agree(lm, problems, some, GENERATION, "fixed:k=4").to_json()
+    assert (found["states"], found["problems"], found["ours"]["rollouts"], found["theirs"]["rollouts"]) == (3, 2, 9, 9)
+    assert found["times"]["passes"] == pytest.approx(found["theirs"]["passes"] / found["ours"]["passes"], abs=1e-3)
+    assert found["between"]["difference"]["value"] == pytest.approx(found["success"][1] - found["success"][0], abs=20)
+    assert {*found["again"]["scatter"]} == {"states", "value", "p"}
+
+
+def test_a_difference_is_that_of_problems_not_of_states() -> None:
+    root = State((1,))
+    ours = [Label("f", problem, root, 1, 2) for problem in (0, 0, 0, 1)]
+    theirs = [dataclasses.replace(label, wins=2 - label.problem) for label in ours]
+    found = compared(ours, theirs)
+    assert found.difference.value == 25.0 and (found.difference.low, found.difference.high) == (0.0, 50.0)

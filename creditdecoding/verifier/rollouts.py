@@ -97,17 +97,20 @@ class Collected:
     bill: Bill
 
 
+def run(lm: LM, plans: Iterable[tuple[Problem, Plan]], generation: GenerationConfig, batch_size: int | None = None) -> Iterator[Collected]:
+    """Carry out plans, in the order in which they are finished; as many are under way as fill the passes. Labels do not depend on that."""
+    since = time.perf_counter()
+    for each in _Desk(Sampler(lm, generation, batch_size, share=True), iter(plans)).ended():
+        now = time.perf_counter()
+        yield Collected(each.problem.key, tuple(each.labels), Bill(each.rollouts, each.cost, now - since))
+        since = now
+
+
 def collect(
     lm: LM, problems: Iterable[Problem], config: CollectConfig, generation: GenerationConfig, batch_size: int | None = None
 ) -> Iterator[Collected]:
-    """Label problems, in the order in which they are finished; as many are under way as fill the passes. The labels do not depend on that."""
-    sampler = Sampler(lm, generation, batch_size, share=True)
-    source, since = iter(problems), time.perf_counter()
-    desk = _Desk(sampler, source, config, generation.seed)
-    for run in desk.ended():
-        now = time.perf_counter()
-        yield Collected(run.problem.key, tuple(run.labels), Bill(run.rollouts, run.cost, now - since))
-        since = now
+    """Label problems by the strategy that `config` names."""
+    return run(lm, ((problem, plan(problem, config, generation.seed)) for problem in problems), generation, batch_size)
 
 
 def fill(
@@ -152,8 +155,8 @@ class _Run:
 class _Desk:
     """Problems under way, the earliest first, drawn by one sampler; draws from one state begin together, so that they share passes."""
 
-    def __init__(self, sampler: Sampler, source: Iterator[Problem], config: CollectConfig, seed: int) -> None:
-        self.sampler, self.source, self.config, self.seed = sampler, source, config, seed
+    def __init__(self, sampler: Sampler, source: Iterator[tuple[Problem, Plan]]) -> None:
+        self.sampler, self.source = sampler, source
         self.waiting: list[tuple[int, int, _Run, list[Ask]]] = []  # problem, place of the first ask
         self.under_way: dict[int, tuple[int, int, _Run]] = {}
         self.begun = 0
@@ -186,10 +189,10 @@ class _Desk:
 
     def _open(self) -> bool:
         """Begin the next problem, if there is one."""
-        problem = next(self.source, None)
-        if problem is None:
+        one = next(self.source, None)
+        if one is None:
             return False
-        self._queue(self.begun, _Run(problem, plan(problem, self.config, self.seed)))
+        self._queue(self.begun, _Run(*one))
         self.begun += 1
         return True
 

@@ -146,13 +146,15 @@ class _Draw:
         """Take an event up; what the ask became, if it has ended."""
         if isinstance(event, FailEvent):
             raise ModelError(f"a pass failed while an answer was drawn ({event.error})", hint="Check the model and the free memory.")
-        before = len(self.reading.ids)
         self.trace.add(event)
-        self.reading.add(event)
         if isinstance(event, FinishEvent):
             whole = completed(self.ask.state, event.tokens, event.reason, self.ask.delimiter, self.decode)
             return self._drawn(whole if self.ask.steps is None else whole.prefix(self.ask.state.depth + self.ask.steps))
-        if self.ask.steps is None or len(self.reading.ids) == before:
+        if self.ask.steps is None:
+            return None  # what can be read on the way is of no use
+        before = len(self.reading.ids)
+        self.reading.add(event)
+        if len(self.reading.ids) == before:
             return None
         found = grown(self.ask.state, self.reading.ids, self.ask.delimiter, self.decode, self.ask.steps)
         return self._drawn(found) if found.depth == self.ask.state.depth + self.ask.steps else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, counting, load_lm, print_json
+from creditdecoding.cli.app import Json, Model, counting, load_lm, print_json, progress
 from creditdecoding.cli.checks import writable
 from creditdecoding.cli.pav import pav
 from creditdecoding.config import CollectConfig, EngineConfig, GenerationConfig
@@ -25,6 +25,11 @@ def collect(
     tasks: Annotated[
         str, typer.Option(help="Families, benchmarks, or a file of your own questions (docs/tasks.md), comma-separated.")
     ] = "arithmetic",
+    against: Annotated[
+        str | None,
+        typer.Option(help="Label a sample of the states anew with this decoder too, and compare: fixed is standard decoding.", show_default=False),
+    ] = None,
+    against_limit: Annotated[int, typer.Option(help="States in that sample.", min=2)] = 100,
     model: Model = "pocket",
     as_json: Json = False,
     *,
@@ -33,20 +38,27 @@ def collect(
     engine: EngineConfig,
 ) -> None:
     """Label states of answers: how often completions of them, sampled with --decoder and --temperature, are right."""
+    from creditdecoding.canvas import fitted
     from creditdecoding.tasks import families
+    from creditdecoding.verifier import agreement
     from creditdecoding.verifier.rollouts import fill, header, problems_of
     from creditdecoding.verifier.store import opened
 
     writable(out)
     chosen = families(tasks)
     lm = load_lm(model, engine)
+    other = None if against is None else fitted(against, lm.layout)
     problems = problems_of(lm, chosen, collecting, generation)
     head = header(lm, model, chosen, problems, collecting, generation, engine)
     with opened(out, head) as store, counting("problems", speed_estimate_period=300) as start:
         tick = start(len(store.found.labels), len(problems))
         fill(store, lm, problems, collecting, generation, tick)
-    report = _report(store.found)
-    print_json({"model": model, **report}) if as_json else _print(report)
+    report = {"model": model, **_report(store.found)}
+    if other is not None:
+        some = agreement.chosen((label for each in store.found.labels.values() for label in each), against_limit, generation.seed)
+        with progress(2 * len(some), "states, twice") as tick:
+            report["against"] = {"decoder": against, **agreement.agree(lm, problems, some, generation, against, tick=tick).to_json()}
+    print_json(report) if as_json else _print(report)
     typer.echo(f"wrote {out}", err=True)
 
 
@@ -80,3 +92,23 @@ def _print(report: dict[str, Any]) -> None:
         f"{report['sequences']} sequence-forwards ({report['passes']} passes of rows), {report['positions']} positions, {report['tokens']} tokens"
     )
     typer.echo(f"cost: {report['rollouts']} rollouts, {computed}, {report['seconds']:.1f} s, {report['rollouts_per_second']:.1f} rollouts/s")
+    if "against" in report:
+        _print_against(report["against"])
+
+
+def _print_against(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(f"{found['states']} states of {found['problems']} problems again", "success %", "sequence-forwards", "passes", "seconds")
+    for name, bill, success in zip(("--decoder", found["decoder"]), (found["ours"], found["theirs"]), found["success"]):
+        table.add_row(name, f"{success:.1f}", f"{bill['sequences']}", f"{bill['passes']}", f"{bill['seconds']:.1f}")
+    times = found["times"]
+    table.add_row("times", "", f"{times['sequences']:.2f}", f"{times['passes']:.2f}", f"{times['seconds']:.2f}")
+    Console().print(table)
+    for what, words in (("between", f"{found['decoder']} minus --decoder"), ("again", "--decoder drawn again minus its labels")):
+        difference, scatter = found[what]["difference"], found[what]["scatter"]
+        typer.echo(
+            f"{words}: {difference['value']:+.2f} points [{difference['low']:+.2f}, {difference['high']:+.2f}]; scatter {scatter['value']:.2f} "
+            f"over {scatter['states']} states, 1 by chance (p {scatter['p']:.3f})"
+        )

@@ -20,7 +20,8 @@ from creditdecoding.lm import LM
 from creditdecoding.verifier.fit import Fit, divide, platt
 from creditdecoding.verifier.identity import Identity, identity
 from creditdecoding.verifier.measures import Measures, measure
-from creditdecoding.verifier.model import Feed, Scorer, Verifier, advantage, best_of, effective, write
+from creditdecoding.verifier.model import Scorer, Verifier, advantage, best_of, effective, feed_of, write
+from creditdecoding.verifier.packing import Feed, chains, pack, width
 from creditdecoding.verifier.steps import State
 from creditdecoding.verifier.store import Bill, Header, Label, Labels, opened
 from tests.make_checkpoint import FAMILIES, make
@@ -28,9 +29,10 @@ from tests.test_cli import call
 
 
 def some_states(count: int = 6) -> list[State]:
-    """Prefixes of several lengths and a complete answer."""
+    """A complete answer with its prefixes, and a state of another problem."""
     written = tuple(range(20, 20 + count))
-    return [State((7, 8, 9), written[:i], tuple(range(1, i + 1))) for i in range(count)] + [State((7, 8, 9), written, (count,), True, "stop")]
+    whole = State((7, 8, 9), written, tuple(range(1, count + 1)), True, "stop")
+    return [*whole.prefixes, State((7, 8), (31, 32, 33), (2, 3))]
 
 
 def written_verifier(lm: LM, folder: Path, masks: int = 0) -> Scorer:
@@ -55,17 +57,22 @@ def test_a_verifier_of_every_family_gives_each_state_what_it_gets_alone(family: 
         verifier = Verifier.load(tmp_path / "verifier", model)
         states = some_states()
         found = verifier.q([*states, *states[::-1]])
-        assert found.shape == (14,) and bool(((found > 0) & (found < 1)).all()) and verifier.sequences == 7
-        assert torch.equal(found[:7], found[7:].flip(0)) and len(set(found[:7].tolist())) == 7
-        assert torch.allclose(found[:7], torch.cat([verifier.q([state]) for state in states]), atol=1e-5)
-        assert torch.allclose(found[:7], Verifier(scorer, Feed.of(model, masks)).q(states), atol=0.02)  # weights lie in bfloat16
+        assert found.shape == (16,) and bool(((found > 0) & (found < 1)).all()) and verifier.sequences == 2
+        assert torch.equal(found[:8], found[8:].flip(0)) and len(set(found[:8].tolist())) == 8
+        assert torch.allclose(found[:8], torch.cat([verifier.q([state]) for state in states]), atol=1e-5)
+        assert torch.allclose(found[:8], Verifier(scorer, feed_of(model, masks)).q(states), atol=0.02)  # weights lie in bfloat16
 
 
 def test_what_the_network_is_shown() -> None:
-    open_, done = State((1, 2), (3,), (1,)), State((1, 2), (3,), (1,), True, "stop")
-    assert Feed(9, 8).ids(open_) == (1, 2, 3) and Feed(9, 8).place(open_) == 2
-    assert Feed(9, 8, 2).ids(open_) == (1, 2, 3, 9, 9) and Feed(9, 8, 2).place(open_) == 3
-    assert Feed(9, 8).ids(done) == Feed(9, 8, 2).ids(done) == (1, 2, 3, 8) and Feed(9, 8).place(done) == 3
+    whole = State((1, 2), (3, 4, 5), (1, 3), True, "stop")
+    (chain,) = chains([whole, *whole.prefixes])
+    assert chain == tuple(whole.prefixes) and width(chain, Feed(9, 8, 1)) == 8 and width(chain, Feed(9, 8)) == 6
+    packed = pack([chain, chain[:1]], Feed(9, 8, 1), multiple=5)
+    assert packed.tokens[0].tolist() == [1, 2, 3, 4, 5, 9, 9, 8, 9, 9] and packed.positions[0, :8].tolist() == [0, 1, 2, 3, 4, 2, 3, 5]
+    assert [(int(a), int(b)) for a, b in zip(*packed.read)] == [(0, 5), (0, 6), (0, 7), (1, 2)]
+    sees = [packed.allowed[0, i].nonzero()[:, 0].tolist() for i in range(8)]
+    assert sees == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 5], [0, 1, 2, 6], [0, 1, 2, 3, 4, 7]]
+    assert pack([chain], Feed(9, 8)).read[1].tolist() == [1, 2, 5] and packed.allowed.any(2).all()
 
 
 def test_rewards() -> None:
@@ -93,7 +100,7 @@ def test_a_verifier_of_something_else_is_refused(lm: LM, tmp_path: Path) -> None
     refused(OptionError, "another tokenizer", other, any_model=True)
     (folder / "verifier.json").write_text(json.dumps({**about, "identity": {**about["identity"], "model": "0"}}))
     refused(OptionError, "another model")
-    assert Verifier.load(folder, lm, any_model=True).q(some_states()).shape == (7,)
+    assert Verifier.load(folder, lm, any_model=True).q(some_states()).shape == (8,)
     for text, match in (('{"kind"', "not valid JSON"), ("[]", "not a JSON object"), ('{"kind": "verifier"}', "does not describe")):
         (folder / "verifier.json").write_text(text)
         refused(CheckpointError, match)
@@ -112,7 +119,7 @@ def test_a_verifier_of_something_else_is_refused(lm: LM, tmp_path: Path) -> None
 
 
 GOOD, BAD = 40, 41
-SMALL: dict[str, Any] = {"fit_batch": 16, "lr": 0.01, "epochs": 6, "save_every": 4}
+SMALL: dict[str, Any] = {"fit_batch": 8, "lr": 0.01, "epochs": 4, "save_every": 4}
 
 
 @pytest.fixture(scope="module")
@@ -172,20 +179,32 @@ def test_it_can_learn_a_handful_of_states_by_heart(tiny: LM, tmp_path: Path) -> 
     assert float((found - torch.tensor([label.value for label in learned])).abs().max()) < 0.1
 
 
-def test_steps_draw_alike_from_both_buckets_and_see_every_label(tiny: LM, tmp_path: Path) -> None:
-    fit = Fit(tiny, some_labels(tiny, 40, high=0.15), FitConfig(**SMALL), tmp_path)
+def test_both_buckets_weigh_alike_and_every_label_is_seen(tiny: LM, tmp_path: Path) -> None:
+    labels = some_labels(tiny, 40, high=0.15)
+    begun = [label for label in labels.labels if not label.state.done]
+    more = [dataclasses.replace(label, state=label.state.prefix(0), wins=2, draws=8) for label in {x.problem: x for x in begun}.values()]
+    fit = Fit(tiny, dataclasses.replace(labels, labels=(*labels.labels, *more)), FitConfig(**SMALL), tmp_path)
     low, high = fit.division.buckets
-    assert len(low) > 4 * len(high) and fit.steps * 16 >= 6 * len(fit.division.learned)
-    seen: Counter[Label] = Counter()
-    for step in range(-(-len(low) // 8)):
-        batch = fit.batch(step)
-        assert sum(label.value >= 0.5 for label in batch) == 8 and len(batch) == 16
-        seen.update(batch)
-    assert all(seen[label] for label in (*low, *high)) and max(seen[label] - 1 for label in low) <= 1
+    assert len(low) > 4 * len(high)
+    seen: Counter[State] = Counter()
+    for step in range(-(-len(fit.rows) // 8)):
+        rows = fit.batch(step)
+        states = [state for chain in rows for state in chain]
+        weight = dict.fromkeys((False, True), 0.0)
+        for state, share in zip(states, fit.weights(rows)):
+            weight[fit.labels_of[state].value >= 0.5] += share
+        assert all(share == 0 or share == pytest.approx(0.5) for share in weight.values()) and any(weight.values())
+        seen.update(chain[-1] for chain in rows)
+    assert set(seen) == {chain[-1] for chain in fit.rows} and max(seen.values()) - min(seen.values()) <= 1
+    assert {state for chain in fit.rows for state in chain} == {label.state for label in (*low, *high)}
+    root = next(label.state for label in more if label.state in fit.labels_of)
+    mine = [chain for chain in fit.rows if root in chain]
+    shares = [share for share, state in zip(fit.weights(mine), (state for chain in mine for state in chain)) if state == root]
+    assert len(shares) == len(mine) > 1 and sum(shares) < max(fit.weights(mine)) * 1.01  # one state, in however many rows
     assert fit.batch(3) == Fit(tiny, fit.labels, FitConfig(**SMALL), tmp_path).batch(3) != fit.batch(4)
-    all_bad = dataclasses.replace(fit.labels, labels=tuple(label for label in fit.labels.labels if label.value < 0.5))
+    all_bad = dataclasses.replace(labels, labels=tuple(label for label in labels.labels if label.value < 0.5))
     one = Fit(tiny, all_bad, FitConfig(**SMALL), tmp_path)
-    assert len(one.buckets) == 1 and len(one.batch(0)) == 16 and one.loss(one.batch(0)).isfinite()
+    assert sum(one.weights(one.batch(0))) == pytest.approx(0.5) and one.loss(one.batch(0), one.weights(one.batch(0))).isfinite()
 
 
 @pytest.mark.parametrize("outcome", [False, True])
@@ -302,7 +321,7 @@ def test_the_command_trains_measures_and_goes_on(
 ) -> None:
     model = str(make("llada", tmp_path / "model"))
     labels, out = stored(some_labels(tiny, 40), tmp_path / "labels.jsonl"), tmp_path / "verifier"
-    command = ["pav", "train", labels, "-m", model, "--out", str(out), "--fit-batch", "16", "--lr", "0.01", "--epochs", "3", "--save-every", "5"]
+    command = ["pav", "train", labels, "-m", model, "--out", str(out), "--fit-batch", "8", "--lr", "0.01", "--epochs", "3", "--save-every", "5"]
     assert call([*command, "--json"], monkeypatch) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["measures"] == json.loads((out / "verifier.json").read_text())["measures"] == Verifier.load(out, tiny).about["measures"]

@@ -1,8 +1,9 @@
-"""Teaches a verifier from labelled states: cross-entropy against the soft label, half of each step from either bucket, resumable after a kill.
+"""Teaches a verifier from labelled states: cross-entropy against the soft label, two balanced buckets, resumable after a kill.
 
-Buckets are the labels below a half and the others (arXiv 2410.08146); where one is empty every step draws from the other alone. Drawing them
-alike moves the predictions away from how often answers are right, so two numbers (scale and shift of the log-odds) are fitted at the end on
-problems kept aside for that. Problems, never states, are divided into those learned from, those for this, and those held out for measures.py.
+A step takes some answers with all their labelled prefixes (packing.py). Its labels below a half and the others are two buckets of the same
+weight (arXiv 2410.08146); where a step has one bucket alone, that keeps its half. This moves the predictions away from how often
+answers are right, so two numbers (scale and shift of the log-odds) are fitted at the end on problems kept aside for that. Problems, never
+states, are divided into those learned from, those for this, and those held out for measures.py.
 Leaves to others: the network (model.py), labels (store.py), how good it became (measures.py).
 """
 
@@ -14,6 +15,7 @@ import json
 import pickle
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +31,9 @@ from creditdecoding.lm import LM
 from creditdecoding.train.rows import STEP
 from creditdecoding.train.schedule import rate, save_state
 from creditdecoding.verifier.identity import hold
-from creditdecoding.verifier.model import Feed, Scorer, Verifier, padded, write
+from creditdecoding.verifier.model import Scorer, Verifier, feed_of, write
+from creditdecoding.verifier.packing import chains, pack, width
+from creditdecoding.verifier.steps import State
 from creditdecoding.verifier.store import Label, Labels
 
 
@@ -108,9 +112,12 @@ class Fit:
         check(labels, lm)
         self.lm, self.labels, self.config, self.folder = lm, labels, config, folder
         self.division = divide(labels, config)
-        self.feed = Feed.of(lm, config.masks)
-        self.buckets = [bucket for bucket in self.division.buckets if bucket]
-        self.steps = -(-config.epochs * len(self.division.learned) // config.fit_batch)
+        self.feed = feed_of(lm, config.masks)
+        self.labels_of = {label.state: label for label in self.division.learned}
+        self.rows = chains(self.labels_of)
+        self.shared = Counter(state for chain in self.rows for state in chain)
+        self._orders: dict[int, list[int]] = {}
+        self.steps = -(-config.epochs * len(self.rows) // config.fit_batch)
         self.scorer = Scorer.begin(lm, "math" if lm.device.type == "cpu" else "sdpa")
         self.optimizer = torch.optim.AdamW(self.scorer.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay)
         self.step, self.seconds = 0, 0.0
@@ -153,40 +160,43 @@ class Fit:
         state = {"about": self._about(), "scorer": self.scorer.state_dict(), "optimizer": self.optimizer.state_dict()}
         save_state(self.state_file, {**state, "step": self.step, "seconds": self.seconds})
 
-    def batch(self, step: int) -> list[Label]:
-        """The labels of a step: of each bucket the next ones of its own endless order, sorted by length."""
-        size = self.config.fit_batch // len(self.buckets)
-        chosen = [label for number, bucket in enumerate(self.buckets) for label in self._turns(number, bucket, step * size, size)]
-        return sorted(chosen, key=lambda label: len(self.feed.ids(label.state)))
+    def batch(self, step: int) -> list[tuple[State, ...]]:
+        """The rows of a step: the next ones of an endless order in which all come once before any comes again, sorted by length."""
+        chosen, size = [], self.config.fit_batch
+        for at in range(step * size, (step + 1) * size):
+            turn, place = divmod(at, len(self.rows))
+            chosen.append(self.rows[self._order(turn)[place]])
+        return sorted(chosen, key=lambda chain: width(chain, self.feed))
 
-    def _turns(self, number: int, bucket: Sequence[Label], start: int, count: int) -> Iterator[Label]:
-        """Labels `start` to `start + count` of the bucket shuffled anew again and again."""
-        orders: dict[int, list[int]] = {}
-        for at in range(start, start + count):
-            turn, place = divmod(at, len(bucket))
-            if turn not in orders:
-                orders[turn] = random.Random(f"{self.config.seed}/{number}/{turn}").sample(range(len(bucket)), len(bucket))
-            yield bucket[orders[turn][place]]
+    def _order(self, turn: int) -> list[int]:
+        if turn not in self._orders:
+            self._orders = {turn: random.Random(f"{self.config.seed}/{turn}").sample(range(len(self.rows)), len(self.rows))}
+        return self._orders[turn]
 
-    def loss(self, labels: Sequence[Label]) -> Tensor:
-        """Mean cross-entropy against the soft labels, in nats."""
-        tokens, allowed = padded([self.feed.ids(label.state) for label in labels], self.feed.mask_id, STEP)
-        places = torch.tensor([self.feed.place(label.state) for label in labels])
-        target = torch.tensor([label.value for label in labels])
+    def weights(self, rows: Sequence[Sequence[State]]) -> list[float]:
+        """What the loss of each state of a step weighs: both buckets 1/2, in each bucket a state as much as any, however many rows it is in."""
+        shares = [(self.labels_of[state].value >= 0.5, 1 / self.shared[state]) for chain in rows for state in chain]
+        whole = [sum(share for high, share in shares if high == bucket) for bucket in (False, True)]
+        return [share / whole[high] / 2 for high, share in shares]
+
+    def loss(self, rows: Sequence[Sequence[State]], weights: Sequence[float]) -> Tensor:
+        """Weighted cross-entropy against the soft labels, in nats."""
         device = self.lm.device
+        target = torch.tensor([self.labels_of[state].value for chain in rows for state in chain], device=device)
         with torch.autocast(device.type, torch.bfloat16):
-            odds = self.scorer(tokens.to(device), places.to(device), None if allowed is None else allowed.to(device))
-        return F.binary_cross_entropy_with_logits(odds, target.to(device))
+            odds = self.scorer(pack(rows, self.feed, STEP).to(device))
+        return F.binary_cross_entropy_with_logits(odds, target, torch.tensor(weights, device=device), reduction="sum")
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns what is logged of it."""
         self.scorer.train()
         peak = rate(self.step, self.steps, self.config.lr, max(1, self.steps // 20))
         chosen, total = self.batch(self.step), 0.0
+        weights = iter(self.weights(chosen))
         size = -(-len(chosen) // self.config.parts)
         for start in range(0, len(chosen), size):
             part = chosen[start : start + size]
-            loss = self.loss(part) * (len(part) / len(chosen))
+            loss = self.loss(part, [next(weights) for chain in part for _ in chain])
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), 1.0)

@@ -15,13 +15,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -32,6 +31,7 @@ from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import Rename, save, stream
 from creditdecoding.verifier.identity import Identity, hold
+from creditdecoding.verifier.packing import Feed, Packed, chains, pack, width
 from creditdecoding.verifier.steps import State
 
 ABOUT, WEIGHTS = "verifier.json", "model.safetensors"
@@ -56,29 +56,9 @@ def effective(q_parent: Q, q_child: Q, alpha: float, k: float = 4.0) -> Q:
     return q_child + alpha * advantage(q_parent, q_child, k)
 
 
-@dataclass(frozen=True)
-class Feed:
-    """How a state becomes ids: a complete answer with its end token, an unfinished one with `masks` masks behind it.
-
-    The number is read at the first of these, or at the last id of the prefix where there are none.
-    """
-
-    mask_id: int
-    end_id: int
-    masks: int = 0
-
-    @classmethod
-    def of(cls, lm: LM, masks: int) -> Feed:
-        """With the ids of a model's tokenizer: the last of its end tokens (the end of a turn where it has both)."""
-        return cls(lm.words.mask_id, lm.words.stop_ids[-1], masks)
-
-    def ids(self, state: State) -> tuple[int, ...]:
-        """What the network sees."""
-        return (*state.prompt, *state.written, *((self.end_id,) if state.done else (self.mask_id,) * self.masks))
-
-    def place(self, state: State) -> int:
-        """Where in it the number is read."""
-        return len(state.prompt) + len(state.written) - (not state.done and not self.masks)
+def feed_of(lm: LM, masks: int = 0) -> Feed:
+    """What stands behind states: ids of the model's tokenizer, the last of its end tokens (the end of a turn where it has both)."""
+    return Feed(lm.words.mask_id, lm.words.stop_ids[-1], masks)
 
 
 class Scorer(nn.Module):
@@ -102,27 +82,16 @@ class Scorer(nn.Module):
         nn.init.zeros_(scorer.value.bias)
         return scorer
 
-    def forward(
-        self, tokens: Int[Tensor, "rows length"], places: Int[Tensor, " rows"], allowed: Bool[Tensor, "rows 1 length"] | None
-    ) -> Float[Tensor, " rows"]:
-        """Log-odds in float32, whatever the trunk's type."""
-        hidden = self.trunk.trunk(tokens, allowed)[torch.arange(len(tokens), device=tokens.device), places]
-        with torch.autocast(tokens.device.type, enabled=False):
+    def forward(self, packed: Packed) -> Float[Tensor, " states"]:
+        """Log-odds of the packed states, row by row, in float32 whatever the trunk's type."""
+        hidden = self.trunk.trunk(packed.tokens, packed.allowed, packed.positions)[packed.read]
+        with torch.autocast(packed.tokens.device.type, enabled=False):
             found: Tensor = self.value(self.trunk.norm(hidden).float())[:, 0]
         return found
 
 
-def padded(rows: Sequence[Sequence[int]], fill: int, step: int = 1) -> tuple[Tensor, Tensor | None]:
-    """Rows as one tensor, as long as the longest (a multiple of `step`), and which keys exist [rows, 1, length] (None: all do)."""
-    longest = -(-max(map(len, rows)) // step) * step
-    lengths = torch.tensor([len(row) for row in rows])
-    tokens = torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
-    inside = torch.arange(longest)[None] < lengths[:, None]
-    return tokens, None if bool(inside.all()) else inside[:, None]
-
-
 class Verifier:
-    """Predicts Q^pi of states. `sequences` and `positions` count what it has run; equal states of one call run once."""
+    """Predicts Q^pi of states. `sequences` and `positions` count what it has run: of one call, a row for each state that no other continues."""
 
     def __init__(self, scorer: Scorer, feed: Feed, batch_size: int = 16, about: Mapping[str, Any] | None = None) -> None:
         self.scorer, self.feed, self.batch_size = scorer.eval(), feed, batch_size
@@ -144,24 +113,20 @@ class Verifier:
         scorer.value.float()
         if compile:
             scorer.trunk.compile_layers(dynamic=True)
-        return cls(scorer, Feed.of(lm, about["settings"]["masks"]), batch_size or lm.batch_size, about)
+        return cls(scorer, feed_of(lm, about["settings"]["masks"]), batch_size or lm.batch_size, about)
 
     @torch.no_grad()
     def q(self, states: Sequence[State]) -> Float[Tensor, " n"]:
         """Q^pi of each state [n], float32 on the CPU. Raises `ModelError` if the network gives no number."""
-        fed = {self.feed.ids(state): self.feed.place(state) for state in states}
-        order = sorted(fed, key=len, reverse=True)
-        device = self.scorer.value.weight.device
-        found: dict[tuple[int, ...], Tensor] = {}
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            tokens, allowed = padded(rows, self.feed.mask_id)
-            places = torch.tensor([fed[row] for row in rows], device=device)
-            odds = self.scorer(tokens.to(device), places, None if allowed is None else allowed.to(device))
-            found.update(zip(rows, odds.sigmoid().cpu()))
-            self.sequences += len(rows)
-            self.positions += sum(map(len, rows))
-        values = torch.stack([found[self.feed.ids(state)] for state in states]) if states else torch.zeros(0)
+        rows = sorted(chains(states), key=lambda chain: width(chain, self.feed), reverse=True)
+        found: dict[State, Tensor] = {}
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            odds = self.scorer(pack(part, self.feed).to(self.scorer.value.weight.device))
+            found.update(zip((state for chain in part for state in chain), odds.sigmoid().cpu()))
+            self.sequences += len(part)
+            self.positions += sum(width(chain, self.feed) for chain in part)
+        values = torch.stack([found[state] for state in states]) if states else torch.zeros(0)
         if not values.isfinite().all():
             raise ModelError("the verifier gives no number for some states", hint="Check its weights, or load it in float32.")
         return values

@@ -60,7 +60,7 @@ def search(
         raise OptionError("--limit and --split are of --tasks", hint="Leave them out.")
     lm = load_lm(model, engine)
     judge = _verifier(verifier, lm, engine)
-    sampler = Sampler(lm, generation, memory=memory)
+    sampler = Sampler(lm, generation, memory=memory, share=True)
     if asked is None:
         found = _accuracy(lm, sampler, judge, search, str(tasks), limit, split)
         print_json(found) if as_json else _print_accuracy(found)

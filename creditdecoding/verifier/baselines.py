@@ -101,7 +101,7 @@ def sampled(problem: Problem, n: int, pick: Pick, judged: bool) -> Search:
 def sample_of(candidate: Candidate, problem: Problem) -> Sample:
     """What is known of a drawn answer."""
     vote = repr(candidate.state.written) if problem.vote is None else problem.vote(candidate.state.written)
-    return Sample(vote, candidate.logprob, candidate.cost.tokens, candidate.q or 0.0)
+    return Sample(vote, candidate.logprob, candidate.tokens, candidate.q or 0.0)
 
 
 def voter(family: Family | None, lm: LM) -> Callable[[Sequence[int]], str]:

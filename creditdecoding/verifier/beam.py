@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 from creditdecoding.verifier.model import advantage
@@ -68,25 +67,47 @@ def _dealt(elements: Sequence[Candidate], places: int, each: int) -> list[Candid
 
 @dataclass
 class _Front:
-    """A state that drafts can begin at: the verifier's word on it and on the state before it, and how the drafts from here ended."""
+    """A state that drafts can begin at: the verifier's word on it and on a state before it, and how the drafts from here ended."""
 
     state: State
     q: float
-    parent: float
+    before: float
     ends: float = 0.0
     drafts: int = 0
 
     def worth(self, reward: Reward) -> float:
         """The effective reward, the verifier's word weighing as much as one draft."""
-        return reward.of(Candidate(self.state), (self.q + self.ends) / (1 + self.drafts), self.parent).score
+        return reward.of(Candidate(self.state), (self.q + self.ends) / (1 + self.drafts), self.before).score
+
+
+@dataclass
+class _Pit:
+    """Where a draft went wrong, found by halving: after `low` steps it was worth no less than where it began, after `high` it was."""
+
+    way: Sequence[State]
+    low: int
+    high: int
+
+    @property
+    def open(self) -> bool:
+        return self.high - self.low > 1
+
+    @property
+    def middle(self) -> State:
+        return self.way[(self.low + self.high) // 2]
+
+    def told(self, fell: bool) -> None:
+        """Take up whether it had fallen in the middle."""
+        middle = (self.low + self.high) // 2
+        self.low, self.high = (self.low, middle) if fell else (middle, self.high)
 
 
 def redraft(problem: Problem, n: int, c: int, reward: Reward) -> Search:
-    """`n` whole answers, `c` a round; each begins at the best state that any draft so far went through.
+    """`n` whole answers, `c` a round; each begins at the best of the states that were rated so far.
 
-    A diffusion model writes a whole answer in few passes, so that nothing is thrown away as behind a beam's steps: the verifier rates every
-    state a draft went through, which is where a draft that went wrong is cut. A state is worth the effective reward of the mean of its Q^pi
-    and the Q^pi of the answers that were drafted from it, so that a state that was overrated is left after some drafts.
+    A diffusion model writes a whole answer in few passes, so that nothing is thrown away as behind a beam's steps. The verifier rates its end;
+    in a draft that is worth less at its end than where it began, the step that made it so is found by halving. A state is worth the effective
+    reward of the mean of its Q^pi and of the Q^pi of the answers drafted from it, so that one that was overrated is left after some drafts.
     """
     seeds, known, drafts, rounds = problem.seeds(), dict[State, float](), list[Candidate](), list[tuple[Candidate, ...]]()
     yield from _learn(known, [problem.root])
@@ -95,18 +116,26 @@ def redraft(problem: Problem, n: int, c: int, reward: Reward) -> Search:
         best = sorted(fronts.values(), key=lambda front: (front.worth(reward), front.state.depth), reverse=True)
         begun = [best[place % len(best)] for place in range(min(c, n - len(drafts)))]
         drawn = yield from draw(Ask(front.state, problem.delimiter, next(seeds)) for front in begun)
-        yield from _learn(known, [state for one in drawn for state in one.state.prefixes])
-        seen = list[Candidate]()
+        yield from _learn(known, [one.state for one in drawn])
         for one, front in zip(drawn, begun):
-            way = one.state.prefixes
-            for before, state in pairwise(way):
-                if not state.done:
-                    fronts.setdefault(state, _Front(state, known[state], known[before]))
             front.ends, front.drafts = front.ends + known[one.state], front.drafts + 1
-            seen.append(kept(reward.of(one, known[one.state], known[front.state])))
+        seen = [kept(reward.of(one, known[one.state], front.q)) for one, front in zip(drawn, begun)]
         drafts += seen
         rounds.append(tuple(seen))
+        if len(drafts) < n:
+            yield from _pits(known, fronts, [(one.state, front) for one, front in zip(drawn, begun) if known[one.state] < front.q])
     return Choice(max(drafts, key=_q), tuple(drafts), tuple(rounds))
+
+
+def _pits(known: dict[State, float], fronts: dict[State, _Front], failed: Sequence[tuple[State, _Front]]) -> Generator[Ratings, list[Any], None]:
+    """Rate states of drafts that fell below where they began, until it is known at which step; they become fronts."""
+    pits = [(front, _Pit(whole.prefixes, front.state.depth, whole.depth)) for whole, front in failed]
+    while looked := [(front, pit) for front, pit in pits if pit.open]:
+        yield from _learn(known, [pit.middle for _, pit in looked])
+        for front, pit in looked:
+            state = pit.middle
+            fronts.setdefault(state, _Front(state, known[state], known[pit.way[pit.low]]))
+            pit.told(known[state] < front.q)
 
 
 def _learn(known: dict[State, float], states: Sequence[State]) -> Generator[Ratings, list[Any], None]:

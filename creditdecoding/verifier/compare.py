@@ -152,7 +152,7 @@ def run(
 
     `on_start` is told how many lines there are already and in all, and gives a function to call at each further one.
     """
-    sampler = Sampler(lm, plan.generation)
+    sampler = Sampler(lm, plan.generation, share=True)
     problems = {seed: posed(plan.families, plan.items, lm, plan.generation.seed + seed) for seed in range(plan.seeds)}
     for spec, n, seed in plan.cells:
         check(_config(spec, n), [*problems[seed].values()], sampler)
@@ -209,7 +209,7 @@ def _spent(found: Found) -> dict[str, Any]:
 
 
 def _pool(found: Found, problem: Problem, right: Callable[[str], bool], lm: LM, judge: Judge, outcome: Judge | None) -> dict[str, Any]:
-    """A pool as columns; `same` is the place of the first answer of these very ids, which is all that a verifier reads of them."""
+    """A pool as columns: of equal `passes` one is run, of answers that are the `same` (the place of the first one) a verifier reads one."""
     assert problem.vote is not None
     drawn = found.choice.finished
     ids = [one.state for one in drawn]
@@ -218,6 +218,7 @@ def _pool(found: Found, problem: Problem, right: Callable[[str], bool], lm: LM, 
     texts = {state: lm.words.decode(state.written) for state in once}
     verdicts, votes = {state: right(texts[state]) for state in once}, {state: problem.vote(state.written) for state in once}
     qs: dict[str, list[float] | None] = {"verifier": None, "outcome": None}
+    passes: dict[int, int] = {}
     seconds = 0.0
     for name, who in (("verifier", judge), ("outcome", outcome)):
         if who is not None:
@@ -229,8 +230,9 @@ def _pool(found: Found, problem: Problem, right: Callable[[str], bool], lm: LM, 
         "right": [verdicts[state] for state in ids],
         "same": [first[state] for state in ids],
         "logprob": [round(one.logprob, 4) for one in drawn],
-        "tokens": [one.cost.tokens for one in drawn],
-        "sequences": [one.cost.sequences for one in drawn],
+        "tokens": [one.tokens for one in drawn],
+        "passes": [[passes.setdefault(each.key, len(passes)) for each in one.passes] for one in drawn],
+        "sequences_a_pass": drawn[0].passes[0].sequences,
         **qs,
         "seconds": round(found.spent.seconds, 5),
         "verifier_seconds": round(seconds / len(once), 6),

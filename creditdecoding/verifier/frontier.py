@@ -117,14 +117,15 @@ def chosen(line: Mapping[str, Any], spec: str, n: int, rated: str) -> tuple[floa
     pick, count = PICKS[configured(spec).method], len(line["right"])
     qs = line[rated] if rated else [0.0] * count
     samples = [Sample(*each) for each in zip(line["vote"], line["logprob"], line["tokens"], qs)]
-    policy, total = line["sequences"], sum(line["sequences"])
+    total = len({each for passes in line["passes"] for each in passes})
     groups = [range(start, start + n) for start in range(0, count - n + 1, n)]
     found = np.zeros(len(_FIELDS))
     for group in groups:
         at = group[pick([samples[place] for place in group])]
-        sequences = sum(policy[place] for place in group)
+        passes = len({each for place in group for each in line["passes"][place]})
         reads = len({line["same"][place] for place in group}) if rated else 0
-        seconds = line["seconds"] * sequences / total + line["verifier_seconds"] * reads
+        seconds = line["seconds"] * passes / total + line["verifier_seconds"] * reads
+        sequences = passes * line["sequences_a_pass"]
         found += (100.0 * line["right"][at], sequences, reads, sum(line["tokens"][place] for place in group), seconds)
     return tuple((found / len(groups)).tolist())
 

@@ -1,7 +1,10 @@
 """Many searches at once: each says what it wants drawn or rated next, and what all of them want shares the engine's passes.
 
 A search is a generator: it yields `Draws` or `Ratings`, is sent what came of them, and returns a `Choice`. So it is written as if it were
-alone, and finds what it finds alone. Leaves to others: what is drawn and kept (beam.py, baselines.py), drawing (sampler.py), rating (model.py).
+alone, and finds and costs what it does alone: where the sampler shares passes, what draws of one wish have in common counts once, whatever
+else is under way (it also runs once, if a batch holds the wish).
+
+Leaves to others: what is drawn and kept (beam.py, baselines.py), drawing (sampler.py), rating (model.py).
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from creditdecoding.trace import Trace
 from creditdecoding.verifier.sampler import Ask, Cost, Sampler
 from creditdecoding.verifier.steps import State
 
@@ -44,11 +48,19 @@ class Problem:
         return iter(lambda: drawn.getrandbits(62), None)
 
 
+class Pass(NamedTuple):
+    """A pass of a row: what tells it from others that show the network something else, sequences it takes and positions it computes."""
+
+    key: int
+    sequences: int
+    positions: int
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A state a search came to: its Q^pi and A^mu where a verifier rated it, the effective reward, whether it was kept.
 
-    `logprob` [nats] and `cost` are those of the draw that wrote its last part.
+    `logprob` [nats], `tokens` and `passes` are those of the draw that wrote its last part.
     """
 
     state: State
@@ -56,7 +68,8 @@ class Candidate:
     advantage: float | None = None
     score: float = 0.0
     logprob: float = 0.0
-    cost: Cost = Cost()
+    tokens: int = 0
+    passes: tuple[Pass, ...] = ()
     kept: bool = False
 
 
@@ -190,16 +203,38 @@ def _draw(live: Sequence[_Live], sampler: Sampler) -> None:
     wishes = [each.wish.asks for each in live if isinstance(each.wish, Draws)]
     asks = [ask for wish in wishes for ask in wish]
     replies: list[Candidate] = [Candidate(ask.state) for ask in asks]
-    began = time.perf_counter()
+    began, guided = time.perf_counter(), sampler.generation.cfg_scale > 0
     for place, drawn in sampler.draw(asks):
-        replies[place] = Candidate(drawn.state, logprob=drawn.logprob, cost=drawn.cost)
+        passes = tuple(_passes(asks[place].state, drawn.trace, 1 + guided, -1 if sampler.share else place))
+        replies[place] = Candidate(drawn.state, logprob=drawn.logprob, tokens=drawn.cost.tokens, passes=passes)
     seconds = time.perf_counter() - began
-    sequences, reply = sum(each.cost.sequences for each in replies), iter(replies)
-    for each, wish in zip(live, wishes):
-        mine = [next(reply) for _ in wish]
-        cost = sum((one.cost for one in mine), Cost())
+    reply = iter(replies)
+    parts = [[next(reply) for _ in wish] for wish in wishes]
+    costs = [together(part) for part in parts]
+    sequences = sum(cost.sequences for cost in costs)
+    for each, part, cost in zip(live, parts, costs):
         each.spent += Spent(policy=cost, seconds=seconds * cost.sequences / sequences)
-        each.send(mine)
+        each.send(part)
+
+
+def _passes(state: State, trace: Trace, sequences: int, alone: int) -> Iterator[Pass]:
+    """The passes of a draw; those of draws with the same `alone` are the same as long as they write the same."""
+    key = hash((alone, state.prompt, state.written))
+    for step in trace.steps:
+        yield Pass(key, sequences, step.computed * sequences)
+        key = hash((key, *step.commits().items(), *step.revoked))
+
+
+def together(drawn: Iterable[Candidate]) -> Cost:
+    """What draws cost together: a pass that several have in common once."""
+    found: dict[int, Pass] = {}
+    tokens = rows = 0
+    for one in drawn:
+        tokens, rows = tokens + one.tokens, rows + len(one.passes)
+        for each in one.passes:
+            found[each.key] = max(each, found.get(each.key, each))
+    sequences, positions = sum(each.sequences for each in found.values()), sum(each.positions for each in found.values())
+    return Cost(rows, sequences, positions, tokens)
 
 
 def kept(candidate: Candidate) -> Candidate:

@@ -69,7 +69,7 @@ class Sampler:
     """
 
     def __init__(self, lm: LM, generation: GenerationConfig, batch_size: int | None = None, memory: float | None = None, share: bool = False) -> None:
-        self.lm, self.generation = lm, generation
+        self.lm, self.generation, self.share = lm, generation, share
         rule, own = load(generation.decoder)
         self._config = dataclasses.replace(generation, decoder=rule, block_length=generation.block_length or own)
         self.batch_size = batch_size or lm.batch_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -144,6 +145,21 @@ def test_a_store_of_other_settings_another_model_or_in_use_is_refused(tmp_path: 
     with pytest.raises(OptionError, match="not a store"):
         made(other)
     assert other.read_text() == "my notes"
+
+
+def test_a_full_disk_costs_one_problem(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limit[1]))
+    try:
+        with pytest.raises(OptionError, match="the disk refused"):
+            made(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert path.stat().st_size == 600
+    assert store.load(made(path)).labels == store.load(made(tmp_path / "whole.jsonl")).labels
 
 
 # What is labelled --------------------------------------------------------------------------------------------------------------

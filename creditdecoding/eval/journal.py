@@ -40,9 +40,9 @@ def key(record: Mapping[str, Any], names: Sequence[str] = KEY) -> Key:
 
 @contextmanager
 def locked(path: Path, hint: str) -> Iterator[Any]:
-    """A file to append to, made if it is not there, that no other run has at the same time. Raises `OptionError` with `hint` where one has."""
+    """A file to append to, unbuffered, made if it is not there. Raises `OptionError`, with `hint` where another run has it at the same time."""
     try:
-        file = open(path, "ab")  # noqa: SIM115
+        file = open(path, "ab", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise OptionError(f"cannot be used ({error.strerror})", given=str(path), hint="Choose another output.") from error
     with file:

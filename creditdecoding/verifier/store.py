@@ -14,8 +14,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from creditdecoding.errors import OptionError
 from creditdecoding.eval import journal
@@ -106,7 +107,7 @@ class Found:
 class Store:
     """A store that is being written: `found` is what it holds."""
 
-    def __init__(self, file: BinaryIO, found: Found) -> None:
+    def __init__(self, file: RawIOBase, found: Found) -> None:
         self.found, self._file = found, file
 
     def add(self, key: Key, labels: Sequence[Label], bill: Bill) -> None:
@@ -124,8 +125,18 @@ class Store:
             self._write({"kind": "end", "problems": len(self.found.labels), "labels": self.found.count, **self.found.bill.to_json()})
 
     def _write(self, *records: Mapping[str, Any]) -> None:
-        self._file.write(b"".join(map(journal.line_of, records)))
-        self._file.flush()
+        _write(self._file, b"".join(map(journal.line_of, records)))
+
+
+def _write(file: RawIOBase, data: bytes) -> None:
+    """Append all of `data`; what a full disk cuts off is dropped when the run goes on. Raises `OptionError`."""
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) or 0 :]
+    except OSError as error:
+        hint = "Make room, or check the folder; run the command again, it goes on where it stopped."
+        raise OptionError(f"the disk refused ({error.strerror})", given=getattr(file, "name", ""), hint=hint) from error
 
 
 @contextmanager
@@ -137,8 +148,7 @@ def opened(path: Path, header: Header) -> Iterator[Store]:
             there = now.read(len(first))
         if first.startswith(there) and there != first:  # new, or killed while it was
             os.truncate(path, 0)
-            file.write(first)
-            file.flush()
+            _write(file, first)
         found = read(path)
         _agree(path, found.header, header)
         if found.size < path.stat().st_size:

@@ -27,6 +27,7 @@ from creditdecoding.verifier.frontier import Line, against, at_equal_accuracy, a
 from creditdecoding.verifier.identity import identity
 from creditdecoding.verifier.model import Scorer, write
 from creditdecoding.verifier.options import SearchConfig
+from creditdecoding.verifier.packing import chains
 from creditdecoding.verifier.rounds import Found, Problem
 from creditdecoding.verifier.sampler import Ask, Cost, Sampler
 from creditdecoding.verifier.search import METHODS, search
@@ -54,7 +55,7 @@ class Exact:
         self.answers = {tuple(lm.encode(item.prompt)): item.answer for item in ITEMS}
 
     def q(self, states: Sequence[State]) -> Tensor:
-        self.sequences += len(states)
+        self.sequences += len(chains(states))
         texts = [(self.lm.words.decode(state.written), self.answers[state.prompt], state.done) for state in states]
         return torch.tensor([0.9 if (whole == text if done else whole.startswith(text)) else 0.1 for text, whole, done in texts])
 
@@ -116,7 +117,14 @@ def test_a_beam_of_one_is_sampling_step_by_step(lm: LM) -> None:
             ((_, drawn),) = sampler.draw([Ask(state, ".", next(seeds), 1)])
             state, cost = drawn.state, cost + drawn.cost
         assert one.choice.answer.state == state and one.spent.policy == cost
-        assert one.spent.verifier.sequences == 1 + len(one.choice.rounds)
+        assert one.spent.verifier.sequences == len(one.choice.rounds)  # the prompt is read with the first step
+
+
+def test_a_beam_that_goes_all_steps_at_once_samples_whole_answers(lm: LM) -> None:
+    problem = problems(lm)[0]
+    ((_, whole),) = Sampler(lm, HOT).draw([Ask(problem.root, ".", next(problem.seeds()))])
+    (one,) = found(lm, SearchConfig("beam", n=1, c=1, steps=99), asked=[problem])
+    assert one.choice.answer.state == whole.state and one.spent.policy == whole.cost and len(one.choice.rounds) == 1
 
 
 def test_an_exact_verifier_makes_searches_better_than_one_sample(lm: LM) -> None:

@@ -12,8 +12,8 @@ from creditdecoding.config import check_fields, option
 from creditdecoding.errors import OptionError
 
 KNOBS: Mapping[str, tuple[str, ...]] = {
-    "beam": ("n", "c", "alpha", "k"),
-    "beam_q": ("n", "c"),
+    "beam": ("n", "c", "alpha", "k", "steps"),
+    "beam_q": ("n", "c", "steps"),
     "redraft": ("n", "c", "alpha", "k"),
     "best_of_n": ("n",),
     "majority": ("n",),
@@ -39,6 +39,7 @@ class SearchConfig:
     c: int = option(3, "Next steps drawn from each state of a beam; drafts of a round.", ge=1)
     alpha: float = option(0.5, "Weight of the prover's advantage A beside Q.", ge=0.0)
     k: int = option(4, "The prover is the best of k answers of the policy.", ge=1, le=2**20)
+    steps: int = option(1, "Steps that a beam goes at a time.", ge=1)
 
     def __post_init__(self) -> None:
         check_fields(self)

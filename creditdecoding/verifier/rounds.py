@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from creditdecoding.trace import Trace
+from creditdecoding.verifier.packing import chains
 from creditdecoding.verifier.sampler import Ask, Cost, Sampler
 from creditdecoding.verifier.steps import State
 
@@ -185,8 +186,9 @@ def rated(judge: Judge, states: Sequence[State]) -> tuple[list[float], Cost, flo
 
 
 def _reading(states: Sequence[State]) -> Cost:
-    """What a verifier runs for states: one sequence each."""
-    return Cost(len(states), len(states), sum(len(state.prompt) + len(state.written) for state in states))
+    """What a verifier runs for states: a sequence for each that no other continues, which serves those that it continues too (packing.py)."""
+    rows = [chain[-1] for chain in chains(states)]
+    return Cost(len(rows), len(rows), sum(len(state.prompt) + len(state.written) for state in rows))
 
 
 def _rate(live: Sequence[_Live], judge: Judge | None) -> None:
@@ -195,7 +197,8 @@ def _rate(live: Sequence[_Live], judge: Judge | None) -> None:
     values, whole, seconds = rated(judge, [state for states in wishes for state in states])
     reply = iter(values)
     for each, states in zip(live, wishes):
-        each.spent += Spent(verifier=_reading(states), verifier_seconds=seconds * len(states) / whole.sequences)
+        cost = _reading(states)
+        each.spent += Spent(verifier=cost, verifier_seconds=seconds * cost.sequences / whole.sequences)
         each.send([next(reply) for _ in states])
 
 

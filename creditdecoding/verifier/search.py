@@ -43,8 +43,8 @@ def answers(config: SearchConfig) -> int:
 
 
 METHODS: Mapping[str, Method] = {
-    "beam": Method(lambda o, problem: beam(problem, o.n, o.c, Reward(o.alpha, o.k)), True, lambda o: o.n * o.c),
-    "beam_q": Method(lambda o, problem: beam(problem, o.n, o.c, Reward(0.0, 1)), True, lambda o: o.n * o.c),
+    "beam": Method(lambda o, problem: beam(problem, o.n, o.c, Reward(o.alpha, o.k), o.steps), True, lambda o: o.n * o.c),
+    "beam_q": Method(lambda o, problem: beam(problem, o.n, o.c, Reward(0.0, 1), o.steps), True, lambda o: o.n * o.c),
     "redraft": Method(lambda o, problem: redraft(problem, o.n, o.c, Reward(o.alpha, o.k)), True, lambda o: min(o.n, o.c)),
     **{name: _sampled(name) for name in PICKS},
 }

@@ -173,7 +173,7 @@ def test_the_immediate_advantage_is_another_gradient(tiny: LM, listed: tuple[lis
 
 def test_where_draws_are_discarded_all_of_them_make_the_score_function(tiny: LM) -> None:
     """Against finite differences of success under a threshold rule; what was written alone has another gradient, and no expectation of zero."""
-    config = dataclasses.replace(CONFIG, gen_length=2, block_length=2)
+    config = dataclasses.replace(CONFIG, gen_length=2, block_length=2, decoder="threshold:threshold=0.5")
     torch.manual_seed(0)
     way = torch.randn_like(tiny.model.table)  # type: ignore[attr-defined]
 
@@ -189,11 +189,14 @@ def test_where_draws_are_discarded_all_of_them_make_the_score_function(tiny: LM)
     assert sum(p for p, _ in every) == pytest.approx(1) and {len(a.trace.steps) for _, a in every} == {1, 2}
     chance = torch.tensor([p for p, _ in every], dtype=torch.float64)
     slope = (success(1e-6) - success(-1e-6)) / 2e-6
+    seen = {tuple((step.committed, tuple(step.commits().values())) for step in a.trace.steps): a for _, a in every}
+    events = torch.stack([x.sum() for x in step_logprobs(tiny, [*seen.values()], TEMPERATURE, "event")])
+    assert len(seen) < len(every) and events.exp().sum().item() == pytest.approx(1)
     for tokens in TOKENS:
         total = torch.stack([x.sum() for x in step_logprobs(tiny, [a for _, a in every], TEMPERATURE, tokens)])
         score = gradient(tiny, (chance * total).sum())
         found = gradient(tiny, (chance * total * torch.tensor([right(a) for _, a in every])).sum())
-        exact = tokens == "drawn"
+        exact = tokens != "written"
         assert (score.abs().max() < 1e-12) == exact
         assert (float(found @ way.flatten()) == pytest.approx(slope, rel=1e-5)) == exact
 
@@ -204,7 +207,7 @@ def test_the_divergence_is_exact_and_falls_to_its_gradient(tiny: LM) -> None:
     found, base = (distributions(each.model, each, batch, TEMPERATURE) for each in (tiny, other))
     wanted = torch.nn.functional.kl_div(base[:, list(IDS)], found[:, list(IDS)], log_target=True, reduction="none").sum(-1)
     torch.testing.assert_close(divergence(found, base), wanted)
-    assert divergence(found, found).abs().max() == 0 and chosen(found, batch).isfinite().all()
+    assert divergence(found, found).abs().max() == 0 and chosen(found, batch, TEMPERATURE).isfinite().all()
     assert gradient(tiny, divergence(found, base).sum()).isfinite().all()
 
 
@@ -215,3 +218,7 @@ def test_the_divergence_is_exact_and_falls_to_its_gradient(tiny: LM) -> None:
 def test_what_has_no_log_probability_is_refused(lm: LM, changes: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         refuse_unscored(lm, dataclasses.replace(GenerationConfig(temperature=1.0), **changes))  # type: ignore[arg-type]
+    unknown = GenerationConfig(temperature=1.0, decoder="factor")
+    refuse_unscored(lm, unknown, "drawn")
+    with pytest.raises(OptionError, match="threshold, fixed"):
+        refuse_unscored(lm, unknown, "event")

@@ -73,10 +73,11 @@ def test_a_tiny_problem_is_solved(tmp_path: Path, arm: str, off: str) -> None:
     assert records(tmp_path) == found
 
 
-def test_every_draw_may_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", ["drawn", "event"])
+def test_every_draw_may_count(tmp_path: Path, tokens: str) -> None:
     """Under a rule that discards draws."""
     config = dataclasses.replace(CONFIG, decoder="threshold:threshold=0.5", block_length=2, gen_length=2)
-    run = Run(tiny_lm(Tiny(dtype=torch.float32, scale=0.3)), [FAMILY], config, dataclasses.replace(RL, tokens="drawn"), None, tmp_path)
+    run = Run(tiny_lm(Tiny(dtype=torch.float32, scale=0.3)), [FAMILY], config, dataclasses.replace(RL, tokens=tokens), None, tmp_path)
     held = [record["held"]["accuracy"] for record in run.run() if "held" in record]
     assert held[-1] > 0.85 > held[0]
 

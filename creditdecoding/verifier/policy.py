@@ -4,19 +4,23 @@ A step's log-probability is the sum over its tokens of log p(token | canvas befo
 from: the softmax of the logits over the temperature, ids that must not be written left out. The end token belongs to the last step
 (one of its own where the one before was over: see `with_end`); what lies behind it, or behind the steps that are kept, counts for nothing.
 
-A rule looks at what was drawn at every masked position of its block before it decides what to keep. So there are two sums, `TOKENS`:
+A rule looks at what was drawn at every masked position of its block before it decides what to keep. So there are three sums, `TOKENS`:
     written   over tokens at the pass that wrote them. Its gradient is the score function of the answer where every draw is kept (one
               position a pass); else it also holds how sharp the model is where it wrote, whose expectation is not 0
     drawn     over all draws, discarded ones too, a position's in the step in which it lies (behind the end: the last one). Its gradient
-              is the score function for every rule that draws from p, with more variance
+              is the score function for every rule that draws from p, with much variance
+    event     as `drawn`, but a discarded draw counts with the chance that a draw there is discarded: less variance, for rules that keep
+              what is sure enough, `threshold` and `fixed`
 Leaves to others: replaying a trace (likelihood.py), what a step is rewarded with (rewards.py), learning (reinforce.py).
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,24 +34,36 @@ from creditdecoding.errors import OptionError
 from creditdecoding.generate import Denoiser, logits_at
 from creditdecoding.likelihood import Query, replay
 from creditdecoding.lm import LM
+from creditdecoding.trace import StepEvent
 from creditdecoding.verifier.sampler import Drawn
 from creditdecoding.verifier.steps import State, grown
 
-TOKENS = ("written", "drawn")
+TOKENS = ("written", "drawn", "event")
+
+EVENTS = ("threshold", "fixed")
+"""Rules that keep a draw for the confidence of its token alone."""
+CERTAIN = 2.0
+"""A confidence that no draw has: each is discarded."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass of an answer (its place among those given): the tokens it wrote that count, and the step, from 0, in which each lies."""
+    """A pass of an answer (its place among those given): the tokens that count, and the step, from 0, in which each lies.
+
+    `bounds`: at or above which confidence a draw would have been kept there, of discarded ones; infinite: the token itself counts.
+    """
 
     answer: int
     query: Query
     steps: tuple[int, ...]
+    bounds: tuple[float, ...]
 
 
-def refuse_unscored(lm: LM, generation: GenerationConfig) -> None:
-    """Refuse what tokens cannot be drawn with, or not from the model's own softmax. Raises `OptionError`."""
+def refuse_unscored(lm: LM, generation: GenerationConfig, tokens: str = "written") -> None:
+    """Refuse what tokens cannot be drawn with, or not from the model's own softmax, or not be counted as asked. Raises `OptionError`."""
     rule = fitted(generation.decoder, lm.layout)
+    if tokens == "event":
+        _refuse_uneventful(settings(rule)["name"], generation.confidence_eos_eot_inf)
     if tentative(rule):
         what, hint = "a rule that writes over tokens or takes them back has no log-probability of its answers", "Choose another --decoder."
         raise OptionError(what, given=settings(rule)["name"], hint=hint)
@@ -76,22 +92,43 @@ def passes(lm: LM, answers: Sequence[Drawn], tokens: str = "written") -> list[Pa
     found = []
     for place, drawn in enumerate(answers):
         for query, step in zip(replay(lm, drawn.trace), drawn.trace.steps):
-            if tokens == "drawn":
+            bounds = [math.inf] * len(query.positions)
+            if tokens != "written":
                 query = replace(query, positions=torch.tensor(step.positions), targets=torch.tensor(step.tokens))
-            found.append(_counted(lm, place, drawn.state, query, tokens == "drawn"))
+                bound = math.inf if tokens == "drawn" else _bound(drawn.trace.settings, step)
+                bounds = [math.inf if kept else bound for kept in step.committed]
+            found.append(_counted(lm, place, drawn.state, query, bounds, tokens != "written"))
     return [each for each in found if each.steps]
 
 
-def _counted(lm: LM, place: int, state: State, query: Query, all_: bool) -> Pass:
-    """A pass without the tokens that count for nothing."""
+def _refuse_uneventful(rule: str, hushed: bool) -> None:
+    """Refuse rules of which it is not known when they discard a draw. Raises `OptionError`."""
+    if rule not in EVENTS or hushed:
+        given = f"{rule}, confidence_eos_eot_inf" if hushed else rule
+        hint = "Choose another --decoder, or --tokens drawn."
+        raise OptionError("it is not known when this rule discards a draw", given=given, allowed=", ".join(EVENTS), hint=hint)
+
+
+def _bound(told: Mapping[str, Any], step: StepEvent) -> float:
+    """The confidence at which a pass keeps a draw. Raises `OptionError` for rules that keep by something else."""
+    rule, kept = told["decoder"], [x for x, done in zip(step.confidence, step.committed) if done]
+    _refuse_uneventful(rule["name"], told.get("confidence_eos_eot_inf", False))
+    if rule["name"] == "fixed":
+        return min(kept) if rule["order"] == "low_confidence" else CERTAIN
+    return min(float(rule["threshold"]), max(kept))
+
+
+def _counted(lm: LM, place: int, state: State, query: Query, bounds: Sequence[float], every: bool) -> Pass:
+    """A pass without the tokens that count for nothing; with `every` there are none."""
     kept, steps, first = [], [], len(state.prompt)
     for i, (position, token) in enumerate(zip(query.positions.tolist(), query.targets.tolist())):
         offset = position - first
         ended = state.done and offset == len(state.written) and token in lm.words.stop_ids
-        if all_ or offset < len(state.written) or ended:
+        if every or offset < len(state.written) or ended:
             kept.append(i)
             steps.append(min(bisect_right(state.ends, offset), state.depth - 1))
-    return Pass(place, replace(query, positions=query.positions[kept], targets=query.targets[kept]), tuple(steps))
+    query = replace(query, positions=query.positions[kept], targets=query.targets[kept])
+    return Pass(place, query, tuple(steps), tuple(bounds[i] for i in kept))
 
 
 def distributions(model: Denoiser, lm: LM, batch: Sequence[Pass], temperature: float) -> Float[Tensor, "n vocab"]:
@@ -102,10 +139,16 @@ def distributions(model: Denoiser, lm: LM, batch: Sequence[Pass], temperature: f
     return (flat.to(torch.promote_types(flat.dtype, torch.float32)) / temperature).log_softmax(-1)
 
 
-def chosen(found: Float[Tensor, "n vocab"], batch: Sequence[Pass]) -> Float[Tensor, " n"]:
-    """Log-probability of each counted token of some passes, from their `distributions`."""
-    targets = torch.cat([each.query.targets for each in batch]).to(found.device)
-    return found.gather(1, targets[:, None])[:, 0]
+def chosen(found: Float[Tensor, "n vocab"], batch: Sequence[Pass], temperature: float) -> Float[Tensor, " n"]:
+    """Log-probability of each counted token of some passes, from their `distributions`; of a discarded draw that of being discarded."""
+    targets = torch.cat([each.query.targets for each in batch]).to(found.device)[:, None]
+    bounds = torch.tensor([bound for each in batch for bound in each.bounds], device=found.device)[:, None]
+    itself = found.gather(1, targets)[:, 0]
+    if bool((bounds == math.inf).all()):
+        return itself
+    kept = (found.detach() * temperature).softmax(-1) >= bounds
+    below = found.masked_fill(kept.scatter(1, targets, False), -torch.inf).logsumexp(-1)
+    return torch.where(bounds[:, 0] == math.inf, itself, below)
 
 
 def divergence(found: Float[Tensor, "n vocab"], base: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
@@ -129,7 +172,7 @@ def step_logprobs(
     """
     found: list[Tensor] = [torch.zeros(drawn.state.depth, device=lm.device) for drawn in answers]
     for batch in batches(passes(lm, answers, tokens), batch_size):
-        values = chosen(distributions(lm.model, lm, batch, temperature), batch)
+        values = chosen(distributions(lm.model, lm, batch, temperature), batch, temperature)
         for each, part in zip(batch, values.split([len(each.steps) for each in batch])):
             places = torch.tensor(each.steps, device=part.device)
             found[each.answer] = found[each.answer].to(part.dtype).index_add(0, places, part)

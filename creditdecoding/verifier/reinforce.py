@@ -62,7 +62,9 @@ class RLConfig:
     k: float = option(4.0, "The prover is best-of-K of the verifier's Q.", ge=1.0, le=1000.0)
     baseline: str = option("value", "What is taken off: the verifier's Q of the state before, the other samples' mean, nothing.", choices=BASELINES)
     normalise: bool = option(True, "Give an iteration's weights the mean 0 and the spread 1.")
-    tokens: str = option("drawn", "Log-probability of a step: of its written tokens, or of all draws at its positions.", choices=TOKENS)
+    tokens: str = option(
+        "drawn", "What a step's log-probability is of: its written tokens, all draws at its positions, or what was seen of them.", choices=TOKENS
+    )
     iterations: int = option(100, "Steps of the optimiser.", ge=1)
     problems: int = option(16, "Problems an iteration.", ge=1)
     samples: int = option(2, "Answers drawn of each problem.", ge=1)
@@ -106,7 +108,7 @@ class Run:
         source: Path | None = None,
         compile: bool = False,
     ) -> None:
-        refuse_unscored(lm, generation)
+        refuse_unscored(lm, generation, config.tokens)
         if source is not None:
             refuse_unwritable(lm)
         if judge is None and needs_values(config.arm, config.baseline):
@@ -227,7 +229,7 @@ class Run:
         with torch.inference_mode():
             base = distributions(self.first, self.lm, batch, self.generation.temperature)
         far = divergence(found, base.clone())
-        loss = (self.config.kl * far - weight * chosen(found, batch)).sum() / count
+        loss = (self.config.kl * far - weight * chosen(found, batch, self.generation.temperature)).sum() / count
         loss.backward()  # type: ignore[no-untyped-call]
         return far.detach()
 

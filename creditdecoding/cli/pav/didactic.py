@@ -27,7 +27,7 @@ def didactic(
 ) -> None:
     """The paper's didactic task: does an effective reward learn a planted sub-sequence where the outcome does not (docs/didactic.md)?
 
-    Every arm is run with every seed, arms with a prover with every strength. About four minutes on one thread as it stands.
+    Every arm is run with every seed, arms with a prover with every strength. As it stands some minutes on one thread of a quiet machine.
     """
     from creditdecoding.verifier.didactic.report import report
     from creditdecoding.verifier.didactic.run import pursue, read, save

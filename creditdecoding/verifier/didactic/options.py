@@ -28,7 +28,7 @@ class DidacticConfig:
     strengths: str = option("1 10 100", "Weights that provers give the next planted token against 1 for each other, separated by blanks.")
     seeds: int = option(3, "Runs of each arm and strength, with seeds seed, seed + 1, ...", ge=1, le=1000)
     seed: int = option(0, "The first seed.", ge=0, le=2**31)
-    iterations: int = option(3000, "Updates at most; a run ends before where it is solved.", ge=1, le=10**6)
+    iterations: int = option(5000, "Updates at most; a run ends before where it is solved.", ge=1, le=10**6)
     alpha: float = option(1.0, "Weight of the prover's advantage.", ge=0.0, le=1e4)
     batch: int = option(64, "Sequences an update.", ge=1, le=2**16)
     optimizer: str = option(

@@ -251,6 +251,11 @@ def test_a_solved_run_ends_and_the_others_go_on_as_they_were(optimizer: str, eve
     assert [look for look in ended if look.iteration < leaves[look.seed]] == expected
 
 
+def test_cells_are_arms_with_the_provers_they_need() -> None:
+    options = config(arms="telescoped:3 outcome effective outcome", strengths="1, 10 1.0")
+    assert options.cells() == (("telescoped", 3.0), ("outcome", None), ("effective", 1.0), ("effective", 10.0))
+
+
 # Runs in a file
 
 
@@ -379,6 +384,8 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     [
         (["--arms", "effektive"], "Did you mean 'effective'?"),
         (["--arms", " "], "arms names nothing"),
+        (["--arms", "outcome:5"], "outcome has no prover"),
+        (["--arms", "telescoped:"], "got ''"),
         (["--strengths", "ten"], "got 'ten'"),
         (["--strengths", "10 0"], "got '0'"),
         (["--strengths", "nan"], "got 'nan'"),

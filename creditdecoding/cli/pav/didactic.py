@@ -56,15 +56,15 @@ def _print(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    updates = _table("updates until (95% intervals over seeds)", "arm", "prover", "50 %", "95 %", "solved", "runs", "Pass@64 *")
+    updates = _table("updates until (95% intervals over seeds)", "arm", "prover", "95 %", "solved", "runs", "Pass@64 *")
     for cell in found["cells"]:
         name = "" if cell["strength"] is None else f"{cell['strength']:g}"
-        medians = [_median(cell["updates"][level]) for level in ("half", "most", "solved")]
+        medians = [_median(cell["updates"][level]) for level in ("most", "solved")]
         early = cell["pass_at"]["pass"][cell["pass_at"]["samples"].index(64)]["value"]
         updates.add_row(cell["arm"], name, *medians, f"{cell['solved']}/{cell['runs']}", f"{100 * early:.3g} %")
     provers = _table("provers", "prover", "success, %", "by rollouts", "Q off", "first gain", "distinguish", "align")
     for each in found["provers"]:
-        rough = "{value:.3g} ({low:.3g}..{high:.3g})".format(**{name: 100 * share for name, share in each["by_rollouts"].items()})
+        rough = "{low:.3g}..{high:.3g}".format(**{name: 100 * share for name, share in each["by_rollouts"].items()})
         numbers = [f"{each[name]:.2g}" for name in ("q_off", "first_gain", "distinguishability", "alignment")]
         provers.add_row(f"{each['strength']:g}", f"{100 * each['success']:.3g}", rough, *numbers)
     console = Console()
@@ -85,5 +85,5 @@ def _table(title: str, *columns: str) -> Any:
 
 def _median(found: dict[str, Any]) -> str:
     """A median with its interval."""
-    value, low, high = ("never" if found[name] is None else f"{found[name]:g}" for name in ("value", "low", "high"))
+    value, low, high = ("never" if found[name] is None else f"{found[name]:.0f}" for name in ("value", "low", "high"))
     return f"{value} ({low}..{high})" if found["known"] else value

@@ -24,7 +24,9 @@ Cell = tuple[str, float | None]
 class DidacticConfig:
     """Options of `credit pav didactic`."""
 
-    arms: str = option("outcome effective telescoped", f"What a step is rewarded with, separated by blanks: {', '.join(ARMS)}.")
+    arms: str = option(
+        "outcome effective telescoped", f"What a step is rewarded with, separated by blanks: {', '.join(ARMS)}; ARM:g for one prover alone."
+    )
     strengths: str = option("1 10 100", "Weights that provers give the next planted token against 1 for each other, separated by blanks.")
     seeds: int = option(3, "Runs of each arm and strength, with seeds seed, seed + 1, ...", ge=1, le=1000)
     seed: int = option(0, "The first seed.", ge=0, le=2**31)
@@ -55,11 +57,15 @@ class DidacticConfig:
 
     def cells(self) -> tuple[Cell, ...]:
         """Each arm with each strength it needs, in the order given. Raises `OptionError`."""
-        arms, strengths = _words("arms", self.arms), [_strength(word) for word in _words("strengths", self.strengths)]
-        for arm in arms:
+        strengths = [_strength(word) for word in _words("strengths", self.strengths)]
+        found: list[Cell] = []
+        for word in _words("arms", self.arms):
+            arm, colon, own = word.partition(":")
             if arm not in ARMS:
                 raise unknown_name("arm", arm, ARMS)
-        found: list[Cell] = [(arm, strength) for arm in arms for strength in (strengths if arm in PROVED else [None])]
+            if colon and arm in PLAIN:
+                raise OptionError(f"{arm} has no prover", given=word, hint=f"Write it as {arm}.")
+            found += [(arm, None)] if arm in PLAIN else [(arm, strength) for strength in ([_strength(own)] if colon else strengths)]
         return tuple(dict.fromkeys(found))
 
     def all_seeds(self) -> range:

@@ -23,8 +23,7 @@ import torch
 
 from creditdecoding.config import TrainConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.tasks import families
-from creditdecoding.tasks import chain
+from creditdecoding.tasks import chain, families
 from creditdecoding.tasks.base import SPLITS, Family, Item, distinct_items, final_answer, items, same_answer
 from creditdecoding.tasks.pocket import FAMILIES, program, words
 from creditdecoding.tasks.pocket.facts import COUNTRIES

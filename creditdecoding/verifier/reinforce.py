@@ -68,7 +68,7 @@ class RLConfig:
     iterations: int = option(100, "Steps of the optimiser.", ge=1)
     problems: int = option(16, "Problems an iteration.", ge=1)
     samples: int = option(2, "Answers drawn of each problem.", ge=1)
-    lr: float = option(2e-4, "Learning rate of Adam.", gt=0.0, le=1.0)
+    lr: float = option(3e-5, "Learning rate of Adam.", gt=0.0, le=1.0)
     kl: float = option(0.001, "Weight of the divergence from the first policy.", ge=0.0)
     clip: float = option(1.0, "Largest norm of a gradient.", gt=0.0)
     eval_every: int = option(10, "Iterations between measurements on held-out problems.", ge=1)

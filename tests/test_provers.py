@@ -160,10 +160,11 @@ def test_a_prover_is_named_only_where_there_is_enough_to_go_by() -> None:
 
 def test_the_command_compares_provers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     base, other = (make("llada", tmp_path / name, seed=seed) for name, seed in (("base", 0), ("other", 1)))
-    lm, foreign = load(str(base)), load(str(make("dream", tmp_path / "foreign")))
+    alien = make("dream", tmp_path / "foreign")
+    lm = load(str(base))
     labels = stored(some_labels(lm), tmp_path / "labels.jsonl")
-    for model, name in ((lm, "v"), (load(str(other)), "weak"), (foreign, "alien")):
-        written_verifier(model, tmp_path / name)
+    for model, name in ((base, "v"), (other, "weak"), (alien, "alien")):
+        written_verifier(load(str(model)), tmp_path / name, model=str(model))
     begin = ["pav", "provers", labels, "-m", str(base), "--verifier", str(tmp_path / "v")]
     assert call([*begin, "--k", "1,4", "--prover", f"weak={tmp_path / 'weak'}", "--counts", "--json"], monkeypatch) == 0
     found = json.loads(capsys.readouterr().out)

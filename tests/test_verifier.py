@@ -20,10 +20,11 @@ from creditdecoding.lm import LM
 from creditdecoding.verifier.fit import Fit, divide, platt
 from creditdecoding.verifier.identity import Identity, identity
 from creditdecoding.verifier.measures import Measures, measure
-from creditdecoding.verifier.model import Scorer, Verifier, advantage, best_of, effective, feed_of, write
+from creditdecoding.verifier.model import Scorer, Verifier, advantage, best_of, effective, feed_of, network, write
 from creditdecoding.verifier.packing import Feed, chains, pack, width
 from creditdecoding.verifier.steps import State
 from creditdecoding.verifier.store import Bill, Header, Label, Labels, opened
+from creditdecoding.verifier.surprise import surprise
 from tests.make_checkpoint import FAMILIES, make
 from tests.test_cli import call
 
@@ -35,12 +36,12 @@ def some_states(count: int = 6) -> list[State]:
     return [*whole.prefixes, State((7, 8), (31, 32, 33), (2, 3))]
 
 
-def written_verifier(lm: LM, folder: Path, masks: int = 0) -> Scorer:
+def written_verifier(lm: LM, folder: Path, masks: int = 0, model: str = "pocket") -> Scorer:
     """A verifier of random judgement in `folder`."""
     scorer = Scorer.begin(lm)
     torch.nn.init.normal_(scorer.value.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     folder.mkdir(exist_ok=True)
-    write(folder, scorer, identity(lm), {"masks": masks})
+    write(folder, scorer, identity(lm), {"masks": masks, "model": model})
     return scorer
 
 
@@ -57,22 +58,45 @@ def test_a_verifier_of_every_family_gives_each_state_what_it_gets_alone(family: 
         verifier = Verifier.load(tmp_path / "verifier", model)
         states = some_states()
         found = verifier.q([*states, *states[::-1]])
-        assert found.shape == (16,) and bool(((found > 0) & (found < 1)).all()) and verifier.sequences == 2
+        assert found.shape == (16,) and bool(((found > 0) & (found < 1)).all()) and verifier.sequences == 4
         assert torch.equal(found[:8], found[8:].flip(0)) and len(set(found[:8].tolist())) == 8
         assert torch.allclose(found[:8], torch.cat([verifier.q([state]) for state in states]), atol=1e-5)
-        assert torch.allclose(found[:8], Verifier(scorer, feed_of(model, masks)).q(states), atol=0.02)  # weights lie in bfloat16
+        assert torch.allclose(found[:8], Verifier(network(model), scorer, feed_of(model, masks)).q(states), atol=0.02)  # weights lie in bfloat16
 
 
 def test_what_the_network_is_shown() -> None:
     whole = State((1, 2), (3, 4, 5), (1, 3), True, "stop")
     (chain,) = chains([whole, *whole.prefixes])
     assert chain == tuple(whole.prefixes) and width(chain, Feed(9, 8, 1)) == 8 and width(chain, Feed(9, 8)) == 6
-    packed = pack([chain, chain[:1]], Feed(9, 8, 1), multiple=5)
+    packed = pack([chain, chain[:1]], Feed(9, 8, 1), [torch.tensor([0.5, 0.25, 0.125]), torch.zeros(0)], multiple=5)
+    assert packed.surprise.tolist() == [[0, 0, 0.5, 0.25, 0.125, 0, 0, 0, 0, 0], [0] * 10]
     assert packed.tokens[0].tolist() == [1, 2, 3, 4, 5, 9, 9, 8, 9, 9] and packed.positions[0, :8].tolist() == [0, 1, 2, 3, 4, 2, 3, 5]
     assert [(int(a), int(b)) for a, b in zip(*packed.read)] == [(0, 5), (0, 6), (0, 7), (1, 2)]
     sees = [packed.allowed[0, i].nonzero()[:, 0].tolist() for i in range(8)]
     assert sees == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 5], [0, 1, 2, 6], [0, 1, 2, 3, 4, 7]]
-    assert pack([chain], Feed(9, 8)).read[1].tolist() == [1, 2, 5] and packed.allowed.any(2).all()
+    assert pack([chain], Feed(9, 8), [torch.zeros(3)]).read[1].tolist() == [1, 2, 5] and packed.allowed.any(2).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_surprise_looks_at_nothing_but_what_stands_before(family: str, tmp_path: Path) -> None:
+    model = load(str(make(family, tmp_path)))
+    whole = State((7, 8, 9), (20, 21, 22, 23), (2, 4))
+    base = network(model)
+    found, short, other, none = surprise(base, [whole, whole.prefix(1), State((7, 8, 9), (20, 21, 22, 60)), State((7, 8))], model.words.mask_id)
+    assert found.shape == (4,) and bool((found > 0).all()) and none.shape == (0,)
+    assert torch.allclose(found[:2], short, atol=1e-5) and torch.allclose(found[:3], other[:3], atol=1e-5) and abs(found[3] - other[3]) > 1e-4
+    (alone,) = surprise(base, [whole], model.words.mask_id)
+    assert torch.allclose(found, alone, atol=1e-5)
+
+
+def test_surprise_is_what_the_model_says(tiny: LM) -> None:
+    """At the first token: the log-probability at one mask behind a prompt that does not see it."""
+    base, state = network(tiny), State((7, 8, 9), (20,), (1,))
+    allowed = torch.ones(1, 4, 4, dtype=torch.bool)
+    allowed[:, :3, 3] = False
+    logits = base(torch.tensor([[7, 8, 9, tiny.words.mask_id]]), (torch.tensor([0]), torch.tensor([3])), allowed)
+    (found,) = surprise(base, [state], tiny.words.mask_id)
+    assert found[0].item() == pytest.approx(-logits.log_softmax(-1)[0, 20].item(), abs=1e-4)
 
 
 def test_rewards() -> None:
@@ -86,9 +110,9 @@ def test_rewards() -> None:
 
 
 def test_a_verifier_of_something_else_is_refused(lm: LM, tmp_path: Path) -> None:
-    def refused(kind: type[Exception], text: str, model: LM = lm, **options: bool) -> None:
+    def refused(kind: type[Exception], text: str, model: LM = lm) -> None:
         with pytest.raises(kind, match=text) as caught:
-            Verifier.load(folder, model, **options)
+            Verifier.load(folder, model)
         assert "\n" not in str(caught.value)
 
     folder = tmp_path / "verifier"
@@ -97,10 +121,8 @@ def test_a_verifier_of_something_else_is_refused(lm: LM, tmp_path: Path) -> None
     about = json.loads((folder / "verifier.json").read_text())
     other = load(str(make("llada", tmp_path / "other")))
     refused(OptionError, "another tokenizer", other)
-    refused(OptionError, "another tokenizer", other, any_model=True)
     (folder / "verifier.json").write_text(json.dumps({**about, "identity": {**about["identity"], "model": "0"}}))
     refused(OptionError, "another model")
-    assert Verifier.load(folder, lm, any_model=True).q(some_states()).shape == (8,)
     for text, match in (('{"kind"', "not valid JSON"), ("[]", "not a JSON object"), ('{"kind": "verifier"}', "does not describe")):
         (folder / "verifier.json").write_text(text)
         refused(CheckpointError, match)

@@ -132,9 +132,14 @@ class Transformer(nn.Module):
         return self.logits(self.trunk(tokens, allowed, positions, stores)[row, column])
 
     def trunk(
-        self, tokens: Tensor, allowed: Tensor | None = None, positions: Tensor | None = None, stores: list[LayerStore] | None = None
+        self,
+        tokens: Tensor,
+        allowed: Tensor | None = None,
+        positions: Tensor | None = None,
+        stores: list[LayerStore] | None = None,
+        added: Tensor | None = None,
     ) -> Float[Tensor, "rows length hidden"]:
-        """Hidden states after the last layer, before the final norm."""
+        """Hidden states after the last layer, before the final norm; `added` [rows, length, hidden] goes to the embeddings."""
         at = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
         turns = at if positions is None else at[:, None]
         cos, sin = rope_table(turns, self.config.rotary_dim or self.config.head_dim, self.config.rope_theta)
@@ -145,7 +150,7 @@ class Transformer(nn.Module):
                 keys = torch.cat((stored, at[..., stores[0].columns.shape[1] :]), dim=-1)
             pattern = block_causal(at, keys, self.config.causal_block)
             allowed = pattern if allowed is None else pattern & allowed
-        x: Tensor = self.embed(tokens)
+        x: Tensor = self.embed(tokens) if added is None else self.embed(tokens) + added
         for index, layer in enumerate(self.layers):
             x = layer(x, cos, sin, allowed, self.backend, None if stores is None else stores[index])
         return x

@@ -31,10 +31,11 @@ from creditdecoding.lm import LM
 from creditdecoding.train.rows import STEP
 from creditdecoding.train.schedule import rate, save_state
 from creditdecoding.verifier.identity import hold
-from creditdecoding.verifier.model import Scorer, Verifier, feed_of, write
+from creditdecoding.verifier.model import Scorer, Verifier, feed_of, network, write
 from creditdecoding.verifier.packing import chains, pack, width
 from creditdecoding.verifier.steps import State
 from creditdecoding.verifier.store import Label, Labels
+from creditdecoding.verifier.surprise import surprise
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Fit:
         self.rows = chains(self.labels_of)
         self.shared = Counter(state for chain in self.rows for state in chain)
         self._orders: dict[int, list[int]] = {}
+        self._surprises: dict[State, Tensor] = {}
         self.steps = -(-config.epochs * len(self.rows) // config.fit_batch)
         self.scorer = Scorer.begin(lm, "math" if lm.device.type == "cpu" else "sdpa")
         self.optimizer = torch.optim.AdamW(self.scorer.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay)
@@ -184,8 +186,15 @@ class Fit:
         device = self.lm.device
         target = torch.tensor([self.labels_of[state].value for chain in rows for state in chain], device=device)
         with torch.autocast(device.type, torch.bfloat16):
-            odds = self.scorer(pack(rows, self.feed, STEP).to(device))
+            odds = self.scorer(pack(rows, self.feed, self._surprise(rows), STEP).to(device))
         return F.binary_cross_entropy_with_logits(odds, target, torch.tensor(weights, device=device), reduction="sum")
+
+    def _surprise(self, rows: Sequence[Sequence[State]]) -> list[Tensor]:
+        """The base model's surprise, which stays what it is: asked for once."""
+        new = [chain[-1] for chain in rows if chain[-1] not in self._surprises]
+        if new:
+            self._surprises.update(zip(new, surprise(network(self.lm), new, self.feed.mask_id)))
+        return [self._surprises[chain[-1]] for chain in rows]
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns what is logged of it."""
@@ -229,7 +238,7 @@ class Fit:
         aside = self.division.calibration
         if not aside:
             return 1.0, 0.0
-        verifier = Verifier(self.scorer, self.feed, self.config.fit_batch)
+        verifier = Verifier(network(self.lm), self.scorer, self.feed, self.config.fit_batch)
         with torch.autocast(self.lm.device.type, torch.bfloat16):
             odds = verifier.q([label.state for label in aside]).double().logit(eps=1e-6)
         scale, shift = platt(odds, torch.tensor([label.value for label in aside], dtype=torch.double))

@@ -33,8 +33,10 @@ from creditdecoding.models.weights import Rename, save, stream
 from creditdecoding.verifier.identity import Identity, hold
 from creditdecoding.verifier.packing import Feed, Packed, chains, pack, width
 from creditdecoding.verifier.steps import State
+from creditdecoding.verifier.surprise import length, surprise
 
 ABOUT, WEIGHTS = "verifier.json", "model.safetensors"
+MARKS = 2  # numbers that the network is shown of the surprise at a token
 Q = TypeVar("Q", float, Tensor, NDArray[np.float64])
 
 
@@ -61,6 +63,14 @@ def feed_of(lm: LM, masks: int = 0) -> Feed:
     return Feed(lm.words.mask_id, lm.words.stop_ids[-1], masks)
 
 
+def network(lm: LM) -> Transformer:
+    """The network of `lm`. Raises `OptionError` if it is none of this package, or quantised."""
+    if not isinstance(lm.model, Transformer) or any(not weight.is_floating_point() for weight in lm.model.parameters()):
+        hint = "Load a released checkpoint, without --quantize."
+        raise OptionError("a verifier wants the plain weights of a checkpoint", given=type(lm.model).__name__, hint=hint)
+    return lm.model
+
+
 class Scorer(nn.Module):
     """The transformer without its language-model head, and a number for one position of each row."""
 
@@ -68,52 +78,57 @@ class Scorer(nn.Module):
         super().__init__()
         self.trunk = Transformer(config, backend)
         self.trunk.head = None
-        self.value = nn.Linear(config.hidden_size, 1)
+        self.surprise = nn.Linear(MARKS, config.hidden_size, bias=False)
+        self.value = nn.Linear(config.hidden_size + MARKS, 1)
 
     @classmethod
     def begin(cls, lm: LM, backend: str = "sdpa") -> Scorer:
         """A float32 copy of the base model whose number is 0 everywhere. Raises `OptionError` if it is no network of this package."""
-        if not isinstance(lm.model, Transformer) or any(not weight.is_floating_point() for weight in lm.model.parameters()):
-            hint = "Load a released checkpoint, without --quantize."
-            raise OptionError("a verifier begins with the plain weights of a checkpoint", given=type(lm.model).__name__, hint=hint)
-        scorer = cls(lm.model.config, backend).to(lm.device)
-        scorer.trunk.load_state_dict({name: weight for name, weight in lm.model.state_dict().items() if not name.startswith("head.")})
+        base = network(lm)
+        scorer = cls(base.config, backend).to(lm.device)
+        scorer.trunk.load_state_dict({name: weight for name, weight in base.state_dict().items() if not name.startswith("head.")})
+        nn.init.normal_(scorer.surprise.weight, std=0.02, generator=torch.Generator(lm.device).manual_seed(0))
         nn.init.zeros_(scorer.value.weight)
         nn.init.zeros_(scorer.value.bias)
         return scorer
 
     def forward(self, packed: Packed) -> Float[Tensor, " states"]:
         """Log-odds of the packed states, row by row, in float32 whatever the trunk's type."""
-        hidden = self.trunk.trunk(packed.tokens, packed.allowed, packed.positions)[packed.read]
+        marks = torch.stack((packed.surprise.clamp(max=1), packed.surprise.log1p() / 3), dim=-1)
+        added = self.surprise(marks.to(self.surprise.weight.dtype))
+        hidden = self.trunk.trunk(packed.tokens, packed.allowed, packed.positions, added=added)[packed.read]
+        seen = packed.allowed[packed.read].float()[:, None] @ marks[packed.read[0]]  # sums over what each state has written
         with torch.autocast(packed.tokens.device.type, enabled=False):
-            found: Tensor = self.value(self.trunk.norm(hidden).float())[:, 0]
+            found: Tensor = self.value(torch.cat((self.trunk.norm(hidden).float(), seen[:, 0].float()), dim=-1))[:, 0]
         return found
 
 
 class Verifier:
-    """Predicts Q^pi of states. `sequences` and `positions` count what it has run: of one call, a row for each state that no other continues."""
+    """Predicts Q^pi of states. `sequences` and `positions` count what it has run: for each state of a call that no other of it continues,
+    a row of the base model, for its surprise, and one of its own.
+    """
 
-    def __init__(self, scorer: Scorer, feed: Feed, batch_size: int = 16, about: Mapping[str, Any] | None = None) -> None:
-        self.scorer, self.feed, self.batch_size = scorer.eval(), feed, batch_size
+    def __init__(self, base: Transformer, scorer: Scorer, feed: Feed, batch_size: int = 16, about: Mapping[str, Any] | None = None) -> None:
+        self.base, self.scorer, self.feed, self.batch_size = base, scorer.eval(), feed, batch_size
         self.about: Mapping[str, Any] = about if about is not None else {}
         self.sequences = self.positions = 0
 
     @classmethod
-    def load(cls, folder: Path, lm: LM, batch_size: int | None = None, compile: bool = False, any_model: bool = False) -> Verifier:
-        """Read a verifier to where `lm` is, in its type; `any_model`: one of another model with the same tokenizer serves as a prover.
+    def load(cls, folder: Path, lm: LM, batch_size: int | None = None, compile: bool = False) -> Verifier:
+        """Read a verifier of `lm` to where that is, in its type.
 
         Raises `CheckpointError` for files that are missing, broken or another thing's, `OptionError` for another model or tokenizer.
         """
-        about, config = _read(folder)
-        hold(Identity(**about["identity"]), lm, f"the verifier in {folder}", model=not any_model)
-        weight = next(lm.model.parameters(), None) if isinstance(lm.model, nn.Module) else None
+        about, config = read(folder)
+        hold(Identity(**about["identity"]), lm, f"the verifier in {folder}")
+        base = network(lm)
         with torch.device("meta"):
             scorer = Scorer(config)
-        stream(scorer, folder, _SameNames(), lm.device, torch.float32 if weight is None else weight.dtype)
+        stream(scorer, folder, _SameNames(), lm.device, base.norm.weight.dtype)
         scorer.value.float()
         if compile:
             scorer.trunk.compile_layers(dynamic=True)
-        return cls(scorer, feed_of(lm, about["settings"]["masks"]), batch_size or lm.batch_size, about)
+        return cls(base, scorer, feed_of(lm, about["settings"]["masks"]), batch_size or lm.batch_size, about)
 
     @torch.no_grad()
     def q(self, states: Sequence[State]) -> Float[Tensor, " n"]:
@@ -122,10 +137,12 @@ class Verifier:
         found: dict[State, Tensor] = {}
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
-            odds = self.scorer(pack(part, self.feed).to(self.scorer.value.weight.device))
+            ends = [chain[-1] for chain in part]
+            packed = pack(part, self.feed, surprise(self.base, ends, self.feed.mask_id))
+            odds = self.scorer(packed.to(self.scorer.value.weight.device))
             found.update(zip((state for chain in part for state in chain), odds.sigmoid().cpu()))
-            self.sequences += len(part)
-            self.positions += sum(width(chain, self.feed) for chain in part)
+            self.sequences += 2 * len(part)
+            self.positions += sum(width(chain, self.feed) + length(chain[-1]) for chain in part)
         values = torch.stack([found[state] for state in states]) if states else torch.zeros(0)
         if not values.isfinite().all():
             raise ModelError("the verifier gives no number for some states", hint="Check its weights, or load it in float32.")
@@ -162,7 +179,7 @@ def note(folder: Path, about: Mapping[str, Any]) -> None:
     os.replace(part, folder / ABOUT)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
+def read(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
     """`verifier.json` and the architecture in it. Raises `CheckpointError`."""
     hint = "Make one: credit pav train LABELS --out DIR."
     if not (folder / ABOUT).is_file():

@@ -33,17 +33,19 @@ class Feed:
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows [rows, length]: ids, their rotary positions, which keys each sees; `read` = (rows, columns) of the states, row by row."""
+    """Rows [rows, length]: ids, their rotary positions, surprise at them, which keys each sees; `read` = (rows, columns) of the states."""
 
     tokens: Tensor
     positions: Tensor
+    surprise: Tensor
     allowed: Tensor
     read: tuple[Tensor, Tensor]
 
     def to(self, device: torch.device) -> Packed:
         """The same where the network is."""
         row, column = (index.to(device) for index in self.read)
-        return Packed(self.tokens.to(device), self.positions.to(device), self.allowed.to(device), (row, column))
+        tokens, positions, surprise, allowed = (x.to(device) for x in (self.tokens, self.positions, self.surprise, self.allowed))
+        return Packed(tokens, positions, surprise, allowed, (row, column))
 
 
 def chains(states: Iterable[State]) -> list[tuple[State, ...]]:
@@ -62,12 +64,12 @@ def width(chain: Sequence[State], feed: Feed) -> int:
     return len(chain[-1].prompt) + len(chain[-1].written) + sum(len(feed.tail(state)) for state in chain)
 
 
-def pack(rows: Sequence[Sequence[State]], feed: Feed, multiple: int = 1) -> Packed:
-    """Lay out chains, as wide as the widest (a multiple of `multiple`)."""
+def pack(rows: Sequence[Sequence[State]], feed: Feed, surprise: Sequence[Tensor], multiple: int = 1) -> Packed:
+    """Lay out chains with the surprise at what their last states have written, as wide as the widest (a multiple of `multiple`)."""
     length = -(-max(width(chain, feed) for chain in rows) // multiple) * multiple
     tokens = torch.full((len(rows), length), feed.mask_id)
     positions, own = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length, dtype=torch.long)
-    step = torch.full((len(rows), length), BEHIND)
+    step, surprises = torch.full((len(rows), length), BEHIND), torch.zeros(len(rows), length)
     read: list[tuple[int, int]] = []
     for row, chain in enumerate(rows):
         ids, places, steps = _trunk_of(chain[-1])
@@ -81,10 +83,12 @@ def pack(rows: Sequence[Sequence[State]], feed: Feed, multiple: int = 1) -> Pack
             tails += [number] * len(tail)
         for into, values in ((tokens, ids), (positions, places), (step, steps), (own, tails)):
             into[row, : len(ids)] = torch.tensor(values)
+        start = len(chain[-1].prompt)
+        surprises[row, start : start + len(surprise[row])] = surprise[row]
     shared = (own[:, None, :] == 0) & (step[:, None, :] <= step[:, :, None])
     tail_of_query = (own[:, None, :] == own[:, :, None]) & (own[:, :, None] > 0)
     at = torch.tensor(read).T
-    return Packed(tokens, positions, shared | tail_of_query, (at[0], at[1]))
+    return Packed(tokens, positions, surprises, shared | tail_of_query, (at[0], at[1]))
 
 
 def _trunk_of(state: State) -> tuple[list[int], list[int], list[int]]:

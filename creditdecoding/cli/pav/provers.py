@@ -16,6 +16,7 @@ from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
 
 if TYPE_CHECKING:
+    from creditdecoding.lm import LM
     from creditdecoding.verifier.model import Verifier
     from creditdecoding.verifier.provers import Choice, Predict
     from creditdecoding.verifier.steps import State
@@ -51,7 +52,7 @@ def provers(
     lm = load_lm(model, engine)
     check(found, lm)
     base = Verifier.load(verifier, lm, compile=engine.compile)
-    others = {name: Verifier.load(folder, lm, compile=engine.compile, any_model=True) for name, folder in named.items()}
+    others = {name: _prover(folder, lm, engine) for name, folder in named.items()}
     chosen = unseen(base, found)
     seen = forks(chosen)
     children = sum(len(fork.children) for fork in seen)
@@ -83,6 +84,16 @@ def _named(given: Sequence[str]) -> Iterator[tuple[str, Path]]:
         if not name or not equals or not folder:
             raise OptionError("--prover wants a name and a folder", given=text, allowed="NAME=DIR", hint="For example --prover weak=runs/weak.")
         yield name, Path(folder)
+
+
+def _prover(folder: Path, lm: LM, engine: EngineConfig) -> Verifier:
+    """Another checkpoint's verifier, with that checkpoint; the tokenizer must be the same."""
+    from creditdecoding.verifier.identity import Identity, hold
+    from creditdecoding.verifier.model import Verifier, read
+
+    about, _ = read(folder)
+    hold(Identity(**about["identity"]), lm, f"the verifier in {folder}", model=False)
+    return Verifier.load(folder, load_lm(str(about["settings"].get("model", "pocket")), engine), compile=engine.compile)
 
 
 def _predicted(verifier: Verifier, states: Sequence[State], tick: Callable[[], None]) -> Iterator[float]:

@@ -48,10 +48,10 @@ def train(
     verifier = Verifier.load(out, lm, compile=engine.compile)
     held_out = run.division.held_out
     measures = measure(held_out, verifier.q([label.state for label in held_out]).tolist())
-    about = {**verifier.about, "measures": measures.to_json()}
+    about = {**verifier.about, "settings": {**verifier.about["settings"], "model": model}, "measures": measures.to_json()}
     note(out, about)
     if as_json:
-        print_json({"labels": str(labels), "model": model, "verifier": str(out), "seconds": round(run.seconds, 1), **about})
+        print_json({"labels": str(labels), "verifier": str(out), "seconds": round(run.seconds, 1), **about})
     else:
         _print(measures, about["settings"])
     typer.echo(f"wrote {out}", err=True)

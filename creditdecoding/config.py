@@ -297,7 +297,7 @@ class GenerationConfig:
 class FitConfig:
     """Options of a verifier's training."""
 
-    epochs: int = option(8, "Times that each answer is seen.", ge=1)
+    epochs: int = option(3, "Times that each answer is seen.", ge=1)
     fit_batch: int = option(16, "Answers an optimiser step, each with all its labelled prefixes.", ge=1)
     parts: int = option(2, "Parts a step is split into, by length.", ge=1)
     lr: float = option(1e-3, "Peak learning rate; warm-up over the first 5% of the steps, then cosine to 2%.", gt=0.0)

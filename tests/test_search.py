@@ -55,7 +55,7 @@ class Exact:
         self.answers = {tuple(lm.encode(item.prompt)): item.answer for item in ITEMS}
 
     def q(self, states: Sequence[State]) -> Tensor:
-        self.sequences += len(chains(states))
+        self.sequences += 2 * len(chains(states))
         texts = [(self.lm.words.decode(state.written), self.answers[state.prompt], state.done) for state in states]
         return torch.tensor([0.9 if (whole == text if done else whole.startswith(text)) else 0.1 for text, whole, done in texts])
 
@@ -117,7 +117,7 @@ def test_a_beam_of_one_is_sampling_step_by_step(lm: LM) -> None:
             ((_, drawn),) = sampler.draw([Ask(state, ".", next(seeds), 1)])
             state, cost = drawn.state, cost + drawn.cost
         assert one.choice.answer.state == state and one.spent.policy == cost
-        assert one.spent.verifier.sequences == len(one.choice.rounds)  # the prompt is read with the first step
+        assert one.spent.verifier.sequences == 2 * len(one.choice.rounds)  # the prompt is read with the first step
 
 
 def test_a_beam_that_goes_all_steps_at_once_samples_whole_answers(lm: LM) -> None:

@@ -186,9 +186,9 @@ def rated(judge: Judge, states: Sequence[State]) -> tuple[list[float], Cost, flo
 
 
 def _reading(states: Sequence[State]) -> Cost:
-    """What a verifier runs for states: a sequence for each that no other continues, which serves those that it continues too (packing.py)."""
+    """What a verifier runs for states: two sequences for each that no other continues, the base model's (surprise.py) and its own (packing.py)."""
     rows = [chain[-1] for chain in chains(states)]
-    return Cost(len(rows), len(rows), sum(len(state.prompt) + len(state.written) for state in rows))
+    return Cost(2 * len(rows), 2 * len(rows), sum(2 * len(state.prompt) + 3 * len(state.written) for state in rows))
 
 
 def _rate(live: Sequence[_Live], judge: Judge | None) -> None:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 def search(
     prompt: Prompt = None,
     model: Model = "pocket",
-    verifier: Annotated[Path | None, typer.Option(help="Folder of the verifier (credit pav train).", show_default=False)] = None,
+    verifier: Annotated[
+        Path | None, typer.Option(help="Folder of the verifier (credit pav train), or pocket, the embedded one.", show_default=False)
+    ] = None,
     file: PromptFile = None,
     raw: Raw = False,
     delimiter: Annotated[str, typer.Option(help="What ends a step of the answer to a prompt; \\\\n is a line's end.")] = ".",

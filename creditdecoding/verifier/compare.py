@@ -23,6 +23,7 @@ from creditdecoding.lm import LM
 from creditdecoding.tasks.base import Family, Item, Split, distinct_items
 from creditdecoding.verifier.baselines import PICKS, voter
 from creditdecoding.verifier.identity import identity
+from creditdecoding.verifier.model import located
 from creditdecoding.verifier.options import KNOBS, SearchConfig
 from creditdecoding.verifier.rounds import Found, Judge, Problem, rated
 from creditdecoding.verifier.sampler import Sampler
@@ -131,7 +132,7 @@ def manifest(plan: Plan, lm: LM) -> dict[str, Any]:
     return {
         "kind": "search",
         "model": dataclasses.asdict(identity(lm)),
-        **{name: folder and fingerprint(Path(folder)) for name, folder in (("verifier", plan.verifier), ("outcome", plan.outcome))},
+        **{name: folder and fingerprint(located(folder)) for name, folder in (("verifier", plan.verifier), ("outcome", plan.outcome))},
         "tasks": {family.name: dict(family.about) for family in plan.families},
         "items": {"split": plan.split, "limit": plan.limit, "texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest()},
         "generation": dataclasses.asdict(plan.generation),

@@ -36,6 +36,7 @@ from creditdecoding.verifier.steps import State
 from creditdecoding.verifier.surprise import length, surprise
 
 ABOUT, WEIGHTS = "verifier.json", "model.safetensors"
+EMBEDDED = {"pocket": Path(__file__).parent.parent / "assets" / "pocket-verifier"}
 MARKS = 2  # numbers that the network is shown of the surprise at a token
 Q = TypeVar("Q", float, Tensor, NDArray[np.float64])
 
@@ -114,11 +115,12 @@ class Verifier:
         self.sequences = self.positions = 0
 
     @classmethod
-    def load(cls, folder: Path, lm: LM, batch_size: int | None = None, compile: bool = False) -> Verifier:
-        """Read a verifier of `lm` to where that is, in its type.
+    def load(cls, folder: Path | str, lm: LM, batch_size: int | None = None, compile: bool = False) -> Verifier:
+        """Read a verifier of `lm` to where that is, in its type; "pocket" is the embedded one, of the embedded model.
 
         Raises `CheckpointError` for files that are missing, broken or another thing's, `OptionError` for another model or tokenizer.
         """
+        folder = located(folder)
         about, config = read(folder)
         hold(Identity(**about["identity"]), lm, f"the verifier in {folder}")
         base = network(lm)
@@ -147,6 +149,11 @@ class Verifier:
         if not values.isfinite().all():
             raise ModelError("the verifier gives no number for some states", hint="Check its weights, or load it in float32.")
         return values
+
+
+def located(name: Path | str) -> Path:
+    """The folder of a verifier: "pocket" is the embedded one."""
+    return EMBEDDED.get(str(name), Path(name))
 
 
 class _SameNames(dict[str, Any]):

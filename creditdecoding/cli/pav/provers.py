@@ -28,7 +28,7 @@ STATES = 256  # predicted between two ticks of the bar
 @with_options(engine=EngineConfig)
 def provers(
     labels: Store,
-    verifier: Annotated[Path, typer.Option(help="Folder of the base policy's verifier.")],
+    verifier: Annotated[Path, typer.Option(help="Folder of the base policy's verifier, or pocket, the embedded one.")],
     k: Annotated[str, typer.Option("--k", help="Best-of-K provers, comma-separated; 1 is the base policy itself.")] = "1,2,4,8,16,32",
     prover: Annotated[
         list[str] | None, typer.Option(help="NAME=DIR: the verifier of another checkpoint with the same tokenizer; may be given again.")

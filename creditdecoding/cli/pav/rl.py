@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @pav.command()
 @with_options(rl=RLConfig, generation=GenerationConfig, engine=EngineConfig)
 def rl(
-    verifier: Annotated[Path | None, typer.Option(help="Folder of the model's verifier (credit pav train).", show_default=False)] = None,
+    verifier: Annotated[
+        Path | None, typer.Option(help="Folder of the model's verifier (credit pav train), or pocket, the embedded one.", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run, or of the runs; what is found there goes on where it stopped.")] = Path("runs/rl"),
     tasks: Annotated[str, typer.Option(help="Families to learn on, comma-separated, or a file of your own questions.")] = "arithmetic,algebra",
     arms: Annotated[str | None, typer.Option(help="Run several arms, comma-separated, in place of --arm.", show_default=False)] = None,

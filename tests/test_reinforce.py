@@ -194,9 +194,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_what_cannot_be_learnt_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changes: list[str], said: str
 ) -> None:
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text('{"prompt": "Who?", "answer": "me"}\n')
-    changes = [str(questions) if each == "QUESTIONS" else each for each in changes]
+    questions = tmp_path / "mmlu.jsonl"
+    questions.write_text('{"question": "Who?", "subject": "people", "choices": ["I", "you", "she", "he"], "answer": 0}\n')
+    changes = [f"mmlu={questions}" if each == "QUESTIONS" else each for each in changes]
     monkeypatch.setattr(sys, "argv", ["credit", "pav", "rl", *FAST, "--out", str(tmp_path / "runs"), *changes])
     with pytest.raises(SystemExit) as end:
         main()

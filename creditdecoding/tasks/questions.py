@@ -2,7 +2,7 @@
 
 Right is an answer that, as a whole or in its last word on the matter (boxed, after the last "Answer:", else its last line), equals the
 reference without regard to case, white space, outer punctuation and thousands separators in a number. "answer" may be a list of texts that are
-all right. Leaves to others: reading files and placing errors in them (benchmarks/).
+all right. A step of an answer is a line. Leaves to others: reading files and placing errors in them (benchmarks/).
 """
 
 from __future__ import annotations
@@ -59,4 +59,5 @@ _QUESTIONS = base.Benchmark(
     {"plain": base.Template("{prompt}")},
     _questions,
     _judge,
+    delimiter="\n",
 )

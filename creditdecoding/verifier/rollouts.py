@@ -38,7 +38,7 @@ def problems_of(lm: LM, families: Sequence[Family], config: CollectConfig, gener
     if generation.temperature == 0 or generation.top_k == 1:
         hint = "Give a temperature above 0, such as --temperature 1, and no --top-k 1."
         raise OptionError(
-            "so all completions of a state are alike", given=f"temperature {generation.temperature}, top_k {generation.top_k}", hint=hint
+            "without noise all completions of a state are alike", given=f"temperature {generation.temperature}, top_k {generation.top_k}", hint=hint
         )
     marks = [_delimiter(family, config) for family in families]
     found = []

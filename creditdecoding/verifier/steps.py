@@ -47,7 +47,7 @@ class State:
 def delimiter(family: Family) -> str:
     """What ends a step of this task's answers. Raises `OptionError` where the task declares nothing."""
     if not family.delimiter:
-        hint = 'Declare one: Family(delimiter=...), or a "delimiter" in the file of questions.'
+        hint = "Say it with --delimiter (credit pav collect), in Family(delimiter=...), or choose a task that is worked out in steps."
         raise OptionError("this task does not say what ends a step of its answers", given=family.name, hint=hint)
     return family.delimiter
 

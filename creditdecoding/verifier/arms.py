@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.eval.statistics import Interval
+from creditdecoding.verifier.options import ARMS
 from creditdecoding.verifier.reinforce import records
-from creditdecoding.verifier.rewards import ARMS
 
 Numbers = NDArray[np.float64]
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)

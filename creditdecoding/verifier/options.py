@@ -1,6 +1,6 @@
-"""Options of a search and of a comparison of searches; light, so that the command line can be read without loading a model's code.
+"""Options of searches, of comparisons of them and of policy gradients; light, so that the command line can be read without a model's code.
 
-Leaves to others: what the methods do (search.py).
+Leaves to others: what the methods do (search.py), what arms pay and what counts as drawn (rewards.py, policy.py).
 """
 
 from __future__ import annotations
@@ -65,3 +65,36 @@ class Comparison:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+ARMS = ("outcome", "q", "effective", "telescoped")
+BASELINES = ("value", "others", "none")
+TOKENS = ("written", "drawn", "event")
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """Options of a run."""
+
+    arm: str = option("effective", "What a step is rewarded with.", choices=ARMS)
+    alpha: float = option(3.0, "Weight of the prover's advantage in the effective reward.", ge=0.0, le=1000.0)
+    k: float = option(4.0, "The prover is best-of-K of the verifier's Q.", ge=1.0, le=1000.0)
+    baseline: str = option("value", "What is taken off: the verifier's Q of the state before, the other samples' mean, nothing.", choices=BASELINES)
+    normalise: bool = option(True, "Give an iteration's weights the mean 0 and the spread 1.")
+    tokens: str = option(
+        "drawn", "What a step's log-probability is of: its written tokens, all draws at its positions, or what was seen of them.", choices=TOKENS
+    )
+    iterations: int = option(100, "Steps of the optimiser.", ge=1)
+    problems: int = option(16, "Problems an iteration.", ge=1)
+    samples: int = option(2, "Answers drawn of each problem.", ge=1)
+    lr: float = option(3e-5, "Learning rate of Adam.", gt=0.0, le=1.0)
+    kl: float = option(0.001, "Weight of the divergence from the first policy.", ge=0.0)
+    clip: float = option(1.0, "Largest norm of a gradient.", gt=0.0)
+    eval_every: int = option(10, "Iterations between measurements on held-out problems.", ge=1)
+    eval_limit: int = option(100, "Held-out problems a family, one answer each.", ge=1)
+    save_every: int = option(5, "Iterations between saved states.", ge=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.baseline == "others" and self.samples < 2:
+            raise OptionError("a problem's other samples need two samples or more", given=self.samples, hint="Raise --samples.")

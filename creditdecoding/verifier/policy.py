@@ -4,7 +4,7 @@ A step's log-probability is the sum over its tokens of log p(token | canvas befo
 from: the softmax of the logits over the temperature, ids that must not be written left out. The end token belongs to the last step
 (one of its own where the one before was over: see `with_end`); what lies behind it, or behind the steps that are kept, counts for nothing.
 
-A rule looks at what was drawn at every masked position of its block before it decides what to keep. So there are three sums, `TOKENS`:
+A rule looks at what was drawn at every masked position of its block before it decides what to keep. So there are three sums (`TOKENS` of options.py):
     written   over tokens at the pass that wrote them. Its gradient is the score function of the answer where every draw is kept (one
               position a pass); else it also holds how sharp the model is where it wrote, whose expectation is not 0
     drawn     over all draws, discarded ones too, a position's in the step in which it lies (behind the end: the last one). Its gradient
@@ -37,8 +37,6 @@ from creditdecoding.lm import LM
 from creditdecoding.trace import StepEvent
 from creditdecoding.verifier.sampler import Drawn
 from creditdecoding.verifier.steps import State, grown
-
-TOKENS = ("written", "drawn", "event")
 
 EVENTS = ("threshold", "fixed")
 """Rules that keep a draw for the confidence of its token alone."""
@@ -88,7 +86,7 @@ def with_end(state: State, delimiter: str, decode: Callable[[Sequence[int]], str
 
 
 def passes(lm: LM, answers: Sequence[Drawn], tokens: str = "written") -> list[Pass]:
-    """The passes of the answers, with what counts (one of `TOKENS`). Raises `OptionError` for traces that `likelihood.rescore` refuses."""
+    """The passes of the answers, with what counts (one of `options.TOKENS`). Raises `OptionError` for traces that `likelihood.rescore` refuses."""
     found = []
     for place, drawn in enumerate(answers):
         for query, step in zip(replay(lm, drawn.trace), drawn.trace.steps):

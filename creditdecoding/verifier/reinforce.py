@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from creditdecoding.config import GenerationConfig, check_fields, option
+from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import load, settings
 from creditdecoding.errors import OptionError
 from creditdecoding.eval.journal import hold
@@ -36,8 +36,9 @@ from creditdecoding.tasks.base import Family, Item, distinct_items
 from creditdecoding.train.rows import draw
 from creditdecoding.verifier.identity import identity
 from creditdecoding.verifier.learner import export, learner, refuse_unwritable, renew
-from creditdecoding.verifier.policy import TOKENS, Pass, batches, chosen, distributions, divergence, passes, refuse_unscored, with_end
-from creditdecoding.verifier.rewards import ARMS, BASELINES, baseline, needs_values, rewards
+from creditdecoding.verifier.options import RLConfig
+from creditdecoding.verifier.policy import Pass, batches, chosen, distributions, divergence, passes, refuse_unscored, with_end
+from creditdecoding.verifier.rewards import baseline, needs_values, rewards
 from creditdecoding.verifier.sampler import Ask, Drawn, Sampler
 from creditdecoding.verifier.steps import State, delimiter
 
@@ -51,34 +52,6 @@ class Judge(Protocol):
     def q(self, states: Sequence[State]) -> Float[Tensor, " n"]:
         """Q^pi of each state."""
         ...
-
-
-@dataclass(frozen=True)
-class RLConfig:
-    """Options of a run."""
-
-    arm: str = option("effective", "What a step is rewarded with.", choices=ARMS)
-    alpha: float = option(3.0, "Weight of the prover's advantage in the effective reward.", ge=0.0, le=1000.0)
-    k: float = option(4.0, "The prover is best-of-K of the verifier's Q.", ge=1.0, le=1000.0)
-    baseline: str = option("value", "What is taken off: the verifier's Q of the state before, the other samples' mean, nothing.", choices=BASELINES)
-    normalise: bool = option(True, "Give an iteration's weights the mean 0 and the spread 1.")
-    tokens: str = option(
-        "drawn", "What a step's log-probability is of: its written tokens, all draws at its positions, or what was seen of them.", choices=TOKENS
-    )
-    iterations: int = option(100, "Steps of the optimiser.", ge=1)
-    problems: int = option(16, "Problems an iteration.", ge=1)
-    samples: int = option(2, "Answers drawn of each problem.", ge=1)
-    lr: float = option(3e-5, "Learning rate of Adam.", gt=0.0, le=1.0)
-    kl: float = option(0.001, "Weight of the divergence from the first policy.", ge=0.0)
-    clip: float = option(1.0, "Largest norm of a gradient.", gt=0.0)
-    eval_every: int = option(10, "Iterations between measurements on held-out problems.", ge=1)
-    eval_limit: int = option(100, "Held-out problems a family, one answer each.", ge=1)
-    save_every: int = option(5, "Iterations between saved states.", ge=1)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.baseline == "others" and self.samples < 2:
-            raise OptionError("a problem's other samples need two samples or more", given=self.samples, hint="Raise --samples.")
 
 
 FREE = ("iterations", "save_every", "eval_every")

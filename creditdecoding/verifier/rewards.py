@@ -17,9 +17,6 @@ from torch import Tensor
 
 from creditdecoding.verifier.model import advantage
 
-ARMS = ("outcome", "q", "effective", "telescoped")
-BASELINES = ("value", "others", "none")
-
 
 def rewards(arm: str, q: Float[Tensor, " states"], alpha: float, k: float) -> Float[Tensor, " steps"]:
     """What each step is rewarded with; `q` [H + 1] are Q^pi of the states of an answer, the last one its verdict."""

@@ -15,7 +15,7 @@ from creditdecoding.cli.pav import pav
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
-from creditdecoding.verifier.reinforce import RLConfig
+from creditdecoding.verifier.options import RLConfig
 
 if TYPE_CHECKING:
     from creditdecoding.tasks.base import Family

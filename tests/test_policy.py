@@ -18,8 +18,9 @@ from creditdecoding.lm import LM
 from creditdecoding.tasks import families
 from creditdecoding.tasks.base import distinct_items
 from creditdecoding.verifier.learner import learner
-from creditdecoding.verifier.policy import TOKENS, chosen, distributions, divergence, passes, refuse_unscored, step_logprobs
-from creditdecoding.verifier.rewards import BASELINES, baseline, rewards
+from creditdecoding.verifier.options import BASELINES, TOKENS
+from creditdecoding.verifier.policy import chosen, distributions, divergence, passes, refuse_unscored, step_logprobs
+from creditdecoding.verifier.rewards import baseline, rewards
 from creditdecoding.verifier.sampler import Ask, Drawn, Sampler
 from creditdecoding.verifier.steps import State
 from tests.tiny_policy import CONFIG, IDS, PROMPT, TEMPERATURE, Tiny, every_answer, every_draw, tiny_lm

@@ -26,9 +26,9 @@ from creditdecoding.tasks import families
 from creditdecoding.tasks.base import Family, Item
 from creditdecoding.verifier.arms import Curve, cells, reached, saving, smooth, student, summary
 from creditdecoding.verifier.model import best_of
-from creditdecoding.verifier.options import RLConfig
+from creditdecoding.verifier.options import BASELINES, RLConfig
 from creditdecoding.verifier.reinforce import Run, records
-from creditdecoding.verifier.rewards import BASELINES, baseline, rewards
+from creditdecoding.verifier.rewards import baseline, rewards
 from creditdecoding.verifier.steps import State
 from tests.tiny_policy import CONFIG, IDS, Tiny, tiny_lm
 

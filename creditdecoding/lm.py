@@ -127,15 +127,19 @@ class LM:
     def trace_of(self, row: Row) -> Trace:
         """An empty trace for a row, its settings filled in."""
         config = {f.name: getattr(row.config, f.name) for f in dataclasses.fields(row.config) if f.name not in ("decoder", "stop")}
-        more = {"begun": row.begun} if row.begun else {}
+        begun = row.begun
+        more = {"begun": begun} if begun else {}
         known = {"decoder": settings(row.decoder), **config, "stop": list(row.config.stop), **more}
         return Trace(tuple(row.canvas[: row.answer].tolist()), settings=known)
 
     def completion(self, row: Row, trace: Trace) -> Completion:
         """Text of a finished trace, cut before the first stop string."""
         assert trace.finish is not None
-        text = self.tokenizer.decode(trace.tokens)
-        return Completion(cut(text, row.config.stop), trace.finish.reason, trace)
+        return Completion(self.text(trace.tokens, row.config), trace.finish.reason, trace)
+
+    def text(self, ids: Sequence[int], config: GenerationConfig) -> str:
+        """Text of an answer's ids, cut before the first stop string."""
+        return cut(self.tokenizer.decode(ids), config.stop)
 
     @overload
     def generate(self, prompt: str, config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Completion: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -22,7 +23,7 @@ from creditdecoding.lm import LM
 from creditdecoding.tasks import families
 from creditdecoding.tasks.base import Family, distinct_items
 from creditdecoding.verifier.baselines import Sample, certainty, certainty_mean, majority, voter, weighted
-from creditdecoding.verifier.compare import Plan, run
+from creditdecoding.verifier.compare import Plan, line_of, run
 from creditdecoding.verifier.frontier import Line, against, at_equal_accuracy, at_equal_compute, chosen, summarise
 from creditdecoding.verifier.identity import identity
 from creditdecoding.verifier.model import Scorer, write
@@ -44,7 +45,7 @@ def lm() -> LM:
 
 
 def problems(lm: LM, seed: int = 0) -> list[Problem]:
-    return [Problem(tuple(lm.encode(item.prompt)), FAMILY.delimiter, seed, voter(FAMILY, lm)) for item in ITEMS]
+    return [Problem(tuple(lm.encode(item.prompt)), FAMILY.delimiter, seed, voter(FAMILY, lm, GenerationConfig())) for item in ITEMS]
 
 
 class Exact:
@@ -178,7 +179,7 @@ def test_votes() -> None:
 
 
 def test_votes_count_answers_not_texts(lm: LM) -> None:
-    vote = voter(FAMILY, lm)
+    vote = voter(FAMILY, lm, GenerationConfig())
     assert vote(lm.tokenizer.encode("So. Answer: 12")) == vote(lm.tokenizer.encode("Thus 3*4=12. Answer: 12.")) == "12"
     assert vote(lm.tokenizer.encode("It is  12.")) == vote(lm.tokenizer.encode("it is 12")) != "12"
 
@@ -408,3 +409,21 @@ def test_the_commands_search_and_compare(verifier: Path, tmp_path: Path, monkeyp
     told = said(f"compare --search --tasks arithmetic --limit 2 --verifier {verifier} --n 1,2 --seeds 1 --methods redraft --out {out} {hot}")
     assert "redraft" in told and json.loads((out / "report.json").read_text(encoding="utf-8"))["problems"] == 2
     assert (out / "search.png").is_file() and len((out / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+
+
+def test_a_stop_string_ends_what_is_judged_voted_for_and_shown(lm: LM) -> None:
+    config = dataclasses.replace(HOT, stop=("Answer",))
+    sampler = Sampler(lm, config, share=True)
+    ((_, found),) = search(SearchConfig("majority", n=2), problems(lm, 3)[:1], sampler)
+    text, heard = sampler.text(found.choice.answer.state), []
+    line = line_of(found, lambda given: bool(heard.append(given)), sampler)
+    assert "Answer" not in text and line["text"] == text and heard == [text]
+    assert voter(FAMILY, lm, config)(found.choice.answer.state.written) == voter(FAMILY, lm, HOT)(lm.tokenizer.encode(text))
+
+
+@pytest.mark.parametrize("flag", [["--delimiter", ";"], ["--raw"]])
+def test_what_is_of_a_prompt_is_refused_beside_tasks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: list[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["credit", "search", "--tasks", "arithmetic", *flag])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and "of a prompt" in capsys.readouterr().err

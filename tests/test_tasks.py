@@ -23,7 +23,7 @@ import torch
 
 from creditdecoding.config import TrainConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.tasks import chain, families
+from creditdecoding.tasks import MADE, families
 from creditdecoding.tasks.base import SPLITS, Family, Item, distinct_items, final_answer, items, same_answer
 from creditdecoding.tasks.pocket import FAMILIES, program, words
 from creditdecoding.tasks.pocket.facts import COUNTRIES
@@ -34,7 +34,6 @@ from creditdecoding.train.vocabulary import task_tokenizer
 
 torch.set_num_threads(1)
 
-MADE = {**FAMILIES, "chain": chain.FAMILY}
 each_family = pytest.mark.parametrize("family", list(MADE.values()), ids=list(MADE))
 PACKAGE = Path(sys.modules["creditdecoding"].__file__ or "").parent
 

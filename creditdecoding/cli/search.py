@@ -60,6 +60,8 @@ def search(
         raise OptionError("a prompt and --tasks exclude each other", given=tasks, hint="Give one of the two.")
     if tasks is None and (limit, split) != (50, "test"):
         raise OptionError("--limit and --split are of --tasks", hint="Leave them out.")
+    if tasks is not None and (delimiter, raw) != (".", False):
+        raise OptionError("--delimiter and --raw are of a prompt", given=tasks, hint="Leave them out: a task says what ends its steps.")
     lm = load_lm(model, engine)
     judge = _verifier(verifier, lm, engine)
     sampler = Sampler(lm, generation, memory=memory, share=True)
@@ -68,7 +70,7 @@ def search(
         print_json(found) if as_json else _print_accuracy(found)
     else:
         one = _one(lm, sampler, judge, search, asked, raw, delimiter)
-        shown = {"method": dataclasses.asdict(search), **_record(one, lm)}
+        shown = {"method": dataclasses.asdict(search), **_record(one, sampler)}
         print_json(shown) if as_json else _print_one(shown)
 
 
@@ -116,17 +118,18 @@ def _one(lm: LM, sampler: Any, judge: Any, config: SearchConfig, prompt: str, ra
     from creditdecoding.verifier.baselines import voter
     from creditdecoding.verifier.rounds import Problem
     from creditdecoding.verifier.search import search as find
+    from creditdecoding.verifier.steps import spelled
 
-    mark = delimiter.replace("\\n", "\n")
-    if not mark:
-        raise OptionError("nothing ends a step", given=delimiter, hint='Give a --delimiter, such as "." or "\\n".')
-    problem = Problem(tuple(lm.encode(prompt, raw)), mark, sampler.generation.seed, voter(None, lm))
+    mark, generation = spelled(delimiter), sampler.generation
+    problem = Problem(tuple(lm.encode(prompt, raw)), mark, generation.seed, voter(None, lm, generation))
     ((_, found),) = find(config, [problem], sampler, judge)
     return found
 
 
-def _record(found: Found, lm: LM) -> dict[str, Any]:
+def _record(found: Found, sampler: Any) -> dict[str, Any]:
     """A search as JSON-ready data."""
+
+    lm = sampler.lm
 
     def told(each: Candidate) -> dict[str, Any]:
         step = lm.words.decode(each.state.written[each.state.prefix(each.state.depth - 1).ends[-1] if each.state.depth > 1 else 0 :])
@@ -135,7 +138,7 @@ def _record(found: Found, lm: LM) -> dict[str, Any]:
 
     answer, spent = found.choice.answer, found.spent
     return {
-        "text": lm.words.decode(answer.state.written),
+        "text": sampler.text(answer.state),
         "q": answer.q,
         "logprob": answer.logprob,
         "finish_reason": answer.state.reason,
@@ -156,12 +159,12 @@ def _accuracy(lm: LM, sampler: Any, judge: Any, config: SearchConfig, tasks: str
 
     found = {family.name: family for family in families(tasks)}
     items = chosen([*found.values()], split_named(split), limit)
-    problems = posed([*found.values()], items, lm, sampler.generation.seed)
+    problems = posed([*found.values()], items, lm, sampler.generation, sampler.generation.seed)
     places, lines = [*problems], []
     with progress(len(problems), "problems") as tick:
         for at, one in find(config, [*problems.values()], sampler, judge):
             place = places[at]
-            lines.append({"family": place[0], "item": place[1], **line_of(one, judged(found[place[0]], items[place]), lm)})
+            lines.append({"family": place[0], "item": place[1], **line_of(one, judged(found[place[0]], items[place]), sampler)})
             tick()
     return {"method": dataclasses.asdict(config), **accuracy(lines, [*found])}
 

@@ -11,6 +11,9 @@ from creditdecoding.tasks import benchmarks, chain, questions
 from creditdecoding.tasks.base import Family
 from creditdecoding.tasks.pocket import FAMILIES
 
+MADE = {**FAMILIES, chain.FAMILY.name: chain.FAMILY}
+"""Every family whose items are made, by name."""
+
 
 def families(names: str) -> list[Family]:
     """The families that a comma-separated text names, without repeats. Raises `OptionError`."""
@@ -18,15 +21,13 @@ def families(names: str) -> list[Family]:
     for name in (part.strip() for part in names.split(",")):
         if name == "pocket":
             found |= FAMILIES
-        elif name in FAMILIES:
-            found[name] = FAMILIES[name]
-        elif name == chain.FAMILY.name:
-            found[name] = chain.FAMILY
+        elif name in MADE:
+            found[name] = MADE[name]
         elif benchmarks.is_named(name):
             loaded = benchmarks.load(name)
             found[loaded.name] = loaded
         elif questions.is_file(name):
             found[name] = questions.load(name)
         else:
-            raise unknown_name("task", name.partition("=")[0], ["pocket", *FAMILIES, chain.FAMILY.name, *benchmarks.NAMES])
+            raise unknown_name("task", name.partition("=")[0], ["pocket", *MADE, *benchmarks.NAMES])
     return list(found.values())

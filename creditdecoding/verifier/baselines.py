@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from creditdecoding.config import GenerationConfig
 from creditdecoding.lm import LM
 from creditdecoding.tasks.base import Family, final_answer
 from creditdecoding.tasks.questions import normal
@@ -104,12 +105,12 @@ def sample_of(candidate: Candidate, problem: Problem) -> Sample:
     return Sample(vote, candidate.logprob, candidate.tokens, candidate.q or 0.0)
 
 
-def voter(family: Family | None, lm: LM) -> Callable[[Sequence[int]], str]:
+def voter(family: Family | None, lm: LM, generation: GenerationConfig) -> Callable[[Sequence[int]], str]:
     """What ids of an answer vote for: what the family says the answer is, else what follows the last "Answer:", else the whole text."""
     read = family.answer if family is not None and family.answer is not None else final_answer
 
     def vote(ids: Sequence[int]) -> str:
-        text = lm.words.decode(ids)
+        text = lm.text(ids, generation)
         found = read(text)
         return normal(text) if found is None else found
 

@@ -103,9 +103,9 @@ def chosen(families: Sequence[Family], split: Split, limit: int) -> dict[Place, 
     return found
 
 
-def posed(families: Sequence[Family], items: Mapping[Place, Item], lm: LM, seed: int) -> dict[Place, Problem]:
+def posed(families: Sequence[Family], items: Mapping[Place, Item], lm: LM, generation: GenerationConfig, seed: int) -> dict[Place, Problem]:
     """Items as problems, those of like length one after the other. Raises `OptionError` where a family does not say what ends a step."""
-    known = {family.name: (delimiter(family), voter(family, lm)) for family in families}
+    known = {family.name: (delimiter(family), voter(family, lm, generation)) for family in families}
     found = {place: Problem(tuple(lm.encode(item.prompt)), known[place[0]][0], seed, known[place[0]][1]) for place, item in items.items()}
     return dict(sorted(found.items(), key=lambda one: len(one[1].prompt)))
 
@@ -154,7 +154,7 @@ def run(
     `on_start` is told how many lines there are already and in all, and gives a function to call at each further one.
     """
     sampler = Sampler(lm, plan.generation, share=True)
-    problems = {seed: posed(plan.families, plan.items, lm, plan.generation.seed + seed) for seed in range(plan.seeds)}
+    problems = {seed: posed(plan.families, plan.items, lm, plan.generation, plan.generation.seed + seed) for seed in range(plan.seeds)}
     for spec, n, seed in plan.cells:
         check(_config(spec, n), [*problems[seed].values()], sampler)
     with journal.hold(folder, manifest(plan, lm), "cells"):
@@ -163,7 +163,7 @@ def run(
         with journal.appender(folder, 0) as append:
             for spec, n, seed in plan.cells:
                 todo = {place: problem for place, problem in problems[seed].items() if (spec, n, seed, *place) not in found}
-                for line in _lines(plan, spec, n, todo, lm, sampler, judge, outcome):
+                for line in _lines(plan, spec, n, todo, sampler, judge, outcome):
                     append({**dict(zip(KEY, (spec, n, seed))), **line})
                     tick()
         found = journal.read(folder, KEY)
@@ -176,14 +176,14 @@ def _config(spec: str, n: int) -> SearchConfig:
 
 
 def _lines(
-    plan: Plan, spec: str, n: int, todo: Mapping[Place, Problem], lm: LM, sampler: Sampler, judge: Judge, outcome: Judge | None
+    plan: Plan, spec: str, n: int, todo: Mapping[Place, Problem], sampler: Sampler, judge: Judge, outcome: Judge | None
 ) -> Iterator[dict[str, Any]]:
     """The lines of a cell as its problems end."""
     places, families = [*todo], {family.name: family for family in plan.families}
     for at, found in search(_config(spec, n), [*todo.values()], sampler, judge):
         place = places[at]
         verdict = judged(families[place[0]], plan.items[place])
-        made = _pool(found, todo[place], verdict, lm, judge, outcome) if spec == POOL else line_of(found, verdict, lm)
+        made = _pool(found, todo[place], verdict, sampler, judge, outcome) if spec == POOL else line_of(found, verdict, sampler)
         yield {"family": place[0], "item": place[1], **made}
 
 
@@ -192,9 +192,9 @@ def judged(family: Family, item: Item) -> Callable[[str], bool]:
     return lambda text: family.score(text, item)
 
 
-def line_of(found: Found, right: Callable[[str], bool], lm: LM) -> dict[str, Any]:
+def line_of(found: Found, right: Callable[[str], bool], sampler: Sampler) -> dict[str, Any]:
     """A search's answer, whether it is right, and what it cost."""
-    text = lm.words.decode(found.choice.answer.state.written)
+    text = sampler.text(found.choice.answer.state)
     return {"text": text, "right": right(text), "q": found.choice.answer.q, **_spent(found)}
 
 
@@ -209,21 +209,21 @@ def _spent(found: Found) -> dict[str, Any]:
     }
 
 
-def _pool(found: Found, problem: Problem, right: Callable[[str], bool], lm: LM, judge: Judge, outcome: Judge | None) -> dict[str, Any]:
+def _pool(found: Found, problem: Problem, right: Callable[[str], bool], sampler: Sampler, judge: Judge, outcome: Judge | None) -> dict[str, Any]:
     """A pool as columns: of equal `passes` one is run, of answers that are the `same` (the place of the first one) a verifier reads one."""
     assert problem.vote is not None
     drawn = found.choice.finished
     ids = [one.state for one in drawn]
     first = {state: place for place, state in reversed([*enumerate(ids)])}
     once = [*dict.fromkeys(ids)]
-    texts = {state: lm.words.decode(state.written) for state in once}
+    texts = {state: sampler.text(state) for state in once}
     verdicts, votes = {state: right(texts[state]) for state in once}, {state: problem.vote(state.written) for state in once}
     qs: dict[str, list[float] | None] = {"verifier": None, "outcome": None}
     passes: dict[int, int] = {}
     seconds = 0.0
     for name, who in (("verifier", judge), ("outcome", outcome)):
         if who is not None:
-            values, _, seconds = rated(who, once)
+            values, seconds = rated(who, once)
             each = dict(zip(once, values))
             qs[name] = [round(each[state], 6) for state in ids]
     return {

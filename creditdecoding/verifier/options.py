@@ -53,7 +53,7 @@ class SearchConfig:
 class Comparison:
     """Options of a comparison of searches, beside tasks and limit."""
 
-    verifier: str = option("", "With --search: folder of the verifier that leads searches.")
+    verifier: str = option("", "With --search: folder of the verifier that leads searches, or pocket, the embedded one.")
     outcome: str = option("", "With --search: folder of a verifier of complete answers for best_of_n and weighted; by default --verifier.")
     methods: str = option(
         "beam beam_q redraft best_of_n majority weighted certainty certainty_mean",

@@ -13,7 +13,6 @@ had not been; the checkpoint. Leaves to others: log-probabilities (policy.py), s
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -31,9 +30,9 @@ from creditdecoding.errors import OptionError
 from creditdecoding.eval.journal import hold
 from creditdecoding.eval.journal import replace as write_whole
 from creditdecoding.lm import LM
-from creditdecoding.reading import cut
 from creditdecoding.tasks.base import Family, Item, distinct_items
 from creditdecoding.train.rows import draw
+from creditdecoding.train.schedule import save_state
 from creditdecoding.verifier.identity import identity
 from creditdecoding.verifier.learner import export, learner, refuse_unwritable, renew
 from creditdecoding.verifier.options import RLConfig
@@ -160,7 +159,7 @@ class Run:
         found: dict[int, Judged] = {}
         for place, drawn in sampler.draw(asks):
             state = with_end(drawn.state, self.marks[items[place].family], self.lm.words.decode)
-            text = cut(self.lm.words.decode(drawn.state.written), self.generation.stop)
+            text = self.lm.text(drawn.state.written, self.generation)
             found[place] = Judged(items[place], replace(drawn, state=state), score[items[place].family](text, items[place]))
         return [found[place] for place in range(len(items))]
 
@@ -218,9 +217,7 @@ class Run:
         """Write the state; a kill at any moment leaves the old or the new file, never half of one."""
         counts = {name: getattr(self, name) for name in COUNTS}
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **counts}
-        part = self.folder / "state.part"
-        torch.save(state, part)
-        os.replace(part, self.folder / STATE)
+        save_state(self.folder / STATE, state)
 
     def _resume(self) -> None:
         """Take up the saved state, if there is one."""

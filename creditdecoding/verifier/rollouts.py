@@ -21,12 +21,11 @@ from creditdecoding.config import CollectConfig, EngineConfig, GenerationConfig
 from creditdecoding.decoders import settings
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
-from creditdecoding.reading import cut
 from creditdecoding.tasks.base import Family, Item, distinct_items
 from creditdecoding.verifier.identity import identity
 from creditdecoding.verifier.plan import Plan, Problem, plan
 from creditdecoding.verifier.sampler import Ask, Cost, Drawn, Sampler
-from creditdecoding.verifier.steps import State, delimiter
+from creditdecoding.verifier.steps import State, delimiter, spelled
 from creditdecoding.verifier.store import Bill, Header, Key, Label, Store
 
 SETTLED = ("dtype", "quantize", "causal_block")
@@ -55,10 +54,7 @@ def problems_of(lm: LM, families: Sequence[Family], config: CollectConfig, gener
 def _delimiter(family: Family, config: CollectConfig) -> str:
     if config.delimiter is None:
         return delimiter(family)
-    mark = config.delimiter.replace("\\n", "\n")
-    if not mark:
-        raise OptionError("the delimiter is empty", hint="Give what ends a step, such as . or \\n.")
-    return mark
+    return spelled(config.delimiter)
 
 
 def _judge(lm: LM, family: Family, item: Item, generation: GenerationConfig) -> Callable[[tuple[int, ...]], bool]:
@@ -66,7 +62,7 @@ def _judge(lm: LM, family: Family, item: Item, generation: GenerationConfig) -> 
 
     def right(written: tuple[int, ...]) -> bool:
         if written not in known:
-            known[written] = family.score(cut(lm.tokenizer.decode(written), generation.stop), item)
+            known[written] = family.score(lm.text(written, generation), item)
         return known[written]
 
     return right

@@ -177,12 +177,11 @@ def run(searches: Iterable[Search], sampler: Sampler, judge: Judge | None, at_on
             _draw(drawing, sampler)
 
 
-def rated(judge: Judge, states: Sequence[State]) -> tuple[list[float], Cost, float]:
-    """Q^pi of states, what that cost, and the seconds it took."""
+def rated(judge: Judge, states: Sequence[State]) -> tuple[list[float], float]:
+    """Q^pi of states, and the seconds it took."""
     began = time.perf_counter()
     found: list[float] = judge.q(states).tolist()
-    seconds = time.perf_counter() - began
-    return found, _reading(states), seconds
+    return found, time.perf_counter() - began
 
 
 def _reading(states: Sequence[State]) -> Cost:
@@ -194,11 +193,11 @@ def _reading(states: Sequence[State]) -> Cost:
 def _rate(live: Sequence[_Live], judge: Judge | None) -> None:
     assert judge is not None, "a search that asks a verifier is not begun without one"
     wishes = [each.wish.states for each in live if isinstance(each.wish, Ratings)]
-    values, whole, seconds = rated(judge, [state for states in wishes for state in states])
-    reply = iter(values)
-    for each, states in zip(live, wishes):
-        cost = _reading(states)
-        each.spent += Spent(verifier=cost, verifier_seconds=seconds * cost.sequences / whole.sequences)
+    values, seconds = rated(judge, [state for states in wishes for state in states])
+    reply, costs = iter(values), [_reading(states) for states in wishes]
+    whole = sum(cost.sequences for cost in costs)
+    for each, states, cost in zip(live, wishes, costs):
+        each.spent += Spent(verifier=cost, verifier_seconds=seconds * cost.sequences / whole)
         each.send([next(reply) for _ in states])
 
 

@@ -73,7 +73,6 @@ class Sampler:
         rule, own = load(generation.decoder)
         self._config = dataclasses.replace(generation, decoder=rule, block_length=generation.block_length or own)
         self.batch_size = batch_size or lm.batch_size
-        self.forwards = 0
         self._under_way: dict[int, _Draw] = {}
         config, serve = EngineConfig(batch_size=self.batch_size), ServeConfig(max_waiting=self.batch_size, memory=memory)
         self._engine = Engine(lm.model, lm.words, lm.device, config, serve, share=share)
@@ -84,6 +83,10 @@ class Sampler:
             raise OptionError("a complete answer cannot be continued", given=ask.state.reason, hint="Ask for states whose answer is not done.")
         config = dataclasses.replace(self._config, seed=ask.seed)
         return self.lm.row(ask.state.prompt, config, begun=ask.state.written)
+
+    def text(self, state: State) -> str:
+        """What a state's answer says, cut before the first stop string."""
+        return self.lm.text(state.written, self.generation)
 
     def room(self, ask: Ask) -> int | None:
         """How many asks like this one memory holds at the same time; None: no limit is known."""
@@ -110,7 +113,6 @@ class Sampler:
             if drawn is not None:
                 self.abort(event.row)
                 ended.append((event.row, drawn))
-        self.forwards = self._engine.stats.forwards
         return ended
 
     def abort(self, number: int) -> None:

@@ -52,6 +52,13 @@ def delimiter(family: Family) -> str:
     return family.delimiter
 
 
+def spelled(text: str) -> str:
+    """The delimiter that somebody wrote on a command line, \\n for a line's end. Raises `OptionError` for none."""
+    if not text:
+        raise OptionError("nothing ends a step", given=text, hint="Give a --delimiter, such as . or \\n.")
+    return text.replace("\\n", "\n")
+
+
 def step_ends(ids: Sequence[int], delimiter: str, decode: Callable[[Sequence[int]], str], since: int = 0, limit: int | None = None) -> list[int]:
     """Behind how many of `ids` a step ends, at most `limit` of them, looking only behind the first `since` ids (where a step ended).
 

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditdecoding.cli.app import Json, Model, counting, load_lm, print_json, write
-from creditdecoding.cli.checks import drawable, writable
+from creditdecoding.cli.checks import drawable, made, writable
 from creditdecoding.cli.pav import pav
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
 from creditdecoding.verifier.options import RLConfig
 
@@ -88,10 +87,7 @@ def _run(
     judge = None if verifier is None else Verifier.load(verifier, lm, compile=engine.compile)
     mine, own = dataclasses.replace(rl, arm=cell.arm), dataclasses.replace(generation, seed=cell.seed)
     run = Run(lm, families, own, mine, judge, cell.folder, source, engine.compile)
-    try:
-        cell.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"cannot make the folder ({error.strerror})", given=str(cell.folder), hint="Choose another --out.") from error
+    made(cell.folder)
     return run
 
 

@@ -19,7 +19,7 @@ from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.lm import LM
 from creditdecoding.verifier.fit import Fit, divide, platt
 from creditdecoding.verifier.identity import Identity, identity
-from creditdecoding.verifier.measures import Measures, measure
+from creditdecoding.verifier.measures import Measures, gap, measure
 from creditdecoding.verifier.model import Scorer, Verifier, advantage, best_of, effective, feed_of, network, write
 from creditdecoding.verifier.packing import Feed, chains, pack, width
 from creditdecoding.verifier.steps import State
@@ -326,6 +326,19 @@ def test_a_perfect_verifier_reaches_the_floor() -> None:
     assert worse.brier.value > worse.base.value and worse.rank is not None and worse.rank.low < 0.5 < worse.rank.high
 
 
+def test_the_gap_of_two_verifiers_is_the_difference_of_their_brier_scores_and_paired() -> None:
+    rng = np.random.default_rng(1)
+    chances = rng.random((300, 4))
+    labels = [counted(i, int(rng.binomial(2, q)), 2) for i, row in enumerate(chances) for q in row]
+    good, poor = chances.ravel(), np.clip(chances.ravel() + rng.normal(0, 0.2, chances.size), 0, 1)
+    found = gap(labels, poor.tolist(), good.tolist())
+    apart = measure(labels, poor.tolist()).brier, measure(labels, good.tolist()).brier
+    assert found.value == pytest.approx(apart[0].value - apart[1].value) and found.low > 0
+    assert found.high - found.low < (apart[0].high - apart[0].low)  # the labels' own noise is in both
+    nothing = gap(labels, good.tolist(), good.tolist())
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+
+
 # ---------------------------------------------------------------------------------------------- the command
 
 
@@ -348,12 +361,18 @@ def test_the_command_trains_measures_and_goes_on(
     found = json.loads(capsys.readouterr().out)
     assert found["measures"] == json.loads((out / "verifier.json").read_text())["measures"] == Verifier.load(out, tiny).about["measures"]
     assert found["settings"]["epochs"] == 3 and found["measures"]["problems"] == 8 and found["measures"]["skill"]["value"] > 0.3
+    assert call(["pav", "measure", labels, "--verifier", str(out), "-m", model, "--json"], monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out)["verifiers"] == {str(out): found["measures"]}  # on the problems held out alone
     again = call(command, monkeypatch)
     printed = " ".join(capsys.readouterr().out.split())
     assert again == 0 and "Brier score" in printed and "problems held out" in printed
     assert call([*command[:-6], "--out", str(tmp_path / "orm"), "--outcome", "--json"], monkeypatch) == 0
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["settings"]["outcome"] and outcome["measures"]["states"] < found["measures"]["states"]
+    both = ["--verifier", str(tmp_path / "orm"), "--verifier", str(out)]
+    assert call(["pav", "measure", stored(some_labels(tiny, 9), tmp_path / "few.jsonl"), *both, "-m", model], monkeypatch) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"Brier score of {out} less that of {tmp_path / 'orm'}: -" in printed and printed.count("of 9 problems") == 2
     whole = Path(labels).read_bytes()
     for name, content, said in (
         ("empty", b"", "empty"),

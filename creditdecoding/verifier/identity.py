@@ -27,10 +27,16 @@ class Identity:
 
 
 def identity(lm: LM) -> Identity:
-    """What `lm` is: the same on every device and in float32 and bfloat16; of a model without weights the name of its type."""
+    """What `lm` is: the same on every device and in float32 and bfloat16; of a model without weights the name of its type.
+
+    Raises `OptionError` for weights in int8, which are other numbers than the checkpoint's.
+    """
     found = hashlib.blake2b(type(lm.model).__name__.encode(), digest_size=8)
     weights = lm.model.named_parameters() if isinstance(lm.model, nn.Module) else ()
     for name, weight in weights:
+        if type(weight.data) is not torch.Tensor:
+            hint = "Load the checkpoint without --quantize."
+            raise OptionError("labels and verifiers are of a model's own weights", given=type(weight.data).__name__, allowed="floats", hint=hint)
         found.update(f"{name.replace('_orig_mod.', '')} {tuple(weight.shape)}".encode())
         values = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLE)]
         found.update(values.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())

@@ -84,6 +84,20 @@ def measure(labels: Sequence[Label], q: Sequence[float], resamples: int = RESAMP
     )
 
 
+def gap(labels: Sequence[Label], one: Sequence[float], other: Sequence[float], resamples: int = RESAMPLES) -> Interval:
+    """How much higher (worse) the Brier score of predictions `one` [states] is than that of `other`, over the same draws of problems."""
+    value = np.array([label.value for label in labels])
+    more = (np.asarray(one, dtype=np.float64) - value) ** 2 - (np.asarray(other, dtype=np.float64) - value) ** 2
+    problems = sorted({(label.family, label.problem) for label in labels})
+    families = sorted({family for family, _ in problems})
+    place = {key: i for i, key in enumerate(problems)}
+    sums = np.zeros((len(problems), 2))
+    np.add.at(sums, [place[label.family, label.problem] for label in labels], np.stack([np.ones(len(labels)), more], axis=1))
+    strata = [families.index(family) for family, _ in problems]
+    point, draws = mean(sums, strata), resampled(sums, strata, resamples)
+    return interval(float(point[1] / point[0]), draws[:, 1] / draws[:, 0])
+
+
 def _noise(label: Label) -> float:
     """Unbiased estimate of the variance of a label about the chance it estimates; NaN for a single draw of an answer that is not complete."""
     if label.state.done:

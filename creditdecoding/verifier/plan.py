@@ -7,6 +7,7 @@ problems at once (rollouts.py), files (store.py).
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
@@ -35,9 +36,9 @@ class Problem:
         verdicts = [self.right(drawn.state.written) for drawn in found]
         return Label(*self.key, state, sum(verdicts), len(verdicts))
 
-    def outcome(self, answer: State) -> Label:
-        """The label of a complete answer: it is right or not."""
-        return Label(*self.key, answer, int(self.right(answer.written)), 1)
+    def outcomes(self, answers: Iterable[State]) -> list[Label]:
+        """The labels of complete answers: right or not, as often as each was drawn."""
+        return [Label(*self.key, answer, times * self.right(answer.written), times) for answer, times in Counter(answers).items()]
 
 
 Plan = Generator[list[Ask], list[Drawn], list[Label]]
@@ -66,7 +67,7 @@ def _random(problem: Problem, config: CollectConfig, seed: int) -> Plan:
     drawn = yield [ask for state in states for ask in problem.asks(state, "complete", config.n_mc, seed)]
     labels = [problem.label(problem.root, rest)]
     labels += [problem.label(state, drawn[i * config.n_mc : (i + 1) * config.n_mc]) for i, state in enumerate(states)]
-    return labels + [problem.outcome(answer) for answer in dict.fromkeys(answers)]
+    return labels + problem.outcomes(answers)
 
 
 def _first_pit(problem: Problem, config: CollectConfig, seed: int) -> Plan:
@@ -78,7 +79,7 @@ def _first_pit(problem: Problem, config: CollectConfig, seed: int) -> Plan:
     where answers go wrong. Answers to the prompt and those followed are labelled too, by whether they are right.
     """
     labels: dict[State, Label] = {}
-    answers: dict[State, None] = {}
+    answers: list[State] = []
     wrong: list[State] = []
 
     def take(state: State, drawn: list[Drawn]) -> None:
@@ -88,18 +89,19 @@ def _first_pit(problem: Problem, config: CollectConfig, seed: int) -> Plan:
 
     drawn = yield problem.asks(problem.root, "complete", config.n_mc, seed)
     take(problem.root, drawn)
-    answers |= dict.fromkeys(each.state for each in drawn)
+    answers += [each.state for each in drawn]
     followed: set[State] = set()
     while wrong and len(followed) < config.n_cov:
         answer = wrong.pop()
         if answer in followed:
             continue
         followed.add(answer)
-        answers[answer] = None
+        if answer not in answers:
+            answers.append(answer)
         for prefix in answer.prefixes[1:-1]:
             if prefix not in labels:
                 drawn = yield problem.asks(prefix, "complete", config.n_mc, seed)
                 take(prefix, drawn)
             if not labels[prefix].wins:
                 break
-    return [*labels.values(), *map(problem.outcome, answers)]
+    return [*labels.values(), *problem.outcomes(answers)]

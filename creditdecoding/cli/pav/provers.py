@@ -10,7 +10,7 @@ import typer
 
 from creditdecoding.cli.app import Json, Model, load_lm, print_json, progress
 from creditdecoding.cli.pav import pav
-from creditdecoding.cli.pav.train import Store
+from creditdecoding.cli.pav.measure import Store
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from creditdecoding.cli.app import Json, Model, load_lm, print_json, progress
 from creditdecoding.cli.checks import made
 from creditdecoding.cli.pav import pav
+from creditdecoding.cli.pav.measure import Store, show
 from creditdecoding.config import EngineConfig, FitConfig
 from creditdecoding.flags import with_options
-
-if TYPE_CHECKING:
-    from creditdecoding.verifier.measures import Measures
-
-Store = Annotated[Path, typer.Argument(metavar="LABELS", help="Labelled states, written by credit pav collect.")]
 
 
 @pav.command()
@@ -53,33 +49,13 @@ def train(
     if as_json:
         print_json({"labels": str(labels), "verifier": str(out), "seconds": round(run.seconds, 1), **about})
     else:
-        _print(measures, about["settings"])
+        _learned(about["settings"])
+        show(measures, f"on {measures.states} states of {measures.problems} problems held out")
     typer.echo(f"wrote {out}", err=True)
 
 
-def _print(measures: Measures, settings: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def _learned(settings: dict[str, Any]) -> None:
     low, high = settings["buckets"]
     typer.echo(f"learned from {low} states with labels below 0.5 and {high} others, in {settings['steps']} steps")
     if not low or not high:
         typer.echo(f"all labels learned from are {'0.5 or more' if high else 'below 0.5'}: there was one bucket instead of two")
-    table = Table(f"on {measures.states} states of {measures.problems} problems held out", "", "95% interval")
-    names = {
-        "brier": "Brier score",
-        "base": "the same of the mean label",
-        "floor": "the same of a perfect verifier",
-        "skill": "share of the way to it",
-        "ece": "calibration error",
-        "rank": "pairs of states ordered right",
-    }
-    for name, text in names.items():
-        each = getattr(measures, name)
-        table.add_row(text, *(["unknown", ""] if each is None else [f"{each.value:.4f}", f"{each.low:.4f} to {each.high:.4f}"]))
-    curve = Table("predicted", "frequency", "states")
-    for point in measures.curve:
-        curve.add_row(f"{point['predicted']:.3f}", f"{point['frequency']:.3f}", f"{point['states']:.0f}")
-    console = Console()
-    console.print(table)
-    console.print(curve)

@@ -108,6 +108,15 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
         [*tiny_run(tmp_path / "killed", iterations=7, lr=0.5).run()]
 
 
+def test_steps_end_where_a_run_says(tmp_path: Path) -> None:
+    unmarked = [dataclasses.replace(FAMILY, delimiter="")]
+    lm = tiny_lm(Tiny(dtype=torch.float32, scale=0.3))
+    with pytest.raises(OptionError, match="does not say what ends a step"):
+        Run(lm, unmarked, CONFIG, RL, None, tmp_path)
+    found = [Run(lm, unmarked, CONFIG, dataclasses.replace(RL, delimiter=mark), None, tmp_path).step()["steps"] for mark in ("b", "\\n")]
+    assert found[0] > found[1] == 32  # with a mark that nobody writes an answer is one step
+
+
 def test_a_run_leaves_a_checkpoint(tmp_path: Path) -> None:
     lm = load("pocket", batch_size=8)
     config = RLConfig(arm="outcome", baseline="others", problems=2, iterations=1, eval_limit=2, lr=1e-3)

@@ -84,6 +84,7 @@ class RLConfig:
     tokens: str = option(
         "drawn", "What a step's log-probability is of: its written tokens, all draws at its positions, or what was seen of them.", choices=TOKENS
     )
+    delimiter: str | None = option(None, "What ends a step, in place of what the task says; a blank makes a word a step.")
     iterations: int = option(100, "Steps of the optimiser.", ge=1)
     problems: int = option(16, "Problems an iteration.", ge=1)
     samples: int = option(2, "Answers drawn of each problem.", ge=1)

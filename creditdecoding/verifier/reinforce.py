@@ -87,7 +87,7 @@ class Run:
             raise OptionError("this arm asks a verifier", given=config.arm, hint="Give --verifier, or --arm outcome with --baseline others.")
         self.lm, self.families, self.generation, self.config, self.judge = lm, list(families), generation, config, judge
         self.folder, self.source = folder, source
-        self.marks = {family.name: delimiter(family) for family in families}
+        self.marks = {family.name: delimiter(family, config.delimiter) for family in families}
         self.held = [item for family in families for item in held_out(family, config.eval_limit)]
         self.model, self.first = learner(lm, compile)
         self.about = {

@@ -25,7 +25,7 @@ from creditdecoding.tasks.base import Family, Item, distinct_items
 from creditdecoding.verifier.identity import identity
 from creditdecoding.verifier.plan import Plan, Problem, plan
 from creditdecoding.verifier.sampler import Ask, Cost, Drawn, Sampler
-from creditdecoding.verifier.steps import State, delimiter, spelled
+from creditdecoding.verifier.steps import State, delimiter
 from creditdecoding.verifier.store import Bill, Header, Key, Label, Store
 
 SETTLED = ("dtype", "quantize", "causal_block")
@@ -39,7 +39,7 @@ def problems_of(lm: LM, families: Sequence[Family], config: CollectConfig, gener
         raise OptionError(
             "without noise all completions of a state are alike", given=f"temperature {generation.temperature}, top_k {generation.top_k}", hint=hint
         )
-    marks = [_delimiter(family, config) for family in families]
+    marks = [delimiter(family, config.delimiter) for family in families]
     found = []
     for family, mark in zip(families, marks):
         for number, item in enumerate(distinct_items(family, config.split, config.item_seed, config.limit)):  # type: ignore[arg-type]
@@ -49,12 +49,6 @@ def problems_of(lm: LM, families: Sequence[Family], config: CollectConfig, gener
     if not found:
         raise OptionError("there are no problems", given=config.split, hint="Choose another split or other tasks.")
     return found
-
-
-def _delimiter(family: Family, config: CollectConfig) -> str:
-    if config.delimiter is None:
-        return delimiter(family)
-    return spelled(config.delimiter)
 
 
 def _judge(lm: LM, family: Family, item: Item, generation: GenerationConfig) -> Callable[[tuple[int, ...]], bool]:

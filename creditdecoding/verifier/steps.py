@@ -44,10 +44,12 @@ class State:
         return [self.prefix(steps) for steps in range(self.depth + 1)]
 
 
-def delimiter(family: Family) -> str:
-    """What ends a step of this task's answers. Raises `OptionError` where the task declares nothing."""
+def delimiter(family: Family, given: str | None = None) -> str:
+    """What ends a step of the family's answers: what was `given`, as typed, or else what the task declares. Raises `OptionError` for neither."""
+    if given is not None:
+        return spelled(given)
     if not family.delimiter:
-        hint = "Say it with --delimiter (credit pav collect), in Family(delimiter=...), or choose a task that is worked out in steps."
+        hint = "Say it with --delimiter (credit pav collect, credit pav rl), in Family(delimiter=...), or choose a task that is worked out in steps."
         raise OptionError("this task does not say what ends a step of its answers", given=family.name, hint=hint)
     return family.delimiter
 

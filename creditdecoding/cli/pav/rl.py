@@ -52,7 +52,7 @@ def rl(
     writable(png)
     chosen = families(tasks)
     for family in chosen:
-        delimiter(family)
+        delimiter(family, rl.delimiter)
     runs = cells(out, arms or rl.arm, generation.seed, seeds)
     with counting("iterations") as start:
         tick = start(0, len(runs) * rl.iterations)

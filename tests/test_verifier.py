@@ -312,7 +312,10 @@ def test_measures_of_a_small_case_by_hand() -> None:
     assert found.ece.value == pytest.approx((0.5 + 0.05 + 0.05) / 4) and found.problems == 2 and found.states == 4
     assert [(point["from"], point["states"]) for point in found.curve] == [(0.2, 2), (0.5, 1), (0.9, 1)]
     once = measure([counted(0, 1, 1), counted(1, 0, 1)], [0.9, 0.2])
-    assert once.floor is None and once.skill is None and once.rank is None and once.brier.value == pytest.approx(0.025)
+    assert once.floor is None and once.rank is None and once.brier.value == pytest.approx(0.025)
+    assert once.skill is not None and once.skill.value == pytest.approx(0.9)  # of the way from 0.25 to 0
+    ends = measure([counted(0, 1, 1), counted(1, 0, 1), counted(2, 3, 3, done=True)], [0.9, 0.2, 1.0])
+    assert ends.floor is None, "what complete answers are is certain, and says nothing of the others"
 
 
 def test_a_perfect_verifier_reaches_the_floor() -> None:

@@ -24,7 +24,8 @@ class Measures:
     """What was found on `states` states of `problems` problems.
 
     `brier` beside `base` (the same number predicted for every state: the mean label) and `floor` (what the labels' own noise costs;
-    None where every state was drawn once); `skill` is the share of the way from base to floor; `ece` the mean distance between
+    None where every unfinished state was drawn once); `skill` is the share of the way from base to floor
+    (to 0 where that is unknown); `ece` the mean distance between
     prediction and frequency over `curve`; `rank` the share of pairs of states of one problem with unlike labels that are ordered
     right, ties a half (None without such pairs).
     """
@@ -69,15 +70,16 @@ def measure(labels: Sequence[Label], q: Sequence[float], resamples: int = RESAMP
             drawn = statistic(draws)
             return interval(float(statistic(point)[0]), drawn[np.isfinite(drawn)])
 
-    known_ever, pairs = bool(known.any()), bool(point[0, -1])
-    spread = bool((_base(point) - _floor(point))[0] > 0) if known_ever else False
+    repeated = any(label.draws > 1 and not label.state.done for label in labels)
+    least = _floor if repeated else _zero
+    spread, pairs = bool((_base(point) - least(point))[0] > 0), bool(point[0, -1])
     return Measures(
         len(problems),
         len(labels),
         over(_brier),
         over(_base),
-        over(_floor) if known_ever else None,
-        over(lambda s: (_base(s) - _brier(s)) / (_base(s) - _floor(s))) if spread else None,
+        over(_floor) if repeated else None,
+        over(lambda s: (_base(s) - _brier(s)) / (_base(s) - least(s))) if spread else None,
         over(_ece),
         over(lambda s: s[:, -2] / s[:, -1]) if pairs else None,
         tuple(_curve(given, value, bins)),
@@ -122,6 +124,10 @@ def _base(sums: Numbers) -> Numbers:
 
 def _floor(sums: Numbers) -> Numbers:
     return np.asarray(sums[:, 5] / sums[:, 4])
+
+
+def _zero(sums: Numbers) -> Numbers:
+    return np.zeros(len(sums))
 
 
 def _ece(sums: Numbers) -> Numbers:

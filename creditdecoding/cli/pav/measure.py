@@ -25,7 +25,7 @@ ROWS = {
     "brier": "Brier score",
     "base": "the same of the mean label",
     "floor": "the same of a perfect verifier",
-    "skill": "share of the way to it",
+    "skill": "share of the way to it, or else to 0",
     "ece": "calibration error",
     "rank": "pairs of states ordered right",
 }

@@ -330,7 +330,7 @@ class CollectConfig:
     limit: int = option(200, "Problems a family; 0 for all of a benchmark or a file.", ge=0)
     split: str = option("train", "Split of the embedded families.", choices=("train", "dev", "test"))
     item_seed: int = option(0, "Seed of the draw of problems.", ge=0)
-    delimiter: str | None = option(None, "What ends a step, in place of what the task says; write \\n for a line's end, a blank for words.")
+    delimiter: str | None = option(None, "What ends a step, in place of the task's own: a text, \\n for a line's end, or a size such as '8 tokens'.")
     raw: bool = option(False, "Ask without the chat template.")
 
     def __post_init__(self) -> None:

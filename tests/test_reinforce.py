@@ -131,6 +131,19 @@ def test_a_run_leaves_a_checkpoint(tmp_path: Path) -> None:
         assert not torch.equal(mine, old)
 
 
+def test_the_scales_of_the_norms_learn_alone_where_asked(tmp_path: Path) -> None:
+    lm = load("pocket", batch_size=8)
+    config = RLConfig(arm="outcome", baseline="others", learn="norms", problems=4, iterations=1, eval_limit=2, lr=1e-3)
+    generation = GenerationConfig(decoder="threshold:threshold=0.3", gen_length=64, temperature=1.5)
+    run = Run(lm, families("arithmetic"), generation, config, None, tmp_path)
+    first = {name: weight.clone() for name, weight in run.model.named_parameters()}
+    run.step()
+    changed = {name for name, weight in run.model.named_parameters() if not torch.equal(weight, first[name])}
+    assert changed == {name for name in first if name.endswith("norm.weight")}
+    with pytest.raises(OptionError, match="no weights of that kind"):
+        tiny_run(tmp_path, learn="norms")
+
+
 def test_samples_until_a_level() -> None:
     samples = np.array([0.0, 10, 20, 30, 40])
     line = np.array([0.1, 0.2, 0.3, 0.4, 0.5])

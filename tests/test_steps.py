@@ -40,8 +40,22 @@ def test_steps_cut_an_answer_where_delimiters_are(ids: list[int], mark: str, lim
     assert all(grown(state, ids, mark, decode, 1) == other for state, other in zip(whole.prefixes, whole.prefixes[1:]) if not other.done)
 
 
+@given(st.lists(st.integers(0, 7), max_size=20), st.integers(1, 9), st.integers(0, 5))
+def test_steps_of_a_size_lie_where_blocks_lie(ids: list[int], size: int, limit: int) -> None:
+    ends = step_ends(ids, size, decode)
+    assert ends == [end for end in range(1, len(ids) + 1) if end % size == 0] and step_ends(ids, size, decode, limit=limit) == ends[:limit]
+    assert step_ends(ids, size, decode, since=3) == [end for end in ends if end > 3], "also behind a state that ended elsewhere"
+    whole = completed(State((1,)), ids, "stop", size, decode)
+    assert whole.ends == tuple(ends) if ids and len(ids) % size == 0 else whole.ends == (*ends, len(ids))
+
+
 def test_a_task_must_say_what_ends_a_step() -> None:
     assert [delimiter(family) for family in families("arithmetic,output")] == [".", "\n"]
+    (family,) = families("arithmetic")
+    assert [delimiter(family, given) for given in (";", "\\n", "8 tokens", "1 token", "8 tokens.")] == [";", "\n", 8, 1, "8 tokens."]
+    for nothing in ("", "0 tokens"):
+        with pytest.raises(OptionError, match="nothing ends a step"):
+            delimiter(family, nothing)
     with pytest.raises(OptionError, match="'quiz'"):
         delimiter(Family("quiz", "quiz", lambda _: None, lambda *_: True))  # type: ignore[arg-type, return-value]
 

@@ -36,7 +36,7 @@ def search(
     ] = None,
     file: PromptFile = None,
     raw: Raw = False,
-    delimiter: Annotated[str, typer.Option(help="What ends a step of the answer to a prompt; \\\\n is a line's end.")] = ".",
+    delimiter: Annotated[str, typer.Option(help="What ends a step of the answer to a prompt: a text, \\\\n for a line's end, or '8 tokens'.")] = ".",
     tasks: Annotated[
         str | None, typer.Option(help="Families instead of a prompt, comma-separated: how often is it right?", show_default=False)
     ] = None,

@@ -24,8 +24,11 @@ FILES = ("config.json", "generation_config.json", "tokenizer", "special_tokens",
 """How the files of a checkpoint begin that are no weights."""
 
 
-def learner(lm: LM, compile: bool = False) -> tuple[nn.Module, nn.Module]:
-    """A float32 copy of the model that samples, to learn, and one as it is, frozen. Raises `OptionError` if it cannot learn."""
+def learner(lm: LM, compile: bool = False, learn: str = "all") -> tuple[nn.Module, nn.Module]:
+    """A float32 copy of the model that samples, to learn, and one as it is, frozen; of the copy all weights `learn`, or the scales of its norms.
+
+    Raises `OptionError` if they cannot.
+    """
     model = lm.model
     if not isinstance(model, nn.Module) or any(type(weight.data) is not torch.Tensor for weight in model.parameters()):
         raise OptionError("this model's weights cannot learn", given=type(model).__name__, hint="Load a released checkpoint, without --quantize.")
@@ -37,7 +40,11 @@ def learner(lm: LM, compile: bool = False) -> tuple[nn.Module, nn.Module]:
         for each in (mine, first):
             if isinstance(each, Transformer):
                 each.compile_layers(dynamic=True)
-    return mine.requires_grad_(True), first
+    for name, weight in mine.named_parameters():
+        weight.requires_grad_(learn == "all" or "norm" in name)
+    if not any(weight.requires_grad for weight in mine.parameters()):
+        raise OptionError("this model has no weights of that kind", given=learn, allowed="all", hint="Leave --learn out.")
+    return mine, first
 
 
 @torch.no_grad()

@@ -70,6 +70,7 @@ class Comparison:
 ARMS = ("outcome", "q", "effective", "telescoped")
 BASELINES = ("value", "others", "none")
 TOKENS = ("written", "drawn", "event")
+WEIGHTS = ("all", "norms")
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,11 @@ class RLConfig:
     tokens: str = option(
         "drawn", "What a step's log-probability is of: its written tokens, all draws at its positions, or what was seen of them.", choices=TOKENS
     )
-    delimiter: str | None = option(None, "What ends a step, in place of what the task says; a blank makes a word a step.")
+    delimiter: str | None = option(None, "What ends a step, in place of the task's own: a text, or a size such as '8 tokens', that of a block.")
     iterations: int = option(100, "Steps of the optimiser.", ge=1)
     problems: int = option(16, "Problems an iteration.", ge=1)
     samples: int = option(2, "Answers drawn of each problem.", ge=1)
+    learn: str = option("all", "Which weights: all, or the scales of the norms alone, with a larger --lr, for few samples.", choices=WEIGHTS)
     lr: float = option(3e-5, "Learning rate of Adam.", gt=0.0, le=1.0)
     kl: float = option(0.001, "Weight of the divergence from the first policy.", ge=0.0)
     clip: float = option(1.0, "Largest norm of a gradient.", gt=0.0)

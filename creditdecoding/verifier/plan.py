@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from creditdecoding.config import CollectConfig
 from creditdecoding.verifier.sampler import Ask, Drawn
-from creditdecoding.verifier.steps import State
+from creditdecoding.verifier.steps import Mark, State
 from creditdecoding.verifier.store import Key, Label
 
 
@@ -23,7 +23,7 @@ class Problem:
 
     key: Key
     root: State
-    delimiter: str
+    delimiter: Mark
     right: Callable[[tuple[int, ...]], bool]
 
     def asks(self, state: State, what: str, count: int, seed: int) -> list[Ask]:

@@ -36,7 +36,7 @@ from creditdecoding.likelihood import Query, replay
 from creditdecoding.lm import LM
 from creditdecoding.trace import StepEvent
 from creditdecoding.verifier.sampler import Drawn
-from creditdecoding.verifier.steps import State, grown
+from creditdecoding.verifier.steps import Mark, State, grown
 
 EVENTS = ("threshold", "fixed")
 """Rules that keep a draw for the confidence of its token alone."""
@@ -76,7 +76,7 @@ def refuse_unscored(lm: LM, generation: GenerationConfig, tokens: str = "written
         raise OptionError(what, given=generation.cache, allowed="auto, none, block", hint="Leave --cache out.")
 
 
-def with_end(state: State, delimiter: str, decode: Callable[[Sequence[int]], str]) -> State:
+def with_end(state: State, delimiter: Mark, decode: Callable[[Sequence[int]], str]) -> State:
     """A complete answer's state, with a step of its own for the end token where the last step had ended at its delimiter.
 
     Ending there or going on is a choice made in the state behind that step, and so weighed by what is known of that state.

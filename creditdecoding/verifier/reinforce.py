@@ -89,7 +89,7 @@ class Run:
         self.folder, self.source = folder, source
         self.marks = {family.name: delimiter(family, config.delimiter) for family in families}
         self.held = [item for family in families for item in held_out(family, config.eval_limit)]
-        self.model, self.first = learner(lm, compile)
+        self.model, self.first = learner(lm, compile, config.learn)
         self.about = {
             "kind": "rl",
             **asdict(identity(lm)),
@@ -97,7 +97,8 @@ class Run:
             **{name: value for name, value in asdict(config).items() if name not in FREE},
             "generation": {**asdict(generation), "decoder": settings(load(generation.decoder)[0])},
         }
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=(0.9, 0.95))
+        self.learning = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.Adam(self.learning, lr=config.lr, betas=(0.9, 0.95))
         self.half = next(self.first.parameters()).dtype
         self.iteration, self.samples, self.sequences, self.seconds = 0, 0, 0, 0.0
 
@@ -187,7 +188,7 @@ class Run:
         for batch in batches(passes(self.lm, answers, self.config.tokens), self.lm.batch_size):
             far = self._backward(batch, weights, len(answers))
             total, tokens = total + float(far.sum()), tokens + len(far)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.learning, self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         renew(self.lm, self.model)

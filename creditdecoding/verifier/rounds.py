@@ -20,7 +20,7 @@ from torch import Tensor
 from creditdecoding.trace import Trace
 from creditdecoding.verifier.packing import chains
 from creditdecoding.verifier.sampler import Ask, Cost, Sampler
-from creditdecoding.verifier.steps import State
+from creditdecoding.verifier.steps import Mark, State
 
 
 class Judge(Protocol):
@@ -34,7 +34,7 @@ class Problem:
     """Ids of a prompt, what ends a step of its answers, the seed of its draws, and for votes what of an answer's ids is the answer."""
 
     prompt: tuple[int, ...]
-    delimiter: str
+    delimiter: Mark
     seed: int = 0
     vote: Callable[[Sequence[int]], str] | None = None
 

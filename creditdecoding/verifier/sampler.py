@@ -22,7 +22,7 @@ from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.lm import LM
 from creditdecoding.reading import Reading
 from creditdecoding.trace import FailEvent, FinishEvent, StepEvent, Trace
-from creditdecoding.verifier.steps import State, completed, grown
+from creditdecoding.verifier.steps import Mark, State, completed, grown
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Ask:
     """Continue `state` by `steps` steps (None: to the end), each ended by `delimiter`, drawn with `seed`."""
 
     state: State
-    delimiter: str
+    delimiter: Mark
     seed: int
     steps: int | None = None
 

@@ -1,17 +1,22 @@
 """Answers in steps: where a step ends, and the state that the finished steps make.
 
-A step is the text up to and including the delimiter that its task declares ("." or a line's end); the rest of an answer behind its last
-delimiter is its last step. A state is the prompt and the finished steps, everything behind them masked (arXiv 2410.08146, section 2). A
-step may end anywhere in a decoding block. Leaves to others: writing steps (sampler.py), what they are worth (model.py, rollouts.py).
+A step is the text up to and including the delimiter that its task declares ("." or a line's end), or so many tokens, such as a decoding block;
+the rest of an answer behind its last delimiter is its last step. A state is the prompt and the finished steps, everything behind them masked
+(arXiv 2410.08146, section 2). A step may end anywhere in a decoding block. Leaves to others: writing steps (sampler.py), what they are worth
+(model.py, rollouts.py).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from creditdecoding.errors import OptionError
 from creditdecoding.tasks.base import Family
+
+Mark = str | int
+"""What ends a step: a text, or that it has so many tokens."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class State:
         return [self.prefix(steps) for steps in range(self.depth + 1)]
 
 
-def delimiter(family: Family, given: str | None = None) -> str:
+def delimiter(family: Family, given: str | None = None) -> Mark:
     """What ends a step of the family's answers: what was `given`, as typed, or else what the task declares. Raises `OptionError` for neither."""
     if given is not None:
         return spelled(given)
@@ -54,18 +59,22 @@ def delimiter(family: Family, given: str | None = None) -> str:
     return family.delimiter
 
 
-def spelled(text: str) -> str:
-    """The delimiter that somebody wrote on a command line, \\n for a line's end. Raises `OptionError` for none."""
-    if not text:
-        raise OptionError("nothing ends a step", given=text, hint="Give a --delimiter, such as . or \\n.")
-    return text.replace("\\n", "\n")
+def spelled(text: str) -> Mark:
+    """The delimiter that somebody wrote on a command line, \\n for a line's end, "8 tokens" for a number. Raises `OptionError` for none."""
+    counted = re.fullmatch(r"(\d+) tokens?", text)
+    if not text or (counted and int(counted[1]) == 0):
+        raise OptionError("nothing ends a step", given=text, hint="Give a --delimiter, such as . or \\n or 8 tokens.")
+    return int(counted[1]) if counted else text.replace("\\n", "\n")
 
 
-def step_ends(ids: Sequence[int], delimiter: str, decode: Callable[[Sequence[int]], str], since: int = 0, limit: int | None = None) -> list[int]:
+def step_ends(ids: Sequence[int], delimiter: Mark, decode: Callable[[Sequence[int]], str], since: int = 0, limit: int | None = None) -> list[int]:
     """Behind how many of `ids` a step ends, at most `limit` of them, looking only behind the first `since` ids (where a step ended).
 
     A token that holds the delimiter ends a step; a step without text (an empty line) is no step of its own: the next one begins with it.
+    Steps of so many tokens are counted from the beginning of the answer.
     """
+    if isinstance(delimiter, int):
+        return [*range((since // delimiter + 1) * delimiter, len(ids) + 1, delimiter)][:limit]
     found: list[int] = []
     start = since
     for end in range(since + 1, len(ids) + 1):
@@ -78,14 +87,14 @@ def step_ends(ids: Sequence[int], delimiter: str, decode: Callable[[Sequence[int
     return found
 
 
-def grown(state: State, ids: Sequence[int], delimiter: str, decode: Callable[[Sequence[int]], str], limit: int | None = None) -> State:
+def grown(state: State, ids: Sequence[int], delimiter: Mark, decode: Callable[[Sequence[int]], str], limit: int | None = None) -> State:
     """The state with the steps that end within `ids`, which begin with its own; at most `limit` more."""
     since = len(state.written)
     found = step_ends(ids, delimiter, decode, since, limit)
     return replace(state, written=tuple(ids[: found[-1]]), ends=(*state.ends, *found)) if found else state
 
 
-def completed(state: State, ids: Sequence[int], reason: str, delimiter: str, decode: Callable[[Sequence[int]], str]) -> State:
+def completed(state: State, ids: Sequence[int], reason: str, delimiter: Mark, decode: Callable[[Sequence[int]], str]) -> State:
     """The state of a whole answer: what is behind its last delimiter is its last step."""
     whole = grown(state, ids, delimiter, decode)
     ends = whole.ends if whole.written == tuple(ids) and whole.ends else (*whole.ends, len(ids))

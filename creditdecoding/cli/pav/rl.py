@@ -114,10 +114,16 @@ def _print(found: dict[str, Any]) -> None:
     table = Table("arm", "seeds", "before %", "in the end %", "passes", *more)
     for arm in found["arms"]:
         first, last = arm["accuracy"][0], arm["final"]
-        ends = [f"{100 * each['value']:.1f} ({100 * each['low']:.1f}..{100 * each['high']:.1f})" for each in (first, last)]
+        ends = [_percent(each, arm["seeds"]) for each in (first, last)]
         cells = [] if level is None else _saving(arm["reaches"], arm["seeds"])
         table.add_row(arm["arm"], str(arm["seeds"]), *ends, f"{arm['passes'][0]:.2f} -> {arm['passes'][-1]:.2f}", *cells)
     Console().print(table)
+
+
+def _percent(share: dict[str, float], seeds: int) -> str:
+    """A share in percent, with its interval over seeds where there are several."""
+    value, low, high = (100 * share[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} ({low:.1f}..{high:.1f})" if seeds > 1 else f"{value:.1f}"
 
 
 def _saving(reaches: dict[str, Any], seeds: int) -> list[str]:

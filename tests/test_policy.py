@@ -19,7 +19,7 @@ from creditdecoding.tasks import families
 from creditdecoding.tasks.base import distinct_items
 from creditdecoding.verifier.learner import learner
 from creditdecoding.verifier.options import BASELINES, TOKENS
-from creditdecoding.verifier.policy import chosen, distributions, divergence, passes, refuse_unscored, step_logprobs
+from creditdecoding.verifier.policy import batches, chosen, distributions, divergence, passes, refuse_unscored, step_logprobs
 from creditdecoding.verifier.rewards import baseline, rewards
 from creditdecoding.verifier.sampler import Ask, Drawn, Sampler
 from creditdecoding.verifier.steps import State
@@ -206,10 +206,21 @@ def test_the_divergence_is_exact_and_falls_to_its_gradient(tiny: LM) -> None:
     other = tiny_lm(Tiny(seed=1))
     batch = passes(tiny, every_answer(tiny)[:4])
     found, base = (distributions(each.model, each, batch, TEMPERATURE) for each in (tiny, other))
-    wanted = torch.nn.functional.kl_div(base[:, list(IDS)], found[:, list(IDS)], log_target=True, reduction="none").sum(-1)
-    torch.testing.assert_close(divergence(found, base), wanted)
-    assert divergence(found, found).abs().max() == 0 and chosen(found, batch, TEMPERATURE).isfinite().all()
-    assert gradient(tiny, divergence(found, base).sum()).isfinite().all()
+    wanted = torch.nn.functional.kl_div(base.logp[:, list(IDS)], found.logp[:, list(IDS)], log_target=True, reduction="none").sum(-1)
+    torch.testing.assert_close(divergence(found.logp, base.logp), wanted)
+    assert divergence(found.logp, found.logp).abs().max() == 0 and chosen(found, batch, TEMPERATURE).isfinite().all()
+    assert gradient(tiny, divergence(found.logp, base.logp).sum()).isfinite().all()
+
+
+@pytest.mark.parametrize("tokens", ["written", "event"])
+def test_what_many_were_drawn_from_is_computed_once(tiny: LM, tokens: str) -> None:
+    every = passes(tiny, every_answer(tiny), tokens)
+    lines = distributions(tiny.model, tiny, every, TEMPERATURE)
+    assert len(lines.logp) < len(lines.of) / 3 and [len(part) for part in batches(every, 10**6)] == [len(every)]
+    alone = torch.cat([chosen(distributions(tiny.model, tiny, [each], TEMPERATURE), [each], TEMPERATURE) for each in every])
+    torch.testing.assert_close(chosen(lines, every, TEMPERATURE), alone)
+    kinds = [{each.query.row.canvas.numpy().tobytes() for each in part} for part in batches(every, 3)]
+    assert all(len(kind) <= 3 for kind in kinds) and sum(map(len, kinds)) == len(set().union(*kinds))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,10 @@ RL = RLConfig(arm="outcome", baseline="others", problems=2, samples=16, lr=0.2, 
 class Prefix:
     """A judge that knows the answer: a state on the way to it is worth more the further it is."""
 
+    sequences = 0
+
     def q(self, states: Sequence[State]) -> Tensor:
+        self.sequences += len(states)
         right = IDS[1:3]
         return torch.tensor([0.3 * (1 + min(2, len(s.written))) if s.written[:2] == right[: len(s.written)] else 0.0 for s in states])
 
@@ -65,12 +68,16 @@ def test_advantages_telescope_to_the_verdict_less_a_baseline(values: list[float]
     assert all(torch.equal(baseline(name, q, 0.5), baseline(name, changed, 0.5)) for name in BASELINES)  # nothing of the future is in it
 
 
-@pytest.mark.parametrize(("arm", "off"), [("outcome", "others"), ("outcome", "value"), ("q", "value"), ("effective", "value")])
-def test_a_tiny_problem_is_solved(tmp_path: Path, arm: str, off: str) -> None:
-    found = [*tiny_run(tmp_path, None if off == "others" else Prefix(), arm=arm, baseline=off).run()]
+@pytest.mark.parametrize(
+    ("arm", "off", "candidates"),
+    [("outcome", "others", 1), ("outcome", "value", 1), ("q", "value", 1), ("effective", "value", 1), ("q", "value", 4), ("effective", "none", 3)],
+)
+def test_a_tiny_problem_is_solved(tmp_path: Path, arm: str, off: str, candidates: int) -> None:
+    found = [*tiny_run(tmp_path, None if off == "others" else Prefix(), arm=arm, baseline=off, candidates=candidates).run()]
     held = [record["held"]["accuracy"] for record in found if "held" in record]
     assert held[0] < 0.3 and held[-1] > 0.85 and len(held) == 2
     assert [record["samples"] for record in found] == [32 * i for i in range(16)]
+    assert all(record["judged"] > 0 for record in found[1:]) == (off != "others")
     assert records(tmp_path) == found
 
 
@@ -149,32 +156,35 @@ def test_samples_until_a_level() -> None:
     line = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
     assert smooth(line)[1:-1] == pytest.approx(line[1:-1]) and reached(samples, line, 0.25) == pytest.approx(15)
     assert reached(samples, line, 0.9) is None
-    slow = Curve("outcome", samples, np.stack([line, line]), np.ones((2, 5)))
-    fast = Curve("effective", samples / 4, np.stack([line, line]), np.ones((2, 5)))
+    slow = Curve("outcome", samples, 10 * samples, np.stack([line, line]), np.ones((2, 5)))
+    fast = Curve("effective", samples / 4, 5 * samples, np.stack([line, line]), np.ones((2, 5)))
     found = saving(fast, slow, 0.45)
+    assert found["sequences_ratio"] == pytest.approx(2)
     assert found["ratio"] == pytest.approx(4) and found["low"] == found["high"] == pytest.approx(4) and found["runs"] == 2
-    assert saving(Curve("q", samples, 0 * slow.accuracy, slow.passes), slow, 0.45) == {
+    assert saving(Curve("q", samples, samples, 0 * slow.accuracy, slow.passes), slow, 0.45) == {
         "samples": None,
         "runs": 0,
-        **dict.fromkeys(("ratio", "low", "high")),
+        **dict.fromkeys(("ratio", "low", "high", "sequences", "sequences_ratio")),
     }
     range_ = student([1.0, 2.0, 3.0])
     assert range_.high - range_.value == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
 
 
 def test_arms_side_by_side(tmp_path: Path) -> None:
-    runs = cells(tmp_path, "outcome,effective", 3, 2)
+    runs = cells(tmp_path, "outcome,effective", RL, 3, 2)
     assert [(run.arm, run.seed, run.folder.name) for run in runs][:2] == [("outcome", 3, "outcome-3"), ("effective", 3, "effective-3")]
-    assert cells(tmp_path, "q", 0, 1)[0].folder == tmp_path
+    assert cells(tmp_path, "q", RL, 0, 1)[0].folder == tmp_path
     for i, run in enumerate(runs):
         run.folder.mkdir()
-        lines = [{"iteration": n, "samples": 8 * n, "held": {"accuracy": min(1.0, (n + i % 2) / 5), "passes": 3.0}} for n in range(5)]
+        held = [{"accuracy": min(1.0, (n + i % 2) / 5), "passes": 3.0} for n in range(5)]
+        lines = [{"iteration": n, "samples": 8 * n, "sequences": 30 * n, "judged": 2 * n, "held": held[n]} for n in range(5)]
         (run.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = summary(runs, {})
     assert [arm["arm"] for arm in found["arms"]] == ["outcome", "effective"] and found["level"] == pytest.approx(0.7)
+    assert found["arms"][0]["sequences"] == [32 * n for n in range(5)]
     assert found["arms"][1]["reaches"]["ratio"] > 1 and found["arms"][0]["reaches"]["ratio"] == 1
     with pytest.raises(OptionError, match="effective"):
-        cells(tmp_path, "efective", 0, 1)
+        cells(tmp_path, "efective", RL, 0, 1)
 
 
 def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +222,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         (["--verifier", "/nowhere"], "no verifier"),
         (["--samples", "1"], "two samples"),
         (["--quantize", "int8"], "quantize"),
+        (["--candidates", "4"], "step alone that was taken"),
+        (["--candidates", "0"], "candidates"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused_in_one_line(

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from creditdecoding.config import split_spec, typed
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.eval.statistics import Interval
-from creditdecoding.verifier.options import ARMS
+from creditdecoding.verifier.options import ARMS, RLConfig
 from creditdecoding.verifier.reinforce import records
 
 Numbers = NDArray[np.float64]
@@ -28,31 +29,47 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.22
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: its arm, its seed, its folder."""
+    """One run: its arm as it was asked for, what that means, its seed, its folder."""
 
     arm: str
+    config: RLConfig
     seed: int
     folder: Path
 
 
-def cells(folder: Path, arms: str, first: int, seeds: int) -> list[Cell]:
-    """A run for each arm (comma-separated) and seed, in subfolders where there are several. Raises `OptionError`."""
-    names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
-    if not names:
+def cells(folder: Path, arms: str, config: RLConfig, first: int, seeds: int) -> list[Cell]:
+    """A run for each arm and seed, in subfolders where there are several. Raises `OptionError`.
+
+    Arms are separated by commas, or by blanks where one has options of its own: `outcome effective:candidates=8,lr=1e-4`.
+    """
+    specs = list(dict.fromkeys(arms.split() if ":" in arms else arms.replace(",", " ").split()))
+    if not specs:
         raise OptionError("no arm is named", given=arms, allowed=", ".join(ARMS), hint="Name some, comma-separated.")
-    for name in names:
-        if name not in ARMS:
-            raise unknown_name("arm", name, ARMS)
-    many = len(names) * seeds > 1
-    return [Cell(name, seed, folder / f"{name}-{seed}" if many else folder) for seed in range(first, first + seeds) for name in names]
+    chosen = [(spec, configured(spec, config)) for spec in specs]
+    many = len(specs) * seeds > 1
+    named = lambda spec, seed: folder / f"{spec.replace(':', ',')}-{seed}" if many else folder  # noqa: E731
+    return [Cell(spec, own, seed, named(spec, seed)) for seed in range(first, first + seeds) for spec, own in chosen]
+
+
+def configured(spec: str, config: RLConfig) -> RLConfig:
+    """The options of an arm, `NAME` or `NAME:option=value,...`, the others as in `config`. Raises `OptionError`."""
+    name, knobs = split_spec(spec, "arm")
+    known = [field.name for field in fields(RLConfig) if field.name != "arm"]
+    if name not in ARMS:
+        raise unknown_name("arm", name, ARMS)
+    for knob in knobs:
+        if knob not in known:
+            raise unknown_name(f"option of {name}", knob, known)
+    return replace(config, arm=name, **typed(RLConfig, knobs))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The measurements of an arm's runs: `samples` [points], `accuracy` and `passes` [seeds, points]."""
+    """The measurements of an arm's runs: `samples` and `sequences` (of the policy and of the verifier) [points], the others [seeds, points]."""
 
     arm: str
     samples: Numbers
+    sequences: Numbers
     accuracy: Numbers
     passes: Numbers
 
@@ -64,7 +81,8 @@ def curve(arm: str, runs: Sequence[Cell]) -> Curve:
     if not points:
         raise OptionError("a run has measured nothing yet", given=arm, hint="Let it go on.")
     numbers = [np.array([[record["held"][name] for record in run[:points]] for run in held]) for name in ("accuracy", "passes")]
-    return Curve(arm, np.array([float(record["samples"]) for record in held[0][:points]]), *numbers)
+    spent = np.array([[float(record["sequences"] + record["judged"]) for record in run[:points]] for run in held])
+    return Curve(arm, np.array([float(record["samples"]) for record in held[0][:points]]), spent.mean(axis=0), *numbers)
 
 
 def student(values: Sequence[float] | Numbers) -> Interval:
@@ -100,12 +118,14 @@ def reached(samples: Numbers, values: Numbers, level: float) -> float | None:
 
 
 def saving(arm: Curve, base: Curve, level: float) -> dict[str, Any]:
-    """Samples at which `arm` reaches `level`, how many runs do, and how many times fewer than those of `base` that is."""
+    """Samples at which `arm` reaches `level`, how many runs do, and how many times fewer than those of `base` that is; the same in sequences."""
     mine, theirs = (reached(each.samples, each.accuracy.mean(axis=0), level) for each in (arm, base))
+    spent, theirs_spent = (reached(each.sequences, each.accuracy.mean(axis=0), level) for each in (arm, base))
     own = [reached(arm.samples, run, level) for run in arm.accuracy]
     other = [reached(base.samples, run, level) for run in base.accuracy]
     logs = [math.log(b / a) for a, b in zip(own, other) if a and b]
     found: dict[str, Any] = {"samples": mine, "runs": sum(x is not None for x in own), "ratio": None, "low": None, "high": None}
+    found |= {"sequences": spent, "sequences_ratio": round(theirs_spent / spent, 3) if spent and theirs_spent else None}
     if mine and theirs:
         found["ratio"] = round(theirs / mine, 3)
         if len(logs) == len(own) == len(other) > 1:
@@ -115,16 +135,17 @@ def saving(arm: Curve, base: Curve, level: float) -> dict[str, Any]:
 
 
 def summary(runs: Sequence[Cell], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON-ready record of all arms; savings are against the arm `outcome`, if it is there."""
+    """A JSON-ready record of all arms; savings are against the first arm `outcome`, if there is one."""
     names = list(dict.fromkeys(run.arm for run in runs))
     curves = {name: curve(name, [run for run in runs if run.arm == name]) for name in names}
-    base = curves.get("outcome")
+    base = next((found for name, found in curves.items() if name.partition(":")[0] == "outcome"), None)
     level = None if base is None else float(smooth(base.accuracy.mean(axis=0))[-1])
     arms = []
     for name, found in curves.items():
         points = [student(found.accuracy[:, i]).rounded(4) for i in range(len(found.samples))]
         last = student([smooth(run)[-1] for run in found.accuracy]).rounded(4)
         more = {} if base is None or level is None else {"reaches": saving(found, base, level)}
-        shown = {"arm": name, "seeds": len(found.accuracy), "samples": found.samples.tolist(), "accuracy": points, "final": last, **more}
+        shown = {"arm": name, "seeds": len(found.accuracy), "samples": found.samples.tolist(), "sequences": found.sequences.tolist()}
+        shown |= {"accuracy": points, "final": last, **more}
         arms.append({**shown, "passes": [round(float(x), 3) for x in found.passes.mean(axis=0)], "runs": found.accuracy.tolist()})
     return {"settings": dict(settings), "level": None if level is None else round(level, 4), "arms": arms}

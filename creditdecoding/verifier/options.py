@@ -68,6 +68,8 @@ class Comparison:
 
 
 ARMS = ("outcome", "q", "effective", "telescoped")
+IMMEDIATE = ("q", "effective")
+"""Arms that reward a step for the states before and behind it alone, as a verifier sees them."""
 BASELINES = ("value", "others", "none")
 TOKENS = ("written", "drawn", "event")
 WEIGHTS = ("all", "norms")
@@ -81,6 +83,9 @@ class RLConfig:
     alpha: float = option(3.0, "Weight of the prover's advantage in the effective reward.", ge=0.0, le=1000.0)
     k: float = option(4.0, "The prover is best-of-K of the verifier's Q.", ge=1.0, le=1000.0)
     baseline: str = option("value", "What is taken off: the verifier's Q of the state before, the other samples' mean, nothing.", choices=BASELINES)
+    candidates: int = option(
+        1, "Draws of a step that the verifier weighs against each other, the one taken among them: less noise, for arms q and effective.", ge=1
+    )
     normalise: bool = option(True, "Give an iteration's weights the mean 0 and the spread 1.")
     tokens: str = option(
         "drawn", "What a step's log-probability is of: its written tokens, all draws at its positions, or what was seen of them.", choices=TOKENS
@@ -101,3 +106,6 @@ class RLConfig:
         check_fields(self)
         if self.baseline == "others" and self.samples < 2:
             raise OptionError("a problem's other samples need two samples or more", given=self.samples, hint="Raise --samples.")
+        if self.candidates > 1 and self.arm not in IMMEDIATE:
+            hint = "Leave --candidates out, or give it to an arm: --arms 'outcome effective:candidates=4'."
+            raise OptionError("an outcome is known of the step alone that was taken", given=self.arm, allowed=", ".join(IMMEDIATE), hint=hint)

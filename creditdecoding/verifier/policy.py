@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from creditdecoding.canvas import fitted
@@ -129,24 +129,47 @@ def _counted(lm: LM, place: int, state: State, query: Query, bounds: Sequence[fl
     return Pass(place, query, tuple(steps), tuple(bounds[i] for i in kept))
 
 
-def distributions(model: Denoiser, lm: LM, batch: Sequence[Pass], temperature: float) -> Float[Tensor, "n vocab"]:
-    """What each counted token of some passes was drawn from, as log-probabilities of at least float32; one forward pass of `model`."""
-    at_row = torch.cat([torch.full_like(each.query.positions, i) for i, each in enumerate(batch)])
-    position = torch.cat([each.query.positions for each in batch])
-    flat = logits_at(model, [each.query.row for each in batch], lm.words, lm.device, at_row, position)
-    return (flat.to(torch.promote_types(flat.dtype, torch.float32)) / temperature).log_softmax(-1)
+@dataclass(frozen=True)
+class Lines:
+    """What tokens were drawn from: log-probabilities [lines, vocab] of at least float32, and which line each counted token is of [n]."""
+
+    logp: Float[Tensor, "lines vocab"]
+    of: Int[Tensor, " n"]
 
 
-def chosen(found: Float[Tensor, "n vocab"], batch: Sequence[Pass], temperature: float) -> Float[Tensor, " n"]:
+def distributions(model: Denoiser, lm: LM, batch: Sequence[Pass], temperature: float) -> Lines:
+    """What each counted token of some passes was drawn from; one forward pass of `model`, over each canvas and each place in it once."""
+    kinds: dict[tuple[bytes, tuple[int, int]], int] = {}
+    rows = [kinds.setdefault(_shown(each), len(kinds)) for each in batch]
+    first = {row: each.query.row for row, each in reversed([*zip(rows, batch)])}
+    places = torch.stack((torch.cat([torch.full_like(each.query.positions, i) for i, each in zip(rows, batch)]), _joined(batch, "positions")))
+    wanted, of = places.unique(dim=1, return_inverse=True)
+    flat = logits_at(model, [first[row] for row in range(len(kinds))], lm.words, lm.device, wanted[0], wanted[1])
+    logp = (flat.to(torch.promote_types(flat.dtype, torch.float32)) / temperature).log_softmax(-1)
+    return Lines(logp, of.to(logp.device))
+
+
+def _shown(each: Pass) -> tuple[bytes, tuple[int, int]]:
+    """What the network is shown in a pass: a canvas, and the block in it that is decoded."""
+    return each.query.row.canvas.numpy().tobytes(), each.query.row.block
+
+
+def _joined(batch: Sequence[Pass], name: str) -> Tensor:
+    return torch.cat([getattr(each.query, name) for each in batch])
+
+
+def chosen(found: Lines, batch: Sequence[Pass], temperature: float) -> Float[Tensor, " n"]:
     """Log-probability of each counted token of some passes, from their `distributions`; of a discarded draw that of being discarded."""
-    targets = torch.cat([each.query.targets for each in batch]).to(found.device)[:, None]
-    bounds = torch.tensor([bound for each in batch for bound in each.bounds], device=found.device)[:, None]
-    itself = found.gather(1, targets)[:, 0]
-    if bool((bounds == math.inf).all()):
+    targets = _joined(batch, "targets").to(found.logp.device)
+    bounds = torch.tensor([bound for each in batch for bound in each.bounds], device=found.logp.device)
+    itself = found.logp[found.of, targets]
+    lost = (bounds != math.inf).nonzero()[:, 0]
+    if not len(lost):
         return itself
-    kept = (found.detach() * temperature).softmax(-1) >= bounds
-    below = found.masked_fill(kept.scatter(1, targets, False), -torch.inf).logsumexp(-1)
-    return torch.where(bounds[:, 0] == math.inf, itself, below)
+    lines = found.logp[found.of[lost]]
+    kept = (lines.detach() * temperature).softmax(-1) >= bounds[lost, None]
+    below = lines.masked_fill(kept.scatter(1, targets[lost, None], False), -torch.inf).logsumexp(-1)
+    return itself.index_put((lost,), below)
 
 
 def divergence(found: Float[Tensor, "n vocab"], base: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
@@ -156,9 +179,12 @@ def divergence(found: Float[Tensor, "n vocab"], base: Float[Tensor, "n vocab"]) 
 
 
 def batches(every: Sequence[Pass], size: int) -> list[list[Pass]]:
-    """Passes in batches of at most `size`, such of similar length together, the longest first."""
-    order = sorted(every, key=lambda each: len(each.query.row.canvas), reverse=True)
-    return [list(order[start : start + size]) for start in range(0, len(order), size)]
+    """Passes in batches of at most `size` canvases, those of a canvas and of similar length together, the longest first."""
+    kinds: dict[tuple[bytes, tuple[int, int]], list[Pass]] = {}
+    for each in every:
+        kinds.setdefault(_shown(each), []).append(each)
+    order = sorted(kinds.values(), key=lambda kind: len(kind[0].query.row.canvas), reverse=True)
+    return [[each for kind in order[start : start + size] for each in kind] for start in range(0, len(order), size)]
 
 
 def step_logprobs(

@@ -5,6 +5,8 @@ takes one step of Adam on
 
     mean over answers of [ - sum over steps of weight * log pi(step) + kl * sum over tokens of KL(pi || first pi) ]
 
+With candidates further draws of each step are weighed beside the one taken (candidates.py), and the first sum is over the mean of them.
+
 The weights that learn are float32; the model that samples is a copy in the type it was loaded in, renewed after every step. A run is
 a folder: log.jsonl, a record an iteration; state.pt, replaced whole, so that a run that was killed goes on where it stopped and ends as if it
 had not been; the checkpoint. Leaves to others: log-probabilities (policy.py), several runs and what they say (arms.py).
@@ -33,20 +35,23 @@ from creditdecoding.lm import LM
 from creditdecoding.tasks.base import Family, Item, distinct_items
 from creditdecoding.train.rows import draw
 from creditdecoding.train.schedule import save_state
+from creditdecoding.verifier.candidates import Branch, against_others, branches, dealt, sides
 from creditdecoding.verifier.identity import identity
 from creditdecoding.verifier.learner import export, learner, refuse_unwritable, renew
 from creditdecoding.verifier.options import RLConfig
 from creditdecoding.verifier.policy import Pass, batches, chosen, distributions, divergence, passes, refuse_unscored, with_end
-from creditdecoding.verifier.rewards import baseline, needs_values, rewards
+from creditdecoding.verifier.rewards import baseline, immediate, needs_values, rewards, spread
 from creditdecoding.verifier.sampler import Ask, Drawn, Sampler
 from creditdecoding.verifier.steps import State, delimiter
 
 STATE, LOG = "state.pt", "log.jsonl"
-COUNTS = ("iteration", "samples", "sequences", "seconds")
+COUNTS = ("iteration", "samples", "sequences", "judged", "seconds")
 
 
 class Judge(Protocol):
-    """What says how likely the base policy ends states right: a `Verifier`."""
+    """What says how likely the base policy ends states right: a `Verifier`. `sequences` counts what it has run."""
+
+    sequences: int
 
     def q(self, states: Sequence[State]) -> Float[Tensor, " n"]:
         """Q^pi of each state."""
@@ -100,7 +105,8 @@ class Run:
         self.learning = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(self.learning, lr=config.lr, betas=(0.9, 0.95))
         self.half = next(self.first.parameters()).dtype
-        self.iteration, self.samples, self.sequences, self.seconds = 0, 0, 0, 0.0
+        self.iteration, self.samples, self.sequences, self.judged, self.seconds = 0, 0, 0, 0, 0.0
+        self.score = {family.name: family.score for family in families}
 
     def run(self) -> Iterator[dict[str, Any]]:
         """Learn to the end, yielding a record an iteration; number 0 is before the first. Raises `OptionError` in a folder of another run."""
@@ -109,7 +115,7 @@ class Run:
             past = [record for record in records(self.folder) if record["iteration"] <= self.iteration]
             write_whole(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in past))
             if not past:
-                yield self._log({"iteration": 0, "samples": 0, "held": self.measure()})
+                yield self._log({"iteration": 0, "samples": 0, "sequences": 0, "judged": 0, "held": self.measure()})
             while self.iteration < self.config.iterations:
                 yield self._iterate()
             if self.source is not None:
@@ -131,19 +137,23 @@ class Run:
 
     def step(self) -> dict[str, Any]:
         """One iteration: answers, their weights, a step of the optimiser; what is logged of it."""
-        rng = random.Random(f"{self.generation.seed}/{self.iteration}")
+        rng, before = random.Random(f"{self.generation.seed}/{self.iteration}"), self.judge.sequences if self.judge else 0
         items = [item for item in problems(self.families, self.config.problems, rng) for _ in range(self.config.samples)]
         answers = self.draw(items, [rng.getrandbits(60) for _ in items])
-        weights = self.weights(answers)
+        others = self.others(answers, rng) if self.config.candidates > 1 else []
+        weights = self.weights_beside(answers, others) if others else self.weights(answers)
         self.iteration += 1
         self.samples += len(answers)
-        self.sequences += sum(each.drawn.cost.sequences for each in answers)
-        found = self.learn([each.drawn for each in answers], weights)
+        lessons = [*(each.drawn for each in answers), *(other.lesson for other in others)]
+        self.sequences += sum(each.cost.sequences for each in lessons)
+        self.judged += self.judge.sequences - before if self.judge else 0
+        found = self.learn(lessons, weights, len(answers))
         flat = torch.cat(weights)
         return {
             "iteration": self.iteration,
             "samples": self.samples,
             "sequences": self.sequences,
+            "judged": self.judged,
             "right": round(sum(each.right for each in answers) / len(answers), 4),
             "passes": round(sum(each.drawn.cost.passes for each in answers) / len(answers), 3),
             "steps": len(flat),
@@ -156,13 +166,15 @@ class Run:
         """An answer to each item by the weights as they are, with its verdict."""
         sampler = Sampler(self.lm, self.generation, self.lm.batch_size)
         asks = [Ask(State(tuple(self.lm.encode(item.prompt))), self.marks[item.family], seed) for item, seed in zip(items, seeds)]
-        score = {family.name: family.score for family in self.families}
         found: dict[int, Judged] = {}
         for place, drawn in sampler.draw(asks):
             state = with_end(drawn.state, self.marks[items[place].family], self.lm.words.decode)
-            text = self.lm.text(drawn.state.written, self.generation)
-            found[place] = Judged(items[place], replace(drawn, state=state), score[items[place].family](text, items[place]))
+            found[place] = Judged(items[place], replace(drawn, state=state), self._right(state, items[place]))
         return [found[place] for place in range(len(items))]
+
+    def _right(self, state: State, item: Item) -> bool:
+        """Whether a complete answer is."""
+        return self.score[item.family](self.lm.text(state.written, self.generation), item)
 
     def weights(self, answers: Sequence[Judged]) -> list[Float[Tensor, " steps"]]:
         """What the score function of each step of each answer is weighed by."""
@@ -178,33 +190,53 @@ class Run:
             found.append(rewards(config.arm, values, config.alpha, config.k) - baseline(config.baseline, values, others))
         return found
 
-    def learn(self, answers: Sequence[Drawn], weights: Sequence[Tensor]) -> dict[str, float]:
-        """One step of the optimiser; the norm of the gradient, and KL from the first policy in nats a token."""
-        flat = torch.cat(list(weights))
-        if self.config.normalise:
-            flat = (flat - flat.mean()) / (flat.std(correction=0).item() or 1.0)
-        weights = flat.split([len(each) for each in weights])
-        total, tokens = 0.0, 0
-        for batch in batches(passes(self.lm, answers, self.config.tokens), self.lm.batch_size):
-            far = self._backward(batch, weights, len(answers))
-            total, tokens = total + float(far.sum()), tokens + len(far)
+    def others(self, answers: Sequence[Judged], rng: random.Random) -> list[Branch]:
+        """Further draws of each step of the answers."""
+        sampler = Sampler(self.lm, self.generation, self.lm.batch_size, share=True)
+        marks, seeds = [self.marks[each.item.family] for each in answers], iter(lambda: rng.getrandbits(60), None)
+        return branches([each.drawn for each in answers], marks, self.config.candidates - 1, sampler, seeds)
+
+    def weights_beside(self, answers: Sequence[Judged], others: Sequence[Branch]) -> list[Float[Tensor, " steps"]]:
+        """What the score function is weighed by of each step of each answer, then of each other draw: its reward less those beside it."""
+        assert self.judge is not None
+        before, behind = sides([each.drawn.state for each in answers], others)
+        items = [each.item for each in answers for _ in range(each.drawn.state.depth)]
+        open_ = list(dict.fromkeys(state for state in (*before, *(state for line in behind for state in line)) if not state.done))
+        known = dict(zip(open_, self.judge.q(open_).tolist()))
+        worth = torch.tensor([[float(self._right(s, item)) if s.done else known[s] for s in line] for line, item in zip(behind, items)])
+        was = torch.tensor([known[state] for state in before])[:, None].expand_as(worth)
+        found = against_others(immediate(self.config.arm, was, worth, self.config.alpha, self.config.k))
+        return dealt(found, [each.drawn.state.depth for each in answers])
+
+    def learn(self, lessons: Sequence[Drawn], weights: Sequence[Tensor], answers: int) -> dict[str, float]:
+        """One step of the optimiser; the norm of the gradient, and KL from the first policy in nats a token.
+
+        The first `answers` lessons are the answers, the others further draws of their steps.
+        """
+        weights = [each / self.config.candidates for each in (spread(weights) if self.config.normalise else weights)]
+        total, tokens = 0.0, 0.0
+        for batch in batches(passes(self.lm, lessons, self.config.tokens), self.lm.batch_size):
+            far, counted = self._backward(batch, weights, answers)
+            total, tokens = total + far, tokens + counted
         norm = torch.nn.utils.clip_grad_norm_(self.learning, self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         renew(self.lm, self.model)
-        return {"gradient": round(float(norm), 4), "kl": round(total / max(1, tokens), 5)}
+        return {"gradient": round(float(norm), 4), "kl": round(total / max(1.0, tokens), 5)}
 
-    def _backward(self, batch: Sequence[Pass], weights: Sequence[Tensor], count: int) -> Tensor:
-        """Add the gradient of some passes; their KL by token."""
+    def _backward(self, batch: Sequence[Pass], weights: Sequence[Tensor], answers: int) -> tuple[float, float]:
+        """Add the gradient of some passes; the sum of KL over the answers' tokens among them, and how many these are."""
         weight = torch.cat([weights[each.answer][list(each.steps)] for each in batch]).to(self.lm.device)
         with torch.autocast(self.lm.device.type, self.half, enabled=self.half.itemsize == 2):
             found = distributions(self.model, self.lm, batch, self.generation.temperature)
         with torch.inference_mode():
             base = distributions(self.first, self.lm, batch, self.generation.temperature)
-        far = divergence(found, base.clone())
-        loss = (self.config.kl * far - weight * chosen(found, batch, self.generation.temperature)).sum() / count
+        own = torch.tensor([float(each.answer < answers) for each in batch for _ in each.steps], device=found.of.device)
+        count = torch.zeros(len(found.logp), device=found.of.device).index_add(0, found.of, own)
+        far = (divergence(found.logp, base.logp.clone()) * count).sum()
+        loss = (self.config.kl * far - (weight * chosen(found, batch, self.generation.temperature)).sum()) / answers
         loss.backward()  # type: ignore[no-untyped-call]
-        return far.detach()
+        return float(far.detach()), float(own.sum())
 
     def measure(self) -> dict[str, Any]:
         """Accuracy on held-out problems, an answer each with the seeds 0, 1, ...: mean over families, by family, and passes an answer."""

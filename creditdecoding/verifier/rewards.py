@@ -12,20 +12,27 @@ verifier (model.py), what the weights are used for (reinforce.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from creditdecoding.verifier.model import advantage
+from creditdecoding.verifier.model import advantage, effective
 
 
 def rewards(arm: str, q: Float[Tensor, " states"], alpha: float, k: float) -> Float[Tensor, " steps"]:
     """What each step is rewarded with; `q` [H + 1] are Q^pi of the states of an answer, the last one its verdict."""
-    if arm == "q":
-        return q[1:]
     if arm == "outcome":
         return q[-1].expand(len(q) - 1)
-    gain = advantage(q[:-1], q[1:], k)
-    return q[1:] + alpha * gain if arm == "effective" else q[-1] + alpha * gain.flip(0).cumsum(0).flip(0)
+    if arm == "telescoped":
+        return q[-1] + alpha * advantage(q[:-1], q[1:], k).flip(0).cumsum(0).flip(0)
+    return immediate(arm, q[:-1], q[1:], alpha, k)
+
+
+def immediate(arm: str, before: Float[Tensor, "*steps"], behind: Float[Tensor, "*steps"], alpha: float, k: float) -> Float[Tensor, "*steps"]:
+    """What the arms `q` and `effective` reward a step with, from Q^pi of the states before and behind it alone."""
+    return behind if arm == "q" else effective(before, behind, alpha, k)
 
 
 def needs_values(arm: str, baseline: str) -> bool:
@@ -38,3 +45,10 @@ def baseline(name: str, q: Float[Tensor, " states"], others: float) -> Float[Ten
     if name == "value":
         return q[:-1]
     return q.new_full((len(q) - 1,), others if name == "others" else 0.0)
+
+
+def spread(weights: Sequence[Float[Tensor, " steps"]]) -> list[Float[Tensor, " steps"]]:
+    """The weights of several answers, changed to have the mean 0 and the spread 1 together."""
+    flat = torch.cat(list(weights))
+    flat = (flat - flat.mean()) / (flat.std(correction=0).item() or 1.0)
+    return list(flat.split([len(each) for each in weights]))

@@ -153,7 +153,7 @@ def search_png(report: Mapping[str, Any], path: Path) -> None:
 
 
 def rl_png(report: Mapping[str, Any], path: Path) -> None:
-    """Draw accuracy and passes of policy-gradient runs over samples. Raises `MissingExtraError`."""
+    """Draw accuracy of policy-gradient runs over samples and over sequence-forwards. Raises `MissingExtraError`."""
     figure = _figure(11, 4.4)
     draw_rl(figure, report)
     _save(figure, path)

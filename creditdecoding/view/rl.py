@@ -13,20 +13,20 @@ from creditdecoding.view.tradeoff import strokes
 
 
 def draw_rl(figure: Any, report: Mapping[str, Any]) -> None:
-    """Held-out accuracy (left) and passes an answer (right) over samples: means over seeds, 95% bands, the level where the outcome arm ends."""
+    """Held-out accuracy over answers drawn (left) and over sequence-forwards (right): means over seeds, 95% bands, where the outcome arm ends."""
     left, right = (figure.add_axes((start, 0.22, 0.4, 0.66)) for start in (0.07, 0.56))
     looks = strokes([each["arm"] for each in report["arms"]])
-    for each in report["arms"]:
-        colour, samples = looks[each["arm"]][0], each["samples"]
-        low, value, high = ([100 * point[name] for point in each["accuracy"]] for name in ("low", "value", "high"))
-        left.fill_between(samples, low, high, color=colour, alpha=0.15, linewidth=0)
-        left.plot(samples, value, color=colour, linewidth=1.8, label=each["arm"])
-        right.plot(samples, each["passes"], color=colour, linewidth=1.8)
-    if report["level"] is not None:
-        left.axhline(100 * report["level"], color=QUIET, linewidth=1, linestyle=(0, (3, 3)))
-    for axes, title in ((left, "Held-out problems answered right, %"), (right, "Forward passes an answer")):
-        axes.set_title(title, loc="left", fontsize=10, color=TEXT)
-        axes.set_xlabel("answers drawn", fontsize=9, color=TEXT)
+    for axes, over, label in ((left, "samples", "answers drawn"), (right, "sequences", "sequence-forwards of the policy and the verifier")):
+        for each in report["arms"]:
+            colour, at = looks[each["arm"]][0], each[over]
+            low, value, high = ([100 * point[name] for point in each["accuracy"]] for name in ("low", "value", "high"))
+            axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(at, value, color=colour, linewidth=1.8, label=each["arm"])
+        if report["level"] is not None:
+            axes.axhline(100 * report["level"], color=QUIET, linewidth=1, linestyle=(0, (3, 3)))
+        axes.set_xlabel(label, fontsize=9, color=TEXT)
+    left.set_title("Held-out problems answered right, %", loc="left", fontsize=10, color=TEXT)
+    for axes in (left, right):
         axes.tick_params(colors=TEXT, labelsize=8)
         axes.grid(color=LINE, linewidth=0.6)
         axes.set_axisbelow(True)

@@ -30,7 +30,10 @@ def rl(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run, or of the runs; what is found there goes on where it stopped.")] = Path("runs/rl"),
     tasks: Annotated[str, typer.Option(help="Families to learn on, comma-separated, or a file of your own questions.")] = "arithmetic,algebra",
-    arms: Annotated[str | None, typer.Option(help="Run several arms, comma-separated, in place of --arm.", show_default=False)] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(help="Run several arms in place of --arm: outcome,q or 'outcome effective:candidates=8,lr=1e-4'.", show_default=False),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each arm, with --seed and the seeds behind it.", min=1)] = 1,
     model: Model = "pocket",
     png: Annotated[Path | None, typer.Option(help="Draw accuracy against samples into this file.", show_default=False)] = None,
@@ -51,13 +54,13 @@ def rl(
     drawable(png)
     writable(png)
     chosen = families(tasks)
+    runs = cells(out, rl.arm if arms is None else arms, rl, generation.seed, seeds)
     for family in chosen:
         delimiter(family, rl.delimiter)
-    runs = cells(out, arms or rl.arm, generation.seed, seeds)
     with counting("iterations") as start:
-        tick = start(0, len(runs) * rl.iterations)
+        tick = start(0, sum(cell.config.iterations for cell in runs))
         for cell in runs:
-            _pursue(_run(cell, verifier, chosen, model, rl, generation, engine), tick)
+            _pursue(_run(cell, verifier, chosen, model, generation, engine), cell.arm, tick)
     asked = {"tasks": tasks, "model": model, "verifier": None if verifier is None else str(verifier), "rl": dataclasses.asdict(rl)}
     found = summary(runs, {**asked, "generation": dataclasses.asdict(generation), "seeds": seeds})
     write(out / "rl.json", json.dumps(found, indent=1) + "\n")
@@ -74,9 +77,7 @@ def rl(
             typer.echo(f"wrote {path}", err=True)
 
 
-def _run(
-    cell: Cell, verifier: Path | None, families: list[Family], model: str, rl: RLConfig, generation: GenerationConfig, engine: EngineConfig
-) -> Run:
+def _run(cell: Cell, verifier: Path | None, families: list[Family], model: str, generation: GenerationConfig, engine: EngineConfig) -> Run:
     """The run of a cell, ready to begin or to go on."""
     from creditdecoding.checkpoint import locate
     from creditdecoding.verifier.model import Verifier
@@ -85,13 +86,12 @@ def _run(
     lm = load_lm(model, engine)
     source = locate(model, engine.revision, engine.offline, engine.cache_dir)
     judge = None if verifier is None else Verifier.load(verifier, lm, compile=engine.compile)
-    mine, own = dataclasses.replace(rl, arm=cell.arm), dataclasses.replace(generation, seed=cell.seed)
-    run = Run(lm, families, own, mine, judge, cell.folder, source, engine.compile)
+    run = Run(lm, families, dataclasses.replace(generation, seed=cell.seed), cell.config, judge, cell.folder, source, engine.compile)
     made(cell.folder)
     return run
 
 
-def _pursue(run: Run, tick: Any) -> None:
+def _pursue(run: Run, arm: str, tick: Any) -> None:
     told = 0
     for record in run.run():
         for _ in range(told, record["iteration"]):
@@ -99,7 +99,7 @@ def _pursue(run: Run, tick: Any) -> None:
         told = record["iteration"]
         if "held" in record:
             held = record["held"]
-            text = f"{run.config.arm}, seed {run.generation.seed}, {record['samples']} samples: "
+            text = f"{arm}, seed {run.generation.seed}, {record['samples']} samples: "
             typer.echo(f"{text}{100 * held['accuracy']:.1f} % right, {held['passes']:.2f} passes an answer", err=True)
     for _ in range(told, run.config.iterations):
         tick()
@@ -110,7 +110,7 @@ def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     level = found["level"]
-    more = () if level is None else (f"samples to {100 * level:.1f} %", "times fewer than outcome")
+    more = () if level is None else (f"samples to {100 * level:.1f} %", "times fewer than outcome", "sequence-forwards")
     table = Table("arm", "seeds", "before %", "in the end %", "passes", *more)
     for arm in found["arms"]:
         first, last = arm["accuracy"][0], arm["final"]
@@ -131,4 +131,5 @@ def _saving(reaches: dict[str, Any], seeds: int) -> list[str]:
     when = "never" if reaches["samples"] is None else f"{reaches['samples']:.0f}"
     range_ = "" if reaches["low"] is None else f" ({reaches['low']:.2f}..{reaches['high']:.2f})"
     ratio = "" if reaches["ratio"] is None else f"{reaches['ratio']:.2f}{range_}"
-    return [f"{when}, {reaches['runs']} of {seeds} runs", ratio]
+    forwards = "" if reaches["sequences_ratio"] is None else f"{reaches['sequences_ratio']:.2f} times fewer"
+    return [f"{when}, {reaches['runs']} of {seeds} runs", ratio, forwards]

@@ -25,6 +25,7 @@ from creditdecoding.errors import OptionError
 from creditdecoding.tasks import families
 from creditdecoding.tasks.base import Family, Item
 from creditdecoding.verifier.arms import Curve, cells, reached, saving, smooth, student, summary
+from creditdecoding.verifier.learner import cosine
 from creditdecoding.verifier.model import best_of
 from creditdecoding.verifier.options import BASELINES, RLConfig
 from creditdecoding.verifier.reinforce import Run, records
@@ -88,6 +89,22 @@ def test_every_draw_may_count(tmp_path: Path, tokens: str) -> None:
     run = Run(tiny_lm(Tiny(dtype=torch.float32, scale=0.3)), [FAMILY], config, dataclasses.replace(RL, tokens=tokens), None, tmp_path)
     held = [record["held"]["accuracy"] for record in run.run() if "held" in record]
     assert held[-1] > 0.85 > held[0]
+
+
+def test_a_record_says_how_far_halves_of_the_gradient_agree(tmp_path: Path) -> None:
+    """One problem has no halves."""
+    few, many = (tiny_run(tmp_path / str(n), Prefix(), baseline="value", problems=n, lr=1e-9) for n in (1, 2))
+    assert few.step()["agree"] is None
+    found = [many.step() for _ in range(20)]
+    assert all(-1 <= record["agree"] <= 1 for record in found) and len({record["agree"] for record in found}) > 1
+    large = tiny_run(tmp_path / "large", Prefix(), arm="q", baseline="value", problems=64, candidates=8, lr=1e-9)
+    assert large.step()["agree"] > 0.9 > max(np.mean([record["agree"] for record in found]), 0)  # the more draws, the less noise
+
+
+def test_the_cosine_is_of_the_parts() -> None:
+    one, other = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])
+    assert cosine([one, None], [one + other, one]) == pytest.approx(math.sqrt(0.5), abs=1e-5)
+    assert cosine([None], [one]) is None and cosine([one], [one]) is None
 
 
 def test_the_divergence_holds_a_policy_back(tmp_path: Path) -> None:

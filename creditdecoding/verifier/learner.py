@@ -6,13 +6,15 @@ Leaves to others: what is learnt (reinforce.py), names of weights (models/).
 from __future__ import annotations
 
 import copy
+import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
@@ -53,6 +55,18 @@ def renew(lm: LM, model: nn.Module) -> None:
     assert isinstance(lm.model, nn.Module)
     for theirs, mine in zip(lm.model.parameters(), model.parameters()):
         theirs.copy_(mine)
+
+
+def slopes(weights: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    """What is in the weights' gradients now, None of such without."""
+    return [None if weight.grad is None else weight.grad.clone() for weight in weights]
+
+
+def cosine(first: Sequence[Tensor | None], whole: Sequence[Tensor | None]) -> float | None:
+    """The cosine of the angle between a part of a gradient and the rest of it; None where one of them is nothing."""
+    pairs = [(a, b - a) for a, b in zip(first, whole) if a is not None and b is not None]
+    along, mine, theirs = (sum(float((x * y).sum()) for x, y in each) for each in (pairs, [(a, a) for a, _ in pairs], [(b, b) for _, b in pairs]))
+    return round(along / math.sqrt(mine * theirs), 5) if mine * theirs > 0 else None
 
 
 def export(model: Any, source: Path, folder: Path) -> None:

@@ -37,7 +37,7 @@ from creditdecoding.train.rows import draw
 from creditdecoding.train.schedule import save_state
 from creditdecoding.verifier.candidates import Branch, against_others, branches, dealt, sides
 from creditdecoding.verifier.identity import identity
-from creditdecoding.verifier.learner import export, learner, refuse_unwritable, renew
+from creditdecoding.verifier.learner import cosine, export, learner, refuse_unwritable, renew, slopes
 from creditdecoding.verifier.options import RLConfig
 from creditdecoding.verifier.policy import Pass, batches, chosen, distributions, divergence, passes, refuse_unscored, with_end
 from creditdecoding.verifier.rewards import baseline, immediate, needs_values, rewards, spread
@@ -147,7 +147,8 @@ class Run:
         lessons = [*(each.drawn for each in answers), *(other.lesson for other in others)]
         self.sequences += sum(each.cost.sequences for each in lessons)
         self.judged += self.judge.sequences - before if self.judge else 0
-        found = self.learn(lessons, weights, len(answers))
+        of = [*range(len(answers)), *(other.answer for other in others)]
+        found = self.learn(lessons, weights, [place // self.config.samples for place in of], len(answers))
         flat = torch.cat(weights)
         return {
             "iteration": self.iteration,
@@ -208,21 +209,26 @@ class Run:
         found = against_others(immediate(self.config.arm, was, worth, self.config.alpha, self.config.k))
         return dealt(found, [each.drawn.state.depth for each in answers])
 
-    def learn(self, lessons: Sequence[Drawn], weights: Sequence[Tensor], answers: int) -> dict[str, float]:
-        """One step of the optimiser; the norm of the gradient, and KL from the first policy in nats a token.
+    def learn(self, lessons: Sequence[Drawn], weights: Sequence[Tensor], problem: Sequence[int], answers: int) -> dict[str, float | None]:
+        """One step of the optimiser: the gradient's norm, the cosine of its halves, and KL from the first policy in nats a token.
 
-        The first `answers` lessons are the answers, the others further draws of their steps.
+        The first `answers` lessons are the answers, the others further draws of their steps; `problem` says of which problem each is. What halves
+        of the problems say of the gradient agrees as far as it is more than noise; None where there is one problem.
         """
         weights = [each / self.config.candidates for each in (spread(weights) if self.config.normalise else weights)]
-        total, tokens = 0.0, 0.0
-        for batch in batches(passes(self.lm, lessons, self.config.tokens), self.lm.batch_size):
-            far, counted = self._backward(batch, weights, answers)
-            total, tokens = total + far, tokens + counted
+        every, middle = passes(self.lm, lessons, self.config.tokens), self.config.problems // 2
+        total, tokens, first = 0.0, 0.0, list[Tensor | None]()
+        for late in (False, True):
+            first = slopes(self.learning)
+            for batch in batches([each for each in every if (problem[each.answer] >= middle) == late], self.lm.batch_size):
+                far, counted = self._backward(batch, weights, answers)
+                total, tokens = total + far, tokens + counted
+        agree = cosine(first, slopes(self.learning))
         norm = torch.nn.utils.clip_grad_norm_(self.learning, self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         renew(self.lm, self.model)
-        return {"gradient": round(float(norm), 4), "kl": round(total / max(1.0, tokens), 5)}
+        return {"gradient": round(float(norm), 4), "agree": agree, "kl": round(total / max(1.0, tokens), 5)}
 
     def _backward(self, batch: Sequence[Pass], weights: Sequence[Tensor], answers: int) -> tuple[float, float]:
         """Add the gradient of some passes; the sum of KL over the answers' tokens among them, and how many these are."""

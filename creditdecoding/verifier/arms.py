@@ -2,12 +2,13 @@
 
 Curves are means over seeds with Student's 95% interval. An arm has reached a level where its curve, each point averaged with its neighbours,
 first passes it; the level is where the outcome arm ends. A ratio of samples is that of the mean curves; its interval is Student's of the
-logarithms of the seeds' own ratios, where all of them reach the level. Leaves to others: a run (reinforce.py), the figure (view/rl.py).
+logarithms of the seeds' own ratios, each at the level where the outcome's run of that seed ends, where all runs of the arm reach theirs. Leaves to others: a run (reinforce.py), the figure (view/rl.py).
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -46,9 +47,13 @@ def cells(folder: Path, arms: str, config: RLConfig, first: int, seeds: int) -> 
     if not specs:
         raise OptionError("no arm is named", given=arms, allowed=", ".join(ARMS), hint="Name some, comma-separated.")
     chosen = [(spec, configured(spec, config)) for spec in specs]
-    many = len(specs) * seeds > 1
-    named = lambda spec, seed: folder / f"{spec.replace(':', ',')}-{seed}" if many else folder  # noqa: E731
-    return [Cell(spec, own, seed, named(spec, seed)) for seed in range(first, first + seeds) for spec, own in chosen]
+    several = len(specs) * seeds > 1
+    places = {spec: re.sub(r"[^\w=.+-]", ",", spec) for spec in specs}
+    return [
+        Cell(spec, own, seed, folder / f"{places[spec]}-{seed}" if several else folder)
+        for seed in range(first, first + seeds)
+        for spec, own in chosen
+    ]
 
 
 def configured(spec: str, config: RLConfig) -> RLConfig:
@@ -121,8 +126,9 @@ def saving(arm: Curve, base: Curve, level: float) -> dict[str, Any]:
     """Samples at which `arm` reaches `level`, how many runs do, and how many times fewer than those of `base` that is; the same in sequences."""
     mine, theirs = (reached(each.samples, each.accuracy.mean(axis=0), level) for each in (arm, base))
     spent, theirs_spent = (reached(each.sequences, each.accuracy.mean(axis=0), level) for each in (arm, base))
-    own = [reached(arm.samples, run, level) for run in arm.accuracy]
-    other = [reached(base.samples, run, level) for run in base.accuracy]
+    levels = [float(smooth(run)[-1]) for run in base.accuracy]
+    own = [reached(arm.samples, run, ends) for run, ends in zip(arm.accuracy, levels)]
+    other = [reached(base.samples, run, ends) for run, ends in zip(base.accuracy, levels)]
     logs = [math.log(b / a) for a, b in zip(own, other) if a and b]
     found: dict[str, Any] = {"samples": mine, "runs": sum(x is not None for x in own), "ratio": None, "low": None, "high": None}
     found |= {"sequences": spent, "sequences_ratio": round(theirs_spent / spent, 3) if spent and theirs_spent else None}

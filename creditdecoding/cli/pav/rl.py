@@ -107,17 +107,18 @@ def _pursue(run: Run, arm: str, tick: Any) -> None:
 
 def _print(found: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     level = found["level"]
-    more = () if level is None else (f"samples to {100 * level:.1f} %", "times fewer than outcome", "sequence-forwards")
-    table = Table("arm", "seeds", "before %", "in the end %", "passes", *more)
+    more = () if level is None else (f"samples to {100 * level:.1f} %", "times fewer", "forwards fewer")
+    table = Table(Column("arm", overflow="fold"), "right %, before and in the end", *more)
     for arm in found["arms"]:
         first, last = arm["accuracy"][0], arm["final"]
-        ends = [_percent(each, arm["seeds"]) for each in (first, last)]
-        cells = [] if level is None else _saving(arm["reaches"], arm["seeds"])
-        table.add_row(arm["arm"], str(arm["seeds"]), *ends, f"{arm['passes'][0]:.2f} -> {arm['passes'][-1]:.2f}", *cells)
+        cells = [] if level is None else _saving(arm["reaches"])
+        table.add_row(arm["arm"], f"{100 * first['value']:.1f} -> {_percent(last, arm['seeds'])}", *cells)
     Console().print(table)
+    if level is not None:
+        typer.echo("Fewer than the outcome arm takes to where it ends; forwards: sequences of the policy and of the verifier.")
 
 
 def _percent(share: dict[str, float], seeds: int) -> str:
@@ -126,10 +127,9 @@ def _percent(share: dict[str, float], seeds: int) -> str:
     return f"{value:.1f} ({low:.1f}..{high:.1f})" if seeds > 1 else f"{value:.1f}"
 
 
-def _saving(reaches: dict[str, Any], seeds: int) -> list[str]:
+def _saving(reaches: dict[str, Any]) -> list[str]:
     """When an arm gets there, and how much sooner."""
     when = "never" if reaches["samples"] is None else f"{reaches['samples']:.0f}"
-    range_ = "" if reaches["low"] is None else f" ({reaches['low']:.2f}..{reaches['high']:.2f})"
-    ratio = "" if reaches["ratio"] is None else f"{reaches['ratio']:.2f}{range_}"
-    forwards = "" if reaches["sequences_ratio"] is None else f"{reaches['sequences_ratio']:.2f} times fewer"
-    return [f"{when}, {reaches['runs']} of {seeds} runs", ratio, forwards]
+    range_ = "" if reaches["low"] in (None, reaches["high"]) else f" ({reaches['low']:.1f}..{reaches['high']:.1f})"
+    ratio = "" if reaches["ratio"] is None else f"{reaches['ratio']:.1f}{range_}"
+    return [when, ratio, "" if reaches["sequences_ratio"] is None else f"{reaches['sequences_ratio']:.1f}"]

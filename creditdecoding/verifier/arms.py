@@ -2,7 +2,8 @@
 
 Curves are means over seeds with Student's 95% interval. An arm has reached a level where its curve, each point averaged with its neighbours,
 first passes it; the level is where the outcome arm ends. A ratio of samples is that of the mean curves; its interval is Student's of the
-logarithms of the seeds' own ratios, each at the level where the outcome's run of that seed ends, where all runs of the arm reach theirs. Leaves to others: a run (reinforce.py), the figure (view/rl.py).
+logarithms of the seeds' own ratios, each at the level where the outcome's run of that seed ends, where all runs of the arm reach theirs.
+Leaves to others: a run (reinforce.py), the figure (view/rl.py).
 """
 
 from __future__ import annotations

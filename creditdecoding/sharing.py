@@ -28,12 +28,18 @@ def leaders(rows: Sequence[Row]) -> list[int] | None:
     return None if found == [*range(len(rows))] else found
 
 
-def shared(ask: Ask, rows: Sequence[Row], leads: Sequence[int], at_row: Tensor, position: Tensor, store: KVCache | None) -> Tensor:
-    """Logits at (row, position) [n] from a pass over the leaders alone, each place computed once; what they stored is stored for all."""
+def distinct(leads: Sequence[int], at_row: Tensor, position: Tensor) -> tuple[list[int], Tensor, Tensor]:
+    """Which rows lead; the different places [2, m] asked for by (row, position) [n], their rows counted among those; the place of each [n]."""
     runs = sorted(set(leads))
-    place = torch.zeros(len(rows), dtype=torch.long)
+    place = torch.zeros(len(leads), dtype=torch.long)
     place[runs] = torch.arange(len(runs))
     wanted, back = torch.stack((place[list(leads)][at_row], position)).unique(dim=1, return_inverse=True)
+    return runs, wanted, back
+
+
+def shared(ask: Ask, rows: Sequence[Row], leads: Sequence[int], at_row: Tensor, position: Tensor, store: KVCache | None) -> Tensor:
+    """Logits at (row, position) [n] from a pass over the leaders alone, each place computed once; what they stored is stored for all."""
+    runs, wanted, back = distinct(leads, at_row, position)
     flat = ask([rows[i] for i in runs], wanted[0], wanted[1])
     kept = [(rows[lead].slot, row.slot) for lead, row in zip(leads, rows) if row is not rows[lead] and not isinstance(row.policy, Everything)]
     if store is not None and kept:

@@ -112,24 +112,28 @@ def test_the_divergence_holds_a_policy_back(tmp_path: Path) -> None:
     assert far[1] < far[0] / 5
 
 
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    whole = tiny_run(tmp_path / "whole", iterations=7, save_every=3)
+@pytest.mark.parametrize("asked", [{}, {"arm": "q", "candidates": 3}])
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, asked: dict[str, Any]) -> None:
+    def begin(name: str, **changes: Any) -> Run:
+        return tiny_run(tmp_path / name, Prefix() if asked else None, **{"iterations": 7, **asked, **changes})
+
+    whole = begin("whole", save_every=3)
     wanted = [*whole.run()]
-    killed = tiny_run(tmp_path / "killed", iterations=7, save_every=3).run()
+    killed = begin("killed", save_every=3).run()
     for _ in range(6):  # two iterations behind the last saved state
         next(killed)
     killed.close()
     (tmp_path / "killed" / "log.jsonl").open("a").write('{"iteration": 9')
-    again = tiny_run(tmp_path / "killed", iterations=7, save_every=3)
+    again = begin("killed", save_every=3)
     later = [*again.run()]
     assert [record["iteration"] for record in later] == [4, 5, 6, 7]
     forget = lambda found: [{k: v for k, v in record.items() if k != "seconds"} for record in found]  # noqa: E731
     assert forget(records(tmp_path / "killed")) == forget(wanted)
     for mine, theirs in zip(again.model.parameters(), whole.model.parameters()):
         assert torch.equal(mine, theirs)
-    assert [*tiny_run(tmp_path / "killed", iterations=7).run()] == []  # and once more: nothing left to do
+    assert [*begin("killed").run()] == []  # and once more: nothing left to do
     with pytest.raises(OptionError, match="other settings"):
-        [*tiny_run(tmp_path / "killed", iterations=7, lr=0.5).run()]
+        [*begin("killed", lr=0.5).run()]
 
 
 def test_steps_end_where_a_run_says(tmp_path: Path) -> None:

@@ -124,7 +124,10 @@ def reached(samples: Numbers, values: Numbers, level: float) -> float | None:
 
 
 def saving(arm: Curve, base: Curve, level: float) -> dict[str, Any]:
-    """Samples at which `arm` reaches `level`, how many runs do, and how many times fewer than those of `base` that is; the same in sequences."""
+    """Samples at which `arm` reaches `level`, and how many times fewer than those of `base` that is; the same in sequences.
+
+    `runs`: how many of its runs reach where the run of `base` with their seed ends.
+    """
     mine, theirs = (reached(each.samples, each.accuracy.mean(axis=0), level) for each in (arm, base))
     spent, theirs_spent = (reached(each.sequences, each.accuracy.mean(axis=0), level) for each in (arm, base))
     levels = [float(smooth(run)[-1]) for run in base.accuracy]

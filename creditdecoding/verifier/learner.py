@@ -57,15 +57,13 @@ def renew(lm: LM, model: nn.Module) -> None:
         theirs.copy_(mine)
 
 
-def slopes(weights: Sequence[nn.Parameter]) -> list[Tensor | None]:
-    """What is in the weights' gradients now, None of such without."""
-    return [None if weight.grad is None else weight.grad.clone() for weight in weights]
-
-
 def cosine(first: Sequence[Tensor | None], whole: Sequence[Tensor | None]) -> float | None:
     """The cosine of the angle between a part of a gradient and the rest of it; None where one of them is nothing."""
-    pairs = [(a, b - a) for a, b in zip(first, whole) if a is not None and b is not None]
-    along, mine, theirs = (sum(float((x * y).sum()) for x, y in each) for each in (pairs, [(a, a) for a, _ in pairs], [(b, b) for _, b in pairs]))
+    along = mine = theirs = 0.0
+    for part, every in zip(first, whole):
+        if part is not None and every is not None:
+            rest = every - part
+            along, mine, theirs = (x + float(y.sum()) for x, y in ((along, part * rest), (mine, part * part), (theirs, rest * rest)))
     return round(along / math.sqrt(mine * theirs), 5) if mine * theirs > 0 else None
 
 

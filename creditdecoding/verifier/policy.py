@@ -34,6 +34,7 @@ from creditdecoding.errors import OptionError
 from creditdecoding.generate import Denoiser, logits_at
 from creditdecoding.likelihood import Query, replay
 from creditdecoding.lm import LM
+from creditdecoding.sharing import distinct, leaders
 from creditdecoding.trace import StepEvent
 from creditdecoding.verifier.sampler import Drawn
 from creditdecoding.verifier.steps import Mark, State, grown
@@ -139,19 +140,17 @@ class Lines:
 
 def distributions(model: Denoiser, lm: LM, batch: Sequence[Pass], temperature: float) -> Lines:
     """What each counted token of some passes was drawn from; one forward pass of `model`, over each canvas and each place in it once."""
-    kinds: dict[tuple[bytes, tuple[int, int]], int] = {}
-    rows = [kinds.setdefault(_shown(each), len(kinds)) for each in batch]
-    first = {row: each.query.row for row, each in reversed([*zip(rows, batch)])}
-    places = torch.stack((torch.cat([torch.full_like(each.query.positions, i) for i, each in zip(rows, batch)]), _joined(batch, "positions")))
-    wanted, of = places.unique(dim=1, return_inverse=True)
-    flat = logits_at(model, [first[row] for row in range(len(kinds))], lm.words, lm.device, wanted[0], wanted[1])
+    rows = [each.query.row for each in batch]
+    at_row = torch.cat([torch.full_like(each.query.positions, i) for i, each in enumerate(batch)])
+    runs, wanted, of = distinct(_leads(batch), at_row, _joined(batch, "positions"))
+    flat = logits_at(model, [rows[i] for i in runs], lm.words, lm.device, wanted[0], wanted[1])
     logp = (flat.to(torch.promote_types(flat.dtype, torch.float32)) / temperature).log_softmax(-1)
     return Lines(logp, of.to(logp.device))
 
 
-def _shown(each: Pass) -> tuple[bytes, tuple[int, int]]:
-    """What the network is shown in a pass: a canvas, and the block in it that is decoded."""
-    return each.query.row.canvas.numpy().tobytes(), each.query.row.block
+def _leads(batch: Sequence[Pass]) -> Sequence[int]:
+    """For each pass the first of those that show the network the same."""
+    return leaders([each.query.row for each in batch]) or range(len(batch))
 
 
 def _joined(batch: Sequence[Pass], name: str) -> Tensor:
@@ -180,9 +179,9 @@ def divergence(found: Float[Tensor, "n vocab"], base: Float[Tensor, "n vocab"]) 
 
 def batches(every: Sequence[Pass], size: int) -> list[list[Pass]]:
     """Passes in batches of at most `size` canvases, those of a canvas and of similar length together, the longest first."""
-    kinds: dict[tuple[bytes, tuple[int, int]], list[Pass]] = {}
-    for each in every:
-        kinds.setdefault(_shown(each), []).append(each)
+    kinds: dict[int, list[Pass]] = {}
+    for lead, each in zip(_leads(every), every):
+        kinds.setdefault(lead, []).append(each)
     order = sorted(kinds.values(), key=lambda kind: len(kind[0].query.row.canvas), reverse=True)
     return [[each for kind in order[start : start + size] for each in kind] for start in range(0, len(order), size)]
 

@@ -37,7 +37,7 @@ from creditdecoding.train.rows import draw
 from creditdecoding.train.schedule import save_state
 from creditdecoding.verifier.candidates import Branch, against_others, branches, dealt, sides
 from creditdecoding.verifier.identity import identity
-from creditdecoding.verifier.learner import cosine, export, learner, refuse_unwritable, renew, slopes
+from creditdecoding.verifier.learner import cosine, export, learner, refuse_unwritable, renew
 from creditdecoding.verifier.options import RLConfig
 from creditdecoding.verifier.policy import Pass, batches, chosen, distributions, divergence, passes, refuse_unscored, with_end
 from creditdecoding.verifier.rewards import baseline, immediate, needs_values, rewards, spread
@@ -201,10 +201,13 @@ class Run:
         """What the score function is weighed by of each step of each answer, then of each other draw: its reward less those beside it."""
         assert self.judge is not None
         before, behind = sides([each.drawn.state for each in answers], others)
-        items = [each.item for each in answers for _ in range(each.drawn.state.depth)]
-        open_ = list(dict.fromkeys(state for state in (*before, *(state for line in behind for state in line)) if not state.done))
-        known = dict(zip(open_, self.judge.q(open_).tolist()))
-        worth = torch.tensor([[float(self._right(s, item)) if s.done else known[s] for s in line] for line, item in zip(behind, items)])
+        known = {each.drawn.state: float(each.right) for each in answers}
+        for state, item in ((other.drawn.state, answers[other.answer].item) for other in others):
+            if state.done and state not in known:
+                known[state] = float(self._right(state, item))
+        unknown = [state for state in dict.fromkeys((*before, *(state for line in behind for state in line))) if state not in known]
+        known.update(zip(unknown, self.judge.q(unknown).tolist()))
+        worth = torch.tensor([[known[state] for state in line] for line in behind])
         was = torch.tensor([known[state] for state in before])[:, None].expand_as(worth)
         found = against_others(immediate(self.config.arm, was, worth, self.config.alpha, self.config.k))
         return dealt(found, [each.drawn.state.depth for each in answers])
@@ -219,11 +222,11 @@ class Run:
         every, middle = passes(self.lm, lessons, self.config.tokens), self.config.problems // 2
         total, tokens, first = 0.0, 0.0, list[Tensor | None]()
         for late in (False, True):
-            first = slopes(self.learning)
+            first = [None if weight.grad is None else weight.grad.clone() for weight in self.learning]
             for batch in batches([each for each in every if (problem[each.answer] >= middle) == late], self.lm.batch_size):
                 far, counted = self._backward(batch, weights, answers)
                 total, tokens = total + far, tokens + counted
-        agree = cosine(first, slopes(self.learning))
+        agree = cosine(first, [weight.grad for weight in self.learning])
         norm = torch.nn.utils.clip_grad_norm_(self.learning, self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

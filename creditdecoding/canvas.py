@@ -25,12 +25,16 @@ BLOCK_LENGTH = 32  # where neither the request nor the checkpoint says otherwise
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the loop must know of the ids: the mask, what ends an answer, how many ids mean something, and ids -> text."""
+    """What the loop must know of the ids: the mask, what ends an answer, how many ids mean something, and ids -> text.
+
+    `control_ids` order another loop to change the text (delete, split, expand): they are never written.
+    """
 
     mask_id: int
     stop_ids: tuple[int, ...]
     size: int
     decode: Callable[[Sequence[int]], str]
+    control_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,9 +198,11 @@ def _check_begun(begun: Sequence[int], config: GenerationConfig, words: Vocabula
     if len(begun) >= config.gen_length:
         given, allowed = f"{len(begun)} of {config.gen_length} positions", "at least one mask"
         raise OptionError("the begun answer leaves nothing to write", given=given, allowed=allowed, hint="Raise gen_length.")
-    wrong = next((i for i in begun if i in (words.mask_id, *words.stop_ids) or not 0 <= i < words.size), None)
+    never = (words.mask_id, *words.stop_ids, *words.control_ids)
+    wrong = next((i for i in begun if i in never or not 0 <= i < words.size), None)
     if wrong is not None:
-        raise OptionError("the begun answer has a mask, an end token or an id that means nothing", given=wrong, hint="Cut it before that.")
+        what = "the begun answer has a mask, an end token, a control token or an id that means nothing"
+        raise OptionError(what, given=wrong, hint="Cut it before that.")
 
 
 def start_infill(index: int, tokens: Sequence[int], config: GenerationConfig, words: Vocabulary, max_length: int, layout: Layout = PLAIN) -> Row:

@@ -141,13 +141,14 @@ def logits_at(
 ) -> Tensor:
     """Logits at (row, position) [n], those of guided rows guided, with -inf for whatever must not be written there.
 
-    `~p` in place of a position p asks at its shadow, in rows whose rule has some; `leads` as in sharing.py. Forbidden are the mask token, ids
-    that mean nothing, and end tokens where the row's options or the text around a gap forbid them.
+    `~p` in place of a position p asks at its shadow, in rows whose rule has some; `leads` as in sharing.py. Forbidden are the mask
+    token, control tokens, ids that mean nothing, and end tokens where the row's options or the text around a gap forbid them.
     Raises `ModelError` when the model's logits have the wrong shape.
     """
     ask: Ask = lambda *asked: guided(partial(_ask, model, words, device, store), asked[0], words.mask_id, *asked[1:])  # noqa: E731
     flat = ask(rows, at_row, position) if leads is None else shared(ask, rows, leads, at_row, position, store)
-    flat[:, words.mask_id] = -torch.inf
+    for forbidden in (words.mask_id, *words.control_ids):
+        flat[:, forbidden] = -torch.inf
     flat[:, words.size :] = -torch.inf
     never = torch.tensor([row.config.logits_eos_inf or not row.open for row in rows])[at_row].to(flat.device)
     if bool(never.any()):

@@ -76,7 +76,13 @@ class LM:
         self.model, self.tokenizer, self.max_length, self.turns = model, tokenizer, max_length, turns
         self.device, self.batch_size = device, batch_size
         self.layout: Layout = getattr(model, "layout", Layout())
-        self.words = Vocabulary(tokenizer.mask_id, tokenizer.stop_ids, tokenizer.size, tokenizer.decode)
+        self.words = Vocabulary(
+            tokenizer.mask_id,
+            tokenizer.stop_ids,
+            tokenizer.size,
+            tokenizer.decode,
+            tokenizer.control_ids,
+        )
 
     def encode(self, prompt: Prompt, raw: bool = False) -> list[int]:
         """Ids of a prompt: through the chat template, or as plain text if `raw`. Raises `OptionError` if it is empty."""

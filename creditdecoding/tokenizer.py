@@ -5,6 +5,7 @@ Leaves to others: what the ids mean to a model (models/), where a block of masks
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +19,26 @@ from creditdecoding.errors import CheckpointError, OptionError
 
 Message = Mapping[str, str]
 
+# Tokens with which some models change the length of a text (LLaDA2.2, DreamOn), and further masks: orders to a
+# decoding loop, in brackets of any kind. `_MARKED` tells them from words where a vocabulary has no list of added tokens.
+_CONTROL = re.compile(r"[\W_]+(mask|mdm_mask|delete|split|expand|insert)([\W_]?token)?[\W_]+", re.IGNORECASE)
+_MARKED = re.compile("<[|\uff5c].*[|\uff5c]>")
+
 
 @dataclass(frozen=True)
 class Tokenizer:
     """A checkpoint's tokenizer with the ids that decoding needs.
 
     `mask_id` fills the canvas; `stop_ids` end an answer (end of text, end of turn); `size` counts the ids that mean
-    something: rows of the embedding from there on are padding and never written.
+    something: rows of the embedding from there on are padding and never written. `control_ids` are orders to a decoding
+    loop (delete, split, expand) and never text.
     """
 
     backend: Any
     mask_id: int
     stop_ids: tuple[int, ...]
     size: int
+    control_ids: tuple[int, ...] = ()
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; nothing is added. Special tokens written out in the text become their ids."""
@@ -83,11 +91,20 @@ def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer
 
 def adopt(backend: Any, mask_id: int | None = None, stop_ids: Iterable[int] = ()) -> Tokenizer:
     """A transformers tokenizer with the ids that decoding needs; the mask is `mask_id` or else its own. Raises `CheckpointError`."""
-    size = 1 + max(backend.get_vocab().values(), default=-1)
+    vocabulary = backend.get_vocab()
+    size = 1 + max(vocabulary.values(), default=-1)
     stops = {*stop_ids, *_end_of_turn(backend)}
     if backend.eos_token_id is not None:
         stops.add(backend.eos_token_id)
-    return Tokenizer(backend, _mask_id(backend, mask_id, size), tuple(sorted(stops)), size)
+    mask = _mask_id(backend, mask_id, size)
+    control = _control_ids(vocabulary, backend.get_added_vocab())
+    return Tokenizer(backend, mask, tuple(sorted(stops)), size, tuple(sorted(control - stops - {mask})))
+
+
+def _control_ids(vocabulary: Mapping[str, int], added: Mapping[str, int]) -> set[int]:
+    """Ids of the tokens that order a decoding loop to change a text, and of every mask."""
+    marked = {text: i for text, i in vocabulary.items() if text.startswith("<") and _MARKED.fullmatch(text)}
+    return {i for text, i in {**marked, **added}.items() if _CONTROL.fullmatch(text)}
 
 
 def _whole(folder: Path) -> Any:

@@ -28,10 +28,9 @@ def run_credit(arguments: Sequence[str | Path], stdin: str = "") -> Result:
     stderr = io.StringIO()
     argv = ["credit", *(str(argument) for argument in arguments)]
     status = 0
-    with redirect_stdout(stdout), redirect_stderr(stderr), patch.object(sys, "argv", argv):
-        with patch.object(sys, "stdin", io.StringIO(stdin)):
-            try:
-                main()
-            except SystemExit as stopped:
-                status = int(stopped.code or 0)
+    with redirect_stdout(stdout), redirect_stderr(stderr), patch.object(sys, "argv", argv), patch.object(sys, "stdin", io.StringIO(stdin)):
+        try:
+            main()
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
     return Result(status, stdout.getvalue(), stderr.getvalue())

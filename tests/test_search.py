@@ -23,10 +23,11 @@ from creditdecoding.lm import LM
 from creditdecoding.tasks import families
 from creditdecoding.tasks.base import Family, distinct_items
 from creditdecoding.verifier.baselines import Sample, certainty, certainty_mean, majority, voter, weighted
-from creditdecoding.verifier.compare import Plan, line_of, run
+from creditdecoding.verifier.compare import Plan, line_of, posed, run
+from creditdecoding.verifier.costs import verifier_cost, verifier_sequences
 from creditdecoding.verifier.frontier import Line, against, at_equal_accuracy, at_equal_compute, chosen, summarise
 from creditdecoding.verifier.identity import identity
-from creditdecoding.verifier.model import Scorer, write
+from creditdecoding.verifier.model import Scorer, Verifier, write
 from creditdecoding.verifier.options import SearchConfig
 from creditdecoding.verifier.packing import chains
 from creditdecoding.verifier.rounds import Found, Problem
@@ -316,9 +317,50 @@ def test_what_a_pool_chooses_at_a_budget() -> None:
     assert chosen(line, "single", 1, "") == (50.0, 4.0, 0.0, 22.5, 4.0)
     assert chosen(line, "majority", 4, "") == (100.0, 12.0, 0.0, 90.0, 12.0)  # a pass that several have in common runs once
     assert chosen(line, "majority", 2, "") == (50.0, 7.0, 0.0, 45.0, 7.0)  # ties: the first of each
-    assert chosen(line, "best_of_n", 2, "verifier") == (50.0, 7.0, 2.0, 45.0, 8.0)  # equal answers are read once
-    assert chosen(line, "best_of_n", 4, "verifier") == (0.0, 12.0, 3.0, 90.0, 13.5)
+    assert chosen(line, "best_of_n", 2, "verifier") == (50.0, 7.0, 4.0, 45.0, 8.0)  # equal answers are read once, by two networks
+    assert chosen(line, "best_of_n", 4, "verifier") == (0.0, 12.0, 6.0, 90.0, 13.5)
     assert chosen(line, "certainty", 3, "") == (0.0, 7.0, 0.0, 50.0, 7.0)  # one whole group of three
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "single"])
+def test_every_method_is_charged_the_same_for_what_it_draws_and_reads(lm: LM, tmp_path: Path, method: str) -> None:
+    """A report charges what the networks ran for a problem, also where it reads it from a pool."""
+    given = plan(methods=(method,), sizes=(2,), limit=2)
+    judge = Exact(lm)
+    lines = run(given, tmp_path / "run", lm, judge)
+    (curve,) = summarise(given, lines, resamples=20)["curves"]
+    (point,) = curve["points"]
+    sampler, direct = Sampler(lm, HOT, share=True), Exact(lm)
+    asked = [*posed((FAMILY,), given.items, lm, HOT, 0).values()]
+    found = [one for _, one in search(SearchConfig(method, n=2), asked, sampler, direct)]
+    policy = sum(one.spent.policy.sequences for one in found) / 2
+    assert point["policy_sequences"] == pytest.approx(policy)
+    assert point["verifier_sequences"] == pytest.approx(METHODS[method].judged * direct.sequences / 2)
+    assert point["sequences"] == pytest.approx(policy + METHODS[method].judged * direct.sequences / 2)
+    assert direct.sequences == sum(one.spent.verifier.sequences for one in found)
+
+
+def test_a_verifier_costs_what_it_runs(lm: LM, verifier: Path) -> None:
+    """Two networks for each row: for a beam's states, and for whole answers of a pool alike."""
+    loaded = Verifier.load(verifier, lm)
+    ((_, one),) = Sampler(lm, HOT).draw([Ask(problems(lm)[0].root, ".", 0)])
+    ((_, two),) = Sampler(lm, HOT).draw([Ask(problems(lm)[1].root, ".", 0)])
+    for states in ([one.state], [one.state, two.state], [*one.state.prefixes, two.state]):
+        before = loaded.sequences
+        loaded.q(states)
+        rows = len(chains(states))
+        assert loaded.sequences - before == verifier_cost(states).sequences
+        assert verifier_cost(states).sequences == verifier_sequences(rows) == 2 * rows
+
+
+def test_step_by_step_methods_may_have_budgets_of_their_own(lm: LM, tmp_path: Path) -> None:
+    given = plan(methods=("beam", "majority"), sizes=(1, 2), step_sizes=(1,), limit=2)
+    assert [cell[:2] for cell in given.cells] == [("samples", 2), ("beam", 1)]
+    report = summarise(given, run(given, tmp_path / "run", lm, Exact(lm)), resamples=20)
+    budgets = {curve["method"]: [point["n"] for point in curve["points"]] for curve in report["curves"]}
+    assert budgets == {"beam": [1], "majority": [1, 2]}
+    with pytest.raises(OptionError):
+        plan(step_sizes=(0,))
 
 
 def test_curves_are_held_against_each_other_in_logarithms_of_compute() -> None:

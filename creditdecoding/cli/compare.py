@@ -91,7 +91,9 @@ def _asked(search: bool, comparison: Comparison, **given: Any) -> bool:
             )
     for field in dataclasses.fields(Comparison):
         if not search and getattr(comparison, field.name) != field.default:
-            raise OptionError(f"--{field.name} is of a comparison of searches", given=getattr(comparison, field.name), hint="Add --search.")
+            flag = field.name.replace("_", "-")
+            given = getattr(comparison, field.name)
+            raise OptionError(f"--{flag} is of a comparison of searches", given=given, hint="Add --search.")
     return search
 
 

@@ -97,6 +97,7 @@ def compare_search(
         comparison.seeds,
         split_named(comparison.split),
         engine,
+        whole_numbers("step-n", comparison.step_n) or (),
     )
     lm = load_lm(model, engine)
     judge, outcome = (_verifier(Path(folder) if folder else None, lm, engine) for folder in (comparison.verifier, comparison.outcome))

@@ -39,7 +39,10 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides the lines of a run; `methods` and `sizes` are specs and budgets, `verifier` and `outcome` folders."""
+    """All that decides the lines of a run; `methods` and `sizes` are specs and budgets, `verifier` and `outcome` folders.
+
+    `step_sizes` are the budgets of methods that go step by step; by default those of all.
+    """
 
     families: tuple[Family, ...]
     methods: tuple[str, ...]
@@ -51,9 +54,10 @@ class Plan:
     seeds: int = 1
     split: Split = "test"
     engine: EngineConfig = EngineConfig()
+    step_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 1:
+        if not self.sizes or min((*self.sizes, *self.step_sizes)) < 1:
             raise OptionError("there is no budget", given=self.sizes, allowed="whole numbers above 0", hint="Write them as: --n 1,2,4,8")
         if not self.methods or self.limit < 2:
             raise OptionError(
@@ -63,6 +67,11 @@ class Plan:
             delimiter(family)
         for spec in self.methods:
             configured(spec, max(self.sizes))
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The budgets of methods that go step by step."""
+        return self.step_sizes or self.sizes
 
     @property
     def searches(self) -> list[str]:
@@ -78,7 +87,7 @@ class Plan:
     def cells(self) -> list[tuple[str, int, int]]:
         """What is drawn for every problem: method or pool, budget, seed."""
         pools = [(POOL, max(self.sizes))] if self.picks else []
-        drawn = [*pools, *((spec, n) for n in self.sizes for spec in self.searches)]
+        drawn = [*pools, *((spec, n) for n in self.steps for spec in self.searches)]
         return [(spec, n, seed) for spec, n in drawn for seed in range(self.seeds)]
 
     @cached_property

@@ -1,7 +1,9 @@
 """What the lines of a comparison of searches say: accuracy against compute, and one method against another at equal compute or accuracy.
 
-Compute is the policy's and the verifier's sequence-forwards together, tokens, or seconds, as means a problem. Intervals are over problems, the
-same resamples for all methods. Leaves to others: drawing (compare.py), resampling (eval/statistics.py), the figure (view/search.py).
+Compute is the policy's and the verifier's sequence-forwards together, tokens, or seconds, as means
+a problem. Intervals are over problems, the same resamples for all methods. Leaves to others:
+drawing (compare.py), what a search is charged (costs.py), resampling (eval/statistics.py), the
+figure (view/search.py).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from creditdecoding.eval.statistics import Interval, Numbers, area, areas, inter
 from creditdecoding.eval.words import signed
 from creditdecoding.verifier.baselines import JUDGED, PICKS, Sample
 from creditdecoding.verifier.compare import POOL, Plan, configured
+from creditdecoding.verifier.costs import verifier_sequences
 
 RESAMPLES = 2_000
 BASELINE = "best_of_n"
@@ -80,7 +83,6 @@ def _cost(values: Numbers, measure: str) -> Numbers:
 def curves(plan: Plan, records: Iterable[Mapping[str, Any]]) -> list[Curve]:
     """The curves of a run's lines."""
     place = {key: number for number, key in enumerate(plan.items)}
-    size = {n: number for number, n in enumerate(plan.sizes)}
     sums = {name: np.zeros((len(place), len(_sizes(plan, name)), len(_FIELDS))) for name in _names(plan)}
     for line in records:
         row = place[line["family"], line["item"]]
@@ -89,7 +91,7 @@ def curves(plan: Plan, records: Iterable[Mapping[str, Any]]) -> list[Curve]:
                 for number, n in enumerate(_sizes(plan, name)):
                     sums[name][row, number] += chosen(line, spec, n, rated)
         else:
-            sums[line["method"]][row, size[line["n"]]] += _numbers(line)
+            sums[line["method"]][row, plan.steps.index(line["n"])] += _numbers(line)
     return [Curve(name, _sizes(plan, name), found / plan.seeds) for name, found in sums.items()]
 
 
@@ -98,6 +100,8 @@ def _names(plan: Plan) -> list[str]:
 
 
 def _sizes(plan: Plan, name: str) -> tuple[int, ...]:
+    if name in plan.searches:
+        return plan.steps
     return (1,) if name == "single" else plan.sizes
 
 
@@ -113,21 +117,37 @@ def _read_from(plan: Plan) -> Iterator[tuple[str, str, str]]:
 
 
 def chosen(line: Mapping[str, Any], spec: str, n: int, rated: str) -> tuple[float, ...]:
-    """Score in percent and costs of choosing among `n` answers of a pool, means over as many disjoint groups as it has."""
-    pick, count = PICKS[configured(spec).method], len(line["right"])
+    """Score in percent and costs of choosing among `n` answers of a pool.
+
+    Means over as many disjoint groups as it has. `rated` names the verifier whose word counts.
+    """
+    pick = PICKS[configured(spec).method]
+    count = len(line["right"])
     qs = line[rated] if rated else [0.0] * count
-    samples = [Sample(*each) for each in zip(line["vote"], line["logprob"], line["tokens"], qs)]
-    total = len({each for passes in line["passes"] for each in passes})
+    columns = zip(line["vote"], line["logprob"], line["tokens"], qs)
+    samples = [Sample(*column) for column in columns]
     groups = [range(start, start + n) for start in range(0, count - n + 1, n)]
-    found = np.zeros(len(_FIELDS))
+    sums = np.zeros(len(_FIELDS))
     for group in groups:
-        at = group[pick([samples[place] for place in group])]
-        passes = len({each for place in group for each in line["passes"][place]})
-        reads = len({line["same"][place] for place in group}) if rated else 0
-        seconds = line["seconds"] * passes / total + line["verifier_seconds"] * reads
-        sequences = passes * line["sequences_a_pass"]
-        found += (100.0 * line["right"][at], sequences, reads, sum(line["tokens"][place] for place in group), seconds)
-    return tuple((found / len(groups)).tolist())
+        best = group[pick([samples[place] for place in group])]
+        sums += (100.0 * line["right"][best], *_group_costs(line, group, bool(rated)))
+    return tuple((sums / len(groups)).tolist())
+
+
+def _group_costs(line: Mapping[str, Any], group: range, rated: bool) -> tuple[float, ...]:
+    """What some answers of a pool cost: the policy's and the verifier's sequences, tokens, seconds.
+
+    A pass that several have in common runs once, and of equal answers a verifier reads one.
+    """
+    whole = len({key for passes in line["passes"] for key in passes})
+    passes = len({key for place in group for key in line["passes"][place]})
+    rows = len({line["same"][place] for place in group}) if rated else 0
+    return (
+        passes * line["sequences_a_pass"],
+        verifier_sequences(rows),
+        sum(line["tokens"][place] for place in group),
+        line["seconds"] * passes / whole + line["verifier_seconds"] * rows,
+    )
 
 
 def summarise(plan: Plan, records: Sequence[Mapping[str, Any]], resamples: int = RESAMPLES) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class Comparison:
         "With --search: methods separated by blanks, as NAME or NAME:c=3,alpha=0.5,k=4 (see credit search --method).",
     )
     n: str = option("1,2,4,8,16,32,64,128", "With --search: budgets; states that beams keep, answers or drafts of the others.")
+    step_n: str = option(
+        "",
+        "With --search: budgets of beam, beam_q and redraft, which cost more at the same n; by default those of --n.",
+    )
     seeds: int = option(2, "With --search: times that everything is drawn anew.", ge=1)
     split: str = option("test", "With --search: whose problems.", choices=("test", "dev", "train"))
 

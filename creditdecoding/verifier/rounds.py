@@ -4,7 +4,7 @@ A search is a generator: it yields `Draws` or `Ratings`, is sent what came of th
 alone, and finds and costs what it does alone: where the sampler shares passes, what draws of one wish have in common counts once, whatever
 else is under way (it also runs once, if a batch holds the wish).
 
-Leaves to others: what is drawn and kept (beam.py, baselines.py), drawing (sampler.py), rating (model.py).
+Leaves to others: what is drawn and kept (beam.py, baselines.py), drawing (sampler.py), rating (model.py), what it costs (costs.py).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from creditdecoding.trace import Trace
-from creditdecoding.verifier.packing import chains
+from creditdecoding.verifier.costs import Bought, Pass, policy_cost, verifier_cost
 from creditdecoding.verifier.sampler import Ask, Cost, Sampler
 from creditdecoding.verifier.steps import Mark, State
 
@@ -47,14 +47,6 @@ class Problem:
         """Seeds without end, others for another problem."""
         drawn = random.Random(repr((self.seed, self.prompt)))
         return iter(lambda: drawn.getrandbits(62), None)
-
-
-class Pass(NamedTuple):
-    """A pass of a row: what tells it from others that show the network something else, sequences it takes and positions it computes."""
-
-    key: int
-    sequences: int
-    positions: int
 
 
 @dataclass(frozen=True)
@@ -184,17 +176,11 @@ def rated(judge: Judge, states: Sequence[State]) -> tuple[list[float], float]:
     return found, time.perf_counter() - began
 
 
-def _reading(states: Sequence[State]) -> Cost:
-    """What a verifier runs for states: two sequences for each that no other continues, the base model's (surprise.py) and its own (packing.py)."""
-    rows = [chain[-1] for chain in chains(states)]
-    return Cost(2 * len(rows), 2 * len(rows), sum(2 * len(state.prompt) + 3 * len(state.written) for state in rows))
-
-
 def _rate(live: Sequence[_Live], judge: Judge | None) -> None:
     assert judge is not None, "a search that asks a verifier is not begun without one"
     wishes = [each.wish.states for each in live if isinstance(each.wish, Ratings)]
     values, seconds = rated(judge, [state for states in wishes for state in states])
-    reply, costs = iter(values), [_reading(states) for states in wishes]
+    reply, costs = iter(values), [verifier_cost(states) for states in wishes]
     whole = sum(cost.sequences for cost in costs)
     for each, states, cost in zip(live, wishes, costs):
         each.spent += Spent(verifier=cost, verifier_seconds=seconds * cost.sequences / whole)
@@ -212,7 +198,7 @@ def _draw(live: Sequence[_Live], sampler: Sampler) -> None:
     seconds = time.perf_counter() - began
     reply = iter(replies)
     parts = [[next(reply) for _ in wish] for wish in wishes]
-    costs = [together(part) for part in parts]
+    costs = [policy_cost(Bought(one.passes, one.tokens) for one in part) for part in parts]
     sequences = sum(cost.sequences for cost in costs)
     for each, part, cost in zip(live, parts, costs):
         each.spent += Spent(policy=cost, seconds=seconds * cost.sequences / sequences)
@@ -225,18 +211,6 @@ def _passes(state: State, trace: Trace, sequences: int, alone: int) -> Iterator[
     for step in trace.steps:
         yield Pass(key, sequences, step.computed * sequences)
         key = hash((key, *step.commits().items(), *step.revoked))
-
-
-def together(drawn: Iterable[Candidate]) -> Cost:
-    """What draws cost together: a pass that several have in common once."""
-    found: dict[int, Pass] = {}
-    tokens = rows = 0
-    for one in drawn:
-        tokens, rows = tokens + one.tokens, rows + len(one.passes)
-        for each in one.passes:
-            found[each.key] = max(each, found.get(each.key, each))
-    sequences, positions = sum(each.sequences for each in found.values()), sum(each.positions for each in found.values())
-    return Cost(rows, sequences, positions, tokens)
 
 
 def kept(candidate: Candidate) -> Candidate:

@@ -51,11 +51,18 @@ def some(key: store.Key) -> list[Label]:
     return [Label(*key, state, i, 8 - 7 * state.done) for i, state in enumerate(states[::2] if key[1] else states[:2])][: 2 - (key == KEYS[0])]
 
 
+def drawn_answers(key: store.Key) -> list[Label]:
+    """Complete answers, one of them drawn three times."""
+    ends = [State((1, 2), (5, 6, last), (2, 3), True, "stop") for last in (7, 8)]
+    return [Label(*key, ends[0], 3, 3), Label(*key, ends[1], 0, 1)]
+
+
 def made(path: Path, keys: list[store.Key] = KEYS) -> Path:
     with opened(path, HEAD) as target:
         for key in keys:
             if key not in target.found.labels:
-                target.add(key, some(key), Bill(4, Cost(3, 2, 20, 9), 0.5))
+                bill = Bill(4, Cost(3, 2, 20, 9), 0.5)
+                target.add(key, some(key), bill, drawn_answers(key))
     return path
 
 
@@ -63,6 +70,9 @@ def test_a_store_gives_back_what_it_was_given_in_the_order_of_its_tasks(tmp_path
     found = store.load(made(tmp_path / "s.jsonl"))
     assert found.labels == tuple(label for key in (("b", 0), ("b", 1), ("a", 0)) for label in some(key))
     assert found.identity == HEAD.identity and found.settings["n_mc"] == 8
+    order = (("b", 0), ("b", 1), ("a", 0))
+    assert found.outcomes == found.answers
+    assert found.answers == tuple(answer for key in order for answer in drawn_answers(key))
     end = json.loads((tmp_path / "s.jsonl").read_text().splitlines()[-1])
     assert (end["problems"], end["labels"], end["rollouts"], end["sequences"], end["seconds"]) == (3, len(found.labels), 12, 6, 1.5)
 
@@ -80,6 +90,20 @@ def test_wherever_a_store_is_cut_off_it_goes_on_and_holds_nothing_twice(tmp_path
     assert made(path).read_bytes() == whole, "a finished one stays as it is"
 
 
+def test_a_store_of_version_1_is_read_and_its_answers_are_its_labels_of_complete_ones(tmp_path: Path) -> None:
+    path = made(tmp_path / "s.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[0]["version"] = 1
+    old = [record for record in records if record["kind"] != "answer"]
+    for record in old:
+        record.pop("answers", None)
+    path.write_text("".join(json.dumps(record) + "\n" for record in old))
+    found = store.load(path)
+    assert found.labels == store.load(made(tmp_path / "new.jsonl")).labels
+    assert found.answers == ()
+    assert found.outcomes == tuple(label for label in found.labels if label.state.done) != ()
+
+
 def changed(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda record: {**record, **values}
 
@@ -94,10 +118,12 @@ def changed(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (1, changed(ends=[3, 2]), "its state is none"),
         (1, changed(kind="step"), "it is no label"),
         (1, lambda record: {"kind": "label"}, "line 2 .* is broken"),
-        (2, changed(labels=7), "line 3 .*labels of its problem are missing"),
-        (4, changed(family="a"), "line 6 .*labels of its problem are missing"),
+        (4, changed(labels=7), "line 5 .*labels of its problem are missing"),
+        (4, changed(answers=1), "line 5 .*answers of its problem are missing"),
+        (6, changed(family="a"), "line 10 .*labels of its problem are missing"),
         (0, changed(kind="trace"), "not a store of labels but 'trace'"),
-        (0, changed(version=2), "version 2"),
+        (0, changed(version=3), "version 3"),
+        (2, changed(done=False), "line 3 .* is no complete answer"),
         (0, lambda record: [], "not a store of labels but something else"),
         (-1, changed(labels=2), "problems before it are missing"),
     ],
@@ -120,8 +146,8 @@ def test_a_broken_line_and_a_doubled_problem_are_refused(tmp_path: Path) -> None
     path.write_text("\n".join([*lines[:2], "{", *lines[2:]]) + "\n")
     with pytest.raises(OptionError, match="line 3 of"):
         store.load(path)
-    path.write_text("\n".join([*lines[:3], *lines[1:]]) + "\n")
-    with pytest.raises(OptionError, match=r"line 5 .*there twice"):
+    path.write_text("\n".join([*lines[:5], *lines[1:]]) + "\n")
+    with pytest.raises(OptionError, match=r"line 9 .*there twice"):
         store.load(path)
     with pytest.raises(OptionError, match="cannot be read"):
         store.load(tmp_path / "none.jsonl")
@@ -225,15 +251,23 @@ def labels_of(found: list[Collected]) -> dict[store.Key, tuple[Label, ...]]:
     return {each.key: each.labels for each in found}
 
 
+def answers_of(found: list[Collected]) -> dict[store.Key, tuple[Label, ...]]:
+    return {each.key: each.answers for each in found}
+
+
 @pytest.mark.parametrize("strategy", ["random", "first_pit"])
 def test_labels_are_the_same_for_any_batch_size(lm: LM, strategy: str) -> None:
     config = dataclasses.replace(SMALL, strategy=strategy, limit=1)
     problems = problems_of(lm, families("arithmetic,algebra"), config, GENERATION)
     one, *others = [[*collect(lm, problems, config, GENERATION, size)] for size in (64, 1, 5)]
     assert len(one) == 2 and all(labels_of(one) == labels_of(other) for other in others)
+    assert all(answers_of(one) == answers_of(other) for other in others)
     for each in one:
         assert sum(label.draws for label in each.labels if not label.state.done) <= each.bill.rollouts
         assert all(label.draws == config.n_mc for label in each.labels if not label.state.done)
+        assert sum(answer.draws for answer in each.answers) == each.bill.rollouts, "every judged answer is kept"
+        assert all(answer.state.done and answer.wins in (0, answer.draws) for answer in each.answers)
+        assert {answer.state for answer in each.answers} >= {label.state for label in each.labels if label.state.done}
         ends = sum(label.draws for label in each.labels if label.state.done)
         assert ends == config.n_cov + config.n_mc if strategy == "random" else ends >= config.n_mc
     alone, shared = sum(each.bill.cost.sequences for each in others[0]), sum(each.bill.cost.sequences for each in one)
@@ -297,6 +331,7 @@ def test_a_store_is_filled_and_says_how(lm: LM, tmp_path: Path) -> None:
     found = store.load(tmp_path / "s.jsonl")
     assert found.identity == head.identity and found.settings["decoder"] == {"name": "threshold", "threshold": 0.4}
     assert {label.problem for label in found.labels} == {0, 1} and all(0 <= label.value <= 1 for label in found.labels)
+    assert sum(answer.draws for answer in found.answers) == target.found.bill.rollouts
 
 
 def test_scatter_is_one_where_labels_are_alike_and_more_where_they_are_not() -> None:

@@ -17,7 +17,7 @@ from creditdecoding import load
 from creditdecoding.config import FitConfig
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.lm import LM
-from creditdecoding.verifier.fit import Fit, divide, platt
+from creditdecoding.verifier.fit import Fit, digest, divide, platt
 from creditdecoding.verifier.identity import Identity, identity
 from creditdecoding.verifier.measures import Measures, gap, measure
 from creditdecoding.verifier.model import Scorer, Verifier, advantage, best_of, effective, feed_of, network, write
@@ -201,6 +201,30 @@ def test_it_can_learn_a_handful_of_states_by_heart(tiny: LM, tmp_path: Path) -> 
     assert float((found - torch.tensor([label.value for label in learned])).abs().max()) < 0.1
 
 
+def test_an_outcome_verifier_learns_every_answer_as_often_as_it_was_drawn(tiny: LM, tmp_path: Path) -> None:
+    labels = some_labels(tiny, 40)
+    counted = [
+        dataclasses.replace(label, state=dataclasses.replace(label.state, written=(n, GOOD)))
+        for n, label in enumerate(labels.labels)
+        if label.state.done
+    ]
+    times = [1 + n % 3 for n in range(len(counted))]
+    answers = tuple(dataclasses.replace(label, wins=label.wins * count, draws=count) for label, count in zip(counted, times))
+    whole = dataclasses.replace(labels, answers=answers)
+    parts = divide(whole, FitConfig(outcome=True))
+    every = (*parts.learned, *parts.calibration, *parts.held_out)
+    assert sorted(map(repr, every)) == sorted(map(repr, answers)), "none is thrown away"
+    assert divide(whole, FitConfig()) == divide(labels, FitConfig()), "states are what they were"
+    fit = Fit(tiny, whole, FitConfig(outcome=True, **SMALL), tmp_path)
+    weights = fit.weights(fit.rows)
+    for high in (False, True):
+        mine = [(weight, fit.labels_of[state].draws) for weight, (state,) in zip(weights, fit.rows) if (fit.labels_of[state].value >= 0.5) == high]
+        drawn = sum(draws for _, draws in mine)
+        assert sum(weight for weight, _ in mine) == pytest.approx(0.5)
+        assert all(weight == pytest.approx(draws / drawn / 2) for weight, draws in mine)
+    assert digest(whole) != digest(labels) != digest(some_labels(tiny, 39))
+
+
 def test_both_buckets_weigh_alike_and_every_label_is_seen(tiny: LM, tmp_path: Path) -> None:
     labels = some_labels(tiny, 40, high=0.15)
     begun = [label for label in labels.labels if not label.state.done]
@@ -271,6 +295,9 @@ def test_the_last_two_numbers_bring_back_the_odds() -> None:
     odds = torch.randn(4000, generator=generator).double() * 2
     scale, shift = platt(odds, (0.5 * odds - 1).sigmoid())
     assert scale == pytest.approx(0.5, abs=0.01) and shift == pytest.approx(-1, abs=0.01)
+    halves = torch.cat([odds[:50], odds[:50]]), torch.cat([odds[:50].sigmoid(), odds[50:100].sigmoid()])
+    once = platt(halves[0].repeat_interleave(3), halves[1].repeat_interleave(3))
+    assert platt(*halves, torch.full((100,), 3.0).double()) == pytest.approx(once, abs=1e-4)
     assert platt(odds, odds.sigmoid()) == (pytest.approx(1, abs=1e-4), pytest.approx(0, abs=1e-4))
 
 

@@ -1,6 +1,7 @@
 """Teaches a verifier from labelled states: cross-entropy against the soft label, two balanced buckets, resumable after a kill.
 
-A step takes some answers with all their labelled prefixes (packing.py). Its labels below a half and the others are two buckets of the same
+A step takes some answers with all their labelled prefixes (packing.py). A verifier of states learns each state once, an outcome verifier
+each answer that was drawn as often as it was. Labels of a step below a half and the others are two buckets of the same
 weight (arXiv 2410.08146); where a step has one bucket alone, that keeps its half. This moves the predictions away from how often
 answers are right, so two numbers (scale and shift of the log-odds) are fitted at the end on problems kept aside for that. Problems, never
 states, are divided into those learned from, those for this, and those held out for measures.py.
@@ -55,7 +56,7 @@ class Division:
 def divide(labels: Labels, config: FitConfig) -> Division:
     """Divide the problems, the same way for the same seed. Raises `OptionError` where none can be held out or nothing is left to learn from."""
     part = _parts(labels, config)
-    chosen = [label for label in labels.labels if label.state.done or not config.outcome]
+    chosen = labels.outcomes if config.outcome else labels.labels
     learned, calibration, held_out = (tuple(label for label in chosen if part[label.family, label.problem] == number) for number in range(3))
     if not learned or not held_out:
         hint = "Collect more: credit pav collect."
@@ -87,7 +88,7 @@ def unseen(verifier: Verifier, labels: Labels) -> tuple[Label, ...]:
 def digest(labels: Labels) -> str:
     """Of all labels: by it a run, and a verifier, knows its store again."""
     found = hashlib.blake2b(digest_size=8)
-    for label in labels.labels:
+    for label in (*labels.labels, *labels.answers):
         found.update(repr((label.family, label.problem, label.state, label.wins, label.draws)).encode())
     return found.hexdigest()
 
@@ -97,7 +98,7 @@ def check(labels: Labels, lm: LM, tokenizer_only: bool = False) -> None:
     if not labels.labels:
         raise OptionError("the store has no labels", hint="Collect some: credit pav collect.")
     hold(labels.identity, lm, "the store", model=not tokenizer_only)
-    for place, label in enumerate(labels.labels):
+    for place, label in enumerate((*labels.labels, *labels.answers)):
         given = f"{label.wins} of {label.draws} in label {place + 1}"
         if not 0 <= label.wins <= label.draws or label.draws < 1:
             raise OptionError("a label is outside [0, 1]", given=given, allowed="0 <= wins <= draws, 1 <= draws", hint="Collect the store anew.")
@@ -176,10 +177,18 @@ class Fit:
         return self._orders[turn]
 
     def weights(self, rows: Sequence[Sequence[State]]) -> list[float]:
-        """What the loss of each state of a step weighs: both buckets 1/2, in each bucket a state as much as any, however many rows it is in."""
-        shares = [(self.labels_of[state].value >= 0.5, 1 / self.shared[state]) for chain in rows for state in chain]
-        whole = [sum(share for high, share in shares if high == bucket) for bucket in (False, True)]
-        return [share / whole[high] / 2 for high, share in shares]
+        """What the loss of each state of a step weighs: both buckets 1/2, in each a state by its count, however many rows it is in."""
+        states = [state for chain in rows for state in chain]
+        shares = [self.count(self.labels_of[state]) / self.shared[state] for state in states]
+        high = [self.labels_of[state].value >= 0.5 for state in states]
+        whole = {True: 0.0, False: 0.0}
+        for bucket, share in zip(high, shares):
+            whole[bucket] += share
+        return [share / whole[bucket] / 2 for bucket, share in zip(high, shares)]
+
+    def count(self, label: Label) -> int:
+        """How often a label counts: an outcome verifier's as often as its answer was drawn."""
+        return label.draws if self.config.outcome else 1
 
     def loss(self, rows: Sequence[Sequence[State]], weights: Sequence[float]) -> Tensor:
         """Weighted cross-entropy against the soft labels, in nats."""
@@ -241,22 +250,29 @@ class Fit:
         verifier = Verifier(network(self.lm), self.scorer, self.feed, self.config.fit_batch)
         with torch.autocast(self.lm.device.type, torch.bfloat16):
             odds = verifier.q([label.state for label in aside]).double().logit(eps=1e-6)
-        scale, shift = platt(odds, torch.tensor([label.value for label in aside], dtype=torch.double))
+        target = torch.tensor([label.value for label in aside], dtype=torch.double)
+        counts = torch.tensor([self.count(label) for label in aside], dtype=torch.double)
+        scale, shift = platt(odds, target, counts)
         with torch.no_grad():
             self.scorer.value.weight.mul_(scale)
             self.scorer.value.bias.mul_(scale).add_(shift)
         return scale, shift
 
 
-def platt(odds: Tensor, target: Tensor, prior: float = 1.0) -> tuple[float, float]:
-    """Scale and shift of log-odds [n] that fit `target` [n] best; `prior` states' worth of weight holds them near 1 and 0."""
+def platt(odds: Tensor, target: Tensor, counts: Tensor | None = None, prior: float = 1.0) -> tuple[float, float]:
+    """Scale and shift of log-odds [n] that fit `target` [n] best, each counted `counts` [n] times.
+
+    `prior` states' worth of weight holds them near 1 and 0.
+    """
     found = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)
     plain = torch.tensor([1.0, 0.0], dtype=torch.double)
     solver = torch.optim.LBFGS([found], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(found[0] * odds + found[1], target, reduction="sum") + prior * (found - plain).square().sum()
+        fitted = found[0] * odds + found[1]
+        misfit = F.binary_cross_entropy_with_logits(fitted, target, counts, reduction="sum")
+        loss = misfit + prior * (found - plain).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -80,11 +80,15 @@ def header(
 
 @dataclass(frozen=True)
 class Collected:
-    """A problem's labels and what they cost; seconds are those since the last problem was finished."""
+    """A problem's labels, all answers drawn for them, and what they cost.
+
+    Seconds are those since the last problem was finished.
+    """
 
     key: Key
     labels: tuple[Label, ...]
     bill: Bill
+    answers: tuple[Label, ...] = ()
 
 
 def run(lm: LM, plans: Iterable[tuple[Problem, Plan]], generation: GenerationConfig, batch_size: int | None = None) -> Iterator[Collected]:
@@ -92,7 +96,9 @@ def run(lm: LM, plans: Iterable[tuple[Problem, Plan]], generation: GenerationCon
     since = time.perf_counter()
     for each in _Desk(Sampler(lm, generation, batch_size, share=True), iter(plans)).ended():
         now = time.perf_counter()
-        yield Collected(each.problem.key, tuple(each.labels), Bill(each.rollouts, each.cost, now - since))
+        bill = Bill(each.rollouts, each.cost, now - since)
+        answers = tuple(each.problem.outcomes(each.answers))
+        yield Collected(each.problem.key, tuple(each.labels), bill, answers)
         since = now
 
 
@@ -109,16 +115,17 @@ def fill(
     """Label the problems that a store does not have yet; `tick` is called for each."""
     left = [problem for problem in problems if problem.key not in store.found.labels]
     for found in collect(lm, left, config, generation):
-        store.add(found.key, found.labels, found.bill)
+        store.add(found.key, found.labels, found.bill, found.answers)
         tick()
 
 
 class _Run:
-    """A problem under way: what its strategy waits for, and what it has cost."""
+    """A problem under way: what its strategy waits for, what was drawn for it, what it has cost."""
 
     def __init__(self, problem: Problem, strategy: Plan) -> None:
         self.problem, self.strategy = problem, strategy
         self.labels: list[Label] = []
+        self.answers: list[State] = []
         self.rollouts, self.cost = 0, Cost()
         self.drawn: dict[int, Drawn] = {}
         self.asks = next(strategy)
@@ -133,6 +140,7 @@ class _Run:
         """Send the strategy what it asked for."""
         ready = [self.drawn[i] for i in range(len(self.asks))]
         self.drawn.clear()
+        self.answers += [drawn.state for drawn in ready]
         try:
             self.asks = self.strategy.send(ready)
             while not self.asks:

@@ -1,8 +1,12 @@
 """Labelled states as JSONL, made so that a run can be killed at any time: a header, then problem after problem, then an end.
 
-The header says whose labels these are and how they were made. A problem's labels, a state a line with its counts, come together with the mark
-that ends them, which says what they cost; what has no mark behind it is dropped when the run goes on. The end says that all problems are
-there. Leaves to others: making labels (rollouts.py), learning from them (fit.py).
+The header says whose labels these are and how they were made. A problem's labels, a state a line
+with its counts, then its answers, every complete one that was drawn with how often it was, come
+together with the mark that ends them, which says what they cost; what has no mark behind it is
+dropped when the run goes on. The end says that all problems are there.
+
+Stores of version 1 have no lines of answers: of theirs only those are known that are labels too.
+Leaves to others: making labels (rollouts.py), learning from them (fit.py).
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ from creditdecoding.verifier.identity import Identity
 from creditdecoding.verifier.sampler import Cost
 from creditdecoding.verifier.steps import State
 
-KIND, VERSION = "pav labels", 1
+KIND, VERSION = "pav labels", 2
+READABLE = (1, VERSION)
+"""Versions of stores that can be read."""
 FREE = ("model",)
 """Settings that may differ when a run goes on: where the checkpoint lies; that it is the same one its digest says."""
 AGAIN = "Run the same credit pav collect command again: it goes on where it stopped."
@@ -51,11 +57,24 @@ class Label:
 
 @dataclass(frozen=True)
 class Labels:
-    """A store that was read: whose labels these are, how they were made, and the labels."""
+    """A store that was read: whose labels these are, how they were made, labels and answers.
+
+    `labels` are of states, each there once. `answers` are all complete answers that were drawn on
+    the way, from whatever state, and judged: `draws` says how often each was drawn.
+    """
 
     identity: Identity
     settings: Mapping[str, Any]
     labels: tuple[Label, ...]
+    answers: tuple[Label, ...] = ()
+
+    @property
+    def outcomes(self) -> tuple[Label, ...]:
+        """The answers; of problems without any (in stores of version 1) the labels of complete ones."""
+        known = {(answer.family, answer.problem) for answer in self.answers}
+        ends = (label for label in self.labels if label.state.done)
+        rest = (label for label in ends if (label.family, label.problem) not in known)
+        return (*self.answers, *rest)
 
 
 @dataclass(frozen=True)
@@ -90,10 +109,11 @@ class Header:
 
 @dataclass
 class Found:
-    """What a store holds so far: its labels by problem, what they cost, how many bytes of it are whole, and whether it has its end."""
+    """What a store holds so far: labels and answers by problem, what they cost, how many of its bytes are whole, whether it has its end."""
 
     header: Header
     labels: dict[Key, tuple[Label, ...]] = field(default_factory=dict)
+    answers: dict[Key, tuple[Label, ...]] = field(default_factory=dict)
     bill: Bill = Bill()
     size: int = 0
     ended: bool = False
@@ -110,13 +130,24 @@ class Store:
     def __init__(self, file: RawIOBase, found: Found) -> None:
         self.found, self._file = found, file
 
-    def add(self, key: Key, labels: Sequence[Label], bill: Bill) -> None:
-        """Append a problem's labels with their mark; with the last problem comes the end."""
-        assert key not in self.found.labels and all((label.family, label.problem) == key for label in labels)
+    def add(self, key: Key, labels: Sequence[Label], bill: Bill, answers: Sequence[Label] = ()) -> None:
+        """Append a problem's labels and answers with their mark; the last problem brings the end."""
+        assert key not in self.found.labels
+        assert all((label.family, label.problem) == key for label in (*labels, *answers))
         self.found.labels[key] = tuple(labels)
+        self.found.answers[key] = tuple(answers)
         self.found.bill += bill
-        mark = {"kind": "problem", "family": key[0], "problem": key[1], "labels": len(labels), **bill.to_json()}
-        self._write(*map(_line, labels), mark)
+        mark = {
+            "kind": "problem",
+            "family": key[0],
+            "problem": key[1],
+            "labels": len(labels),
+            "answers": len(answers),
+            **bill.to_json(),
+        }
+        lines = [_line("label", label) for label in labels]
+        lines += [_line("answer", answer) for answer in answers]
+        self._write(*lines, mark)
         self._close()
 
     def _close(self) -> None:
@@ -184,7 +215,9 @@ def load(path: str | Path) -> Labels:
         raise OptionError("this store of labels has no end: it was not finished or is cut off", given=f"{path}, {there}", hint=AGAIN)
     order = {name: place for place, name in enumerate(found.header.settings.get("tasks", ()))}
     keys = sorted(found.labels, key=lambda key: (order.get(key[0], len(order)), *key))
-    return Labels(found.header.identity, found.header.settings, tuple(label for key in keys for label in found.labels[key]))
+    labels = tuple(label for key in keys for label in found.labels[key])
+    answers = tuple(answer for key in keys for answer in found.answers[key])
+    return Labels(found.header.identity, found.header.settings, labels, answers)
 
 
 def read(path: Path) -> Found:
@@ -196,7 +229,7 @@ def read(path: Path) -> Found:
     if not lines:
         raise OptionError("the store of labels is empty", given=str(path), hint="Make one with credit pav collect.")
     found = Found(_header(path, lines[0]), size=len(lines[0]))
-    pending: list[Label] = []
+    pending: dict[str, list[Label]] = {"label": [], "answer": []}
     size = found.size
     for number, line in enumerate(itertools.islice(lines, 1, None), 2):
         size += len(line)
@@ -214,7 +247,7 @@ def read(path: Path) -> Found:
 def _header(path: Path, line: bytes) -> Header:
     try:
         head = json.loads(line)
-        if head["kind"] == KIND and head["version"] == VERSION:
+        if head["kind"] == KIND and head["version"] in READABLE:
             return Header(Identity(**head["identity"]), dict(head["settings"]), int(head["problems"]))
         what = f"{head['kind']!r} of version {head['version']!r}"
     except (ValueError, LookupError, TypeError):
@@ -222,25 +255,25 @@ def _header(path: Path, line: bytes) -> Header:
     raise OptionError(f"not a store of labels but {what}", given=str(path), hint="Give a file that credit pav collect wrote.")
 
 
-def _take(found: Found, pending: list[Label], record: Mapping[str, Any]) -> bool:
-    """Take a line up; whether it is a mark, so that all up to it is whole. Raises `ValueError` and its like for lines that cannot be there."""
+def _take(found: Found, pending: Mapping[str, list[Label]], record: Mapping[str, Any]) -> bool:
+    """Take a line up; whether it is a mark, so that all up to it is whole.
+
+    `pending` holds what came since the last mark. Raises `ValueError` and its like for lines that
+    cannot be there.
+    """
     kind = record["kind"]
     if found.ended:
         raise ValueError("it is behind the end")
-    if kind == "label":
-        pending.append(_label(record))
+    if kind in pending:
+        label = _label(record)
+        if kind == "answer" and not label.state.done:
+            raise ValueError("it is no complete answer")
+        pending[kind].append(label)
         return False
     if kind == "problem":
-        key = (str(record["family"]), int(record["problem"]))
-        if {(label.family, label.problem) for label in pending} - {key} or len(pending) != record["labels"]:
-            raise ValueError("labels of its problem are missing")
-        if key in found.labels or len({label.state for label in pending}) != len(pending):
-            raise ValueError("a problem or a state is there twice")
-        found.labels[key] = tuple(pending)
-        found.bill += Bill(record["rollouts"], Cost(**{f.name: record[f.name] for f in dataclasses.fields(Cost)}), record["seconds"])
-        pending.clear()
+        _mark(found, pending, record)
         return True
-    if kind != "end" or pending:
+    if kind != "end" or any(pending.values()):
         raise ValueError("it is no label")
     if record["problems"] != len(found.labels) or record["labels"] != found.count:
         raise ValueError("problems before it are missing")
@@ -248,8 +281,28 @@ def _take(found: Found, pending: list[Label], record: Mapping[str, Any]) -> bool
     return True
 
 
-def _line(label: Label) -> dict[str, Any]:
-    return {"kind": "label", "family": label.family, "problem": label.problem, **vars(label.state), "wins": label.wins, "draws": label.draws}
+def _mark(found: Found, pending: Mapping[str, list[Label]], record: Mapping[str, Any]) -> None:
+    """Take up the mark of a problem, whose labels and answers are pending. Raises `ValueError`."""
+    key = (str(record["family"]), int(record["problem"]))
+    counts = {"label": record["labels"], "answer": record.get("answers", 0)}
+    for kind, labels in pending.items():
+        others = {(label.family, label.problem) for label in labels} - {key}
+        if others or len(labels) != counts[kind]:
+            raise ValueError(f"{kind}s of its problem are missing")
+        if key in found.labels or len({label.state for label in labels}) != len(labels):
+            raise ValueError("a problem or a state is there twice")
+    found.labels[key] = tuple(pending["label"])
+    found.answers[key] = tuple(pending["answer"])
+    cost = Cost(**{f.name: record[f.name] for f in dataclasses.fields(Cost)})
+    found.bill += Bill(record["rollouts"], cost, record["seconds"])
+    for labels in pending.values():
+        labels.clear()
+
+
+def _line(kind: str, label: Label) -> dict[str, Any]:
+    counts = {"wins": label.wins, "draws": label.draws}
+    of = {"family": label.family, "problem": label.problem}
+    return {"kind": kind, **of, **vars(label.state), **counts}
 
 
 def _label(record: Mapping[str, Any]) -> Label:

@@ -173,7 +173,7 @@ def make_jobs(lm: LM, count: int) -> list[Job]:
 def never_reading(server: Server, job: Job, count: int) -> str:
     """Open `count` streams and read none of them: another request must still be answered, and rightly."""
     body = json.dumps({"messages": [{"role": "user", "content": job.prompt}], "stream": True, "draft": True, "max_tokens": 16}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     host, port = server.address.rsplit(":", 1)
     held = []
     for _ in range(count):

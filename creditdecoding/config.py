@@ -230,23 +230,6 @@ class ServeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class HttpConfig:
-    """Options of the server's HTTP side."""
-
-    host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
-    port: int = option(8000, "Port to listen at; 0 takes a free one.", ge=0, le=65_535)
-    api_key: str | None = option(None, "Key that requests under /v1 must carry as a bearer token.")
-    name: str | None = option(None, "Name of the model for clients; by default what --model says.")
-    max_body: int = option(2**20, "Bytes of a request's body at most.", ge=1)
-    grace: float = option(30.0, "Seconds that requests under way may take to finish when the server is told to end.", ge=0.0)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.api_key is not None and not (self.api_key.strip() and self.api_key.isascii()):
-            raise OptionError("api_key must be some printable ASCII", hint="Choose another key.")
-
-
-@dataclasses.dataclass(frozen=True)
 class BatchConfig:
     """Options of a file of requests."""
 

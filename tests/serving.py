@@ -13,9 +13,11 @@ from typing import Any
 import httpx
 import torch
 
-from creditdecoding.config import EngineConfig, HttpConfig, ServeConfig
+from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.lm import LM
-from creditdecoding.server.run import Server, address, listen
+from creditdecoding.server.door import address, listen
+from creditdecoding.server.options import HttpConfig
+from creditdecoding.server.run import Server
 
 PROMPTS = [
     "Tom has 6 apples. Tom finds 5 more. How many apples does Tom have now?",

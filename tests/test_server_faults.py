@@ -255,7 +255,7 @@ def test_vanished_clients_leave_no_rows_and_change_nothing(lm: LM) -> None:
         def vanish(i: int) -> None:
             body = json.dumps({"messages": [{"role": "user", "content": PROMPTS[i % 5]}], "stream": i % 2 == 0, "decoder": "fixed"}).encode()
             with socket.create_connection((host, int(port))) as connection:
-                head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+                head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
                 connection.sendall(head.encode() + (body if i % 4 else body[:10]))
                 time.sleep(0.05 * (i % 3))
 
@@ -269,7 +269,7 @@ def test_vanished_clients_leave_no_rows_and_change_nothing(lm: LM) -> None:
 
 def test_hundreds_of_slow_readers_hold_nobody_up(lm: LM) -> None:
     body = json.dumps({"messages": [{"role": "user", "content": PROMPTS[1]}], "stream": True, "draft": True, "max_tokens": 8}).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     with serving(lm, max_waiting=400, batch_size=64, grace=1.0) as served:
         host, port = served.url.removeprefix("http://").split(":")
         readers = []

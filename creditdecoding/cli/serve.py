@@ -7,16 +7,42 @@ from pathlib import Path
 import typer
 
 from creditdecoding.cli.app import Model, app, load_lm
-from creditdecoding.config import EngineConfig, HttpConfig, ServeConfig
+from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.flags import with_options
+from creditdecoding.server.options import HttpConfig
+
+EVERYBODY = (
+    "everybody who can reach this machine can use the model: the server listens at {host} without a key. "
+    "Set CREDIT_API_KEY or --api-key-file, or leave --host out."
+)
+LESS_ROOM = "{room} connections at a time instead of {wanted}: the system lets this process open no more files (ulimit -n)"
 
 
 @app.command()
 @with_options(serving=ServeConfig, http=HttpConfig, engine=EngineConfig)
 def serve(model: Model = "pocket", *, serving: ServeConfig, http: HttpConfig, engine: EngineConfig) -> None:
-    """Serve a model to OpenAI clients, with a live page at /."""
+    """Serve a model to OpenAI clients, with a live page at /.
+
+    SIGTERM and Ctrl+C end it: requests under way may finish, and the exit code is 0. A second signal ends it at once with 128 + its number.
+    """
+    from creditdecoding.server import door, hosts, key
     from creditdecoding.server.run import serve as run
 
+    http = key.with_key(http, _warn)
+    listening = door.listen(http)  # before the model is loaded, which may take minutes
+    if http.api_key is None and not hosts.is_loopback(listening.getsockname()[0]):
+        _warn(EVERYBODY.format(host=http.host))
     lm = load_lm(model, engine)
     name = http.name or (Path(model).resolve().name if Path(model).is_dir() else model)
-    run(lm, name, engine, serving, http, lambda address: typer.echo(f"{name} at {address} (OpenAI API at {address}/v1)", err=True))
+
+    def ready() -> None:
+        if listening.limit < http.max_connections:
+            _warn(LESS_ROOM.format(room=listening.limit, wanted=http.max_connections))
+        address = door.address(listening)
+        typer.echo(f"{name} at {address} (OpenAI API at {address}/v1)", err=True)
+
+    run(lm, name, engine, serving, http, listening, ready)
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)

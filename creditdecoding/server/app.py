@@ -1,7 +1,7 @@
 """The HTTP surface: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics and the live page.
 
-Leaves to others: bodies and key (guard.py), fields (schema.py), rows (asking.py), answers under way (service.py), their shape (shapes.py),
-sockets (run.py).
+Leaves to others: ids and log (access.py), names of the server (hosts.py), bodies and key (guard.py), fields (schema.py), rows (asking.py),
+answers under way (service.py), their shape (shapes.py), sockets (door.py, run.py).
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-from creditdecoding.config import EngineConfig, HttpConfig, ServeConfig
+from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.engine import Engine
 from creditdecoding.errors import CreditError, MissingExtraError
 from creditdecoding.lm import LM
 from creditdecoding.server import schema
+from creditdecoding.server.access import Access
 from creditdecoding.server.asking import complaint, objection, rows_of, shape_of, unknown_model
-from creditdecoding.server.guard import App, Guard, Receive, Scope, Send
+from creditdecoding.server.guard import Guard
+from creditdecoding.server.hosts import Hosts
 from creditdecoding.server.metrics import CONTENT_TYPE, Metrics
+from creditdecoding.server.options import HttpConfig
 from creditdecoding.server.page import page
+from creditdecoding.server.replies import App, Receive, Scope, Send
 from creditdecoding.server.schema import ChatRequest, CompletionRequest
 from creditdecoding.server.service import Answer, Service
 from creditdecoding.server.shapes import Draft, Shape, error_body, failure, refusal
@@ -30,6 +34,7 @@ from creditdecoding.server.shapes import Draft, Shape, error_body, failure, refu
 try:
     from fastapi import FastAPI, Request
     from fastapi.exceptions import RequestValidationError
+    from fastapi.middleware.cors import CORSMiddleware
     from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
     from starlette.exceptions import HTTPException
 except ImportError as error:
@@ -52,7 +57,7 @@ class Events(StreamingResponse):
             self._after()
 
 
-def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: HttpConfig) -> tuple[App, Service]:
+def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: HttpConfig) -> tuple[Access, Service]:
     """The ASGI application that serves `lm` under `name`, and its service, which whoever runs it has to close."""
     metrics = Metrics(name)
     service = Service(lm.words, lambda: Engine(lm.model, lm.words, lm.device, engine, serve), metrics)
@@ -90,7 +95,20 @@ def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: 
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ClientGoneError, _gone_already)
     app.add_exception_handler(Exception, _bug)
-    return Guard(app, http, metrics.answered), service
+    return Access(Hosts(_shared(Guard(app, http), http), http), metrics.answered), service
+
+
+def _shared(app: App, http: HttpConfig) -> App:
+    """The application for web pages of other origins too, if there are such that may call it."""
+    if not http.cors_origin:
+        return app
+    return CORSMiddleware(
+        app,  # type: ignore[arg-type]
+        allow_origins=[origin.lower() for origin in http.cors_origin],
+        allow_methods=("GET", "HEAD", "POST"),
+        allow_headers=("*",),
+        expose_headers=("x-request-id", "retry-after"),
+    )
 
 
 class Front:
@@ -134,6 +152,7 @@ class Front:
         if self.service.closing:
             return _error(503, "the server is shutting down. Try another one.", code="closing")
         answers = await self.service.admit(rows, bool(asked.draft))
+        request.state.answers = answers  # for the access log
         shape = shape_of(self.lm, self.name, asked, rows)
         if asked.stream:
             drafts = [Draft(row, self.lm.tokenizer) for row in rows] if asked.draft else []

@@ -1,93 +1,230 @@
-"""The server as a process: a socket, signals, and an end in which every request is answered or told.
+"""The server as a process: connections with time limits, signals, and an end in which every request is answered or told.
 
-Leaves to others: what is served (app.py). The only file that knows uvicorn.
+Leaves to others: what is served (app.py), the socket (door.py). The only file that knows uvicorn.
 """
 
 from __future__ import annotations
 
 import asyncio
-import resource
-import signal
+import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
-from creditdecoding.config import EngineConfig, HttpConfig, ServeConfig
-from creditdecoding.errors import MissingExtraError, OptionError
+from creditdecoding.config import EngineConfig, ServeConfig
+from creditdecoding.errors import MissingExtraError
 from creditdecoding.lm import LM
+from creditdecoding.server.access import LOG, Access, Record, new_id
 from creditdecoding.server.app import make_app
+from creditdecoding.server.door import Door, make_room
+from creditdecoding.server.options import HttpConfig
+from creditdecoding.server.replies import raw_refusal
+from creditdecoding.server.service import CLOSING
 
 try:
+    import h11
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise MissingExtraError("uvicorn", "server") from error
 
-FILES = 65_536
-LINGER = 2  # seconds that a client has to read what it was told at the end
+LINGER = 1.0  # seconds that a client has to read what it was told at the end
 
 
 class Server(uvicorn.Server):
-    """Ends answers before connections: at the end of the grace those left are told, then uvicorn closes. `run([listening])` blocks."""
+    """Ends answers before connections: at the end of the grace those left are told, then connections are closed. `run([listening])` blocks."""
 
     def __init__(self, lm: LM, name: str, engine: EngineConfig, options: ServeConfig, http: HttpConfig) -> None:
-        app, self.service = make_app(lm, name, engine, options, http)
+        self.access, self.service = make_app(lm, name, engine, options, http)
         self.grace = http.grace
-        end = int(http.grace) + LINGER
-        super().__init__(
-            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=end, lifespan="on", server_header=False)
-        )
+        self._signalled = False
+        super().__init__(_Settings(self.access, http))
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve at these sockets until told to end."""
+        for door in sockets or ():
+            if isinstance(door, Door):
+                door.count = self.access.count
+        super().run(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """What uvicorn calls when it is told to end."""
-        closing = asyncio.ensure_future(self.service.close(self.grace))
+        ending = asyncio.ensure_future(self._end())
         await super().shutdown(sockets)
-        await closing
+        ending.cancel()
+
+    async def _end(self) -> None:
+        """Let answers under way finish within the grace, then close the connections that are left."""
+        await self.service.close(self.grace)
+        await asyncio.sleep(LINGER)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """What a signal does: the first begins the end, the second is the end."""
+        if self._signalled:
+            _say("ended at once")
+            os._exit(128 + sig)
+        self._signalled = True
+        self.should_exit = True
+        _say(f"ending: requests under way have {self.grace:g} s, a second signal ends at once")
 
 
-def serve(lm: LM, name: str, engine: EngineConfig, options: ServeConfig, http: HttpConfig, ready: Callable[[str], None]) -> None:
-    """Serve until a signal says otherwise; `ready` is called with the address. Raises `OptionError` when it cannot listen there."""
-    _many_connections()
-    server, listening = Server(lm, name, engine, options, http), listen(http)
-    ready(address(listening))
-    before = signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again once it has ended well
+def _say(text: str) -> None:
+    """Write to standard error from a signal's handler, which may have interrupted somebody else's writing there."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+
+
+class _Settings(uvicorn.Config):
+    """uvicorn's settings, and ours of a connection."""
+
+    def __init__(self, access: Access, http: HttpConfig) -> None:
+        super().__init__(
+            access,
+            http=Connection,
+            loop="asyncio",
+            ws="none",
+            lifespan="on",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+        )
+        self.access = access
+        self.limits = http
+
+
+class Connection(H11Protocol):
+    """One client's connection, closed when a request does not arrive in time or an answer is not taken in time."""
+
+    def __init__(self, config: uvicorn.Config, *rest: Any, **named: Any) -> None:
+        super().__init__(config, *rest, **named)
+        assert isinstance(config, _Settings)
+        self._limits = config.limits
+        self._access = config.access
+        self.timeout_keep_alive = config.limits.keep_alive  # type: ignore[assignment]
+        self._receiving = _Deadline(config.limits.receive_timeout, self._too_slow)
+        self._sending = _Deadline(config.limits.send_timeout, self._give_up)
+        self._begun = False  # a request: some of it has arrived, but not all
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there; its first request must come in time."""
+        transport.set_write_buffer_limits(high=0)  # pause_writing tells of all that is not taken at once
+        super().connection_made(transport)
+        self._receiving.start()
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request; the time it has runs from its first byte, or from the connection's beginning, until it is whole."""
+        self._begun = True
+        self._receiving.start()
+        super().data_received(data)
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._begun = False
+            self._receiving.stop()
+
+    def pause_writing(self) -> None:
+        """The client does not take what it is sent."""
+        super().pause_writing()
+        self._sending.start()
+
+    def resume_writing(self) -> None:
+        """The client has taken everything."""
+        super().resume_writing()
+        self._sending.stop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is there any more."""
+        self._receiving.stop()
+        self._sending.stop()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server ends: a request that has not arrived yet is refused, one that has is answered."""
+        if self._begun:
+            self._refuse(503, f"{CLOSING}. Try another one.", "closing")
+        else:
+            super().shutdown()
+
+    def send_400_response(self, msg: str) -> None:
+        """What the client sends is no HTTP."""
+        self._refuse(400, "the request is not HTTP/1.1. See /openapi.json for what there is.", None)
+
+    def _too_slow(self) -> None:
+        if self._begun:
+            message = f"the request did not arrive in time; allowed: {self._limits.receive_timeout:g} s. Send it faster."
+            self._refuse(408, message, "timeout")
+        else:
+            self.transport.close()  # it has asked for nothing
+
+    def _give_up(self) -> None:
+        self.transport.abort()
+
+    def _refuse(self, status: int, message: str, code: str | None) -> None:
+        """Answer in the application's place and close; where an answer has begun, close alone."""
+        cycle = self.cycle
+        waiting = cycle is not None and not cycle.response_complete  # the application has the head of the request
+        if cycle is not None and self.conn.their_state is h11.SEND_BODY and not waiting:
+            return self.transport.abort()
+        if waiting and cycle.response_started:
+            return self.transport.abort()
+        if waiting:
+            state = self.scope["state"]
+            state["told"] = status
+            number = state.get("request_id") or new_id()
+            cycle.disconnected = True
+            cycle.message_event.set()
+        else:
+            record = Record(status=status, whole=True)
+            number = record.number
+            self._access.note(record)
+        self.transport.write(raw_refusal(status, message, code, number))
+        self.transport.close()
+
+
+class _Deadline:
+    """Something that happens unless it is stopped in time."""
+
+    def __init__(self, seconds: float, act: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._act = act
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Let the time run, if it does not yet."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._act)
+
+    def stop(self) -> None:
+        """It is no longer needed."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+
+
+def serve(
+    lm: LM,
+    name: str,
+    engine: EngineConfig,
+    options: ServeConfig,
+    http: HttpConfig,
+    listening: Door,
+    ready: Callable[[], None],
+) -> None:
+    """Serve until a signal says otherwise. `ready` is called just before."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO if http.access_log else logging.WARNING)
+    listening.limit = make_room(http.max_connections)
+    server = Server(lm, name, engine, options, http)
     try:
-        with suppress(KeyboardInterrupt):
-            server.run([listening])
+        ready()
+        server.run([listening])
     finally:
-        signal.signal(signal.SIGTERM, before)
         listening.close()
-
-
-def address(listening: socket.socket) -> str:
-    """Where a socket listens, as a URL."""
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def listen(http: HttpConfig) -> socket.socket:
-    """A socket that listens where the options say. Raises `OptionError`."""
-    try:
-        family, kind, number, _, where = socket.getaddrinfo(http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, kind, number)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(where)
-    except OSError as error:
-        raise OptionError(
-            f"cannot listen there ({error.strerror})", given=f"{http.host}:{http.port}", hint="Choose another --port or --host."
-        ) from error
-    listening.listen(2048)
-    return listening
-
-
-def _many_connections() -> None:
-    """As many open connections as the system allows: each is a file, of which a process may often have no more than 1024 unless it asks."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if most == resource.RLIM_INFINITY else min(most, FILES)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-
-
-def _leave(_: int, __: FrameType | None) -> None:
-    sys.exit(0)
+        LOG.removeHandler(handler)

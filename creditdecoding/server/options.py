@@ -1,0 +1,91 @@
+"""The options of the server's HTTP side: where it listens, who may ask, how long clients may take.
+
+Leaves to others: how options become flags (flags.py), reading the key (key.py), obeying (door.py, guard.py, run.py).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from creditdecoding.config import check_fields, option
+from creditdecoding.errors import OptionError
+
+
+@dataclass(frozen=True)
+class HttpConfig:
+    """Options of the server's HTTP side."""
+
+    host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
+    port: int = option(8000, "Port to listen at; 0 takes a free one.", ge=0, le=65_535)
+    api_key: str | None = option(
+        None,
+        "Key that requests under /v1 must carry as a bearer token. Every user of this machine can read it "
+        "in the list of processes: prefer the environment variable CREDIT_API_KEY, or --api-key-file.",
+    )
+    api_key_file: str | None = option(None, "File that holds the key.")
+    allowed_host: tuple[str, ...] = option(
+        (),
+        "A name that requests may call this server by (their Host header), beside loopback names and --host; "
+        "*.example.com allows all below it, * any name. Can be given several times.",
+    )
+    cors_origin: tuple[str, ...] = option(
+        (),
+        "Origin of web pages that may call this server from a browser, such as https://app.example.com; * allows all. Can be given several times.",
+    )
+    name: str | None = option(None, "Name of the model for clients; by default what --model says.")
+    max_body: int = option(2**20, "Bytes of a request's body at most.", ge=1)
+    max_connections: int = option(4096, "Connections open at a time; more are turned away with status 503.", ge=1)
+    receive_timeout: float = option(30.0, "Seconds within which a request, headers and body, must have arrived (else 408).", gt=0.0)
+    send_timeout: float = option(60.0, "Seconds within which a client must take what it is sent, else its connection is closed.", gt=0.0)
+    keep_alive: float = option(5.0, "Seconds that a connection stays open after an answer, for the next request.", ge=0.0)
+    access_log: bool = option(True, "Write a line for every request to standard error.")
+    grace: float = option(30.0, "Seconds that requests under way may take to finish when the server is told to end.", ge=0.0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.host.strip():
+            raise OptionError("host is empty", hint="Give an address, such as 127.0.0.1, or 0.0.0.0 for all.")
+        if self.api_key is not None:
+            check_key(self.api_key, "api_key")
+        if self.api_key is not None and self.api_key_file is not None:
+            raise OptionError("two keys", hint="Give --api-key or --api-key-file, not both.")
+        for name in self.allowed_host:
+            _check_host(name)
+        for origin in self.cors_origin:
+            _check_origin(origin)
+
+
+def check_key(key: str, source: str) -> None:
+    """Hold an API key to what a header can carry. Raises `OptionError`, which does not repeat it."""
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise OptionError(
+            f"{source} is not a key",
+            allowed="printable ASCII without spaces, at least one character",
+            hint="Choose another key.",
+        )
+
+
+def _check_host(name: str) -> None:
+    if name == "*" or re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
+        return
+    try:
+        ipaddress.ip_address(name)
+    except ValueError as error:
+        raise OptionError(
+            "allowed_host is not a name",
+            given=name,
+            allowed="a name or an address, without scheme and port; *.NAME; *",
+            hint="Write it as clients write it between http:// and the port.",
+        ) from error
+
+
+def _check_origin(origin: str) -> None:
+    if origin not in ("*", "null") and not re.fullmatch(r"[A-Za-z][\w+.-]*://[^/\s?#@*]+", origin):
+        raise OptionError(
+            "cors_origin is not an origin",
+            given=origin,
+            allowed="SCHEME://HOST or SCHEME://HOST:PORT, without a path; *",
+            hint="Write it as browsers do: https://app.example.com.",
+        )

@@ -1,43 +1,101 @@
-# `make demo`, `make test` and `make check` set up everything they need by themselves.
-# A torch build of your choice: make install TORCH="torch==2.13.0"
+# Each target sets up what it needs in .venv, from the lock files in requirements/.
+# Another torch build: make install TORCH=torch==2.14.1
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+# Lines about the index are of no use to a reader; errors still show.
+PIP = $(BIN)/python -m pip --disable-pip-version-check -qq
+CORE := $(VENV)/.core
+DEV := $(VENV)/.dev
+CHOICE := $(VENV)/.torch
 LOAD := $(VENV)/load
-READY := $(VENV)/.ready
+LOWEST := .venv-lowest
+LATEST := .venv-latest
+UV := $(VENV)/uv
 
-.PHONY: install demo test check bench load clean
+.PHONY: install dev demo test test-quick test-all test-network test-lowest test-latest check lock bench load clean FORCE
 
-install: $(READY)
+install: $(CORE)
 
-$(READY): pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+dev: $(DEV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+	  echo "error: $$($(PYTHON) --version) is not supported; 3.10 to 3.13 are. Say which: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# Rewritten only when TORCH changes, which installs again.
+$(CHOICE): $(BIN)/python FORCE
+	@echo '$(TORCH)' | cmp -s - $@ || echo '$(TORCH)' > $@
+
+$(CORE): requirements/core.txt pyproject.toml $(CHOICE)
+	@echo "Setting up $(VENV): $(TORCH) and 40 small packages, 0.3 to 3 GB by the torch build. One to five minutes, once."
+	@$(PIP) install --no-deps -r requirements/core.txt
+	@$(PIP) install "$(TORCH)"
+	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY)
+$(DEV): requirements/dev.txt $(CORE)
+	@echo "Adding to $(VENV) what the tests need: 70 packages, 0.5 GB. One to two minutes, once."
+	@$(PIP) install --no-deps -r requirements/dev.txt
+	@touch $@
+
+demo: $(CORE)
 	@$(BIN)/credit demo
 
-test: $(READY)
-	$(BIN)/python -m pytest
+test: $(DEV)
+	$(BIN)/python -m pytest -m "not network"
 
-check: $(READY)
-	$(BIN)/ruff check creditdecoding tests benchmarks
-	$(BIN)/ruff format --check creditdecoding tests benchmarks
+test-quick: $(DEV)
+	$(BIN)/python -m pytest -m "not network and not slow"
+
+# These install packages from the index while they run.
+test-network: $(DEV)
+	$(BIN)/python -m pytest -m network
+
+test-all: test test-network
+
+# The lower ends of the ranges in pyproject.toml, in an environment of its own.
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -m "not network"
+
+$(LOWEST)/.ready: pyproject.toml $(UV)/bin/uv
+	@$(PYTHON) -m venv $(LOWEST)
+	$(BIN)/python requirements/lock.py --uv $(UV)/bin/uv --lowest $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check -qq install -r $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The newest release of everything, made anew each time: this is what a plain `pip install` gives today.
+test-latest:
+	rm -rf $(LATEST)
+	@$(PYTHON) -m venv $(LATEST)
+	$(LATEST)/bin/python -m pip --disable-pip-version-check -qq install -e ".[dev]"
+	$(LATEST)/bin/python -m pytest -m "not network"
+
+check: $(DEV)
+	$(BIN)/ruff check creditdecoding tests benchmarks requirements
+	$(BIN)/ruff format --check creditdecoding tests benchmarks requirements
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py -k "not blocks and not commands_run"
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py -m "not slow"
 
-bench: $(READY)
+$(UV)/bin/uv: $(BIN)/python
+	$(PYTHON) -m venv $(UV)
+	$(UV)/bin/python -m pip --disable-pip-version-check -qq install "uv>=0.9"
+
+lock: $(UV)/bin/uv
+	$(BIN)/python requirements/lock.py --uv $(UV)/bin/uv --torch "$(TORCH)"
+
+bench: $(DEV)
 	$(BIN)/python -m benchmarks.decoder_step
 	$(BIN)/python -m benchmarks.caches
 	$(BIN)/python -m benchmarks.serving_engine
 	$(BIN)/python -m benchmarks.sglang_step
 
 # The load generator wants other versions than we do, so it has an environment of its own.
-$(LOAD)/.ready: $(READY)
+$(LOAD)/.ready: $(DEV)
 	$(PYTHON) -m venv $(LOAD)
 	$(LOAD)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" "guidellm>=0.8,<0.9"
 	@touch $@
@@ -46,4 +104,4 @@ load: $(LOAD)/.ready
 	$(BIN)/python -m benchmarks.load --guidellm $(LOAD)/bin/guidellm
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(LATEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

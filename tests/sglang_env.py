@@ -1,7 +1,8 @@
 """The released SGLang without its GPU packages, in a folder of its own; stand-ins for what needs a GPU. Serves the test and the benchmark.
 
-The folder is made once (`build/sglang`, in .gitignore) from the package index: the sglang wheel without dependencies, and the few packages
-that its own modules import and this project lacks. Only subprocesses see it, by PYTHONPATH.
+The folder is made once (`build/sglang`, in .gitignore) from the package index, with the versions of requirements/sglang.txt: the sglang
+wheel without its dependencies, and the few packages that its own modules import and this project lacks. Only subprocesses see it, by
+PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from creditdecoding.integrations.sglang_plugin import BELOW, OLDEST
-
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "sglang" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-BESIDE = ("aiohttp", "orjson", "msgspec", "pyzmq", "psutil", "pybase64", "setproctitle", "ipython")
+PINNED = ROOT / "requirements" / "sglang.txt"
 NEEDS_GPU = ("triton", "sgl_kernel", "flashinfer", "sglang.kernels", "sglang.srt.configs", "sglang.srt.layers", "sglang.srt.model_executor")
 
 
@@ -36,8 +35,9 @@ def prepare() -> Path:
         FOLDER.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=FOLDER.parent))
         try:
-            _pip(fresh, "--no-deps", f"sglang>={OLDEST},<{BELOW}")
-            _pip(fresh, *BESIDE)
+            _pip(fresh, "--no-deps", "--requirement", str(PINNED))
+            if not (fresh / "sglang").is_dir():
+                raise UnavailableError(f"SGLang has no wheel for this platform ({sys.platform})")
             if not FOLDER.exists():
                 fresh.rename(FOLDER)
         except OSError:

@@ -25,6 +25,8 @@ from tests import sglang_env
 SCENARIOS = 3  # a decoder and mode
 
 
+@pytest.mark.network
+@pytest.mark.slow
 def test_the_released_sglang_decides_as_our_loop(record_property: Callable[[str, object], None]) -> None:
     try:
         done = sglang_env.run("tests.sglang_drive", str(SCENARIOS))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from creditdecoding.cli.compare import _print as print_comparison
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders import names, resolve
 from creditdecoding.errors import CreditError, OptionError
@@ -209,6 +210,37 @@ def test_settings_are_chosen_on_dev_and_reported_on_test() -> None:
     other = summarise(made(lambda split, *rest: _disagree("dev", *rest), _passes, KNOBS), curves(KNOBS), resamples=1000)
     assert other["curves"][0]["chosen"]["value"] == "0.7"  # whatever the test split says
     assert "no measurable loss on the test split either" in other["words"][0]
+
+
+def test_the_headline_says_where_it_was_chosen_and_names_who_takes_fewer_on_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On dev `factor` takes 3 passes and two others 4; on test it takes 4, they take 3.97."""
+    text = "threshold:threshold=0.9 factor:factor=1 margin:threshold=0.9"
+
+    def passes(split: str, spec: str) -> float:
+        if spec == REFERENCE:
+            return 32.0
+        if split == "dev":
+            return 3.0 if spec.startswith("factor") else 4.0
+        return 4.0 if spec.startswith("factor") else 3.97
+
+    report = summarise(made(lambda *_: True, passes, text), curves(text), resamples=200)
+    assert (report["chosen_on"], report["reported_on"]) == ("dev", "test")
+    names = ["threshold:threshold=0.9", "margin:threshold=0.9"]
+    assert report["best"] == "factor:factor=1" and report["fewest_on_test"] == names
+    line = report["words"][0]
+    assert "chosen on dev and reported on test" in line
+    assert "on test it takes 4.00" in line
+    assert f"Fewest passes on test: {names[0]} and {names[1]}, 3.97." in line
+    page = compare_html(report, "t", "a")
+    assert "chosen on dev, reported on test" in page and line in page
+    print_comparison(report)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "chosen on dev, reported on test" in printed and "3.97." in printed
+    level = summarise(made(lambda *_: True, lambda *_: 4.0, text), curves(text), resamples=200)
+    assert set(level["fewest_on_test"]) == {"factor:factor=1", *names}
+    assert "As few on test: " in level["words"][0]
+    alone = summarise(made(_disagree, _passes, KNOBS), curves(KNOBS), resamples=200)
+    assert "No other chosen setting takes as few on test." in alone["words"][0]
 
 
 def test_the_rule_of_no_measurable_loss() -> None:

@@ -128,12 +128,14 @@ def _print(summed: dict[str, Any]) -> None:
     from creditdecoding.eval.words import signed
 
     standard = summed["reference"]["test"]
-    table = Table("fewest passes at no measurable loss", "passes", "times fewer", "score %", "difference [95 %]")
+    title = "Settings chosen on dev, reported on test; * the fewest passes on dev"
+    table = Table("fewest passes at no measurable loss", "passes", "times fewer", "score %", "difference [95 %]", title=title)
     table.add_row("standard decoding", f"{standard['nfe']:.2f}", "1.00", f"{standard['score']['value']:.1f}", "")
     for curve in sorted((each for each in summed["curves"] if each["chosen"]), key=lambda each: each["chosen"]["test"]["nfe"]):
         test = curve["chosen"]["test"]
         numbers = (f"{test['nfe']:.2f}", f"{test['speedup']['value']:.2f}", f"{test['score']['value']:.1f}", signed(test["difference"]))
-        table.add_row(curve["chosen"]["label"], *map(Text, numbers))
+        mark = " *" * (curve["name"] == summed["best"])
+        table.add_row(curve["chosen"]["label"] + mark, *map(Text, numbers))
     console = Console()
     console.print(table)
     for sentence in summed["words"]:

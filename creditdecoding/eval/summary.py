@@ -17,6 +17,8 @@ from creditdecoding.eval.sweep import REFERENCE, Curve, specs
 from creditdecoding.eval.words import paragraph, setting
 
 BOUND = 1.0
+PASSES_DIGITS = 2
+"""Digits of passes that tables show: settings that look alike there are ties."""
 BASELINE = "threshold"
 """The curve that areas are compared with, where it is in the run."""
 
@@ -163,7 +165,9 @@ def summarise(
         "area_range": wide["range"],
         "baseline": BASELINE if any(curve.name == BASELINE for curve in found) else None,
     }
+    report["chosen_on"], report["reported_on"] = "dev", "test"
     report["best"], report["against_best"] = _against_best(shown, dev, test)
+    report["fewest_on_test"] = _fewest(shown, "test")
     report["words"] = paragraph(report)
     return report
 
@@ -216,11 +220,19 @@ def _areas(found: Sequence[Curve], test: Measured) -> dict[str, Any]:
 
 
 def _against_best(shown: Sequence[Mapping[str, Any]], dev: Measured, test: Measured) -> tuple[str | None, list[dict[str, Any]]]:
-    """The curve whose operating point took the fewest passes on dev, and on test every other one beside it."""
+    """The curve whose operating point took the fewest passes on dev, and on test every other one beside it.
+
+    Equal passes on dev: the higher score there, then the earlier curve.
+    """
     chosen = {each["name"]: each["chosen"]["decoder"] for each in shown if each["chosen"] is not None}
     if not chosen:
         return None, []
-    best = min(chosen, key=lambda name: float(dev.means[dev.at(chosen[name]), _NFE]))
+
+    def order(name: str) -> tuple[float, float]:
+        score, nfe = dev.means[dev.at(chosen[name]), [_SCORE, _NFE]]
+        return float(nfe), -float(score)
+
+    best = min(chosen, key=order)
     rows = []
     for name, spec in chosen.items():
         if name != best:
@@ -235,3 +247,9 @@ def _against_best(shown: Sequence[Mapping[str, Any]], dev: Measured, test: Measu
                 }
             )
     return best, rows
+
+
+def _fewest(shown: Sequence[Mapping[str, Any]], split: str) -> list[str]:
+    """The curves whose operating points take the fewest passes of a split, to the digits that tables show."""
+    passes = {each["name"]: round(each["chosen"][split]["nfe"], PASSES_DIGITS) for each in shown if each["chosen"] is not None}
+    return [name for name, count in passes.items() if count == min(passes.values())]

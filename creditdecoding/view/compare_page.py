@@ -69,7 +69,7 @@ def compare_html(report: Mapping[str, Any], title: str, about: str) -> str:
     body = [
         f'<section class="words">{words}</section>',
         f"<section><h2>Score over forward passes</h2>{_panels(report)}</section>",
-        f"<section><h2>Fewest passes at no measurable loss</h2>{_operating(report)}</section>",
+        f"<section><h2>Fewest passes at no measurable loss: chosen on dev, reported on test</h2>{_operating(report)}</section>",
         f"<section><h2>Area under the curve</h2>{_areas(report)}</section>",
         f"<section><h2>By task</h2>{_by_task(report)}</section>",
     ]

@@ -233,20 +233,20 @@ def bring(
     config = getattr(model, "config", None)
     known = model.config if isinstance(model, Transformer) else recognised(_mapping(config))
     mask_id = _first(mask_token_id, known, config)
-    words = tokenizer if isinstance(tokenizer, Tokenizer) else _words(tokenizer, mask_id, stop_token_ids, config, known)
+    words = _words(tokenizer, mask_id, stop_token_ids, config, known)
+    if mask_token_id is not None and mask_token_id != words.mask_id:
+        hint = "Leave mask_token_id out, or give the tokenizer that belongs to it."
+        raise OptionError("mask_token_id is not the tokenizer's", given=mask_token_id, allowed=words.mask_id, hint=hint)
     place = _parameter(model).device if device is None else torch.device(device)
     longest = max_length or _longest(model, config, known, words.backend)
     if isinstance(model, Transformer):
+        _hold_to(model.config, words.mask_id, logit_shift, causal_block, attention)
+        words = _sized(words, model.config.embedding_rows, stop_token_ids)
         return LM(model, words, max_length=longest, device=place, batch_size=batch_size)
     shift = logit_shift if logit_shift is not None else known is not None and known.logit_shift
     block = causal_block if causal_block is not None or known is None else known.causal_block
     net, size = denoiser(model, words.mask_id, way=attention, logit_shift=shift, causal_block=block, device=place)
-    words = replace(words, size=words.size or size)
-    if words.size > size:
-        raise OptionError("the tokenizer has more ids than the model's logits", given=words.size, allowed=f"at most {size}", hint="Check the two.")
-    if stop_token_ids is not None and not all(0 <= i < size for i in stop_token_ids):
-        raise OptionError("stop_token_ids outside the vocabulary", given=tuple(stop_token_ids), allowed=f"below {size}", hint="Correct them.")
-    words = replace(words, stop_ids=tuple(i for i in words.stop_ids if i < size))  # a config's default may lie outside
+    words = _sized(words, size, stop_token_ids)
     return LM(net, words, max_length=longest, device=place, batch_size=batch_size)
 
 
@@ -261,8 +261,35 @@ def _first(given: int | None, known: ModelConfig | None, config: Any) -> int | N
     return next((i for i in (given, family, getattr(config, "mask_token_id", None)) if i is not None), None)
 
 
+def _hold_to(config: ModelConfig, mask_id: int, logit_shift: bool | None, causal_block: int | None, attention: str) -> None:
+    """Raises `OptionError` for what contradicts the config of a network of ours, which knows these things itself."""
+    if attention != "auto":
+        raise OptionError("attention is not chosen for a network of ours", given=attention, allowed="auto", hint="Leave attention out.")
+    given = {"logit_shift": logit_shift, "causal_block": causal_block}
+    if config.mask_token_id is not None:
+        given["mask_token_id"] = mask_id
+    for name, value in given.items():
+        own = getattr(config, name)
+        if value is not None and value != own:
+            raise OptionError(f"{name} is not this model's", given=value, allowed=own, hint=f"Leave {name} out.")
+
+
+def _sized(words: Tokenizer, size: int, stops: Sequence[int] | None) -> Tokenizer:
+    """The words beside logits of `size` ids: without a tokenizer all of them; ends outside, as a config's default may be, are left out."""
+    words = replace(words, size=words.size or size)
+    if words.size > size:
+        raise OptionError("the tokenizer has more ids than the model's logits", given=words.size, allowed=f"at most {size}", hint="Check the two.")
+    if not 0 <= words.mask_id < words.size:
+        raise OptionError("the mask id is outside the vocabulary", given=words.mask_id, allowed=f"below {words.size}", hint="Give the right mask id.")
+    if stops is not None and not all(0 <= i < size for i in stops):
+        raise OptionError("stop_token_ids outside the vocabulary", given=tuple(stops), allowed=f"below {size}", hint="Correct them.")
+    return replace(words, stop_ids=tuple(i for i in words.stop_ids if i < size))
+
+
 def _words(backend: Any, mask_id: int | None, stops: Sequence[int] | None, config: Any, known: ModelConfig | None) -> Tokenizer:
-    """A transformers tokenizer with the ids that decoding needs; of None the size is to be seen from the logits."""
+    """A tokenizer with the ids that decoding needs; of None the size is to be seen from the logits."""
+    if isinstance(backend, Tokenizer):
+        return backend if stops is None else replace(backend, stop_ids=tuple(sorted(stops)))
     own = getattr(config, "eos_token_id", None)
     ends = known.stop_token_ids if known is not None else () if own is None else (own,) if isinstance(own, int) else tuple(own)
     if backend is None:

@@ -42,11 +42,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; nothing is added. Special tokens written out in the text become their ids."""
-        return list(self.backend.encode(text, add_special_tokens=False))
+        return list(self._known.encode(text, add_special_tokens=False))
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation in the checkpoint's chat template, ready for the answer. Raises `OptionError` if it has none or refuses."""
-        if not self.backend.chat_template:
+        if not self._known.chat_template:
             raise OptionError("this checkpoint has no chat template", hint="Give plain text (on the command line: --raw).")
         try:
             text = self.backend.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
@@ -56,12 +56,22 @@ class Tokenizer:
         return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
+        """Text of ids, special tokens left out; empty where there is no tokenizer."""
+        if self.backend is None:
+            return ""
         return str(self.backend.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def piece(self, token: int) -> str:
         """One token as a person should see it, special tokens by name."""
-        return str(self.backend.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return str(self._known.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    @property
+    def _known(self) -> Any:
+        """The tokenizer behind it. Raises `OptionError` where a model was brought without one."""
+        if self.backend is None:
+            hint = "Give one to bring(model, tokenizer); prompts of ids go through LM.row(ids, config)."
+            raise OptionError("this model has no tokenizer, so it reads no text", hint=hint)
+        return self.backend
 
 
 def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer:

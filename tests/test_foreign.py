@@ -152,6 +152,37 @@ def test_a_network_of_ours_is_taken_as_it_is() -> None:
     )
 
 
+def test_a_network_of_ours_without_a_tokenizer_takes_ids_and_says_what_is_missing() -> None:
+    pocket = cd.load("pocket")
+    ends = pocket.words.stop_ids  # the template's end of turn among them, which only the tokenizer knows
+    lm = bring(pocket.model, None, mask_token_id=pocket.words.mask_id, stop_token_ids=ends)
+    assert lm.words.size == pocket.model.config.embedding_rows
+    (done,) = lm.collect([lm.row(pocket.encode("Solve 2x+3=9 for x."), cd.GenerationConfig())])
+    assert done.trace.tokens == pocket.generate("Solve 2x+3=9 for x.").trace.tokens
+    assert done.text == ""
+    for ask in (lm.generate, lambda text: lm.generate(text, raw=True), lm.infill, lambda text: list(lm.stream(text))):
+        with pytest.raises(OptionError, match="no tokenizer"):
+            ask("Solve [MASK]")
+
+
+@pytest.mark.parametrize(
+    ("message", "words", "options"),
+    [
+        ("mask_token_id is not this model's", False, {"mask_token_id": 9}),
+        ("mask_token_id is not the tokenizer's", True, {"mask_token_id": 9}),
+        ("logit_shift is not this model's", True, {"logit_shift": True}),
+        ("causal_block is not this model's", True, {"causal_block": 4}),
+        ("attention is not chosen", True, {"attention": "square"}),
+        ("stop_token_ids outside", True, {"stop_token_ids": [10**6]}),
+    ],
+)
+def test_what_contradicts_a_network_of_ours_is_refused(message: str, words: bool, options: dict[str, Any]) -> None:
+    pocket = cd.load("pocket")
+    with pytest.raises(OptionError, match=message):
+        bring(pocket.model, pocket.tokenizer if words else None, **options)
+    assert bring(pocket.model, pocket.tokenizer, stop_token_ids=[7]).words.stop_ids == (7,)
+
+
 def test_facts_that_are_given_win_and_foreign_defaults_are_left_out() -> None:
     lm = bring(network("Roberta"), tokenizer())
     assert lm.words.mask_id == MASK and lm.words.stop_ids == (END,) and lm.max_length == 63

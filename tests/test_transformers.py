@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
-from transformers import GenerationConfig, TextIteratorStreamer, dynamic_module_utils
-from transformers.generation import BaseStreamer
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, TextIteratorStreamer, dynamic_module_utils
+from transformers.generation import BaseStreamer, MaxLengthCriteria, TemperatureLogitsWarper
 
 import creditdecoding
 from creditdecoding import OptionError, bring
 from creditdecoding.errors import ModelError
 from creditdecoding.integrations.transformers import CreditOutput, custom_generate, generate
+from creditdecoding.integrations.transformers_call import same
 from tests.foreign_models import END, MASK, network, tokenizer, two_way
 
 torch.set_num_threads(1)
@@ -222,3 +224,122 @@ def test_bad_input_is_refused_in_one_line(message: str, options: dict[str, Any])
     assert "\n" not in str(error.value)
     with pytest.raises(OptionError, match="one answer"):
         generate(IDS, model=network("Bert"), streamer=Spy(), **OPTIONS)
+
+
+class Heap:
+    """What a release to come may add: an object with a state of its own."""
+
+    def __init__(self, size: int = 0) -> None:
+        self.size, self.rows = size, torch.zeros(size)
+
+
+def a_release_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' `generate` with an argument, a setting, a processor and a criterion that nobody asked for."""
+    now = GenerationMixin.generate
+
+    def later(self: Any, inputs: Any = None, *, custom_generate: Any, heap: Any = None, **given: Any) -> Any:
+        @functools.wraps(custom_generate)
+        def handed(model: Any, ids: Tensor, *, generation_config: Any, **arrived: Any) -> Any:
+            generation_config.dream_depth = given.get("dream_depth", 2)
+            for name in ("logits_processor", "stopping_criteria"):
+                arrived[name].append(Heap(3))
+            arrived["heap"] = Heap(4) if heap is None else heap
+            return custom_generate(model, ids, generation_config=generation_config, **arrived)
+
+        rest = {name: value for name, value in given.items() if name != "dream_depth"}
+        return now(self, inputs, custom_generate=handed, **rest)
+
+    monkeypatch.setattr(GenerationMixin, "generate", later)
+
+
+def test_what_a_release_to_come_adds_unasked_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network("Llama")
+    wanted = model.generate(IDS, attention_mask=SEEN, custom_generate=custom_generate, **OPTIONS)
+    a_release_to_come(monkeypatch)
+    found = model.generate(IDS, attention_mask=SEEN, custom_generate=custom_generate, **OPTIONS)
+    assert torch.equal(found, wanted)
+    assert torch.equal(generate(IDS, model=model, attention_mask=SEEN, **OPTIONS), wanted)
+    drawn = {"do_sample": True, "temperature": 0.7, "top_k": 5, "num_return_sequences": 2, "use_cache": False}
+    assert model.generate(IDS, custom_generate=custom_generate, heap=Heap(4), **OPTIONS, **drawn).shape[0] == 4
+
+
+SET: list[tuple[str, dict[str, Any]]] = [
+    ("heap is", {"heap": Heap(5)}),
+    ("heap is", {"heap": 4}),
+    ("dream_depth is", {"dream_depth": 3}),
+    ("Heap is", {"logits_processor": [Heap(9)]}),
+    ("Heap is", {"stopping_criteria": [Heap(3)]}),
+    ("TemperatureLogitsWarper is", {"logits_processor": [TemperatureLogitsWarper(2.0)]}),
+    ("MaxLengthCriteria is", {"stopping_criteria": [MaxLengthCriteria(5)]}),
+]
+
+
+@pytest.mark.parametrize(("message", "options"), SET, ids=[str(list(options)) for _, options in SET])
+def test_what_the_user_sets_of_a_release_to_come_is_refused(message: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    a_release_to_come(monkeypatch)
+    with pytest.raises(OptionError, match=f"{message} not supported"):
+        network("Llama").generate(IDS[:1], custom_generate=custom_generate, **OPTIONS, **options)
+
+
+def filled() -> DynamicCache:
+    cache = DynamicCache()
+    cache.update(torch.ones(1, 1, 2, 8), torch.ones(1, 1, 2, 8), 0)
+    return cache
+
+
+OWN: list[tuple[str, Any]] = [
+    ("logits_to_keep", lambda: {"logits_to_keep": 3}),
+    ("past_key_values|cache", lambda: {"past_key_values": filled()}),
+    ("position_ids", lambda: {"position_ids": torch.tensor([[3, 4, 5, 6]])}),
+    ("assistant_model", lambda: {"assistant_model": network("Llama", 1)}),
+    ("negative_prompt_ids", lambda: {"negative_prompt_ids": IDS[:1]}),
+    ("cache_implementation", lambda: {"cache_implementation": "offloaded"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), OWN, ids=[name for name, _ in OWN])
+@pytest.mark.parametrize("ours", (False, True))
+def test_arguments_that_transformers_makes_itself_are_refused_where_the_user_sets_others(name: str, options: Any, ours: bool) -> None:
+    model = network("Llama")
+    with pytest.raises(OptionError, match=f"({name}) is not supported"):
+        if ours:
+            generate(IDS[:1], model=model, **OPTIONS, **options())
+        else:
+            model.generate(IDS[:1], custom_generate=custom_generate, **OPTIONS, **options())
+
+
+def test_the_second_call_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    """Finding out what came unasked says nothing that the user's own call does not say."""
+    logger = transformers.utils.logging.get_logger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        network("Llama", pad_token_id=None).generate(IDS[:1], custom_generate=custom_generate, **{**OPTIONS, "max_length": 20})
+    finally:
+        logger.removeHandler(caplog.handler)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == len(set(told))
+
+
+def test_values_are_compared_by_what_they_hold() -> None:
+    ring: list[Any] = [1]
+    ring.append(ring)
+    other: list[Any] = [1]
+    other.append(other)
+    assert same(ring, other) and same({"a": (1, None)}, {"a": (1, None)}) and same(object(), object())
+    assert not same(1, True) and not same([1], [1, 2]) and not same({"a": 1}, {"b": 1})
+    assert not same(torch.ones(2), torch.ones(3)) and not same(torch.ones(2), torch.ones(2, dtype=torch.long))
+    assert same(Heap(2), Heap(2)) and not same(Heap(2), Heap(3)) and not same(lambda: 1, lambda: 2)
+
+
+def test_several_answers_a_prompt_of_a_class_without_generate() -> None:
+    found = generate(IDS, model=network("Bert"), attention_mask=SEEN, num_return_sequences=2, do_sample=True, seed=1, **OPTIONS)
+    assert torch.equal(found[:, :4], IDS.repeat_interleave(2, dim=0)) and not torch.equal(found[0], found[1])
+
+
+def test_a_network_of_ours_without_its_tokenizer() -> None:
+    pocket = creditdecoding.load("pocket")
+    ids = torch.tensor([pocket.encode("Solve 3x+4=19 for x.")])
+    found = generate(ids, model=pocket.model, mask_token_id=pocket.words.mask_id, max_new_tokens=32)
+    tokens = list(pocket.generate("Solve 3x+4=19 for x.", gen_length=32).trace.tokens)
+    assert found[0, ids.shape[1] :].tolist()[: len(tokens)] == tokens
+    assert found.shape[1] <= ids.shape[1] + len(tokens) + 1  # the end token of the network's own config

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,6 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig as Asked
 from transformers import GenerationMixin
-from transformers.generation import EosTokenCriteria, MaxLengthCriteria, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from transformers.utils import ModelOutput
 
 from creditdecoding.canvas import Row, start_row
@@ -28,27 +26,12 @@ from creditdecoding.compat import check_ids, check_shapes
 from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.foreign import bring
+from creditdecoding.integrations.transformers_call import Handed, callers_arguments, refuse_known, refuse_lost, refuse_set
 from creditdecoding.lm import LM
+from creditdecoding.models.transformer import Transformer
 from creditdecoding.reading import Reading
 from creditdecoding.trace import StepEvent, Trace
 
-_OFF_AT_ONE = ("num_beams", "num_beam_groups", "typical_p", "repetition_penalty", "encoder_repetition_penalty", "guidance_scale")
-_OFF_AT_ZERO = (
-    *("min_new_tokens", "min_length", "max_time", "stop_strings", "use_mtp", "min_p", "top_h", "epsilon_cutoff", "eta_cutoff"),
-    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "renormalize_logits", "forced_bos_token_id"),
-    *("forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"),
-    *("sequence_bias", "token_healing", "watermarking_config", "output_attentions", "output_hidden_states", "output_scores"),
-    *("output_logits", "penalty_alpha", "dola_layers", "constraints", "force_words_ids", "prompt_lookup_num_tokens", "diversity_penalty"),
-)
-_KNOWN = (
-    "attention_mask",
-    "position_ids",
-    "use_cache",
-    "logits_to_keep",
-    "past_key_values",
-    "cache_position",
-    "return_dict",
-)  # what generate makes by itself
 _LENGTH = 128
 
 
@@ -63,7 +46,8 @@ class CreditOutput(ModelOutput):
 
 def generate(inputs: Tensor | None = None, *, model: Any, streamer: Any = None, generation_config: Any = None, **options: Any) -> Any:
     """transformers' `generate` with our decoding: its arguments, and those of `custom_generate`. Raises `CreditError`s."""
-    _refuse(generation_config, options)
+    refuse_known(generation_config, options)
+    refuse_lost(options)
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(model, GenerationMixin):
         decode = functools.partial(custom_generate, streamer=streamer)
@@ -72,7 +56,8 @@ def generate(inputs: Tensor | None = None, *, model: Any, streamer: Any = None, 
     ids = given.pop("input_ids", inputs)
     asked = copy.deepcopy(generation_config or getattr(model, "generation_config", None) or Asked())
     given = asked.update(**given)
-    _refuse(asked, {})
+    refuse_known(asked, {})
+    ids, given = _several(ids, given, getattr(asked, "num_return_sequences", None) or 1)
     if streamer is not None and isinstance(ids, Tensor):
         streamer.put(ids.cpu())
     return custom_generate(model, ids, generation_config=asked, streamer=streamer, **given)
@@ -105,16 +90,20 @@ def custom_generate(
     generator. `others` may hold an `attention_mask` [rows, length], 0 on padding; what remains are arguments of
     `GenerationConfig` and `bring`. Raises `CreditError`s.
     """
-    streamer = _callers_streamer() if streamer is None else streamer
+    called = callers_arguments()
+    streamer = called.get("streamer") if streamer is None else streamer
     try:
         asked = generation_config or getattr(model, "generation_config", None) or Asked()
-        _refuse(asked, others)
-        _refuse_more([*(logits_processor or ()), *(stopping_criteria or ())], others)
         check_shapes(input_ids, others.get("attention_mask"))
-        ends = _ids(getattr(asked, "eos_token_id", None))
+        refuse_lost(called)
+        functions = [*(logits_processor or ()), *(stopping_criteria or ())]
+        refuse_set(model, input_ids, Handed(asked, functions, others))
         mask = mask_token_id if mask_token_id is not None else getattr(asked, "mask_token_id", None)
         facts: dict[str, Any] = {"mask_token_id": mask, "logit_shift": logit_shift, "causal_block": causal_block, "attention": attention}
         lm = bring(model, None, batch_size=len(input_ids), **facts)
+        ends = _ids(getattr(asked, "eos_token_id", None))
+        if not ends and isinstance(model, Transformer):
+            ends = lm.words.stop_ids  # a network of ours keeps them in its own config
         inside = tuple(i for i in ends if i < lm.words.size)  # a config's default may lie outside
         lm.words = replace(lm.words, stop_ids=inside, decode=lambda ids: "")
         config = _config(asked, input_ids.shape[1], decoder, block_length, cfg_scale)
@@ -133,30 +122,10 @@ def custom_generate(
     return CreditOutput(sequences=sequences, nfe=torch.tensor([trace.nfe for trace in traces]), traces=tuple(traces))
 
 
-def _callers_streamer() -> Any:
-    """The streamer that `GenerationMixin.generate` was given: of all its arguments the one that it does not hand to a function."""
-    frame = sys._getframe(2)
-    return frame.f_locals.get("streamer") if frame.f_code.co_name == "generate" and "custom_generate" in frame.f_locals else None
-
-
-def _refuse(asked: Any, options: Mapping[str, Any]) -> None:
-    """Raises `OptionError` for a setting that is not kept to, in a generation config or among `options` laid over it."""
-    for name in (*_OFF_AT_ONE, *_OFF_AT_ZERO):
-        value = options.get(name, getattr(asked, name, None))
-        if value is not None and (value != 1 if name in _OFF_AT_ONE else bool(value)):
-            hint = "Use decoder, block_length and cfg_scale, or LM.generate with stop=..., instead."
-            raise OptionError(f"{name} is not supported for a masked model", given=value, hint=hint)
-
-
-def _refuse_more(functions: Sequence[Any], others: Mapping[str, Any]) -> None:
-    """The same for processors and criteria beyond those that the config's own settings make, and for arguments of the network."""
-    for each in functions:
-        if not isinstance(each, (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MaxLengthCriteria, EosTokenCriteria)):
-            raise OptionError(f"{type(each).__name__} is not supported for a masked model", hint="Leave it out.")
-    for name, value in others.items():
-        zeros = isinstance(value, Tensor) and name == "token_type_ids" and not bool(value.any())  # what tokenizers make of one text
-        if value is not None and name not in _KNOWN and not zeros:
-            raise OptionError(f"{name} is not supported for a masked model", hint="Leave it out.")
+def _several(ids: Any, given: dict[str, Any], count: int) -> tuple[Any, dict[str, Any]]:
+    """The prompts and their mask with every row `count` times, as transformers repeats them for `num_return_sequences`."""
+    repeated = {name: value.repeat_interleave(count, dim=0) if isinstance(value, Tensor) else value for name, value in given.items()}
+    return (ids.repeat_interleave(count, dim=0) if isinstance(ids, Tensor) else ids), repeated
 
 
 def _ids(given: Any) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from creditdecoding.errors import OptionError
 from creditdecoding.trace import FinishEvent
 
 PLAIN = Layout()
+_WORD = (1 << 64) - 1
 BLOCK_LENGTH = 32  # where neither the request nor the checkpoint says otherwise
 
 
@@ -152,6 +153,25 @@ class Row:
         """How many positions the next pass computes, shadows among them."""
         first, last = self.computed
         return last - first + len(self.shadowed)
+
+
+def row_seed(seed: int, index: int) -> int:
+    """The seed of the row with number `index` among several that one seed is given for (docs/decoders.md, Seeds).
+
+    The first row, 0, has `seed` itself; the others have a hash of both, from 0 to 2**62 - 1. So rows
+    with equal prompts draw differently, and no row's draws depend on which others there are.
+    """
+    if index == 0:
+        return seed
+    return _mixed(_mixed(seed) + index) >> 2
+
+
+def _mixed(value: int) -> int:
+    """The next number of splitmix64."""
+    value = (value + 0x9E3779B97F4A7C15) & _WORD
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & _WORD
+    return value ^ value >> 31
 
 
 Ask = Callable[[Sequence[Row], Tensor, Tensor], Tensor]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from creditdecoding.canvas import Row, start_row
+from creditdecoding.canvas import Row, row_seed, start_row
 from creditdecoding.config import GenerationConfig, check_fields, from_mapping, option
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Decoder
@@ -116,7 +116,7 @@ def generate_fast(model: Any, prompt: Tensor, attention_mask: Tensor | None = No
     seed = int(torch.randint(2**62, ())) if asked.seed is None else asked.seed
     config = replace(asked.config(seed), block_length=asked.block_length or lm.layout.causal_block or BLOCK_LENGTH)
     rows = [
-        _scheduled(start_row(i, ids[here].tolist(), replace(config, seed=(seed + i) % 2**62), words, lm.max_length, lm.layout), asked)
+        _scheduled(start_row(i, ids[here].tolist(), replace(config, seed=row_seed(seed, i)), words, lm.max_length, lm.layout), asked)
         for i, (ids, here) in enumerate(zip(prompt.cpu(), kept.cpu()))
     ]
     traces = [Trace(tuple(row.canvas[: row.answer].tolist())) for row in rows]

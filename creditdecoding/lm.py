@@ -17,7 +17,7 @@ from typing import Any, overload
 import torch
 
 from creditdecoding.cache import Layout, fitting
-from creditdecoding.canvas import Row, Vocabulary, start_infill, start_row
+from creditdecoding.canvas import Row, Vocabulary, row_seed, start_infill, start_row
 from creditdecoding.checkpoint import locate, read_optional, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig, from_mapping
 from creditdecoding.decoders import settings
@@ -100,9 +100,23 @@ class LM:
         """The last turns of a conversation that the checkpoint was trained to take into account."""
         return list(history) if self.turns is None else list(history[max(0, len(history) - 2 * (self.turns - 1)) :])
 
-    def rows(self, prompts: Sequence[Prompt], config: GenerationConfig, raw: bool = False) -> list[Row]:
-        """One row a prompt, ready for `generate.run`."""
-        return [self.row(self.encode(prompt, raw), config, i) for i, prompt in enumerate(prompts)]
+    def rows(
+        self,
+        prompts: Sequence[Prompt],
+        config: GenerationConfig,
+        raw: bool = False,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Row]:
+        """One row a prompt, ready for `generate.run`.
+
+        Each row has a seed of its own (`canvas.row_seed`), by its place among the prompts, or by
+        `numbers`, one a prompt, where the prompts are a part of something larger.
+        """
+        numbers = range(len(prompts)) if numbers is None else numbers
+        return [
+            self.row(self.encode(prompt, raw), dataclasses.replace(config, seed=row_seed(config.seed, number)), i)
+            for i, (prompt, number) in enumerate(zip(prompts, numbers, strict=True))
+        ]
 
     def row(self, ids: Sequence[int], config: GenerationConfig, index: int = 0, begun: Sequence[int] = ()) -> Row:
         """A row that continues the ids of a prompt, and of an answer that is `begun`. Raises `OptionError` if it does not fit."""

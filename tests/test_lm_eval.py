@@ -109,6 +109,15 @@ def test_generation_keeps_the_order_and_stops(lm: CreditLM) -> None:
     assert both[0] == lm.lm.generate(long[0], raw=True, gen_length=12).text
 
 
+def test_repeated_requests_are_different_samples(lm: CreditLM) -> None:
+    """As `repeats` with do_sample asks; the first is what the request gets alone, and all come again with the same seed."""
+    one, other = (("hello", {"until": [], "do_sample": True, "temperature": t}) for t in (2.5, 2.0))
+    asked = [ask(*one), ask(*other), ask(*one), ask(*one)]
+    found = lm.generate_until(asked)
+    assert len({found[0], found[2], found[3]}) == 3
+    assert found == lm.generate_until(asked) and found[:2] == [lm.generate_until([ask(*each)])[0] for each in (one, other)]
+
+
 def test_likelihoods_are_the_monte_carlo_bound(lm: CreditLM) -> None:
     found = lm.loglikelihood([ask("hello", " there"), ask("hello ", "there"), ask("", "there")])
     assert found[0] == (log_likelihood(lm.lm, "hello", " there", mc_num=4, batch_size=8).mean, False)

@@ -172,7 +172,9 @@ def weights(lm: LM) -> str:
 def answers(lm: LM, work: Work, chunk: Chunk) -> Iterator[dict[str, Any]]:
     """The samples of a chunk as they are finished."""
     config = dataclasses.replace(work.plan.generation, decoder=chunk.keys[0][2])
-    rows = sorted(lm.rows([wrap(key[1], work.item(key).prompt) for key in chunk.keys], config, work.plan.raw), key=lambda row: len(row.canvas))
+    prompts = [wrap(key[1], work.item(key).prompt) for key in chunk.keys]
+    rows = lm.rows(prompts, config, work.plan.raw, numbers=[key[4] for key in chunk.keys])
+    rows.sort(key=lambda row: len(row.canvas))
     of, traces = {row.index: row for row in rows}, {row.index: lm.trace_of(row) for row in rows}
     for event in lm.events(rows):
         traces[event.row].add(event)

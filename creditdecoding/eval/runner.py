@@ -5,6 +5,7 @@ Leaves to others: what is asked and how it is judged (tasks/), what is counted (
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,10 +107,16 @@ def answered(
     on_event: Callable[[Event], None] | None = None,
     raw: bool = False,
 ) -> tuple[Sample, ...]:
-    """Answer `items` of `families` in one run and judge them; samples in the order of `items`."""
+    """Answer `items` of `families` in one run and judge them; samples in the order of `items`.
+
+    An item draws by its number among those of its family, whatever other families are asked.
+    """
     by_name = {family.name: family for family in families}
     order = {name: place for place, name in enumerate(by_name)}
-    rows = sorted(lm.rows([item.prompt for item in items], config, raw), key=lambda row: (order[items[row.index].family], len(row.canvas)))
+    count = {name: itertools.count() for name in by_name}
+    numbers = [next(count[item.family]) for item in items]
+    rows = lm.rows([item.prompt for item in items], config, raw, numbers)
+    rows.sort(key=lambda row: (order[items[row.index].family], len(row.canvas)))
     answers = {row.index: answer for row, answer in zip(rows, lm.collect(rows, on_event))}
     return tuple(judged(by_name[item.family], item, answers[i]) for i, item in enumerate(items))
 

@@ -9,11 +9,12 @@ registers it. Leaves to others: tasks, prompts and metrics (lm-eval), the likeli
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from creditdecoding.canvas import Row, start_row
+from creditdecoding.canvas import Row, row_seed, start_row
 from creditdecoding.config import EngineConfig, GenerationConfig, check_fields, from_mapping, option, typed
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.likelihood import log_likelihoods
@@ -110,18 +111,23 @@ class CreditLM(LM):
         return str(backend.apply_chat_template(list(chat_history), tokenize=False, **options))
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Answers cut before the first of `until`, requests with the same settings in one run."""
-        groups: dict[GenerationConfig, list[int]] = {}
+        """Answers cut before the first of `until`, requests with the same settings in one run.
+
+        Equal requests, as `repeats` makes them, are counted: each draws by a seed of its own.
+        """
+        seen: Counter[tuple[str, GenerationConfig]] = Counter()
+        groups: dict[GenerationConfig, list[Row]] = {}
         for index, request in enumerate(requests):
-            groups.setdefault(self._config(request.args[1]), []).append(index)
+            context, config = request.args[0], self._config(request.args[1])
+            own = replace(config, seed=row_seed(config.seed, seen[context, config]))
+            seen[context, config] += 1
+            groups.setdefault(config, []).append(self._row(index, context, own))
         answers: dict[int, str] = {}
-        for config, indices in groups.items():
-            rows = [self._row(place, requests[i].args[0], config) for place, i in enumerate(indices)]
-            ordered = sorted(rows, key=lambda row: len(row.canvas))
-            for row, done in zip(ordered, self.lm.collect(ordered)):
-                index = indices[row.index]
-                answers[index] = done.text
-                self.cache_hook.add_partial("generate_until", requests[index].args, done.text)
+        for rows in groups.values():
+            rows.sort(key=lambda row: len(row.canvas))
+            for row, done in zip(rows, self.lm.collect(rows)):
+                answers[row.index] = done.text
+                self.cache_hook.add_partial("generate_until", requests[row.index].args, done.text)
         return [answers[i] for i in range(len(requests))]
 
     def _row(self, index: int, context: str, config: GenerationConfig) -> Row:

@@ -22,7 +22,7 @@ from creditdecoding.canvas import Ask, Row, Vocabulary, advanced, finish, revoke
 from creditdecoding.decoders.base import Block, Decision, Prediction, Sampling, State, stack_states, take_rows
 from creditdecoding.errors import ModelError
 from creditdecoding.guidance import guided
-from creditdecoding.kernels.vocab import vocab_stats
+from creditdecoding.kernels.vocab import log_sum, vocab_mass
 from creditdecoding.shadows import shadows_of
 from creditdecoding.sharing import leaders, shared
 from creditdecoding.trace import Event, StepEvent
@@ -44,8 +44,8 @@ class Denoiser(Protocol):
 class _View:
     """The current blocks of all rows of a step, one width: [rows, width] on the device, and their predictions.
 
-    `shown`: where there is a prediction; more than `masked` for rules that edit. `lse` is what confidence is measured by, `raw` the
-    model's own. `unseen`: as in `Prediction`, None without shadows.
+    `shown`: where there is a prediction; more than `masked` for rules that edit. `peak` and `rest` are what confidence is
+    measured by (`Prediction.mass`), `best` and `beside` the same with hushed ids. `unseen`: as in `Prediction`, None without shadows.
     """
 
     tokens: Tensor
@@ -55,9 +55,11 @@ class _View:
     place: Tensor
     flat: Tensor
     ids: Tensor
-    top: Tensor
-    lse: Tensor
-    raw: Tensor
+    logit: Tensor
+    peak: Tensor
+    rest: Tensor
+    best: Tensor
+    beside: Tensor
     kept: Tensor | None
     unseen: Tensor | None
 
@@ -109,24 +111,26 @@ def _predict(
     by_row, by_column = checked.nonzero(as_tuple=True)
     asked = torch.cat((position[at_row, at_column], ~position[by_row, by_column]))
     flat = logits_at(model, rows, words, device, torch.cat((at_row, by_row)), asked, store, leads)
-    flat, beside = flat.split([len(at_row), len(by_row)])
-    ids, top, lse, raw, kept = _statistics(flat, rows, at_row, words)
+    flat, shadows = flat.split([len(at_row), len(by_row)])
+    found, kept = _statistics(flat, rows, at_row, words)
     place = torch.zeros(shown.shape, dtype=torch.long).masked_scatter(shown, torch.arange(len(at_row))).to(device)
     tokens = torch.stack([_cut(row.canvas, row.reach, width) for row in rows]).to(device)
     shown = shown.to(device)
-    unseen = _unseen(beside, checked.to(device), tokens) if len(beside) else None
-    ids, top, lse, raw = (
+    unseen = _unseen(shadows, checked.to(device), tokens) if len(shadows) else None
+    ids, logit, peak, rest, best, beside = (
         torch.full(shown.shape, fill, dtype=x.dtype, device=device).masked_scatter(shown, x)
-        for x, fill in ((ids, 0), (top, 0.0), (lse, torch.inf), (raw, torch.inf))
+        for x, fill in zip(found, (0, 0.0, 0.0, torch.inf, 0.0, torch.inf))
     )
-    return _View(tokens, masked.to(device), shown, position.to(device), place, flat, ids, top, lse, raw, kept, unseen)
+    where = (tokens, masked.to(device), shown, position.to(device), place)
+    return _View(*where, flat, ids, logit, peak, rest, best, beside, kept, unseen)
 
 
 def _unseen(flat: Tensor, checked: Tensor, tokens: Tensor) -> Tensor:
     """Probability of the token at each place that is `checked`, from its logits there; 1 elsewhere."""
-    logit = flat.gather(1, tokens[checked][:, None])[:, 0].float()
+    logit = flat.gather(1, tokens[checked][:, None])[:, 0].double()
+    _, peak, rest = vocab_mass(flat)
     found = torch.ones(checked.shape, device=flat.device)
-    return found.masked_scatter(checked, (logit - vocab_stats(flat)[2]).exp())
+    return found.masked_scatter(checked, (logit - peak - rest.log1p()).exp().float())
 
 
 def logits_at(
@@ -192,22 +196,28 @@ def _checked(flat: Tensor, n: int, words: Vocabulary) -> Tensor:
     return flat
 
 
-def _statistics(flat: Tensor, rows: Sequence[Row], at_row: Tensor, words: Vocabulary) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Top-1, its logit, log-sum-exp without hushed end tokens and with them, their logits (in place -inf); `at_row` owns a line of `flat`."""
+def _statistics(flat: Tensor, rows: Sequence[Row], at_row: Tensor, words: Vocabulary) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Top-1 and its logit; best logit and rest of the mass without hushed end tokens, and with them; the logits of these (in place -inf).
+
+    `at_row` owns a line of `flat`.
+    """
     stops = list(words.stop_ids)
-    ids, top, lse = vocab_stats(flat)
-    if not bool(torch.isfinite(lse).all()):
-        blamed = tuple(at_row[~torch.isfinite(lse).cpu()].unique().tolist())
+    ids, best, beside = vocab_mass(flat)
+    fine = torch.isfinite(best + beside)
+    if not bool(fine.all()):
+        blamed = tuple(at_row[~fine.cpu()].unique().tolist())
         hint = "Check the weights, or load them as float32."
         raise ModelError("the model returned logits that are not numbers", given="NaN or infinity", hint=hint, rows=blamed)
     last = torch.tensor([row.config.confidence_eos_eot_inf for row in rows])[at_row].to(flat.device)
     if not bool(last.any()):
-        return ids, top, lse, lse, None
+        return (ids, best, best, beside, best, beside), None
     kept = flat[:, stops].clone()
     flat[:, stops] = kept.masked_fill(last[:, None], -torch.inf)
-    raw = lse.clone()
-    lse[last] = vocab_stats(flat[last])[2].nan_to_num(nan=torch.inf)  # nothing but end tokens: confidence 0
-    return ids, flat.gather(1, ids[:, None])[:, 0].float(), lse, raw, kept
+    peak, rest = best.clone(), beside.clone()
+    _, peak[last], left = vocab_mass(flat[last])
+    rest[last] = left.nan_to_num(nan=torch.inf)  # nothing but end tokens: confidence 0
+    logit = flat.gather(1, ids[:, None])[:, 0].float()
+    return (ids, logit, peak, rest, best, beside), kept
 
 
 def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vocabulary) -> tuple[Decision, State, Tensor]:
@@ -219,7 +229,9 @@ def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vo
     hushed = words.stop_ids if config.confidence_eos_eot_inf else ()
     masked, shown = view.masked[pick], view.shown[pick]
     kept, unseen = view.kept if hushed else None, None if view.unseen is None else view.unseen[pick]
-    seen = Prediction(view.ids[pick], view.top[pick], view.lse[pick], view.flat, view.place[pick], shown, sampling, hushed, kept, unseen)
+    peak, rest = view.peak[pick], view.rest[pick]
+    lse, logit, place = log_sum(peak, rest), view.logit[pick], view.place[pick]
+    seen = Prediction(view.ids[pick], logit, lse, view.flat, place, shown, sampling, hushed, kept, unseen, (peak, rest))
     behind = None
     if any(row.reach != row.block for row in group):
         behind = view.position[pick] >= torch.tensor([row.block[1] for row in group], device=device)[:, None]
@@ -227,7 +239,8 @@ def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vo
     width, vocab = masked.shape[1], view.flat.shape[1]
     states = [row.decoder.init(1, width, vocab, device) if row.state is None else row.state for row in group]
     decision, state = group[0].decoder.step(seen, block, _to_width(stack_states(states), width))
-    logprobs = seen.raw_logits_of(decision.tokens[..., None])[..., 0] - view.raw[pick]
+    raw = seen.raw_logits_of(decision.tokens[..., None])[..., 0].double()
+    logprobs = raw - view.best[pick] - view.beside[pick].log1p()
     return decision, state, logprobs.clamp(min=NEVER)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from creditdecoding import compat
-from creditdecoding.canvas import Row, Vocabulary, start_infill, start_row
+from creditdecoding.canvas import Row, Vocabulary, row_seed, start_infill, start_row
 from creditdecoding.config import GenerationConfig, ModelConfig
 from creditdecoding.decoders import create
 from creditdecoding.errors import ModelError, OptionError
@@ -353,3 +353,40 @@ def test_guided_logits(dtype: torch.dtype) -> None:
     assert asked[0] == [[1, MASK, 2, MASK], [MASK] * 4] and asked[1] == [[1, 3, 2, MASK], [MASK, 3, MASK, MASK]]
     guided = torch.tensor([0.0] * (WIDTH - 5) + [2.5])  # without id 5, the mask and two end tokens that a gap never gets
     assert trace.steps[0].confidence[0] == pytest.approx(float(guided.softmax(0)[-1]), rel=1e-5)
+
+
+def certain(net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A network whose best token leads by 12 to 30 nats: in float32 all its probabilities are 1."""
+
+    def call(ids: Tensor) -> Tensor:
+        logits = net(ids)
+        best = logits.argmax(-1, keepdim=True)
+        lead = 12.0 + 18.0 * (logits.sum(-1, keepdim=True) * 7.3).frac().abs()
+        return logits.scatter_add(-1, best, lead)
+
+    return call
+
+
+@pytest.mark.parametrize("cfg_scale", (0.0, 1.5))
+@pytest.mark.parametrize("rule", ({}, {"factor": 1e-7}, {"threshold": 1 - 1e-8}))
+@pytest.mark.parametrize("hushed", (False, True))
+def test_near_certain_tokens_are_ordered_as_in_float64(cfg_scale: float, rule: dict[str, float], hushed: bool) -> None:
+    """A softmax in float32, or exp(logit - lse) in it, leaves the order to rounding."""
+    for seed in range(4):
+        net, prompt = certain(dense(network(seed))), [1 + seed, 2, 3]
+        late = (EOS, EOT) if hushed else ()
+        ids, nfe, _ = sampler(net, prompt, 12, 24, 12, cfg_scale, hushed=late, **rule)
+        told: dict[str, Any] = {"confidence_eos_eot_inf": True, "stop_ids": (EOS, EOT)} if hushed else {}
+        asked = {"steps": 12, "gen_length": 24, "block_length": 12, "cfg_scale": cfg_scale, **rule, **told}
+        found, count = compat.generate_fast(net, torch.tensor([prompt]), mask_id=MASK, **asked)
+        assert (found[0].tolist(), count) == (ids, nfe)
+
+
+def test_rows_with_equal_prompts_draw_differently_and_as_alone() -> None:
+    prompt = torch.tensor([[1, 2, 3]] * 3)
+    options = {"steps": 4, "gen_length": 12, "block_length": 12, "temperature": 1.0, "seed": 5}
+    rows = compat.generate(network(), prompt, **options)
+    assert len({tuple(row) for row in rows.tolist()}) == 3
+    for index, row in enumerate(rows):
+        alone = compat.generate(network(), prompt[:1], **{**options, "seed": row_seed(5, index)})
+        assert torch.equal(alone[0], row)

@@ -369,3 +369,51 @@ def test_uniform_of_a_prediction_depends_on_seed_position_and_step() -> None:
         changed = Prediction(seen.ids, seen.logit, seen.lse, seen.flat, seen.place, seen.masked, other).uniform()
         assert not bool((changed == base).any())
     assert all(a != b for a, b in itertools.combinations(base.flatten().tolist(), 2))
+
+
+def leading(seed: int, gaps: Tensor, size: int = 300) -> Tensor:
+    """Logits around 20 whose best one leads the others by about the given gaps."""
+    source = torch.Generator().manual_seed(seed)
+    logits = torch.randn(*gaps.shape, size, generator=source)
+    best = torch.randint(0, size, (*gaps.shape, 1), generator=source)
+    return logits.scatter(-1, best, gaps[..., None] + 5.0) + 20.0
+
+
+@pytest.mark.parametrize("boosted", (False, True))
+@pytest.mark.parametrize("temperature", (0.0, 1.0))
+def test_confidence_near_one_has_the_digits_of_float64(boosted: bool, temperature: float) -> None:
+    """Doubts from 1e-1 to 1e-14, in the order that a float64 softmax gives, also of boosted and of drawn tokens."""
+    logits = leading(1, torch.linspace(2.0, 30.0, 60)[None])
+    masked = torch.ones(1, 60, dtype=torch.bool)
+    sampling = Sampling(torch.tensor([0]), torch.arange(60)[None], torch.tensor([0]), temperature)
+    seen = from_logits(logits.clone(), masked, sampling)
+    ids = torch.stack((logits.argmax(-1), torch.full((1, 60), 7)), dim=-1)
+    boost = torch.tensor([0.5, 1.25]).expand(1, 60, 2) if boosted else torch.zeros(1, 60, 2)
+    tokens, _ = seen.pick(ids, boost)
+    full = logits.double().scatter_add(-1, ids, boost.double())
+    wanted = full.softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    others = full.scatter(-1, tokens[..., None], -torch.inf).logsumexp(-1)
+    doubt = (others - full.logsumexp(-1)).exp()
+    confidence = seen.confidence(tokens, ids, boost)
+    assert confidence.dtype == torch.float64
+    assert torch.allclose(confidence, wanted, rtol=1e-6, atol=0.0)
+    assert torch.allclose(1.0 - confidence, doubt, rtol=1e-5, atol=3e-16)
+    assert torch.equal(confidence.argsort(stable=True), wanted.argsort(stable=True))
+    if not boosted:
+        assert torch.allclose(seen.doubt(tokens), doubt, rtol=1e-5, atol=0.0)
+
+
+def test_entropy_and_log_probabilities_keep_small_values() -> None:
+    logits = leading(2, torch.linspace(2.0, 30.0, 60)[None])
+    seen = from_logits(logits.clone(), torch.ones(1, 60, dtype=torch.bool))
+    logp = logits.double().log_softmax(-1)
+    entropy = -(logp.exp() * logp).sum(-1)
+    assert torch.allclose(seen.entropy().double(), entropy, rtol=1e-4, atol=1e-14)
+    best = -torch.log1p((logits.double() - logits.double().amax(-1, keepdim=True)).exp().sum(-1) - 1.0)
+    assert torch.allclose(seen.log_probs().amax(-1).double(), best, rtol=1e-5, atol=1e-14)
+
+
+def test_confidence_is_read_from_the_logits_where_the_mass_is_not_given() -> None:
+    seen, _ = prediction(5)
+    bare = Prediction(seen.ids, seen.logit, seen.lse, seen.flat, seen.place, seen.masked, seen.sampling)
+    assert torch.equal(bare.confidence(seen.ids), seen.confidence(seen.ids))

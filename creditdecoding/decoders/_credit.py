@@ -64,15 +64,13 @@ def credit_step(
 def fuse(prediction: Prediction, block: Block, state: State, threshold: float, alpha: Float[Tensor, "#rows"]) -> Decision:
     """Add alpha log(1 + credit) to the logits of the slots' ids (Eq. 7), commit what passes the threshold.
 
-    The fused normaliser is exact: lse' = lse + log(1 + sum_k p_k ((1 + C_k)^alpha - 1)).
+    The normaliser of the fused confidence is exact: lse' = lse + log(1 + sum_k p_k ((1 + C_k)^alpha - 1)).
     """
     held = state["slot_ids"] != 0
     ids = (state["slot_ids"] - 1).clamp(min=0)
-    boost = alpha[:, None, None] * torch.log1p(state["credit"])
-    chance = torch.where(held, (prediction.logits_of(ids) - prediction.lse[..., None]).exp(), 0.0)
-    lse = prediction.lse + torch.log1p((chance * torch.expm1(boost)).sum(-1))
-    tokens, logit = prediction.pick(ids, torch.where(held, boost, 0.0))
-    confidence = (logit - lse).exp()
+    boost = torch.where(held, alpha[:, None, None] * torch.log1p(state["credit"]), 0.0)
+    tokens, _ = prediction.pick(ids, boost)
+    confidence = prediction.confidence(tokens, ids, boost)
     commit = at_least_one(confidence >= threshold, confidence, block.editable)
     credit = (state["credit"] * (held & (ids == tokens[..., None]))).sum(-1)
-    return Decision(tokens, commit, confidence, credit)
+    return Decision(tokens, commit, confidence.float(), credit)

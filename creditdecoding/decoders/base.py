@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from creditdecoding.kernels.noise import gumbel_noise, uniform_noise
-from creditdecoding.kernels.vocab import row_chunks, vocab_stats
+from creditdecoding.kernels.vocab import log_sum, row_chunks, vocab_mass
 
 State = dict[str, Tensor]
 """A decoder's memory: tensors whose first axis is the row. A step returns a new one."""
@@ -40,7 +40,8 @@ class Prediction:
     `ids` top-1 id, `logit` its logit, `lse` log-sum-exp over the vocabulary, all [rows, length]; where nothing is masked they
     are 0, 0, inf, so every probability there is 0. More is read on demand from `flat` [n, vocab], of which `place`
     [rows, length] names the row. `hushed` ids can be written but have confidence 0 (`kept` [n, hushed] are their logits).
-    `unseen`: see `leave_one_out`.
+    `unseen`: see `leave_one_out`. `mass`: the best logit of an id that is not hushed, and the sum of
+    exp(logit - that) over all other such ids; read from `flat` where it is not given.
     """
 
     ids: Int[Tensor, "rows length"]
@@ -53,6 +54,7 @@ class Prediction:
     hushed: tuple[int, ...] = ()
     kept: Float[Tensor, "n hushed"] | None = field(default=None)
     unseen: Float[Tensor, "rows length"] | None = None
+    mass: tuple[Float[Tensor, "rows length"], Float[Tensor, "rows length"]] | None = None
 
     @property
     def leave_one_out(self) -> Float[Tensor, "rows length"]:
@@ -62,8 +64,44 @@ class Prediction:
 
     @property
     def probability(self) -> Float[Tensor, "rows length"]:
-        """Probability of the top-1 id."""
-        return (self.logit - self.lse).exp()
+        """Probability of the top-1 id, in float32."""
+        return self.confidence(self.ids).float()
+
+    def confidence(
+        self,
+        tokens: Int[Tensor, "rows length"],
+        ids: Int[Tensor, "rows length k"] | None = None,
+        boost: Float[Tensor, "rows length k"] | None = None,
+    ) -> Float[Tensor, "rows length"]:
+        """What the rules compare: the probability of `tokens`, after `boost` was added to the logits of `ids`.
+
+        In float64, and exact to its last digits near 1, so that near-certain tokens are ordered as
+        by a softmax in float64. 0 for hushed ids and where nothing is masked.
+        """
+        peak, rest = self._mass()
+        own, total = self._above(tokens[..., None], peak)[..., 0], 1.0 + rest
+        if ids is not None and boost is not None:
+            boost = boost.double()
+            own = own + (boost * (ids == tokens[..., None])).sum(-1)
+            total = total + (self._above(ids, peak).exp() * boost.expm1()).sum(-1)
+        return (own.exp() / total).masked_fill(~self.masked, 0.0).nan_to_num(nan=0.0)
+
+    def doubt(self, tokens: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length"]:
+        """1 - confidence, with all its digits however small it is."""
+        peak, rest = self._mass()
+        own = self._above(tokens[..., None], peak)[..., 0]
+        return (-torch.expm1(own - rest.log1p())).masked_fill(~self.masked, 1.0).nan_to_num(nan=1.0)
+
+    def _above(self, ids: Tensor, peak: Tensor) -> Tensor:
+        """Logits of ids, in float64, counted from the best one: exact, where a difference from log-sum-exp is not."""
+        return self.logits_of(ids).double() - peak[..., None]
+
+    def _mass(self) -> tuple[Tensor, Tensor]:
+        """`mass` in float64."""
+        if self.mass is None:
+            _, peak, rest = vocab_mass(self.flat)
+            return peak[self.place].double(), rest[self.place]
+        return self.mass[0].double(), self.mass[1]
 
     def logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
         """Logits of the given ids in float32, 0 where nothing is masked; a hushed id has -inf."""
@@ -72,16 +110,21 @@ class Prediction:
 
     def log_probs(self) -> Float[Tensor, "rows length vocab"]:
         """All log-probabilities: dense and dear. A decoder that calls this says so in its docstring."""
-        return (self.flat[self.place].float() - self.lse[..., None]).masked_fill(~self.masked[..., None], float("-inf"))
+        peak, rest = self._mass()
+        below = self.flat[self.place].float() - peak.float()[..., None]
+        return (below - rest.log1p().float()[..., None]).masked_fill(~self.masked[..., None], float("-inf"))
 
     def entropy(self) -> Float[Tensor, "rows length"]:
-        """Entropy in nats, 0 where nothing is masked."""
-        found = torch.zeros(len(self.flat), device=self.flat.device)
-        lse = torch.zeros_like(found).index_add_(0, self.place.flatten(), self.lse.masked_fill(~self.masked, 0.0).flatten())
+        """Entropy in nats, 0 where nothing is masked. All its terms are positive: small ones keep their digits."""
+        peak, rest = self._mass()
+        gap = torch.zeros(len(self.flat), device=self.flat.device)
+        shown = peak.float().masked_fill(~self.masked, 0.0)
+        level = torch.zeros_like(gap).index_add_(0, self.place.flatten(), shown.flatten())
         for part in row_chunks(self.flat):
-            logp = self.flat[part].float() - lse[part, None]
-            found[part] = -(logp.exp() * logp).nan_to_num_(0.0).sum(-1)
-        return found[self.place].masked_fill(~self.masked, 0.0)
+            below = self.flat[part].float() - level[part, None]
+            gap[part] = -(below.exp() * below).nan_to_num_(0.0).sum(-1)
+        found = rest.log1p() + gap[self.place] / (1.0 + rest)
+        return found.float().masked_fill(~self.masked, 0.0)
 
     def top2(self) -> tuple[Int[Tensor, "rows length 2"], Float[Tensor, "rows length 2"]]:
         """Ids and logits of the two likeliest tokens."""
@@ -115,7 +158,7 @@ class Prediction:
         """The token to write and its logit, after adding `boost` >= 0 to the logits of `ids` (entries with boost 0 are ignored).
 
         Greedy: the likeliest, the lowest id of equals. Sampling: drawn from the boosted distribution by Gumbel noise, after
-        temperature, top_k and top_p. The logit returned is the one that belongs into a confidence: -inf for a hushed id.
+        temperature, top_k and top_p. Its confidence is `confidence(token, ids, boost)`; the logit of a hushed id is -inf.
         """
         if ids is None or boost is None:
             ids, boost = self.ids[..., None], torch.zeros_like(self.logit)[..., None]
@@ -175,14 +218,14 @@ def from_logits(logits: Float[Tensor, "rows length vocab"], masked: Bool[Tensor,
     """A Prediction over dense logits: for tests, adapters of other engines, and rules that change every logit."""
     rows, length, vocab = logits.shape
     flat = logits.reshape(-1, vocab)
-    ids, top, lse = (x.view(rows, length) for x in vocab_stats(flat))
+    ids, top, rest = (x.view(rows, length) for x in vocab_mass(flat))
     if sampling is None:
         zero = torch.zeros(rows, dtype=torch.long, device=logits.device)
         sampling = Sampling(zero, torch.arange(length, device=logits.device).expand(rows, -1), zero)
     place = torch.arange(rows * length, device=logits.device).view(rows, length)
-    return Prediction(
-        ids.masked_fill(~masked, 0), top.masked_fill(~masked, 0.0), lse.masked_fill(~masked, float("inf")), flat, place, masked, sampling
-    )
+    ids, top = ids.masked_fill(~masked, 0), top.masked_fill(~masked, 0.0)
+    rest = rest.masked_fill(~masked, float("inf"))
+    return Prediction(ids, top, log_sum(top, rest), flat, place, masked, sampling, mass=(top, rest))
 
 
 @dataclass(frozen=True)
@@ -205,7 +248,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Decision:
-    """`tokens` to write where `commit`; `confidence` is what was compared, `credit` what the token held, both for the trace.
+    """`tokens` to write where `commit`; `confidence` is what was compared, `credit` what the token held, both in float32 for the trace.
 
     `again` [rows], of rules that edit: this row wants another pass over the block though nothing in it is masked. `revoke`, of rules
     that revoke: tokens written in an earlier pass of the block that are masks again from now on.

@@ -37,8 +37,8 @@ class CreditFull:
         """Credit all ids, fuse, compare."""
         credit = state["credit"] * self.beta + prediction.log_probs().exp().pow(self.gamma)
         fused = prediction.with_boost(self.alpha * torch.log1p(credit))
-        tokens, logit = fused.pick()
-        confidence = (logit - fused.lse).exp()
+        tokens, _ = fused.pick()
+        confidence = fused.confidence(tokens)
         commit = at_least_one(confidence >= self.threshold, confidence, block.editable)
         held = credit.gather(-1, tokens[..., None])[..., 0]
-        return Decision(tokens, commit, confidence, held), {"credit": credit}
+        return Decision(tokens, commit, confidence.float(), held), {"credit": credit}

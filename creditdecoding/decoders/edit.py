@@ -33,12 +33,12 @@ class Edit:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Mask to token, and token to token."""
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
         written = at_least_one(confidence > self.threshold, confidence, block.masked & block.editable)
         replaced = block.editable & ~block.masked & (tokens != block.tokens) & (confidence > self.editing_threshold)
         left = (block.masked & ~written).any(-1)
         bare = ~block.masked.any(-1)
         post = state["post"] + bare
         again = ~left & (~bare | replaced.any(-1)) & (post < self.max_post_steps)
-        return Decision(tokens, written | replaced, confidence, again=again), {"post": post}
+        return Decision(tokens, written | replaced, confidence.float(), again=again), {"post": post}

@@ -31,10 +31,10 @@ class Factor:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Sort by confidence, compare each rank with its bound."""
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
         order = best_first(confidence, block.editable)
-        doubt = -torch.expm1(logit - prediction.lse).gather(-1, order)
+        doubt = prediction.doubt(tokens).gather(-1, order)
         rank = torch.arange(1, order.shape[1] + 1, device=order.device)
         commit = commit_in_order((rank + 1) * doubt < self.factor, order, block.editable)
-        return Decision(tokens, commit, confidence), state
+        return Decision(tokens, commit, confidence.float()), state

@@ -30,11 +30,11 @@ class Fixed:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Rank the editable positions, commit the first k."""
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
         score = confidence if self.order == "low_confidence" else prediction.uniform()
         rank = torch.where(block.editable, score, -1.0).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-        return Decision(tokens, (rank < self._count(block)[:, None]) & block.editable, confidence), state
+        return Decision(tokens, (rank < self._count(block)[:, None]) & block.editable, confidence.float()), state
 
     def _count(self, block: Block) -> torch.Tensor:
         """Tokens that this step commits [rows]."""

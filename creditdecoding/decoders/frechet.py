@@ -30,9 +30,9 @@ class Frechet:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Sort by confidence, sum the doubts up to each rank."""
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
         order = best_first(confidence, block.editable)
-        doubt = -torch.expm1(logit - prediction.lse).gather(-1, order)
+        doubt = prediction.doubt(tokens).gather(-1, order)
         commit = commit_in_order(1.0 - doubt.cumsum(-1) - doubt > self.margin, order, block.editable)
-        return Decision(tokens, commit, confidence), state
+        return Decision(tokens, commit, confidence.float()), state

@@ -32,11 +32,11 @@ class Hierarchy:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Find the runs, take the best of each."""
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
         best = best_of_runs(confidence, block.masked, block.editable)
         passed = (best & (confidence > self.low)) | (confidence > self.threshold)
-        return Decision(tokens, at_least_one(passed, confidence, block.editable), confidence), state
+        return Decision(tokens, at_least_one(passed, confidence, block.editable), confidence.float()), state
 
 
 def best_of_runs(
@@ -47,8 +47,8 @@ def best_of_runs(
     starts = masked & ~torch.cat((torch.zeros_like(masked[:, :1]), masked[:, :-1]), dim=1)
     run = starts.cumsum(-1)  # 0 before the first run; behind a run its number goes on, without candidates
     score = torch.where(editable, score, -1.0)
-    top = torch.full((len(score), length + 1), -1.0, device=score.device).scatter_reduce(1, run, score, "amax").gather(1, run)
+    top = score.new_full((len(score), length + 1), -1.0).scatter_reduce(1, run, score, "amax").gather(1, run)
     column = torch.arange(length, device=score.device).expand(score.shape)
     found = torch.where(editable & (score == top), column, length)
-    first = torch.full((len(score), length + 1), length, device=score.device).scatter_reduce(1, run, found, "amin").gather(1, run)
+    first = column.new_full((len(score), length + 1), length).scatter_reduce(1, run, found, "amin").gather(1, run)
     return column == first

@@ -47,8 +47,8 @@ class Klass:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Compare with the step before, count the calm steps, keep this step's logits."""
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
         run = torch.where(divergence(prediction, state) < self.kl, state["run"] + 1, 0)
         ready = (run >= self.n) & (confidence > self.threshold) & block.editable
         commit = torch.where(ready.any(-1, keepdim=True), ready, at_least_one(ready, confidence, block.editable))
@@ -59,7 +59,7 @@ class Klass:
             "lse": prediction.lse.masked_fill(outside, 0.0),
             "logits": prediction.flat[prediction.place].masked_fill_(outside[..., None], 0.0),
         }
-        return Decision(tokens, commit, confidence), kept
+        return Decision(tokens, commit, confidence.float()), kept
 
 
 def divergence(prediction: Prediction, state: State) -> Float[Tensor, "rows length"]:

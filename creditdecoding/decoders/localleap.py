@@ -30,11 +30,11 @@ class LocalLeap:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Find the anchors, widen them by the radius, compare."""
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
         anchor = (confidence >= self.threshold) & block.editable
         passed = anchor | (near(anchor, self.radius) & (confidence >= self.relaxed))
-        return Decision(tokens, at_least_one(passed, confidence, block.editable), confidence), state
+        return Decision(tokens, at_least_one(passed, confidence, block.editable), confidence.float()), state
 
 
 def near(anchor: Bool[Tensor, "rows length"], radius: int) -> Bool[Tensor, "rows length"]:

@@ -31,9 +31,11 @@ class Margin:
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Rank the leads; the confidence told is the lead, 0 where the token has confidence 0."""
         tokens, logit = prediction.pick()
-        chance = (prediction.top2()[1] - prediction.lse[..., None]).exp()
-        lead = (chance[..., 0] - chance[..., 1]).masked_fill(logit == float("-inf"), 0.0)
+        ids, best = prediction.top2()
+        second = (best[..., 1].double() - best[..., 0].double()).exp()  # as a part of the first
+        lead = prediction.confidence(ids[..., 0]) * (1.0 - second)
+        lead = lead.masked_fill(logit == float("-inf"), 0.0)
         order = best_first(lead, block.editable)
         rank = torch.arange(order.shape[1], device=order.device)
         commit = commit_in_order((rank < self.k) | (lead.gather(-1, order) > self.threshold), order, block.editable)
-        return Decision(tokens, commit, lead), state
+        return Decision(tokens, commit, lead.float()), state

@@ -37,7 +37,7 @@ class Prophet:
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Compare each row's mean gap with what its progress asks for. A token of confidence 0 has gap 0."""
         tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
+        confidence = prediction.confidence(tokens)
         best = prediction.top2()[1]
         gap = torch.where(block.masked & logit.isfinite(), best[..., 0] - best[..., 1], 0.0)
         left = block.masked.sum(-1)
@@ -47,4 +47,4 @@ class Prophet:
         order = best_first(confidence, block.editable)
         rank = torch.arange(order.shape[1], device=order.device)
         commit = commit_in_order((rank < self.k) | enough[:, None], order, block.editable)
-        return Decision(tokens, commit, confidence), state
+        return Decision(tokens, commit, confidence.float()), state

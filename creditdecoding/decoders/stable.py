@@ -32,9 +32,9 @@ class Stable:
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Count, compare. With sampling, a drawn token that is not the top-1 has no run."""
         run = torch.where(state["last"] == prediction.ids + 1, state["run"] + 1, 1)
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
         waited = (run >= self.k) & (tokens == prediction.ids)
         passed = (waited & (confidence >= self.threshold)) | (confidence > self.sure)
         commit = at_least_one(passed, confidence, block.editable)
-        return Decision(tokens, commit, confidence), {"last": prediction.ids + 1, "run": run}
+        return Decision(tokens, commit, confidence.float()), {"last": prediction.ids + 1, "run": run}

@@ -25,6 +25,6 @@ class Threshold:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Compare confidences with the threshold."""
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
-        return Decision(tokens, at_least_one(confidence >= self.threshold, confidence, block.editable), confidence), state
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
+        return Decision(tokens, at_least_one(confidence >= self.threshold, confidence, block.editable), confidence.float()), state

@@ -38,13 +38,13 @@ class Thrift:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Decide this pass."""
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
-        risk, unit, here = 1 - confidence, 1 - self.threshold, block.current
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
+        risk, unit, here = prediction.doubt(tokens), 1 - self.threshold, block.current
         sure = block.editable & (confidence >= self.threshold)
         passed = sure | near(sure & here, self.radius) & (risk <= self.leap * unit)
         passed |= best_of_runs(confidence, block.masked & here, here) & (risk <= self.split * unit)
         rest = torch.where(here & ~passed, risk, 0.0).sum(-1, keepdim=True)
         commit = at_least_one(passed | (rest <= self.finish * unit), confidence, here)
         ends = (commit == here).all(-1, keepdim=True)
-        return Decision(tokens, commit | sure & ~here & ends, confidence), state
+        return Decision(tokens, commit | sure & ~here & ends, confidence.float()), state

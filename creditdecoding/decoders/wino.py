@@ -38,8 +38,8 @@ class Wino:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Draft, and verify what earlier steps drafted."""
-        tokens, logit = prediction.pick()
-        confidence = (logit - prediction.lse).exp()
+        tokens, _ = prediction.pick()
+        confidence = prediction.confidence(tokens)
         cap = (block.masked.sum(-1) * _SHARE[0] // _SHARE[1]).clamp(_LEAST, _MOST)
         passed = (confidence > self.threshold) & (_rank(confidence, block.editable) < cap[:, None])
         commit = at_least_one(passed, confidence, block.editable)
@@ -48,7 +48,7 @@ class Wino:
         doubtful = (chance < self.threshold_back) & ~block.masked
         room = torch.where(accepted > 1, state["accepted"] - 1, 0)
         revoke = doubtful & (_rank(-chance, doubtful) < room[:, None])
-        return Decision(tokens, commit, confidence, revoke=revoke), {"accepted": accepted}
+        return Decision(tokens, commit, confidence.float(), revoke=revoke), {"accepted": accepted}
 
 
 def _rank(score: torch.Tensor, among: torch.Tensor) -> torch.Tensor:

@@ -41,11 +41,11 @@ class Oracle:
         target = torch.where(inside, answer[place.clamp(0, len(answer) - 1)], -1)
         known = block.editable & (target >= 0)
         tokens = torch.where(known, target, prediction.ids)
-        chance = (prediction.logits_of(tokens[..., None])[..., 0] - prediction.lse).exp()
+        chance = prediction.confidence(tokens)
         hit = known & (prediction.ids == target)
         score = torch.where(known, chance + 2.0, torch.where(block.editable, chance, -1.0))
         forced = torch.zeros_like(hit).scatter(1, score.argmax(-1, keepdim=True), True) & block.editable
-        return Decision(tokens, torch.where(hit.any(-1, keepdim=True), hit, forced), chance), state
+        return Decision(tokens, torch.where(hit.any(-1, keepdim=True), hit, forced), chance.float()), state
 
 
 def oracle_traces(lm: LM, references: Sequence[Trace], on_event: Callable[[Event], None] | None = None) -> list[Trace]:

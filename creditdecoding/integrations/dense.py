@@ -15,7 +15,7 @@ from torch import Tensor
 
 from creditdecoding.decoders.base import Block, Decision, Decoder, Prediction, Sampling, State, stack_states, take_rows
 from creditdecoding.errors import OptionError
-from creditdecoding.kernels.vocab import vocab_stats
+from creditdecoding.kernels.vocab import log_sum, vocab_mass
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ def advance(
         pick = slice(None) if len(members) == len(seated) else on(members, tokens.device)
         drawing, steps = seated[members[0]].drawing, place["step"][pick]
         sampling = Sampling(place["seed"][pick], position[pick], steps, drawing.temperature, drawing.top_k, drawing.top_p)
-        ids, top, lse = (x[pick] for x in seen)
-        part = Prediction(ids, top, lse, logits, _places(masked)[pick], shown[pick], sampling)
+        ids, top, rest = (x[pick] for x in seen)
+        lines = _places(masked)[pick]
+        part = Prediction(ids, top, log_sum(top, rest), logits, lines, shown[pick], sampling, mass=(top, rest))
         block = Block(tokens[pick].clone(), masked[pick], shown[pick], place["size"][pick], steps)
         decision, state = decoder.step(part, block, _states(decoder, [seated[i] for i in members], masked.shape[1], logits))
         commit[pick], written[pick] = decision.commit & shown[pick], decision.tokens.to(tokens.dtype)
@@ -126,11 +127,11 @@ def dropped(tokens: Tensor, mask_id: int, seated: Sequence[Seat]) -> list[Seat]:
 
 
 def _statistics(logits: Tensor, shown: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Top-1 id, its logit and log-sum-exp [rows, length] where shown, and the rows [rows] in which one of them is not a number."""
-    ids, top, lse = (x.view(shown.shape) for x in vocab_stats(logits))
-    bad = (shown & ~torch.isfinite(lse)).any(-1)
+    """Top-1 id, its logit and the rest of the mass [rows, length] where shown, and the rows [rows] in which one of them is not a number."""
+    ids, top, rest = (x.view(shown.shape) for x in vocab_mass(logits))
+    bad = (shown & ~torch.isfinite(top + rest)).any(-1)
     hidden = ~shown | bad[:, None]
-    return (ids.masked_fill(hidden, 0), top.masked_fill(hidden, 0.0), lse.masked_fill(hidden, torch.inf)), bad
+    return (ids.masked_fill(hidden, 0), top.masked_fill(hidden, 0.0), rest.masked_fill(hidden, torch.inf)), bad
 
 
 def _places(masked: Tensor) -> Tensor:

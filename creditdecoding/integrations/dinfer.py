@@ -20,7 +20,7 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders.base import Block, Prediction, Sampling, State
 from creditdecoding.decoders.base import Decoder as Rule
 from creditdecoding.errors import ModelError, OptionError
-from creditdecoding.kernels.vocab import vocab_stats
+from creditdecoding.kernels.vocab import log_sum, vocab_mass
 
 MASK_ID, END_ID = 126336, 126081  # LLaDA's; the defaults of the interface
 
@@ -140,14 +140,14 @@ class Decoder:
     def _prediction(self, logits: Tensor, shown: Tensor, sampling: Sampling) -> Prediction:
         flat = logits[shown]  # a copy
         flat[:, self.mask_id] = -torch.inf
-        found = vocab_stats(flat)
-        if not bool(torch.isfinite(found[2]).all()):
+        found = vocab_mass(flat)
+        if not bool(torch.isfinite(found[1] + found[2]).all()):
             raise ModelError("the model returned logits that are not numbers", given="NaN or infinity", hint="Check the weights.")
         place = torch.zeros_like(shown, dtype=torch.long).masked_scatter(shown, torch.arange(len(flat), device=flat.device))
-        ids, top, lse = (
+        ids, top, rest = (
             torch.full(shown.shape, fill, dtype=x.dtype, device=x.device).masked_scatter(shown, x) for x, fill in zip(found, (0, 0.0, torch.inf))
         )
-        return Prediction(ids, top, lse, flat, place, shown, sampling)
+        return Prediction(ids, top, log_sum(top, rest), flat, place, shown, sampling, mass=(top, rest))
 
     def _check(self, logits: Tensor, tokens: Tensor) -> None:
         if logits.dim() != 3 or logits.shape[:2] != tokens.shape or logits.shape[2] <= self.mask_id:
@@ -168,7 +168,7 @@ def ThresholdParallelDecoder(  # noqa: N802
     eos_id: int = END_ID,
     use_float64: bool = False,
 ) -> Decoder:
-    """dInfer's decoder of this name; confidences are float32 from exact sums whatever `use_float64` says."""
+    """dInfer's decoder of this name; confidences have the resolution of float64 whatever `use_float64` says."""
     _remasking(remasking)
     return Decoder(decoders.create("threshold", threshold=threshold), mask_id=mask_id, eos_id=eos_id, temperature=temperature)
 

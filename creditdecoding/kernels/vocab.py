@@ -1,4 +1,4 @@
-"""One pass over the logits: top-1 id, its logit, log-sum-exp. Walks a few rows at a time, so no second [n, vocab] tensor exists.
+"""One pass over the logits: top-1 id, its logit, the rest of the mass. Walks a few rows at a time: no second [n, vocab] tensor exists.
 
 Leaves to others: which rows there are and what is banned (generate.py), what the numbers mean (decoders/).
 """
@@ -23,17 +23,37 @@ def row_chunks(logits: Float[Tensor, "n vocab"]) -> Iterator[slice]:
         yield slice(start, min(start + size, len(logits)))
 
 
-def vocab_stats(logits: Float[Tensor, "n vocab"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Top-1 id (the lowest of equals), its logit, and log-sum-exp of each row, in float32 whatever the input's dtype."""
+def vocab_mass(
+    logits: Float[Tensor, "n vocab"],
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Top-1 id (the lowest of equals), its logit in float32, and `rest` in float64, of each row.
+
+    `rest` is the sum of exp(logit - top logit) over all other ids. The top-1 has probability
+    1 / (1 + rest), so what is left to the others is known to seven digits however small it is.
+    """
     ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     top = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    lse = torch.empty_like(top)
+    rest = torch.empty(len(logits), dtype=torch.float64, device=logits.device)
     for part in row_chunks(logits):
         wide = logits[part].float()
         ids[part] = _first_maximum(wide)
         top[part] = wide.gather(1, ids[part, None])[:, 0]
-        lse[part] = (wide - top[part, None]).exp_().sum(dim=-1).log_().add_(top[part])
-    return ids, top, lse
+        weights = (wide - top[part, None]).exp_()
+        rest[part] = weights.scatter_(1, ids[part, None], 0.0).sum(dim=-1).double()
+    return ids, top, rest
+
+
+def vocab_stats(
+    logits: Float[Tensor, "n vocab"],
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Top-1 id (the lowest of equals), its logit, and log-sum-exp, in float32 at any dtype."""
+    ids, top, rest = vocab_mass(logits)
+    return ids, top, log_sum(top, rest)
+
+
+def log_sum(top: Float[Tensor, ...], rest: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    """Log-sum-exp in float32, from a top logit and the `rest` beside it."""
+    return (top + rest.log1p()).float()
 
 
 def _first_maximum(wide: Float[Tensor, "n vocab"]) -> Int[Tensor, " n"]:

@@ -64,8 +64,7 @@ test-lowest: $(LOWEST)/.ready
 $(LOWEST)/.ready: pyproject.toml $(UV)/bin/uv
 	@$(PYTHON) -m venv $(LOWEST)
 	$(BIN)/python requirements/lock.py --uv $(UV)/bin/uv --lowest $(LOWEST)/requirements.txt
-	$(LOWEST)/bin/python -m pip --disable-pip-version-check -qq install -r $(LOWEST)/requirements.txt
-	$(LOWEST)/bin/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation -e .
+	$(UV)/bin/uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/requirements.txt -e .
 	@touch $@
 
 # The newest release of everything, made anew each time: this is what a plain `pip install` gives today.

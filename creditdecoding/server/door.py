@@ -86,7 +86,7 @@ class Door(socket.socket):
         now = time.monotonic()
         if self._noted is None or now - self._noted > MINUTE:
             self._noted = now
-            LOG.warning("too many connections (%d open): more are turned away with status 503", self.inside)
+            LOG.warning("warning: too many connections (%d open): more are turned away with status 503", self.inside)
 
 
 class _Guest(socket.socket):

@@ -34,7 +34,9 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         if not self._known(scope["path"], headers):
             challenge = [(b"www-authenticate", b"Bearer")]
-            return await refuse(send, 401, "the API key is missing or wrong", "invalid_api_key", challenge)
+            return await refuse(
+                send, 401, "the API key is missing or wrong. Send it in the header Authorization: Bearer KEY.", "invalid_api_key", challenge
+            )
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > self._config.max_body:
             if b"expect" not in headers:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -111,6 +113,7 @@ class Connection(H11Protocol):
         self._receiving = _Deadline(config.limits.receive_timeout, self._too_slow)
         self._sending = _Deadline(config.limits.send_timeout, self._give_up)
         self._begun = False  # a request: some of it has arrived, but not all
+        self._since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; its first request must come in time."""
@@ -120,7 +123,9 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Some of a request; the time it has runs from its first byte, or from the connection's beginning, until it is whole."""
-        self._begun = True
+        if not self._begun:
+            self._begun = True
+            self._since = time.monotonic()
         self._receiving.start()
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
@@ -152,7 +157,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """What the client sends is no HTTP."""
-        self._refuse(400, "the request is not HTTP/1.1. See /openapi.json for what there is.", None)
+        self._refuse(400, "the request is not HTTP/1.1, or its head is above 16 KiB. See /openapi.json for what there is.", None)
 
     def _too_slow(self) -> None:
         if self._begun:
@@ -165,25 +170,30 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def _refuse(self, status: int, message: str, code: str | None) -> None:
-        """Answer in the application's place and close; where an answer has begun, close alone."""
+        """Answer in the application's place and close; where it has answered already, close alone."""
         cycle = self.cycle
-        waiting = cycle is not None and not cycle.response_complete  # the application has the head of the request
-        if cycle is not None and self.conn.their_state is h11.SEND_BODY and not waiting:
-            return self.transport.abort()
-        if waiting and cycle.response_started:
-            return self.transport.abort()
-        if waiting:
-            state = self.scope["state"]
-            state["told"] = status
-            number = state.get("request_id") or new_id()
-            cycle.disconnected = True
-            cycle.message_event.set()
-        else:
-            record = Record(status=status, whole=True)
-            number = record.number
-            self._access.note(record)
+        in_body = self.conn.their_state is h11.SEND_BODY
+        is_known = cycle is not None and (in_body or not cycle.response_complete)
+        if is_known and cycle.response_started:
+            self.transport.abort()
+            return
+        number = self._take_over(status) if is_known else self._note(status)
         self.transport.write(raw_refusal(status, message, code, number))
         self.transport.close()
+
+    def _take_over(self, status: int) -> str:
+        """Tell the application, which waits for a body, that the client is gone; gives the request's id."""
+        state = self.scope["state"]
+        state["told"] = status
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        return state.get("request_id") or new_id()
+
+    def _note(self, status: int) -> str:
+        """Log a request of which no application knows; gives an id for it."""
+        record = Record(status=status, whole=True, begun=self._since)
+        self._access.note(record)
+        return record.number
 
 
 class _Deadline:
@@ -222,9 +232,12 @@ def serve(
     LOG.setLevel(logging.INFO if http.access_log else logging.WARNING)
     listening.limit = make_room(http.max_connections)
     server = Server(lm, name, engine, options, http)
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ready()
         server.run([listening])
     finally:
+        for number, handle in before.items():
+            signal.signal(number, handle)
         listening.close()
         LOG.removeHandler(handler)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from creditdecoding.checkpoint import read_json, read_optional
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
+from creditdecoding.templates import LimitError, render
 
 Message = Mapping[str, str]
 
@@ -49,10 +50,11 @@ class Tokenizer:
         if not self._known.chat_template:
             raise OptionError("this checkpoint has no chat template", hint="Give plain text (on the command line: --raw).")
         try:
-            text = self.backend.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            text = rendered(self.backend, messages, add_generation_prompt=True)
         except Exception as error:  # jinja's errors, which templates also raise by themselves
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise OptionError(f"the chat template refuses this conversation ({reason})", hint="Change the roles or their order.") from error
+            way_out = "Give plain text (--raw)" if isinstance(error, LimitError) else "Change the roles or their order"
+            raise OptionError(f"the chat template refuses this conversation ({reason})", hint=f"{way_out}.") from error
         return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -72,6 +74,16 @@ class Tokenizer:
             hint = "Give one to bring(model, tokenizer); prompts of ids go through LM.row(ids, config)."
             raise OptionError("this model has no tokenizer, so it reads no text", hint=hint)
         return self.backend
+
+
+def rendered(backend: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    """The text of a conversation in the tokenizer's chat template. Raises whatever the template raises."""
+    is_ours = isinstance(backend, PreTrainedTokenizerBase) and isinstance(backend.chat_template, str)
+    if is_ours and type(backend).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template:
+        special = backend.special_tokens_map
+        return render(backend.chat_template, messages, **special, add_generation_prompt=add_generation_prompt)
+    text = backend.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+    return str(text)
 
 
 def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer:
@@ -189,7 +201,7 @@ def _end_of_turn(backend: Any) -> list[int]:
         return []
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
     try:
-        after = backend.apply_chat_template(turns, tokenize=False).rsplit("ANSWER", 1)[-1]
+        after = rendered(backend, turns).rsplit("ANSWER", 1)[-1]
     except Exception as error:  # jinja's errors, which templates also raise by themselves
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"the chat template cannot be rendered ({reason})", hint="Download tokenizer_config.json again.") from error

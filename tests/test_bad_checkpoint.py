@@ -140,6 +140,12 @@ FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
     ("tokenizer.json without a model", text("tokenizer.json", "{}"), ("tokenizer.json", "spoilt")),
     ("tokenizer.json is a list", text("tokenizer.json", "[]"), ("tokenizer.json", "spoilt")),
     ("broken tokenizer_config.json", text("tokenizer_config.json", "{"), ("spoilt",)),
+    (
+        "endless template",
+        edit("tokenizer_config.json", chat_template="{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
+        ("template", "too much work"),
+    ),
+    ("greedy template", edit("tokenizer_config.json", chat_template="{{ 'a' * 10**10 }}"), ("template", "too much work")),
     ("broken template", edit("tokenizer_config.json", chat_template="{% for %}"), ("template",)),
 ]
 

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("guidance", "shadows", "sharing"),
     ("canvas",),
     ("models", "decoders", "tokenizer"),
-    ("kernels", "cache", "trace", "checkpoint", "tasks", "scheduler"),
+    ("kernels", "cache", "trace", "checkpoint", "tasks", "scheduler", "templates"),
     ("config",),
     ("errors",),
 )

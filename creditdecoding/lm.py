@@ -25,17 +25,16 @@ from creditdecoding.errors import OptionError
 from creditdecoding.generate import Denoiser, run
 from creditdecoding.models import load_model, memory, outline, place, read_config
 from creditdecoding.models.weights import DTYPES, Progress, check, headers
+from creditdecoding.picture import card, shortened
+from creditdecoding.prompts import Message, Prompt, one_prompt, prompts, whole_characters
 from creditdecoding.reading import Reading, cut
-from creditdecoding.tokenizer import Message, Tokenizer, load_tokenizer
+from creditdecoding.tokenizer import Tokenizer, load_tokenizer
 from creditdecoding.trace import Event, Trace
-
-Prompt = str | Sequence[Message]
-"""A user's message, or a whole conversation as {"role", "content"} mappings."""
 
 INFILL_MASK = "[MASK]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Completion:
     """An answer: its text, why it ended ("stop" or "length"), and the trace that holds every count."""
 
@@ -52,6 +51,13 @@ class Completion:
     def tpf(self) -> float:
         """Answer tokens per forward pass."""
         return self.trace.tpf
+
+    def __repr__(self) -> str:
+        return f"<Completion {shortened(self.text, 60)!r}: {self.trace.words}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return card(self.trace.words, self.trace.picture(), self.text)
 
     def to_json(self) -> dict[str, Any]:
         """What `credit generate --json` prints."""
@@ -86,8 +92,9 @@ class LM:
 
     def encode(self, prompt: Prompt, raw: bool = False) -> list[int]:
         """Ids of a prompt: through the chat template, or as plain text if `raw`. Raises `OptionError` if it is empty."""
-        text = prompt if isinstance(prompt, str) else "".join(str(message.get("content", "")) for message in prompt)
-        if not text.strip():
+        prompt = one_prompt(prompt)
+        text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
+        if not whole_characters(text).strip():
             raise OptionError("the prompt is empty", hint="Give some text.")
         if raw:
             if not isinstance(prompt, str):
@@ -164,17 +171,22 @@ class LM:
     @overload
     def generate(self, prompt: str, config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Completion: ...
     @overload
+    def generate(self, prompt: Sequence[Message], config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Completion: ...
+    @overload
     def generate(
         self, prompt: Sequence[Prompt], config: GenerationConfig | None = None, *, raw: bool = False, **options: Any
     ) -> list[Completion]: ...
     def generate(
-        self, prompt: str | Sequence[Prompt], config: GenerationConfig | None = None, *, raw: bool = False, **options: Any
+        self, prompt: str | Sequence[Message] | Sequence[Prompt], config: GenerationConfig | None = None, *, raw: bool = False, **options: Any
     ) -> Completion | list[Completion]:
-        """Answer one prompt, or many in one batch; `options` are fields of `GenerationConfig`. Raises `CreditError`s."""
+        """Answer one prompt, or many in one batch; `options` are fields of `GenerationConfig`. Raises `CreditError`s.
+
+        A text and a list of {"role", "content"} messages are one prompt each; a list of texts or of conversations is many.
+        """
         config = _config(config, options)
-        one = isinstance(prompt, str)
-        found = self.collect(self.rows([prompt] if isinstance(prompt, str) else prompt, config, raw))
-        return found[0] if one else found
+        given, single = prompts(prompt)
+        found = self.collect(self.rows(given, config, raw))
+        return found[0] if single else found
 
     def infill(self, text: str, config: GenerationConfig | None = None, **options: Any) -> Completion:
         """Fill every `[MASK]` of `text`, one token each; the rest of the text stays as it is."""

@@ -16,9 +16,8 @@ from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenize
 from creditdecoding.checkpoint import read_json, read_optional
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
+from creditdecoding.prompts import Message, whole_characters
 from creditdecoding.templates import LimitError, render
-
-Message = Mapping[str, str]
 
 # Tokens with which some models change the length of a text (LLaDA2.2, DreamOn), and further masks: orders to a
 # decoding loop, in brackets of any kind. `_MARKED` tells them from words where a vocabulary has no list of added tokens.
@@ -43,7 +42,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; nothing is added. Special tokens written out in the text become their ids."""
-        return list(self._known.encode(text, add_special_tokens=False))
+        return list(self._known.encode(whole_characters(text), add_special_tokens=False))
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation in the checkpoint's chat template, ready for the answer. Raises `OptionError` if it has none or refuses."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.errors import OptionError
+from creditdecoding.picture import card, pass_map
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class FailEvent:
     reason: str = "error"
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """The events of one request, and every number derived from them."""
 
@@ -137,6 +138,28 @@ class Trace:
             found = step.onto(found)
         return found
 
+    @property
+    def words(self) -> str:
+        """Its counts in a line."""
+        reason = self.finish.reason if self.finish else "not finished"
+        return f"{self.count} tokens in {self.nfe} forward passes ({self.tpf:.2f} a pass), {self.seconds:.2f} s, {reason}"
+
+    def __repr__(self) -> str:
+        return f"<Trace: {self.words}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return card(self.words, self.picture())
+
+    def picture(self) -> str:
+        """Which pass wrote which position, as SVG."""
+        end = len(self.prompt) + len(self.tokens)
+        written: dict[int, tuple[int, float]] = {}
+        for number, step in enumerate(self.steps):
+            done = zip(step.positions, step.confidence, step.committed)
+            written.update({position: (number, confidence) for position, confidence, now in done if now})
+        return pass_map({position: entry for position, entry in written.items() if position < end}, self.nfe)
+
     def dumps(self) -> str:
         """As JSONL: a header line, then an event a line."""
         head = {"kind": "trace", "prompt": self.prompt, "settings": self.settings}
@@ -145,15 +168,18 @@ class Trace:
             lines.append({"kind": "finish", **asdict(self.finish)})
         return "".join(json.dumps(line) + "\n" for line in lines)
 
-    def save(self, path: Path) -> None:
-        """Write `dumps` to a file."""
-        path.write_text(self.dumps())
+    def save(self, path: str | Path) -> None:
+        """Write `dumps` to a file. Raises `OptionError` where it cannot be written."""
+        try:
+            Path(path).write_text(self.dumps(), encoding="utf-8")
+        except OSError as error:
+            raise OptionError(f"cannot write ({error.strerror})", given=str(path), hint="Check the folder.") from error
 
     @classmethod
-    def load(cls, path: Path) -> Trace:
+    def load(cls, path: str | Path) -> Trace:
         """Read what `save` wrote. Raises `OptionError` if it is something else."""
         try:
-            head, *rest = [json.loads(line) for line in path.read_text().splitlines()]
+            head, *rest = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
             trace = cls(tuple(head["prompt"]), settings=head["settings"])
             for line in rest:
                 kind = line.pop("kind")

@@ -34,8 +34,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("guidance", "shadows", "sharing"),
     ("canvas",),
     ("models", "decoders", "tokenizer"),
-    ("kernels", "cache", "trace", "checkpoint", "tasks", "scheduler", "templates"),
-    ("config",),
+    ("kernels", "cache", "trace", "checkpoint", "prompts", "tasks", "scheduler", "templates"),
+    ("config", "picture"),
     ("errors",),
 )
 HEIGHT = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}

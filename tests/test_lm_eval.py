@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from creditdecoding.errors import OptionError
 from creditdecoding.likelihood import log_likelihood
@@ -18,6 +19,7 @@ from tests.make_checkpoint import make
 pytest.importorskip("lm_eval", reason="the extra eval is not installed")
 
 from lm_eval import simple_evaluate
+from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
@@ -190,3 +192,21 @@ def test_arguments(given: dict[str, Any], setting: str, value: object, model: st
 def test_bad_arguments(text: str, message: str, model: str) -> None:
     with pytest.raises(OptionError, match=message):
         CreditLM.create_from_arg_string(f"pretrained={model},{text}", {"batch_size": 1, "device": None})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="lm-eval's default device is there")
+def test_the_command_runs_where_lm_evals_default_device_is_not(
+    model: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """docs/tasks.md's command, which names no device; what a user names is refused where it is not there."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    arguments = ["--model", "creditdecoding", "--tasks", "own_text", "--include_path", str(folder), "--limit", "1"]
+    settings = f"pretrained={model},decoder=credit,threshold=0.9,gen_length=8,block_length=4,use_cache=true,mc_num=2,cfg=0.0"
+    monkeypatch.setattr("sys.argv", ["lm_eval", *arguments, "--batch_size", "8", "--model_args", settings])
+    cli_evaluate()
+    assert "cuda:0 is not on this machine; running on cpu" in caplog.text
+    for device in ("cuda:1", "cuda"):
+        with pytest.raises(OptionError, match="not available"):
+            CreditLM.create_from_arg_string(f"pretrained={model}", {"device": device})
+    with pytest.raises(OptionError, match="not available"):
+        CreditLM.create_from_arg_string(f"pretrained={model},device=cuda:0", {"device": "cuda:0"})

@@ -67,7 +67,7 @@ def write(path: Path, text: str) -> None:
 
 
 def summary(done: Completion) -> str:
-    return f"{done.trace.count} tokens in {done.nfe} forward passes ({done.tpf:.2f} a pass), {done.trace.seconds:.2f} s, {done.finish_reason}"
+    return done.trace.words
 
 
 def bar(**options: Any) -> Progress:

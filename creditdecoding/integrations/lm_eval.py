@@ -8,6 +8,7 @@ registers it. Leaves to others: tasks, prompts and metrics (lm-eval), the likeli
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +20,13 @@ from creditdecoding.config import EngineConfig, GenerationConfig, check_fields, 
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.likelihood import log_likelihoods
 from creditdecoding.lm import load
+from creditdecoding.models import place
 
 try:
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
+    from lm_eval.config.evaluate_config import EvaluatorConfig
 except ImportError as error:
     raise MissingExtraError("lm-eval", "eval") from error
 
@@ -72,6 +75,20 @@ def _arguments(given: Mapping[str, Any]) -> Arguments:
     return from_mapping(Arguments, typed(Arguments, {name: str(value) for name, value in known.items()}))
 
 
+def _here(additional: Mapping[str, Any]) -> dict[str, Any]:
+    """The command line's own options; a device that lm-eval names by default and this machine lacks is left out, with a line."""
+    device = additional.get("device")
+    if device is None or device != EvaluatorConfig.device:
+        return dict(additional)
+    try:
+        place(EngineConfig(device=device))
+    except OptionError:
+        found, _ = place(EngineConfig())
+        logging.getLogger(__name__).warning("lm-eval's default device %s is not on this machine; running on %s", device, found)
+        return {name: value for name, value in additional.items() if name != "device"}
+    return dict(additional)
+
+
 @register_model("creditdecoding")
 class CreditLM(LM):
     """A masked diffusion model for lm-eval. Raises `CreditError`s for arguments that make no sense."""
@@ -86,12 +103,12 @@ class CreditLM(LM):
     def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> CreditLM:
         """From `name=value,...` and the command line's own batch_size and device, of which `name=value` goes first."""
         pairs = [part.partition("=") for part in arg_string.split(",") if part]
-        return cls(**{**(additional_config or {}), **{name.strip(): value.strip() for name, _, value in pairs}})
+        return cls.create_from_arg_obj({name.strip(): value.strip() for name, _, value in pairs}, additional_config)
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None) -> CreditLM:
         """The same from a mapping."""
-        return cls(**{**(additional_config or {}), **arg_dict})
+        return cls(**{**_here(additional_config or {}), **arg_dict})
 
     @property
     def tokenizer_name(self) -> str:

@@ -8,6 +8,7 @@ registers it. Leaves to others: tasks, prompts and metrics (lm-eval), the likeli
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from collections import Counter
@@ -75,10 +76,15 @@ def _arguments(given: Mapping[str, Any]) -> Arguments:
     return from_mapping(Arguments, typed(Arguments, {name: str(value) for name, value in known.items()}))
 
 
+def _lm_evals_device() -> Any:
+    """Where lm-eval runs unless told otherwise."""
+    return next(field.default for field in dataclasses.fields(EvaluatorConfig) if field.name == "device")
+
+
 def _here(additional: Mapping[str, Any]) -> dict[str, Any]:
     """The command line's own options; a device that lm-eval names by default and this machine lacks is left out, with a line."""
     device = additional.get("device")
-    if device is None or device != EvaluatorConfig.device:
+    if device is None or device != _lm_evals_device():
         return dict(additional)
     try:
         place(EngineConfig(device=device))

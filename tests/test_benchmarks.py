@@ -24,7 +24,6 @@ from creditdecoding.tasks import benchmarks, families
 from creditdecoding.tasks.base import Family, Item, distinct_items
 from creditdecoding.tasks.benchmarks import extract, files
 from creditdecoding.tasks.benchmarks.livecodebench import same_output
-from creditdecoding.tasks.sandbox import run_python
 
 DATA = Path(__file__).parent / "data"
 SPECS = {
@@ -430,42 +429,3 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert call("--tasks", spec, "--limit", "9") == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "at most 4" in said
-
-
-@pytest.mark.parametrize(
-    ("code", "error"),
-    [
-        ("import _socket\n_socket.socket()", "Permission"),
-        ("import os\nos.fork()", "Permission"),
-        ("import subprocess\nsubprocess.run(['true'])", "Permission"),
-        ("import os\nos.kill(os.getppid(), 0)", "Permission"),
-        ("open({outside!r}, 'w')", "Permission"),
-        ("import os\nos.remove({inside!r})", "Permission"),
-        ("import os\nos.chmod({inside!r}, 0)", "Permission"),
-        ("import os\nos.truncate({inside!r}, 0)", "Permission"),
-        ("import os\nos.open({inside!r}, os.O_RDONLY | os.O_TRUNC)", "Permission"),
-    ],
-)
-@pytest.mark.skipif(sys.platform != "linux", reason="what the kernel refuses is Linux's")
-def test_the_kernel_refuses(code: str, error: str, tmp_path: Path) -> None:
-    """Under a kernel with seccomp and Landlock (5.13 of 2021, 6.2 for truncation), whoever runs it."""
-    inside = tmp_path / "kept"
-    inside.write_text("words")
-    if not run_python("import os, socket\ntry:\n    os.mkdir('/tmp/x_y_z')\nexcept PermissionError:\n    print(1)").output:
-        pytest.skip("this kernel has no Landlock")
-    outcome = run_python(code.format(inside=str(inside), outside=str(tmp_path / "new")))
-    assert not outcome.ok and error in outcome.error, outcome
-    assert inside.read_text() == "words" and not (tmp_path / "new").exists()
-
-
-def test_ordinary_programs_are_not_disturbed() -> None:
-    code = """
-import asyncio, tempfile, threading
-from concurrent.futures import ThreadPoolExecutor
-thread = threading.Thread(target=print, args=("thread",)); thread.start(); thread.join()
-print(list(ThreadPoolExecutor(2).map(abs, [-1, 2])), asyncio.run(asyncio.sleep(0, "slept")))
-with tempfile.TemporaryFile() as file:
-    file.write(b"x")
-print(input(), input())
-"""
-    assert run_python(code, given="one\ntwo\n").output == "thread\n[1, 2] slept\none two\n"

@@ -1,84 +1,49 @@
-"""Runs untrusted Python in a child process: time, memory, file and process limits, no network, an empty folder.
+"""Judges untrusted Python: a child process runs it, confined, and what it is compared with never enters that process.
 
-On Linux (x86-64, arm64) the kernel holds it to that, without any privilege: seccomp refuses sockets, new processes, signals and changes
-of owner or mode, Landlock refuses to write anywhere but in the folder. Elsewhere, and under kernels without them, what remains are the
-resource limits and a Python-level refusal of sockets. Never covered: reading files that this user may read; many small files in the
-folder; raising the limits again, if this user is root.
-Leaves to others: what to run and how to judge what it printed. A guard against accidents and sloppy code of a language model; against an
-attacker use a virtual machine.
+`run_python` runs a program and gives what it printed; `gives` calls an answer's function and compares outside; `passes` lets tests that are
+code themselves call it from a second child. On Linux (x86-64, arm64) the kernel holds a child to a list of system calls, to Python's own files
+and an empty folder, without root. What cannot be set up is said once a process. docs/security.md has the promises and what is not covered.
+Leaves to others: the confinement (confined/), what to run and when values are the same (the tasks).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-_GUARD = r"""
-import resource, socket, sys
-def _confine():
-    import ctypes, os, struct
-    libc = ctypes.CDLL(None, use_errno=True)
-    arch, calls, clone = {
-        "x86_64": (0xC000003E, (41, 42, 49, 57, 58, 62, 76, 90, 91, 92, 93, 94, 101, 200, 234, 260, 268, 310, 311, 424, 425, 438, 452), 56),
-        "aarch64": (0xC00000B7, (198, 200, 203, 45, 52, 53, 54, 55, 117, 129, 130, 131, 270, 271, 424, 425, 438, 452), 220),
-    }[os.uname().machine]
-    if libc.prctl(38, 1, 0, 0, 0):
-        return
-    write = 0x1FF2 | (0x4000 if libc.syscall(444, None, 0, 1) >= 3 else 0)  # every right to change files; the third version knows truncation
-    rules = libc.syscall(444, ctypes.byref(ctypes.c_uint64(write)), 8, 0)
-    if rules >= 0:
-        here = os.open(".", os.O_PATH)
-        beneath = ctypes.create_string_buffer(struct.pack("=Qi", write, here))
-        null = os.open("/dev/null", os.O_PATH)
-        nothing = ctypes.create_string_buffer(struct.pack("=Qi", 2, null))
-        if not libc.syscall(445, rules, 1, beneath, 0) and not libc.syscall(445, rules, 1, nothing, 0):
-            libc.syscall(446, rules, 0)
-        os.close(here), os.close(null), os.close(rules)
-    def op(code, value, yes=0, no=0):
-        return struct.pack("=HBBI", code, yes, no, value)
-    refuse, allow, load, equal = 0x50000 | 13, 0x7FFF0000, 0x20, 0x15
-    program = [op(load, 4), op(equal, arch, 1, 0), op(6, refuse), op(load, 0)]
-    for call in calls:
-        program += [op(equal, call, 0, 1), op(6, refuse)]
-    program += [op(equal, 435, 0, 1), op(6, 0x50000 | 38)]  # clone3 is "not implemented", so that threads fall back to clone
-    program += [op(equal, clone, 0, 3), op(load, 16), op(0x45, 0x10000, 1, 0), op(6, refuse), op(6, allow)]
-    if arch == 0xC000003E:  # the x32 calling convention has numbers of its own
-        program[4:4] = [op(0x35, 0x40000000, 0, 1), op(6, refuse)]
-    code = ctypes.create_string_buffer(b"".join(program))
-    class _Filter(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
-    libc.prctl(22, 2, ctypes.byref(_Filter(len(program), ctypes.addressof(code))), 0, 0)
-def _limit(kind, value):
-    try:
-        resource.setrlimit(kind, (value, value))
-    except (ValueError, OSError):
-        pass
-class _Refused(socket.socket):
-    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
-        if fileno is None:  # not an end of a socket pair, which asyncio makes
-            raise OSError("no network in the sandbox")
-        super().__init__(family, type, proto, fileno)
-socket.socket = _Refused
-_limit(resource.RLIMIT_AS, {memory})
-_limit(resource.RLIMIT_CPU, {seconds})
-_limit(resource.RLIMIT_FSIZE, 1 << 20)
-_limit(resource.RLIMIT_NPROC, 0)
-_limit(resource.RLIMIT_CORE, 0)
-if sys.platform == "linux":
-    try:
-        _confine()
-    except Exception:
-        pass
-_source = sys.stdin.buffer.read(int(sys.stdin.buffer.readline()))
-del _confine, _limit
-exec(compile(_source, "<answer>", "exec"), {"__name__": "__main__"})
-"""
+from creditdecoding.errors import CreditError
+from creditdecoding.tasks.confined.asking import Asking, StoppedError
+from creditdecoding.tasks.confined.channel import Channel, ClosedError
+from creditdecoding.tasks.confined.values import encode
+
+if TYPE_CHECKING:
+    from creditdecoding.tasks.confined.values import Tree
+
+_START = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from confined.child import main; del sys.path[0]; main()"
+_PATIENCE = 60.0
+"""Seconds that a child may take to start: many times what it needs, so that a busy machine changes no verdict."""
+_MESSAGE = 1 << 16
+
+_MEMORY = 512 << 20
+
+_LACKS = {
+    "calls": "any system call",
+    "files": "all files that this user may open",
+    "root": "what root may do",
+}
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,31 +55,195 @@ class Outcome:
     error: str
 
 
-def run_python(code: str, seconds: int = 5, memory: int = 512 << 20, given: str = "") -> Outcome:
+def run_python(code: str, seconds: int = 5, memory: int = _MEMORY, given: str = "") -> Outcome:
     """Run `code` in a fresh interpreter under limits (seconds of time, bytes of memory); it reads `given` from standard input."""
-    guard = _GUARD.replace("{memory}", str(memory)).replace("{seconds}", str(seconds))
-    source = code.encode(errors="replace")
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        command = [sys.executable, "-I", "-S", "-c", guard]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors, cwd=folder, env={}, start_new_session=True)
-        try:
-            child.communicate(b"%d\n%s%s" % (len(source), source, given.encode(errors="replace")), timeout=seconds + 1)
-        except subprocess.TimeoutExpired:
-            return Outcome(False, "", f"stopped after {seconds} s")
-        finally:
-            _end(child)
-        printed, said = _text(output), _text(errors)
-    if child.returncode == 0:
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        source.write(given.encode(errors="replace"))
+        source.seek(0)
+        with _child("program", seconds, memory, streams=(source, output, errors)) as child:
+            child.started(seconds + 1)
+            with contextlib.suppress(ClosedError):
+                child.channel.send(_text_only(code))
+            try:
+                child.process.wait(seconds + 1)
+            except subprocess.TimeoutExpired:
+                return Outcome(False, "", f"stopped after {seconds} s")
+        printed = _text(output)
+        said = _text(errors)
+    status = child.process.returncode
+    if status == 0:
         return Outcome(True, printed, "")
-    stopped = f"stopped after {seconds} s" if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL) else f"exit {child.returncode}"
+    stopped = f"stopped after {seconds} s" if status in (-signal.SIGXCPU, -signal.SIGKILL) else f"exit {status}"
     return Outcome(False, printed, next(reversed(said.strip().splitlines()), stopped))
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the child and whatever it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+def equal(given: Tree, wanted: object) -> bool:
+    """Whether a value that an answer gave is the wanted one; it comes as the tree of confined/values.py, and stays one."""
+    return bool(given == encode(wanted))
+
+
+def gives(
+    code: str,
+    function: str,
+    cases: Iterable[tuple[Sequence[object], object]],
+    same: Callable[[Tree, object], bool] = equal,
+    seconds: int = 5,
+    memory: int = _MEMORY,
+) -> bool:
+    """Whether the answer's function gives the wanted value for the arguments of every case, in one process, within the limits.
+
+    `function` may be Class.function: the method of a new object, if there is that class.
+    """
+    with _child("answer", seconds, memory) as child:
+        child.started(seconds + 1)
+        asking = Asking(child.channel, _MESSAGE)
+        try:
+            asking.start(_text_only(code), function)
+            for arguments, wanted in cases:
+                asking.limit = _MESSAGE + 8 * len(json.dumps(encode(wanted)))  # what is longer is another value
+                if not same(asking.tree(arguments), wanted):
+                    return False
+        except (Exception, StoppedError):  # whatever the answer raised
+            return False
+    return True
+
+
+def passes(code: str, function: str, tests: str, seconds: int = 5, memory: int = _MEMORY) -> bool:
+    """Whether `tests`, code that defines `check`, accept the answer's function. They run in a child of their own and call it from there."""
+    end, other = _link()
+    with _child("answer", seconds, memory, end) as answer, _child("tests", seconds, memory, other) as judge:
+        answer.started(seconds + 1)
+        judge.started(seconds + 1)
+        try:
+            judge.channel.send(tests, function, _text_only(code))
+            return list(judge.channel.receive(_MESSAGE)) == ["right"]
+        except ClosedError:
+            return False
+
+
+class _Child:
+    """A process of the sandbox and the channel to it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        self.process = process
+        self.channel = channel
+
+    def started(self, seconds: float) -> None:
+        """Wait until it has confined itself, and say what it could not; from then on it has `seconds` to answer."""
+        try:
+            _, missing = self.channel.receive(_MESSAGE)
+        except ClosedError as error:
+            hint = "See whether this Python runs with -I -S, and whether memory and processes are left."
+            raise CreditError(f"the sandbox did not start ({error})", hint=hint) from error
+        if missing:
+            _say(tuple(missing))
+        self.channel.deadline = time.monotonic() + seconds
+
+    def end(self) -> None:
+        """End it and whatever it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+Pipes = tuple[int, int]
+"""What an end of a channel reads from, and what it writes to."""
+
+
+def _link() -> tuple[Pipes, Pipes]:
+    """Both ends of a channel."""
+    first_reads, second_writes = os.pipe()
+    second_reads, first_writes = os.pipe()
+    return (first_reads, first_writes), (second_reads, second_writes)
+
+
+@contextlib.contextmanager
+def _child(
+    role: str,
+    seconds: int,
+    memory: int,
+    *links: Pipes,
+    streams: Sequence[IO[bytes] | int] = (subprocess.DEVNULL,) * 3,
+) -> Iterator[_Child]:
+    """A child in an empty folder, which takes over its ends of `links`. Both end here."""
+    theirs, ours = _link()
+    ends = (theirs, *links)
+    files = [file for pair in ends for file in pair]
+    command = [sys.executable, "-I", "-S", "-c", _START, role, str(seconds), str(memory), *(f"{a},{b}" for a, b in ends)]
+    stdin, stdout, stderr = streams
+    channel = Channel(*ours, deadline=time.monotonic() + _PATIENCE)
+    with contextlib.closing(channel), _folder() as folder:
+        try:
+            process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, cwd=folder, env={}, pass_fds=files, start_new_session=True)
+        finally:
+            for file in files:
+                os.close(file)
+        child = _Child(process, channel)
+        try:
+            yield child
+        finally:
+            child.end()
+
+
+@functools.cache
+def _say(missing: tuple[str, ...]) -> None:
+    """Once a process: what this system does not keep from the code that is judged."""
+    open_to = ", ".join(_LACKS[what] for what in missing)
+    _log.warning("the sandbox is weaker here: this system leaves %s open to the code that is judged; see docs/security.md", open_to)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """An empty folder, gone afterwards with all that is in it."""
+    folder = tempfile.mkdtemp()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder with what an answer made in it, however deep (without recursion, without long paths) and locked that is."""
+    os.chmod(folder, 0o700)
+    here = os.open(folder, os.O_RDONLY)
+    inner = _emptied(here)
+    above: list[tuple[str, list[str]]] = []
+    while inner or above:
+        if inner:
+            name = inner.pop()
+            above.append((name, inner))
+            os.chmod(name, 0o700, dir_fd=here)
+            here = _moved(here, name)
+            inner = _emptied(here)
+        else:
+            here = _moved(here, os.pardir)
+            name, inner = above.pop()
+            os.rmdir(name, dir_fd=here)
+    os.close(here)
+    os.rmdir(folder)
+
+
+def _emptied(folder: int) -> list[str]:
+    """The folders in an open folder, when all else in it is removed."""
+    with os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.name, dir_fd=folder)
+    return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _moved(folder: int, name: str) -> int:
+    """Another folder opened in place of an open one."""
+    try:
+        return os.open(name, os.O_RDONLY, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _text_only(code: str) -> str:
+    """Without what no file could hold: halves of surrogate pairs."""
+    return code.encode(errors="replace").decode()
 
 
 def _text(file: IO[bytes]) -> str:

@@ -99,13 +99,23 @@ def bracketed(text: str) -> str | None:
     return None
 
 
-def code(text: str) -> str:
-    """The last Python code block, closed or not (of other blocks the last one); without any fence the whole text."""
+def code(text: str, has: str = "") -> str:
+    """The last Python code block with a match of the pattern `has` (line by line), else the last one; without any fence the whole text.
+
+    Blocks need not be closed. Where no block says that it is Python, all count.
+    """
     blocks = [(match[1].lower(), match[2]) for match in _FENCE.finditer(text)]
     if not blocks:
         return text.replace("```python", "").replace("```", "") if "```" in text else text
     python = [body for language, body in blocks if language in ("python", "py", "python3")]
-    return (python or [body for _, body in blocks])[-1]
+    bodies = python or [body for _, body in blocks]
+    fitting = [body for body in bodies if re.search(has, body, re.MULTILINE)]
+    return (fitting or bodies)[-1]
+
+
+def defines(name: str) -> str:
+    """The pattern of code that defines a function, a class or a variable of that name."""
+    return rf"^((async\s+)?def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*[:=]"
 
 
 def short(text: str) -> str:

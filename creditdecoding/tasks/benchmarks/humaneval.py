@@ -1,15 +1,14 @@
-"""HumanEval: a Python function from its docstring (Chen et al., 2021), judged by running its tests in the sandbox."""
+"""HumanEval: a Python function from its docstring (Chen et al., 2021), judged by its tests, which call it from another process."""
 
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from creditdecoding.tasks.benchmarks.base import Benchmark, Question, Template
-from creditdecoding.tasks.benchmarks.extract import code
-from creditdecoding.tasks.sandbox import run_python
+from creditdecoding.tasks.benchmarks.extract import code, defines
+from creditdecoding.tasks.sandbox import passes
 
 _SECONDS = 10
 
@@ -23,20 +22,24 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
 
 def _program(text: str, prompt: str, name: str) -> str:
     """The answer as a whole program: a function of its own after the prompt's head, or the rest of the prompt's function."""
-    written = code(text)
-    if re.search(rf"^(async\s+)?def\s+{name}\b", written, re.MULTILINE):
-        return prompt[: prompt.rfind(f"def {name}")] + "\n" + written
+    written = code(text, defines(name))
+    if re.search(defines(name), written, re.MULTILINE):
+        return _head(prompt, name) + "\n" + written
     body = written.lstrip("\n")
     if body and not body[0].isspace():  # the first line lost its indent, as chat models' answers do
         body = f"    {body}"
     return prompt.rstrip("\n") + "\n" + body
 
 
+def _head(prompt: str, name: str) -> str:
+    """What stands before the function: imports and helpers."""
+    starts = [found.start() for found in re.finditer(rf"^(async\s+)?def\s+{name}\b", prompt, re.MULTILINE)]
+    return prompt[: starts[-1]] if starts else ""
+
+
 def _judge(text: str, gold: tuple[str, str, str]) -> bool:
     prompt, name, test = gold
-    word = secrets.token_hex(8)  # not to be guessed, so not to be printed by the answer itself
-    outcome = run_python(f"{_program(text, prompt, name)}\n\n{test}\n\ncheck({name})\nprint({word!r})\n", seconds=_SECONDS)
-    return outcome.ok and outcome.output.endswith(f"{word}\n")
+    return passes(_program(text, prompt, name), name, f"{_head(prompt, name)}\n{test}", seconds=_SECONDS)
 
 
 BENCHMARK = Benchmark(

@@ -9,17 +9,19 @@ import base64
 import io
 import json
 import pickle
-import secrets
 import zlib
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from creditdecoding.tasks.benchmarks.base import Benchmark, Question, Template
-from creditdecoding.tasks.benchmarks.extract import code
-from creditdecoding.tasks.sandbox import run_python
+from creditdecoding.tasks.benchmarks.extract import code, defines
+from creditdecoding.tasks.confined.values import encode
+from creditdecoding.tasks.sandbox import gives, run_python
 
 _SECONDS = 6
+_READS = r"\binput\b|\bstdin\b|\bopen\(0"
+"""A program, and not an example of its use, reads its input."""
 _MEMORY = 1 << 30
 _HEAD = (
     "import sys, math, re, itertools, collections, functools, heapq, bisect, random, string, copy\n"
@@ -71,7 +73,7 @@ def _tests(found: Any) -> list[tuple[str, str, str]]:
 
 def _judge(text: str, gold: tuple[str | None, Tests]) -> bool:
     name, tests = gold
-    written = code(text)
+    written = code(text, f"{defines('Solution')}|{defines(name)}" if name else _READS)
     if not written.strip():
         return False
     return _functional(written, name, tests) if name else all(_prints(written, given, wanted) for given, wanted in tests)
@@ -80,18 +82,27 @@ def _judge(text: str, gold: tuple[str | None, Tests]) -> bool:
 def _functional(written: str, name: str, tests: Tests) -> bool:
     """Call the function, or the method of class Solution, on every input: one JSON value a line and argument."""
     cases = [([json.loads(line) for line in given.split("\n") if line.strip()], json.loads(wanted)) for given, wanted in tests]
-    word = secrets.token_hex(8)
-    call = f"""
-import json
-_call = Solution().{name} if "Solution" in globals() else {name}
-for _given, _wanted in json.loads({json.dumps(cases)!r}):
-    _got = json.loads(json.dumps(_call(*_given)))
-    if _got != _wanted and not (isinstance(_wanted, float) and abs(_got - _wanted) <= 1e-6 * max(1, abs(_wanted))):
-        raise SystemExit(1)
-print({word!r})
-"""
-    outcome = run_python(f"{_HEAD}\n{written}\n{call}", seconds=_SECONDS * 2, memory=_MEMORY)
-    return outcome.ok and outcome.output.endswith(f"{word}\n")
+    return gives(f"{_HEAD}\n{written}", f"Solution.{name}", cases, same_value, seconds=_SECONDS * 2, memory=_MEMORY)
+
+
+def same_value(given: Any, wanted: object) -> bool:
+    """Whether a value that an answer gave (as a tree of confined/values.py) is the wanted one of JSON: tuples are lists, floats nearly equal."""
+    if isinstance(given, dict) and "tuple" in given:
+        given = given["tuple"]
+    if isinstance(wanted, list):
+        return isinstance(given, list) and len(given) == len(wanted) and all(map(same_value, given, wanted))
+    if isinstance(wanted, dict):
+        pairs = given.get("dict", []) if isinstance(given, dict) else []
+        found = {_key(key): value for key, value in pairs if _key(key) in wanted}
+        return len(pairs) == len(found) == len(wanted) and all(same_value(found[key], value) for key, value in wanted.items())
+    if isinstance(wanted, float) and isinstance(given, (int, float)):
+        return given == wanted or abs(given - wanted) <= 1e-6 * max(1, abs(wanted))
+    return bool(given == encode(wanted))
+
+
+def _key(key: Any) -> Any:
+    """A dict's key as JSON has it."""
+    return key if isinstance(key, str) else json.dumps(key)
 
 
 def _prints(written: str, given: str, wanted: str) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import secrets
 
 from creditdecoding.tasks.base import Family, Item
-from creditdecoding.tasks.sandbox import run_python
+from creditdecoding.tasks.benchmarks.extract import code, defines
+from creditdecoding.tasks.sandbox import gives
 
 
 def _filter(rng: random.Random) -> tuple[str, str]:
@@ -77,10 +77,7 @@ def score(text: str, item: Item) -> bool:
     scope: dict[str, object] = {}
     exec(reference, scope)  # our own reference text, never the model's
     expected = [scope[name](list(case)) for case in cases]  # type: ignore[operator]
-    word = secrets.token_hex(8)  # not to be guessed, so not to be printed by the text itself
-    checks = f"\nif [{name}(list(c)) for c in {cases!r}] != {expected!r}:\n    raise SystemExit(1)\nprint({word!r})\n"
-    outcome = run_python(text + checks)
-    return outcome.ok and outcome.output.endswith(f"{word}\n")
+    return gives(code(text, defines(name)), name, [([case], wanted) for case, wanted in zip(cases, expected)])
 
 
 FAMILY = Family("program", "writing a small program", make, score, delimiter="\n")

@@ -124,7 +124,7 @@ def {name}(*a): return []
     "an endless iterator": "def {name}(*a):\n    while True:\n        yield 1",
     "a depth without end": "def {name}(*a):\n    x = []\n    x.append(x)\n    return x",
     "a deep list": "def {name}(*a):\n    x = []\n    for _ in range(900):\n        x = [x]\n    return x",
-    "a flood": "def {name}(*a):\n    return 'x' * (1 << 26)",
+    "a flood": "def {name}(*a):\n    return 'x' * (1 << 22)",
 }
 
 

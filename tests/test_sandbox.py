@@ -429,10 +429,10 @@ def weaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 @pytest.mark.parametrize(
     ("step", "said"),
     [
-        ("seccomp.confine = lambda: False", "leaves any system call open"),
-        ("landlock.confine = lambda folder: False", "leaves all files that this user may open open"),
-        ("privileges.drop_capabilities = lambda: False", "leaves what root may do open"),
-        ("import os; seccomp.confine = lambda: os.open('/nowhere', 0)", "leaves any system call open"),
+        ("seccomp.confine = lambda: False", "keeps every system call"),
+        ("landlock.confine = lambda folder: False", "keeps every file that this user may open"),
+        ("privileges.drop_capabilities = lambda: False", "keeps the id of root"),
+        ("import os; seccomp.confine = lambda: os.open('/nowhere', 0)", "keeps every system call"),
     ],
 )
 @linux

@@ -1,7 +1,8 @@
-"""The eight pocket families and the sandbox: enough items, fair scorers, splits by structure, limits that hold."""
+"""The eight pocket families: enough items, fair scorers, splits by structure."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 

@@ -37,11 +37,12 @@ _MESSAGE = 1 << 16
 
 _MEMORY = 512 << 20
 
-_LACKS = {
-    "calls": "any system call",
-    "files": "all files that this user may open",
-    "root": "what root may do",
+_KEEPS = {
+    "calls": "every system call",
+    "files": "every file that this user may open",
+    "root": "the id of root",
 }
+"""What the code that is judged keeps where the system does not take it away (confined/confine.py)."""
 
 _log = logging.getLogger(__name__)
 
@@ -188,8 +189,8 @@ def _child(
 @functools.cache
 def _say(missing: tuple[str, ...]) -> None:
     """Once a process: what this system does not keep from the code that is judged."""
-    open_to = ", ".join(_LACKS[what] for what in missing)
-    _log.warning("the sandbox is weaker here: this system leaves %s open to the code that is judged; see docs/security.md", open_to)
+    kept = ", ".join(_KEEPS[what] for what in missing)
+    _log.warning("the sandbox is weaker here: code that is judged keeps %s; see docs/security.md", kept)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from typing import Any
 
 from creditdecoding.tasks.benchmarks.base import Benchmark, Question, Template
 from creditdecoding.tasks.benchmarks.extract import code, defines
-from creditdecoding.tasks.confined.values import encode
 from creditdecoding.tasks.sandbox import gives, run_python
 
 _SECONDS = 6
@@ -87,17 +86,22 @@ def _functional(written: str, name: str, tests: Tests) -> bool:
 
 def same_value(given: Any, wanted: object) -> bool:
     """Whether a value that an answer gave (as a tree of confined/values.py) is the wanted one of JSON: tuples are lists, floats nearly equal."""
-    if isinstance(given, dict) and "tuple" in given:
-        given = given["tuple"]
+    kind, content = next(iter(given.items())) if isinstance(given, dict) else ("", given)
     if isinstance(wanted, list):
+        given = content if kind == "tuple" else given
         return isinstance(given, list) and len(given) == len(wanted) and all(map(same_value, given, wanted))
     if isinstance(wanted, dict):
-        pairs = given.get("dict", []) if isinstance(given, dict) else []
-        found = {_key(key): value for key, value in pairs if _key(key) in wanted}
-        return len(pairs) == len(found) == len(wanted) and all(same_value(found[key], value) for key, value in wanted.items())
-    if isinstance(wanted, float) and isinstance(given, (int, float)):
-        return given == wanted or abs(given - wanted) <= 1e-6 * max(1, abs(wanted))
-    return bool(given == encode(wanted))
+        return kind == "dict" and _same_pairs(content, wanted)
+    number = int(content, 16) if kind == "int" else given
+    if isinstance(wanted, float) and isinstance(number, (int, float)):
+        return number == wanted or abs(number - wanted) <= 1e-6 * max(1, abs(wanted))
+    return bool(number == wanted)
+
+
+def _same_pairs(pairs: Any, wanted: Mapping[str, object]) -> bool:
+    """Whether the pairs of a dict are the wanted ones, in any order."""
+    found = {key: value for name, value in pairs if (key := _key(name)) in wanted}
+    return len(pairs) == len(found) == len(wanted) and all(same_value(found[key], value) for key, value in wanted.items())
 
 
 def _key(key: Any) -> Any:

@@ -37,9 +37,9 @@ def confine(seconds: int, memory: int) -> list[str]:
     files = _done(lambda: landlock.confine(os.curdir))
     calls = _done(seccomp.confine)
     if apart:
-        _limit(resource.RLIMIT_NPROC, _THREADS)  # else it would count all that the user runs, and no thread could start
-    if not calls:
-        _limit(resource.RLIMIT_NPROC, 0)
+        _limit(resource.RLIMIT_NPROC, _THREADS)  # elsewhere it counts all that the user runs
+    elif not calls:
+        _limit(resource.RLIMIT_NPROC, 0)  # no processes, though no threads either
     return [what for what, done in (("root", unprivileged), ("files", files), ("calls", calls)) if not done]
 
 

@@ -28,10 +28,11 @@ from creditdecoding.server.options import HttpConfig
 from creditdecoding.server.run import Server
 from tests.helpers.cli import run_credit
 from tests.helpers.wire import complaint, dial, head, port_of, read, rest, tell
-from tests.serving import PROMPTS, Served, Slow, serving, wait, with_model
+from tests.serving import PROMPTS, Served, Slow, Spy, serving, wait, with_model
 
 torch.set_num_threads(1)
 CHAT = "/v1/chat/completions"
+QUESTION = json.dumps({"messages": [{"role": "user", "content": PROMPTS[1]}], "max_tokens": 8}).encode()
 SHORT = 0.05  # seconds
 
 
@@ -271,6 +272,31 @@ def test_a_client_that_reads_nothing_does_not_hold_up_the_end(lm: LM) -> None:
         wait(lambda: any(client.flow.write_paused for client in list(served.server.server_state.connections)))
         served.server.should_exit = True
         wait(lambda: not served.server.server_state.connections)
+
+
+class Stuck(Spy):
+    """A model whose passes do not end before they are told to."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.is_in_pass = threading.Event()
+        self.may_end = threading.Event()
+
+    def after(self, tokens: torch.Tensor, read: Any, logits: torch.Tensor) -> torch.Tensor:
+        self.is_in_pass.set()
+        assert self.may_end.wait(60)
+        return logits
+
+
+def test_a_pass_that_lasts_does_not_hold_up_the_end(lm: LM) -> None:
+    model = Stuck(lm.model)
+    with serving(with_model(lm, model), grace=SHORT) as served, closing(dial(served)) as connection:
+        assert served.server is not None
+        served.server.leave = model.may_end.set  # where the process would end
+        connection.sendall(head("POST", CHAT, content_type="application/json", content_length=str(len(QUESTION))) + QUESTION)
+        assert model.is_in_pass.wait(60)
+        served.server.should_exit = True
+        assert complaint(read(rest(connection)), 503)["code"] == "closing"
 
 
 LONG = {"decoder": "fixed:k=1", "max_tokens": 480, "ignore_eos": True, "n": 16, "temperature": 1.0}

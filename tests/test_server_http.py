@@ -264,10 +264,10 @@ def test_what_is_not_http(request_bytes: bytes, served: Served, caplog: pytest.L
     assert "Traceback" not in caplog.text
 
 
-@pytest.mark.parametrize("size", [100_001, 5_000_000, 10**15])
+@pytest.mark.parametrize("size", [100_001, 1_500_000, 10**15])
 def test_too_large_bodies_are_told_before_they_have_come(size: int, served: Served) -> None:
     declared = head("POST", CHAT, content_type="application/json", content_length=str(size))
-    assert "too large" in complaint(tell(served, declared, b"x" * min(size, 5_000_000)), 413)["message"]
+    assert "too large" in complaint(tell(served, declared, b"x" * min(size, 1_500_000)), 413)["message"]
     chunked = head("POST", CHAT, content_type="application/json", transfer_encoding="chunked")
     chunk = b"%x\r\n%s\r\n" % (100_001, b"x" * 100_001)
     assert "too large" in complaint(tell(served, chunked, chunk, b"0\r\n\r\n"), 413)["message"]

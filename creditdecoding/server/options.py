@@ -71,7 +71,7 @@ def _check_host(name: str) -> None:
     if name == "*" or re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
         return
     try:
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(name.strip("[]"))
     except ValueError as error:
         raise OptionError(
             "allowed_host is not a name",

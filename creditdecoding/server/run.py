@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
     def __init__(self, lm: LM, name: str, engine: EngineConfig, options: ServeConfig, http: HttpConfig) -> None:
         self.access, self.service = make_app(lm, name, engine, options, http)
         self.grace = http.grace
+        self.leave: Callable[[], None] = lambda: None
         self._signalled = False
         super().__init__(_Settings(self.access, http))
 
@@ -60,11 +61,17 @@ class Server(uvicorn.Server):
         ending.cancel()
 
     async def _end(self) -> None:
-        """Let answers under way finish within the grace, then close the connections that are left."""
-        await self.service.close(self.grace)
+        """Let answers under way finish within the grace, then close the connections that are left.
+
+        An engine that is in a long pass even then is not waited for: everybody has been told, and `leave` is called.
+        """
+        closing = asyncio.ensure_future(self.service.close(self.grace))
+        await asyncio.wait({closing}, timeout=self.grace + LINGER)
         await asyncio.sleep(LINGER)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+        if not closing.done():
+            self.leave()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """What a signal does: the first begins the end, the second is the end."""
@@ -232,6 +239,7 @@ def serve(
     LOG.setLevel(logging.INFO if http.access_log else logging.WARNING)
     listening.limit = make_room(http.max_connections)
     server = Server(lm, name, engine, options, http)
+    server.leave = lambda: os._exit(0)
     before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ready()

@@ -141,6 +141,12 @@ def test_pages_of_a_named_origin_may_call(lm: LM) -> None:
         complaint(tell(served, head(host="evil.example", origin=APP)), 421)
 
 
+def test_pages_of_every_origin_may_call(lm: LM) -> None:
+    with serving(lm, cors_origin=("*",)) as served:
+        assert served.client.get("/health", headers={"origin": APP}).headers["access-control-allow-origin"] == "*"
+        assert served.client.get("/nothing", headers={"origin": APP}).headers["access-control-allow-origin"] == "*"
+
+
 def test_pages_of_other_origins_may_not_call_unless_told(served: Served) -> None:
     response = served.client.get("/health", headers={"origin": APP})
     assert not [name for name in response.headers if name.startswith("access-control")]
@@ -256,12 +262,22 @@ def test_the_log_can_be_switched_off() -> None:
         head("POST", CHAT, content_type="application/json", content_length="1x"),
         head("POST", CHAT, content_type="application/json", transfer_encoding="gzip"),
         head("POST", CHAT, content_type="application/json", transfer_encoding="chunked") + b"zz\r\n",
+        head("POST", CHAT, content_type="application/json", transfer_encoding="chunked") + b"1\r\n \r\n" * 2000,
     ],
     ids=lambda given: repr(given[:30]),
 )
 def test_what_is_not_http(request_bytes: bytes, served: Served, caplog: pytest.LogCaptureFixture) -> None:
     complaint(tell(served, request_bytes), 400)
     assert "Traceback" not in caplog.text
+
+
+def test_small_chunks_and_single_bytes_are_read(served: Served) -> None:
+    chunks = [b"%x\r\n%s\r\n" % (len(part), part) for part in (QUESTION[i : i + 3] for i in range(0, len(QUESTION), 3))]
+    chunked = head("POST", CHAT, content_type="application/json", transfer_encoding="chunked", connection="close")
+    assert tell(served, chunked + b"".join(chunks) + b"0\r\n\r\n")[0] == 200
+    whole = head("POST", CHAT, content_type="application/json", content_length=str(len(QUESTION) + 300), connection="close")
+    single = (bytes([byte]) for byte in b" " * 300 + QUESTION)
+    assert tell(served, whole, *single)[0] == 200
 
 
 @pytest.mark.parametrize("size", [100_001, 1_500_000, 10**15])

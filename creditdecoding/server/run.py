@@ -35,6 +35,9 @@ except ImportError as error:
     raise MissingExtraError("uvicorn", "server") from error
 
 LINGER = 1.0  # seconds that a client has to read what it was told at the end
+LONGEST_HEAD = 16 * 1024  # bytes
+CRUMBS = 256  # pieces of a body
+CRUMB = 64  # bytes
 
 
 class Server(uvicorn.Server):
@@ -114,6 +117,7 @@ class Connection(H11Protocol):
     def __init__(self, config: uvicorn.Config, *rest: Any, **named: Any) -> None:
         super().__init__(config, *rest, **named)
         assert isinstance(config, _Settings)
+        self.conn = _Parser()
         self._limits = config.limits
         self._access = config.access
         self.timeout_keep_alive = config.limits.keep_alive  # type: ignore[assignment]
@@ -164,7 +168,8 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """What the client sends is no HTTP."""
-        self._refuse(400, "the request is not HTTP/1.1, or its head is above 16 KiB. See /openapi.json for what there is.", None)
+        what = "the request is not HTTP/1.1, its head is above 16 KiB, or its body comes in tiny chunks"
+        self._refuse(400, f"{what}. See /openapi.json for what there is.", None)
 
     def _too_slow(self) -> None:
         if self._begun:
@@ -201,6 +206,31 @@ class Connection(H11Protocol):
         record = Record(status=status, whole=True, begun=self._since)
         self._access.note(record)
         return record.number
+
+
+class _Parser(h11.Connection):
+    """h11's parser, which refuses bodies in crumbs: each costs as much time of the event loop as a large piece."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, LONGEST_HEAD)
+        self._pieces = 0
+        self._bytes = 0
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what has come at a time."""
+        self._pieces = 0
+        self._bytes = 0
+        super().receive_data(data)
+
+    def next_event(self) -> Any:
+        """What comes next in it."""
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > CRUMBS and self._bytes < self._pieces * CRUMB:
+                raise h11.RemoteProtocolError("the chunks are too small")
+        return event
 
 
 class _Deadline:

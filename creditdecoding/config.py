@@ -210,6 +210,7 @@ class EngineConfig:
     cache_dir: str | None = option(None, "Where downloads of hub ids lie; by default the hub's own cache.")
     batch_size: int = option(16, "Rows that share a forward pass.", ge=1)
     causal_block: int | None = option(None, "Block length of a block-causal checkpoint whose files do not say it (SDAR -b8, -b16, ...).", ge=1)
+    ignore_config_keys: tuple[str, ...] = option((), "Key of config.json to read the checkpoint without, since it changes no logit; may be repeated.")
 
     def __post_init__(self) -> None:
         check_fields(self)

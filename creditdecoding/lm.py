@@ -227,7 +227,7 @@ def load_words(name: str) -> Tokenizer:
 def _open(name: str, engine: EngineConfig) -> tuple[Path, ModelConfig, Tokenizer]:
     """Everything of a checkpoint but its weights."""
     folder = locate(name, engine.revision, engine.offline, engine.cache_dir)
-    architecture, _ = read_config(folder)
+    architecture, _ = read_config(folder, engine.ignore_config_keys)
     return folder, architecture, load_tokenizer(folder, architecture)
 
 
@@ -235,7 +235,7 @@ def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
     """What `credit info` shows: what would be loaded and what it needs, from names and shapes alone. Raises `CheckpointError`."""
     engine = engine if engine is not None else EngineConfig()
     folder, _, tokenizer = _open(name, engine)
-    model, family = outline(folder, engine.causal_block)
+    model, family = outline(folder, engine.causal_block, engine.ignore_config_keys)
     architecture, files = model.config, shards(folder)
     found = headers(files)
     check(model, found, family.RENAME)

@@ -6,7 +6,7 @@ Leaves to others: finding the folder (checkpoint.py), text (tokenizer.py), decod
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,44 +17,66 @@ from creditdecoding.checkpoint import read_json, read_optional, shards
 from creditdecoding.config import EngineConfig, ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.models import dream, fast_dllm, llada, llada2, llada_moe, sdar
-from creditdecoding.models.memory import Free, free, refuse_too_big
+from creditdecoding.models.keys import Recorded, refuse_unread, without
+from creditdecoding.models.memory import Free, free, refuse_more_than_files_hold, refuse_too_big
+from creditdecoding.models.others import refuse_others
 from creditdecoding.models.quantize import int8
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import Progress, stream
 
 FAMILIES: tuple[ModuleType, ...] = (llada, llada_moe, llada2, dream, sdar, fast_dllm)
 
-# Architectures that look like one of ours and are not.
-LOOKALIKES = {
-    "DreamForCausalLM": "DreamReasoner is another network than Dream: per-head norms, blocks of 32, no shift. It is not implemented.",
-    "DiffusionGemmaForBlockDiffusion": "DiffusionGemma has no mask token: its canvas is decoded in another way. It is not implemented.",
-}
+
+def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig, ModuleType]:
+    """Architecture of the checkpoint in `folder` and its family, as if config.json had none of the `ignored` keys.
+
+    Raises `CheckpointError`, also for a key that no reader knows, and `OptionError` for an ignored key that is not there.
+    """
+    raw = without(read_json(folder / "config.json"), ignored)
+    refuse_others(raw, folder)
+    family = _known(raw)
+    quantised = raw.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise CheckpointError(
+            "config.json: these weights are quantised, which is not read",
+            given=f"quantization_config {str(method)[:60]}",
+            allowed="float32, bfloat16 or float16 weights",
+            hint="Use the release in bfloat16; quantize int8 makes smaller weights while loading.",
+        )
+    config = Recorded(raw)
+    architecture: ModelConfig = family.from_hf(config, read_optional(folder / "generation_config.json"))
+    refuse_unread(config, architecture.family, family.UNUSED)
+    outside = next((i for i in architecture.stop_token_ids if not 0 <= i < architecture.embedding_rows), None)
+    if outside is not None:
+        allowed = f"0 <= id < {architecture.embedding_rows}"
+        raise CheckpointError("eos_token_id makes no sense", given=outside, allowed=allowed, hint="Correct it in config.json.")
+    return architecture, family
 
 
-def read_config(folder: Path) -> tuple[ModelConfig, ModuleType]:
-    """Architecture of the checkpoint in `folder` and its family. Raises `CheckpointError`."""
-    raw = read_json(folder / "config.json")
+def family_of(folder: Path) -> ModuleType:
+    """The family of the checkpoint in `folder`. Raises `CheckpointError`."""
+    return _known(read_json(folder / "config.json"))
+
+
+def _known(raw: Mapping[str, Any]) -> ModuleType:
+    """The family that reads a config: by its class, unless its model type is one of no family. Raises `CheckpointError`."""
     names, family = _family(raw)
     if family is None:
         known = ", ".join(name for family in FAMILIES for name in family.ARCHITECTURES)
         own_code = " that runs only with code of its own, and such code is never run" if raw.get("auto_map") else ""
         raise CheckpointError(
             f"unsupported architecture{own_code}",
-            given=names[0] if names else None,
+            given=str(names[0])[:100] if names else None,
             allowed=known,
-            hint=LOOKALIKES.get(str(names[0] if names else None), "Use a checkpoint of one of these families."),
+            hint="Use a checkpoint of one of these families.",
         )
-    quantised = raw.get("quantization_config")
-    if quantised:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-        raise CheckpointError(
-            "config.json: these weights are quantised, which is not read",
-            given=f"quantization_config {method}",
-            allowed="float32, bfloat16 or float16 weights",
-            hint="Use the release in bfloat16; quantize int8 makes smaller weights while loading.",
-        )
-    architecture: ModelConfig = family.from_hf(raw, read_optional(folder / "generation_config.json"))
-    return architecture, family
+    kind = raw.get("model_type")
+    if kind is not None and kind not in {name for each in FAMILIES for name in each.MODEL_TYPES}:
+        allowed = ", ".join(family.MODEL_TYPES)
+        hint = f"Use a released checkpoint of {names[0]}; another type is another network."
+        raise CheckpointError("config.json: model_type is not implemented", given=str(kind)[:100], allowed=allowed, hint=hint)
+    return family
 
 
 def _family(raw: Mapping[str, Any]) -> tuple[list[Any], ModuleType | None]:
@@ -88,12 +110,14 @@ def place(config: EngineConfig) -> tuple[torch.device, torch.dtype]:
     return device, torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def outline(folder: Path, causal_block: int | None = None) -> tuple[Transformer, ModuleType]:
+def outline(folder: Path, causal_block: int | None = None, ignored: Sequence[str] = ()) -> tuple[Transformer, ModuleType]:
     """The checkpoint's transformer on the meta device, shapes without weights, and its family. Raises `CheckpointError`.
 
-    `causal_block` replaces the block length of a block-causal checkpoint; for any other it raises `OptionError`.
+    `causal_block` replaces the block length of a block-causal checkpoint; for any other it raises `OptionError`. `ignored` as in
+    `read_config`.
     """
-    architecture, family = read_config(folder)
+    architecture, family = read_config(folder, ignored)
+    refuse_more_than_files_hold(architecture, shards(folder))
     if causal_block is not None:
         if architecture.causal_block is None:
             hint = "Leave causal_block out; block_length of the request is free."
@@ -111,7 +135,7 @@ def load_model(folder: Path, config: EngineConfig, on_progress: Progress | None 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device, dtype = place(config)
-    model, family = outline(folder, config.causal_block)
+    model, family = outline(folder, config.causal_block, config.ignore_config_keys)
     finish = int8() if config.quantize == "int8" else None
     refuse_too_big(model, shards(folder), device, dtype, config.quantize, free)
     stream(model, folder, family.RENAME, device, dtype, on_progress, finish)

@@ -14,6 +14,11 @@ from creditdecoding.models.names import QWEN
 
 ARCHITECTURES = ("DreamModel",)
 
+MODEL_TYPES = ("Dream", "dream")
+
+UNUSED = ("attention_bias", "sliding_window")
+"""Keys that the network does not use; the tensors say that there are biases."""
+
 RENAME = QWEN
 
 

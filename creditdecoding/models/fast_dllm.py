@@ -14,6 +14,11 @@ from creditdecoding.models.names import QWEN
 
 ARCHITECTURES = ("Fast_dLLM_QwenForCausalLM",)
 
+MODEL_TYPES = ("Fast_dLLM_Qwen",)
+
+UNUSED = ("attention_bias", "sliding_window")
+"""Keys that the network does not use; the tensors say that there are biases."""
+
 BLOCK = 32
 """Block length where config.json has no `bd_size`."""
 

@@ -14,6 +14,11 @@ from creditdecoding.models.fields import Fields
 
 ARCHITECTURES = ("LLaDAModelLM",)
 
+MODEL_TYPES = ("llada",)
+
+UNUSED = ("alibi_bias_max", "attention_layer_norm_with_affine")
+"""Keys of the released files that the network does not use."""
+
 RENAME = {
     "embed.weight": "model.transformer.wte.weight",
     "layers.{n}.attn_norm.weight": "model.transformer.blocks.{n}.attn_norm.weight",

@@ -16,6 +16,11 @@ from creditdecoding.models.weights import Rename, stacked
 
 ARCHITECTURES = ("LLaDA2MoeModelLM",)
 
+MODEL_TYPES = ("llada2_moe", "llada2_moe_veomni", "llada21_moe")
+
+UNUSED = ("sliding_window", "use_qk_norm")
+"""Keys of the released files that the network does not use; the tensors say that there are norms."""
+
 BLOCK = 32
 """Block length of the released checkpoints; it is in no file."""
 

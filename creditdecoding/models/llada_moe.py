@@ -14,6 +14,11 @@ from creditdecoding.models.names import QWEN
 
 ARCHITECTURES = ("LLaDAMoEModel", "LLaDAMoEModelLM")
 
+MODEL_TYPES = ("llada", "lladamoe", "llada_moe")
+
+UNUSED = ("norm_topk_prob", "router_num_group", "router_topk_group")
+"""Keys of the released files that the network does not use; its router never renormalises and has no groups."""
+
 RENAME = QWEN
 
 # Fields that change the forward pass, with the only value implemented here; an absent field means that value.

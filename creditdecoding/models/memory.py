@@ -15,10 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError
 from creditdecoding.models.quantize import int8_bytes, is_quantised, making_bytes
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.models.weights import WINDOW, stored
+from creditdecoding.models.weights import WINDOW, headers, stored
+
+_SPARE = 64
+"""Parameters for each byte of the weight files, above which a network is not looked at tensor by tensor."""
 
 Free = Callable[[torch.device], int | None]
 """Bytes that may be taken on a device, None where that cannot be told."""
@@ -107,6 +111,20 @@ def size(count: int) -> str:
     """Bytes for people."""
     unit = min(max(int(math.log2(max(count, 1)) // 10), 0), 4)
     return f"{count} B" if unit == 0 else f"{count / 1024**unit:.{2 if unit > 2 else 1}f} {('KiB', 'MiB', 'GiB', 'TiB')[unit - 1]}"
+
+
+def refuse_more_than_files_hold(config: ModelConfig, files: list[Path]) -> None:
+    """Refuse a network far larger than its weight files, before work is spent on its shapes. Raises `CheckpointError`."""
+    held = sum(path.stat().st_size for path in files)
+    if config.parameters() > _SPARE * held:
+        headers(files)  # a file that is cut off says so itself
+        experts = f", {config.moe.num_experts} experts" if config.moe is not None else ""
+        raise CheckpointError(
+            "config.json describes a network far larger than the weight files",
+            given=f"{config.num_layers} layers of width {config.hidden_size}{experts}, {config.embedding_rows} ids",
+            allowed=f"what {size(held)} of weights can hold",
+            hint="config.json and weights do not belong together.",
+        )
 
 
 def refuse_too_big(model: nn.Module, files: list[Path], device: torch.device, dtype: torch.dtype, quantize: str, free: Free = free) -> None:

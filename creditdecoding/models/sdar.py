@@ -14,6 +14,11 @@ from creditdecoding.models.names import QWEN
 
 ARCHITECTURES = ("SDARForCausalLM", "SDARMoeForCausalLM")
 
+MODEL_TYPES = ("sdar", "sdar_moe")
+
+UNUSED = ("sliding_window",)
+"""Keys of the released files that the network does not use."""
+
 BLOCK = 4
 """Block length where no file says another; -b8, -b16, ... say it in the repository's name alone."""
 

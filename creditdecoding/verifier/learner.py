@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
-from creditdecoding.models import read_config
+from creditdecoding.models import family_of
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import save
 
@@ -69,7 +69,7 @@ def cosine(first: Sequence[Tensor | None], whole: Sequence[Tensor | None]) -> fl
 
 def export(model: Any, source: Path, folder: Path) -> None:
     """Write `model` as a checkpoint like the one in `source`: its configuration and tokenizer, these weights."""
-    rename = read_config(source)[1].RENAME
+    rename = family_of(source).RENAME
     for path in source.iterdir():
         if path.is_file() and path.name.startswith(FILES):
             shutil.copy(path, folder / path.name)

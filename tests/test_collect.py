@@ -104,6 +104,20 @@ def test_a_store_of_version_1_is_read_and_its_answers_are_its_labels_of_complete
     assert found.outcomes == tuple(label for label in found.labels if label.state.done) != ()
 
 
+def test_a_store_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
+    path = made(tmp_path / "s.jsonl", KEYS[:1])
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[0]["version"] = 1
+    old = [record for record in records if record["kind"] != "answer"]
+    del old[-1]["answers"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in old))
+    found = store.load(made(path))
+    assert found.labels == store.load(made(tmp_path / "new.jsonl")).labels
+    assert found.answers == tuple(answer for key in (("b", 0), ("b", 1)) for answer in drawn_answers(key))
+    ends = tuple(label for label in some(KEYS[0]) if label.state.done)
+    assert found.outcomes == (*found.answers, *ends)
+
+
 def changed(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda record: {**record, **values}
 

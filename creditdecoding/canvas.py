@@ -44,9 +44,9 @@ class Row:
 
     `canvas`, `masked`, `given` [length] on the host: the ids, what is still to write, and what never changes; `spans` the blocks
     (start, end) that have masks; `span`, `step` where it is; `size` masks its block began with; the answer lies from
-    `answer` to `end`; `open` whether it may end early (False when filling masks inside a given text). `state` lives where
-    the model is; `slot` is its place in a cache, `twin` that of its twin (guidance.py), `settled` as in `cache.At`; `began` is the
-    second of the run in which the row joined.
+    `answer` to `end`; `open` whether it may end early (False when filling masks inside a given text); `suffix` tokens of given text
+    stand behind the answer. `state` lives where the model is; `slot` is its place in a cache, `twin` that of its twin (guidance.py),
+    `settled` as in `cache.At`; `began` is the second of the run in which the row joined.
     """
 
     index: int
@@ -69,6 +69,7 @@ class Row:
     twin: int = 0
     settled: int = 0
     began: float = 0.0
+    suffix: int = 0
 
     @property
     def begun(self) -> list[int]:
@@ -186,31 +187,51 @@ def start_row(
     max_length: int,
     layout: Layout = PLAIN,
     begun: Sequence[int] = (),
+    suffix: Sequence[int] = (),
 ) -> Row:
     """A row that continues `prompt` by an answer of `gen_length` positions, the first of them `begun` already, the others masks.
 
-    The blocks lie where they lie without `begun`. For a block-causal model the canvas ends with a whole block; masks behind the answer are
-    seen but never written. Raises `OptionError` for an empty prompt, one that does not fit, or an answer that has no mask left.
+    Between prompt and `suffix`, ids of the text behind it, the answer fills its whole length. The blocks lie where they lie without `begun`.
+    For a block-causal model the canvas ends with a whole block; masks behind the answer are seen but never written. Raises `OptionError`
+    for an empty prompt, one that does not fit, an answer that has no mask left, or a suffix that the answer's positions do not see.
     """
-    if not prompt:
+    if not prompt and not suffix:
         raise OptionError("the prompt is empty", hint="Give at least one token of text.")
     end = len(prompt) + config.gen_length
-    if end > max_length:
+    if end + len(suffix) > max_length:
         raise OptionError(
             "prompt and gen_length do not fit into the model",
-            given=f"{len(prompt)} + {config.gen_length} positions",
+            given=f"{len(prompt) + len(suffix)} + {config.gen_length} positions",
             allowed=f"{max_length} together",
             hint="Shorten the prompt or lower gen_length.",
         )
     if begun:
         _check_begun(begun, config, words)
     grid = layout.causal_block or 1
-    length = max(end, min(-(-end // grid) * grid, max_length))
+    whole = end + len(suffix)
+    if suffix:
+        _check_suffix(len(prompt), whole, layout)
+    length = max(whole, min(-(-whole // grid) * grid, max_length))
     canvas = torch.full((length,), words.mask_id)
     written = len(prompt) + len(begun)
-    canvas[:written] = torch.tensor([*prompt, *begun])
+    canvas[:written] = torch.tensor([*prompt, *begun], dtype=torch.long)
+    canvas[end:whole] = torch.tensor(list(suffix), dtype=torch.long)
     place = torch.arange(length)
-    return _row(index, canvas, (place >= written) & (place < end), len(prompt), end, True, config, layout)
+    masked = (place >= written) & (place < end)
+    row = _row(index, canvas, masked, len(prompt), end, not suffix, config, layout)
+    return replace(row, suffix=len(suffix))
+
+
+def _check_suffix(first: int, whole: int, layout: Layout) -> None:
+    """Refuse a text that some position of an answer, which begins at `first`, does not see: it would be written as if there were none."""
+    grid = layout.causal_block
+    if grid is not None and first // grid != (whole - 1) // grid:
+        raise OptionError(
+            "this model sees nothing behind a block, so an answer cannot be made to fit a suffix in a later one",
+            given=f"answer and suffix from position {first} to {whole - 1}",
+            allowed=f"both within a block of {grid} positions",
+            hint="Leave suffix out, or take a model that sees both ways.",
+        )
 
 
 def _check_begun(begun: Sequence[int], config: GenerationConfig, words: Vocabulary) -> None:
@@ -318,7 +339,7 @@ def finish(row: Row, words: Vocabulary, seconds: float) -> FinishEvent | None:
     """The row's last event, if it is done: end token or stop string settled (and stopping allowed), or no mask left."""
     ids, ended = settled(row, words)
     done = row.span == len(row.spans)
-    if row.open and _stopped(row, words, ids):
+    if (row.open or row.suffix) and _stopped(row, words, ids):
         n = next(n for n in range(len(ids) + 1) if _stopped(row, words, ids[:n]))
         return FinishEvent(row.index, "stop", tuple(ids[:n]), seconds, row.began)
     if ended and (row.config.early_stop or done):

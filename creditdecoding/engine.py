@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -109,6 +109,14 @@ class Engine:
             raise QueueFullError("too many requests wait", given=len(self._waiting) + 1, allowed=self.serve.max_waiting, hint=hint)
         self._next += 1
         return self._next - 1
+
+    def ever_takes(self, rows: Sequence[Row]) -> bool:
+        """Whether all of these rows could run and wait together, were there no others."""
+        line: Waiting[Row] = Waiting(self.serve.overtakes)
+        for row in rows:
+            line.add(row, self._need(row))
+        line.admit([], self._full)
+        return len(line) <= self.serve.max_waiting
 
     def step(self) -> list[Event | FailEvent]:
         """Admit what fits and run one pass; everything that happened since the last call, streamed requests left out. Idle: nothing."""

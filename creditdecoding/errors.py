@@ -13,17 +13,32 @@ Leaves to others: printing them and choosing an exit code (cli/). Our own invari
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+SHOWN = 300  # characters of a caller's value that an error repeats
 
 
 class CreditError(Exception):
-    """Base of every error meant for the caller; `str()` is one line that ends with a hint."""
+    """Base of every error meant for the caller; `str()` is one line that ends with a hint.
 
-    def __init__(self, what: str, *, hint: str, given: object = None, allowed: object = None) -> None:
+    `param` is the field of a request that is to blame, where somebody knows it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        hint: str,
+        given: object = None,
+        allowed: object = None,
+        param: str | None = None,
+    ) -> None:
         self.what, self.hint, self.given, self.allowed = what, hint, given, allowed
+        self.param = param
         parts = [what]
         if given is not None:
-            parts.append(f"got {given!r}")
+            parts.append(f"got {shown(given)}")
         if allowed is not None:
             parts.append(f"allowed: {allowed}")
         super().__init__("; ".join(parts) + ". " + hint)
@@ -56,9 +71,27 @@ class MissingExtraError(CreditError):
         super().__init__(f"this needs the package {package!r}", hint=f"Install it with: pip install 'creditdecoding[{extra}]'")
 
 
+def shown(value: object) -> str:
+    """The `repr` of a caller's value, cut where it is long."""
+    text = repr(value)
+    if len(text) <= SHOWN:
+        return text
+    return f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
+@contextmanager
+def blaming(param: str) -> Iterator[None]:
+    """Name the field of a request in every `OptionError` from within that names none."""
+    try:
+        yield
+    except OptionError as error:
+        error.param = error.param or param
+        raise
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> OptionError:
     """An `OptionError` for a name that is not among `known`, with the nearest one as the hint."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(name[:SHOWN], names, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else "Use one of the allowed names."
     return OptionError(f"unknown {kind}", given=name, allowed=", ".join(names) or "none", hint=hint)

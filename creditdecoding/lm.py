@@ -82,6 +82,7 @@ class LM:
         self.model, self.tokenizer, self.max_length, self.turns = model, tokenizer, max_length, turns
         self.device, self.batch_size = device, batch_size
         self.layout: Layout = getattr(model, "layout", Layout())
+        self.defaults: dict[str, Any] = {}  # options of requests where these say nothing: of the checkpoint, or of an operator
         self.words = Vocabulary(
             tokenizer.mask_id,
             tokenizer.stop_ids,
@@ -125,9 +126,19 @@ class LM:
             for i, (prompt, number) in enumerate(zip(prompts, numbers, strict=True))
         ]
 
-    def row(self, ids: Sequence[int], config: GenerationConfig, index: int = 0, begun: Sequence[int] = ()) -> Row:
-        """A row that continues the ids of a prompt, and of an answer that is `begun`. Raises `OptionError` if it does not fit."""
-        return start_row(index, ids, config, self.words, self.max_length, self.layout, begun)
+    def row(
+        self,
+        ids: Sequence[int],
+        config: GenerationConfig,
+        index: int = 0,
+        begun: Sequence[int] = (),
+        suffix: Sequence[int] = (),
+    ) -> Row:
+        """A row that continues the ids of a prompt, and of an answer that is `begun`, up to the ids of a `suffix`.
+
+        Raises `OptionError` if it does not fit.
+        """
+        return start_row(index, ids, config, self.words, self.max_length, self.layout, begun, suffix)
 
     def infill_row(self, text: str, config: GenerationConfig) -> Row:
         """A row for a text in which `[MASK]` (or the tokenizer's own mask token) marks each missing token.
@@ -215,8 +226,23 @@ def load(name: str = "pocket", config: EngineConfig | None = None, on_progress: 
     folder, architecture, tokenizer = _open(name, engine)
     model = load_model(folder, engine, on_progress)
     device = next(model.parameters()).device
-    turns = read_optional(folder / "generation_config.json").get("max_turns")
-    return LM(model, tokenizer, max_length=architecture.max_length, device=device, batch_size=engine.batch_size, turns=turns)
+    generation = read_optional(folder / "generation_config.json")
+    turns = generation.get("max_turns")
+    lm = LM(model, tokenizer, max_length=architecture.max_length, device=device, batch_size=engine.batch_size, turns=turns)
+    lm.defaults = _defaults(generation)
+    return lm
+
+
+NO_DEFAULTS = ("temperature", "top_k", "top_p", "seed", "stop")
+"""Never taken from a checkpoint: answers are greedy unless somebody asks."""
+
+
+def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a generation_config.json names by our names. Raises `OptionError` for a value that is not allowed."""
+    names = {field.name for field in dataclasses.fields(GenerationConfig)} - {*NO_DEFAULTS}
+    given = {name: generation[name] for name in names if generation.get(name) is not None}
+    from_mapping(GenerationConfig, given)
+    return given
 
 
 def load_words(name: str) -> Tokenizer:

@@ -13,6 +13,7 @@ import openai
 import pytest
 import torch
 
+from creditdecoding.config import row_seed
 from creditdecoding.lm import LM, load
 from creditdecoding.trace import Trace
 from creditdecoding.view.frames import frames
@@ -174,7 +175,7 @@ def test_a_long_stop_string_whose_beginning_occurs_is_held_back(lm: LM) -> None:
 def test_seeds_and_choices(served: Served, lm: LM) -> None:
     options = {"temperature": 4.0, "max_tokens": 24}
     several = served.chat(n=3, seed=7, **options).json()
-    own = [lm.generate(PROMPTS[0], seed=seed, temperature=4.0, gen_length=24).text for seed in (7, 8, 9)]
+    own = [lm.generate(PROMPTS[0], seed=seed, temperature=4.0, gen_length=24).text for seed in (row_seed(7, i) for i in range(3))]
     assert [choice["message"]["content"] for choice in several["choices"]] == own and [c["index"] for c in several["choices"]] == [0, 1, 2]
     streamed = events(served, messages=messages(), n=3, seed=7, **options)
     assert [texts(streamed, i) for i in range(3)] == own

@@ -18,6 +18,7 @@ from creditdecoding.engine import Engine
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.lm import LM, load
 from creditdecoding.server import schema
+from creditdecoding.server.admission import limits_of
 from creditdecoding.server.asking import ROUTES, complaint, objection, rows_of, shape_of
 from creditdecoding.server.service import BROKEN, Answer
 from creditdecoding.server.shapes import Shape, error_body, failure, refusal
@@ -72,6 +73,7 @@ class Desk:
         most = max(1, setting.serve.max_waiting)
         self._queue = most
         self._serve = replace(setting.serve, max_waiting=most + schema.MAX_CHOICES**2)  # a line may ask for that many answers
+        self._limits = limits_of(lm, setting.engine, self._serve)
         self._jobs: dict[int, _Job] = {}
 
     def answers(self, lines: Iterable[Line]) -> Iterator[Reply]:
@@ -139,7 +141,7 @@ class Desk:
 
     def _submit(self, engine: Engine, line: Line, name: str | None, asked: Any) -> None:
         """All rows of a line or none."""
-        rows = rows_of(self._lm, asked)
+        rows = rows_of(self._lm, asked, self._limits)
         shape = shape_of(self._lm, self._set.name, asked, rows, number=self._set.key(line.index), created=self._set.created)
         job, bell = _Job(line, name, shape, {}), asyncio.Event()
         try:

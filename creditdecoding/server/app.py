@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +20,7 @@ from creditdecoding.errors import CreditError, MissingExtraError
 from creditdecoding.lm import LM
 from creditdecoding.server import schema
 from creditdecoding.server.access import Access
+from creditdecoding.server.admission import Limits, limits_of, weigh
 from creditdecoding.server.asking import complaint, objection, rows_of, shape_of, unknown_model
 from creditdecoding.server.guard import Guard
 from creditdecoding.server.hosts import Hosts
@@ -36,7 +37,9 @@ try:
     from fastapi.exceptions import RequestValidationError
     from fastapi.middleware.cors import CORSMiddleware
     from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+    from fastapi.routing import APIRoute
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
 except ImportError as error:
     raise MissingExtraError("fastapi", "server") from error
 
@@ -61,7 +64,8 @@ def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: 
     """The ASGI application that serves `lm` under `name`, and its service, which whoever runs it has to close."""
     metrics = Metrics(name)
     service = Service(lm.words, lambda: Engine(lm.model, lm.words, lm.device, engine, serve), metrics)
-    front = Front(lm, name, service)
+    limits = limits_of(lm, engine, serve)
+    front = Front(lm, name, service, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -74,6 +78,7 @@ def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: 
     refused: dict[int | str, dict[str, Any]] = {s: {"model": schema.Error} for s in (400, 401, 413, 429, 500, 503)}
     streamed = {"content": {"application/json": {}, "text/event-stream": {}}, "description": "The answer, or its events."}
     refused[200] = streamed
+    app.router.route_class = _weighing(limits)
     app.post("/v1/chat/completions", responses=refused, response_class=JSONResponse)(front.chat)
     app.post("/v1/completions", responses=refused, response_class=JSONResponse)(front.complete)
     app.get("/v1/models", responses={401: {"model": schema.Error}})(front.models)
@@ -94,6 +99,7 @@ def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: 
     app.add_exception_handler(CreditError, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ClientGoneError, _gone_already)
+    app.add_exception_handler(ClientDisconnect, _gone_already)
     app.add_exception_handler(Exception, _bug)
     return Access(Hosts(_shared(Guard(app, http), http), http), metrics.answered), service
 
@@ -111,11 +117,27 @@ def _shared(app: App, http: HttpConfig) -> App:
     )
 
 
+def _weighing(limits: Limits) -> type[APIRoute]:
+    """Routes that weigh a body before it is parsed."""
+
+    class Weighing(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            answer = super().get_route_handler()
+
+            async def weighed(request: Request) -> Response:
+                weigh(await request.body(), limits)
+                return await answer(request)
+
+            return weighed
+
+    return Weighing
+
+
 class Front:
     """The endpoints."""
 
-    def __init__(self, lm: LM, name: str, service: Service) -> None:
-        self.lm, self.name, self.service = lm, name, service
+    def __init__(self, lm: LM, name: str, service: Service, limits: Limits) -> None:
+        self.lm, self.name, self.service, self.limits = lm, name, service, limits
         self.since = int(time.time())
         self.writing = ThreadPoolExecutor(1, "prompts")  # a long prompt must not hold up the others' events
 
@@ -148,7 +170,7 @@ class Front:
         against = objection(asked, self.name)
         if against is not None:
             return _told(*against)
-        rows = await asyncio.get_running_loop().run_in_executor(self.writing, rows_of, self.lm, asked)
+        rows = await asyncio.get_running_loop().run_in_executor(self.writing, rows_of, self.lm, asked, self.limits)
         if self.service.closing:
             return _error(503, "the server is shutting down. Try another one.", code="closing")
         answers = await self.service.admit(rows, bool(asked.draft))

@@ -75,8 +75,9 @@ class Metrics:
 
     def began(self, row: Row) -> None:
         """A request was admitted."""
-        self._counters["prompt_tokens"].inc(row.answer)
-        self._histograms["request_prompt_tokens"].observe(row.answer)
+        given = row.answer + row.suffix
+        self._counters["prompt_tokens"].inc(given)
+        self._histograms["request_prompt_tokens"].observe(given)
 
     def heard(self, event: Event | FailEvent, answer: Answer) -> None:
         """Something happened to a request."""

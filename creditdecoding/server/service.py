@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from creditdecoding.canvas import Row, Vocabulary
 from creditdecoding.engine import Engine, EngineStats
-from creditdecoding.errors import CreditError
+from creditdecoding.errors import CreditError, OptionError, QueueFullError
 from creditdecoding.reading import Reading
 from creditdecoding.server.metrics import Metrics
 from creditdecoding.server.worker import Worker
@@ -67,6 +67,16 @@ class Answer:
         self.bell.set()
 
 
+def _never(count: int) -> OptionError:
+    """The error for a request that no later moment makes room for."""
+    return OptionError(
+        "this request asks for more answers than memory and queue ever hold at once",
+        given=count,
+        hint="Send several requests, or start the server with a larger --max-waiting.",
+        param="n",
+    )
+
+
 class Service:
     """Every answer under way, and the worker that makes them grow."""
 
@@ -98,10 +108,12 @@ class Service:
                 for answer in answers:
                     answer.key = (self._worker.life, engine.submit(answer.row))
                     self._answers[answer.key] = answer  # before the first step: no event is missed
-            except Exception:
+            except Exception as error:
                 for key in filter(None, (answer.key for answer in answers)):
                     del self._answers[key]
                     engine.abort(key[1])
+                if isinstance(error, QueueFullError) and not engine.ever_takes(rows):
+                    raise _never(len(rows)) from error
                 raise
 
         future = self._worker.call(submit)

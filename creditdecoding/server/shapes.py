@@ -22,10 +22,21 @@ STATUS = {"memory": 503, "closing": 503}
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}
 
 
+LONGEST = 2000  # characters of an error
+LONGEST_NAME = 200  # and of the field it names
+
+
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object; what is not valid Unicode in the message is replaced."""
+    """OpenAI's error object, of bounded length; what is not valid Unicode in it is replaced."""
     kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message.encode("utf-8", "replace").decode(), "type": kind, "param": param, "code": code}}
+    named = None if param is None else _sound(param, LONGEST_NAME)
+    return {"error": {"message": _sound(message, LONGEST), "type": kind, "param": named, "code": code}}
+
+
+def _sound(text: str, most: int) -> str:
+    """Valid Unicode on one line, of no more than `most` characters."""
+    cut = text if len(text) <= most else f"{text[: most - 3]}..."
+    return " ".join(cut.encode("utf-8", "replace").decode().splitlines())
 
 
 def failure(answer: Answer) -> tuple[int, dict[str, Any]]:
@@ -43,7 +54,7 @@ def refusal(error: CreditError, fields: Collection[str]) -> tuple[int, dict[str,
     if not isinstance(error, OptionError):
         return 503, error_body(503, str(error), code="unavailable")
     first = error.what.split()[0] if error.what else ""
-    param = first if first in fields else str(error.given) if error.what == "unknown field" else None
+    param = error.param or (first if first in fields else None)
     return 400, error_body(400, str(error), param)
 
 

@@ -20,8 +20,8 @@ from creditdecoding.cache import Layout, fitting
 from creditdecoding.canvas import Row, Vocabulary, row_seed, start_infill, start_row
 from creditdecoding.checkpoint import locate, read_optional, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig, from_mapping
-from creditdecoding.decoders import settings
-from creditdecoding.errors import OptionError
+from creditdecoding.decoders import resolve, settings
+from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.generate import Denoiser, run
 from creditdecoding.models import load_model, memory, outline, place, read_config
 from creditdecoding.models.weights import DTYPES, Progress, check, headers
@@ -238,10 +238,16 @@ NO_DEFAULTS = ("temperature", "top_k", "top_p", "seed", "stop")
 
 
 def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a generation_config.json names by our names. Raises `OptionError` for a value that is not allowed."""
+    """The options that a generation_config.json names by our names. Raises `CheckpointError`."""
     names = {field.name for field in dataclasses.fields(GenerationConfig)} - {*NO_DEFAULTS}
     given = {name: generation[name] for name in names if generation.get(name) is not None}
-    from_mapping(GenerationConfig, given)
+    try:
+        if "decoder" in given:
+            given["decoder"] = resolve(given["decoder"])
+        from_mapping(GenerationConfig, given)
+    except OptionError as error:
+        what = f"generation_config.json has an option that is not allowed ({error.what})"
+        raise CheckpointError(what, given=error.given, allowed=error.allowed, hint="Correct the file.") from error
     return given
 
 

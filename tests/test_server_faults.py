@@ -103,7 +103,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "user", "content": " "}]}, "the prompt is empty", "messages"),
     ({"messages": [{"role": "user", "content": "x " * 5000}]}, "cannot fit", "messages"),
     ({"messages": [{"role": "user", "content": "x " * 500}]}, "do not fit", "messages"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "text", "messages.0.content.0.type"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "text is all", "messages.0.content.0.image_url"),
     ({"messages": [{"role": "user"}]}, "needs content", "messages.0.content"),
     ({"messages": [{"role": "user", "content": "x", "weight": 1}]}, "unknown field", "messages.0.weight"),
     ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "tools are not called", "messages.0.tool_calls"),

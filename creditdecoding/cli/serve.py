@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from creditdecoding.cli.app import Model, app, load_lm
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.flags import with_options
+from creditdecoding.server.defaults import Defaults, given
 from creditdecoding.server.options import HttpConfig
 
 EVERYBODY = (
@@ -19,20 +21,31 @@ LESS_ROOM = "{room} connections at a time instead of {wanted}: the system lets t
 
 
 @app.command()
-@with_options(serving=ServeConfig, http=HttpConfig, engine=EngineConfig)
-def serve(model: Model = "pocket", *, serving: ServeConfig, http: HttpConfig, engine: EngineConfig) -> None:
+@with_options(serving=ServeConfig, http=HttpConfig, engine=EngineConfig, default=Defaults)
+def serve(
+    model: Model = "pocket",
+    *,
+    serving: ServeConfig,
+    http: HttpConfig,
+    engine: EngineConfig,
+    default: Any,
+) -> None:
     """Serve a model to OpenAI clients, with a live page at /.
 
+    Default options are for requests that do not say otherwise; what is not set here, the checkpoint or `credit generate` says.
     SIGTERM and Ctrl+C end it: requests under way may finish, and the exit code is 0. A second signal ends it at once with 128 + its number.
     """
     from creditdecoding.server import door, hosts, key
+    from creditdecoding.server.asking import set_defaults, settled
     from creditdecoding.server.run import serve as run
 
+    defaults = settled(given(default))
     http = key.with_key(http, _warn)
     listening = door.listen(http)  # before the model is loaded, which may take minutes
     if http.api_key is None and not hosts.is_loopback(listening.getsockname()[0]):
         _warn(EVERYBODY.format(host=http.host))
     lm = load_lm(model, engine)
+    set_defaults(lm, defaults)
     name = http.name or (Path(model).resolve().name if Path(model).is_dir() else model)
 
     def ready() -> None:

@@ -13,8 +13,8 @@ from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
 from creditdecoding.server.schema import MAX_CHOICES
 
-MAX_TEXTS = 20_000  # strings of a body, field names among them
-MAX_CONTAINERS = 10_000  # lists and objects of a body
+MAX_TEXTS = 10_000  # strings of a body, field names among them
+MAX_CONTAINERS = 4_000  # lists and objects of a body
 MAX_DEPTH = 32
 HEAD = 8  # characters a token: of a text that is longer than that, the beginning is tokenised first
 SHRINK = 4  # characters that normalisation (NFC) joins into one at most

@@ -11,7 +11,8 @@ from typing import Any
 
 from creditdecoding.cache import policy
 from creditdecoding.canvas import Row, fitted
-from creditdecoding.config import GenerationConfig, row_seed
+from creditdecoding.config import GenerationConfig, from_mapping, row_seed
+from creditdecoding.decoders import load
 from creditdecoding.errors import OptionError, blaming, shown
 from creditdecoding.lm import LM
 from creditdecoding.server import schema
@@ -21,6 +22,25 @@ from creditdecoding.server.shapes import Shape, error_body
 
 ROUTES: dict[str, type[ChatRequest] | type[CompletionRequest]] = {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest}
 """Where rows can be asked for, and what a body must be there."""
+
+
+def settled(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """An operator's defaults with the decoder made, be it named or in a file. Raises `OptionError`."""
+    if "decoder" not in defaults:
+        return dict(defaults)
+    rule, width = load(defaults["decoder"])
+    width_of_file = {} if width is None else {"block_length": width}
+    return {**width_of_file, **defaults, "decoder": rule}
+
+
+def set_defaults(lm: LM, defaults: Mapping[str, Any]) -> None:
+    """Lay an operator's defaults over the checkpoint's. Raises `OptionError` for what the model cannot run."""
+    values = {**lm.defaults, **defaults}
+    config = from_mapping(GenerationConfig, values)
+    _check_rule(lm, config)
+    if config.gen_length >= lm.max_length:
+        raise _no_room(lm, "gen_length", config.gen_length)
+    lm.defaults = values
 
 
 def unknown_model(model: str, name: str) -> tuple[int, dict[str, Any]]:
@@ -125,6 +145,8 @@ def _no_room(lm: LM, name: str, length: int) -> OptionError:
 def _tokens(lm: LM, asked: Any, room: int, limits: Limits) -> tuple[list[list[int]], list[int]]:
     """Ids of each prompt, and of the text behind the answer. Raises `OptionError`."""
     if isinstance(asked, ChatRequest):
+        if len(asked.messages) > room:  # each is a token at least
+            raise too_long(f"{len(asked.messages)} turns", f"{room} tokens", "messages")
         turns = [message.turn() for message in asked.messages]
         check_texts(lm, [turn["content"] for turn in turns], room, limits, "messages")
         with blaming("messages"):

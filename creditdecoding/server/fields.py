@@ -19,6 +19,7 @@ Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 _ORDER = "tokens are not written left to right"
 _GRAMMAR = f"grammars are followed from the left, {_ORDER} (docs/serving.md)"
 _TOOLS = "tools are not called"
+_TEXT = "text is all there is"
 _REASONS: dict[str, dict[str, tuple[Any, ...]]] = {
     _GRAMMAR: {
         "response_format": ({"type": "text"},),
@@ -52,7 +53,7 @@ _REASONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "typical_p": (1,),
         "use_beam_search": (False,),
     },
-    "text is all there is": {"audio": (), "modalities": (["text"],)},
+    _TEXT: {"audio": (), "modalities": (["text"],)},
     "answers are not judged": {"moderation": ()},
     "ask for n answers": {"best_of": (1,)},
     "answers come without their prompt": {"echo": (False,)},
@@ -95,7 +96,7 @@ MESSAGE_REFUSED: Refused = {
     "tool_calls": (([],), _TOOLS),
     "function_call": ((), _TOOLS),
     "tool_call_id": ((), _TOOLS),
-    "audio": ((), "text is all there is"),
+    "audio": ((), _TEXT),
     "reasoning": (("",), "an assistant's turn is its content"),
     "reasoning_content": (("",), "an assistant's turn is its content"),
 }
@@ -107,6 +108,7 @@ MESSAGE_HARMLESS = {
 }
 """Of a message."""
 
+PART_REFUSED: Refused = dict.fromkeys(("image_url", "input_audio", "file", "video_url", "audio_url", "refusal"), ((), _TEXT))
 PART_HARMLESS = {"prompt_cache_breakpoint": "nothing is kept between requests"}
 """Of a part of a message."""
 

@@ -33,7 +33,7 @@ except ImportError as error:
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 MAX_CHOICES = 64
 MAX_STOPS = 16
-MAX_MESSAGES = 4096
+MAX_MESSAGES = 1024
 MAX_PARTS = 1024
 MAX_KNOBS = 64
 MAX_WORDS = 1000  # characters of an option that is a text
@@ -165,6 +165,7 @@ class Error(BaseModel):
 class Text(Strict):
     """A part of a message."""
 
+    refused = fields.PART_REFUSED
     harmless = fields.PART_HARMLESS
     type: Literal["text"]
     text: Plain

@@ -110,6 +110,10 @@ class Engine:
         self._next += 1
         return self._next - 1
 
+    def bytes_of(self, row: Row) -> int:
+        """What a row takes while it runs alone, by the estimate that lets it in."""
+        return self._budget.taken([self._need(row)])
+
     def ever_takes(self, rows: Sequence[Row]) -> bool:
         """Whether all of these rows could run and wait together, were there no others."""
         line: Waiting[Row] = Waiting(self.serve.overtakes)

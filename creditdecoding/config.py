@@ -8,7 +8,6 @@ line flags, `--help` and documentation are derived. Leaves to others: reading ch
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -276,20 +275,6 @@ class GenerationConfig:
         for text in self.stop:
             if not isinstance(text, str) or not text:
                 raise OptionError("a stop string must not be empty", given=text, hint="Leave it out or give some text.")
-
-
-SEEDS = 2**62  # how many there are
-
-
-def row_seed(seed: int, index: int) -> int:
-    """The seed of answer `index` of a call with `seed`: prompts in order, several answers of a prompt one after the other.
-
-    The first has the seed itself, the others have seeds derived from it that look unrelated.
-    """
-    if index == 0:
-        return seed
-    digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % SEEDS
 
 
 @dataclasses.dataclass(frozen=True)

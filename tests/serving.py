@@ -14,6 +14,7 @@ import httpx
 import torch
 
 from creditdecoding.config import EngineConfig, ServeConfig
+from creditdecoding.engine import Engine
 from creditdecoding.lm import LM
 from creditdecoding.server.door import address, listen
 from creditdecoding.server.options import HttpConfig
@@ -107,6 +108,42 @@ class Slow(Spy):
 
     def after(self, tokens: torch.Tensor, read: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor) -> torch.Tensor:
         time.sleep(self.seconds)
+        return logits
+
+
+def paused(gate: threading.Event) -> type[Engine]:
+    """Engines that take requests and make no pass before the gate is opened."""
+
+    class Paused(Engine):
+        def step(self) -> Any:
+            return super().step() if gate.wait(0.01) else []
+
+    return Paused
+
+
+class Gated(Spy):
+    """Makes so many passes freely; the others wait until the gate is opened."""
+
+    def __init__(self, model: Any, free: int) -> None:
+        super().__init__(model)
+        self.free = free
+        self.gate = threading.Event()
+
+    def after(self, tokens: torch.Tensor, read: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor) -> torch.Tensor:
+        if self.passes > self.free:
+            assert self.gate.wait(60), "nobody opened the gate"
+        return logits
+
+
+class Stepped(Spy):
+    """Makes a pass for each permit."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.permits = threading.Semaphore(1)
+
+    def after(self, tokens: torch.Tensor, read: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor) -> torch.Tensor:
+        assert self.permits.acquire(timeout=60), "nobody asked for another pass"
         return logits
 
 

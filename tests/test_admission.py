@@ -24,8 +24,7 @@ from creditdecoding.lm import LM, load
 from creditdecoding.server import app as app_module
 from creditdecoding.server.admission import MAX_DEPTH, Limits, check_texts, limits_of, weigh
 from creditdecoding.server.options import HttpConfig
-from tests.serving import PROMPTS, serving, with_model
-from tests.serving import Spy as Model
+from tests.serving import PROMPTS, paused, serving, wait
 
 torch.set_num_threads(1)
 CHAT = "/v1/chat/completions"
@@ -33,20 +32,6 @@ TEXT = "/v1/completions"
 MEGA = 1_000_000
 SLACK = 6_000_000  # bytes that a small body may take: a fixed number of small objects
 TIMES = 6  # a body's size
-
-
-class Held(Model):
-    """A model that waits, in its first pass, until it is told to go on."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self.begun = threading.Event()
-        self.go_on = threading.Event()
-
-    def after(self, tokens: Any, read: Any, logits: Any) -> Any:
-        self.begun.set()
-        assert self.go_on.wait(60)
-        return logits
 
 
 def complaint(response: httpx.Response, status: int = 400) -> dict[str, Any]:
@@ -271,18 +256,20 @@ def test_what_fits_later_is_429_and_what_never_fits_400(lm: LM) -> None:
             assert said in error["message"] and error["param"] == "n"
 
 
-def test_a_full_server_asks_to_try_again(lm: LM) -> None:
-    """Of two requests that fit alone, the one that comes while the other runs is told that it may fit later."""
-    held = Held(lm.model)
-    with serving(with_model(lm, held), batch_size=1, max_waiting=1) as served:
+def test_a_full_server_asks_to_try_again(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two requests that fit alone, the one that comes while the other is there is told that it may fit later."""
+    gate = threading.Event()
+    monkeypatch.setattr(app_module, "Engine", paused(gate))
+    with serving(lm, batch_size=1, max_waiting=1) as served:
         first = threading.Thread(target=served.chat, kwargs={"n": 2, "max_tokens": 8})
         first.start()
         try:
-            assert held.begun.wait(60)
+            wait(lambda: served.metric("num_requests_waiting") == 1, 60.0)
             assert complaint(served.chat(n=2, max_tokens=8), 429)["code"] == "queue_full"
         finally:
-            held.go_on.set()
+            gate.set()
             first.join(60)
+        assert len(served.chat(n=2, max_tokens=8).json()["choices"]) == 2
 
 
 def test_an_error_repeats_the_beginning_of_a_long_value() -> None:

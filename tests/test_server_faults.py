@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +28,7 @@ from creditdecoding.engine import Engine
 from creditdecoding.lm import LM, load
 from creditdecoding.server import app as app_module
 from creditdecoding.server.fields import REFUSED
-from tests.serving import PROMPTS, Served, Sick, Slow, serving, wait, with_model
+from tests.serving import PROMPTS, Served, Sick, Slow, paused, serving, wait, with_model
 
 torch.set_num_threads(1)
 CHAT = "/v1/chat/completions"
@@ -195,11 +194,16 @@ def test_no_request_within_or_beyond_our_own_document_breaks_the_server(mode: sc
 # What happens to neighbours ----------------------------------------------------------------------------------------------------
 
 
-def test_a_full_queue_turns_away_and_serves_the_rest(lm: LM) -> None:
-    with serving(with_model(lm, Slow(lm.model)), batch_size=2, max_waiting=3) as served, ThreadPoolExecutor(12) as pool:
-        found = list(pool.map(lambda i: served.chat(PROMPTS[i % 5], max_tokens=32), range(12)))
+def test_a_full_queue_turns_away_and_serves_the_rest(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(app_module, "Engine", paused(gate))
+    with serving(lm, batch_size=2, max_waiting=3) as served, ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(served.chat, PROMPTS[i % 5], max_tokens=32) for i in range(12)]
+        wait(lambda: served.metric("http_responses_total", status="429") == 7, 60.0)
+        gate.set()
+        found = [each.result() for each in asked]
         good = [i for i, each in enumerate(found) if each.status_code == 200]
-        assert 5 <= len(good) < 12
+        assert len(good) == 5, "two run, three wait"
         for i, response in enumerate(found):
             if i in good:
                 assert response.json()["choices"][0]["message"]["content"] == lm.generate(PROMPTS[i % 5], gen_length=32).text
@@ -266,7 +270,10 @@ def test_vanished_clients_leave_no_rows_and_change_nothing(lm: LM) -> None:
             with socket.create_connection((host, int(port))) as connection:
                 head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
                 connection.sendall(head.encode() + (body if i % 4 else body[:10]))
-                time.sleep(0.05 * (i % 3))
+                if i % 4 and i % 3 == 1:
+                    wait(lambda: served.metric("num_requests_running") > 0, 60.0)
+                elif i % 4 and i % 3 == 2 and i % 2 == 0:
+                    assert connection.recv(1), "a word has come"
 
         with ThreadPoolExecutor(16) as pool:
             answers = [pool.submit(served.text, PROMPTS[i % 5], max_tokens=48) for i in range(5)]

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from creditdecoding.config import EngineConfig, ServeConfig
@@ -215,32 +216,46 @@ async def _gone(request: Request) -> None:
         pass
 
 
+@dataclass
+class _Sent:
+    """What of an answer a stream has told: characters, tokens with their log-probabilities, and whether it has ended."""
+
+    text: int = 0
+    tokens: int = 0
+    ended: bool = False
+
+
 async def _events(answers: Sequence[Answer], shape: Shape, drafts: Sequence[Draft]) -> AsyncIterator[str]:
     """Server-sent events: text as it becomes final, the canvas if asked for, how each answer ends, the counts if asked for."""
-    sent, told, ended = [0] * len(answers), [0] * len(answers), [False] * len(answers)
+    sent = [_Sent() for _ in answers]
     if shape.chat:
         yield _event(shape.chunk([shape.opening(i) for i in range(len(answers))], answers))
-    while not all(ended):
+    while not all(one.ended for one in sent):
         answers[0].bell.clear()
         for i, answer in enumerate(answers):
             if answer.failed:
                 yield _event(failure(answer)[1])
                 return
-            for draft in drafts[i : i + 1]:
-                steps, answer.steps = answer.steps, []
-                for step in steps:
-                    yield _event(shape.chunk([shape.drafted(i, draft.add(step))], answers))
-            text, done = answer.reading.text[sent[i] :], answer.done
-            if not ended[i] and (text or done):
-                part = shape.part(i, answer, text, told[i])
-                sent[i], ended[i] = sent[i] + len(text), done
-                told[i] = answer.reading.covered if shape.logprobs else 0
-                yield _event(shape.chunk([part], answers))
-        if not all(ended):
+            for news in _news(i, answer, shape, drafts[i : i + 1], sent[i]):
+                yield _event(shape.chunk([news], answers))
+        if not all(one.ended for one in sent):
             await answers[0].bell.wait()
     if shape.counted:
         yield _event(shape.chunk([], answers))
     yield "data: [DONE]\n\n"
+
+
+def _news(i: int, answer: Answer, shape: Shape, drafts: Sequence[Draft], sent: _Sent) -> list[dict[str, Any]]:
+    """What a stream has not told of answer `i` yet, all of one moment: its canvases, then the text that they made final."""
+    steps, answer.steps = answer.steps, []
+    news = [shape.drafted(i, draft.add(step)) for draft in drafts for step in steps]
+    text = answer.reading.text[sent.text :]
+    if not sent.ended and (text or answer.done):
+        news.append(shape.part(i, answer, text, sent.tokens))
+        sent.text += len(text)
+        sent.ended = answer.done
+        sent.tokens = answer.reading.covered if shape.logprobs else 0
+    return news
 
 
 def _event(body: dict[str, Any]) -> str:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from creditdecoding.cache import policy
-from creditdecoding.canvas import Row, fitted
-from creditdecoding.config import GenerationConfig, from_mapping, row_seed
+from creditdecoding.canvas import Row, fitted, row_seed
+from creditdecoding.config import GenerationConfig, from_mapping
 from creditdecoding.decoders import load
 from creditdecoding.errors import OptionError, blaming, shown
 from creditdecoding.lm import LM

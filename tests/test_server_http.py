@@ -18,7 +18,7 @@ from creditdecoding.lm import LM, load
 from creditdecoding.server.hosts import Allowed
 from creditdecoding.server.options import HttpConfig
 from tests.helpers.cli import run_credit
-from tests.helpers.wire import complaint, dial, head, tell
+from tests.helpers.wire import complaint, dial, head, insist, tell
 from tests.serving import PROMPTS, Served, Slow, serving, wait, with_model
 
 torch.set_num_threads(1)
@@ -215,10 +215,17 @@ def test_every_request_has_a_line_in_the_log(lm: LM, log: pytest.LogCaptureFixtu
     assert not re.search("sesame|xyzzy|[\x00-\x1f\x7f-\uffff]", "".join(lines))
 
 
-def test_clients_that_leave_or_are_too_slow_are_in_the_log(lm: LM, log: pytest.LogCaptureFixture) -> None:
-    with serving(with_model(lm, Slow(lm.model)), receive_timeout=SHORT) as served:
-        tell(served, HALF)
-        wait(lambda: " 408 " in log.text)
+def test_clients_that_are_too_slow_are_in_the_log(lm: LM, log: pytest.LogCaptureFixture) -> None:
+    with serving(lm, receive_timeout=SHORT) as served:
+        insist(served, HALF, status=408)
+        wait(lambda: f"POST {CHAT} 408 " in log.text)
+        assert served.server is not None
+        assert b'http_responses_total{model_name="pocket",status="408"}' in served.server.service._metrics.text(None)
+    assert "Traceback" not in log.text
+
+
+def test_clients_that_leave_are_in_the_log(lm: LM, log: pytest.LogCaptureFixture) -> None:
+    with serving(with_model(lm, Slow(lm.model))) as served:
         body = json.dumps({**json.loads(QUESTION), "stream": True, "max_tokens": 200, "ignore_eos": True, "decoder": "fixed"}).encode()
         with closing(dial(served)) as connection:
             connection.sendall(head("POST", CHAT, content_type="application/json", content_length=str(len(body))) + body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,16 @@ from creditdecoding.errors import CheckpointError, OptionError
 
 EMBEDDED = {"pocket": Path(__file__).parent / "assets" / "pocket"}
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+LONGEST = 2**28
+"""Bytes of a text file of a checkpoint at most; the longest that are released have some ten million."""
+
+_SHARD = re.compile(r"[^/\\:\0\s]+\.safetensors")
+_NUMBERED = re.compile(r"(.+)-([0-9]+)-of-([0-9]+)\.safetensors")
 _POINTER = b"version https://git-lfs"
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
+
+# One slash, and around it letters, digits, - _ and . but no - or . at an end.
+_HUB_ID = re.compile(r"\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 
 # The hub client's errors, the nearest first: what to tell the caller, and the way out.
 _HUB: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
@@ -40,16 +48,39 @@ def locate(name: str, revision: str | None = None, offline: bool = False, cache_
     `revision`, `offline` (only what is downloaded already) and `cache_dir` (where downloads lie, by default the hub's own
     cache) are for hub ids.
     """
-    folder = EMBEDDED.get(name, Path(name).expanduser())
-    if folder.is_dir():
+    folder = EMBEDDED[name] if name in EMBEDDED else _local(name)
+    if folder is not None:
         if revision is not None:
             raise OptionError("only a hub id has revisions", given=f"{name} at {revision}", hint="Leave the revision out.")
-    elif name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError("no such checkpoint", given=name, allowed="a folder, a hub id like org/name, or pocket", hint="Check the path.")
     else:
         folder = _fetch(name, revision, offline, cache_dir)
     _refuse_pointers(folder)
     return folder
+
+
+def _local(name: str) -> Path | None:
+    """The folder that a name stands for; None where it can only be a hub id. Raises `CheckpointError` for a path that leads nowhere."""
+    try:
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return folder
+        parent = folder.parent
+        is_path = not _HUB_ID.fullmatch(name) or parent.is_dir() or folder.exists()
+        is_file = folder.is_file()
+    except (OSError, RuntimeError, ValueError):  # a name too long, a home that nobody has, a zero byte
+        is_path, is_file = True, False
+    if not is_path:
+        return None
+    shown = name if len(name) <= 200 else f"{name[:200]}..."
+    if is_file:
+        what, hint = "this is a file", "Give the folder that it is in."
+    elif _HUB_ID.fullmatch(name):
+        what, hint = "no such folder", "Check the path; to take a hub id of this name, run it in another folder."
+    elif "/" in name or "\\" in name:
+        what, hint = "no such folder", "Check the path."
+    else:
+        what, hint = "no such checkpoint", "Check the path."
+    raise CheckpointError(what, given=shown, allowed="a folder, a hub id like org/name, or pocket", hint=hint)
 
 
 def _fetch(name: str, revision: str | None, offline: bool, cache_dir: str | None) -> Path:
@@ -102,13 +133,11 @@ def shards(folder: Path) -> list[Path]:
     """The weight files of a checkpoint, named by its index or the only ones there. Raises `CheckpointError`."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        table = read_json(index).get("weight_map")
-        if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-            raise CheckpointError(f"{index.name} has no weight_map of file names", given=str(folder), hint="Download the file again.")
-        names = sorted(set(table.values()))
-        _refuse_missing(folder, names, "weight files that the index names are missing")
+        names = _indexed(index)
+        missing = [name for name in names if not (folder / name).is_file()]
+        _refuse_missing(folder, missing, "weight files that the index names are missing")
         return [folder / name for name in names]
-    found = sorted(folder.glob("*.safetensors"))
+    found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     if not found:
         others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS)
         raise CheckpointError(
@@ -118,16 +147,41 @@ def shards(folder: Path) -> list[Path]:
             if others
             else "Put the weights beside config.json.",
         )
-    counts = {match[1] for path in found if (match := re.search(r"-of-(\d+)\.safetensors$", path.name))}
-    for count in counts:
-        stem = next(path.name for path in found if path.name.endswith(f"-of-{count}.safetensors")).rsplit("-", 3)[0]
-        names = [f"{stem}-{i + 1:0{len(count)}d}-of-{count}.safetensors" for i in range(int(count))]
-        _refuse_missing(folder, names, "weight files are missing")
+    _refuse_missing(folder, _gaps({path.name for path in found}), "weight files are missing")
     return found
 
 
-def _refuse_missing(folder: Path, names: Iterable[str], what: str) -> None:
-    missing = [name for name in names if not (folder / name).is_file()]
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names, each a plain name beside it. Raises `CheckpointError`."""
+    folder = str(index.parent)
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
+        raise CheckpointError(f"{index.name} has no weight_map of file names", given=folder, hint="Download the file again.")
+    names = sorted(set(table.values()))
+    outside = next((name for name in names if not _SHARD.fullmatch(name)), None)
+    if outside is not None:
+        allowed = "plain names of .safetensors files beside it"
+        hint = "Do not trust this checkpoint, or correct the index."
+        raise CheckpointError(f"{index.name} names a file elsewhere", given=outside[:100], allowed=allowed, hint=hint)
+    return names
+
+
+def _gaps(there: Set[str]) -> list[str]:
+    """The first file that is missing of each series NAME-00001-of-00003, and how many more are; work goes with the files there are."""
+    series: dict[tuple[str, str], set[int]] = {}
+    for name in there:
+        match = _NUMBERED.fullmatch(name)
+        if match is not None:
+            series.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    missing = []
+    for (stem, count), numbers in sorted(series.items()):
+        first = next(i for i in range(1, len(numbers) + 2) if i not in numbers)
+        if first <= int(count):
+            missing.append(f"{stem}-{first:0{len(count)}d}-of-{count}.safetensors")
+    return missing
+
+
+def _refuse_missing(folder: Path, missing: Sequence[str], what: str) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(
@@ -135,13 +189,36 @@ def _refuse_missing(folder: Path, names: Iterable[str], what: str) -> None:
         )
 
 
+def check_file(path: Path) -> None:
+    """Refuse what is there under a file's name and is none (a folder, a pipe), and a file too long to be read whole.
+
+    Raises `CheckpointError`.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path.name} is not a file", given=str(path), hint="Download the file again.")
+    if path.exists() and path.stat().st_size > LONGEST:
+        size, allowed = path.stat().st_size, f"at most {LONGEST} bytes"
+        raise CheckpointError(f"{path.name} is too long", given=size, allowed=allowed, hint="Download the file again.")
+
+
+def read_text(path: Path) -> str:
+    """A text file of a checkpoint. Raises `CheckpointError`."""
+    check_file(path)
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no {path.name} in the checkpoint", given=str(path.parent), hint="Give the folder that holds config.json.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path.name} cannot be read ({error})", given=str(path), hint="Download the file again.") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises `CheckpointError`."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no {path.name} in the checkpoint", given=str(path.parent), hint="Give the folder that holds config.json.") from error
-    except (OSError, ValueError) as error:
+        found = json.loads(read_text(path))
+    except RecursionError as error:
+        raise CheckpointError(f"{path.name} is nested too deeply", given=str(path), hint="Download the file again.") from error
+    except ValueError as error:
         raise CheckpointError(f"{path.name} is not valid JSON ({error})", given=str(path), hint="Download the file again.") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path.name} is not a JSON object", given=str(path), hint="Download the file again.")

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
-from creditdecoding.checkpoint import read_json, read_optional
+from creditdecoding.checkpoint import check_file, read_json, read_optional, read_text
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.prompts import Message, whole_characters
@@ -88,12 +88,13 @@ def rendered(backend: Any, messages: Sequence[Message], add_generation_prompt: b
 def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer:
     """Load the tokenizer in `folder`; `config`, if there is a model, adds its ids and is checked. Raises `CheckpointError`."""
     settings, whole = read_optional(folder / "tokenizer_config.json"), (folder / "tokenizer.json").exists()
+    check_file(folder / "tokenizer.json")
     try:
         backend = _whole(folder) if whole else _pieces(folder, settings)
-    except CheckpointError:
+    except (CheckpointError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # the tokenizers library raises bare Exception on a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except BaseException as error:  # the tokenizers library raises bare Exception on a broken file, or panics
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         named = "tokenizer.json" if whole else "vocab.json or another file of the tokenizer"
         raise CheckpointError(f"{named} cannot be read ({reason})", given=str(folder), hint="Download the file again.") from error
     known = backend.get_vocab()
@@ -147,7 +148,7 @@ def _pieces(folder: Path, settings: Mapping[str, Any]) -> Any:
     for i, token in described.items():
         if i not in added.values():
             added.setdefault(token["content"], i)
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    lines = read_text(folder / "merges.txt").split("\n")
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     backend = Qwen2Tokenizer(vocab={**vocabulary, **added}, merges=merges, unk_token=None, eos_token=None, pad_token=None)
     plain = {i for i, token in described.items() if not token.get("special", True)}
@@ -174,10 +175,12 @@ def _roles(folder: Path, settings: Mapping[str, Any], known: Mapping[str, int]) 
 def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The chat template: a file of its own, else a field; of several the default one."""
     file = folder / "chat_template.jinja"
-    found = file.read_text(encoding="utf-8") if file.exists() else settings.get("chat_template")
+    found = read_text(file) if file.exists() else settings.get("chat_template")
     if isinstance(found, list):
         named = {each.get("name"): each.get("template") for each in found if isinstance(each, Mapping)}
         found = named.get("default", next(iter(named.values()), None))
+    if found is not None and not isinstance(found, str):
+        raise CheckpointError("the chat template is not a text", given=type(found).__name__, hint="Download tokenizer_config.json again.")
     return found if isinstance(found, str) and found else None
 
 

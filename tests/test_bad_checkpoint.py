@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,31 @@ def more_ids(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
+def pipe(name: str) -> Breaker:
+    """A pipe that nobody writes to in place of a file."""
+
+    def apply(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return apply
+
+
+def folder_of(name: str) -> Breaker:
+    """A folder in place of a file."""
+
+    def apply(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
+
+    return apply
+
+
+def renamed(name: str) -> Breaker:
+    """Another name for the weights."""
+    return lambda folder: (folder / "model.safetensors").rename(folder / name)
+
+
 def no_mask(folder: Path) -> None:
     """Neither config.json nor the tokenizer knows a mask."""
     config(drop=("mask_token_id",))(folder)
@@ -130,6 +156,27 @@ FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
     ("index is a list", index([]), ("model.safetensors.index.json",)),
     ("index without a map", index({"metadata": {}}), ("model.safetensors.index.json",)),
     ("index with a bad map", index({"weight_map": {HEAD: 1}}), ("model.safetensors.index.json",)),
+    ("index names a file above", index({"weight_map": {HEAD: "../model.safetensors"}}), ("model.safetensors.index.json", "../model.safetensors")),
+    ("index names a file anywhere", index({"weight_map": {HEAD: "/etc/passwd"}}), ("/etc/passwd",)),
+    ("index names a file below", index({"weight_map": {HEAD: "x/model.safetensors"}}), ("x/model.safetensors",)),
+    ("index with backslashes", index({"weight_map": {HEAD: "..\\\\model.safetensors"}}), ("model.safetensors.index.json",)),
+    ("index names a zero byte", index({"weight_map": {HEAD: "a\\u0000.safetensors"}}), ("model.safetensors.index.json",)),
+    ("index names no weights", index({"weight_map": {HEAD: "config.json"}}), ("config.json",)),
+    ("index names nothing", index({"weight_map": {}}), ("weight_map",)),
+    ("a file of a thousand million", renamed("model-00001-of-999999999.safetensors"), ("model-000000002-of-999999999",)),
+    ("a file of more than fit", renamed(f"model-1-of-{'9' * 60}.safetensors"), ("missing",)),
+    ("deep JSON", text("config.json", '{"a":' * 100_000 + "1" + "}" * 100_000), ("config.json", "spoilt")),
+    ("deep index", index('{"weight_map":' * 100_000), ("model.safetensors.index.json",)),
+    ("a pipe for config.json", pipe("config.json"), ("config.json", "not a file")),
+    ("a pipe for generation_config.json", pipe("generation_config.json"), ("generation_config.json", "not a file")),
+    ("a pipe for the index", pipe("model.safetensors.index.json"), ("model.safetensors.index.json", "not a file")),
+    ("a pipe for the weights", pipe("model.safetensors"), (".safetensors",)),
+    ("a pipe for the tokenizer", pipe("tokenizer.json"), ("tokenizer.json", "not a file")),
+    ("a pipe for the template", pipe("chat_template.jinja"), ("chat_template.jinja", "not a file")),
+    ("a folder for config.json", folder_of("config.json"), ("config.json", "not a file")),
+    ("a folder for the tokenizer", folder_of("tokenizer.json"), ("tokenizer.json", "not a file")),
+    ("a template that is no text", edit("tokenizer_config.json", chat_template={"default": 1}), ("template",)),
+    ("a template that is not UTF-8", text("chat_template.jinja", b"\xff\xfe"), ("chat_template.jinja",)),
     ("empty weights", cut(0), ("model.safetensors",)),
     ("weights cut in the header", cut(100), ("model.safetensors",)),
     ("weights cut in the data", cut(40_000), ("model.safetensors",)),
@@ -160,6 +207,10 @@ WEIGHTS: list[tuple[str, Breaker, tuple[str, ...]]] = [
     ("wrong shape of a norm", weights({NORM: torch.zeros(33)}), (NORM, "33", "32")),
     ("transposed", weights({f"{BLOCK}ff_proj.weight": torch.zeros(32, 96)}), ("blocks.0.ff_proj.weight", "(32, 96)", "(96, 32)")),
     ("other kv heads", config(n_kv_heads=2), ("k_proj.weight", "(32, 32)", "(16, 32)")),
+    ("a thousand million layers", config(n_layers=10**9), ("far larger", "1000000000 layers")),
+    ("a very wide network", config(d_model=2**30, mlp_hidden_size=2**30), ("far larger",)),
+    ("a very large vocabulary", config(embedding_size=2**31 - 1), ("far larger",)),
+    ("a count beyond all counts", config(n_layers=10**30), ("n_layers",)),
     ("other rows", config(embedding_size=512, vocab_size=512), ("384", "512")),
 ]
 
@@ -284,6 +335,42 @@ def test_a_folder_that_is_not_there_is_named(name: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", never)
     assert name in str(refused(name))
+
+
+@pytest.mark.parametrize("name", ["here/modle", "here/models/", "./here/x", "a/b/c/d", "here//x", "org/name/", "~nobody-here/x", "a\0b", "x" * 5000])
+def test_a_mistyped_path_does_not_go_to_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **kwargs: Any) -> str:
+        raise AssertionError("this is not a hub id")
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", never)
+    said = str(refused(name))
+    assert "no such folder" in said or "/" not in name
+
+
+@pytest.mark.parametrize("name", ["GSAI-ML/LLaDA-8B-Instruct", "a/b", "some_org/model_1.5-b8"])
+def test_hub_ids_go_to_the_hub(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", lambda name, **given: str(folder))
+    assert creditdecoding.checkpoint.locate(name) == folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_file_that_is_too_long_is_not_read(name: str, folder: Path) -> None:
+    with (folder / name).open("r+b") as file:
+        file.truncate(2**40)  # nothing of it is stored
+    said = str(refused(str(folder)))
+    assert name in said and "too long" in said
+
+
+def test_weights_may_be_links_as_in_the_hubs_cache(folder: Path, tmp_path: Path) -> None:
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for path in sorted(folder.iterdir()):
+        path.rename(blobs / f"{path.name}-blob")
+        path.symlink_to(blobs / f"{path.name}-blob")
+    assert creditdecoding.load(str(folder), device="cpu").tokenizer.size
 
 
 def test_a_file_in_place_of_a_folder_is_named(folder: Path) -> None:

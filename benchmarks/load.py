@@ -72,7 +72,7 @@ class Server:
     """`credit serve` in a process of its own."""
 
     def __init__(self, *flags: str) -> None:
-        command = [sys.executable, "-m", "creditdecoding", "serve", "--port", "0", "--threads", "1", *flags]
+        command = [sys.executable, "-m", "creditdecoding", "serve", "--port", "0", "--threads", "1", "--no-access-log", *flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert self.process.stderr is not None
         self.url = self.process.stderr.readline().split(" at ")[1].split()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import logging
 import os
 import resource
 import signal
@@ -25,6 +26,7 @@ from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM, load
 from creditdecoding.server.door import listen, make_room
 from creditdecoding.server.key import with_key
+from creditdecoding.server.lines import Lines
 from creditdecoding.server.options import HttpConfig
 from creditdecoding.server.run import Server
 from tests.helpers.cli import run_credit
@@ -309,6 +311,25 @@ def test_a_pass_that_lasts_does_not_hold_up_the_end(lm: LM) -> None:
         assert model.is_in_pass.wait(60)
         served.server.should_exit = True
         assert complaint(read(rest(connection)), 503)["code"] == "closing"
+
+
+def test_a_log_that_nobody_reads_does_not_hold_up_the_server() -> None:
+    reading, writing = os.pipe()
+    handler = Lines(writing)
+    record = logging.makeLogRecord({"msg": "x" * 99})
+    writer = threading.Thread(target=lambda: [handler.emit(record) for _ in range(3000)], daemon=True)
+    writer.start()
+    writer.join(30)
+    assert not writer.is_alive()
+    os.set_blocking(reading, False)
+    written = os.read(reading, 10**6).decode().splitlines()
+    assert 0 < len(written) < 3000 and all(line.endswith(" " + "x" * 99) for line in written)
+    handler.emit(record)
+    lost, last = os.read(reading, 10**6).decode().splitlines()
+    assert lost == f"{3000 - len(written)} lines were lost: nobody read them" and last.endswith("x")
+    os.close(reading)
+    handler.emit(record)  # a pipe without an end
+    os.close(writing)
 
 
 LONG = {"decoder": "fixed:k=1", "max_tokens": 480, "ignore_eos": True, "n": 16, "temperature": 1.0}

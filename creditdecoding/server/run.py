@@ -10,10 +10,8 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -23,6 +21,7 @@ from creditdecoding.lm import LM
 from creditdecoding.server.access import LOG, Access, Record, new_id
 from creditdecoding.server.app import make_app
 from creditdecoding.server.door import Door, make_room
+from creditdecoding.server.lines import Lines, write_line
 from creditdecoding.server.options import HttpConfig
 from creditdecoding.server.replies import raw_refusal
 from creditdecoding.server.service import CLOSING
@@ -79,17 +78,11 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """What a signal does: the first begins the end, the second is the end."""
         if self._signalled:
-            _say("ended at once")
+            write_line("ended at once")
             os._exit(128 + sig)
         self._signalled = True
         self.should_exit = True
-        _say(f"ending: requests under way have {self.grace:g} s, a second signal ends at once")
-
-
-def _say(text: str) -> None:
-    """Write to standard error from a signal's handler, which may have interrupted somebody else's writing there."""
-    with suppress(OSError):
-        os.write(2, f"{text}\n".encode())
+        write_line(f"ending: requests under way have {self.grace:g} s, a second signal ends at once")
 
 
 class _Settings(uvicorn.Config):
@@ -263,8 +256,7 @@ def serve(
     ready: Callable[[], None],
 ) -> None:
     """Serve until a signal says otherwise. `ready` is called just before."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    handler = Lines()
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO if http.access_log else logging.WARNING)
     listening.limit = make_room(http.max_connections)

@@ -213,6 +213,13 @@ def test_a_key_can_be_ignored_by_name(tmp_path: Path) -> None:
     assert family_of(folder).RENAME
 
 
+def test_block_routing_is_refused_with_the_name_of_the_model(tmp_path: Path) -> None:
+    folder = make("llada2", tmp_path / "llada2", expert_capacity=2, block_size=8)
+    refused = run_credit(["info", "--model", folder, "--device", "cpu"])
+    assert refused.status == 2 and refused.stdout == ""
+    assert "expert_capacity" in refused.stderr and "LLaDA2.2" in refused.stderr and len(refused.stderr.splitlines()) == 1
+
+
 def test_the_command_line_ignores_a_key_too(tmp_path: Path) -> None:
     folder = make("sdar", tmp_path / "sdar", some_new_option=7)
     command = ["info", "--model", folder, "--device", "cpu"]

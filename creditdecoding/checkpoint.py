@@ -75,9 +75,9 @@ def _local(name: str) -> Path | None:
     if is_file:
         what, hint = "this is a file", "Give the folder that it is in."
     elif _HUB_ID.fullmatch(name):
-        what, hint = "no such folder", "Check the path; to take a hub id of this name, run it in another folder."
+        what, hint = "no such checkpoint: there is no such folder", "Check the path; to take a hub id of this name, run it in another folder."
     elif "/" in name or "\\" in name:
-        what, hint = "no such folder", "Check the path."
+        what, hint = "no such checkpoint: there is no such folder", "Check the path."
     else:
         what, hint = "no such checkpoint", "Check the path."
     raise CheckpointError(what, given=shown, allowed="a folder, a hub id like org/name, or pocket", hint=hint)

@@ -164,6 +164,20 @@ def test_values_that_are_another_network_are_refused_by_name(base: str, changes:
     assert named in said and len(said.splitlines()) == 1 and len(said) < 700, said
 
 
+STRANGE: list[Any] = [True, -1, float("nan"), "x", [None], {"type": [1]}, 10**30]
+
+
+@pytest.mark.parametrize("base", list(BASES))
+def test_any_value_of_any_key_is_read_or_refused_in_a_line(base: str, tmp_path: Path) -> None:
+    for key in [*BASES[base], "block_size", "head_dim", "moe_layer_freq", "rope_parameters"]:
+        for value in STRANGE:
+            folder = write(tmp_path, {**BASES[base], key: value})
+            try:
+                read_config(folder)
+            except CheckpointError as error:
+                assert len(str(error).splitlines()) == 1 and len(str(error)) < 700
+
+
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("DreamReasoner", {"architectures": ["DreamForCausalLM"], "model_type": "Dream"}),
     ("DiffusionGemma", {"architectures": ["DiffusionGemmaForBlockDiffusion"], "model_type": "diffusion_gemma"}),

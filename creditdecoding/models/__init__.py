@@ -72,7 +72,7 @@ def _known(raw: Mapping[str, Any]) -> ModuleType:
             hint="Use a checkpoint of one of these families.",
         )
     kind = raw.get("model_type")
-    if kind is not None and kind not in {name for each in FAMILIES for name in each.MODEL_TYPES}:
+    if kind is not None and kind not in [name for each in FAMILIES for name in each.MODEL_TYPES]:
         allowed = ", ".join(family.MODEL_TYPES)
         hint = f"Use a released checkpoint of {names[0]}; another type is another network."
         raise CheckpointError("config.json: model_type is not implemented", given=str(kind)[:100], allowed=allowed, hint=hint)

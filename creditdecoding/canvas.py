@@ -210,7 +210,7 @@ def start_row(
     grid = layout.causal_block or 1
     whole = end + len(suffix)
     if suffix:
-        _check_suffix(len(prompt), whole, layout)
+        _check_suffix(suffix, len(prompt), whole, words, layout)
     length = max(whole, min(-(-whole // grid) * grid, max_length))
     canvas = torch.full((length,), words.mask_id)
     written = len(prompt) + len(begun)
@@ -222,8 +222,11 @@ def start_row(
     return replace(row, suffix=len(suffix))
 
 
-def _check_suffix(first: int, whole: int, layout: Layout) -> None:
-    """Refuse a text that some position of an answer, which begins at `first`, does not see: it would be written as if there were none."""
+def _check_suffix(suffix: Sequence[int], first: int, whole: int, words: Vocabulary, layout: Layout) -> None:
+    """Refuse a text with masks, or one that some position of the answer, which begins at `first`, does not see."""
+    if words.mask_id in suffix:
+        what, hint = "the mask token is in the suffix", "Take it out."
+        raise OptionError(what, given=words.mask_id, hint=hint, param="suffix")
     grid = layout.causal_block
     if grid is not None and first // grid != (whole - 1) // grid:
         raise OptionError(
@@ -231,6 +234,7 @@ def _check_suffix(first: int, whole: int, layout: Layout) -> None:
             given=f"answer and suffix from position {first} to {whole - 1}",
             allowed=f"both within a block of {grid} positions",
             hint="Leave suffix out, or take a model that sees both ways.",
+            param="suffix",
         )
 
 

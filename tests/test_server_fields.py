@@ -145,7 +145,7 @@ def test_an_answer_can_be_sent_back(client: openai.OpenAI, served: Served) -> No
     question = {"role": "user", "content": PROMPTS[1]}
     answer = client.chat.completions.create(model="pocket", messages=[question], max_tokens=16)
     dumped = answer.choices[0].message.model_dump()
-    assert {"refusal", "tool_calls", "function_call", "audio", "annotations"} <= set(dumped)
+    assert {"refusal", "tool_calls", "function_call", "audio"} <= set(dumped)
     for message in (dumped, {**dumped, "tool_calls": [], "reasoning_content": None, "name": "pocket"}):
         turns: Any = [question, message, question]
         again = client.chat.completions.create(model="pocket", messages=turns, max_tokens=8)
@@ -291,8 +291,15 @@ def test_a_block_causal_model_fills_in_within_a_block_alone(tmp_path: Path) -> N
     expected = start_infill(0, row.canvas[:block].tolist(), config, lm.words, lm.max_length, lm.layout)
     tokens = lm.collect([dataclasses.replace(row)])[0].trace.tokens
     assert tokens == lm.collect([expected])[0].trace.tokens[block - 2 : block - 1]
-    with pytest.raises(OptionError, match="sees nothing behind a block"):
+    with pytest.raises(OptionError, match="sees nothing behind a block") as refused:
         lm.row([5] * (block - 1), config, suffix=[6])
+    assert refused.value.param == "suffix"
+
+
+def test_a_suffix_has_no_masks(lm: LM) -> None:
+    with pytest.raises(OptionError, match="the mask token is in the suffix") as refused:
+        lm.row([5], GenerationConfig(gen_length=2), suffix=[6, lm.words.mask_id])
+    assert refused.value.param == "suffix"
 
 
 # Whose defaults ----------------------------------------------------------------------------------

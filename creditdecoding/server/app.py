@@ -126,7 +126,8 @@ def _weighing(limits: Limits) -> type[APIRoute]:
             answer = super().get_route_handler()
 
             async def weighed(request: Request) -> Response:
-                weigh(await request.body(), limits)
+                if request.method == "POST":
+                    weigh(await request.body(), limits)
                 return await answer(request)
 
             return weighed

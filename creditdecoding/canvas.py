@@ -16,7 +16,7 @@ from creditdecoding.cache import At, CachePolicy, Everything, Layout, policy
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import load, settings
 from creditdecoding.decoders.base import Decision, Decoder, State, tentative
-from creditdecoding.errors import OptionError
+from creditdecoding.errors import OptionError, TooLongError
 from creditdecoding.trace import FinishEvent
 
 PLAIN = Layout()
@@ -199,7 +199,7 @@ def start_row(
         raise OptionError("the prompt is empty", hint="Give at least one token of text.")
     end = len(prompt) + config.gen_length
     if end + len(suffix) > max_length:
-        raise OptionError(
+        raise TooLongError(
             "prompt and gen_length do not fit into the model",
             given=f"{len(prompt) + len(suffix)} + {config.gen_length} positions",
             allowed=f"{max_length} together",

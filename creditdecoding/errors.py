@@ -48,6 +48,10 @@ class OptionError(CreditError):
     """An option or request that cannot be served as given."""
 
 
+class TooLongError(OptionError):
+    """Prompt and answer do not fit into the model together."""
+
+
 class QueueFullError(OptionError):
     """Too many requests wait; the caller may try again later."""
 

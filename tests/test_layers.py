@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("canvas",),
     ("models", "decoders", "tokenizer"),
     ("kernels", "cache", "trace", "checkpoint", "prompts", "tasks", "scheduler", "templates"),
-    ("config", "picture"),
+    ("config", "children", "picture"),
     ("errors",),
 )
 HEIGHT = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}

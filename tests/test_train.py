@@ -203,8 +203,9 @@ def test_a_run_can_start_from_a_checkpoint(folder: Path, tmp_path: Path) -> None
     for name, weight in first.model.state_dict().items():
         assert torch.equal(weight.bfloat16().float(), second.model.state_dict()[name]), name
     list(second.run())
+    begin_from(str(first.folder), tmp_path / "second")  # the same command again goes on
     with pytest.raises(OptionError, match="begun already"):
-        begin_from(str(first.folder), tmp_path / "second")
+        begin_from(str(second.folder), tmp_path / "second")
 
 
 def test_another_shape_in_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, answering, app, load_lm, print_json
-from creditdecoding.cli.checks import split_named
+from creditdecoding.cli.app import Json, app, load_lm, print_json
+from creditdecoding.cli.checks import drawable, split_named, writable
+from creditdecoding.cli.progress import answering
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
@@ -40,6 +41,9 @@ def analyse(
 
     if generation.decoder != GenerationConfig().decoder:
         raise OptionError("analyse sets several decoders side by side", given=f"--decoder {generation.decoder}", hint="Name them with --decoders.")
+    drawable(png)
+    drawable(reliability_png)
+    writable(png, reliability_png)
     if traces:
         if tasks is not None or generation != GenerationConfig():
             raise OptionError("saved traces take no tasks and no decoding options: nothing is decoded", hint="Leave them out, or the files.")

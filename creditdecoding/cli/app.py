@@ -1,6 +1,7 @@
-"""What the commands share: the app, common arguments, reading prompts, printing, progress, exit codes.
+"""What the commands share: the app, common arguments, reading prompts, printing, exit codes.
 
-Errors meant for the caller are one line on standard error and exit code 2. Leaves to others: the commands (the other files of this folder).
+Errors meant for the caller are one line on standard error and exit code 2. Leaves to others: the commands (the other files of this folder),
+progress (progress.py), signals (stop.py).
 """
 
 from __future__ import annotations
@@ -8,21 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from creditdecoding.cli.stop import Stopped, end_at_once_next_time, stoppable
 from creditdecoding.errors import CreditError, OptionError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from creditdecoding.config import EngineConfig, GenerationConfig
     from creditdecoding.lm import LM, Completion
-    from creditdecoding.trace import Event
 
 app = typer.Typer(
     name="credit",
@@ -60,57 +57,20 @@ def print_json(value: Any) -> None:
 
 
 def write(path: Path, text: str) -> None:
+    """Write a file, whole or not at all; links, pipes and devices are written to as they are."""
+    from creditdecoding.eval.journal import replace
+
     try:
-        path.write_text(text, encoding="utf-8")
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(text, encoding="utf-8")
+        else:
+            replace(path, text)
     except OSError as error:
         raise OptionError(f"cannot write ({error.strerror})", given=str(path), hint="Check the folder.") from error
 
 
 def summary(done: Completion) -> str:
     return done.trace.words
-
-
-def bar(**options: Any) -> Progress:
-    """A progress bar on standard error that counts and says the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True, **options)
-
-
-@contextmanager
-def progress(total: int, text: str) -> Iterator[Callable[[], None]]:
-    """A progress bar that counts calls."""
-    with bar() as shown:
-        task = shown.add_task(text, total=total)
-        yield lambda: shown.advance(task)
-
-
-@contextmanager
-def counting(text: str, **options: Any) -> Iterator[Callable[[int, int], Callable[[], None]]]:
-    """A progress bar for what is counted later: call it with how many are done and how many there are, it gives what counts one."""
-    shown = bar(**options)
-
-    def start(done: int, total: int) -> Callable[[], None]:
-        task = shown.add_task(text, total=total, completed=done)
-        shown.start()
-        return lambda: shown.advance(task)
-
-    try:
-        yield start
-    finally:
-        if shown.tasks:
-            shown.stop()
-
-
-@contextmanager
-def answering(total: int, text: str = "answers") -> Iterator[Callable[[Event], None]]:
-    """A progress bar that is shown trace events and counts the rows that end."""
-    from creditdecoding.trace import FinishEvent
-
-    with progress(total, text) as tick:
-        yield lambda event: tick() if isinstance(event, FinishEvent) else None
 
 
 def load_lm(model: str, engine: EngineConfig) -> LM:
@@ -137,10 +97,15 @@ def complete(lm: LM, text: str, config: GenerationConfig, raw: bool = False, inf
 def main() -> None:
     """Run the command line; errors meant for the caller are one line on standard error and exit code 2."""
     try:
-        status = app(args=joined(sys.argv[1:]), standalone_mode=False)
+        with stoppable():
+            status = app(args=joined(sys.argv[1:]), standalone_mode=False)
     except CreditError as error:
         _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort):
+    except Stopped as stopped:
+        end_at_once_next_time()
+        sys.stderr.write(f"{stopped.words}\n")
+        sys.exit(stopped.status)
+    except typer.Abort:
         _fail("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

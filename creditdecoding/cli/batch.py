@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditdecoding.cli.app import Model, app, counting, load_lm
+from creditdecoding.cli.app import Model, app, load_lm
+from creditdecoding.cli.checks import writable
+from creditdecoding.cli.progress import counting
 from creditdecoding.config import BatchConfig, EngineConfig, ServeConfig
 from creditdecoding.flags import with_options
 
@@ -33,6 +35,7 @@ def batch(
     from creditdecoding.batch.answers import Desk, answerer
     from creditdecoding.batch.run import finish, plan, tidy
 
+    writable(out)
     planned = plan(source, out, model, options, engine, serving)
     if planned.done:
         tidy(planned)
@@ -43,7 +46,7 @@ def batch(
         answer: Callable[[Iterable[Line]], Iterator[Reply]] = partial(spread, partial(answerer, planned.setting), options, engine)
     else:
         answer = Desk(load_lm(model, engine), planned.setting).answers
-    with counting("lines", speed_estimate_period=300) as start:
+    with counting("lines", kept=True) as start:
         tally = finish(planned, answer, start)
     passes = f"; {tally.tokens} tokens in {tally.nfe} forward passes" if tally.nfe else ""
     typer.echo(f"wrote {out}: {tally.rows} rows, {tally.failed} of them errors{passes}", err=True)

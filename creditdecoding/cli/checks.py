@@ -5,6 +5,9 @@ Leaves to others: options by themselves (config.py), what a run needs of a model
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +20,71 @@ if TYPE_CHECKING:
 
 
 def writable(*paths: Path | None) -> None:
-    """Refuse files whose folder is not there."""
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise OptionError("the folder of this file is not there", given=str(path), hint="Make it first: a run can take long.")
+    """Refuse files that could not be written in the end: no folder, a folder of that name, no right, no room, one file for two outputs."""
+    given = [path for path in paths if path is not None]
+    for number, path in enumerate(given):
+        if _whole(path) in map(_whole, given[:number]):
+            raise OptionError("two outputs are the same file", given=str(path), hint="Give each a file of its own.")
+        try:
+            _check_file(path)
+        except OSError as error:
+            raise _refusal("this file cannot be written", error, path) from error
 
 
-def made(folder: Path) -> None:
-    """Make a folder, or refuse it."""
+def _whole(path: Path) -> str:
+    """The path without links and dots, as text."""
+    return os.path.realpath(path)
+
+
+def _check_file(path: Path) -> None:
+    """Raises `OptionError` or `OSError` where `path` cannot become a file."""
+    target = Path(_whole(path))
+    if not target.parent.is_dir():
+        raise OptionError("the folder of this file is not there", given=str(path), hint="Make it first: a run can take long.")
+    if target.is_dir():
+        raise OptionError("this is a folder", given=str(path), hint="Give a file in it.")
+    if target.exists() and not target.is_file():
+        return  # a device or a pipe: what it takes is known when it is written to
+    if target.exists():
+        with open(target, "ab"):
+            pass
+    _try_folder(target.parent)
+
+
+def _try_folder(folder: Path) -> None:
+    """Write a little to a file without a name in this folder. Raises `OSError`."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(4096))
+
+
+def _refusal(what: str, error: OSError, path: Path) -> OptionError:
+    hint = "Make room." if error.errno == errno.ENOSPC else "Choose another place."
+    return OptionError(f"{what} ({error.strerror})", given=str(path), hint=hint)
+
+
+def usable(folder: Path, *names: str) -> None:
+    """Refuse a folder that could not be made or written to, or in which one of these files is something else; make nothing."""
+    try:
+        _check_folder(folder)
+    except OSError as error:
+        raise _refusal("cannot use the folder", error, folder) from error
+    if folder.is_dir():
+        writable(*(folder / name for name in names))
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises `OptionError` or `OSError` where the nearest folder that is there cannot be written to."""
+    nearest = Path(_whole(folder))
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise OptionError("this is a file, not a folder", given=str(nearest), hint="Choose another --out.")
+    _try_folder(nearest)
+
+
+def made(folder: Path, *names: str) -> None:
+    """Make a folder, or refuse it as `usable` does."""
+    usable(folder, *names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, app, counting, print_json, write
-from creditdecoding.cli.checks import drawable, several, writable
+from creditdecoding.cli.app import Json, Model, app, print_json, write
+from creditdecoding.cli.checks import drawable, several, usable, writable
+from creditdecoding.cli.progress import counting
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
@@ -64,11 +65,12 @@ def compare(
     several("compare", generation)
     drawable(png)
     writable(report, png)
+    usable(out, "samples.jsonl", "report.json", "report.html", "curves.png")
     found = tuple(curves(decoders))
     plan = Plan(model, tasks, tuple(named(templates)), found, dev_limit, limit, generation, engine)
-    with counting("samples", speed_estimate_period=300) as start, bar() as on_load:
+    with counting("samples", kept=True) as start, bar() as on_load:
         records = run(plan, out, jobs, start, on_load)
-    summed = {"model": model, **summarise(records, found, bound)}
+        summed = {"model": model, **summarise(records, found, bound)}
     write(out / "report.json", json.dumps(summed, indent=1, ensure_ascii=False) + "\n")
     items, count = summed["items"], len(records)
     about = f"{model} · {tasks} · templates {', '.join(summed['templates'])} · {items['dev']} dev and {items['test']} test items · {count:,} samples"
@@ -103,6 +105,8 @@ def _search(
     from creditdecoding.cli.search import compare_search, print_search
     from creditdecoding.view.plot import search_png
 
+    writable(png)
+    usable(out, "samples.jsonl", "report.json", "search.png")
     found = compare_search(comparison, tasks, limit, out, png, model, generation, engine)
     written = [out / "samples.jsonl", out / "report.json", *_draw(found, png, out / "search.png", search_png)]
     print_json(found) if as_json else print_search(found)

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, Raw, answering, app, complete, load_lm, print_json, write
-from creditdecoding.cli.checks import split_named
+from creditdecoding.cli.app import Json, Model, Raw, app, complete, load_lm, print_json, write
+from creditdecoding.cli.checks import split_named, writable
+from creditdecoding.cli.progress import answering
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
@@ -25,29 +26,42 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test, dev or train, of the families of pocket.")] = "test",
     model: Model = "pocket",
     raw: Raw = False,
-    out: Annotated[Path | None, typer.Option(help="Also save the JSON, with every sample, to this file.", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also save the JSON, with every sample, to this file; a run that was stopped goes on.", show_default=False),
+    ] = None,
+    skip_too_long: Annotated[bool, typer.Option("--skip-too-long", help="Leave out items that do not fit into the model, and say how many.")] = False,
     as_json: Json = False,
     *,
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Score a model with a decoder on held-out items: score by family, NFE, tokens per forward."""
+    """Score a model with a decoder on held-out items: score by family, NFE, tokens per forward.
+
+    With --out answers are kept in FILE.partial until the file is written, and the same command goes on after an interruption.
+    """
     import dataclasses
 
+    from creditdecoding.eval.kept import keeping, manifest
     from creditdecoding.eval.runner import evaluate as run
     from creditdecoding.tasks import families
     from creditdecoding.tasks.base import distinct_items
 
     where = split_named(split)
+    writable(out)
     chosen = families(tasks)
-    count = sum(len(distinct_items(family, where, 0, limit)) for family in chosen)  # also refuses a limit before the model is loaded
+    items = [item for family in chosen for item in distinct_items(family, where, 0, limit)]  # also refuses a limit before the model is loaded
     lm = load_lm(model, engine)
-    with answering(count) as on_event:
-        report = run(lm, chosen, generation, limit, where, on_event=on_event, raw=raw)
-    found = report.to_json()
-    found["settings"] |= {"model": model, "engine": dataclasses.asdict(engine)}
-    if out is not None:
-        write(out, json.dumps({**found, "samples": [sample.to_json() for sample in report.samples]}, indent=1, ensure_ascii=False) + "\n")
+    asked = {"generation": dataclasses.asdict(generation), "split": split, "raw": raw, "skip_too_long": skip_too_long}
+    with keeping(out, manifest("eval", model, engine, chosen, items, [generation.decoder], **asked)) as kept:
+        done = 0 if kept is None else kept.count
+        with answering(len(items), done=done, kept=kept is not None) as on_event:
+            report = run(lm, chosen, generation, limit, where, 0, on_event, raw, skip_too_long, None if kept is None else kept.cell(""))
+        found = report.to_json()
+        found["settings"] |= {"model": model, "engine": dataclasses.asdict(engine)}
+        if out is not None:
+            samples = [sample.to_json() for sample in report.samples]
+            write(out, json.dumps({**found, "samples": samples}, indent=1, ensure_ascii=False) + "\n")
     if as_json:
         print_json(found)
     else:
@@ -62,6 +76,8 @@ def _print_scores(found: dict[str, Any]) -> None:
     for name, each in [*found["families"].items(), ("mean", found)]:
         table.add_row(name, f"{each['score']:.1f}", f"{each['nfe']:.1f}", f"{each['tpf']:.2f}", f"{each['tps']:.1f}", str(each["items"]))
     Console().print(table)
+    for name, numbers in found.get("skipped_items", {}).items():
+        typer.echo(f"{name}: {len(numbers)} items left out that do not fit into the model", err=True)
 
 
 @app.command()

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, answering, app, counting, load_lm, print_json, write
+from creditdecoding.cli.app import Json, Model, app, load_lm, print_json, write
 from creditdecoding.cli.checks import drawable, several, split_named, whole_numbers, writable
+from creditdecoding.cli.progress import answering, counting
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.flags import with_options
 
@@ -81,22 +82,30 @@ def scaling(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """How passes per answer token and score scale with answer length, gen_length and block_length, for each decoder."""
+    """How passes per answer token and score scale with answer length, gen_length and block_length, for each decoder.
+
+    With --out answers are kept in FILE.partial until the file is written, and the same command goes on after an interruption.
+    """
+    from creditdecoding.eval.kept import keeping, manifest
     from creditdecoding.eval.scaling import Plan, lay_out, run
     from creditdecoding.tasks import families
 
     _check("scaling", generation, out, png)
     lengths = whole_numbers("gen_lengths", gen_lengths), whole_numbers("block_lengths", block_lengths)
     plan = Plan(tuple(families(tasks)), tuple(decoders.split()), limit, buckets, split_named(split), tuple(sweeps.split()), *lengths, generation)
-    lm = load_lm(model, _one_thread(engine))
+    engine = _one_thread(engine)
+    lm = load_lm(model, engine)
     work = lay_out(plan, lm)
-    with answering(len(work.items) * len(work.cells)) as on_event:
-        found = {"model": model, **run(work, lm, on_event)}
-    if png is not None:
-        from creditdecoding.view.plot import scaling_png
+    asked = {"generation": dataclasses.asdict(generation), "split": split}
+    with keeping(out, manifest("scaling", model, engine, plan.families, work.items, plan.decoders, **asked)) as kept:
+        done = 0 if kept is None else kept.count
+        with answering(len(work.items) * len(work.cells), done=done, kept=kept is not None) as on_event:
+            found = {"model": model, **run(work, lm, on_event, kept)}
+        if png is not None:
+            from creditdecoding.view.plot import scaling_png
 
-        scaling_png(found, png)
-    _give(found, out, png, print_json if as_json else _print_sweeps)
+            scaling_png(found, png)
+        _give(found, out, png, print_json if as_json else _print_sweeps)
 
 
 def _check(command: str, generation: GenerationConfig, out: Path | None, png: Path | None) -> None:

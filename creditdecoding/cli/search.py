@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, counting, load_lm, print_json, progress, read_prompt, write
+from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, load_lm, print_json, read_prompt, write
 from creditdecoding.cli.checks import drawable, split_named, whole_numbers
+from creditdecoding.cli.progress import counting, progress
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
@@ -102,9 +103,9 @@ def compare_search(
     lm = load_lm(model, engine)
     judge, outcome = (_verifier(Path(folder) if folder else None, lm, engine) for folder in (comparison.verifier, comparison.outcome))
     assert judge is not None
-    with counting("problems", speed_estimate_period=300) as start:
+    with counting("problems", kept=True) as start:
         records = run(plan, out, lm, judge, outcome, start)
-    report = {"model": model, **summarise(plan, records)}
+        report = {"model": model, **summarise(plan, records)}
     write(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from creditdecoding.cli.app import Model, app, load_lm
+from creditdecoding.cli.stop import as_usual
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.flags import with_options
 from creditdecoding.server.defaults import Defaults, given
@@ -54,7 +55,8 @@ def serve(
         address = door.address(listening)
         typer.echo(f"{name} at {address} (OpenAI API at {address}/v1)", err=True)
 
-    run(lm, name, engine, serving, http, listening, ready)
+    with as_usual():
+        run(lm, name, engine, serving, http, listening, ready)
 
 
 def _warn(text: str) -> None:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import app, progress, write
-from creditdecoding.cli.checks import made
-from creditdecoding.config import GenerationConfig, TrainConfig
+from creditdecoding.cli.app import app, write
+from creditdecoding.cli.checks import drawable, made
+from creditdecoding.cli.progress import answering, progress
+from creditdecoding.config import EngineConfig, GenerationConfig, TrainConfig
 from creditdecoding.flags import with_options
+
+if TYPE_CHECKING:
+    from creditdecoding.tasks.base import Family
+    from creditdecoding.train.loop import Run
+
+REPORTED = ("fixed", "threshold", "credit")
+"""The decoders that the report scores."""
 
 
 @app.command()
@@ -28,37 +36,66 @@ def train(
     training: TrainConfig,
 ) -> None:
     """Train a masked-diffusion model on the task families; resumable, ends with report.json and loss.png beside the weights."""
+    from creditdecoding.eval.journal import locked
     from creditdecoding.eval.runner import evaluate as score
     from creditdecoding.lm import load
     from creditdecoding.tasks import families
-    from creditdecoding.train.loop import Run, begin_from, help_run
+    from creditdecoding.train.loop import help_run
     from creditdecoding.train.parallel import helpers
-    from creditdecoding.train.vocabulary import task_tokenizer
 
     chosen = families(tasks)
-    made(out)
+    drawable(out / "loss.png")
+    made(out, "report.json", "loss.png", "model.safetensors", "state.pt", "log.jsonl")
 
-    def measure(folder: Path, decoder: str, limit: int, split: Any) -> dict[str, Any]:
+    def evaluate(folder: Path) -> dict[str, Any]:
         lm = load(str(folder), threads=training.threads, batch_size=32)
-        return score(lm, chosen, GenerationConfig(decoder=decoder), limit, split).to_json()
+        return score(lm, chosen, GenerationConfig(decoder="threshold:threshold=0.95"), eval_limit, "dev").to_json()
+
+    with locked(out / ".lock", "Wait for it, or choose another --out."):
+        run = _begun(training, chosen, out, start_from)
+        count = sum(weight.numel() for weight in run.model.parameters())
+        typer.echo(f"{count:,} parameters, step {run.step} of {training.steps}, {out}", err=True)
+        peers = helpers(training.processes, out / ".peers", help_run, training, chosen, out)
+        with progress(training.steps, "training", run.step, True, lambda: run.saved) as tick, peers:
+            for record in run.run(evaluate if eval_limit else None):
+                tick()
+                if "eval" in record:
+                    typer.echo(f"step {record['step']}: dev score {record['eval']['score']}, NFE {record['eval']['nfe']}", err=True)
+        _report(run, chosen, report_limit)
+    typer.echo(f"wrote {out / 'report.json'} and {out / 'loss.png'}", err=True)
+
+
+def _begun(training: TrainConfig, families: list[Family], out: Path, start_from: str | None) -> Run:
+    """The run in this folder, new or taken up."""
+    from creditdecoding.train.loop import Run, begin_from
+    from creditdecoding.train.vocabulary import task_tokenizer
 
     if start_from is not None:
         begin_from(start_from, out)
-    tokenizer = task_tokenizer(chosen, training.vocabulary, out)
-    run = Run(training, tokenizer, chosen, out)
-    typer.echo(f"{sum(w.numel() for w in run.model.parameters()):,} parameters, step {run.step} of {training.steps}, {out}", err=True)
-    evaluate = (lambda folder: measure(folder, "threshold:threshold=0.95", eval_limit, "dev")) if eval_limit else None
-    peers = helpers(training.processes, out / ".peers", help_run, training, chosen, out)
-    with progress(training.steps, "training") as tick, peers:
-        for _ in range(run.step):
-            tick()
-        for record in run.run(evaluate):
-            tick()
-            if "eval" in record:
-                typer.echo(f"step {record['step']}: dev score {record['eval']['score']}, NFE {record['eval']['nfe']}", err=True)
-    found = {spec: measure(out, spec, report_limit, "test") for spec in ("fixed", "threshold", "credit")}
-    write(out / "report.json", json.dumps({"training": run.report(), "test": found}, indent=1) + "\n")
+    tokenizer = task_tokenizer(families, training.vocabulary, out)
+    return Run(training, tokenizer, families, out)
+
+
+def _report(run: Run, families: list[Family], limit: int) -> None:
+    """Score the trained model on test items; write report.json and loss.png. Answers are kept until both are written."""
+    from creditdecoding.eval.kept import keeping, manifest
+    from creditdecoding.eval.runner import evaluate
+    from creditdecoding.lm import load
+    from creditdecoding.tasks.base import distinct_items
     from creditdecoding.view.plot import loss_curve
 
-    loss_curve(run.records(), out / "loss.png")
-    typer.echo(f"wrote {out / 'report.json'} and {out / 'loss.png'}", err=True)
+    out = run.folder
+    engine = EngineConfig(threads=run.config.threads, batch_size=32)
+    items = [item for family in families for item in distinct_items(family, "test", 0, limit)]
+    lm = load(str(out), engine)
+    total = len(REPORTED) * len(items)
+    with keeping(out / "report.json", manifest("train", str(out), engine, families, items, REPORTED)) as kept:
+        assert kept is not None
+        with answering(total, "answers for the report", kept.count, True) as on_event:
+            found = {}
+            for spec in REPORTED:
+                config = GenerationConfig(decoder=spec)
+                scored = evaluate(lm, families, config, limit, on_event=on_event, kept=kept.cell(spec))
+                found[spec] = scored.to_json()
+            write(out / "report.json", json.dumps({"training": run.report(), "test": found}, indent=1) + "\n")
+            loss_curve(run.records(), out / "loss.png")

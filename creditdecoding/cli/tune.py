@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, Raw, answering, app, load_lm, print_json, write
+from creditdecoding.cli.app import Json, Model, Raw, app, load_lm, print_json, write
 from creditdecoding.cli.checks import split_named, writable
 from creditdecoding.cli.export import heading
+from creditdecoding.cli.progress import answering
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.flags import with_options
 
@@ -40,7 +41,9 @@ def tune(
     """Find a decoder's fastest setting that loses at most --bound points of score with --confidence (docs/tune.md).
 
     --decoder NAME tries its usual sweep, NAME:knob=1|2|4 values of your own, safest first.
+    With --out answers are kept in FILE.partial until the file is written, and the same command goes on after an interruption.
     """
+    from creditdecoding.eval.kept import keeping, manifest
     from creditdecoding.eval.tune import Promise, drawn, sequence
     from creditdecoding.eval.tune import tune as run
     from creditdecoding.tasks import families
@@ -50,19 +53,27 @@ def tune(
     promise, settings, chosen = Promise(bound, confidence), sequence(generation.decoder), families(tasks)
     items = drawn(chosen, where, limit, item_seed)
     lm = load_lm(model, engine)
-    with answering(len(items) * (1 + len(settings)), "answers at most") as on_event:
-        found = run(lm, chosen, items, generation.decoder, promise, generation, on_event, raw)
-    if out is not None:
-        _save(found, generation.block_length, out)
+    asked = {"generation": _options(generation), "split": split, "raw": raw}
+    with keeping(out, manifest("tune", model, engine, chosen, items, settings, **asked)) as kept:
+        done = 0 if kept is None else kept.count
+        with answering(len(items) * (1 + len(settings)), "answers at most", done, kept is not None) as on_event:
+            found = run(lm, chosen, items, generation.decoder, promise, generation, on_event, raw, kept)
+        if out is not None:
+            _save(found, generation.block_length, out)
     if as_json:
-        about = {f.name: getattr(generation, f.name) for f in dataclasses.fields(generation) if f.name != "decoder"}
-        asked = {"limit": limit, "split": split, "item_seed": item_seed, "raw": raw, "generation": about, "engine": dataclasses.asdict(engine)}
+        drawn_by = {"limit": limit, "split": split, "item_seed": item_seed}
+        told = {**drawn_by, "raw": raw, "generation": _options(generation), "engine": dataclasses.asdict(engine)}
         about_tasks = {family.name: dict(family.about) for family in chosen}
-        print_json({"model": model, "decoder": generation.decoder, **found.to_json(), "tasks": about_tasks, "settings": asked})
+        print_json({"model": model, "decoder": generation.decoder, **found.to_json(), "tasks": about_tasks, "settings": told})
     else:
         _print(found)
     if out is not None:
         typer.echo(f"wrote {out}", err=True)
+
+
+def _options(generation: GenerationConfig) -> dict[str, Any]:
+    """All options of a request but its decoder."""
+    return {name: value for name, value in dataclasses.asdict(generation).items() if name != "decoder"}
 
 
 def _save(found: Tuned, block_length: int | None, out: Path) -> None:

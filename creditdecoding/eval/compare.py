@@ -11,19 +11,18 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing as mp
-import os
 import random
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from creditdecoding import children
 from creditdecoding.canvas import fitted
 from creditdecoding.checkpoint import locate, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, from_mapping
@@ -285,11 +284,11 @@ def _spread(plan: Plan, folder: Path, todo: Sequence[int], known: frozenset[Key]
     context = mp.get_context("spawn")
     taken, done, said = context.Value("l", 0), context.Value("l", 0), context.SimpleQueue()
     shared = (plan, folder, todo, known, taken, done, said)
-    started = [context.Process(target=_help, args=(number, *shared), daemon=True) for number in range(jobs)]
+    started: list[SpawnProcess] = []
     try:
-        for process in started:
-            process.start()
-        seen, alive = 0, started
+        for number in range(jobs):
+            started.append(children.start(_help, (number, *shared)))
+        seen, alive = 0, list(started)
         while alive:
             wait([process.sentinel for process in alive], timeout=0.2)
             alive = [process for process in alive if process.exitcode is None]
@@ -307,18 +306,14 @@ def _spread(plan: Plan, folder: Path, todo: Sequence[int], known: frozenset[Key]
                     hint="Run it again: finished samples are kept. Or lower --jobs.",
                 )
     finally:
-        for process in started:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
+        children.end(started)
 
 
 def _help(
     number: int, plan: Plan, folder: Path, todo: Sequence[int], known: frozenset[Key], taken: Any, done: Any, said: Any
 ) -> None:  # pragma: no cover - in another process
     """Body of one process; it ends with the process that started it, whatever ends that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    children.end_with_parent()
 
     def tick() -> None:
         with done.get_lock():
@@ -336,10 +331,3 @@ def _help(
                 _do(lm, work, work.chunks[todo[place]], known, append, tick)
     except CreditError as error:
         said.put((error.what, error.hint, error.given, error.allowed))
-
-
-def _end_with_parent() -> None:  # pragma: no cover - in another process
-    parent = mp.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,30 @@ def _agree(folder: Path, manifest: Mapping[str, Any], grows: str) -> None:
     except (OSError, ValueError, TypeError) as error:
         raise OptionError(f"the manifest cannot be read ({error})", given=str(path), hint="Choose another output.") from error
     if differ:
+        shown = "; ".join(change for name in differ for change in changes(name, found.get(name), manifest.get(name)))
         raise OptionError(
-            f"this folder holds a run with other settings ({', '.join(differ)})",
+            f"this folder holds a run with other settings ({shown})",
             given=str(folder),
-            hint="Choose another output or the same settings.",
+            hint="Give the same settings, choose another output, or delete the folder to begin anew.",
         )
     added = [entry for entry in manifest.get(grows, []) if entry not in known]
     if added:
         replace(path, json.dumps({**found, grows: known + added}, indent=1, ensure_ascii=False) + "\n")
+
+
+def changes(name: str, there: Any, here: Any) -> Iterator[str]:
+    """What differs between a setting of the run that is there and the same one of this run, entry by entry of nested settings."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for inner in dict.fromkeys((*there, *here)):
+            if there.get(inner) != here.get(inner):
+                yield from changes(f"{name}.{inner}", there.get(inner), here.get(inner))
+    else:
+        yield f"{name}: {_short(there)} there, {_short(here)} here"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def read(folder: Path, names: Sequence[str] = KEY) -> dict[Key, dict[str, Any]]:
@@ -126,10 +143,22 @@ def _files(folder: Path) -> list[Path]:
 
 @contextmanager
 def appender(folder: Path, number: int) -> Iterator[Any]:
-    """A function that appends a record to the file of process `number`, whole and at once."""
-    with open(folder / f"samples.{number}.jsonl", "ab", buffering=0) as file:
-        yield lambda record: file.write(line_of(record))
+    """A function that appends a record to the file of process `number`, whole and at once. It raises `OptionError` where the disk refuses."""
+    path = folder / f"samples.{number}.jsonl"
+    with open(path, "ab", buffering=0) as file:
+        yield lambda record: append_all(file, line_of(record), path)
         os.fsync(file.fileno())
+
+
+def append_all(file: RawIOBase, data: bytes, path: Path) -> None:
+    """Append all of `data`; what a full disk cuts off is dropped when the run goes on. Raises `OptionError`."""
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) or 0 :]
+    except OSError as error:
+        hint = "Make room, or check the folder; run the command again, it goes on where it stopped."
+        raise OptionError(f"the disk refused ({error.strerror})", given=str(path), hint=hint) from error
 
 
 def settle(folder: Path, records: Mapping[Key, Mapping[str, Any]], order: Sequence[Key]) -> None:
@@ -151,11 +180,15 @@ def replace(path: Path, text: str) -> None:
 def replace_by(path: Path, parts: Iterable[bytes]) -> None:
     """`replace` for what is too large to be held at once."""
     new = path.with_name(f".{path.name}.new")
-    with open(new, "wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    try:
+        with open(new, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ same items, so its points are paired. Leaves to others: bootstrap (statistics.py
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
@@ -16,6 +17,7 @@ import numpy as np
 from creditdecoding.canvas import BLOCK_LENGTH
 from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError, unknown_name
+from creditdecoding.eval.kept import Kept
 from creditdecoding.eval.orthogonality import check_decoders, numbers
 from creditdecoding.eval.runner import Sample, answered
 from creditdecoding.eval.statistics import RESAMPLES
@@ -140,9 +142,12 @@ def _pool(plan: Plan, family: Family) -> int:
     return wanted if family.listed is None else min(wanted, len(family.listed))
 
 
-def run(work: Work, lm: LM, on_event: Callable[[Event], None] | None = None) -> dict[str, Any]:
-    """Answer every item with every decoder at every point; JSON-ready."""
-    answers = {config: answered(lm, work.plan.families, work.items, config, on_event) for config in work.cells}
+def run(work: Work, lm: LM, on_event: Callable[[Event], None] | None = None, kept: Kept | None = None) -> dict[str, Any]:
+    """Answer every item with every decoder at every point; JSON-ready. `kept` holds answers of an earlier run and takes those of this one."""
+    answers = {}
+    for config in work.cells:
+        cell = None if kept is None else kept.cell(json.dumps(asdict(config)))
+        answers[config] = answered(lm, work.plan.families, work.items, config, on_event, kept=cell)
     plan, lengths = work.plan, work.lengths
     whole = range(len(work.items))
     sweeps = []

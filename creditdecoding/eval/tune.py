@@ -19,6 +19,7 @@ from typing import Any
 from creditdecoding.canvas import fitted
 from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
+from creditdecoding.eval.kept import Kept
 from creditdecoding.eval.risk import MOST_ITEMS, Counts, needed, p_value
 from creditdecoding.eval.runner import Sample, answered
 from creditdecoding.eval.sweep import REFERENCE, SWEEPS, Curve, curves
@@ -178,15 +179,20 @@ def tune(
     generation: GenerationConfig | None = None,
     on_event: Callable[[Event], None] | None = None,
     raw: bool = False,
+    kept: Kept | None = None,
 ) -> Tuned:
-    """Test the settings of `decoder` on the items `drawn`, against standard decoding; its file or text may pin other knobs."""
+    """Test the settings of `decoder` on the items `drawn`, against standard decoding; its file or text may pin other knobs.
+
+    `kept` holds answers of an earlier run and takes those of this one.
+    """
     settings = sequence(decoder)
     for spec in settings:
         fitted(spec, lm.layout)
     asked = generation if generation is not None else GenerationConfig()
 
     def run(spec: str) -> tuple[Sample, ...]:
-        return answered(lm, families, chosen, dataclasses.replace(asked, decoder=spec), on_event, raw)
+        cell = None if kept is None else kept.cell(spec)
+        return answered(lm, families, chosen, dataclasses.replace(asked, decoder=spec), on_event, raw, cell)
 
     standard = run(REFERENCE)
     tested: list[Tested] = []

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -47,9 +50,10 @@ def spread(make: Callable[[], Any], options: BatchConfig, engine: EngineConfig, 
     mine = not ray.is_initialized()
     if mine:
         try:
-            ray.init(
-                address=options.address, log_to_driver=False, logging_level="ERROR", include_dashboard=False if options.address is None else None
-            )
+            with _same_sigterm():
+                ray.init(
+                    address=options.address, log_to_driver=False, logging_level="ERROR", include_dashboard=False if options.address is None else None
+                )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise OptionError(f"no Ray cluster ({_line(error)})", given=options.address, hint="Check --address, or start one: ray start.") from error
     try:
@@ -59,6 +63,18 @@ def spread(make: Callable[[], Any], options: BatchConfig, engine: EngineConfig, 
     finally:
         if mine:
             ray.shutdown()
+
+
+@contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """What SIGTERM does stays as it was: Ray puts a handler of its own in place."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if main and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _places(options: BatchConfig, engine: EngineConfig) -> dict[str, float]:

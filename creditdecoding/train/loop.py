@@ -7,6 +7,7 @@ measure while training (the `evaluate` callable that the caller hands in).
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import json
 import os
 import random
@@ -32,7 +33,7 @@ from creditdecoding.train.initial import DRILL_ANSWER, drill, lay_induction
 from creditdecoding.train.objective import Batch, Corrupted, blockwise, two_stream, uniform
 from creditdecoding.train.parallel import average_gradients, join
 from creditdecoding.train.rows import batches, draw
-from creditdecoding.train.schedule import rate, save_state
+from creditdecoding.train.schedule import cut_log, log_of, rate, save_state, write_whole
 
 START = "start"  # subfolder with the checkpoint a run begins from
 WIDTH = 96  # answer positions in the noisy stream
@@ -79,7 +80,7 @@ class Run:
             lay_induction(self.model, generator)
         self.model.to(self.device)
         self.optimizers = _optimizers(self.model, config)
-        self.step, self.seconds, self.tokens = 0, 0.0, 0
+        self.step, self.seconds, self.tokens, self.saved = 0, 0.0, 0, 0
         if config.compile:
             self.model.compile_layers(dynamic=False)
         if self.state_file.exists():
@@ -108,6 +109,7 @@ class Run:
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
+        self.saved = self.step
 
     def _start(self) -> None:
         """Take the weights that `begin_from` laid into the folder; optimisers and step begin anew."""
@@ -134,6 +136,7 @@ class Run:
             "tokens": self.tokens,
         }
         save_state(self.state_file, state)
+        self.saved = self.step
 
     def _batches(self, rng: random.Random) -> list[Batch]:
         """The rows of this step: questions, or at the very beginning look-up drills."""
@@ -191,25 +194,28 @@ class Run:
     def run(self, evaluate: Callable[[Path], dict[str, Any]] | None = None) -> Iterator[dict[str, Any]]:
         """Train to the end, yielding a record a step; records also go to log.jsonl, weights to the folder."""
         log = self.folder / "log.jsonl"
+        cut_log(log, self.step)
         while self.step < self.config.steps:
             began = time.perf_counter()
             record: dict[str, Any] = self.train_step()
             self.seconds += time.perf_counter() - began
             record |= {"tokens": self.tokens, "seconds": round(self.seconds, 1)}
             last = self.step == self.config.steps
-            if last or self.step % self.config.save_every == 0:
-                self.save()
+            keep = last or self.step % self.config.save_every == 0
+            look = evaluate is not None and (last or self.step % self.config.eval_every == 0)
+            if keep or look:
                 self.export()
-            if evaluate is not None and (last or self.step % self.config.eval_every == 0):
+            if evaluate is not None and look:
                 record["eval"] = evaluate(self.folder)
             with log.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+            if keep:  # last of all: what a kill leaves undone before this is done again
+                self.save()
             yield record
 
     def records(self) -> list[dict[str, Any]]:
-        """The log so far; of a step that was logged twice (a kill between log and state) the later record."""
-        lines = (self.folder / "log.jsonl").read_text().splitlines()
-        return list({record["step"]: record for record in map(json.loads, lines)}.values())
+        """The log so far."""
+        return log_of(self.folder / "log.jsonl")
 
     def report(self) -> dict[str, Any]:
         """Recipe and cost of the run."""
@@ -220,21 +226,33 @@ class Run:
     def export(self) -> None:
         """Write the checkpoint in the released LLaDA format: config.json, generation_config.json, model.safetensors."""
         config = llada.to_hf(self.model.config, "bfloat16")
-        (self.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_whole(self.folder / "config.json", json.dumps(config, indent=2) + "\n")
         ends = {"bos_token_id": self.tokenizer.backend.bos_token_id, "eos_token_id": self.end, "pad_token_id": self.end, "max_turns": 1}
-        (self.folder / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n")
+        write_whole(self.folder / "generation_config.json", json.dumps(ends, indent=2) + "\n")
         part = self.folder / "model.part"
         save(self.model, part, llada.RENAME, torch.bfloat16)
         os.replace(part, self.folder / "model.safetensors")
 
 
 def begin_from(name: str, folder: Path) -> None:
-    """Lay the checkpoint `name` into a run's folder as what it starts from. Raises `OptionError` if the run has begun already."""
+    """Lay the checkpoint `name` into a run's folder as what it starts from; nothing to do where that run goes on.
+
+    Raises `OptionError` if the run has begun from something else.
+    """
+    source = locate(name)
     if (folder / "state.pt").exists():
-        raise OptionError("this run has begun already", given=str(folder), hint="Leave --start-from out to go on, or use another --out.")
-    shutil.copytree(locate(name), folder / START, dirs_exist_ok=True)
+        if not _same_files(source, folder / START):
+            raise OptionError("this run has begun already", given=str(folder), hint="Leave --start-from out to go on, or use another --out.")
+        return
+    shutil.copytree(source, folder / START, dirs_exist_ok=True)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / START / file, folder / file)
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    """Whether the weights, the configuration and the tokenizer in two folders are equal."""
+    names = [path.name for path in one.iterdir() if path.suffix in (".json", ".safetensors")]
+    return other.is_dir() and not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
 
 
 def help_run(rank: int, world: int, meeting: Path, config: TrainConfig, families: Sequence[Family], folder: Path) -> None:

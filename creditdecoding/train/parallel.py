@@ -8,19 +8,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
+
+from creditdecoding import children
 
 _PATIENCE = timedelta(minutes=15)
 
 
 def join(rank: int, world: int, meeting: Path) -> None:
     """Meet the other processes through a file; nothing listens on the network but the loopback."""
+    if rank:
+        children.end_with_parent()
     store = dist.FileStore(str(meeting), world)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_PATIENCE)
 
@@ -29,16 +33,15 @@ def join(rank: int, world: int, meeting: Path) -> None:
 def helpers(world: int, meeting: Path, work: Callable[..., None], *args: Any) -> Iterator[None]:
     """Run `work(rank, world, meeting, *args)` in `world - 1` further processes while the body runs as rank 0."""
     meeting.unlink(missing_ok=True)
-    started = [mp.get_context("spawn").Process(target=work, args=(rank, world, meeting, *args), daemon=True) for rank in range(1, world)]
-    for process in started:
-        process.start()
+    started: list[SpawnProcess] = []
     try:
+        for rank in range(1, world):
+            started.append(children.start(work, (rank, world, meeting, *args)))
         if world > 1:
             join(0, world, meeting)
         yield
     finally:
-        for process in started:
-            process.terminate()
+        children.end(started)
         if dist.is_initialized():
             dist.destroy_process_group()
         meeting.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
-"""What every training loop needs: the learning rate of a step, and a state file that a kill at any moment leaves whole.
+"""What every training loop needs: the learning rate of a step, a state file that a kill at any moment leaves whole, a log that fits it.
 
 Leaves to others: the loops (loop.py, and those of verifiers).
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -23,3 +24,28 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file; a kill leaves the old or the new file, never half of one."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def log_of(path: Path, name: str = "step") -> list[dict[str, Any]]:
+    """The records of a log in order; of a number that is there twice the later one, a last line that was torn off left out."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+            found[record[name]] = record
+        except (ValueError, LookupError, TypeError):
+            continue
+    return [found[number] for number in sorted(found)]
+
+
+def cut_log(path: Path, end: int, name: str = "step") -> None:
+    """Take out of a log what comes at `end` and later: a run that goes on from there writes it anew."""
+    if path.exists():
+        write_whole(path, "".join(json.dumps(record) + "\n" for record in log_of(path, name) if record[name] < end))

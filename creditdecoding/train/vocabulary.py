@@ -6,6 +6,8 @@ Leaves to others: loading it (tokenizer.py); which texts to learn from (the call
 from __future__ import annotations
 
 import itertools
+import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -66,5 +68,9 @@ def task_tokenizer(families: Sequence[Family], size: int, folder: Path) -> TaskT
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json (with the template inside, as LLaDA's)."""
-    tokenizer.save_pretrained(str(folder), save_jinja_files=False)
+    """Write tokenizer_config.json (with the template inside, as LLaDA's) and tokenizer.json; a kill leaves whole files, the latter the last."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".tokenizer") as passing:
+        tokenizer.save_pretrained(passing, save_jinja_files=False)
+        written = sorted(Path(passing).iterdir(), key=lambda path: path.name == "tokenizer.json")
+        for path in written:
+            os.replace(path, folder / path.name)

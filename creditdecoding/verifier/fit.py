@@ -30,13 +30,15 @@ from creditdecoding.config import FitConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
 from creditdecoding.train.rows import STEP
-from creditdecoding.train.schedule import rate, save_state
+from creditdecoding.train.schedule import cut_log, rate, save_state
 from creditdecoding.verifier.identity import hold
 from creditdecoding.verifier.model import Scorer, Verifier, feed_of, network, write
 from creditdecoding.verifier.packing import chains, pack, width
 from creditdecoding.verifier.steps import State
 from creditdecoding.verifier.store import Label, Labels
 from creditdecoding.verifier.surprise import surprise
+
+LOG = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Fit:
         self.steps = -(-config.epochs * len(self.rows) // config.fit_batch)
         self.scorer = Scorer.begin(lm, "math" if lm.device.type == "cpu" else "sdpa")
         self.optimizer = torch.optim.AdamW(self.scorer.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.saved = 0, 0.0, 0
         if config.compile_fit:
             self.scorer.trunk.compile_layers(dynamic=True)
         self._resume()
@@ -157,11 +159,13 @@ class Fit:
         self.scorer.load_state_dict(state["scorer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.saved = self.step
 
     def save(self) -> None:
         """Write the state; a kill leaves the old or the new file."""
         state = {"about": self._about(), "scorer": self.scorer.state_dict(), "optimizer": self.optimizer.state_dict()}
         save_state(self.state_file, {**state, "step": self.step, "seconds": self.seconds})
+        self.saved = self.step
 
     def batch(self, step: int) -> list[tuple[State, ...]]:
         """The rows of a step: the next ones of an endless order in which all come once before any comes again, sorted by length."""
@@ -227,14 +231,15 @@ class Fit:
 
     def run(self) -> Iterator[dict[str, float]]:
         """Learn to the end, yielding a record a step, also in log.jsonl; then the verifier lies in the folder."""
+        cut_log(self.folder / LOG, self.step + 1)
         while self.step < self.steps:
             began = time.perf_counter()
             record = self.train_step()
             self.seconds += time.perf_counter() - began
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**record, "seconds": round(self.seconds, 1)}) + "\n")
             if self.step == self.steps or self.step % self.config.save_every == 0:
                 self.save()
-            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**record, "seconds": round(self.seconds, 1)}) + "\n")
             yield record
         scale, shift = self.calibrate()
         parts = {field.name: len(getattr(self.division, field.name)) for field in dataclasses.fields(self.division)}

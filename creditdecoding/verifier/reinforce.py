@@ -106,6 +106,7 @@ class Run:
         self.optimizer = torch.optim.Adam(self.learning, lr=config.lr, betas=(0.9, 0.95))
         self.half = next(self.first.parameters()).dtype
         self.iteration, self.samples, self.sequences, self.judged, self.seconds = 0, 0, 0, 0, 0.0
+        self.saved = 0
         self.score = {family.name: family.score for family in families}
 
     def run(self) -> Iterator[dict[str, Any]]:
@@ -260,6 +261,7 @@ class Run:
         counts = {name: getattr(self, name) for name in COUNTS}
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **counts}
         save_state(self.folder / STATE, state)
+        self.saved = self.iteration
 
     def _resume(self) -> None:
         """Take up the saved state, if there is one."""
@@ -270,6 +272,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         for name in COUNTS:
             setattr(self, name, state[name])
+        self.saved = self.iteration
         renew(self.lm, self.model)
 
     def _log(self, record: dict[str, Any]) -> dict[str, Any]:

@@ -127,8 +127,8 @@ class Found:
 class Store:
     """A store that is being written: `found` is what it holds."""
 
-    def __init__(self, file: RawIOBase, found: Found) -> None:
-        self.found, self._file = found, file
+    def __init__(self, file: RawIOBase, found: Found, path: Path) -> None:
+        self.found, self._file, self._path = found, file, path
 
     def add(self, key: Key, labels: Sequence[Label], bill: Bill, answers: Sequence[Label] = ()) -> None:
         """Append a problem's labels and answers with their mark; the last problem brings the end."""
@@ -156,18 +156,8 @@ class Store:
             self._write({"kind": "end", "problems": len(self.found.labels), "labels": self.found.count, **self.found.bill.to_json()})
 
     def _write(self, *records: Mapping[str, Any]) -> None:
-        _write(self._file, b"".join(map(journal.line_of, records)))
-
-
-def _write(file: RawIOBase, data: bytes) -> None:
-    """Append all of `data`; what a full disk cuts off is dropped when the run goes on. Raises `OptionError`."""
-    left = memoryview(data)
-    try:
-        while left:
-            left = left[file.write(left) or 0 :]
-    except OSError as error:
-        hint = "Make room, or check the folder; run the command again, it goes on where it stopped."
-        raise OptionError(f"the disk refused ({error.strerror})", given=getattr(file, "name", ""), hint=hint) from error
+        data = b"".join(map(journal.line_of, records))
+        journal.append_all(self._file, data, self._path)
 
 
 @contextmanager
@@ -179,12 +169,12 @@ def opened(path: Path, header: Header) -> Iterator[Store]:
             there = now.read(len(first))
         if first.startswith(there) and there != first:  # new, or killed while it was
             os.truncate(path, 0)
-            _write(file, first)
+            journal.append_all(file, first, path)
         found = read(path)
         _agree(path, found.header, header)
         if found.size < path.stat().st_size:
             os.truncate(path, found.size)
-        store = Store(file, found)
+        store = Store(file, found, path)
         store._close()
         yield store
         os.fsync(file.fileno())

@@ -1,6 +1,6 @@
-"""A progress bar while weights are read, where somebody can see it and there is something to wait for.
+"""How far the reading of weights is, where there is something to wait for.
 
-Leaves to others: reading (models/weights.py), which calls what `bar` gives.
+Leaves to others: reading (models/weights.py), which calls what `bar` gives; bars and lines (progress.py).
 """
 
 from __future__ import annotations
@@ -10,27 +10,42 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn
 
-LONG_BYTES, LONG_SECONDS = 200 * 2**20, 1.0
+from creditdecoding.view.progress import Bar, Far, Lines, is_terminal
+
+LONG_BYTES = 200 * 2**20
+LONG_SECONDS = 1.0
 
 
 @contextmanager
 def bar() -> Iterator[Callable[[int, int], None]]:
-    """To be called with the bytes read and the bytes there are; shows on a terminal what is long or has lasted a second."""
-    shown = Progress(TextColumn("loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    task, seen, begun = shown.add_task("loading"), sys.stderr.isatty(), 0.0
+    """To be called with the bytes read and the bytes there are.
+
+    On a terminal a bar shows what is long or has lasted a second; elsewhere lines are written as of all long work.
+    """
+    far = Far("loading")
+    terminal = is_terminal(sys.stderr)
+    if terminal:
+        shown: Bar | Lines = Bar(far, sys.stderr, (DownloadColumn(),), 30)
+    else:
+        shown = Lines(far, sys.stderr.write, amount=lambda count: f"{count / 1e9:.1f} GB")
+    begun: float | None = None
+    started = False
 
     def on_progress(done: int, total: int) -> None:
-        nonlocal begun
-        begun = begun or time.monotonic()
-        shown.update(task, completed=done, total=total)
-        if seen and (total > LONG_BYTES or time.monotonic() - begun > LONG_SECONDS):
+        nonlocal begun, started
+        now = time.monotonic()
+        begun = now if begun is None else begun
+        far.done = done
+        far.total = total
+        long = not terminal or total > LONG_BYTES or now - begun > LONG_SECONDS
+        if long and not started:
+            started = True
             shown.start()
+        shown.advance()
 
     try:
         yield on_progress
     finally:
-        if shown.live.is_started:
-            shown.stop()
+        shown.stop()

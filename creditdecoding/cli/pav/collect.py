@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, counting, load_lm, print_json, progress
+from creditdecoding.cli.app import Json, Model, load_lm, print_json
 from creditdecoding.cli.checks import writable
 from creditdecoding.cli.pav import pav
+from creditdecoding.cli.progress import counting, progress
 from creditdecoding.config import CollectConfig, EngineConfig, GenerationConfig
 from creditdecoding.flags import with_options
 
@@ -50,7 +51,7 @@ def collect(
     other = None if against is None else fitted(against, lm.layout)
     problems = problems_of(lm, chosen, collecting, generation)
     head = header(lm, model, chosen, problems, collecting, generation, engine)
-    with opened(out, head) as store, counting("problems", speed_estimate_period=300) as start:
+    with opened(out, head) as store, counting("problems", kept=True) as start:
         tick = start(len(store.found.labels), len(problems))
         fill(store, lm, problems, collecting, generation, tick)
     report = {"model": model, **_report(store.found)}

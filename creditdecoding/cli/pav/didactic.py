@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, counting, print_json
+from creditdecoding.cli.app import Json, print_json
 from creditdecoding.cli.checks import drawable, writable
 from creditdecoding.cli.pav import pav
+from creditdecoding.cli.progress import counting
 from creditdecoding.flags import with_options
 from creditdecoding.verifier.didactic.options import DidacticConfig
 
@@ -34,7 +35,7 @@ def didactic(
 
     drawable(png)
     writable(out, png)
-    with counting("looks at runs, at most") as start:
+    with counting("looks at runs, at most", kept=out is not None) as start:
         runs = pursue(didactic, out, start)
     found = report(didactic, runs)
     if out is not None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, load_lm, print_json, progress
+from creditdecoding.cli.app import Json, Model, load_lm, print_json
 from creditdecoding.cli.pav import pav
+from creditdecoding.cli.progress import progress
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options

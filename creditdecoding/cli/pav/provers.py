@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, load_lm, print_json, progress
+from creditdecoding.cli.app import Json, Model, load_lm, print_json
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.pav.measure import Store
+from creditdecoding.cli.progress import progress
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, counting, load_lm, print_json, write
-from creditdecoding.cli.checks import drawable, made, writable
+from creditdecoding.cli.app import Json, Model, load_lm, print_json, write
+from creditdecoding.cli.checks import drawable, made, usable, writable
 from creditdecoding.cli.pav import pav
+from creditdecoding.cli.progress import Tick, counting
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.flags import with_options
 from creditdecoding.verifier.options import RLConfig
@@ -53,14 +54,20 @@ def rl(
 
     drawable(png)
     writable(png)
+    usable(out, "rl.json")
     chosen = families(tasks)
     runs = cells(out, rl.arm if arms is None else arms, rl, generation.seed, seeds)
     for family in chosen:
         delimiter(family, rl.delimiter)
-    with counting("iterations") as start:
+    ended = 0
+    run: Run | None = None
+    with counting("iterations", True, lambda: ended + (run.saved if run else 0)) as start:
         tick = start(0, sum(cell.config.iterations for cell in runs))
         for cell in runs:
-            _pursue(_run(cell, verifier, chosen, model, generation, engine), cell.arm, tick)
+            run = _run(cell, verifier, chosen, model, generation, engine)
+            _pursue(run, cell.arm, tick)
+            ended += cell.config.iterations
+            run = None
     asked = {"tasks": tasks, "model": model, "verifier": None if verifier is None else str(verifier), "rl": dataclasses.asdict(rl)}
     found = summary(runs, {**asked, "generation": dataclasses.asdict(generation), "seeds": seeds})
     write(out / "rl.json", json.dumps(found, indent=1) + "\n")
@@ -91,7 +98,7 @@ def _run(cell: Cell, verifier: Path | None, families: list[Family], model: str, 
     return run
 
 
-def _pursue(run: Run, arm: str, tick: Any) -> None:
+def _pursue(run: Run, arm: str, tick: Tick) -> None:
     told = 0
     for record in run.run():
         for _ in range(told, record["iteration"]):

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, load_lm, print_json, progress
-from creditdecoding.cli.checks import made
+from creditdecoding.cli.app import Json, Model, load_lm, print_json
+from creditdecoding.cli.checks import made, usable
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.pav.measure import Store, show
+from creditdecoding.cli.progress import progress
 from creditdecoding.config import EngineConfig, FitConfig
 from creditdecoding.flags import with_options
 
@@ -27,25 +28,26 @@ def train(
     engine: EngineConfig,
 ) -> None:
     """Train a verifier: how likely the base policy ends a begun answer right; measured on problems held out (docs/verifiers.md)."""
+    from creditdecoding.eval.journal import locked
     from creditdecoding.verifier.fit import Fit
     from creditdecoding.verifier.measures import measure
     from creditdecoding.verifier.model import Verifier, note
     from creditdecoding.verifier.store import load
 
+    usable(out, "state.pt", "log.jsonl", "model.safetensors", "verifier.json")
     found = load(labels)
     lm = load_lm(model, engine)
     made(out)
-    run = Fit(lm, found, fit, out)
-    with progress(run.steps, "learning") as tick:
-        for _ in range(run.step):
-            tick()
-        for _ in run.run():
-            tick()
-    verifier = Verifier.load(out, lm, compile=engine.compile)
-    held_out = run.division.held_out
-    measures = measure(held_out, verifier.q([label.state for label in held_out]).tolist())
-    about = {**verifier.about, "settings": {**verifier.about["settings"], "model": model}, "measures": measures.to_json()}
-    note(out, about)
+    with locked(out / ".lock", "Wait for it, or choose another --out."):
+        run = Fit(lm, found, fit, out)
+        with progress(run.steps, "learning", run.step, True, lambda: run.saved) as tick:
+            for _ in run.run():
+                tick()
+            verifier = Verifier.load(out, lm, compile=engine.compile)
+            held_out = run.division.held_out
+            measures = measure(held_out, verifier.q([label.state for label in held_out]).tolist())
+            about = {**verifier.about, "settings": {**verifier.about["settings"], "model": model}, "measures": measures.to_json()}
+            note(out, about)
     if as_json:
         print_json({"labels": str(labels), "verifier": str(out), "seconds": round(run.seconds, 1), **about})
     else:

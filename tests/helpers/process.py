@@ -1,0 +1,81 @@
+"""Run the `credit` command line in a process of its own that gets a signal when its files hold so many lines.
+
+The process comes from a server that has imported the package already, so it starts at once; it is a real one, with a session, signals and
+standard error of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PRELOADED = ["torch", "transformers", "creditdecoding.lm", "creditdecoding.cli", "creditdecoding.eval.compare", "creditdecoding.verifier.fit"]
+PATIENCE = 300.0  # seconds after which a process that hangs is given up
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its exit status (the negative number of a signal that killed it), and what it wrote to standard error."""
+
+    status: int
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When the files that match `pattern` in `folder` hold so many lines, all processes of the session get `signal`."""
+
+    folder: Path
+    pattern: str
+    lines: int
+    signal: signal.Signals
+
+    def reached(self) -> bool:
+        """Whether the lines are there."""
+        return sum(path.read_bytes().count(b"\n") for path in self.folder.glob(self.pattern)) >= self.lines
+
+
+def signalled(arguments: Sequence[str | Path], moment: Moment, log: Path) -> Ended:
+    """Run `credit` with these arguments, and send the signal at that moment."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_run, args=([str(argument) for argument in arguments], moment, log))
+    process.start()
+    process.join(PATIENCE)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise AssertionError(f"it hangs; it said: {log.read_text()}")
+    return Ended(process.exitcode, log.read_text())
+
+
+def _run(arguments: list[str], moment: Moment, log: Path) -> None:  # pragma: no cover - in another process
+    """Body of the process."""
+    os.setsid()
+    with open(log, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background has it switched off
+    threading.Thread(target=_watch, args=(moment,), daemon=True).start()
+    from creditdecoding.cli import main  # noqa: PLC0415
+
+    sys.argv = ["credit", *arguments]
+    main()
+
+
+def _watch(moment: Moment) -> None:  # pragma: no cover - in another process
+    """Send the signal: to all processes of the session, but SIGKILL to this one alone."""
+    pause = threading.Event()
+    while not moment.reached():
+        pause.wait(0.002)
+    if moment.signal == signal.SIGKILL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.killpg(0, moment.signal)

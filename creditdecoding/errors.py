@@ -99,3 +99,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> OptionError:
     near = difflib.get_close_matches(name[:SHOWN], names, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else "Use one of the allowed names."
     return OptionError(f"unknown {kind}", given=name, allowed=", ".join(names) or "none", hint=hint)
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put a name before what an `OptionError` of the body says."""
+    try:
+        yield
+    except OptionError as error:
+        raise type(error)(
+            f"{what}: {error.what}", given=error.given, allowed=error.allowed, hint=error.hint, param=error.param
+        ) from error

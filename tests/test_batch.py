@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ from creditdecoding.batch.run import Plan, Tally, finish, plan
 from creditdecoding.config import BatchConfig, EngineConfig, ServeConfig
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.lm import LM, load
+from tests.helpers.cli import run_credit
 from tests.serving import PROMPTS, Sick, serving, with_model
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -226,18 +223,11 @@ def test_lines_are_split_like_any_reader_does(tmp_path: Path, most: int) -> None
     assert all(len(line.data) > most if len(text) > most else line.data == text for line, text in zip(found, whole))
 
 
-def test_the_command_survives_sigkill(tmp_path: Path) -> None:
-    source = made(tmp_path, *(chat(f"r{i}", PROMPTS[i % 5], max_tokens=64) for i in range(40)), "bad").source
-    command = [sys.executable, "-m", "creditdecoding", "batch", str(source), str(tmp_path / "out.jsonl"), "--threads", "1", "--batch-size", "2"]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE)
-    noted = tmp_path / "out.jsonl.partial" / "samples.0.jsonl"
-    ends = time.monotonic() + 60
-    while not (noted.exists() and noted.stat().st_size) and running.poll() is None:
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-    os.kill(running.pid, signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL and not (tmp_path / "out.jsonl").exists()
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 0 and "41 rows, 1 of them errors" in ended.stderr
-    assert [row["custom_id"] for row in rows(tmp_path / "out.jsonl")] == [*(f"r{i}" for i in range(40)), None]
-    assert "complete already" in subprocess.run(command, capture_output=True, text=True).stderr
+def test_the_command_answers_a_file_and_says_so(tmp_path: Path) -> None:
+    """That it survives a kill is in test_interrupt.py."""
+    source = made(tmp_path, *(chat(f"r{i}", PROMPTS[i], max_tokens=8) for i in range(3)), "bad").source
+    command = ["batch", source, tmp_path / "out.jsonl", "--threads", "1"]
+    done = run_credit(command)
+    assert done.status == 0 and "4 rows, 1 of them errors" in done.stderr
+    assert [row["custom_id"] for row in rows(tmp_path / "out.jsonl")] == ["r0", "r1", "r2", None]
+    assert "complete already" in run_credit(command).stderr

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import resource
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ from creditdecoding.verifier.rollouts import Collected, collect, fill, header, p
 from creditdecoding.verifier.sampler import Ask, Cost, Drawn
 from creditdecoding.verifier.steps import State
 from creditdecoding.verifier.store import Bill, Header, Label, opened
+from tests.helpers.cli import run_credit
 
 GENERATION = GenerationConfig(decoder="threshold:threshold=0.4", temperature=1.5, gen_length=96)
 SMALL = CollectConfig(n_cov=2, n_mc=3, limit=2)
@@ -289,35 +286,15 @@ def test_labels_are_the_same_for_any_batch_size(lm: LM, strategy: str) -> None:
     assert passes == {alone} and shared < 0.8 * alone, "what draws have in common is computed once"
 
 
-RUN = """
-import sys
-from creditdecoding.cli import main
-sys.argv = ["credit", *sys.argv[1:]]
-main()
-"""
-
-
-def command(path: Path, *more: str) -> list[str]:
-    given = (
-        "pav collect PATH --limit 3 --n-cov 2 --n-mc 2 --decoder threshold:threshold=0.4 --temperature 1.5 --gen-length 64 --batch-size 4 --threads 1"
-    )
-    return [sys.executable, "-c", RUN, *given.replace("PATH", str(path)).split(), *more]
-
-
-def test_a_run_that_is_killed_goes_on(lm: LM, tmp_path: Path) -> None:
+def test_the_command_labels_and_reports(lm: LM, tmp_path: Path) -> None:
+    """That it survives a kill is in test_interrupt.py."""
     path = tmp_path / "s.jsonl"
-    run = subprocess.Popen(command(path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while time.monotonic() < until and run.poll() is None and not (path.exists() and b'"kind": "problem"' in path.read_bytes()):
-        time.sleep(0.01)
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    there = path.read_bytes()
-    done = subprocess.run(command(path, "--json"), capture_output=True, text=True, check=True)
+    asked = ["--limit", "2", "--n-cov", "2", "--n-mc", "2", "--decoder", "threshold:threshold=0.4", "--temperature", "1.5", "--gen-length", "64"]
+    done = run_credit(["pav", "collect", path, *asked, "--batch-size", "4", "--threads", "1", "--json"])
+    assert done.status == 0, done.stderr
     report, found = json.loads(done.stdout), store.load(path)
-    assert there and path.read_bytes().startswith(there[: there.rindex(b'{"kind": "problem"')])
-    assert report["problems"] == 3 and report["labels"] == len(found.labels) and report["rollouts_per_second"] > 0
-    config, generation = CollectConfig(n_cov=2, n_mc=2, limit=3), dataclasses.replace(GENERATION, gen_length=64)
+    assert report["problems"] == 2 and report["labels"] == len(found.labels) and report["rollouts_per_second"] > 0
+    config, generation = CollectConfig(n_cov=2, n_mc=2, limit=2), dataclasses.replace(GENERATION, gen_length=64)
     whole = labels_of([*collect(lm, problems_of(lm, families("arithmetic"), config, generation), config, generation)])
     assert found.labels == tuple(label for key in sorted(whole) for label in whole[key])
 

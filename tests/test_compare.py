@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,6 +26,7 @@ from creditdecoding.tasks.base import Family, Item
 from creditdecoding.tasks.templates import TEMPLATES, templates, wrap
 from creditdecoding.view.compare_page import compare_html
 from creditdecoding.view.plot import tradeoff_png
+from tests.helpers.cli import run_credit
 from tests.make_checkpoint import make
 
 SHORT = GenerationConfig(gen_length=10, block_length=5)
@@ -380,37 +376,16 @@ def arguments(model: str, folder: Path) -> list[str]:
     return [*asked, "--out", str(folder)]
 
 
-def test_killed_half_way_it_ends_as_an_undisturbed_run_whoever_does_the_rest(undisturbed: Path, model: str, tmp_path: Path) -> None:
-    """SIGKILL when a third of the samples is there; the processes it started die with it; then the rest by one process."""
-    folder = tmp_path / "run"
-    command = [sys.executable, "-m", "creditdecoding", *arguments(model, folder), "--jobs", "2"]
-    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    limit = time.monotonic() + 100
-    while sum(path.read_bytes().count(b"\n") for path in folder.glob("samples.*.jsonl")) < 24 and killed.poll() is None:
-        assert time.monotonic() < limit
-        time.sleep(0.002)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL and not (folder / "samples.jsonl").exists()
-    done: list[int] = []
-    run(plan(model), folder, on_start=lambda had, _: lambda: done.append(had))
-    assert len(done) == 64 - done[0] and 24 <= done[0] < 64
-    assert timeless(folder / "samples.jsonl") == timeless(undisturbed / "samples.jsonl")  # one process or two, killed or not
-    assert (folder / "manifest.json").read_bytes() == (undisturbed / "manifest.json").read_bytes()
-
-
 def test_what_goes_wrong_in_a_process_of_the_run_is_told(model: str, tmp_path: Path) -> None:
     with pytest.raises(CreditError, match="do not fit"):
         run(plan(model, generation=GenerationConfig(gen_length=100_000)), tmp_path, jobs=2)
 
 
-def test_the_command_reports(undisturbed: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from creditdecoding.cli import main  # noqa: PLC0415
-
-    monkeypatch.setattr(sys, "argv", ["credit", *arguments(model, undisturbed)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert not stopped.value.code
-    said = " ".join(capsys.readouterr().out.split())
+def test_the_command_reports(undisturbed: Path, model: str) -> None:
+    """That it survives a kill is in test_interrupt.py."""
+    done = run_credit(arguments(model, undisturbed))
+    assert done.status == 0, done.stderr
+    said = " ".join(done.stdout.split())
     report = json.loads((undisturbed / "report.json").read_text())
     assert report["items"] == {"dev": 4, "test": 4} and report["templates"] == ["plain", "question"]
     assert "too few for an interval" in said and report["words"][0] in said
@@ -435,14 +410,7 @@ def test_published_items_are_dealt_out_to_dev_and_test(monkeypatch: pytest.Monke
         (["--report", "nowhere/r.html"], "not there"),
     ],
 )
-def test_bad_input_is_one_line(
-    more: list[str], said: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from creditdecoding.cli import main  # noqa: PLC0415
-
-    monkeypatch.setattr(sys, "argv", ["credit", "compare", "-m", model, "--out", str(tmp_path / "o"), *more])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    captured = capsys.readouterr()
-    assert stopped.value.code == 2 and captured.out == "" and captured.err.count("\n") == 1
-    assert said in captured.err and not (tmp_path / "o").exists()
+def test_bad_input_is_one_line(more: list[str], said: str, model: str, tmp_path: Path) -> None:
+    done = run_credit(["compare", "-m", model, "--out", tmp_path / "o", *more])
+    assert done.status == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert said in done.stderr and not (tmp_path / "o").exists()

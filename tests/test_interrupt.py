@@ -64,7 +64,7 @@ def evaluating(model: Path, folder: Path) -> list[str]:
 
 
 def comparing(model: Path, folder: Path) -> list[str]:
-    asked = ["compare", "-m", str(model / "llada"), "--tasks", "algebra,facts", "--decoders", "fixed threshold:threshold=0.9", "--limit", "20"]
+    asked = ["compare", "-m", str(model / "llada"), "--tasks", "algebra,facts", "--decoders", "fixed threshold:threshold=0.9", "--limit", "8"]
     return [*asked, "--dev-limit", "2", *SHORT, "--out", str(folder / "run")]
 
 

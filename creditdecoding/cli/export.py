@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from creditdecoding.cli.app import app, write
+from creditdecoding.cli.checks import writable
 
 if TYPE_CHECKING:
     from creditdecoding.decoders.base import Decoder
@@ -26,6 +27,7 @@ def export(
     from creditdecoding.errors import OptionError
     from creditdecoding.integrations.dense import usable
 
+    writable(out)
     chosen, size = load(decoder)
     if format == "sglang":
         usable(chosen, settings(chosen)["name"])

@@ -26,7 +26,7 @@ from creditdecoding import children
 from creditdecoding.canvas import fitted
 from creditdecoding.checkpoint import locate, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, from_mapping
-from creditdecoding.errors import CreditError, OptionError
+from creditdecoding.errors import CreditError, OptionError, naming
 from creditdecoding.eval import journal
 from creditdecoding.eval.journal import Key
 from creditdecoding.eval.summary import BOUND, summarise
@@ -168,6 +168,17 @@ def weights(lm: LM) -> str:
     return digest.hexdigest() if isinstance(module, torch.nn.Module) else ""
 
 
+def refuse_too_long(lm: LM, work: Work, todo: Sequence[int]) -> None:
+    """Look at every prompt before any is answered. Raises `OptionError` that names the item at fault."""
+    plan = work.plan
+    keys = [key for number in todo for key in work.chunks[number].keys]
+    config = dataclasses.replace(plan.generation, decoder=keys[0][2])
+    asked = dict.fromkeys((key[0], key[1], key[3], key[4]) for key in keys)
+    for split, template, family, number in asked:
+        with naming(f"{split} item {number + 1} of {family}"):
+            lm.rows([wrap(template, work.items[split, family, number].prompt)], config, plan.raw)
+
+
 def answers(lm: LM, work: Work, chunk: Chunk) -> Iterator[dict[str, Any]]:
     """The samples of a chunk as they are finished."""
     config = dataclasses.replace(work.plan.generation, decoder=chunk.keys[0][2])
@@ -253,6 +264,7 @@ def run(
         jobs = min(jobs, len(todo))
         if jobs == 1 or (lm is not None and todo):
             lm = load(plan.model, plan.engine, on_load) if lm is None else lm
+            refuse_too_long(lm, work, todo)
             with journal.appender(folder, 0) as append:
                 for number in todo:
                     _do(lm, work, work.chunks[number], found.keys(), append, tick)
@@ -321,6 +333,7 @@ def _help(
 
     try:
         work, lm = lay_out(plan), load(plan.model, plan.engine)
+        refuse_too_long(lm, work, todo)
         with journal.appender(folder, number) as append:
             while True:
                 with taken.get_lock():

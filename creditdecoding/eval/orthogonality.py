@@ -22,7 +22,7 @@ from creditdecoding.canvas import Row
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders import load
 from creditdecoding.errors import CreditError, OptionError, unknown_name
-from creditdecoding.eval.runner import Sample, judged
+from creditdecoding.eval.runner import Sample, judged, rows_of
 from creditdecoding.eval.statistics import RESAMPLES, Interval
 from creditdecoding.eval.summary import Measured, measure
 from creditdecoding.eval.verdicts import orthogonality_words
@@ -164,7 +164,7 @@ def _under(
 
 def _batches(lm: LM, items: Sequence[Item], config: GenerationConfig) -> list[list[Row]]:
     """The rows of the items in batches, short prompts first."""
-    rows = sorted(lm.rows([item.prompt for item in items], config), key=lambda row: len(row.canvas))
+    rows = sorted(rows_of(lm, items, config), key=lambda row: len(row.canvas))
     return [rows[first : first + lm.batch_size] for first in range(0, len(rows), lm.batch_size)]
 
 

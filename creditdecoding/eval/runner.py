@@ -12,7 +12,7 @@ from typing import Any
 
 from creditdecoding.canvas import Row
 from creditdecoding.config import GenerationConfig
-from creditdecoding.errors import OptionError, TooLongError
+from creditdecoding.errors import OptionError, TooLongError, naming
 from creditdecoding.eval.kept import Cell, brief, later, taken_up
 from creditdecoding.lm import LM, Completion
 from creditdecoding.tasks.base import Family, Item, Split, distinct_items

@@ -19,7 +19,7 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.eval.kept import Kept
 from creditdecoding.eval.orthogonality import check_decoders, numbers
-from creditdecoding.eval.runner import Sample, answered
+from creditdecoding.eval.runner import Sample, answered, rows_of
 from creditdecoding.eval.statistics import RESAMPLES
 from creditdecoding.eval.summary import measure
 from creditdecoding.eval.verdicts import scaling_words
@@ -100,8 +100,8 @@ def lay_out(plan: Plan, lm: LM) -> Work:
     width = plan.generation.block_length or lm.layout.causal_block or BLOCK_LENGTH
     plan = replace(plan, generation=replace(plan.generation, block_length=width))
     buckets = _buckets(plan, lm)
-    prompts = [item.prompt for bucket in buckets for item in bucket.items]
-    longest = max(row.answer for row in lm.rows(prompts, replace(plan.generation, gen_length=1)))
+    items = [item for bucket in buckets for item in bucket.items]
+    longest = max(row.answer for row in rows_of(lm, items, replace(plan.generation, gen_length=1)))
     grid = lm.layout.causal_block
     gens = plan.gen_lengths or tuple(n for n in GEN_LENGTHS if longest + n <= lm.max_length)
     widths = plan.block_lengths or tuple(n for n in BLOCK_LENGTHS if grid is None or grid % n == 0)
@@ -115,7 +115,7 @@ def lay_out(plan: Plan, lm: LM) -> Work:
     }
     work = Work(plan, buckets, {name: points[name] for name in points if name in plan.sweeps})
     for config in work.cells:
-        lm.rows(prompts, config)
+        rows_of(lm, items, config)
     return work
 
 

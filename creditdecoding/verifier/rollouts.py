@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from creditdecoding.canvas import fitted
 from creditdecoding.config import CollectConfig, EngineConfig, GenerationConfig
 from creditdecoding.decoders import settings
-from creditdecoding.errors import OptionError
+from creditdecoding.errors import OptionError, naming
 from creditdecoding.lm import LM
 from creditdecoding.tasks.base import Family, Item, distinct_items
 from creditdecoding.verifier.identity import identity
@@ -43,8 +43,9 @@ def problems_of(lm: LM, families: Sequence[Family], config: CollectConfig, gener
     found = []
     for family, mark in zip(families, marks):
         for number, item in enumerate(distinct_items(family, config.split, config.item_seed, config.limit)):  # type: ignore[arg-type]
-            root = State(tuple(lm.encode(item.prompt, config.raw)))
-            lm.row(root.prompt, generation)
+            with naming(f"item {number + 1} of {family.name}"):
+                root = State(tuple(lm.encode(item.prompt, config.raw)))
+                lm.row(root.prompt, generation)
             found.append(Problem((family.name, number), root, mark, _judge(lm, family, item, generation)))
     if not found:
         raise OptionError("there are no problems", given=config.split, hint="Choose another split or other tasks.")

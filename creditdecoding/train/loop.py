@@ -38,6 +38,8 @@ from creditdecoding.train.schedule import cut_log, log_of, rate, save_state, wri
 START = "start"  # subfolder with the checkpoint a run begins from
 WIDTH = 96  # answer positions in the noisy stream
 WARM = 200  # steps of warm-up
+FREE = ("steps", "device", "threads", "processes", "compile", "save_every", "eval_every")
+"""Options with which a run may go on though it began with others."""
 
 
 def model_config(config: TrainConfig, tokenizer: Tokenizer, end: int) -> ModelConfig:
@@ -95,14 +97,13 @@ class Run:
 
     def _resume(self) -> None:
         state = torch.load(self.state_file, map_location=self.device, weights_only=True)
-        mine = dataclasses.asdict(self.config)
-        fixed = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "seed", "batch_size", "parts")
-        for name in fixed:
-            if state["config"][name] != mine[name]:
+        mine = self._about()
+        for name, value in state["config"].items():
+            if name not in FREE and mine.get(name) != value:
                 raise OptionError(
                     f"{self.state_file} was written with another {name}",
-                    given=mine[name],
-                    allowed=state["config"][name],
+                    given=mine.get(name),
+                    allowed=value,
                     hint="Use another --out folder.",
                 )
         self.model.load_state_dict(state["model"])
@@ -110,6 +111,10 @@ class Run:
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
         self.saved = self.step
+
+    def _about(self) -> dict[str, Any]:
+        """What a run was asked for."""
+        return {**dataclasses.asdict(self.config), "tasks": [family.name for family in self.families]}
 
     def _start(self) -> None:
         """Take the weights that `begin_from` laid into the folder; optimisers and step begin anew."""
@@ -128,7 +133,7 @@ class Run:
     def save(self) -> None:
         """Write the state; a kill at any moment leaves the old or the new file, never half of one."""
         state = {
-            "config": dataclasses.asdict(self.config),
+            "config": self._about(),
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,

@@ -62,10 +62,11 @@ def rl(
     ended = 0
     run: Run | None = None
     with counting("iterations", True, lambda: ended + (run.saved if run else 0)) as start:
-        tick = start(0, sum(cell.config.iterations for cell in runs))
-        for cell in runs:
+        logged = [_logged(cell) for cell in runs]
+        tick = start(sum(logged), sum(cell.config.iterations for cell in runs))
+        for cell, done in zip(runs, logged):
             run = _run(cell, verifier, chosen, model, generation, engine)
-            _pursue(run, cell.arm, tick)
+            _pursue(run, cell.arm, done, tick)
             ended += cell.config.iterations
             run = None
     asked = {"tasks": tasks, "model": model, "verifier": None if verifier is None else str(verifier), "rl": dataclasses.asdict(rl)}
@@ -98,12 +99,20 @@ def _run(cell: Cell, verifier: Path | None, families: list[Family], model: str, 
     return run
 
 
-def _pursue(run: Run, arm: str, tick: Tick) -> None:
-    told = 0
+def _logged(cell: Cell) -> int:
+    """Iterations that a run found in its folder has done."""
+    from creditdecoding.verifier.reinforce import records
+
+    done = [record["iteration"] for record in records(cell.folder)]
+    return min(max(done, default=0), cell.config.iterations)
+
+
+def _pursue(run: Run, arm: str, told: int, tick: Tick) -> None:
+    """Carry a run out; `told` iterations are counted already."""
     for record in run.run():
         for _ in range(told, record["iteration"]):
             tick()
-        told = record["iteration"]
+        told = max(told, record["iteration"])
         if "held" in record:
             held = record["held"]
             text = f"{arm}, seed {run.generation.seed}, {record['samples']} samples: "

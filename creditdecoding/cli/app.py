@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -99,6 +100,7 @@ def main() -> None:
     try:
         with stoppable():
             status = app(args=joined(sys.argv[1:]), standalone_mode=False)
+            sys.stdout.flush()
     except CreditError as error:
         _fail(str(error), 2)
     except Stopped as stopped:
@@ -108,8 +110,11 @@ def main() -> None:
     except typer.Abort:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         sys.exit(1)
+    except OSError as error:
+        _say_no_more()
+        _fail(f"the system refused ({error.strerror or error}); got {str(error.filename or 'output')!r}. Make room, or check the path.", 2)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
@@ -121,6 +126,12 @@ def main() -> None:
 def joined(arguments: list[str]) -> list[str]:
     """`trace analyse` as the command `analyse`; whoever means the prompt types `trace -- analyse`."""
     return arguments[1:] if arguments[:2] == ["trace", "analyse"] else arguments
+
+
+def _say_no_more() -> None:
+    """What standard output still holds goes nowhere: it would be refused again at the end of the process."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(text: str, status: int) -> NoReturn:

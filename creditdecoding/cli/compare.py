@@ -117,10 +117,7 @@ def _draw(summed: dict[str, Any], png: Path | None, usual: Path, draw: Callable[
     """Draw the curves; without matplotlib only where a picture was asked for."""
     if png is None and find_spec("matplotlib") is None:
         return []
-    try:
-        draw(summed, png or usual)
-    except OSError as error:
-        raise OptionError(f"cannot write ({error.strerror})", given=str(png or usual), hint="Check the folder.") from error
+    draw(summed, png or usual)
     return [png or usual]
 
 

@@ -6,6 +6,7 @@ analysis (analysis.py), of scaling (scaling.py), of the didactic task (didactic.
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -291,6 +292,12 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
+    """Write a picture that is whole before it is written. Raises `OptionError`."""
+    drawn = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-        figure.savefig(path, format="png", dpi=_DPI)
+        figure.savefig(drawn, format="png", dpi=_DPI)
+    try:
+        path.write_bytes(drawn.getvalue())
+    except OSError as error:
+        raise OptionError(f"cannot write ({error.strerror})", given=str(path), hint="Check the folder.") from error

@@ -19,8 +19,8 @@ from creditdecoding.errors import OptionError
 from creditdecoding.verifier.provers import FEWEST, Fork, Moments, Predict, _failing, _spread, choose, forks, from_counts, from_predictions
 from creditdecoding.verifier.steps import State
 from creditdecoding.verifier.store import Label
+from tests.helpers.cli import run_credit
 from tests.make_checkpoint import make
-from tests.test_cli import call
 from tests.test_verifier import some_labels, stored, written_verifier
 
 CHANCES = (0.5, 0.3, 0.2)  # of three next steps under pi
@@ -158,7 +158,7 @@ def test_a_prover_is_named_only_where_there_is_enough_to_go_by() -> None:
     assert choose([], {}).provers == ()
 
 
-def test_the_command_compares_provers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_compares_provers(tmp_path: Path) -> None:
     base, other = (make("llada", tmp_path / name, seed=seed) for name, seed in (("base", 0), ("other", 1)))
     alien = make("dream", tmp_path / "foreign")
     lm = load(str(base))
@@ -166,12 +166,14 @@ def test_the_command_compares_provers(tmp_path: Path, monkeypatch: pytest.Monkey
     for model, name in ((base, "v"), (other, "weak"), (alien, "alien")):
         written_verifier(load(str(model)), tmp_path / name, model=str(model))
     begin = ["pav", "provers", labels, "-m", str(base), "--verifier", str(tmp_path / "v")]
-    assert call([*begin, "--k", "1,4", "--prover", f"weak={tmp_path / 'weak'}", "--counts", "--json"], monkeypatch) == 0
-    found = json.loads(capsys.readouterr().out)
+    done = run_credit([*begin, "--k", "1,4", "--prover", f"weak={tmp_path / 'weak'}", "--counts", "--json"])
+    assert done.status == 0, done.stderr
+    found = json.loads(done.stdout)
     assert [each["prover"] for each in found["provers"]] == ["bo1", "bo4", "weak"] and found["chosen"] in ("bo4", "weak") and not found["held_out"]
     assert found["several"] == found["problems"] == 24 and [each["prover"] for each in found["counts"]["provers"]] == ["bo1", "bo4"]
     assert found["counts"]["provers"][1]["distinguishability"]["value"] > found["provers"][1]["distinguishability"]["value"]  # it has learned nothing
-    assert call(begin, monkeypatch) == 0 and "bo32" in capsys.readouterr().out
+    done = run_credit(begin)
+    assert done.status == 0 and "bo32" in done.stdout
     for flags, said in (
         (["--k", "0"], "K of 1 or more"),
         (["--k", "two"], "must be numbers"),
@@ -181,6 +183,7 @@ def test_the_command_compares_provers(tmp_path: Path, monkeypatch: pytest.Monkey
         (["--prover", f"none={tmp_path / 'none'}"], "no verifier here"),
         (["--verifier", str(tmp_path / "weak")], "another model"),
     ):
-        assert call([*begin, *flags], monkeypatch) == 2
-        error = capsys.readouterr().err
+        done = run_credit([*begin, *flags])
+        assert done.status == 2, done.stderr
+        error = done.stderr
         assert said in error and error.count("\n") == 1, error

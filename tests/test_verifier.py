@@ -25,8 +25,8 @@ from creditdecoding.verifier.packing import Feed, chains, pack, width
 from creditdecoding.verifier.steps import State
 from creditdecoding.verifier.store import Bill, Header, Label, Labels, opened
 from creditdecoding.verifier.surprise import surprise
+from tests.helpers.cli import run_credit
 from tests.make_checkpoint import FAMILIES, make
-from tests.test_cli import call
 
 
 def some_states(count: int = 6) -> list[State]:
@@ -381,27 +381,29 @@ def stored(labels: Labels, path: Path) -> str:
     return str(path)
 
 
-def test_the_command_trains_measures_and_goes_on(
-    tiny: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_trains_measures_and_goes_on(tiny: LM, tmp_path: Path) -> None:
     model = str(make("llada", tmp_path / "model"))
     labels, out = stored(some_labels(tiny, 40), tmp_path / "labels.jsonl"), tmp_path / "verifier"
     command = ["pav", "train", labels, "-m", model, "--out", str(out), "--fit-batch", "8", "--lr", "0.01", "--epochs", "3", "--save-every", "5"]
-    assert call([*command, "--json"], monkeypatch) == 0
-    found = json.loads(capsys.readouterr().out)
+    done = run_credit([*command, "--json"])
+    assert done.status == 0, done.stderr
+    found = json.loads(done.stdout)
     assert found["measures"] == json.loads((out / "verifier.json").read_text())["measures"] == Verifier.load(out, tiny).about["measures"]
     assert found["settings"]["epochs"] == 3 and found["measures"]["problems"] == 8 and found["measures"]["skill"]["value"] > 0.3
-    assert call(["pav", "measure", labels, "--verifier", str(out), "-m", model, "--json"], monkeypatch) == 0
-    assert json.loads(capsys.readouterr().out)["verifiers"] == {str(out): found["measures"]}  # on the problems held out alone
-    again = call(command, monkeypatch)
-    printed = " ".join(capsys.readouterr().out.split())
-    assert again == 0 and "Brier score" in printed and "problems held out" in printed
-    assert call([*command[:-6], "--out", str(tmp_path / "orm"), "--outcome", "--json"], monkeypatch) == 0
-    outcome = json.loads(capsys.readouterr().out)
+    done = run_credit(["pav", "measure", labels, "--verifier", str(out), "-m", model, "--json"])
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout)["verifiers"] == {str(out): found["measures"]}  # on the problems held out alone
+    again = run_credit(command)
+    printed = " ".join(again.stdout.split())
+    assert again.status == 0 and "Brier score" in printed and "problems held out" in printed
+    done = run_credit([*command[:-6], "--out", str(tmp_path / "orm"), "--outcome", "--json"])
+    assert done.status == 0, done.stderr
+    outcome = json.loads(done.stdout)
     assert outcome["settings"]["outcome"] and outcome["measures"]["states"] < found["measures"]["states"]
     both = ["--verifier", str(tmp_path / "orm"), "--verifier", str(out)]
-    assert call(["pav", "measure", stored(some_labels(tiny, 9), tmp_path / "few.jsonl"), *both, "-m", model], monkeypatch) == 0
-    printed = " ".join(capsys.readouterr().out.split())
+    done = run_credit(["pav", "measure", stored(some_labels(tiny, 9), tmp_path / "few.jsonl"), *both, "-m", model])
+    assert done.status == 0, done.stderr
+    printed = " ".join(done.stdout.split())
     assert f"Brier score of {out} less that of {tmp_path / 'orm'}: -" in printed and printed.count("of 9 problems") == 2
     whole = Path(labels).read_bytes()
     for name, content, said in (
@@ -413,10 +415,12 @@ def test_the_command_trains_measures_and_goes_on(
     ):
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        assert call(["pav", "train", str(tmp_path / name), "-m", model, "--out", str(tmp_path / "refused")], monkeypatch) == 2
-        error = capsys.readouterr().err
+        done = run_credit(["pav", "train", str(tmp_path / name), "-m", model, "--out", str(tmp_path / "refused")])
+        assert done.status == 2, done.stderr
+        error = done.stderr
         assert said in error and error.count("\n") == 1, error
-    assert call([*command, "--seed", "3"], monkeypatch) == 2 and "another seed" in capsys.readouterr().err
+    done = run_credit([*command, "--seed", "3"])
+    assert done.status == 2 and "another seed" in done.stderr
 
 
 def tiny_digest(store: bytes) -> bytes:

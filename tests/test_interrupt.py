@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 
+from creditdecoding.cli import app
+from creditdecoding.cli.stop import stoppable
 from creditdecoding.config import TrainConfig
+from creditdecoding.eval import runner
 from creditdecoding.tasks import families
 from creditdecoding.train.vocabulary import task_tokenizer
 from creditdecoding.verifier.store import load as load_labels
@@ -27,7 +30,7 @@ from tests.make_checkpoint import make
 pytestmark = pytest.mark.slow
 
 TIMES = ("seconds", "tps", "rollouts_per_second", "throughput")
-SHORT = ["--gen-length", "24", "--block-length", "8", "--no-early-stop", "--batch-size", "2", "--threads", "1", "--device", "cpu"]
+SHORT = ["--gen-length", "12", "--block-length", "4", "--no-early-stop", "--batch-size", "2", "--threads", "1", "--device", "cpu"]
 DRAWN = [*SHORT, "--temperature", "1.5", "--decoder", "fixed"]
 
 
@@ -59,7 +62,7 @@ def lines(path: Path) -> list[Any]:
 
 
 def evaluating(model: Path, folder: Path) -> list[str]:
-    asked = ["eval", "-m", str(model / "llada"), "--tasks", "algebra,facts", "--limit", "30", "--decoder", "fixed"]
+    asked = ["eval", "-m", str(model / "llada"), "--tasks", "algebra,facts", "--limit", "20", "--decoder", "fixed"]
     return [*asked, *SHORT, "--out", str(folder / "e.json")]
 
 
@@ -69,12 +72,12 @@ def comparing(model: Path, folder: Path) -> list[str]:
 
 
 def tuning(model: Path, folder: Path) -> list[str]:
-    asked = ["tune", "-m", str(model / "llada"), "--tasks", "algebra", "--decoder", "fixed:k=2|3", "--limit", "30", "--bound", "20"]
+    asked = ["tune", "-m", str(model / "llada"), "--tasks", "algebra", "--decoder", "fixed:k=2|3", "--limit", "24", "--bound", "20"]
     return [*asked, *SHORT, "--out", str(folder / "d.yaml")]
 
 
 def answering(model: Path, folder: Path) -> list[str]:
-    bodies = [{"prompt": f"question {i}", "max_tokens": 24, "decoder": "fixed"} for i in range(40)]
+    bodies = [{"prompt": f"question {i}", "max_tokens": 16, "decoder": "fixed"} for i in range(24)]
     asked = [{"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": body} for i, body in enumerate(bodies)]
     source = model / "requests.jsonl"
     if not source.exists():
@@ -84,18 +87,18 @@ def answering(model: Path, folder: Path) -> list[str]:
 
 
 def collecting(model: Path, folder: Path) -> list[str]:
-    asked = ["pav", "collect", str(folder / "labels.jsonl"), "-m", str(model / "llada"), "--tasks", "algebra", "--limit", "8"]
-    return [*asked, "--n-cov", "2", "--n-mc", "2", "--delimiter", "8 tokens", *DRAWN]
+    asked = ["pav", "collect", str(folder / "labels.jsonl"), "-m", str(model / "llada"), "--tasks", "algebra", "--limit", "6"]
+    return [*asked, "--n-cov", "2", "--n-mc", "2", "--delimiter", "4 tokens", *DRAWN]
 
 
 def fitting(model: Path, folder: Path) -> list[str]:
     asked = ["pav", "train", str(model / "labels.jsonl"), "-m", str(model / "llada"), "--out", str(folder / "verifier")]
-    return [*asked, "--epochs", "20", "--fit-batch", "2", "--save-every", "3", "--threads", "1", "--device", "cpu"]
+    return [*asked, "--epochs", "10", "--fit-batch", "2", "--save-every", "3", "--threads", "1", "--device", "cpu"]
 
 
 def learning(model: Path, folder: Path) -> list[str]:
     asked = ["pav", "rl", "-m", str(model / "llada"), "--out", str(folder / "rl"), "--tasks", "algebra", "--arm", "outcome", "--baseline", "others"]
-    asked += ["--iterations", "12", "--problems", "2", "--save-every", "3", "--eval-every", "4", "--eval-limit", "2", "--delimiter", "8 tokens"]
+    asked += ["--iterations", "8", "--problems", "2", "--save-every", "3", "--eval-every", "4", "--eval-limit", "1", "--delimiter", "4 tokens"]
     return [*asked, *DRAWN]
 
 
@@ -104,7 +107,7 @@ def training(model: Path, folder: Path) -> list[str]:
     if not out.exists():
         shutil.copytree(model / "tokenizer", out)
     shape = ["--hidden-size", "32", "--num-layers", "1", "--num-heads", "2", "--intermediate-size", "32", "--vocabulary", "300"]
-    asked = ["--steps", "40", "--batch-size", "4", "--drill-steps", "2", "--save-every", "3", "--eval-every", "20", "--no-compile"]
+    asked = ["--steps", "30", "--batch-size", "4", "--drill-steps", "2", "--save-every", "3", "--eval-every", "20", "--no-compile"]
     return ["train", "--out", str(out), "--tasks", "facts", *shape, *asked, "--eval-limit", "1", "--report-limit", "1"]
 
 
@@ -121,7 +124,7 @@ def labels(folder: Path) -> Any:
 COMMANDS = {
     "eval": Command(evaluating, "e.json.partial/samples.*.jsonl", 13, lambda folder: whole(folder / "e.json")),
     "compare": Command(comparing, "run/samples.*.jsonl", 13, lambda folder: lines(folder / "run" / "samples.jsonl")),
-    "tune": Command(tuning, "d.yaml.partial/samples.*.jsonl", 40, lambda folder: (folder / "d.yaml").read_text()),
+    "tune": Command(tuning, "d.yaml.partial/samples.*.jsonl", 30, lambda folder: (folder / "d.yaml").read_text()),
     "batch": Command(answering, "answers.jsonl.partial/samples.*.jsonl", 7, lambda folder: (folder / "answers.jsonl").read_bytes()),
     "pav collect": Command(collecting, "labels.jsonl", 6, labels),
     "pav train": Command(
@@ -131,7 +134,7 @@ COMMANDS = {
         lambda folder: checkpoint(folder / "verifier", whole(folder / "verifier" / "verifier.json"), lines(folder / "verifier" / "log.jsonl")),
     ),
     "pav rl": Command(
-        learning, "rl/log.jsonl", 6, lambda folder: checkpoint(folder / "rl", whole(folder / "rl" / "rl.json"), lines(folder / "rl" / "log.jsonl"))
+        learning, "rl/log.jsonl", 5, lambda folder: checkpoint(folder / "rl", whole(folder / "rl" / "rl.json"), lines(folder / "rl" / "log.jsonl"))
     ),
     "train": Command(
         training,
@@ -182,6 +185,7 @@ def test_a_command_that_is_stopped_goes_on(name: str, number: signal.Signals, mo
         assert ended.status == 130
         assert re.search(r"stopped at \d+ of \d+; the same command goes on( from \d+)?\n$", ended.stderr), ended.stderr
         assert "Traceback" not in ended.stderr
+    assert ended.alone(), "a process that the command started is still there"
     again = run_credit(arguments)
     assert again.status == 0, again.stderr
     assert command.result(tmp_path) == undisturbed(name)
@@ -193,12 +197,36 @@ def test_sigterm_is_like_ctrl_c_but_for_the_status(model: Path, tmp_path: Path) 
     moment = Moment(tmp_path, command.growing, command.lines, signal.SIGTERM)
     ended = signalled(command.arguments(model, tmp_path), moment, tmp_path / "log")
     assert ended.status == 143
-    assert re.fullmatch(r"stopped at \d+ of 60; the same command goes on\n", ended.stderr)
+    assert re.fullmatch(r"stopped at \d+ of 40; the same command goes on\n", ended.stderr)
 
 
-def test_what_keeps_nothing_says_so(model: Path, tmp_path: Path) -> None:
-    """The first line here is one of `log`, which the command writes when it has begun."""
-    asked = ["search", "-m", str(model / "llada"), "--tasks", "algebra", "--method", "certainty", *DRAWN]
-    moment = Moment(tmp_path, "log", 0, signal.SIGINT)
-    ended = signalled(asked, moment, tmp_path / "log")
-    assert (ended.status, ended.stderr) == (130, "interrupted\n")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_keeps_nothing_says_so(number: signal.Signals, status: int, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: the signal comes while the third answer is judged."""
+
+    def judged(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(number)
+        return judge(*arguments)
+
+    calls: list[int] = []
+    judge = runner.judged
+    monkeypatch.setattr(runner, "judged", judged)
+    monkeypatch.setattr(app, "end_at_once_next_time", lambda: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        ended = run_credit(["eval", "-m", model / "llada", "--tasks", "algebra", "--limit", "8", *SHORT])
+    finally:
+        assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert (ended.status, ended.stdout, ended.stderr) == (status, "", "interrupted\n")
+
+
+def test_what_was_switched_off_stays_off() -> None:
+    """A command behind nohup, or in the background of a script, does not hear Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)

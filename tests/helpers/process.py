@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,34 @@ PATIENCE = 300.0  # seconds after which a process that hangs is given up
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit status (the negative number of a signal that killed it), and what it wrote to standard error."""
+    """How a process ended: its exit status (the negative number of a signal that killed it), what it said, and the number of its session."""
 
     status: int
     stderr: str
+    session: int
+
+    def alone(self) -> bool:
+        """Whether all processes of its session end too, in a time that no busy machine needs."""
+        pause = threading.Event()
+        until = time.monotonic() + PATIENCE
+        while members(self.session):
+            if time.monotonic() > until:
+                return False
+            pause.wait(0.02)
+        return True
+
+
+def members(session: int) -> list[int]:
+    """The processes of a session; none where the system has no /proc to look at."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, of = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue  # it has just ended
+        if int(of) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
 
 
 @dataclass(frozen=True)
@@ -52,7 +77,8 @@ def signalled(arguments: Sequence[str | Path], moment: Moment, log: Path) -> End
         process.kill()
         process.join()
         raise AssertionError(f"it hangs; it said: {log.read_text()}")
-    return Ended(process.exitcode, log.read_text())
+    assert process.pid is not None
+    return Ended(process.exitcode, log.read_text(), process.pid)
 
 
 def _run(arguments: list[str], moment: Moment, log: Path) -> None:  # pragma: no cover - in another process

@@ -200,6 +200,15 @@ def test_sigterm_is_like_ctrl_c_but_for_the_status(model: Path, tmp_path: Path) 
     assert re.fullmatch(r"stopped at \d+ of 40; the same command goes on\n", ended.stderr)
 
 
+def test_processes_that_share_a_step_end_without_a_word(model: Path, tmp_path: Path) -> None:
+    command = COMMANDS["train"]
+    moment = Moment(tmp_path, command.growing, 5, signal.SIGINT)
+    ended = signalled([*command.arguments(model, tmp_path), "--steps", "4000", "--processes", "2"], moment, tmp_path / "log")
+    assert ended.status == 130 and ended.alone()
+    assert re.search(r"stopped at \d+ of 4000; the same command goes on( from \d+)?\n$", ended.stderr), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_what_keeps_nothing_says_so(number: signal.Signals, status: int, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: the signal comes while the third answer is judged."""

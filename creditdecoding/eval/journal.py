@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import RawIOBase
@@ -170,6 +171,13 @@ def settle(folder: Path, records: Mapping[Key, Mapping[str, Any]], order: Sequen
     for other in _files(folder):
         if other != path:
             other.unlink()
+
+
+def discard(folder: Path) -> None:
+    """Take a run's folder away, samples first: what a kill leaves of it is no run, or one that begins anew."""
+    for path in _files(folder):
+        path.unlink()
+    shutil.rmtree(folder)
 
 
 def replace(path: Path, text: str) -> None:

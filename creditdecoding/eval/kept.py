@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ def keeping(out: Path | None, settings: Mapping[str, Any]) -> Iterator[Kept | No
     folder = partial(out)
     with journal.hold(folder, settings), journal.appender(folder, 0) as append:
         yield Kept(journal.read(folder, KEY), append)
-    shutil.rmtree(folder)
+    journal.discard(folder)
 
 
 def partial(out: Path) -> Path:

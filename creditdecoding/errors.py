@@ -107,6 +107,4 @@ def naming(what: str) -> Iterator[None]:
     try:
         yield
     except OptionError as error:
-        raise type(error)(
-            f"{what}: {error.what}", given=error.given, allowed=error.allowed, hint=error.hint, param=error.param
-        ) from error
+        raise type(error)(f"{what}: {error.what}", given=error.given, allowed=error.allowed, hint=error.hint, param=error.param) from error

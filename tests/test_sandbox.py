@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from struct import unpack
 
@@ -27,6 +28,15 @@ from creditdecoding.tasks.confined import seccomp, syscalls
 from creditdecoding.tasks.sandbox import Outcome, gives, passes, run_python
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel refuses is Linux's")
+_SYSTEM = "/usr/bin/python3"
+each_python = pytest.mark.parametrize(
+    "python",
+    [
+        sys.executable,
+        pytest.param(_SYSTEM, marks=pytest.mark.skipif(sys.platform != "linux" or not os.access(_SYSTEM, os.X_OK), reason="no such Python here")),
+    ],
+)
+"""This Python, which may lie in root's home, and the system's, which everybody can read."""
 DEADLINE = 60
 """Seconds after which a condition that never comes true fails a test."""
 
@@ -71,7 +81,9 @@ open("/dev/null", "w").write("gone")
 """
 
 
-def test_ordinary_programs_are_not_disturbed() -> None:
+@each_python
+def test_ordinary_programs_are_not_disturbed(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox.sys, "executable", python)
     outcome = run_python(ORDINARY, given="one\n")
     assert outcome.output.splitlines() == ["thread", "[1, 2] slept", "alarm", "Point(x=1) ['-c'] one b'' one", " ['a.db']"], outcome
 
@@ -125,10 +137,12 @@ def test_bytes_that_are_no_text_do_not_break_the_caller(code: str) -> None:
 # limits
 
 
-@pytest.mark.parametrize("code", ["while True:\n    pass", "import time\ntime.sleep(600)", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"])
-def test_time_is_limited(code: str) -> None:
-    outcome = run_python(code, seconds=1)
-    assert not outcome.ok and outcome.error == "stopped after 1 s"
+def test_time_is_limited() -> None:
+    """Of the processor and by the clock, also for one that stops itself."""
+    endless = ("while True:\n    pass", "import time\ntime.sleep(600)", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)")
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = list(pool.map(lambda code: run_python(code, seconds=1), endless))
+    assert [(outcome.ok, outcome.error) for outcome in outcomes] == [(False, "stopped after 1 s")] * 3
 
 
 def test_memory_is_limited() -> None:
@@ -169,21 +183,23 @@ def test_a_flood_of_output_does_not_fill_the_callers_memory() -> None:
 
 
 @linux
-def test_threads_are_limited(confined: None) -> None:
+def test_threads_are_limited(confined: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can be nobody or is an ordinary user; the kernel exempts root's own id, where memory is the limit."""
+    if subprocess.run(["unshare", "-U", "true"], capture_output=True).returncode or not os.access(_SYSTEM, os.X_OK):
+        pytest.skip("no user namespaces here, or no Python of the system")
+    monkeypatch.setattr(sandbox.sys, "executable", _SYSTEM)
     code = """
 import threading
 threading.stack_size(1 << 16)
 wait = threading.Event()
-for count in range(20000):
-    try:
-        threading.Thread(target=wait.wait, daemon=True).start()
-    except RuntimeError:
-        break
-print(count)
+try:
+    for count in range(1000):
+        threading.Thread(target=wait.wait).start()
+except RuntimeError:
+    print(count)
 wait.set()
 """
-    outcome = run_python(code)
-    assert outcome.output == "" or int(outcome.output) < 8000, outcome
+    assert 50 < int(run_python(code).output) < 64
 
 
 # what is refused
@@ -191,8 +207,9 @@ wait.set()
 
 def test_it_does_not_see_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "secret")
-    outcome = run_python("import os, sys\nprint(os.environ.get('SOME_TOKEN'), os.listdir(), __name__, sys.flags.isolated)")
-    assert outcome.output == "None [] __main__ 1\n"
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
+    outcome = run_python("import os, sys\nprint(dict(os.environ), os.getenv('SOME_TOKEN'), os.listdir(), __name__, sys.flags.isolated)")
+    assert outcome.output == "{} None [] __main__ 1\n"
 
 
 @pytest.mark.parametrize(
@@ -334,11 +351,9 @@ print(run_python({attempts(kept, tmp_path / "new")!r}).output, run_python({ORDIN
 
 
 @linux
-@pytest.mark.parametrize("python", [sys.executable, "/usr/bin/python3"])
+@each_python
 def test_there_is_no_root(confined: None, monkeypatch: pytest.MonkeyPatch, python: str) -> None:
     """Whether nobody can read this Python (a system's) or not (one in root's home): no capability, and who it is for the kernel."""
-    if not os.access(python, os.X_OK):
-        pytest.skip("no such Python here")
     monkeypatch.setattr(sandbox.sys, "executable", python)
     with sandbox._child("answer", 5, 1 << 29) as child:
         child.started(5)
@@ -467,7 +482,9 @@ def test_the_numbers_are_those_of_the_kernel(machine: str) -> None:
         pytest.skip("libseccomp is not here")
     column = syscalls.MACHINES.index(machine)
     listed = {**syscalls.ALWAYS, **{name: rule.numbers for name, rule in syscalls.rules(1).items()}, "clone3": syscalls.CLONE3}
-    assert {name: numbers[column] for name, numbers in listed.items()} == {name: _number(name, machine) for name in listed}
+    young = {"mseal", "map_shadow_stack"}  # which an older libseccomp does not know
+    wrong = {name: (numbers, known) for name, numbers in listed.items() if (known := _number(name, machine)) != numbers[column]}
+    assert {name for name, (_, known) in wrong.items() if known is not None or name not in young} == set()
 
 
 def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> int:

@@ -1,9 +1,12 @@
-"""Judges untrusted Python: a child process runs it, confined, and what it is compared with never enters that process.
+"""Judges untrusted Python: a child process runs it, confined, and what it is compared with never
+enters that process.
 
-`run_python` runs a program and gives what it printed; `gives` calls an answer's function and compares outside; `passes` lets tests that are
-code themselves call it from a second child. On Linux (x86-64, arm64) the kernel holds a child to a list of system calls, to Python's own files
-and an empty folder, without root. What cannot be set up is said once a process. docs/security.md has the promises and what is not covered.
-Leaves to others: the confinement (confined/), what to run and when values are the same (the tasks).
+`run_python` runs a program and gives what it printed; `gives` calls an answer's function and
+compares outside; `passes` lets tests that are code themselves call it from a second child. On Linux
+(x86-64, arm64) the kernel holds a child to a list of system calls, to Python's own files and an
+empty folder, without root. What cannot be set up is said once a process. docs/security.md has the
+promises and what is not covered. Leaves to others: the confinement (confined/), what to run and
+when values are the same (the tasks).
 """
 
 from __future__ import annotations
@@ -30,10 +33,21 @@ from creditdecoding.tasks.confined.values import encode
 if TYPE_CHECKING:
     from creditdecoding.tasks.confined.values import Tree
 
-_START = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from confined.child import main; del sys.path[0]; main()"
+_START = "; ".join(
+    (
+        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})",
+        "from confined.child import main",
+        "del sys.path[0]",
+        "main()",
+    )
+)
 _PATIENCE = 60.0
-"""Seconds that a child may take to start: many times what it needs, so that a busy machine changes no verdict."""
+"""Seconds that a child may take to start: many times what it needs, so that a busy machine changes
+no verdict.
+"""
 _MESSAGE = 1 << 16
+_ENVIRONMENT = {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}
+"""What some Pythons need to start at all; a child forgets it before it runs anything."""
 
 _MEMORY = 512 << 20
 
@@ -42,14 +56,17 @@ _KEEPS = {
     "files": "every file that this user may open",
     "root": "the id of root",
 }
-"""What the code that is judged keeps where the system does not take it away (confined/confine.py)."""
+"""What the code that is judged keeps where the system does not take it away (confined/confine.py).
+"""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ended with: `ok` is exit status 0 within the limits; `output` is what it printed; `error` the last line of why not."""
+    """What a run ended with: `ok` is exit status 0 within the limits; `output` is what it printed;
+    `error` the last line of why not.
+    """
 
     ok: bool
     output: str
@@ -57,29 +74,40 @@ class Outcome:
 
 
 def run_python(code: str, seconds: int = 5, memory: int = _MEMORY, given: str = "") -> Outcome:
-    """Run `code` in a fresh interpreter under limits (seconds of time, bytes of memory); it reads `given` from standard input."""
-    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+    """Run `code` in a fresh interpreter under limits (seconds of time, bytes of memory); it reads
+    `given` from standard input.
+    """
+    with (
+        tempfile.TemporaryFile() as source,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+    ):
+        os.fchmod(source.fileno(), 0o444)  # so that nobody can open /dev/stdin, too
         source.write(given.encode(errors="replace"))
         source.seek(0)
         with _child("program", seconds, memory, streams=(source, output, errors)) as child:
             child.started(seconds + 1)
             with contextlib.suppress(ClosedError):
                 child.channel.send(_text_only(code))
-            try:
-                child.process.wait(seconds + 1)
-            except subprocess.TimeoutExpired:
+                child.channel.receive(_MESSAGE)  # nothing comes: it closes when the program ends
+            if not child.ended():
                 return Outcome(False, "", f"stopped after {seconds} s")
         printed = _text(output)
         said = _text(errors)
     status = child.process.returncode
     if status == 0:
         return Outcome(True, printed, "")
-    stopped = f"stopped after {seconds} s" if status in (-signal.SIGXCPU, -signal.SIGKILL) else f"exit {status}"
-    return Outcome(False, printed, next(reversed(said.strip().splitlines()), stopped))
+    if said.strip():
+        return Outcome(False, printed, said.strip().splitlines()[-1])
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        return Outcome(False, printed, f"stopped after {seconds} s")
+    return Outcome(False, printed, f"exit {status}")
 
 
 def equal(given: Tree, wanted: object) -> bool:
-    """Whether a value that an answer gave is the wanted one; it comes as the tree of confined/values.py, and stays one."""
+    """Whether a value that an answer gave is the wanted one; it comes as the tree of
+    confined/values.py, and stays one.
+    """
     return bool(given == encode(wanted))
 
 
@@ -91,17 +119,19 @@ def gives(
     seconds: int = 5,
     memory: int = _MEMORY,
 ) -> bool:
-    """Whether the answer's function gives the wanted value for the arguments of every case, in one process, within the limits.
+    """Whether the answer's function gives the wanted value for the arguments of every case, in one
+    process, within the limits.
 
     `function` may be Class.function: the method of a new object, if there is that class.
     """
+    limited = [(arguments, wanted, _limit(wanted)) for arguments, wanted in cases]
     with _child("answer", seconds, memory) as child:
         child.started(seconds + 1)
         asking = Asking(child.channel, _MESSAGE)
         try:
             asking.start(_text_only(code), function)
-            for arguments, wanted in cases:
-                asking.limit = _MESSAGE + 8 * len(json.dumps(encode(wanted)))  # what is longer is another value
+            for arguments, wanted, limit in limited:
+                asking.limit = limit
                 if not same(asking.tree(arguments), wanted):
                     return False
         except (Exception, StoppedError):  # whatever the answer raised
@@ -109,10 +139,20 @@ def gives(
     return True
 
 
+def _limit(wanted: object) -> int:
+    """The most bytes that a reply with the wanted value can have; what is longer is another."""
+    return _MESSAGE + 8 * len(json.dumps(encode(wanted)))
+
+
 def passes(code: str, function: str, tests: str, seconds: int = 5, memory: int = _MEMORY) -> bool:
-    """Whether `tests`, code that defines `check`, accept the answer's function. They run in a child of their own and call it from there."""
+    """Whether `tests`, code that defines `check`, accept the answer's function. They run in a child
+    of their own and call it from there.
+    """
     end, other = _link()
-    with _child("answer", seconds, memory, end) as answer, _child("tests", seconds, memory, other) as judge:
+    with (
+        _child("answer", seconds, memory, end) as answer,
+        _child("tests", seconds, memory, other) as judge,
+    ):
         answer.started(seconds + 1)
         judge.started(seconds + 1)
         try:
@@ -130,15 +170,28 @@ class _Child:
         self.channel = channel
 
     def started(self, seconds: float) -> None:
-        """Wait until it has confined itself, and say what it could not; from then on it has `seconds` to answer."""
+        """Wait until it has confined itself, and say what it could not; from then on it has
+        `seconds` to answer.
+        """
         try:
             _, missing = self.channel.receive(_MESSAGE)
         except ClosedError as error:
-            hint = "See whether this Python runs with -I -S, and whether memory and processes are left."
-            raise CreditError(f"the sandbox did not start ({error})", hint=hint) from error
+            raise CreditError(
+                f"the sandbox did not start ({error})",
+                hint="See whether this Python runs with -I -S, and whether memory is left.",
+            ) from error
         if missing:
             _say(tuple(missing))
         self.channel.deadline = time.monotonic() + seconds
+
+    def ended(self) -> bool:
+        """Wait until it has ended; whether it does in time."""
+        assert self.channel.deadline is not None
+        try:
+            self.process.wait(max(0.0, self.channel.deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def end(self) -> None:
         """End it and whatever it started."""
@@ -170,12 +223,22 @@ def _child(
     theirs, ours = _link()
     ends = (theirs, *links)
     files = [file for pair in ends for file in pair]
-    command = [sys.executable, "-I", "-S", "-c", _START, role, str(seconds), str(memory), *(f"{a},{b}" for a, b in ends)]
+    python = [sys.executable, "-I", "-S", "-c", _START]
+    command = [*python, role, str(seconds), str(memory), *(f"{a},{b}" for a, b in ends)]
     stdin, stdout, stderr = streams
     channel = Channel(*ours, deadline=time.monotonic() + _PATIENCE)
     with contextlib.closing(channel), _folder() as folder:
         try:
-            process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, cwd=folder, env={}, pass_fds=files, start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=folder,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                pass_fds=files,
+                start_new_session=True,
+            )
         finally:
             for file in files:
                 os.close(file)
@@ -190,7 +253,8 @@ def _child(
 def _say(missing: tuple[str, ...]) -> None:
     """Once a process: what this system does not keep from the code that is judged."""
     kept = ", ".join(_KEEPS[what] for what in missing)
-    _log.warning("the sandbox is weaker here: code that is judged keeps %s; see docs/security.md", kept)
+    what = "the sandbox is weaker here: code that is judged keeps %s; see docs/security.md"
+    _log.warning(what, kept)
 
 
 @contextlib.contextmanager
@@ -204,7 +268,9 @@ def _folder() -> Iterator[str]:
 
 
 def _remove(folder: str) -> None:
-    """Remove a folder with what an answer made in it, however deep (without recursion, without long paths) and locked that is."""
+    """Remove a folder with what an answer made in it, however deep (without recursion, without long
+    paths) and locked that is.
+    """
     os.chmod(folder, 0o700)
     here = os.open(folder, os.O_RDONLY)
     inner = _emptied(here)

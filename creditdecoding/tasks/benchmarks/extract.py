@@ -100,9 +100,9 @@ def bracketed(text: str) -> str | None:
 
 
 def code(text: str, has: str = "") -> str:
-    """The last Python code block with a match of the pattern `has` (line by line), else the last one; without any fence the whole text.
+    """The last Python code block with a match of the pattern `has`, else the last one.
 
-    Blocks need not be closed. Where no block says that it is Python, all count.
+    Without any fence it is the whole text. Lines are matched one by one. Blocks need not be closed. Where no block says that it is Python, all count.
     """
     blocks = [(match[1].lower(), match[2]) for match in _FENCE.finditer(text)]
     if not blocks:

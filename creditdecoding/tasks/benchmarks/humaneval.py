@@ -1,4 +1,6 @@
-"""HumanEval: a Python function from its docstring (Chen et al., 2021), judged by its tests, which call it from another process."""
+"""HumanEval: a Python function from its docstring (Chen et al., 2021), judged by its tests, which
+call it from another process.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
 
 
 def _program(text: str, prompt: str, name: str) -> str:
-    """The answer as a whole program: a function of its own after the prompt's head, or the rest of the prompt's function."""
+    """The answer as a whole program: a function of its own after the prompt's head, or the rest of
+    the prompt's function.
+    """
     written = code(text, defines(name))
     if re.search(defines(name), written, re.MULTILINE):
         return _head(prompt, name) + "\n" + written
@@ -33,13 +37,15 @@ def _program(text: str, prompt: str, name: str) -> str:
 
 def _head(prompt: str, name: str) -> str:
     """What stands before the function: imports and helpers."""
-    starts = [found.start() for found in re.finditer(rf"^(async\s+)?def\s+{name}\b", prompt, re.MULTILINE)]
+    definitions = re.finditer(rf"^(async\s+)?def\s+{name}\b", prompt, re.MULTILINE)
+    starts = [found.start() for found in definitions]
     return prompt[: starts[-1]] if starts else ""
 
 
 def _judge(text: str, gold: tuple[str, str, str]) -> bool:
     prompt, name, test = gold
-    return passes(_program(text, prompt, name), name, f"{_head(prompt, name)}\n{test}", seconds=_SECONDS)
+    tests = f"{_head(prompt, name)}\n{test}"
+    return passes(_program(text, prompt, name), name, tests, seconds=_SECONDS)
 
 
 BENCHMARK = Benchmark(

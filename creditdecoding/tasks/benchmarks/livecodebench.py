@@ -81,15 +81,22 @@ def _judge(text: str, gold: tuple[str | None, Tests]) -> bool:
 def _functional(written: str, name: str, tests: Tests) -> bool:
     """Call the function, or the method of class Solution, on every input: one JSON value a line and argument."""
     cases = [([json.loads(line) for line in given.split("\n") if line.strip()], json.loads(wanted)) for given, wanted in tests]
-    return gives(f"{_HEAD}\n{written}", f"Solution.{name}", cases, same_value, seconds=_SECONDS * 2, memory=_MEMORY)
+    program = f"{_HEAD}\n{written}"
+    seconds = _SECONDS * 2
+    return gives(program, f"Solution.{name}", cases, same_value, seconds, _MEMORY)
 
 
 def same_value(given: Any, wanted: object) -> bool:
-    """Whether a value that an answer gave (as a tree of confined/values.py) is the wanted one of JSON: tuples are lists, floats nearly equal."""
+    """Whether a value that an answer gave is the wanted one of JSON: tuples are lists, floats nearly equal.
+
+    It comes as the tree of confined/values.py, and stays one.
+    """
     kind, content = next(iter(given.items())) if isinstance(given, dict) else ("", given)
     if isinstance(wanted, list):
         given = content if kind == "tuple" else given
-        return isinstance(given, list) and len(given) == len(wanted) and all(map(same_value, given, wanted))
+        if not isinstance(given, list) or len(given) != len(wanted):
+            return False
+        return all(map(same_value, given, wanted))
     if isinstance(wanted, dict):
         return kind == "dict" and _same_pairs(content, wanted)
     number = int(content, 16) if kind == "int" else given
@@ -101,7 +108,9 @@ def same_value(given: Any, wanted: object) -> bool:
 def _same_pairs(pairs: Any, wanted: Mapping[str, object]) -> bool:
     """Whether the pairs of a dict are the wanted ones, in any order."""
     found = {key: value for name, value in pairs if (key := _key(name)) in wanted}
-    return len(pairs) == len(found) == len(wanted) and all(same_value(found[key], value) for key, value in wanted.items())
+    if not len(pairs) == len(found) == len(wanted):
+        return False
+    return all(same_value(found[key], value) for key, value in wanted.items())
 
 
 def _key(key: Any) -> Any:

@@ -1,6 +1,8 @@
-"""The answer's end of a channel: runs the answer's code, then calls its function on arguments as they come and sends back what it gives.
+"""The answer's end of a channel: runs the answer's code, then calls its function on arguments as
+they come and sends back what it gives.
 
-It never sees what a result is compared with. Leaves to others: calling and comparing (asking.py, sandbox.py).
+It never sees what a result is compared with. Leaves to others: calling and comparing (asking.py,
+sandbox.py).
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def run(source: str, module: str, names: Mapping[str, object] | None = None) -> 
 
 
 def serve(channel: Channel) -> None:
-    """The first message has the code and the function's name, and is answered when the code has run; each further one is a call."""
+    """The first message has the code and the function's name, and is answered when the code has
+    run; each further one is a call.
+    """
     source, target = channel.receive(_UNLIMITED)
     try:
         answer = Answer(_find(run(source, "answer"), target))
@@ -46,7 +50,9 @@ def serve(channel: Channel) -> None:
 
 
 class Answer:
-    """An answer's function, and the iterators it gave so far, which are asked for more by their numbers."""
+    """An answer's function, and the iterators it gave so far, which are asked for more by their
+    numbers.
+    """
 
     def __init__(self, function: Callable[..., object]) -> None:
         self.function = function
@@ -60,7 +66,9 @@ class Answer:
             return ["raised", *_described(error)]
 
     def _call(self, arguments: Tree, named: Tree) -> list[Any]:
-        """What a call gives. Where it gives None, the arguments as they are afterwards go along: it may have changed them."""
+        """What a call gives. Where it gives None, the arguments as they are afterwards go along: it
+        may have changed them.
+        """
         given: Any = decode(arguments)
         by_name: Any = decode(named)
         result = self.function(*given, **by_name)
@@ -80,10 +88,14 @@ class Answer:
 
 
 def _find(names: dict[str, Any], target: str) -> Callable[..., object]:
-    """The function. Where `target` is Class.function and there is such a class, the method of a new object."""
+    """The function. Where `target` is Class.function and there is such a class, the method of a new
+    object.
+    """
     owner, _, function = target.rpartition(".")
     found: Any = names.get(owner)
-    return getattr(found(), function) if isinstance(found, type) else names[function]  # type: ignore[no-any-return]
+    if isinstance(found, type):
+        return getattr(found(), function)  # type: ignore[no-any-return]
+    return names[function]  # type: ignore[no-any-return]
 
 
 def _described(error: BaseException) -> tuple[list[str], Tree]:

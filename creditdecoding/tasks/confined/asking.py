@@ -1,7 +1,9 @@
-"""The judge's end of a channel: a function that stands for the answer's, called in another process by value.
+"""The judge's end of a channel: a function that stands for the answer's, called in another process
+by value.
 
-What comes back is plain values (values.py), so no object of the answer's can pretend to equal what it is compared with. An answer that ends,
-hangs up or sends nonsense raises `StoppedError`, which tests cannot take for an error they wait for, and stays stopped.
+What comes back is plain values (values.py), so no object of the answer's can pretend to equal what
+it is compared with. An answer that ends, hangs up or sends nonsense raises `StoppedError`, which
+tests cannot take for an error they wait for, and stays stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class AnswerError(Exception):
 
 
 class Asking:
-    """Calls one function at the other end of a channel. `limit` is the most bytes that a reply may have; `stopped` says why no more come."""
+    """Calls one function at the other end of a channel. `limit` is the most bytes that a reply may
+    have; `stopped` says why no more come.
+    """
 
     def __init__(self, channel: Channel, limit: int) -> None:
         self.channel = channel
@@ -46,7 +50,9 @@ class Asking:
         return reply[0]
 
     def call(self, *arguments: object, **named: object) -> object:
-        """What the function gives. One that gives None may have changed lists, sets and dicts it was given: ours are changed alike."""
+        """What the function gives. One that gives None may have changed lists, sets and dicts it
+        was given: ours are changed alike.
+        """
         result, *changed = self._ask("call", encode(list(arguments)), encode(named))
         if changed:
             after: Any = self._value(changed[0])
@@ -106,7 +112,7 @@ class Asking:
         for name in names[: names.index("Exception")]:
             kind = getattr(builtins, str(name), None)
             if isinstance(kind, type) and issubclass(kind, Exception):
-                with contextlib.suppress(TypeError):  # some want other arguments than a class derived from them
+                with contextlib.suppress(TypeError):  # some want other arguments
                     return kind(*arguments)  # type: ignore[misc]
         return AnswerError(names[0], arguments)
 

@@ -1,4 +1,5 @@
-"""Messages over a pair of pipes: a line of JSON each, no longer than the reader allows, no later than its deadline.
+"""Messages over a pair of pipes: a line of JSON each, no longer than the reader allows, no later
+than its deadline.
 
 Leaves to others: what the messages mean (answering.py, asking.py).
 """
@@ -23,7 +24,9 @@ class ClosedError(Exception):
 
 
 class Channel:
-    """One end: reads from one pipe and writes to another, with a deadline by `time.monotonic` (None waits for ever)."""
+    """One end: reads from one pipe and writes to another, with a deadline by `time.monotonic` (None
+    waits for ever).
+    """
 
     def __init__(self, reading: int, writing: int, deadline: float | None = None) -> None:
         self.reading, self.writing, self.deadline = reading, writing, deadline

@@ -1,6 +1,8 @@
-"""Confines this process for good: limits, no root, files, system calls, in an order in which each step still allows the next.
+"""Confines this process for good: limits, no root, files, system calls, in an order in which each
+step still allows the next.
 
-Leaves to others: each of the steps (privileges.py, landlock.py, seccomp.py), saying what could not be set up (sandbox.py).
+Leaves to others: each of the steps (privileges.py, landlock.py, seccomp.py), saying what could not
+be set up (sandbox.py).
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ _THREADS = 64
 
 
 def confine(seconds: int, memory: int) -> list[str]:
-    """Confine this process to its working folder, time and memory; what of it the system does not do: "root", "files", "calls"."""
+    """Confine this process to its working folder, time and memory; what of it the system does not
+    do: "root", "files", "calls".
+    """
     _socket.socket = _NoSocket  # type: ignore[assignment, misc]
     for kind, value in (
         (resource.RLIMIT_CPU, seconds),
@@ -40,7 +44,8 @@ def confine(seconds: int, memory: int) -> list[str]:
         _limit(resource.RLIMIT_NPROC, _THREADS)  # elsewhere it counts all that the user runs
     elif not calls:
         _limit(resource.RLIMIT_NPROC, 0)  # no processes, though no threads either
-    return [what for what, done in (("root", unprivileged), ("files", files), ("calls", calls)) if not done]
+    done = {"root": unprivileged, "files": files, "calls": calls}
+    return [what for what in done if not done[what]]
 
 
 def _done(step: Callable[[], bool]) -> bool:
@@ -59,11 +64,19 @@ def _limit(kind: int, value: int) -> None:
 
 
 class _NoSocket(_socket.socket):
-    """Says why there is no network. An end of a socket pair, which asyncio makes, has a file already."""
+    """Says why there is no network. An end of a socket pair, which asyncio makes, has a file
+    already.
+    """
 
     __slots__ = ()
 
-    def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
+    def __init__(
+        self,
+        family: int = -1,
+        type: int = -1,
+        proto: int = -1,
+        fileno: int | None = None,
+    ) -> None:
         if fileno is None:
             raise PermissionError(errno.EPERM, "no network in the sandbox")
         super().__init__(family, type, proto, fileno)

@@ -1,7 +1,9 @@
-"""Landlock: of all files, this process reads what Python needs and writes in its own folder, and nothing else.
+"""Landlock: of all files, this process reads what Python needs and writes in its own folder, and
+nothing else.
 
-The kernel (5.13 and later) does it without privileges. Later versions of its interface know more rights; those that a kernel does not know are
-not asked for. Leaves to others: looking files up by name (`stat`), which Landlock does not cover.
+The kernel (5.13 and later) does it without privileges. Later versions of its interface know more
+rights; those that a kernel does not know are not asked for. Leaves to others: looking files up by
+name (`stat`), which Landlock does not cover.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ _SYSTEM = (
 
 
 def confine(folder: str) -> bool:
-    """Hold this thread, and those it starts, to Python's own files and to `folder`; whether the kernel does it."""
+    """Hold this thread, and those it starts, to Python's own files and to `folder`; whether the
+    kernel does it.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(_CREATE, None, 0, _VERSION_FLAG)
     if version < 1:
@@ -78,7 +82,9 @@ def _rights(version: int) -> int:
 
 
 def _ruleset(libc: ctypes.CDLL, version: int, handled: int) -> int:
-    """A new set of rules (the kernel's `struct landlock_ruleset_attr`): what it handles is forbidden but for what is added."""
+    """A new set of rules (the kernel's `struct landlock_ruleset_attr`): what it handles is
+    forbidden but for what is added.
+    """
     described = pack("=Q", handled)
     if version >= 4:
         described += pack("=Q", _TCP)
@@ -102,7 +108,9 @@ def _allow(libc: ctypes.CDLL, rules: int, path: str, rights: int) -> bool:
 
 
 def _python() -> Iterable[str]:
-    """Where this Python's own files are: what it imports from, and the folders of what is loaded already."""
+    """Where this Python's own files are: what it imports from, and the folders of what is loaded
+    already.
+    """
     yield from (path for path in sys.path if path)
     yield os.path.join(sys.base_prefix, "lib")
     with open("/proc/self/maps") as lines:

@@ -1,4 +1,5 @@
-"""No root: a process that root started becomes nobody, all capabilities go, and no program it could start brings them back.
+"""No root: a process that root started becomes nobody, all capabilities go, and no program it could
+start brings them back.
 
 Leaves to others: what an ordinary user may do (landlock.py, seccomp.py).
 """
@@ -19,7 +20,9 @@ _SET_PARENT_DEATH_SIGNAL, _SET_NO_NEW_PRIVILEGES = 1, 38
 
 
 def become_nobody(folder: str) -> None:
-    """If this is root: take another user's id, who then owns `folder`. Not where that user cannot read this Python (below /root, say)."""
+    """If this is root: take another user's id, who then owns `folder`. Not where that user cannot
+    read this Python (below /root, say).
+    """
     if os.geteuid() != 0:
         return
     with contextlib.suppress(OSError):
@@ -36,7 +39,9 @@ def become_nobody(folder: str) -> None:
 
 
 def _readable(folder: str) -> bool:
-    """Whether the standard library can be read, its compiled part too, and the folder be reached by its name."""
+    """Whether the standard library can be read, its compiled part too, and the folder be reached by
+    its name.
+    """
     try:
         for path in filter(os.path.isdir, sys.path):
             os.listdir(path)
@@ -48,16 +53,20 @@ def _readable(folder: str) -> bool:
 
 
 def enter_namespace() -> bool:
-    """Go where this user has no name, if the system allows it (Linux; some containers forbid it): whether it did.
+    """Go where this user has no name, if the system allows it (Linux; some containers forbid it):
+    whether it did.
 
-    There, no capability counts, other processes are out of reach even if they are of the same user, and a limit of processes counts only
-    those of the namespace. To the files outside the user stays who it was.
+    There, no capability counts, other processes are out of reach even if they are of the same user,
+    and a limit of processes counts only those of the namespace. To the files outside the user stays
+    who it was.
     """
     return bool(sys.platform == "linux" and ctypes.CDLL(None).unshare(_NEW_USER) == 0)
 
 
 def drop_capabilities() -> bool:
-    """Give up every capability, and never get one by starting a program. This process ends with its parent. Whether there is no root left."""
+    """Give up every capability, and never get one by starting a program. This process ends with its
+    parent. Whether there is no root left.
+    """
     if sys.platform != "linux":
         return os.geteuid() != 0
     libc = ctypes.CDLL(None)

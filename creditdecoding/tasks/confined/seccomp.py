@@ -1,7 +1,9 @@
-"""A seccomp filter that lets through the system calls of syscalls.py and answers "not permitted" to all others.
+"""A seccomp filter that lets through the system calls of syscalls.py and answers "not permitted" to
+all others.
 
-A filter is a program for a small machine in the kernel (classic BPF): load a word of the call's description into the one register, compare,
-jump forward, return. Leaves to others: which calls (syscalls.py), what is set up besides (confine.py).
+A filter is a program for a small machine in the kernel (classic BPF): load a word of the call's
+description into the one register, compare, jump forward, return. Leaves to others: which calls
+(syscalls.py), what is set up besides (confine.py).
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""The system calls that an ordinary Python program needs, by name, with their numbers: everything that is not listed here is refused.
+"""The system calls that an ordinary Python program needs, by name, with their numbers: everything
+that is not listed here is refused.
 
-Numbers are those of the kernel's unistd.h; None where an architecture never had the call. `ALWAYS` may be called with any arguments. `RULES`
-may be called when an argument fits, as the call could reach other processes or the network otherwise. Among what is missing on purpose:
-processes (fork, execve), sockets, other processes' memory, limits and signals (ptrace, process_vm_*, pidfd_*), memory that has no owner
-(memfd_create, shm*, mq_*), owners, modes and times of files, mounts, namespaces, keys, io_uring, userfaultfd, perf, bpf.
-Leaves to others: making a filter of it (seccomp.py).
+Numbers are those of the kernel's unistd.h; None where an architecture never had the call. `ALWAYS`
+may be called with any arguments. Those of `rules` may be called when an argument fits, as the call
+could reach other processes or the network otherwise. Among what is missing on purpose: processes
+(fork, execve), sockets, other processes' memory, limits and signals (ptrace, process_vm_*,
+pidfd_*), memory that has no owner (memfd_create, shm*, mq_*), owners, modes and times of files,
+mounts, namespaces, keys, io_uring, userfaultfd, perf, bpf. Leaves to others: making a filter of it
+(seccomp.py).
 """
 
 from __future__ import annotations
@@ -75,7 +78,9 @@ ALWAYS: dict[str, tuple[int | None, int | None]] = {
     "madvise": (28, 233),
     "msync": (26, 227),
     "brk": (12, 214),
-    # threads (starting one is in RULES) and the end
+    "mseal": (462, 462),
+    "map_shadow_stack": (453, 453),
+    # threads (starting one is in `rules`) and the end
     "futex": (202, 98),
     "set_robust_list": (273, 99),
     "set_tid_address": (218, 96),
@@ -87,7 +92,7 @@ ALWAYS: dict[str, tuple[int | None, int | None]] = {
     "restart_syscall": (219, 128),
     "wait4": (61, 260),
     "waitid": (247, 95),
-    # signals to itself (sending one is in RULES)
+    # signals to itself (sending one is in `rules`)
     "rt_sigaction": (13, 134),
     "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139),
@@ -139,16 +144,18 @@ ALWAYS: dict[str, tuple[int | None, int | None]] = {
     "getcpu": (309, 168),
     "uname": (63, 160),
     "sysinfo": (99, 179),
-    # a pair of connected sockets (making one and sending are in RULES), which asyncio wakes itself with
+    # a pair of connected sockets, which asyncio wakes itself with (making one is in `rules`)
     "recvfrom": (45, 207),
     "getsockname": (51, 204),
 }
 
 
 class Rule:
-    """A call that is let through if `argument` (counted from 0), cut to the bits of `mask`, is one of `values`.
+    """A call that is let through if `argument` (counted from 0), cut to the bits of `mask`, is one
+    of `values`.
 
-    The kernel reads these arguments as 32 bits, and so does the filter; a `pointer` is compared in full.
+    The kernel reads these arguments as 32 bits, and so does the filter; a `pointer` is compared in
+    full.
     """
 
     def __init__(
@@ -168,17 +175,27 @@ class Rule:
 
 _THREAD = 0x00010000
 _NAMESPACES = 0x7E020000
-_DUPLICATE, _GETFD, _SETFD, _GETFL, _SETFL, _GETLK, _SETLK, _SETLKW, _DUPLICATE_CLOEXEC = 0, 1, 2, 3, 4, 5, 6, 7, 1030
-_TCGETS, _TIOCGWINSZ, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX, _TCGETS2 = (
-    0x5401,
-    0x5413,
-    0x541B,
-    0x5421,
-    0x5450,
-    0x5451,
-    0x802C542A,
+_FILE_COMMANDS = (
+    0,  # F_DUPFD
+    1,  # F_GETFD
+    2,  # F_SETFD
+    3,  # F_GETFL
+    4,  # F_SETFL
+    5,  # F_GETLK
+    6,  # F_SETLK
+    7,  # F_SETLKW
+    1030,  # F_DUPFD_CLOEXEC
 )
-_SET_NAME, _GET_NAME = 15, 16
+_DEVICE_COMMANDS = (
+    0x5401,  # TCGETS
+    0x5413,  # TIOCGWINSZ
+    0x541B,  # FIONREAD
+    0x5421,  # FIONBIO
+    0x5450,  # FIONCLEX
+    0x5451,  # FIOCLEX
+    0x802C542A,  # TCGETS2
+)
+_NAME_COMMANDS = (15, 16)
 _UNIX = 1
 
 
@@ -188,22 +205,15 @@ def rules(pid: int) -> dict[str, Rule]:
         # a thread of this process; not a process, not a namespace
         "clone": Rule((56, 220), 0, (_THREAD,), mask=_THREAD | _NAMESPACES),
         # not F_SETOWN, which would send a signal to whom it likes
-        "fcntl": Rule(
-            (72, 25),
-            1,
-            (_DUPLICATE, _GETFD, _SETFD, _GETFL, _SETFL, _GETLK, _SETLK, _SETLKW, _DUPLICATE_CLOEXEC),
-        ),
+        "fcntl": Rule((72, 25), 1, _FILE_COMMANDS),
         # whether a file is a terminal; nothing that writes to one or sets an owner
-        "ioctl": Rule(
-            (16, 29),
-            1,
-            (_TCGETS, _TIOCGWINSZ, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX, _TCGETS2),
-        ),
+        "ioctl": Rule((16, 29), 1, _DEVICE_COMMANDS),
         # signals to this process alone
         "kill": Rule((62, 129), 0, (pid,)),
         "tgkill": Rule((234, 131), 0, (pid,)),
+        "tkill": Rule((200, 130), 0, (pid,)),
         # a thread's name
-        "prctl": Rule((157, 167), 0, (_SET_NAME, _GET_NAME)),
+        "prctl": Rule((157, 167), 0, _NAME_COMMANDS),
         # its own limits; 0 means itself
         "prlimit64": Rule((302, 261), 0, (0, pid)),
         # two ends that know only each other, and no address to send to
@@ -213,4 +223,6 @@ def rules(pid: int) -> dict[str, Rule]:
 
 
 CLONE3 = (435, 435)
-"""Has its flags in memory, where a filter cannot look: it "does not exist", so that the C library takes clone."""
+"""Has its flags in memory, where a filter cannot look: it "does not exist", so that the C library
+takes clone.
+"""

@@ -1,8 +1,11 @@
-"""Plain values as JSON and back: what may go between an answer's process and what judges it. Nothing here can run code of the other side.
+"""Plain values as JSON and back: what may go between an answer's process and what judges it.
+Nothing here can run code of the other side.
 
-None, truth values, numbers that JSON holds, texts and lists are themselves; all else is an object with one key, its kind: int (large, in
-hexadecimal), complex, bytes, tuple, dict (pairs), set, frozenset. A value of a subclass goes as the plain value in it, so that its own `==`
-stays behind. Something that can be iterated goes as a number to ask for more by; any other object as the name of its type.
+None, truth values, numbers that JSON holds, texts and lists are themselves; all else is an object
+with one key, its kind: int (large, in hexadecimal), complex, bytes, tuple, dict (pairs), set,
+frozenset. A value of a subclass goes as the plain value in it, so that its own `==` stays behind.
+Something that can be iterated goes as a number to ask for more by; any other object as the name of
+its type.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ class Thing:
 
 
 def encode(value: object, keep: Callable[[Iterator[object]], int] | None = None) -> Tree:
-    """The value as a tree. `keep` takes what can be iterated and gives its number; without it that is a TypeError, as is any other object."""
+    """The value as a tree. `keep` takes what can be iterated and gives its number; without it that
+    is a TypeError, as is any other object.
+    """
     if value is None or value is True or value is False:
         return value
     if isinstance(value, str):

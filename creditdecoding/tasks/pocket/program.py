@@ -77,7 +77,8 @@ def score(text: str, item: Item) -> bool:
     scope: dict[str, object] = {}
     exec(reference, scope)  # our own reference text, never the model's
     expected = [scope[name](list(case)) for case in cases]  # type: ignore[operator]
-    return gives(code(text, defines(name)), name, [([case], wanted) for case, wanted in zip(cases, expected)])
+    calls = [([case], wanted) for case, wanted in zip(cases, expected)]
+    return gives(code(text, defines(name)), name, calls)
 
 
 FAMILY = Family("program", "writing a small program", make, score, delimiter="\n")

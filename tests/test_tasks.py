@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -21,7 +22,7 @@ import torch
 from creditdecoding.config import TrainConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.tasks import MADE, families
-from creditdecoding.tasks.base import SPLITS, Family, Item, distinct_items, final_answer, items, same_answer
+from creditdecoding.tasks.base import SPLITS, Family, Item, digest, distinct_items, final_answer, items, same_answer
 from creditdecoding.tasks.pocket import FAMILIES, program, words
 from creditdecoding.tasks.pocket.facts import COUNTRIES
 from creditdecoding.tasks.sandbox import gives
@@ -182,6 +183,37 @@ def test_the_same_seed_gives_the_same_items(family: Family) -> None:
     first, again, other = ([*itertools.islice(items(family, "test", seed), 20)] for seed in (3, 3, 4))
     assert first == again and first != other
     assert distinct_items(family, "dev", 5, 10) == distinct_items(family, "dev", 5, 10)
+
+
+PINNED = {
+    "facts": ("94623d74b693", "80985b7cd377", "8ab79bb6da3f", "9245635383f5"),
+    "span": ("59ced1b54150", "e2dc7d2fb4d2", "7ff9a1d4f018", "503e65a0c49c"),
+    "discrete": ("66a7ea49f122", "ea17fbd3dcdc", "fdc65ebf6349", "348de4ab4d52"),
+    "rule": ("ecd468e5fdb0", "1327e37ec4a1", "b72d4f3e184a", "f9d53b9f0081"),
+    "program": ("a89d1a51c309", "7f36b3715050", "64bb0aa6379f", "03b58bffb4a7"),
+    "output": ("f4bf1008e590", "e487d29e4f4d", "be94c4d8d156", "edc43c567f0b"),
+    "arithmetic": ("69e50f1dbbb4", "56387f07d059", "6c163060d665", "1e0d3c2df841"),
+    "algebra": ("79bcb3e1da64", "abc2016c5973", "7d1644ea2f79", "8ab2d97d3a83"),
+    "chain": ("80eaa94c8f34", "baa2e8d153b3", "473e8e2876c8", "4dfed4a087f6"),
+}
+"""Digests of the first 10 and of 200 test items, then of dev items, of each family."""
+
+
+@each_family
+def test_the_items_are_those_that_published_numbers_are_of(family: Family, tested: dict[str, list[Item]]) -> None:
+    """Whoever changes a draw, be it only its order, makes every table anew (docs/results.md) and then pins the new items here."""
+    dev = distinct_items(family, "dev", 0, 200)
+    test = tested[family.name]
+    found = tuple(digest(part) for part in (test[:10], test, dev[:10], dev))
+    assert found == PINNED[family.name]
+    assert test[:10] == distinct_items(family, "test", 0, 10) and dev[:10] == distinct_items(family, "dev", 0, 10)
+
+
+def test_a_digest_names_items_and_their_order(tested: dict[str, list[Item]]) -> None:
+    one, two = tested["facts"][:2]
+    others = (digest([one]), digest([two]), digest([one, two]), digest([two, one]), digest([]))
+    assert len(set(others)) == 5
+    assert digest([one]) != digest([dataclasses.replace(one, gold="other")])
 
 
 def test_items_and_splits_do_not_depend_on_the_process() -> None:

@@ -15,7 +15,7 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError, TooLongError, naming
 from creditdecoding.eval.kept import Cell, brief, later, taken_up
 from creditdecoding.lm import LM, Completion
-from creditdecoding.tasks.base import Family, Item, Split, distinct_items
+from creditdecoding.tasks.base import Family, Item, Split, digest, distinct_items
 from creditdecoding.trace import Event, FinishEvent, total
 
 CHUNK_BATCHES = 4  # a chunk holds as many rows as this many full batches
@@ -53,7 +53,10 @@ class Report:
     skipped: dict[str, list[int]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Score (mean over families, in %), NFE, TPF and TPS; the same by family; settings."""
+        """Score (mean over families, in %), NFE, TPF and TPS; the same by family; settings.
+
+        `items_digest` says which items these are (`tasks.base.digest`).
+        """
         names = list(dict.fromkeys(sample.item.family for sample in self.samples))
         by_family = {name: _numbers([s for s in self.samples if s.item.family == name]) for name in names}
         totals = total([s.completion.trace for s in self.samples])
@@ -63,6 +66,7 @@ class Report:
             "tpf": round(totals.tpf, 3),
             "tps": round(totals.tokens / totals.seconds, 1) if totals.seconds else 0.0,
             "items": totals.requests,
+            "items_digest": digest(sample.item for sample in self.samples),
             "sequence_forwards": totals.sequence_forwards,
             "batch_forwards": totals.forwards,
             "tokens": totals.tokens,
@@ -79,7 +83,14 @@ def _numbers(samples: Sequence[Sample]) -> dict[str, Any]:
     ends = [s.completion.trace.finish for s in samples if s.completion.trace.finish is not None]
     span = max((end.seconds for end in ends), default=0.0) - min((end.began for end in ends), default=0.0)
     tps = round(totals.tokens / span, 1) if span else 0.0
-    found = {"score": round(score, 2), "nfe": round(totals.nfe, 3), "tpf": round(totals.tpf, 3), "tps": tps, "items": len(samples)}
+    found = {
+        "score": round(score, 2),
+        "nfe": round(totals.nfe, 3),
+        "tpf": round(totals.tpf, 3),
+        "tps": tps,
+        "items": len(samples),
+        "items_digest": digest(sample.item for sample in samples),
+    }
     grades = [s.grade for s in samples if s.grade is not None]
     return {**found, "f1": round(100 * sum(grades) / len(grades), 2)} if grades else found
 

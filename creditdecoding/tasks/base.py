@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,6 +84,14 @@ def distinct_items(family: Family, split: Split, seed: int, limit: int) -> list[
         if item.split == split:
             chosen.setdefault(item.key, item)
     return list(chosen.values())
+
+
+def digest(chosen: Iterable[Item]) -> str:
+    """Twelve hex digits that say which items these are: of their texts and gold answers, in order."""
+    found = hashlib.blake2b(digest_size=6)
+    for item in chosen:
+        found.update(f"{(item.family, item.prompt, item.answer, item.gold)!r}\n".encode())
+    return found.hexdigest()
 
 
 def _drawn(name: str, listed: tuple[Item, ...], seed: int, limit: int) -> list[Item]:

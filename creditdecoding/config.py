@@ -209,6 +209,7 @@ class EngineConfig:
     offline: bool = option(False, "Take a hub id from what is downloaded already.")
     cache_dir: str | None = option(None, "Where downloads of hub ids lie; by default the hub's own cache.")
     batch_size: int = option(16, "Rows that share a forward pass.", ge=1)
+    parse_special: bool = option(False, "Names of special tokens in prompts and messages are such tokens; by default they are plain text.")
     causal_block: int | None = option(None, "Block length of a block-causal checkpoint whose files do not say it (SDAR -b8, -b16, ...).", ge=1)
     ignore_config_keys: tuple[str, ...] = option((), "Key of config.json to read the checkpoint without, since it changes no logit; may be repeated.")
 

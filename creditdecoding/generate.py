@@ -127,10 +127,10 @@ def _predict(
 
 def _unseen(flat: Tensor, checked: Tensor, tokens: Tensor) -> Tensor:
     """Probability of the token at each place that is `checked`, from its logits there; 1 elsewhere."""
-    logit = flat.gather(1, tokens[checked][:, None])[:, 0].double()
+    logit = flat.gather(1, tokens[checked][:, None])[:, 0].float()
     _, peak, rest = vocab_mass(flat)
     found = torch.ones(checked.shape, device=flat.device)
-    return found.masked_scatter(checked, (logit - peak - rest.log1p()).exp().float())
+    return found.masked_scatter(checked, ((logit - peak) - rest.log1p()).exp().float())
 
 
 def logits_at(
@@ -239,8 +239,8 @@ def _decide(view: _View, group: Sequence[Row], members: Sequence[int], words: Vo
     width, vocab = masked.shape[1], view.flat.shape[1]
     states = [row.decoder.init(1, width, vocab, device) if row.state is None else row.state for row in group]
     decision, state = group[0].decoder.step(seen, block, _to_width(stack_states(states), width))
-    raw = seen.raw_logits_of(decision.tokens[..., None])[..., 0].double()
-    logprobs = raw - view.best[pick] - view.beside[pick].log1p()
+    raw = seen.raw_logits_of(decision.tokens[..., None])[..., 0]
+    logprobs = (raw - view.best[pick]) - view.beside[pick].log1p()
     return decision, state, logprobs.clamp(min=NEVER)
 
 

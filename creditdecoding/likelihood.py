@@ -174,7 +174,7 @@ def _blocks(lm: LM, prompt: Text, answer: Text, config: LikelihoodConfig) -> lis
 
 
 def _ids(lm: LM, text: Text, noun: str) -> list[int]:
-    ids = lm.tokenizer.encode(text) if isinstance(text, str) else [int(i) for i in text]
+    ids = lm.read(text) if isinstance(text, str) else [int(i) for i in text]
     if not ids:
         raise OptionError(f"the {noun} is empty", hint="Give at least one token.")
     bad = [i for i in ids if not 0 <= i < lm.words.size or i == lm.words.mask_id]

@@ -77,10 +77,18 @@ class LM:
     """A diffusion language model: any `Denoiser` with its tokenizer. `load` makes one from a checkpoint."""
 
     def __init__(
-        self, model: Denoiser, tokenizer: Tokenizer, *, max_length: int, device: torch.device, batch_size: int = 16, turns: int | None = None
+        self,
+        model: Denoiser,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        device: torch.device,
+        batch_size: int = 16,
+        turns: int | None = None,
+        parse_special: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.max_length, self.turns = model, tokenizer, max_length, turns
-        self.device, self.batch_size = device, batch_size
+        self.device, self.batch_size, self.parse_special = device, batch_size, parse_special
         self.layout: Layout = getattr(model, "layout", Layout())
         self.defaults: dict[str, Any] = {}  # options of requests where these say nothing: of the checkpoint, or of an operator
         self.words = Vocabulary(
@@ -92,7 +100,10 @@ class LM:
         )
 
     def encode(self, prompt: Prompt, raw: bool = False) -> list[int]:
-        """Ids of a prompt: through the chat template, or as plain text if `raw`. Raises `OptionError` if it is empty."""
+        """Ids of a prompt: through the chat template, or as plain text if `raw`. Raises `OptionError` if it is empty.
+
+        Names of special tokens in it are plain text too, unless the model was loaded with `parse_special`.
+        """
         prompt = one_prompt(prompt)
         text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
         if not whole_characters(text).strip():
@@ -100,9 +111,13 @@ class LM:
         if raw:
             if not isinstance(prompt, str):
                 raise OptionError("a raw prompt must be text", given=type(prompt).__name__, hint="Give a string, or leave raw off.")
-            return self.tokenizer.encode(prompt)
+            return self.read(prompt)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return self.tokenizer.chat(messages)
+        return self.tokenizer.chat(messages, self.parse_special)
+
+    def read(self, text: str) -> list[int]:
+        """Ids of a text that somebody typed, without a template; names of special tokens as in `encode`."""
+        return self.tokenizer.encode(text) if self.parse_special else self.tokenizer.plain(text)
 
     def recent(self, history: Sequence[Message]) -> list[Message]:
         """The last turns of a conversation that the checkpoint was trained to take into account."""
@@ -136,18 +151,24 @@ class LM:
     ) -> Row:
         """A row that continues the ids of a prompt, and of an answer that is `begun`, up to the ids of a `suffix`.
 
-        Raises `OptionError` if it does not fit.
+        Raises `OptionError` if it does not fit, or has a mask.
         """
+        if self.words.mask_id in (*ids, *suffix):
+            hint = "Take it out; gaps inside a text are filled by LM.infill."
+            raise OptionError("the mask token is in the prompt", given=self.words.mask_id, hint=hint)
         return start_row(index, ids, config, self.words, self.max_length, self.layout, begun, suffix)
 
     def infill_row(self, text: str, config: GenerationConfig) -> Row:
-        """A row for a text in which `[MASK]` (or the tokenizer's own mask token) marks each missing token.
+        """A row for a text in which `[MASK]` marks each missing token.
 
         A blank before `[MASK]` belongs to the gap: in most vocabularies it is the first character of the token to find.
+        The tokenizer's own mask token marks one too in a model loaded with `parse_special`.
         """
-        own = self.tokenizer.piece(self.tokenizer.mask_id)
-        marked = text.replace(f" {INFILL_MASK}", own).replace(INFILL_MASK, own)
-        return start_infill(0, self.tokenizer.encode(marked), config, self.words, self.max_length, self.layout)
+        first, *others = text.replace(f" {INFILL_MASK}", INFILL_MASK).split(INFILL_MASK)
+        ids = self.read(first)
+        for part in others:
+            ids += [self.tokenizer.mask_id, *self.read(part)]
+        return start_infill(0, ids, config, self.words, self.max_length, self.layout)
 
     def events(self, rows: Sequence[Row]) -> Iterator[Event]:
         """Decode rows; the trace events as they happen."""
@@ -228,7 +249,15 @@ def load(name: str = "pocket", config: EngineConfig | None = None, on_progress: 
     device = next(model.parameters()).device
     generation = read_optional(folder / "generation_config.json")
     turns = generation.get("max_turns")
-    lm = LM(model, tokenizer, max_length=architecture.max_length, device=device, batch_size=engine.batch_size, turns=turns)
+    lm = LM(
+        model,
+        tokenizer,
+        max_length=architecture.max_length,
+        device=device,
+        batch_size=engine.batch_size,
+        turns=turns,
+        parse_special=engine.parse_special,
+    )
     lm.defaults = _defaults(generation)
     return lm
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from creditdecoding.checkpoint import check_file, read_json, read_optional, read
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.prompts import Message, whole_characters
+from creditdecoding.spelled import Letters, Names
 from creditdecoding.templates import LimitError, render
 
 # Tokens with which some models change the length of a text (LLaDA2.2, DreamOn), and further masks: orders to a
@@ -41,20 +43,93 @@ class Tokenizer:
     control_ids: tuple[int, ...] = ()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; nothing is added. Special tokens written out in the text become their ids."""
+        """Ids of a text; nothing is added. Special tokens written out in it become their ids: for text of our own."""
         return list(self._known.encode(whole_characters(text), add_special_tokens=False))
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation in the checkpoint's chat template, ready for the answer. Raises `OptionError` if it has none or refuses."""
+    def plain(self, text: str) -> list[int]:
+        """Ids of a text that somebody typed: the name of a special token is letters like any others.
+
+        Raises `OptionError` for tokenizers that cannot read such a name as letters.
+        """
+        ids = self._letters.encode(text) if self._names.inside(text) else self.encode(text)
+        wrong = next((i for i in ids if i in self._orders), None)
+        if wrong is not None:
+            what = "this tokenizer does not read the name of a special token as plain text"
+            raise OptionError(what, given=self.piece(wrong), hint="Take it out of the text.")
+        return ids
+
+    def chat(self, messages: Sequence[Message], parse_special: bool = False) -> list[int]:
+        """Ids of a conversation in the checkpoint's chat template, ready for the answer.
+
+        What the messages say is plain text, as `plain` reads it, unless `parse_special`; the
+        template's own special tokens are special. Raises `OptionError` if there is no template or
+        it refuses.
+        """
+        if parse_special:
+            return self.encode(self._rendered(messages))
+        return self.mixed(self.conversation(messages))
+
+    def conversation(self, messages: Sequence[Message], **options: bool) -> str:
+        """The text of a conversation, for `mixed`: names of special tokens that the messages hold are broken by a sign.
+
+        `options` of the template; raises `OptionError` if there is none or it refuses.
+        """
+        text, broken = self._rendered(messages, **options), self._names.broken(messages)
+        if broken is None:
+            return text
+        apart = self._rendered(broken, **options)
+        if self._names.joined(apart) != text:
+            what = "the chat template does not keep the name of a special token that a message holds"
+            raise OptionError(what, hint="Take it out of the message.")
+        return apart
+
+    def typed(self, text: str) -> str:
+        """A text that somebody typed, for `mixed`: the names of special tokens in it are broken by a sign."""
+        broken = self._names.broken(text)
+        return text if broken is None else str(broken)
+
+    def mixed(self, text: str) -> list[int]:
+        """Ids of a text in which names of special tokens are special, but for those that a sign breaks."""
+        if self._names.joined(text) == text:
+            return self.encode(text)
+        ids = []
+        for part, special in self._names.parts(text):
+            ids += self.encode(part) if special else self.plain(self._names.joined(part))
+        return ids
+
+    @cached_property
+    def _names(self) -> Names:
+        """The names of the special tokens."""
+        return Names.of(self._added, self._orders)
+
+    @cached_property
+    def _letters(self) -> Letters:
+        """A second tokenizer, made when it is needed, that knows no special tokens."""
+        return Letters(self._known, self._names)
+
+    @cached_property
+    def _orders(self) -> frozenset[int]:
+        """Ids that no text has: the mask, end tokens, control tokens, special tokens."""
+        special = {i for i, token in self._added.items() if token.special}
+        unknown = {getattr(self._known, "unk_token_id", None)}  # a sign for letters that the vocabulary lacks
+        return frozenset({self.mask_id, *self.stop_ids, *self.control_ids, *special} - unknown)
+
+    @property
+    def _added(self) -> Mapping[int, Any]:
+        """The tokens beside the vocabulary, which a tokenizer finds before it looks at letters."""
+        return getattr(self._known, "added_tokens_decoder", {})
+
+    def _rendered(self, messages: Sequence[Message], **options: bool) -> str:
+        """A conversation in the chat template."""
         if not self._known.chat_template:
             raise OptionError("this checkpoint has no chat template", hint="Give plain text (on the command line: --raw).")
+        asked = {"add_generation_prompt": True, **options}
         try:
-            text = rendered(self.backend, messages, add_generation_prompt=True)
+            return rendered(self.backend, messages, **asked)
         except Exception as error:  # jinja's errors, which templates also raise by themselves
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             way_out = "Give plain text (--raw)" if isinstance(error, LimitError) else "Change the roles or their order"
             raise OptionError(f"the chat template refuses this conversation ({reason})", hint=f"{way_out}.") from error
-        return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out; empty where there is no tokenizer."""
@@ -75,13 +150,15 @@ class Tokenizer:
         return self.backend
 
 
-def rendered(backend: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+def rendered(backend: Any, messages: Sequence[Message], **options: bool) -> str:
     """The text of a conversation in the tokenizer's chat template. Raises whatever the template raises."""
+    asked = {"add_generation_prompt": False, **options}
     is_ours = isinstance(backend, PreTrainedTokenizerBase) and isinstance(backend.chat_template, str)
-    if is_ours and type(backend).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template:
+    whole = not asked.get("continue_final_message")
+    if whole and is_ours and type(backend).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template:
         special = backend.special_tokens_map
-        return render(backend.chat_template, messages, **special, add_generation_prompt=add_generation_prompt)
-    text = backend.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+        return render(backend.chat_template, messages, **special, **asked)
+    text = backend.apply_chat_template(list(messages), tokenize=False, **asked)
     return str(text)
 
 

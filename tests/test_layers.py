@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("guidance", "shadows", "sharing"),
     ("canvas",),
     ("models", "decoders", "tokenizer"),
-    ("kernels", "cache", "trace", "checkpoint", "prompts", "tasks", "scheduler", "templates"),
+    ("kernels", "cache", "trace", "checkpoint", "prompts", "tasks", "scheduler", "spelled", "templates"),
     ("config", "children", "picture"),
     ("errors",),
 )

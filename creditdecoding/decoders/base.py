@@ -81,7 +81,7 @@ class Prediction:
         peak, rest = self._mass()
         own, total = self._above(tokens[..., None], peak)[..., 0], 1.0 + rest
         if ids is not None and boost is not None:
-            boost = boost.double()
+            boost = boost.to(rest.dtype)
             own = own + (boost * (ids == tokens[..., None])).sum(-1)
             total = total + (self._above(ids, peak).exp() * boost.expm1()).sum(-1)
         return (own.exp() / total).masked_fill(~self.masked, 0.0).nan_to_num(nan=0.0)
@@ -94,14 +94,15 @@ class Prediction:
 
     def _above(self, ids: Tensor, peak: Tensor) -> Tensor:
         """Logits of ids, in float64, counted from the best one: exact, where a difference from log-sum-exp is not."""
-        return self.logits_of(ids).double() - peak[..., None]
+        return self.logits_of(ids).to(peak.dtype) - peak[..., None]
 
     def _mass(self) -> tuple[Tensor, Tensor]:
-        """`mass` in float64."""
+        """`mass`, both in its wider dtype."""
         if self.mass is None:
-            _, peak, rest = vocab_mass(self.flat)
-            return peak[self.place].double(), rest[self.place]
-        return self.mass[0].double(), self.mass[1]
+            _, peak, rest = (x[self.place] for x in vocab_mass(self.flat))
+        else:
+            peak, rest = self.mass
+        return peak.to(rest.dtype), rest
 
     def logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
         """Logits of the given ids in float32, 0 where nothing is masked; a hushed id has -inf."""

@@ -32,8 +32,9 @@ class Margin:
         """Rank the leads; the confidence told is the lead, 0 where the token has confidence 0."""
         tokens, logit = prediction.pick()
         ids, best = prediction.top2()
-        second = (best[..., 1].double() - best[..., 0].double()).exp()  # as a part of the first
-        lead = prediction.confidence(ids[..., 0]) * (1.0 - second)
+        first = prediction.confidence(ids[..., 0])
+        second = (best[..., 1] - best[..., 0]).to(first.dtype).exp()  # as a part of the first
+        lead = first * (1.0 - second)
         lead = lead.masked_fill(logit == float("-inf"), 0.0)
         order = best_first(lead, block.editable)
         rank = torch.arange(order.shape[1], device=order.device)

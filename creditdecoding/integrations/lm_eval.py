@@ -53,6 +53,7 @@ class Arguments:
     logits_eos_inf: bool = option(False, "Never write a stop token.")
     confidence_eos_eot_inf: bool = option(False, "Write end tokens last.")
     seed: int = option(0, "Seed of draws and masks.", ge=0)
+    parse_special: bool = option(False, "Names of special tokens in documents are such tokens, not plain text.")
     batch_size: int = option(8, "Rows that share a forward pass.", ge=1)
     device: str = option("auto", "Where to run.")
     dtype: str = option("auto", "Weights and activations.")
@@ -102,8 +103,10 @@ class CreditLM(LM):
     def __init__(self, **given: Any) -> None:
         super().__init__()
         self.arguments = args = _arguments(given)
-        self.lm = load(args.pretrained, EngineConfig(device=args.device, dtype=args.dtype, batch_size=args.batch_size, revision=args.revision))
+        names = ("device", "dtype", "batch_size", "revision", "parse_special")
+        self.lm = load(args.pretrained, EngineConfig(**{name: getattr(args, name) for name in names}))
         self._device = self.lm.device
+        self._templated = False
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> CreditLM:
@@ -126,12 +129,18 @@ class CreditLM(LM):
         return str(self.lm.tokenizer.backend.chat_template or "") if chat_template else ""
 
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as text in the checkpoint's template, with its special tokens written out."""
+        """A conversation as text in the checkpoint's template, with its special tokens written out.
+
+        Names of special tokens that documents hold are broken by a sign, so that they stay plain text.
+        """
+        self._templated = True
         backend = self.lm.tokenizer.backend
         if not backend.chat_template:
             raise OptionError("this checkpoint has no chat template", given=self.arguments.pretrained, hint="Leave out --apply_chat_template.")
         options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
-        return str(backend.apply_chat_template(list(chat_history), tokenize=False, **options))
+        if self.arguments.parse_special:
+            return str(backend.apply_chat_template(list(chat_history), tokenize=False, **options))
+        return self.lm.tokenizer.conversation(list(chat_history), **options)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answers cut before the first of `until`, requests with the same settings in one run.
@@ -155,9 +164,9 @@ class CreditLM(LM):
 
     def _row(self, index: int, context: str, config: GenerationConfig) -> Row:
         """A context ready for decoding; of one that is too long the end, as lm-eval's other models do it."""
-        ids = self.lm.tokenizer.encode(context or self._start())
+        ids = self._read(self._context(context)) or self._start()
         room = max(1, self.lm.max_length - config.gen_length)
-        return start_row(index, ids[-room:], config, self.lm.words, self.lm.max_length, self.lm.layout)
+        return self.lm.row(ids[-room:], config, index)
 
     def _config(self, asked: Mapping[str, Any]) -> GenerationConfig:
         """A task's generation_kwargs, under the arguments of the command line."""
@@ -217,15 +226,28 @@ class CreditLM(LM):
         done = self.lm.collect(rows)
         return [[each.trace.written.get(len(given) + i) for i in range(len(wanted))] == wanted for each, (given, wanted) in zip(done, pairs)]
 
-    def _start(self) -> str:
+    def _start(self) -> list[int]:
         """What stands before a text that nothing precedes: the start token, of tokenizers without one the end token."""
         backend = self.lm.tokenizer.backend
-        return str(backend.bos_token or backend.eos_token or self.lm.tokenizer.piece(self.lm.tokenizer.stop_ids[0]))
+        text = backend.bos_token or backend.eos_token or self.lm.tokenizer.piece(self.lm.tokenizer.stop_ids[0])
+        return self.lm.tokenizer.encode(str(text))
+
+    def _context(self, text: str) -> str:
+        """A context for `_read`: what a template has rendered as it is, else a document's text."""
+        return text if self._templated else self._document(text)
+
+    def _document(self, text: str) -> str:
+        """A document's text for `_read`, in which names of special tokens are plain text."""
+        return text if self.arguments.parse_special else self.lm.tokenizer.typed(text)
+
+    def _read(self, text: str) -> list[int]:
+        return self.lm.tokenizer.mixed(text)
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Ids of both, split where their joint encoding splits; white space between them belongs to the continuation."""
-        encode, bare = self.lm.tokenizer.encode, context.rstrip()
-        given = encode(bare) or encode(self._start())
+        encode, context, continuation = self._read, self._context(context), self._document(continuation)
+        bare = context.rstrip()
+        given = encode(bare) or self._start()
         whole = encode(bare + context[len(bare) :] + continuation) if bare else given + encode(context + continuation)
         wanted = whole[len(given) :] if whole[: len(given)] == given else encode(context[len(bare) :] + continuation)
         return self._cut(given, wanted or encode(continuation))
@@ -238,7 +260,7 @@ class CreditLM(LM):
         return given[-room:], wanted
 
     def _pieces(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
-        start, ids = self.lm.tokenizer.encode(self._start()), self.lm.tokenizer.encode(text)
+        start, ids = self._start(), self._read(self._document(text))
         width = self.lm.max_length - len(start)
         yield from ((start, ids[at : at + width]) for at in range(0, len(ids), width))
 

@@ -33,14 +33,19 @@ def vocab_mass(
     """
     ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     top = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    rest = torch.empty(len(logits), dtype=torch.float64, device=logits.device)
+    rest = torch.empty(len(logits), dtype=widest(logits.device), device=logits.device)
     for part in row_chunks(logits):
         wide = logits[part].float()
         ids[part] = _first_maximum(wide)
         top[part] = wide.gather(1, ids[part, None])[:, 0]
         weights = (wide - top[part, None]).exp_()
-        rest[part] = weights.scatter_(1, ids[part, None], 0.0).sum(dim=-1).double()
+        rest[part] = weights.scatter_(1, ids[part, None], 0.0).sum(dim=-1).to(rest.dtype)
     return ids, top, rest
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on Apple's devices, which have nothing wider."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def vocab_stats(

@@ -180,7 +180,7 @@ def _suffix(lm: LM, asked: CompletionRequest, room: int, limits: Limits) -> list
         raise OptionError(what, given=-1, allowed="1 or more", hint="Give a number.", param=name)
     check_texts(lm, [asked.suffix], room, limits, "suffix")
     with blaming("suffix"):
-        return lm.tokenizer.encode(asked.suffix)
+        return lm.read(asked.suffix)
 
 
 def _ids(lm: LM, prompt: str | list[int], suffix: Sequence[int]) -> list[int]:

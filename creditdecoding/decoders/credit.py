@@ -1,4 +1,4 @@
-"""CreditDecoding (arXiv 2510.06133, Eq. 6 and 7, Algorithm 1) with the paper's constants."""
+"""CreditDecoding (arXiv 2510.06133, Eq. 6 and 7, Algorithm 1) with the paper's alpha, beta and gamma; 0.9 is Fast-dLLM's threshold."""
 
 from __future__ import annotations
 

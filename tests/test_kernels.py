@@ -417,3 +417,15 @@ def test_confidence_is_read_from_the_logits_where_the_mass_is_not_given() -> Non
     seen, _ = prediction(5)
     bare = Prediction(seen.ids, seen.logit, seen.lse, seen.flat, seen.place, seen.masked, seen.sampling)
     assert torch.equal(bare.confidence(seen.ids), seen.confidence(seen.ids))
+
+
+@pytest.mark.parametrize("temperature", (5e-324, 1e-307, 1e-30))
+@pytest.mark.parametrize("options", ({}, {"top_k": 3}, {"top_p": 0.9}))
+@pytest.mark.parametrize("boosted", (False, True))
+def test_a_tiny_temperature_is_greedy(temperature: float, options: dict[str, float], boosted: bool) -> None:
+    """Logits over such a temperature are infinite; only their distances from the best one may be."""
+    drawn, logits = prediction(3, rows=20, temperature=temperature, **options)
+    greedy, _ = prediction(3, rows=20)
+    ids, boost = logits.topk(2, dim=-1).indices, torch.rand(20, 4, 2, generator=torch.Generator().manual_seed(1))
+    ours, theirs = (seen.pick(ids, boost) if boosted else seen.pick() for seen in (drawn, greedy))
+    assert all(torch.equal(a[drawn.masked], b[drawn.masked]) for a, b in zip(ours, theirs))

@@ -195,6 +195,7 @@ class Prediction:
             if self.kept is not None and self.hushed:
                 flat[:, list(self.hushed)] = self.kept[self.place[at]].double()
             flat.scatter_add_(1, ids[at], boost[at].double())
+            flat -= flat.amax(-1, keepdim=True)  # so that no temperature, however small, makes an infinity of the best
             flat = _restrict(flat / s.temperature, s.top_k, s.top_p)
             keys = (s.seed[at[0], None], s.position[at][:, None], s.step[at[0], None], vocab)
             token[at] = (flat + gumbel_noise(*keys)).argmax(-1)

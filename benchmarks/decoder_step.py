@@ -21,16 +21,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Block, Prediction, Sampling, State
-from creditdecoding.kernels.vocab import vocab_stats
+from creditdecoding.kernels.vocab import log_sum, vocab_mass
 
 
 def prediction(flat: torch.Tensor, rows: int, length: int) -> Prediction:
     """What generate.py hands a decoder when every position of the block is masked."""
-    ids, top, lse = (x.view(rows, length) for x in vocab_stats(flat))
+    ids, top, rest = (x.view(rows, length) for x in vocab_mass(flat))
     zero = torch.zeros(rows, dtype=torch.long)
     position = torch.arange(length).expand(rows, -1)
     place = torch.arange(rows * length).view(rows, length)
-    return Prediction(ids, top, lse, flat, place, torch.ones(rows, length, dtype=torch.bool), Sampling(zero, position, zero))
+    masked, sampling = torch.ones(rows, length, dtype=torch.bool), Sampling(zero, position, zero)
+    return Prediction(ids, top, log_sum(top, rest), flat, place, masked, sampling, mass=(top, rest))
 
 
 def peak_bytes(step: Callable[[], object]) -> int:
@@ -70,7 +71,7 @@ def main() -> None:
         _, state = credit.step(prediction(flat, args.rows, args.block), block, state)
         flat.scatter_(1, winners, 0.0)
     steps: dict[str, Callable[[], object]] = {
-        "one pass over the logits": lambda: vocab_stats(flat),
+        "one pass over the logits": lambda: vocab_mass(flat),
         "threshold step": lambda: threshold.step(prediction(flat, args.rows, args.block), block, {}),
         "credit step": lambda: credit.step(prediction(flat, args.rows, args.block), block, state),
     }

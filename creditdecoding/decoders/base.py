@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from creditdecoding.kernels.noise import gumbel_noise, uniform_noise
-from creditdecoding.kernels.vocab import log_sum, row_chunks, vocab_mass
+from creditdecoding.kernels.vocab import log_sum, row_chunks, vocab_mass, widest
 
 State = dict[str, Tensor]
 """A decoder's memory: tensors whose first axis is the row. A step returns a new one."""
@@ -41,7 +41,7 @@ class Prediction:
     are 0, 0, inf, so every probability there is 0. More is read on demand from `flat` [n, vocab], of which `place`
     [rows, length] names the row. `hushed` ids can be written but have confidence 0 (`kept` [n, hushed] are their logits).
     `unseen`: see `leave_one_out`. `mass`: the best logit of an id that is not hushed, and the sum of
-    exp(logit - that) over all other such ids; read from `flat` where it is not given.
+    exp(logit - that) over all other such ids. Where it is not given it is made of `logit` and `lse`, with their few digits.
     """
 
     ids: Int[Tensor, "rows length"]
@@ -98,10 +98,13 @@ class Prediction:
 
     def _mass(self) -> tuple[Tensor, Tensor]:
         """`mass`, both in its wider dtype."""
-        if self.mass is None:
+        if self.mass is not None:
+            peak, rest = self.mass
+        elif self.hushed:  # the top-1 may be hushed, and then it is not the best of the others
             _, peak, rest = (x[self.place] for x in vocab_mass(self.flat))
         else:
-            peak, rest = self.mass
+            peak, dtype = self.logit, widest(self.logit.device)
+            rest = (self.lse.to(dtype) - peak.to(dtype)).expm1().clamp(min=0.0)
         return peak.to(rest.dtype), rest
 
     def logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:

@@ -36,10 +36,10 @@ def vocab_mass(
     rest = torch.empty(len(logits), dtype=widest(logits.device), device=logits.device)
     for part in row_chunks(logits):
         wide = logits[part].float()
-        ids[part] = _first_maximum(wide)
-        top[part] = wide.gather(1, ids[part, None])[:, 0]
-        weights = (wide - top[part, None]).exp_()
-        rest[part] = weights.scatter_(1, ids[part, None], 0.0).sum(dim=-1).to(rest.dtype)
+        first = _first_maximum(wide)[:, None]
+        peak = wide.gather(1, first)
+        others = (wide - peak).exp_().scatter_(1, first, 0.0)
+        ids[part], top[part], rest[part] = first[:, 0], peak[:, 0], others.sum(dim=-1)
     return ids, top, rest
 
 

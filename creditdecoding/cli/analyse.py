@@ -9,6 +9,7 @@ import typer
 
 from creditdecoding.cli.app import Json, app, load_lm, print_json
 from creditdecoding.cli.checks import drawable, split_named, writable
+from creditdecoding.cli.limits import limited
 from creditdecoding.cli.progress import answering
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def analyse(
     traces: Annotated[list[Path] | None, typer.Argument(help="Saved traces, or folders of them; with none, answers are made now.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Without files: pocket, or families of it, comma-separated.", show_default="pocket")] = None,
-    limit: Annotated[int, typer.Option(help="Items a family.", min=1)] = 10,
+    limit: Annotated[int | None, typer.Option(help="Items a family.", min=1, show_default="10, or all of a list that is shorter")] = None,
     split: Annotated[str, typer.Option(help="test, dev or train.")] = "test",
     decoders: Annotated[str, typer.Option(help="Decoders to set beside standard decoding, separated by blanks.")] = "fixed threshold credit",
     model: Annotated[
@@ -82,16 +83,17 @@ def _saved(paths: list[Path], model: str | None, engine: EngineConfig) -> list[C
         return with_oracle(lm, cases, on_event)
 
 
-def _made(tasks: str, limit: int, split: str, decoders: str, model: str, generation: GenerationConfig, engine: EngineConfig) -> list[Case]:
+def _made(tasks: str, limit: int | None, split: str, decoders: str, model: str, generation: GenerationConfig, engine: EngineConfig) -> list[Case]:
     """The cases of task items answered now."""
     from creditdecoding.eval.cases import decoders_of, run_cases
     from creditdecoding.tasks import families
 
     where = split_named(split)
     chosen, specs = families(tasks), decoders_of(decoders.split(), generation)
+    most = limited(limit, 10, chosen)
     lm = load_lm(model, engine)
-    with answering(limit * len(chosen) * (len(specs) + 1)) as on_event:
-        return run_cases(lm, chosen, generation, specs, limit, where, on_event)
+    with answering(most * len(chosen) * (len(specs) + 1)) as on_event:
+        return run_cases(lm, chosen, generation, specs, most, where, on_event)
 
 
 def _print_report(found: dict[str, Any]) -> None:

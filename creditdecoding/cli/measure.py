@@ -10,6 +10,7 @@ import typer
 
 from creditdecoding.cli.app import Json, Model, Raw, app, complete, load_lm, print_json, write
 from creditdecoding.cli.checks import split_named, writable
+from creditdecoding.cli.limits import limited
 from creditdecoding.cli.progress import answering
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
@@ -22,7 +23,9 @@ def evaluate(
     tasks: Annotated[
         str, typer.Option(help="pocket, families of it, or benchmarks: NAME[@TEMPLATE][=PATH] (docs/tasks.md), comma-separated.")
     ] = "pocket",
-    limit: Annotated[int, typer.Option(help="Items a family; 0 for all of a benchmark.", min=0)] = 50,
+    limit: Annotated[
+        int | None, typer.Option(help="Items a family; 0 for all of a benchmark.", min=0, show_default="50, or all of a list that is shorter")
+    ] = None,
     split: Annotated[str, typer.Option(help="test, dev or train, of the families of pocket.")] = "test",
     model: Model = "pocket",
     raw: Raw = False,
@@ -50,13 +53,14 @@ def evaluate(
     where = split_named(split)
     writable(out)
     chosen = families(tasks)
-    items = [item for family in chosen for item in distinct_items(family, where, 0, limit)]  # also refuses a limit before the model is loaded
+    most = limited(limit, 50, chosen)
+    items = [item for family in chosen for item in distinct_items(family, where, 0, most)]  # also refuses a limit before the model is loaded
     lm = load_lm(model, engine)
     asked = {"generation": dataclasses.asdict(generation), "split": split, "raw": raw, "skip_too_long": skip_too_long}
     with keeping(out, manifest("eval", model, engine, chosen, items, [generation.decoder], **asked)) as kept:
         done = 0 if kept is None else kept.count
         with answering(len(items), done=done, kept=kept is not None) as on_event:
-            report = run(lm, chosen, generation, limit, where, 0, on_event, raw, skip_too_long, None if kept is None else kept.cell(""))
+            report = run(lm, chosen, generation, most, where, 0, on_event, raw, skip_too_long, None if kept is None else kept.cell(""))
         found = report.to_json()
         found["settings"] |= {"model": model, "engine": dataclasses.asdict(engine)}
         if out is not None:
@@ -84,7 +88,7 @@ def _print_scores(found: dict[str, Any]) -> None:
 @with_options(generation=GenerationConfig, engine=EngineConfig)
 def drift(
     tasks: Annotated[str, typer.Option(help="pocket, or families of it, comma-separated.")] = "pocket",
-    limit: Annotated[int, typer.Option(help="Items a family.", min=1)] = 50,
+    limit: Annotated[int | None, typer.Option(help="Items a family.", min=1, show_default="50, or all of a list that is shorter")] = None,
     caches: Annotated[str, typer.Option(help="Caches to set beside none, separated by blanks; by default all that fit the model.")] = "",
     model: Model = "pocket",
     as_json: Json = False,
@@ -103,9 +107,10 @@ def drift(
     if generation.cache != "auto":
         raise OptionError("drift measures several caches", given=f"--cache {generation.cache}", hint="Name them with --caches.")
     chosen, lm = families(tasks), load_lm(model, engine)
+    most = limited(limit, 50, chosen)
     names = caches.split() or [name for name in fitting(lm.layout) if name != "none"]
-    with answering(limit * len(chosen) * (1 + len(names))) as on_event:
-        found = measure(lm, chosen, generation, names, limit, on_event=on_event)
+    with answering(most * len(chosen) * (1 + len(names))) as on_event:
+        found = measure(lm, chosen, generation, names, most, on_event=on_event)
     if as_json:
         print_json(found)
         return

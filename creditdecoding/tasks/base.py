@@ -68,10 +68,15 @@ def _all_items(family: Family, split: Split, seed: int) -> Iterator[Item]:
         yield family.make(rng)
 
 
+class UpTo(int):
+    """A limit that is a default and nobody's wish: of a list that is shorter all items are taken."""
+
+
 def distinct_items(family: Family, split: Split, seed: int, limit: int) -> list[Item]:
     """`limit` items no two of which share a structure (fewer if the family has fewer).
 
-    Of a listed family `limit` items drawn by the seed, in their order, 0 for all. Raises `OptionError` if there are fewer.
+    Of a listed family `limit` items drawn by the seed, in their order, 0 for all. Raises `OptionError` if there are fewer, unless the
+    limit is an `UpTo`.
     """
     if family.listed is not None:
         return _drawn(family.name, family.listed, seed, limit)
@@ -95,6 +100,8 @@ def digest(chosen: Iterable[Item]) -> str:
 
 
 def _drawn(name: str, listed: tuple[Item, ...], seed: int, limit: int) -> list[Item]:
+    if isinstance(limit, UpTo):
+        limit = min(limit, len(listed))
     if limit > len(listed):
         what = f"the limit is larger than {name}"
         raise OptionError(what, given=limit, allowed=f"at most {len(listed)}", hint="Ask for fewer items, or for all with a limit of 0.")

@@ -1,4 +1,4 @@
-"""Questions of one's own: a file of {"prompt", "answer"} records as a task, judged by exact match after normalisation.
+"""Questions of one's own: a file of {"prompt", "answer"} or {"question", "answer"} records as a task, judged by exact match after normalisation.
 
 Right is an answer that, as a whole or in its last word on the matter (boxed, after the last "Answer:", else its last line), equals the
 reference without regard to case, white space, outer punctuation and thousands separators in a number. "answer" may be a list of texts that are
@@ -17,6 +17,8 @@ from creditdecoding.tasks.benchmarks import base
 from creditdecoding.tasks.benchmarks.extract import short
 from creditdecoding.tasks.benchmarks.files import KINDS
 
+_PROMPTS = ("prompt", "question", "problem", "input")
+_ANSWERS = ("answer", "answers", "target")
 _OUTER = " \t.,;:!?\"'()[]*_`$"
 
 
@@ -37,13 +39,24 @@ def normal(text: str) -> str:
 
 
 def _questions(record: Mapping[str, Any]) -> Iterator[base.Question]:
-    prompt, given = record["prompt"], record["answer"]
+    prompt = _only(record, _PROMPTS)
+    given = _only(record, _ANSWERS)
     answers = given if isinstance(given, list) else [given]
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("the prompt is not some text")
     if not answers or any(isinstance(each, bool) or not isinstance(each, (str, int, float)) or not normal(str(each)) for each in answers):
         raise ValueError("the answer is not a text, a number or a list of them")
     yield base.Question({"prompt": prompt}, str(answers[0]), tuple(normal(str(each)) for each in answers))
+
+
+def _only(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """The one field of these names that the record has."""
+    there = [name for name in names if name in record]
+    if len(there) > 1:
+        raise ValueError(f"both {' and '.join(there)} are there")
+    if not there:
+        raise KeyError(names[0])
+    return record[there[0]]
 
 
 def _judge(text: str, gold: tuple[str, ...]) -> bool:
@@ -53,7 +66,7 @@ def _judge(text: str, gold: tuple[str, ...]) -> bool:
 _QUESTIONS = base.Benchmark(
     "questions",
     "questions of your own",
-    "prompt, answer (a text, a number or a list)",
+    "prompt (or question), answer (a text, a number or a list)",
     "",
     (),
     {"plain": base.Template("{prompt}")},

@@ -1,0 +1,26 @@
+"""How many items a command takes where its user did not say: the default, or all of a list that is shorter, with a line.
+
+Leaves to others: drawing them (tasks/base.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from creditdecoding.tasks.base import Family
+
+
+def limited(limit: int | None, default: int, families: Iterable[Family]) -> int:
+    """The limit that was asked for, which a family may not be shorter than; or the default."""
+    from creditdecoding.tasks.base import UpTo
+
+    if limit is not None:
+        return limit
+    for family in families:
+        if family.listed is not None and len(family.listed) < default:
+            typer.echo(f"{family.name}: all of its {len(family.listed)} items (--limit is {default} by default)", err=True)
+    return UpTo(default)

@@ -153,7 +153,7 @@ class LM:
 
         Raises `OptionError` if it does not fit, or has a mask.
         """
-        if self.words.mask_id in (*ids, *suffix):
+        if self.words.mask_id in ids:
             hint = "Take it out; gaps inside a text are filled by LM.infill."
             raise OptionError("the mask token is in the prompt", given=self.words.mask_id, hint=hint)
         return start_row(index, ids, config, self.words, self.max_length, self.layout, begun, suffix)

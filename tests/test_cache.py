@@ -73,23 +73,27 @@ def same(ours: Trace, theirs: Trace, tolerance: float = 1e-4) -> None:
 # Exact -----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", names())
 @pytest.mark.parametrize("kind", ["full", "shifted"])
 @pytest.mark.parametrize("cache", ["every:n=1", "vicinity:w=256"])
 def test_refreshing_at_every_pass_is_no_cache(kind: str, cache: str, decoder: str) -> None:
     model = network(kind)
-    plain = traces(model, rows_of(model, decoder=decoder, block_length=7, cache="none"))
-    for ours, theirs in zip(traces(model, rows_of(model, decoder=decoder, block_length=7, cache=cache)), plain):
+    options = {"decoder": decoder, "gen_length": 14, "block_length": 7}
+    plain = traces(model, rows_of(model, cache="none", **options))
+    for ours, theirs in zip(traces(model, rows_of(model, cache=cache, **options)), plain):
         same(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", names())
 @pytest.mark.parametrize("block_length", [8, 4, 2])
 @pytest.mark.parametrize("kind", ["blocks", "shifted blocks"])
 def test_the_block_cache_of_block_causal_models_is_exact(kind: str, block_length: int, decoder: str) -> None:
     model = network(kind)
-    plain = traces(model, rows_of(model, decoder=decoder, block_length=block_length, cache="none"))
-    for ours, theirs in zip(traces(model, rows_of(model, decoder=decoder, block_length=block_length, cache="block")), plain):
+    options = {"decoder": decoder, "gen_length": 14, "block_length": block_length}
+    plain = traces(model, rows_of(model, cache="none", **options))
+    for ours, theirs in zip(traces(model, rows_of(model, cache="block", **options)), plain):
         same(ours, theirs)
 
 
@@ -184,7 +188,8 @@ def test_stale_keys_and_values_as_defined(cache: str, seed: int) -> None:
 # In batches ------------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@pytest.mark.slow
+@settings(max_examples=8, deadline=None, database=None)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     batch_size=st.integers(1, 4),

@@ -24,6 +24,8 @@ from creditdecoding.verifier.policy import step_logprobs, with_end
 from creditdecoding.verifier.sampler import Ask, Drawn, Sampler
 from creditdecoding.verifier.steps import Mark, State
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lm() -> LM:

@@ -29,6 +29,8 @@ from creditdecoding.view.plot import tradeoff_png
 from tests.helpers.cli import run_credit
 from tests.make_checkpoint import make
 
+pytestmark = pytest.mark.slow
+
 SHORT = GenerationConfig(gen_length=10, block_length=5)
 DECODERS = "fixed:k=1|3 threshold:threshold=0.002|0.9"
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.make_checkpoint import make
 
+pytestmark = pytest.mark.slow
+
 compiler = pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
 
 COMPARE = """

@@ -27,6 +27,8 @@ from creditdecoding.verifier.didactic.task import Task, played
 from creditdecoding.verifier.didactic.values import estimated, exact, measures
 from creditdecoding.view import plot
 
+pytestmark = pytest.mark.slow
+
 TASK = Task()
 SMALL = Task(tokens=4, end=3, length=4, planted=(0, 1))
 ALL = torch.tensor(list(itertools.product(range(4), repeat=4)))

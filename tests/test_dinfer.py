@@ -18,6 +18,8 @@ from creditdecoding.integrations.dinfer import CreditThresholdParallelDecoder, D
 from creditdecoding.trace import StepEvent
 from tests.test_compat import CPU, MASK, WIDTH, WORDS, dense, network
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 PROMPTS = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 LENGTH, BLOCK = 13, 5

@@ -90,6 +90,7 @@ def rows(draw: Callable[[st.SearchStrategy[Any]], Any], lm: LM) -> list[Row]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=4, deadline=None, database=None)
 @given(data=st.data())
@@ -132,6 +133,7 @@ def pocket() -> LM:
     return load("pocket")
 
 
+@pytest.mark.slow
 def test_the_embedded_model_answers_as_alone(pocket: LM) -> None:
     prompts = ["What is the capital of Peru and the language of Japan?", "7 + 8 =", "Sort: 3 1 2"]
     configs = [

@@ -22,6 +22,8 @@ from creditdecoding.lm import LM, load
 from creditdecoding.models import memory
 from creditdecoding.trace import FailEvent, FinishEvent
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 ASKED = ["What is the capital of Peru?", "7 + 8 =", "What is the capital of Peru and the language of Japan? Say it in one word."]
 

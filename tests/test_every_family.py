@@ -13,6 +13,8 @@ from creditdecoding.cli import main
 from creditdecoding.lm import load
 from tests.make_checkpoint import FAMILIES, make
 
+pytestmark = pytest.mark.slow
+
 SHIFTED, BLOCKS = {"dream", "fast_dllm"}, {"llada2": 32, "sdar": 4, "sdar_moe": 4, "fast_dllm": 32}
 
 

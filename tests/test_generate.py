@@ -87,6 +87,7 @@ DRAWS: list[dict[str, Any]] = [{}, {"temperature": 0.8, "seed": 5}, {"temperatur
 LAST = {"confidence_eos_eot_inf": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("options", [*DRAWS, LAST, {"logits_eos_inf": True}])
 def test_prompts_of_mixed_length_get_in_a_batch_what_they_get_alone(decoder: str, options: dict[str, Any]) -> None:

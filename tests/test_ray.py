@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray", reason="ray is missing: pip install 'creditdecoding[ray]'")
 
 from creditdecoding.batch.answers import Desk, Reply, answerer  # noqa: E402

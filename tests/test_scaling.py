@@ -23,6 +23,8 @@ from creditdecoding.tasks import families
 from creditdecoding.view.plot import orthogonality_png, scaling_png
 from tests.make_checkpoint import make
 
+pytestmark = pytest.mark.slow
+
 SHORT = GenerationConfig(gen_length=12, block_length=6)
 FAST = "threshold:threshold=0.002"
 FULL = Layout(keeps=True)

@@ -35,6 +35,8 @@ from creditdecoding.verifier.sampler import Ask, Cost, Sampler
 from creditdecoding.verifier.search import METHODS, search
 from creditdecoding.verifier.steps import State
 
+pytestmark = pytest.mark.slow
+
 (FAMILY,) = families("arithmetic")
 ITEMS = distinct_items(FAMILY, "dev", 0, 3)
 HOT = GenerationConfig(decoder="threshold:threshold=0.4", temperature=1.5, gen_length=96)

@@ -30,6 +30,8 @@ from creditdecoding.server import app as app_module
 from creditdecoding.server.fields import REFUSED
 from tests.serving import PROMPTS, Served, Sick, Slow, paused, serving, wait, with_model
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 CHAT = "/v1/chat/completions"
 

@@ -18,6 +18,8 @@ from creditdecoding.sharing import leaders
 from creditdecoding.trace import FinishEvent, StepEvent, Trace
 from tests.make_checkpoint import FAMILIES, make
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 CACHES = {"every": "every:n=2", "vicinity": "vicinity:w=3"}
 LONG, SHORT = "the sun is red the sun is", "x the sea"

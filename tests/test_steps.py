@@ -17,6 +17,8 @@ from creditdecoding.verifier.sampler import Ask, Sampler
 from creditdecoding.verifier.steps import State, completed, delimiter, grown, step_ends
 from tests.make_checkpoint import FAMILIES, make
 
+pytestmark = pytest.mark.slow
+
 PIECES = ["a", "b.", ".", "c.d", "\n", " ", "e", ".\n"]
 
 

@@ -21,6 +21,8 @@ from creditdecoding.train.objective import Batch, blockwise, two_stream, uniform
 from creditdecoding.train.rows import STEP, batches, draw
 from creditdecoding.train.vocabulary import task_tokenizer
 
+pytestmark = pytest.mark.slow
+
 MASK = 2
 SMALL: dict[str, object] = {
     "hidden_size": 32,

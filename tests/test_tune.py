@@ -23,6 +23,8 @@ from creditdecoding.eval.tune import Promise, Tuned, drawn, sequence
 from creditdecoding.tasks import families, questions
 from creditdecoding.tasks.base import distinct_items
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("gain", [0.0, 0.02, 0.2, 0.4])
 @pytest.mark.parametrize(("items", "bound"), [(60, 0.05), (20, 0.1)])

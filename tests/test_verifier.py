@@ -28,6 +28,8 @@ from creditdecoding.verifier.surprise import surprise
 from tests.helpers.cli import run_credit
 from tests.make_checkpoint import FAMILIES, make
 
+pytestmark = pytest.mark.slow
+
 
 def some_states(count: int = 6) -> list[State]:
     """A complete answer with its prefixes, and a state of another problem."""

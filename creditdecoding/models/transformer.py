@@ -155,8 +155,8 @@ class Transformer(nn.Module):
             x = layer(x, cos, sin, allowed, self.backend, None if stores is None else stores[index])
         return x
 
-    def logits(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
-        """Final norm and language-model head."""
+    def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
+        """Final norm and language-model head, for hidden states of any leading shape."""
         table = self.embed.weight if self.head is None else self.head.weight
         found: Tensor = F.linear(self.norm(hidden), table)
         return found

@@ -32,6 +32,9 @@ NOT_REPRODUCIBLE = ("seconds",)
 GROWS = "decoders"
 """The entry of a manifest, a list, to which a later run may add: no sample depends on which others there are."""
 
+NEWER = ("behaviour",)
+"""Entries that manifests of earlier versions lack: one without them is not held to them."""
+
 Key = tuple[Any, ...]
 
 
@@ -81,7 +84,8 @@ def _agree(folder: Path, manifest: Mapping[str, Any], grows: str) -> None:
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        differ = [name for name in {**manifest, **found} if name != grows and manifest.get(name) != found.get(name)]
+        free = {grows, *(name for name in NEWER if name not in found)}
+        differ = [name for name in {**manifest, **found} if name not in free and manifest.get(name) != found.get(name)]
         known = [*found.get(grows, [])]
     except (OSError, ValueError, TypeError) as error:
         raise OptionError(f"the manifest cannot be read ({error})", given=str(path), hint="Choose another output.") from error

@@ -138,9 +138,11 @@ def manifest(plan: Plan, lm: LM) -> dict[str, Any]:
     """What a folder's lines depend on."""
     engine = {f.name: getattr(plan.engine, f.name) for f in dataclasses.fields(plan.engine) if f.name not in ("offline", "cache_dir", "batch_size")}
     texts = json.dumps([[*place, item.prompt, repr(item.gold)] for place, item in plan.items.items()])
+    own = identity(lm)
     return {
         "kind": "search",
-        "model": dataclasses.asdict(identity(lm)),
+        "model": {"model": own.model, "tokenizer": own.tokenizer},
+        "behaviour": own.behaviour,
         **{name: folder and fingerprint(located(folder)) for name, folder in (("verifier", plan.verifier), ("outcome", plan.outcome))},
         "tasks": {family.name: dict(family.about) for family in plan.families},
         "items": {"split": plan.split, "limit": plan.limit, "texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest()},

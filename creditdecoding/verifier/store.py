@@ -188,7 +188,7 @@ def _agree(path: Path, there: Header, here: Header) -> None:
     if differ:
         shown = ", ".join(f"{name} ({theirs.get(name)!r} there)" for name in differ)
         raise OptionError(f"this store was begun with other settings: {shown}", given=str(path), hint=hint)
-    if there.identity != here.identity:
+    if there.identity.differs(here.identity):
         raise OptionError("this store was begun with another model or tokenizer", given=str(path), hint=hint)
 
 

@@ -225,7 +225,16 @@ def test_what_many_were_drawn_from_is_computed_once(tiny: LM, tokens: str) -> No
 
 @pytest.mark.parametrize(
     "changes",
-    [{"temperature": 0.0}, {"decoder": "wino"}, {"decoder": "edit"}, {"top_k": 5}, {"top_p": 0.9}, {"cfg_scale": 1.0}, {"cache": "dual"}],
+    [
+        {"temperature": 0.0},
+        {"temperature": 1e-39},
+        {"decoder": "wino"},
+        {"decoder": "edit"},
+        {"top_k": 5},
+        {"top_p": 0.9},
+        {"cfg_scale": 1.0},
+        {"cache": "dual"},
+    ],
 )
 def test_what_has_no_log_probability_is_refused(lm: LM, changes: dict[str, object]) -> None:
     with pytest.raises(OptionError):

@@ -24,6 +24,7 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.tasks import families
 from creditdecoding.tasks.base import Family, Item
+from creditdecoding.verifier import reinforce
 from creditdecoding.verifier.arms import Curve, cells, reached, saving, smooth, student, summary
 from creditdecoding.verifier.learner import cosine
 from creditdecoding.verifier.model import best_of
@@ -31,7 +32,7 @@ from creditdecoding.verifier.options import BASELINES, RLConfig
 from creditdecoding.verifier.reinforce import Run, records
 from creditdecoding.verifier.rewards import baseline, rewards
 from creditdecoding.verifier.steps import State
-from tests.tiny_policy import CONFIG, IDS, Tiny, tiny_lm
+from tests.tiny_policy import CONFIG, IDS, WORDS, Tiny, every_draw, tiny_lm
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +102,26 @@ def test_a_record_says_how_far_halves_of_the_gradient_agree(tmp_path: Path) -> N
     assert len({record["agree"] for record in found}) > 1
     large = tiny_run(tmp_path / "large", Prefix(), arm="q", baseline="value", problems=64, candidates=8, lr=1e-9)
     assert large.step()["agree"] > 0.9 > max(np.mean([record["agree"] for record in found]), 0)  # the more draws, the less noise
+
+
+@pytest.mark.parametrize("tokens", ["written", "drawn"])
+def test_gradients_in_bounded_parts_are_those_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: str) -> None:
+    """However few lines of logits fit at once, what is learnt is the same."""
+    config = dataclasses.replace(CONFIG, decoder="threshold:threshold=0.5", block_length=3)
+    answers = [answer for _, answer in every_draw(tiny_lm(Tiny()), config, 0.5)][::40]
+    weights = [torch.arange(1.0, answer.state.depth + 1) for answer in answers]
+    gradients, rows = [], []
+    for name, values in (("whole", 2**26), ("parts", 2 * WORDS.size)):
+        monkeypatch.setattr(reinforce, "VALUES", values)
+        run = tiny_run(tmp_path / name, tokens=tokens, arm="outcome", baseline="none", normalise=False, kl=0.1, problems=2)
+        asked: list[int] = []
+        run.model.register_forward_hook(lambda _, __, logits, asked=asked: asked.append(len(logits)))  # type: ignore[misc]
+        run.optimizer.step = lambda run=run: gradients.append([w.grad.clone() for w in run.learning])  # type: ignore[method-assign,misc]
+        run.learn(answers, weights, [i % 2 for i in range(len(answers))], len(answers))
+        rows.append(max(asked))
+    assert rows[0] > 4 and rows[1] <= 2
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+    assert any(gradient.abs().max() > 0 for gradient in gradients[0])
 
 
 def test_the_cosine_is_of_the_parts() -> None:

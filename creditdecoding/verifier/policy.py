@@ -41,6 +41,10 @@ from creditdecoding.verifier.steps import Mark, State, grown
 
 EVENTS = ("threshold", "fixed")
 """Rules that keep a draw for the confidence of its token alone."""
+VALUES = 2**26
+"""Values that a table of log-probabilities has at most where a run learns: a pass takes as many lines as fit."""
+COLDEST = 1e-3
+"""Below this temperature the gradient of a log-probability, which grows as 1 / temperature, is soon no number."""
 CERTAIN = 2.0
 """A confidence that no draw has: each is discarded."""
 
@@ -68,6 +72,9 @@ def refuse_unscored(lm: LM, generation: GenerationConfig, tokens: str = "written
         raise OptionError(what, given=settings(rule)["name"], hint=hint)
     if generation.temperature == 0:
         raise OptionError("without a temperature all samples are alike", given=0, allowed="0 < temperature", hint="Try --temperature 1.")
+    if generation.temperature < COLDEST:
+        what, hint = "so small a temperature is greedy, and its gradient is no number", "Try --temperature 1."
+        raise OptionError(what, given=generation.temperature, allowed=f"at least {COLDEST}", hint=hint)
     for name, none in (("top_k", None), ("top_p", None), ("cfg_scale", 0.0)):
         if getattr(generation, name) != none:
             what = f"with {name} tokens are not drawn from the model's own softmax"
@@ -177,13 +184,62 @@ def divergence(found: Float[Tensor, "n vocab"], base: Float[Tensor, "n vocab"]) 
     return (found.exp() * gap).sum(-1)
 
 
-def batches(every: Sequence[Pass], size: int) -> list[list[Pass]]:
-    """Passes in batches of at most `size` canvases, those of a canvas and of similar length together, the longest first."""
+def batches(every: Sequence[Pass], size: int, lines: int | None = None) -> list[list[Pass]]:
+    """Passes in batches of at most `size` canvases, those of a canvas and of similar length together, the longest first.
+
+    With `lines` a batch asks for logits at no more than so many places: a canvas with more is shown several times.
+    """
     kinds: dict[int, list[Pass]] = {}
     for lead, each in zip(_leads(every), every):
         kinds.setdefault(lead, []).append(each)
     order = sorted(kinds.values(), key=lambda kind: len(kind[0].query.row.canvas), reverse=True)
+    if lines is not None:
+        return _narrow([part for kind in order for part in _parts(kind, lines)], size, lines)
     return [[each for kind in order[start : start + size] for each in kind] for start in range(0, len(order), size)]
+
+
+def _places(kind: Sequence[Pass]) -> list[int]:
+    """The positions at which the passes over one canvas ask for logits, each once."""
+    return sorted({position for each in kind for position in each.query.positions.tolist()})
+
+
+def _parts(kind: list[Pass], lines: int) -> list[list[Pass]]:
+    """The passes over one canvas, cut by position so that each part asks at `lines` places at most."""
+    places = _places(kind)
+    if len(places) <= lines:
+        return [kind]
+    parts = []
+    for start in range(0, len(places), lines):
+        wanted = set(places[start : start + lines])
+        cut_passes = [_only(each, wanted) for each in kind]
+        parts.append([each for each in cut_passes if each.steps])
+    return parts
+
+
+def _only(whole: Pass, wanted: set[int]) -> Pass:
+    """What of a pass lies at some positions."""
+    kept = [i for i, position in enumerate(whole.query.positions.tolist()) if position in wanted]
+    query = replace(whole.query, positions=whole.query.positions[kept], targets=whole.query.targets[kept])
+    steps = tuple(whole.steps[i] for i in kept)
+    bounds = tuple(whole.bounds[i] for i in kept)
+    return Pass(whole.answer, query, steps, bounds)
+
+
+def _narrow(parts: Sequence[list[Pass]], size: int, lines: int) -> list[list[Pass]]:
+    """Parts joined, in their order, to batches of at most `size` parts and `lines` places."""
+    joined: list[list[Pass]] = []
+    count = 0
+    used = 0
+    for part in parts:
+        needed = len(_places(part))
+        if not joined or count == size or used + needed > lines:
+            joined.append([])
+            count = 0
+            used = 0
+        joined[-1] += part
+        count += 1
+        used += needed
+    return joined
 
 
 def step_logprobs(

@@ -39,7 +39,7 @@ from creditdecoding.verifier.candidates import Branch, against_others, branches,
 from creditdecoding.verifier.identity import identity
 from creditdecoding.verifier.learner import cosine, export, learner, refuse_unwritable, renew
 from creditdecoding.verifier.options import RLConfig
-from creditdecoding.verifier.policy import Pass, batches, chosen, distributions, divergence, passes, refuse_unscored, with_end
+from creditdecoding.verifier.policy import VALUES, Pass, batches, chosen, distributions, divergence, passes, refuse_unscored, with_end
 from creditdecoding.verifier.rewards import baseline, immediate, needs_values, rewards, spread
 from creditdecoding.verifier.sampler import Ask, Drawn, Sampler
 from creditdecoding.verifier.steps import State, delimiter
@@ -221,10 +221,12 @@ class Run:
         """
         weights = [each / self.config.candidates for each in (spread(weights) if self.config.normalise else weights)]
         every, middle = passes(self.lm, lessons, self.config.tokens), self.config.problems // 2
+        lines = max(1, VALUES // self.lm.words.size)
         total, tokens, first = 0.0, 0.0, list[Tensor | None]()
         for late in (False, True):
             first = [None if weight.grad is None else weight.grad.clone() for weight in self.learning]
-            for batch in batches([each for each in every if (problem[each.answer] >= middle) == late], self.lm.batch_size):
+            half = [each for each in every if (problem[each.answer] >= middle) == late]
+            for batch in batches(half, self.lm.batch_size, lines):
                 far, counted = self._backward(batch, weights, answers)
                 total, tokens = total + far, tokens + counted
         agree = cosine(first, [weight.grad for weight in self.learning])

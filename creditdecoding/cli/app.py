@@ -1,7 +1,7 @@
 """What the commands share: the app, common arguments, reading prompts, printing, exit codes.
 
 Errors meant for the caller are one line on standard error and exit code 2. Leaves to others: the commands (the other files of this folder),
-progress (progress.py), signals (stop.py).
+progress (progress.py), signals (stop.py), the standard streams (streams.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from creditdecoding.cli.stop import Stopped, end_at_once_next_time, stoppable
+from creditdecoding.cli.streams import holds_all_text, ready
 from creditdecoding.errors import CreditError, OptionError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value, ensure_ascii=not holds_all_text(sys.stdout)) + "\n")
 
 
 def write(path: Path, text: str) -> None:
@@ -98,6 +99,7 @@ def complete(lm: LM, text: str, config: GenerationConfig, raw: bool = False, inf
 def main() -> None:
     """Run the command line; errors meant for the caller are one line on standard error and exit code 2."""
     try:
+        ready()
         with stoppable():
             status = app(args=joined(sys.argv[1:]), standalone_mode=False)
             sys.stdout.flush()
@@ -135,5 +137,6 @@ def _say_no_more() -> None:
 
 
 def _fail(text: str, status: int) -> NoReturn:
-    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    with suppress(OSError):  # standard error may be on the disk that is full
+        sys.stderr.write(f"error: {' '.join(text.split())}\n")
     sys.exit(status)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, complete, load_lm, print_json, read_prompt, summary, write
+from creditdecoding.cli.checks import drawable, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.flags import with_options
@@ -91,6 +92,8 @@ def trace(
     from creditdecoding.lm import load_words
     from creditdecoding.trace import Trace
 
+    drawable(png)
+    writable(save, png, html)
     if load is not None:
         if prompt is not None or file is not None or against or raw or generation != GenerationConfig() or engine != EngineConfig():
             raise OptionError("--load takes no prompt and no decoding options: it decodes nothing", hint="Leave one out.")

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -49,6 +51,9 @@ def spread(make: Callable[[], Any], options: BatchConfig, engine: EngineConfig, 
     """Replies as they come, in any order. Raises `OptionError` if the cluster has too few places, `CreditError` if it gives up."""
     mine = not ray.is_initialized()
     if mine:
+        # Ray's core prints a warning for every actor that may restart (its issue 53727). What goes wrong
+        # comes back as an exception too.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
             with _same_sigterm():
                 ray.init(
@@ -100,20 +105,31 @@ def _replies(
     shown, context.enable_progress_bars = context.enable_progress_bars, False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
-        data = ray.data.from_pandas_refs(blocks).map_batches(
+        data = _answered(ray.data.from_pandas_refs(blocks), make, min(options.ray, len(blocks)), places)
+        for found in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            yield from zip(map(int, found["index"]), map(json.loads, found["row"]))
+    finally:
+        context.enable_progress_bars = shown
+
+
+def _answered(blocks: Any, make: Callable[[], Any], workers: int, places: dict[str, float]) -> Any:
+    """A Ray dataset of the replies to blocks of lines, made by so many actors when it is read.
+
+    How often an actor may die has no named argument before Ray 2.64, the end of our range, so its
+    deprecation warning would be of no use to anybody.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        return blocks.map_batches(
             Actor,
             fn_constructor_args=(make,),
-            compute=ray.data.ActorPoolStrategy(size=options.ray),
+            compute=ray.data.ActorPoolStrategy(size=workers),
             batch_size=None,
             batch_format="numpy",
             max_restarts=DEATHS,
             max_task_retries=DEATHS,
             **places,
         )
-        for found in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-            yield from zip(map(int, found["index"]), map(json.loads, found["row"]))
-    finally:
-        context.enable_progress_bars = shown
 
 
 def _line(error: Exception) -> str:

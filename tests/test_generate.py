@@ -28,7 +28,7 @@ from tests.oracle import HashModel, PlanModel
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
-FEW = settings(max_examples=20, deadline=None, database=None)
+FEW = settings(max_examples=12, deadline=None, database=None)
 
 # Ids 0..9 are letters, 10 and 11 end an answer, 12 is the mask; rows 13, 14, 15 of the logits mean nothing.
 STOPS, MASK, SIZE, WIDTH = (10, 11), 12, 13, 16

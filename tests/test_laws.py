@@ -23,7 +23,7 @@ from creditdecoding.errors import OptionError
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
 BANNED = 0
-FEW = settings(max_examples=25, deadline=None, database=None)
+FEW = settings(max_examples=12, deadline=None, database=None)
 every_decoder = pytest.mark.parametrize("name", names())
 
 

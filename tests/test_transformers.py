@@ -294,7 +294,7 @@ OWN: list[tuple[str, Any]] = [
     ("position_ids", lambda: {"position_ids": torch.tensor([[3, 4, 5, 6]])}),
     ("assistant_model", lambda: {"assistant_model": network("Llama", 1)}),
     ("negative_prompt_ids", lambda: {"negative_prompt_ids": IDS[:1]}),
-    ("cache_implementation", lambda: {"cache_implementation": "offloaded"}),
+    ("cache_implementation", lambda: {"cache_implementation": "static"}),
 ]
 
 

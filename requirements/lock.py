@@ -51,25 +51,21 @@ def compiled(uv: str, arguments: list[str], source: str = "pyproject.toml", text
     return done.stdout.splitlines()
 
 
-def universal(uv: str, extras: list[str], pins: list[str]) -> list[str]:
+def universal(uv: str, options: list[str], pins: list[str], source: str = "pyproject.toml", text: str = "") -> list[str]:
     """One resolution for every supported machine under the requirement lines `pins`, without torch."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write("\n".join(pins) + "\n")
         constraints.flush()
         arguments = ["--universal", "--python-version", "3.10", "--constraints", constraints.name]
-        lines = compiled(uv, [*arguments, *extras])
+        lines = compiled(uv, [*arguments, *options], source, text)
     return [line for line in lines if not WITH_TORCH.match(line)]
 
 
 def sglang(uv: str, pins: list[str]) -> list[str]:
-    """SGLang alone, and what its scheduler imports with all that needs."""
-    alone = compiled(uv, ["--no-deps", "--universal", "--python-version", "3.10"], "-", SGLANG)
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write("\n".join(pins) + "\n")
-        constraints.flush()
-        arguments = ["--universal", "--python-version", "3.10", "--constraints", constraints.name]
-        beside = compiled(uv, arguments, "-", "\n".join(SGLANG_IMPORTS))
-    return [*alone, *beside]
+    """SGLang without its dependencies, and the packages its scheduler imports with theirs."""
+    alone = universal(uv, ["--no-deps"], [], "-", SGLANG)
+    imports = universal(uv, [], pins, "-", "\n".join(SGLANG_IMPORTS))
+    return [*alone, *imports]
 
 
 def lowest(uv: str) -> list[str]:

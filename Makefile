@@ -75,10 +75,10 @@ test-latest:
 	$(LATEST)/bin/python -m pytest -m "not network"
 
 check: $(DEV)
-	$(BIN)/ruff check creditdecoding tests benchmarks requirements
-	$(BIN)/ruff format --check creditdecoding tests benchmarks requirements
+	$(BIN)/ruff check creditdecoding tests tools experiments benchmarks requirements
+	$(BIN)/ruff format --check creditdecoding tests tools experiments benchmarks requirements
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py -m "not slow"
+	$(BIN)/python -m pytest tests/project/test_layers.py tests/project/test_docs.py -m "not slow"
 
 $(UV)/bin/uv: $(BIN)/python
 	$(PYTHON) -m venv $(UV)

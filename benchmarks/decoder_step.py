@@ -1,7 +1,9 @@
 """`make bench`: what the credit step costs beside the threshold step, at a real vocabulary.
 
-Both steps include the one pass over the logits that any decoder needs (top-1, log-sum-exp); the ceiling is that pass alone.
-Prints a table and one JSON line. Times are medians over interleaved pairs on one thread; memory is the peak of what a step
+Both steps include the one pass over the logits that any decoder needs (top-1, log-sum-exp); the
+ceiling is that pass alone.
+Prints a table and one JSON line. Times are medians over interleaved pairs on one thread; memory is
+the peak of what a step
 allocates, from torch's own accounting, beside the logits that both need.
 """
 
@@ -21,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Block, Prediction, Sampling, State
-from creditdecoding.kernels.vocab import log_sum, vocab_mass
+from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
 
 
 def prediction(flat: torch.Tensor, rows: int, length: int) -> Prediction:
@@ -55,14 +57,22 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=64)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--history", type=int, default=4, help="steps of credit history before measuring")
+    parser.add_argument(
+        "--history", type=int, default=4, help="steps of credit history before measuring"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     flat = torch.randn(args.rows * args.block, args.vocab, generator=generator)
     masked = torch.ones(args.rows, args.block, dtype=torch.bool)
     tokens = torch.zeros(args.rows, args.block, dtype=torch.long)
-    block = Block(tokens, masked, masked, torch.full((args.rows,), args.block), torch.zeros(args.rows, dtype=torch.long))
+    block = Block(
+        tokens,
+        masked,
+        masked,
+        torch.full((args.rows,), args.block),
+        torch.zeros(args.rows, dtype=torch.long),
+    )
     threshold, credit = create("threshold"), create("credit")
     state: State = credit.init(args.rows, args.block, args.vocab, flat.device)
     for _ in range(args.history):  # other winners at every step, so that several slots are in use
@@ -72,7 +82,9 @@ def main() -> None:
         flat.scatter_(1, winners, 0.0)
     steps: dict[str, Callable[[], object]] = {
         "one pass over the logits": lambda: vocab_mass(flat),
-        "threshold step": lambda: threshold.step(prediction(flat, args.rows, args.block), block, {}),
+        "threshold step": lambda: threshold.step(
+            prediction(flat, args.rows, args.block), block, {}
+        ),
         "credit step": lambda: credit.step(prediction(flat, args.rows, args.block), block, state),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -88,12 +100,21 @@ def main() -> None:
     _print(args, times, memory, logits)
 
 
-def _print(args: argparse.Namespace, times: dict[str, list[float]], memory: dict[str, int], logits: int) -> None:
+def _print(
+    args: argparse.Namespace, times: dict[str, list[float]], memory: dict[str, int], logits: int
+) -> None:
     ceiling, plain, ours = times
     ratio = statistics.median(a / b for a, b in zip(times[ours], times[plain]))
-    table = Table("", "ms", "MiB beside the logits", title=f"vocabulary {args.vocab:,}, block {args.block}, {args.rows} rows, one thread")
+    table = Table(
+        "",
+        "ms",
+        "MiB beside the logits",
+        title=f"vocabulary {args.vocab:,}, block {args.block}, {args.rows} rows, one thread",
+    )
     for name in times:
-        table.add_row(name, f"{statistics.median(times[name]):.0f}", f"{(memory[name] - logits) / 2**20:.2f}")
+        table.add_row(
+            name, f"{statistics.median(times[name]):.0f}", f"{(memory[name] - logits) / 2**20:.2f}"
+        )
     Console().print(table)
     found = {
         "bench": "decoder_step",

@@ -1,9 +1,14 @@
-"""`make load`: 32 clients with mixed prompts, decoders and lengths against `credit serve`, every answer held to the one obtained alone.
+"""`make load`: 32 clients with mixed prompts, decoders and lengths against `credit serve`, every
+answer held to the one obtained alone.
 
-Throughput is set against (a) the same requests one by one and (b) an ideal static batch: all of them known in advance, given to the
-plain loop, which refills a finished row's place at once, no HTTP. The three take turns, so that a busy machine is busy for all; beside the
-clock stands the processor time of whoever decodes, which other work on the machine disturbs less. Half of the requests are streamed. At
-the end a thousand clients that never read. With --guidellm PROGRAM that load generator runs against the same server.
+Throughput is set against (a) the same requests one by one and (b) an ideal static batch: all of
+them known in advance, given to the
+plain loop, which refills a finished row's place at once, no HTTP. The three take turns, so that a
+busy machine is busy for all; beside the
+clock stands the processor time of whoever decodes, which other work on the machine disturbs less.
+Half of the requests are streamed. At
+the end a thousand clients that never read. With --guidellm PROGRAM that load generator runs against
+the same server.
 """
 
 from __future__ import annotations
@@ -35,7 +40,16 @@ from creditdecoding.lm import LM, load
 from creditdecoding.tasks import families
 from creditdecoding.tasks.base import distinct_items
 
-DECODERS = ("credit", "credit:threshold=0.99", "threshold", "threshold:threshold=0.99", "klass", "fixed:k=4", "credit_adaptive", "factor")
+DECODERS = (
+    "credit",
+    "credit:threshold=0.99",
+    "threshold",
+    "threshold:threshold=0.99",
+    "klass",
+    "fixed:k=4",
+    "credit_adaptive",
+    "factor",
+)
 LENGTHS = (32, 64, 96, 128)
 CLIENTS = 32
 
@@ -72,8 +86,21 @@ class Server:
     """`credit serve` in a process of its own."""
 
     def __init__(self, *flags: str) -> None:
-        command = [sys.executable, "-m", "creditdecoding", "serve", "--port", "0", "--threads", "1", "--no-access-log", *flags]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        command = [
+            sys.executable,
+            "-m",
+            "creditdecoding",
+            "serve",
+            "--port",
+            "0",
+            "--threads",
+            "1",
+            "--no-access-log",
+            *flags,
+        ]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
         assert self.process.stderr is not None
         self.url = self.process.stderr.readline().split(" at ")[1].split()[0]
         self.address = urlsplit(self.url).netloc
@@ -96,9 +123,16 @@ def serving(*flags: str) -> Iterator[Server]:
 
 def ask(connection: http.client.HTTPConnection, job: Job, stream: bool, tally: Tally) -> None:
     """Send a request, read its answer, note how long it took and whether it is right."""
-    body = {"messages": [{"role": "user", "content": job.prompt}], "decoder": job.decoder, "max_tokens": job.length, "stream": stream}
+    body = {
+        "messages": [{"role": "user", "content": job.prompt}],
+        "decoder": job.decoder,
+        "max_tokens": job.length,
+        "stream": stream,
+    }
     begun, first, text = time.perf_counter(), 0.0, ""
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+    connection.request(
+        "POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"}
+    )
     response = connection.getresponse()
     if response.status != 200:
         tally.wrong.append(f"status {response.status}: {response.read().decode()}")
@@ -116,7 +150,9 @@ def ask(connection: http.client.HTTPConnection, job: Job, stream: bool, tally: T
     tally.first += [first] * bool(first)
     tally.tokens, tally.requests = tally.tokens + job.tokens, tally.requests + 1
     if text != job.text:
-        tally.wrong.append(f"{job.decoder} {job.length} {job.prompt!r}: {text!r} instead of {job.text!r}")
+        tally.wrong.append(
+            f"{job.decoder} {job.length} {job.prompt!r}: {text!r} instead of {job.text!r}"
+        )
 
 
 def from_clients(server: Server, jobs: list[Job], seconds: float, tally: Tally) -> None:
@@ -125,7 +161,10 @@ def from_clients(server: Server, jobs: list[Job], seconds: float, tally: Tally) 
     parts = [Tally() for _ in range(CLIENTS)]
 
     def client(number: int) -> None:
-        chosen, connection = random.Random(number), http.client.HTTPConnection(server.address, timeout=120)
+        chosen, connection = (
+            random.Random(number),
+            http.client.HTTPConnection(server.address, timeout=120),
+        )
         while time.perf_counter() < begun + seconds:
             ask(connection, chosen.choice(jobs), chosen.random() < 0.5, parts[number])
         connection.close()
@@ -149,11 +188,15 @@ def in_process(lm: LM, jobs: list[Job], batch_size: int, seconds: float, tally: 
     lm.batch_size = batch_size
     while time.perf_counter() < begun + seconds:
         batch = [chosen.choice(jobs) for _ in range(4 * batch_size)]
-        rows = [lm.row(lm.encode(job.prompt), job.config(), index) for index, job in enumerate(batch)]
+        rows = [
+            lm.row(lm.encode(job.prompt), job.config(), index) for index, job in enumerate(batch)
+        ]
         for done, job in zip(lm.collect(rows), batch):
             tally.tokens, tally.requests = tally.tokens + done.trace.count, tally.requests + 1
             if done.text != job.text:
-                tally.wrong.append(f"batch of {batch_size}, {job.decoder} {job.length} {job.prompt!r}: {done.text!r} instead of {job.text!r}")
+                tally.wrong.append(
+                    f"batch of {batch_size}, {job.decoder} {job.length} {job.prompt!r}: {done.text!r} instead of {job.text!r}"
+                )
     tally.seconds += time.perf_counter() - begun
     tally.processor += time.process_time() - used
 
@@ -171,8 +214,17 @@ def make_jobs(lm: LM, count: int) -> list[Job]:
 
 
 def never_reading(server: Server, job: Job, count: int) -> str:
-    """Open `count` streams and read none of them: another request must still be answered, and rightly."""
-    body = json.dumps({"messages": [{"role": "user", "content": job.prompt}], "stream": True, "draft": True, "max_tokens": 16}).encode()
+    """Open `count` streams and read none of them: another request must still be answered, and
+    rightly.
+    """
+    body = json.dumps(
+        {
+            "messages": [{"role": "user", "content": job.prompt}],
+            "stream": True,
+            "draft": True,
+            "max_tokens": 16,
+        }
+    ).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     host, port = server.address.rsplit(":", 1)
     held = []
@@ -190,7 +242,11 @@ def never_reading(server: Server, job: Job, count: int) -> str:
 def quantiles(values: list[float]) -> str:
     """Median and 95th percentile in milliseconds."""
     ordered = sorted(values)
-    return f"{1000 * statistics.median(ordered):.0f} / {1000 * ordered[int(0.95 * (len(ordered) - 1))]:.0f}" if ordered else "-"
+    return (
+        f"{1000 * statistics.median(ordered):.0f} / {1000 * ordered[int(0.95 * (len(ordered) - 1))]:.0f}"
+        if ordered
+        else "-"
+    )
 
 
 def show(tallies: dict[str, Tally]) -> None:
@@ -203,7 +259,15 @@ def show(tallies: dict[str, Tally]) -> None:
     for name, tally in tallies.items():
         speed, work = tally.tokens / tally.seconds, tally.tokens / tally.processor
         shares = speed / (best.tokens / best.seconds), work / (best.tokens / best.processor)
-        table.add_row(name, str(tally.requests), f"{speed:.0f}", f"{shares[0]:.2f}", f"{work:.0f}", f"{shares[1]:.2f}", str(len(tally.wrong)))
+        table.add_row(
+            name,
+            str(tally.requests),
+            f"{speed:.0f}",
+            f"{shares[0]:.2f}",
+            f"{work:.0f}",
+            f"{shares[1]:.2f}",
+            str(len(tally.wrong)),
+        )
         record[name] = {
             "requests": tally.requests,
             "of_ideal": round(shares[0], 3),
@@ -226,7 +290,9 @@ def show(tallies: dict[str, Tally]) -> None:
 def generator(program: str, server: Server, jobs: list[Job], seconds: float) -> None:
     """guidellm against the same server."""
     folder = Path(tempfile.mkdtemp())
-    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": job.prompt}) + "\n" for job in jobs * 20))
+    (folder / "prompts.jsonl").write_text(
+        "".join(json.dumps({"prompt": job.prompt}) + "\n" for job in jobs * 20)
+    )
     tokenizer = Path(__file__).parent.parent / "creditdecoding" / "assets" / "pocket"
     options = {
         "--backend": f"kind=openai_http,target={server.url},model=pocket",
@@ -236,7 +302,15 @@ def generator(program: str, server: Server, jobs: list[Job], seconds: float) -> 
         "--tokenizer": f"kind=hf_auto,model={tokenizer}",
         "--output": "kind=console",
     }
-    subprocess.run([program, "run", *(part for pair in options.items() for part in pair), "--disable-progress"], check=True)
+    subprocess.run(
+        [
+            program,
+            "run",
+            *(part for pair in options.items() for part in pair),
+            "--disable-progress",
+        ],
+        check=True,
+    )
 
 
 def main() -> None:
@@ -245,7 +319,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="of the clients' load")
     parser.add_argument("--rounds", type=int, default=4, help="turns that the three ways take")
     parser.add_argument("--jobs", type=int, default=96, help="different requests")
-    parser.add_argument("--slow", type=int, default=1000, help="clients that never read, at the end")
+    parser.add_argument(
+        "--slow", type=int, default=1000, help="clients that never read, at the end"
+    )
     parser.add_argument("--guidellm", help="that program, to be run as well")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -256,7 +332,9 @@ def main() -> None:
         from_clients(server, jobs, 2.0, Tally())
         for _ in range(args.rounds):
             from_clients(server, jobs, args.seconds / args.rounds, tallies["served"])
-            in_process(lm, jobs, CLIENTS, args.seconds / args.rounds / 4, tallies["ideal static batch"])
+            in_process(
+                lm, jobs, CLIENTS, args.seconds / args.rounds / 4, tallies["ideal static batch"]
+            )
             in_process(lm, jobs, 1, args.seconds / args.rounds / 4, tallies["one by one"])
         show(tallies)
         print(never_reading(server, jobs[0], args.slow))

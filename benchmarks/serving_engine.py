@@ -1,9 +1,14 @@
-"""`make bench`: continuous batching on the embedded model: 32 mixed requests at once, against the same one by one and static batches.
+"""`make bench`: continuous batching on the embedded model: 32 mixed requests at once, against the
+same one by one and static batches.
 
-The requests differ in task, prompt length, decoder, cache, length, temperature and guidance. They arrive a few a pass, so that they are
-at different blocks and steps all the time. The ideal is the faster of two batches that nobody joins and in which all begin together:
-all 32 in one plain loop, or requests of one kind (decoder and cache) at a time. One thread, its processor time, the ways interleaved,
-medians; each answer is compared with the one that the request gets alone. Prints a table and one JSON line.
+The requests differ in task, prompt length, decoder, cache, length, temperature and guidance. They
+arrive a few a pass, so that they are
+at different blocks and steps all the time. The ideal is the faster of two batches that nobody joins
+and in which all begin together:
+all 32 in one plain loop, or requests of one kind (decoder and cache) at a time. One thread, its
+processor time, the ways interleaved,
+medians; each answer is compared with the one that the request gets alone. Prints a table and one
+JSON line.
 """
 
 from __future__ import annotations
@@ -19,10 +24,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from creditdecoding.canvas import Row
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.engine import Engine, EngineStats
-from creditdecoding.generate import run
+from creditdecoding.decoding.engine import Engine, EngineStats
+from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.step import run
 from creditdecoding.lm import LM, load
 from creditdecoding.tasks import families
 from creditdecoding.tasks.base import distinct_items
@@ -53,7 +58,11 @@ def requests(lm: LM, count: int) -> list[Row]:
 
 def plain(lm: LM, *batches: Sequence[Row]) -> Answers:
     """Each batch in the plain loop, all its rows from the first pass on."""
-    events = (event for batch in batches for event in run(lm.model, batch, lm.words, lm.device, len(batch)))
+    events = (
+        event
+        for batch in batches
+        for event in run(lm.model, batch, lm.words, lm.device, len(batch))
+    )
     return {event.row: event.tokens for event in events if isinstance(event, FinishEvent)}
 
 
@@ -65,7 +74,9 @@ def served(lm: LM, rows: Sequence[Row], arrivals: int, report: list[EngineStats]
         for row in left[:arrivals]:
             engine.submit(row)
         del left[:arrivals]
-        found |= {event.row: event.tokens for event in engine.step() if isinstance(event, FinishEvent)}
+        found |= {
+            event.row: event.tokens for event in engine.step() if isinstance(event, FinishEvent)
+        }
     report.append(engine.stats)
     return found
 
@@ -98,13 +109,24 @@ def main() -> None:
             times[way].append(time.process_time() - began)
     alone = answers["one by one"]
     same = sum(answers["engine"][i] == alone[i] for i in alone)
-    _print(args, {way: statistics.median(each[1:]) for way, each in times.items()}, sum(map(len, alone.values())), same, stats[-1])
+    _print(
+        args,
+        {way: statistics.median(each[1:]) for way, each in times.items()},
+        sum(map(len, alone.values())),
+        same,
+        stats[-1],
+    )
 
 
-def _print(args: argparse.Namespace, seconds: dict[str, float], tokens: int, same: int, stats: EngineStats) -> None:
+def _print(
+    args: argparse.Namespace, seconds: dict[str, float], tokens: int, same: int, stats: EngineStats
+) -> None:
     best = min(seconds[way] for way in seconds if way.startswith("static"))
     table = Table(
-        "way", "tokens a second of processor time", "engine is faster by", title=f"{args.requests} mixed requests, {args.model}, one thread"
+        "way",
+        "tokens a second of processor time",
+        "engine is faster by",
+        title=f"{args.requests} mixed requests, {args.model}, one thread",
     )
     for way, spent in seconds.items():
         table.add_row(way, f"{tokens / spent:.0f}", f"{spent / seconds['engine']:.2f}x")

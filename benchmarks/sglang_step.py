@@ -1,6 +1,8 @@
-"""`make bench`: our step inside SGLang beside SGLang's own, `LowConfidence.step` of the released package, on the same CPU tensors.
+"""`make bench`: our step inside SGLang beside SGLang's own, `LowConfidence.step` of the released
+package, on the same CPU tensors.
 
-Vocabulary 157,184, block 32, every position masked, float32 logits, three steps of history. Prints a table and one JSON line; ratios are
+Vocabulary 157,184, block 32, every position masked, float32 logits, three steps of history. Prints
+a table and one JSON line; ratios are
 medians over interleaved pairs on one thread. Where SGLang cannot be had, it says so and ends well.
 """
 
@@ -18,8 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from creditdecoding.integrations.sglang_plugin import register
-from tests.sglang_env import UnavailableError, run, stand_in
+from creditdecoding.integrations.sglang.plugin import register
+from tools.sglang_env import UnavailableError, run, stand_in
 
 VOCAB, BLOCK, MASK = 157_184, 32, 156_895
 THEIRS, OURS = "LowConfidence", ("Threshold", "CreditDecoding", "EntropyBounded")
@@ -30,9 +32,20 @@ def measure(registry: Any, rows: int, pairs: int) -> dict[str, list[float]]:
     logits = torch.randn(rows * BLOCK, VOCAB, generator=torch.Generator().manual_seed(rows)).mul_(3)
     tokens = torch.full((rows * BLOCK,), MASK)
     info = SimpleNamespace(is_all_greedy=True, vocab_size=VOCAB)
-    batch = SimpleNamespace(batch_size=rows, input_ids=tokens, positions=torch.arange(BLOCK).repeat(rows), dllm_prompt_mask=None)
-    batch.sampling_info, batch.rids, batch.extend_prefix_lens_cpu = info, [f"r{i}" for i in range(rows)], [0] * rows
-    config = SimpleNamespace(block_size=BLOCK, mask_id=MASK, first_done_first_out_mode=True, algorithm_config={})
+    batch = SimpleNamespace(
+        batch_size=rows,
+        input_ids=tokens,
+        positions=torch.arange(BLOCK).repeat(rows),
+        dllm_prompt_mask=None,
+    )
+    batch.sampling_info, batch.rids, batch.extend_prefix_lens_cpu = (
+        info,
+        [f"r{i}" for i in range(rows)],
+        [0] * rows,
+    )
+    config = SimpleNamespace(
+        block_size=BLOCK, mask_id=MASK, first_done_first_out_mode=True, algorithm_config={}
+    )
     algorithms = {name: registry.get_algorithm_cls(name)(config) for name in (THEIRS, *OURS)}
     states = {name: algorithm.init_step_state(batch) for name, algorithm in algorithms.items()}
     times: dict[str, list[float]] = {name: [] for name in algorithms}
@@ -55,15 +68,33 @@ def inside(pairs: int) -> None:
     import sglang.version  # noqa: PLC0415
 
     console, ratios = Console(width=100), {}
-    table = Table("requests", THEIRS, *OURS, title=f"SGLang {sglang.version.__version__}, one step in ms (ratio to {THEIRS})")
+    table = Table(
+        "requests",
+        THEIRS,
+        *OURS,
+        title=f"SGLang {sglang.version.__version__}, one step in ms (ratio to {THEIRS})",
+    )
     for rows in (1, 8, 32):
         times = measure(registry, rows, pairs)
-        ratio = {name: statistics.median(a / b for a, b in zip(times[name], times[THEIRS])) for name in OURS}
+        ratio = {
+            name: statistics.median(a / b for a, b in zip(times[name], times[THEIRS]))
+            for name in OURS
+        }
         shown = (f"{statistics.median(times[name]):.0f} ({ratio[name]:.2f})" for name in OURS)
         table.add_row(str(rows), f"{statistics.median(times[THEIRS]):.0f}", *shown)
         ratios[rows] = {name: round(value, 3) for name, value in ratio.items()}
     console.print(table)
-    print(json.dumps({"bench": "sglang_step", "sglang": sglang.version.__version__, "vocab": VOCAB, "block": BLOCK, "time_ratio": ratios}))
+    print(
+        json.dumps(
+            {
+                "bench": "sglang_step",
+                "sglang": sglang.version.__version__,
+                "vocab": VOCAB,
+                "block": BLOCK,
+                "time_ratio": ratios,
+            }
+        )
+    )
 
 
 def main() -> None:

@@ -1,23 +1,57 @@
-"""Diffusion language models decoded in few forward passes. The public API; names load on first use, so importing is cheap."""
+"""Diffusion language models decoded in few forward passes. The public API; names load on first use,
+so importing is cheap.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
-    from creditdecoding.decoders.base import Block, Decision, Decoder, Prediction, Sampling, State, at_least_one, from_logits
-    from creditdecoding.engine import Engine, EngineStats
-    from creditdecoding.errors import CheckpointError, CreditError, MissingExtraError, ModelError, OptionError, QueueFullError
-    from creditdecoding.foreign import bring
+    from creditdecoding.decoders.base import (
+        Block,
+        Decision,
+        Decoder,
+        Prediction,
+        Sampling,
+        State,
+        at_least_one,
+        from_logits,
+    )
+    from creditdecoding.decoding.engine import Engine, EngineStats
+    from creditdecoding.errors import (
+        CheckpointError,
+        CreditError,
+        MissingExtraError,
+        ModelError,
+        OptionError,
+        QueueFullError,
+    )
+    from creditdecoding.integrations.external_model import bring
     from creditdecoding.lm import LM, Completion, load
     from creditdecoding.trace import FailEvent, FinishEvent, StepEvent, Trace
 
 _HOME = {
     "config": ("EngineConfig", "GenerationConfig", "ServeConfig"),
-    "decoders.base": ("Block", "Decision", "Decoder", "Prediction", "Sampling", "State", "at_least_one", "from_logits"),
-    "engine": ("Engine", "EngineStats"),
-    "errors": ("CheckpointError", "CreditError", "MissingExtraError", "ModelError", "OptionError", "QueueFullError"),
-    "foreign": ("bring",),
+    "decoders.base": (
+        "Block",
+        "Decision",
+        "Decoder",
+        "Prediction",
+        "Sampling",
+        "State",
+        "at_least_one",
+        "from_logits",
+    ),
+    "decoding.engine": ("Engine", "EngineStats"),
+    "errors": (
+        "CheckpointError",
+        "CreditError",
+        "MissingExtraError",
+        "ModelError",
+        "OptionError",
+        "QueueFullError",
+    ),
+    "integrations.external_model": ("bring",),
     "lm": ("LM", "Completion", "load"),
     "trace": ("FailEvent", "FinishEvent", "StepEvent", "Trace"),
 }

@@ -1,7 +1,9 @@
-"""Finds a checkpoint (a folder, the embedded model's name, or a hub id, downloaded without any code) and the weight files in it.
+"""Finds a checkpoint (a folder, the embedded model's name, or a hub id, downloaded without any
+code) and the weight files in it.
 
-A download that broke off goes on with the files that are not there yet; that all are there, whole and what they should be is never taken
-on trust. Leaves to others: what the files mean (models/, tokenizer.py).
+A download that broke off goes on with the files that are not there yet; that all are there, whole
+and what they should be is never taken
+on trust.
 """
 
 from __future__ import annotations
@@ -15,15 +17,27 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from creditdecoding.errors import CheckpointError, OptionError
 
 EMBEDDED = {"pocket": Path(__file__).parent / "assets" / "pocket"}
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 LONGEST = 2**28
-"""Bytes of a text file of a checkpoint at most; the longest that are released have some ten million."""
+"""Bytes of a text file of a checkpoint at most; the longest that are released have some ten
+million.
+"""
 
 _SHARD = re.compile(r"[^/\\:\0\s]+\.safetensors")
 _NUMBERED = re.compile(r"(.+)-([0-9]+)-of-([0-9]+)\.safetensors")
@@ -35,23 +49,43 @@ _HUB_ID = re.compile(r"\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 
 # The hub client's errors, the nearest first: what to tell the caller, and the way out.
 _HUB: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
-    (GatedRepoError, "the hub gives this checkpoint only to accounts that accepted its terms", "Accept them on its page, then run: hf auth login."),
-    (RevisionNotFoundError, "the hub has no such revision of this checkpoint", "Give a branch, a tag or a commit of it, or leave the revision out."),
-    (RepositoryNotFoundError, "the hub has no such checkpoint, or it is private", "Check the id; for a private one run: hf auth login."),
+    (
+        GatedRepoError,
+        "the hub gives this checkpoint only to accounts that accepted its terms",
+        "Accept them on its page, then run: hf auth login.",
+    ),
+    (
+        RevisionNotFoundError,
+        "the hub has no such revision of this checkpoint",
+        "Give a branch, a tag or a commit of it, or leave the revision out.",
+    ),
+    (
+        RepositoryNotFoundError,
+        "the hub has no such checkpoint, or it is private",
+        "Check the id; for a private one run: hf auth login.",
+    ),
 )
 _ABSENT = (LocalEntryNotFoundError, OfflineModeIsEnabled)
 
 
-def locate(name: str, revision: str | None = None, offline: bool = False, cache_dir: str | None = None) -> Path:
-    """The folder of the checkpoint `name`. Raises `CheckpointError`, or `OptionError` for a revision of what has none.
+def locate(
+    name: str, revision: str | None = None, offline: bool = False, cache_dir: str | None = None
+) -> Path:
+    """The folder of the checkpoint `name`. Raises `CheckpointError`, or `OptionError` for a
+    revision of what has none.
 
-    `revision`, `offline` (only what is downloaded already) and `cache_dir` (where downloads lie, by default the hub's own
+    `revision`, `offline` (only what is downloaded already) and `cache_dir` (where downloads lie, by
+    default the hub's own
     cache) are for hub ids.
     """
     folder = EMBEDDED[name] if name in EMBEDDED else _local(name)
     if folder is not None:
         if revision is not None:
-            raise OptionError("only a hub id has revisions", given=f"{name} at {revision}", hint="Leave the revision out.")
+            raise OptionError(
+                "only a hub id has revisions",
+                given=f"{name} at {revision}",
+                hint="Leave the revision out.",
+            )
     else:
         folder = _fetch(name, revision, offline, cache_dir)
     _refuse_pointers(folder)
@@ -59,7 +93,9 @@ def locate(name: str, revision: str | None = None, offline: bool = False, cache_
 
 
 def _local(name: str) -> Path | None:
-    """The folder that a name stands for; None where it can only be a hub id. Raises `CheckpointError` for a path that leads nowhere."""
+    """The folder that a name stands for; None where it can only be a hub id. Raises
+    `CheckpointError` for a path that leads nowhere.
+    """
     try:
         folder = Path(name).expanduser()
         if folder.is_dir():
@@ -67,7 +103,11 @@ def _local(name: str) -> Path | None:
         parent = folder.parent
         is_path = not _HUB_ID.fullmatch(name) or parent.is_dir() or folder.exists()
         is_file = folder.is_file()
-    except (OSError, RuntimeError, ValueError):  # a name too long, a home that nobody has, a zero byte
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ):  # a name too long, a home that nobody has, a zero byte
         is_path, is_file = True, False
     if not is_path:
         return None
@@ -75,19 +115,29 @@ def _local(name: str) -> Path | None:
     if is_file:
         what, hint = "this is a file", "Give the folder that it is in."
     elif _HUB_ID.fullmatch(name):
-        what, hint = "no such checkpoint: there is no such folder", "Check the path; to take a hub id of this name, run it in another folder."
+        what, hint = (
+            "no such checkpoint: there is no such folder",
+            "Check the path; to take a hub id of this name, run it in another folder.",
+        )
     elif "/" in name or "\\" in name:
         what, hint = "no such checkpoint: there is no such folder", "Check the path."
     else:
         what, hint = "no such checkpoint", "Check the path."
-    raise CheckpointError(what, given=shown, allowed="a folder, a hub id like org/name, or pocket", hint=hint)
+    raise CheckpointError(
+        what, given=shown, allowed="a folder, a hub id like org/name, or pocket", hint=hint
+    )
 
 
 def _fetch(name: str, revision: str | None, offline: bool, cache_dir: str | None) -> Path:
     try:
         with _bars_on_a_terminal_only():
             found = snapshot_download(
-                name, revision=revision, cache_dir=cache_dir, local_files_only=offline, allow_patterns=_FILES, ignore_patterns=["*/*"]
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=offline,
+                allow_patterns=_FILES,
+                ignore_patterns=["*/*"],
             )
         return Path(found)
     except Exception as error:  # the hub client lets its HTTP library's own errors through
@@ -126,11 +176,17 @@ def _refuse_pointers(folder: Path) -> None:
     """Files that git-lfs would fetch but did not."""
     for path in sorted(folder.glob("*.*")):
         if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_POINTER):
-            raise CheckpointError(f"{path.name} is a git-lfs pointer, not the file", given=str(folder), hint="Run in the folder: git lfs pull.")
+            raise CheckpointError(
+                f"{path.name} is a git-lfs pointer, not the file",
+                given=str(folder),
+                hint="Run in the folder: git lfs pull.",
+            )
 
 
 def shards(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint, named by its index or the only ones there. Raises `CheckpointError`."""
+    """The weight files of a checkpoint, named by its index or the only ones there. Raises
+    `CheckpointError`.
+    """
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = _indexed(index)
@@ -155,19 +211,31 @@ def _indexed(index: Path) -> list[str]:
     """The files that an index names, each a plain name beside it. Raises `CheckpointError`."""
     folder = str(index.parent)
     table = read_json(index).get("weight_map")
-    if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
-        raise CheckpointError(f"{index.name} has no weight_map of file names", given=folder, hint="Download the file again.")
+    if (
+        not isinstance(table, dict)
+        or not table
+        or not all(isinstance(name, str) for name in table.values())
+    ):
+        raise CheckpointError(
+            f"{index.name} has no weight_map of file names",
+            given=folder,
+            hint="Download the file again.",
+        )
     names = sorted(set(table.values()))
     outside = next((name for name in names if not _SHARD.fullmatch(name)), None)
     if outside is not None:
         allowed = "plain names of .safetensors files beside it"
         hint = "Do not trust this checkpoint, or correct the index."
-        raise CheckpointError(f"{index.name} names a file elsewhere", given=outside[:100], allowed=allowed, hint=hint)
+        raise CheckpointError(
+            f"{index.name} names a file elsewhere", given=outside[:100], allowed=allowed, hint=hint
+        )
     return names
 
 
 def _gaps(there: Set[str]) -> list[str]:
-    """The first file that is missing of each series NAME-00001-of-00003, and how many more are; work goes with the files there are."""
+    """The first file that is missing of each series NAME-00001-of-00003, and how many more are;
+    work goes with the files there are.
+    """
     series: dict[tuple[str, str], set[int]] = {}
     for name in there:
         match = _NUMBERED.fullmatch(name)
@@ -185,20 +253,27 @@ def _refuse_missing(folder: Path, missing: Sequence[str], what: str) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(
-            what, given=f"{missing[0]}{more} in {folder}", hint="Download the checkpoint again; what is there already is not loaded twice."
+            what,
+            given=f"{missing[0]}{more} in {folder}",
+            hint="Download the checkpoint again; what is there already is not loaded twice.",
         )
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is there under a file's name and is none (a folder, a pipe), and a file too long to be read whole.
+    """Refuse what is there under a file's name and is none (a folder, a pipe), and a file too long
+    to be read whole.
 
     Raises `CheckpointError`.
     """
     if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path.name} is not a file", given=str(path), hint="Download the file again.")
+        raise CheckpointError(
+            f"{path.name} is not a file", given=str(path), hint="Download the file again."
+        )
     if path.exists() and path.stat().st_size > LONGEST:
         size, allowed = path.stat().st_size, f"at most {LONGEST} bytes"
-        raise CheckpointError(f"{path.name} is too long", given=size, allowed=allowed, hint="Download the file again.")
+        raise CheckpointError(
+            f"{path.name} is too long", given=size, allowed=allowed, hint="Download the file again."
+        )
 
 
 def read_text(path: Path) -> str:
@@ -207,9 +282,17 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise CheckpointError(f"no {path.name} in the checkpoint", given=str(path.parent), hint="Give the folder that holds config.json.") from error
+        raise CheckpointError(
+            f"no {path.name} in the checkpoint",
+            given=str(path.parent),
+            hint="Give the folder that holds config.json.",
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path.name} cannot be read ({error})", given=str(path), hint="Download the file again.") from error
+        raise CheckpointError(
+            f"{path.name} cannot be read ({error})",
+            given=str(path),
+            hint="Download the file again.",
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -217,11 +300,19 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_text(path))
     except RecursionError as error:
-        raise CheckpointError(f"{path.name} is nested too deeply", given=str(path), hint="Download the file again.") from error
+        raise CheckpointError(
+            f"{path.name} is nested too deeply", given=str(path), hint="Download the file again."
+        ) from error
     except ValueError as error:
-        raise CheckpointError(f"{path.name} is not valid JSON ({error})", given=str(path), hint="Download the file again.") from error
+        raise CheckpointError(
+            f"{path.name} is not valid JSON ({error})",
+            given=str(path),
+            hint="Download the file again.",
+        ) from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path.name} is not a JSON object", given=str(path), hint="Download the file again.")
+        raise CheckpointError(
+            f"{path.name} is not a JSON object", given=str(path), hint="Download the file again."
+        )
     return found
 
 

@@ -1,13 +1,15 @@
-"""The errors a caller can meet. One line each: what is wrong, what was given, what is allowed, what to do.
+"""The errors a caller can meet. One line each: what is wrong, what was given, what is allowed, what
+to do.
 
     CreditError
-    |-- OptionError       an option or a request that cannot be served: unknown name, value out of range, prompt too long
-    |-- CheckpointError   a checkpoint that cannot be loaded: files, config fields, weights, tokenizer
-    |   `-- QueueFullError    more requests wait than the engine was told to keep; the same one fits later
+    |-- OptionError       an option or a request that cannot be served: unknown name, value out of
+    range, prompt too long
+    |-- CheckpointError   a checkpoint that cannot be loaded: files, config fields, weights,
+    tokenizer
+    |   `-- QueueFullError    more requests wait than the engine was told to keep; the same one fits
+    later
     |-- ModelError        the model answered something no decoder can use: NaN or infinite logits
     `-- MissingExtraError an optional dependency that is not installed
-
-Leaves to others: printing them and choosing an exit code (cli/). Our own invariants are `assert`s, not these.
 """
 
 from __future__ import annotations
@@ -61,9 +63,19 @@ class CheckpointError(CreditError):
 
 
 class ModelError(CreditError):
-    """The model returned values that no decoder can use; `rows` of the pass are to blame, none where all are."""
+    """The model returned values that no decoder can use; `rows` of the pass are to blame, none
+    where all are.
+    """
 
-    def __init__(self, what: str, *, hint: str, given: object = None, allowed: object = None, rows: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        hint: str,
+        given: object = None,
+        allowed: object = None,
+        rows: tuple[int, ...] = (),
+    ) -> None:
         super().__init__(what, hint=hint, given=given, allowed=allowed)
         self.rows = rows
 
@@ -72,7 +84,10 @@ class MissingExtraError(CreditError):
     """An optional dependency is missing; the hint names the extra that brings it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs the package {package!r}", hint=f"Install it with: pip install 'creditdecoding[{extra}]'")
+        super().__init__(
+            f"this needs the package {package!r}",
+            hint=f"Install it with: pip install 'creditdecoding[{extra}]'",
+        )
 
 
 def shown(value: object) -> str:
@@ -107,4 +122,10 @@ def naming(what: str) -> Iterator[None]:
     try:
         yield
     except OptionError as error:
-        raise type(error)(f"{what}: {error.what}", given=error.given, allowed=error.allowed, hint=error.hint, param=error.param) from error
+        raise type(error)(
+            f"{what}: {error.what}",
+            given=error.given,
+            allowed=error.allowed,
+            hint=error.hint,
+            param=error.param,
+        ) from error

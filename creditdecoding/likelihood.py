@@ -1,14 +1,18 @@
-"""How likely a model finds a text: the Monte-Carlo bound of masked diffusion, its exact value, and the odds of what was decoded.
+"""How likely a model finds a text: the Monte-Carlo bound of masked diffusion, its exact value, and
+the odds of what was decoded.
 
     log_likelihood(lm, "The capital of Peru is", " Lima.", mc_num=128)   -> Estimate(mean, error)
 
-The model predicts any masked positions from the rest, so it has a likelihood for every order of writing. The mean over orders is a
+The model predicts any masked positions from the rest, so it has a likelihood for every order of
+writing. The mean over orders is a
 lower bound of log p(answer | prompt) (LLaDA, arXiv 2502.09992, Eq. 6 and 14):
 
-    E[ L / l * sum of log p(masked token | the rest) ],   l uniform in 1..L, l of the L answer tokens masked at random
+    E[ L / l * sum of log p(masked token | the rest) ],   l uniform in 1..L, l of the L answer
+    tokens masked at random
 
-With blocks the answer is scored block by block, earlier blocks given and later ones masked: the order in which blocks are decoded, and
-a block-causal model's own factorisation. Leaves to others: running the model over rows (generate.py).
+With blocks the answer is scored block by block, earlier blocks given and later ones masked: the
+order in which blocks are decoded, and
+a block-causal model's own factorisation.
 """
 
 from __future__ import annotations
@@ -22,12 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from creditdecoding.canvas import Row, start_infill, start_row
-from creditdecoding.config import GenerationConfig, check_fields, from_mapping, option
+from creditdecoding.config import GenerationConfig
+from creditdecoding.decoding.request import Row, start_infill, start_row
+from creditdecoding.decoding.step import logits_at
 from creditdecoding.errors import OptionError
-from creditdecoding.generate import logits_at
-from creditdecoding.kernels.vocab import vocab_stats
 from creditdecoding.lm import LM
+from creditdecoding.ops.vocab_stats import vocab_stats
+from creditdecoding.options import check_fields, from_mapping, option
 from creditdecoding.trace import Trace
 
 LONGEST_EXACT = 14
@@ -41,11 +46,21 @@ class LikelihoodConfig:
     """How a likelihood is estimated."""
 
     mc_num: int = option(128, "Samples a block.", ge=1)
-    ratios: str = option("stratified", "How many are masked: spread evenly over the samples, or drawn for each.", choices=("stratified", "uniform"))
-    block_length: int | None = option(None, "Score block by block; by default the answer at once, or the blocks of a block-causal model.", ge=1)
+    ratios: str = option(
+        "stratified",
+        "How many are masked: spread evenly over the samples, or drawn for each.",
+        choices=("stratified", "uniform"),
+    )
+    block_length: int | None = option(
+        None,
+        "Score block by block; by default the answer at once, or the blocks of a block-causal model.",
+        ge=1,
+    )
     cfg_scale: float = option(0.0, "Classifier-free guidance of the predictions.", ge=0.0)
     batch_size: int = option(32, "Rows that share a forward pass.", ge=1)
-    seed: int = option(0, "Seed of the masks; a result does not depend on what else is scored.", ge=0, le=2**62)
+    seed: int = option(
+        0, "Seed of the masks; a result does not depend on what else is scored.", ge=0, le=2**62
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -53,7 +68,9 @@ class LikelihoodConfig:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and standard error in nats; the error is NaN for a single sample of a block longer than one token."""
+    """Mean and standard error in nats; the error is NaN for a single sample of a block longer than
+    one token.
+    """
 
     mean: float
     error: float
@@ -81,7 +98,9 @@ class Query:
 
 
 def log_likelihood(lm: LM, prompt: Text, answer: Text, **options: Any) -> Estimate:
-    """Monte-Carlo bound on log p(answer | prompt); `options` are fields of `LikelihoodConfig`. Raises `OptionError`."""
+    """Monte-Carlo bound on log p(answer | prompt); `options` are fields of `LikelihoodConfig`.
+    Raises `OptionError`.
+    """
     return log_likelihoods(lm, [(prompt, answer)], **options)[0]
 
 
@@ -91,16 +110,26 @@ def log_likelihoods(lm: LM, pairs: Iterable[tuple[Text, Text]], **options: Any) 
     plans = [_blocks(lm, prompt, answer, config) for prompt, answer in pairs]
     queries = (query for plan in plans for query in _samples(plan, lm.words.mask_id, config))
     found = _log_probs(lm, queries, config.batch_size)
-    return [_estimate([[next(found) for _ in range(_count(row, config))] for row, _ in plan], plan) for plan in plans]
+    return [
+        _estimate([[next(found) for _ in range(_count(row, config))] for row, _ in plan], plan)
+        for plan in plans
+    ]
 
 
 def exact_bound(lm: LM, prompt: Text, answer: Text, **options: Any) -> float:
-    """What `log_likelihood` estimates, by all 2^L - 1 masks of each block; for blocks of at most `LONGEST_EXACT` tokens."""
+    """What `log_likelihood` estimates, by all 2^L - 1 masks of each block; for blocks of at most
+    `LONGEST_EXACT` tokens.
+    """
     config = from_mapping(LikelihoodConfig, options)
     plan = _blocks(lm, prompt, answer, config)
     longest = max(row.size for row, _ in plan)
     if longest > LONGEST_EXACT:
-        raise OptionError("too long to enumerate", given=longest, allowed=f"at most {LONGEST_EXACT} tokens a block", hint="Use log_likelihood.")
+        raise OptionError(
+            "too long to enumerate",
+            given=longest,
+            allowed=f"at most {LONGEST_EXACT} tokens a block",
+            hint="Use log_likelihood.",
+        )
     weights, queries = [], []
     for row, tokens in plan:
         where = row.masked[slice(*row.block)].nonzero()[:, 0] + row.block[0]
@@ -108,24 +137,36 @@ def exact_bound(lm: LM, prompt: Text, answer: Text, **options: Any) -> float:
             for chosen in itertools.combinations(range(row.size), count):
                 weights.append(1 / (count * math.comb(row.size, count)))
                 queries.append(_query(row, tokens, where[list(chosen)], lm.words.mask_id))
-    return math.fsum(w * float(x.sum()) for w, x in zip(weights, _log_probs(lm, queries, config.batch_size)))
+    return math.fsum(
+        w * float(x.sum()) for w, x in zip(weights, _log_probs(lm, queries, config.batch_size))
+    )
 
 
 def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> Score:
-    """Log-probabilities of a trace's tokens, each given what was written before its pass; without cache, sampling or credit.
+    """Log-probabilities of a trace's tokens, each given what was written before its pass; without
+    cache, sampling or credit.
 
-    These are the model's own probabilities (guided, if decoding was); the trace's confidences are what the decoder compared. Raises
-    `OptionError` for a trace without settings, of another model, or of a rule that wrote over tokens or took them back.
+    These are the model's own probabilities (guided, if decoding was); the trace's confidences are
+    what the decoder compared. Raises
+    `OptionError` for a trace without settings, of another model, or of a rule that wrote over
+    tokens or took them back.
     """
     if batch_size < 1:
-        raise OptionError("batch_size is out of range", given=batch_size, allowed="1 <= batch_size", hint="Change the value and try again.")
+        raise OptionError(
+            "batch_size is out of range",
+            given=batch_size,
+            allowed="1 <= batch_size",
+            hint="Change the value and try again.",
+        )
     queries = replay(lm, trace)
     found = [x for part in _log_probs(lm, queries, batch_size) for x in part.tolist()]
     return Score(dict(zip((p for query in queries for p in query.positions.tolist()), found)))
 
 
 def replay(lm: LM, trace: Trace) -> list[Query]:
-    """A trace's passes, each with the canvas before it and what it wrote. Raises `OptionError` as `rescore` does."""
+    """A trace's passes, each with the canvas before it and what it wrote. Raises `OptionError` as
+    `rescore` does.
+    """
     row = _replayed(lm, trace)
     canvas, queries = row.canvas, []
     for step in trace.steps:
@@ -133,7 +174,11 @@ def replay(lm: LM, trace: Trace) -> list[Query]:
         now = torch.tensor(list(done), dtype=torch.long)
         if step.revoked or not bool((canvas[now] == lm.words.mask_id).all()):
             what = "the trace writes over tokens or takes them back"
-            raise OptionError(what, given=trace.settings.get("decoder"), hint="Only what is written once can be scored.")
+            raise OptionError(
+                what,
+                given=trace.settings.get("decoder"),
+                hint="Only what is written once can be scored.",
+            )
         targets = torch.tensor(list(done.values()), dtype=torch.long)
         queries.append(Query(replace(row, canvas=canvas, span=step.block), now, targets))
         canvas = canvas.index_put((now,), targets)
@@ -142,34 +187,73 @@ def replay(lm: LM, trace: Trace) -> list[Query]:
 
 def _replayed(lm: LM, trace: Trace) -> Row:
     """The row that the trace began with."""
-    known = {name: value for name, value in trace.settings.items() if name not in ("decoder", "stop", "cache", "begun")}
+    known = {
+        name: value
+        for name, value in trace.settings.items()
+        if name not in ("decoder", "stop", "cache", "begun")
+    }
     if "gen_length" not in known:
-        raise OptionError("the trace does not say how it was made", given=trace.settings, hint="Make it with an LM, or fill in its settings.")
+        raise OptionError(
+            "the trace does not say how it was made",
+            given=trace.settings,
+            hint="Make it with an LM, or fill in its settings.",
+        )
     config = from_mapping(GenerationConfig, {**known, "decoder": "fixed", "cache": "none"})
     written = trace.written
     if trace.prompt:
-        row = start_row(0, trace.prompt, config, lm.words, lm.max_length, lm.layout, trace.settings.get("begun", ()))
+        row = start_row(
+            0,
+            trace.prompt,
+            config,
+            lm.words,
+            lm.max_length,
+            lm.layout,
+            trace.settings.get("begun", ()),
+        )
     else:
         given = trace.finish.tokens if trace.finish is not None else ()
-        row = start_infill(0, [lm.words.mask_id if i in written else x for i, x in enumerate(given)], config, lm.words, lm.max_length, lm.layout)
-    fits = all(step.block < len(row.spans) for step in trace.steps) and max(written, default=0) < len(row.canvas)
+        row = start_infill(
+            0,
+            [lm.words.mask_id if i in written else x for i, x in enumerate(given)],
+            config,
+            lm.words,
+            lm.max_length,
+            lm.layout,
+        )
+    fits = all(step.block < len(row.spans) for step in trace.steps) and max(
+        written, default=0
+    ) < len(row.canvas)
     if not fits or any(not 0 <= x < lm.words.size for x in (*trace.prompt, *written.values())):
-        raise OptionError("the trace is of another model", hint="Score it with the model that made it.")
+        raise OptionError(
+            "the trace is of another model", hint="Score it with the model that made it."
+        )
     return row
 
 
-def _blocks(lm: LM, prompt: Text, answer: Text, config: LikelihoodConfig) -> list[tuple[Row, Tensor]]:
-    """A row for each block of the answer, earlier blocks written, later ones masked; and the whole canvas, written."""
+def _blocks(
+    lm: LM, prompt: Text, answer: Text, config: LikelihoodConfig
+) -> list[tuple[Row, Tensor]]:
+    """A row for each block of the answer, earlier blocks written, later ones masked; and the whole
+    canvas, written.
+    """
     given, wanted = _ids(lm, prompt, "prompt"), _ids(lm, answer, "answer")
     width = config.block_length or lm.layout.causal_block or len(wanted)
-    request = GenerationConfig(decoder="fixed", gen_length=len(wanted), block_length=width, cache="none", cfg_scale=config.cfg_scale)
+    request = GenerationConfig(
+        decoder="fixed",
+        gen_length=len(wanted),
+        block_length=width,
+        cache="none",
+        cfg_scale=config.cfg_scale,
+    )
     row = start_row(0, given, request, lm.words, lm.max_length, lm.layout)
     tokens = row.canvas.clone()
     tokens[row.answer : row.end] = torch.tensor(wanted)
     found = []
     for span, (start, end) in enumerate(row.spans):
         canvas = torch.cat((tokens[:start], row.canvas[start:]))
-        found.append((replace(row, canvas=canvas, span=span, size=int(row.masked[start:end].sum())), tokens))
+        found.append(
+            (replace(row, canvas=canvas, span=span, size=int(row.masked[start:end].sum())), tokens)
+        )
     return found
 
 
@@ -180,7 +264,12 @@ def _ids(lm: LM, text: Text, noun: str) -> list[int]:
     bad = [i for i in ids if not 0 <= i < lm.words.size or i == lm.words.mask_id]
     if bad:
         allowed = f"0 <= id < {lm.words.size}, not the mask {lm.words.mask_id}"
-        raise OptionError(f"the {noun} has ids that no text has", given=bad[0], allowed=allowed, hint="Check the tokenizer.")
+        raise OptionError(
+            f"the {noun} has ids that no text has",
+            given=bad[0],
+            allowed=allowed,
+            hint="Check the tokenizer.",
+        )
     return ids
 
 
@@ -189,7 +278,9 @@ def _count(row: Row, config: LikelihoodConfig) -> int:
     return config.mc_num if row.size > 1 else 1
 
 
-def _samples(plan: Sequence[tuple[Row, Tensor]], mask_id: int, config: LikelihoodConfig) -> Iterator[Query]:
+def _samples(
+    plan: Sequence[tuple[Row, Tensor]], mask_id: int, config: LikelihoodConfig
+) -> Iterator[Query]:
     """The noised canvases of all blocks, in the order of their strata."""
     noise = torch.Generator().manual_seed(config.seed)
     for row, tokens in plan:
@@ -198,7 +289,9 @@ def _samples(plan: Sequence[tuple[Row, Tensor]], mask_id: int, config: Likelihoo
         u = torch.rand(n, generator=noise, dtype=torch.float64)
         ratio = (torch.arange(n) + u) / n if config.ratios == "stratified" else u
         for count in (ratio * size).long().clamp(max=size - 1) + 1:
-            yield _query(row, tokens, where[torch.randperm(size, generator=noise)[: int(count)]], mask_id)
+            yield _query(
+                row, tokens, where[torch.randperm(size, generator=noise)[: int(count)]], mask_id
+            )
 
 
 def _query(row: Row, tokens: Tensor, masked: Tensor, mask_id: int) -> Query:
@@ -209,10 +302,14 @@ def _query(row: Row, tokens: Tensor, masked: Tensor, mask_id: int) -> Query:
 
 
 def _estimate(found: Sequence[Sequence[Tensor]], plan: Sequence[tuple[Row, Tensor]]) -> Estimate:
-    """Sum over blocks of the mean sample; the variance of neighbours tells that of a stratum, and is what it is where there are none."""
+    """Sum over blocks of the mean sample; the variance of neighbours tells that of a stratum, and
+    is what it is where there are none.
+    """
     mean, variance = 0.0, 0.0
     for samples, (row, _) in zip(found, plan):
-        x = torch.tensor([float(part.sum()) * row.size / len(part) for part in samples], dtype=torch.float64)
+        x = torch.tensor(
+            [float(part.sum()) * row.size / len(part) for part in samples], dtype=torch.float64
+        )
         mean += float(x.mean())
         if row.size > 1:
             variance += float(x.diff().square().mean()) / (2 * len(x)) if len(x) > 1 else math.nan
@@ -226,7 +323,9 @@ def _log_probs(lm: LM, queries: Iterable[Query], batch_size: int) -> Iterator[Te
     while batch := list(itertools.islice(waiting, batch_size)):
         at_row = torch.cat([torch.full_like(query.positions, i) for i, query in enumerate(batch)])
         position = torch.cat([query.positions for query in batch])
-        flat = logits_at(lm.model, [query.row for query in batch], lm.words, lm.device, at_row, position)
+        flat = logits_at(
+            lm.model, [query.row for query in batch], lm.words, lm.device, at_row, position
+        )
         targets = torch.cat([query.targets for query in batch]).to(flat.device)
         found = flat.gather(1, targets[:, None])[:, 0].double() - vocab_stats(flat)[2].double()
         yield from found.cpu().split([len(query.positions) for query in batch])

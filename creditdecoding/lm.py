@@ -1,9 +1,7 @@
 """A checkpoint ready to use: model and tokenizer together, text in, text out.
 
-    lm = load("pocket")
-    print(lm.generate("What is the capital of Peru and the language of Japan?").text)
-
-Leaves to others: the loop (generate.py), rules (decoders/), counting (trace.py).
+lm = load("pocket")
+print(lm.generate("What is the capital of Peru and the language of Japan?").text)
 """
 
 from __future__ import annotations
@@ -16,20 +14,22 @@ from typing import Any, overload
 
 import torch
 
-from creditdecoding.cache import Layout, fitting
-from creditdecoding.canvas import Row, Vocabulary, row_seed, start_infill, start_row
 from creditdecoding.checkpoint import locate, read_optional, shards
-from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig, from_mapping
+from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
 from creditdecoding.decoders import resolve, settings
+from creditdecoding.decoding.cache_policy import fitting
+from creditdecoding.decoding.request import Row, Vocabulary, row_seed, start_infill, start_row
+from creditdecoding.decoding.step import Denoiser, run
+from creditdecoding.decoding.streaming import Reading, cut
 from creditdecoding.errors import CheckpointError, OptionError
-from creditdecoding.generate import Denoiser, run
 from creditdecoding.models import load_model, memory, outline, place, read_config
+from creditdecoding.models.kv_cache import Layout
 from creditdecoding.models.weights import DTYPES, Progress, check, headers
-from creditdecoding.picture import card, shortened
-from creditdecoding.prompts import Message, Prompt, one_prompt, prompts, whole_characters
-from creditdecoding.reading import Reading, cut
-from creditdecoding.tokenizer import Tokenizer, load_tokenizer
+from creditdecoding.options import from_mapping
+from creditdecoding.text.prompts import Message, Prompt, one_prompt, prompts, whole_characters
+from creditdecoding.text.tokenizer import Tokenizer, load_tokenizer
 from creditdecoding.trace import Event, Trace
+from creditdecoding.trace_svg import card, shortened
 
 INFILL_MASK = "[MASK]"
 
@@ -74,7 +74,9 @@ class Completion:
 
 
 class LM:
-    """A diffusion language model: any `Denoiser` with its tokenizer. `load` makes one from a checkpoint."""
+    """A diffusion language model: any `Denoiser` with its tokenizer. `load` makes one from a
+    checkpoint.
+    """
 
     def __init__(
         self,
@@ -87,10 +89,17 @@ class LM:
         turns: int | None = None,
         parse_special: bool = False,
     ) -> None:
-        self.model, self.tokenizer, self.max_length, self.turns = model, tokenizer, max_length, turns
+        self.model, self.tokenizer, self.max_length, self.turns = (
+            model,
+            tokenizer,
+            max_length,
+            turns,
+        )
         self.device, self.batch_size, self.parse_special = device, batch_size, parse_special
         self.layout: Layout = getattr(model, "layout", Layout())
-        self.defaults: dict[str, Any] = {}  # options of requests where these say nothing: of the checkpoint, or of an operator
+        self.defaults: dict[
+            str, Any
+        ] = {}  # options of requests where these say nothing: of the checkpoint, or of an operator
         self.words = Vocabulary(
             tokenizer.mask_id,
             tokenizer.stop_ids,
@@ -100,28 +109,42 @@ class LM:
         )
 
     def encode(self, prompt: Prompt, raw: bool = False) -> list[int]:
-        """Ids of a prompt: through the chat template, or as plain text if `raw`. Raises `OptionError` if it is empty.
+        """Ids of a prompt: through the chat template, or as plain text if `raw`. Raises
+        `OptionError` if it is empty.
 
-        Names of special tokens in it are plain text too, unless the model was loaded with `parse_special`.
+        Names of special tokens in it are plain text too, unless the model was loaded with
+        `parse_special`.
         """
         prompt = one_prompt(prompt)
-        text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
+        text = (
+            prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
+        )
         if not whole_characters(text).strip():
             raise OptionError("the prompt is empty", hint="Give some text.")
         if raw:
             if not isinstance(prompt, str):
-                raise OptionError("a raw prompt must be text", given=type(prompt).__name__, hint="Give a string, or leave raw off.")
+                raise OptionError(
+                    "a raw prompt must be text",
+                    given=type(prompt).__name__,
+                    hint="Give a string, or leave raw off.",
+                )
             return self.read(prompt)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         return self.tokenizer.chat(messages, self.parse_special)
 
     def read(self, text: str) -> list[int]:
-        """Ids of a text that somebody typed, without a template; names of special tokens as in `encode`."""
+        """Ids of a text that somebody typed, without a template; names of special tokens as in
+        `encode`.
+        """
         return self.tokenizer.encode(text) if self.parse_special else self.tokenizer.plain(text)
 
     def recent(self, history: Sequence[Message]) -> list[Message]:
         """The last turns of a conversation that the checkpoint was trained to take into account."""
-        return list(history) if self.turns is None else list(history[max(0, len(history) - 2 * (self.turns - 1)) :])
+        return (
+            list(history)
+            if self.turns is None
+            else list(history[max(0, len(history) - 2 * (self.turns - 1)) :])
+        )
 
     def rows(
         self,
@@ -137,7 +160,11 @@ class LM:
         """
         numbers = range(len(prompts)) if numbers is None else numbers
         return [
-            self.row(self.encode(prompt, raw), dataclasses.replace(config, seed=row_seed(config.seed, number)), i)
+            self.row(
+                self.encode(prompt, raw),
+                dataclasses.replace(config, seed=row_seed(config.seed, number)),
+                i,
+            )
             for i, (prompt, number) in enumerate(zip(prompts, numbers, strict=True))
         ]
 
@@ -149,19 +176,25 @@ class LM:
         begun: Sequence[int] = (),
         suffix: Sequence[int] = (),
     ) -> Row:
-        """A row that continues the ids of a prompt, and of an answer that is `begun`, up to the ids of a `suffix`.
+        """A row that continues the ids of a prompt, and of an answer that is `begun`, up to the ids
+        of a `suffix`.
 
         Raises `OptionError` if it does not fit, or has a mask.
         """
         if self.words.mask_id in ids:
             hint = "Take it out; gaps inside a text are filled by LM.infill."
-            raise OptionError("the mask token is in the prompt", given=self.words.mask_id, hint=hint)
-        return start_row(index, ids, config, self.words, self.max_length, self.layout, begun, suffix)
+            raise OptionError(
+                "the mask token is in the prompt", given=self.words.mask_id, hint=hint
+            )
+        return start_row(
+            index, ids, config, self.words, self.max_length, self.layout, begun, suffix
+        )
 
     def infill_row(self, text: str, config: GenerationConfig) -> Row:
         """A row for a text in which `[MASK]` marks each missing token.
 
-        A blank before `[MASK]` belongs to the gap: in most vocabularies it is the first character of the token to find.
+        A blank before `[MASK]` belongs to the gap: in most vocabularies it is the first character
+        of the token to find.
         The tokenizer's own mask token marks one too in a model loaded with `parse_special`.
         """
         first, *others = text.replace(f" {INFILL_MASK}", INFILL_MASK).split(INFILL_MASK)
@@ -174,8 +207,12 @@ class LM:
         """Decode rows; the trace events as they happen."""
         return run(self.model, rows, self.words, self.device, self.batch_size)
 
-    def collect(self, rows: Sequence[Row], on_event: Callable[[Event], None] | None = None) -> list[Completion]:
-        """Decode rows to the end, showing each event to `on_event`; completions in the order of `rows`."""
+    def collect(
+        self, rows: Sequence[Row], on_event: Callable[[Event], None] | None = None
+    ) -> list[Completion]:
+        """Decode rows to the end, showing each event to `on_event`; completions in the order of
+        `rows`.
+        """
         traces = {row.index: self.trace_of(row) for row in rows}
         for event in self.events(rows):
             traces[event.row].add(event)
@@ -185,7 +222,11 @@ class LM:
 
     def trace_of(self, row: Row) -> Trace:
         """An empty trace for a row, its settings filled in."""
-        config = {f.name: getattr(row.config, f.name) for f in dataclasses.fields(row.config) if f.name not in ("decoder", "stop")}
+        config = {
+            f.name: getattr(row.config, f.name)
+            for f in dataclasses.fields(row.config)
+            if f.name not in ("decoder", "stop")
+        }
         begun = row.begun
         more = {"begun": begun} if begun else {}
         known = {"decoder": settings(row.decoder), **config, "stop": list(row.config.stop), **more}
@@ -201,30 +242,65 @@ class LM:
         return cut(self.tokenizer.decode(ids), config.stop)
 
     @overload
-    def generate(self, prompt: str, config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Completion: ...
-    @overload
-    def generate(self, prompt: Sequence[Message], config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Completion: ...
+    def generate(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        raw: bool = False,
+        **options: Any,
+    ) -> Completion: ...
     @overload
     def generate(
-        self, prompt: Sequence[Prompt], config: GenerationConfig | None = None, *, raw: bool = False, **options: Any
+        self,
+        prompt: Sequence[Message],
+        config: GenerationConfig | None = None,
+        *,
+        raw: bool = False,
+        **options: Any,
+    ) -> Completion: ...
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[Prompt],
+        config: GenerationConfig | None = None,
+        *,
+        raw: bool = False,
+        **options: Any,
     ) -> list[Completion]: ...
     def generate(
-        self, prompt: str | Sequence[Message] | Sequence[Prompt], config: GenerationConfig | None = None, *, raw: bool = False, **options: Any
+        self,
+        prompt: str | Sequence[Message] | Sequence[Prompt],
+        config: GenerationConfig | None = None,
+        *,
+        raw: bool = False,
+        **options: Any,
     ) -> Completion | list[Completion]:
-        """Answer one prompt, or many in one batch; `options` are fields of `GenerationConfig`. Raises `CreditError`s.
+        """Answer one prompt, or many in one batch; `options` are fields of `GenerationConfig`.
+        Raises `CreditError`s.
 
-        A text and a list of {"role", "content"} messages are one prompt each; a list of texts or of conversations is many.
+        A text and a list of {"role", "content"} messages are one prompt each; a list of texts or of
+        conversations is many.
         """
         config = _config(config, options)
         given, single = prompts(prompt)
         found = self.collect(self.rows(given, config, raw))
         return found[0] if single else found
 
-    def infill(self, text: str, config: GenerationConfig | None = None, **options: Any) -> Completion:
+    def infill(
+        self, text: str, config: GenerationConfig | None = None, **options: Any
+    ) -> Completion:
         """Fill every `[MASK]` of `text`, one token each; the rest of the text stays as it is."""
         return self.collect([self.infill_row(text, _config(config, options))])[0]
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, *, raw: bool = False, **options: Any) -> Iterator[str]:
+    def stream(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        raw: bool = False,
+        **options: Any,
+    ) -> Iterator[str]:
         """Answer one prompt; pieces of text as soon as no later step can change them."""
         row = self.rows([prompt], _config(config, options), raw)[0]
         reading = Reading(row, self.words)
@@ -235,13 +311,23 @@ def _config(config: GenerationConfig | None, options: Mapping[str, Any]) -> Gene
     """`config` with `options` laid over it."""
     if config is None:
         return from_mapping(GenerationConfig, options)
-    return from_mapping(GenerationConfig, {**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, **options})
+    return from_mapping(
+        GenerationConfig,
+        {**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, **options},
+    )
 
 
-def load(name: str = "pocket", config: EngineConfig | None = None, on_progress: Progress | None = None, **options: Any) -> LM:
-    """Load a checkpoint: a folder, a hub id, or "pocket", the embedded one; `options` are fields of `EngineConfig`.
+def load(
+    name: str = "pocket",
+    config: EngineConfig | None = None,
+    on_progress: Progress | None = None,
+    **options: Any,
+) -> LM:
+    """Load a checkpoint: a folder, a hub id, or "pocket", the embedded one; `options` are fields of
+    `EngineConfig`.
 
-    `on_progress` is called while weights are read, with the bytes read so far and the bytes there are.
+    `on_progress` is called while weights are read, with the bytes read so far and the bytes there
+    are.
     """
     engine = config if config is not None else from_mapping(EngineConfig, options)
     folder, architecture, tokenizer = _open(name, engine)
@@ -276,7 +362,9 @@ def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
         from_mapping(GenerationConfig, given)
     except OptionError as error:
         what = f"generation_config.json has an option that is not allowed ({error.what})"
-        raise CheckpointError(what, given=error.given, allowed=error.allowed, hint="Correct the file.") from error
+        raise CheckpointError(
+            what, given=error.given, allowed=error.allowed, hint="Correct the file."
+        ) from error
     return given
 
 
@@ -293,7 +381,9 @@ def _open(name: str, engine: EngineConfig) -> tuple[Path, ModelConfig, Tokenizer
 
 
 def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
-    """What `credit info` shows: what would be loaded and what it needs, from names and shapes alone. Raises `CheckpointError`."""
+    """What `credit info` shows: what would be loaded and what it needs, from names and shapes
+    alone. Raises `CheckpointError`.
+    """
     engine = engine if engine is not None else EngineConfig()
     folder, _, tokenizer = _open(name, engine)
     model, family = outline(folder, engine.causal_block, engine.ignore_config_keys)
@@ -306,19 +396,32 @@ def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
     block = architecture.causal_block
     device, dtype = place(engine)
     free = memory.free(device)
-    kinds = {"float32": (torch.float32, "none"), "bfloat16": (torch.bfloat16, "none"), "int8 and bfloat16": (torch.bfloat16, "int8")}
+    kinds = {
+        "float32": (torch.float32, "none"),
+        "bfloat16": (torch.bfloat16, "none"),
+        "int8 and bfloat16": (torch.bfloat16, "int8"),
+    }
     piece = tokenizer.piece
     return {
         "checkpoint": str(folder),
         "parameters": architecture.parameters(),
         "weight files": [f"{path.name} ({memory.size(path.stat().st_size)})" for path in files],
-        "dtype of the files": sorted({str(DTYPES[header.dtype]).removeprefix("torch.") for header in found.values()}),
-        **{f"memory in {kind}": memory.size(memory.weight_bytes(model, *how)) for kind, how in kinds.items()},
+        "dtype of the files": sorted(
+            {str(DTYPES[header.dtype]).removeprefix("torch.") for header in found.values()}
+        ),
+        **{
+            f"memory in {kind}": memory.size(memory.weight_bytes(model, *how))
+            for kind, how in kinds.items()
+        },
         f"available on {device}": "unknown" if free is None else memory.size(free),
         "loads in": f"{'int8 and ' if engine.quantize == 'int8' else ''}{str(dtype).removeprefix('torch.')}",
         **shown,
-        "experts": None if architecture.moe is None else {k: v for k, v in dataclasses.asdict(architecture.moe).items() if v != 0},
-        "attention": "full" if block is None else f"two-way inside blocks of {block}, causal between them",
+        "experts": None
+        if architecture.moe is None
+        else {k: v for k, v in dataclasses.asdict(architecture.moe).items() if v != 0},
+        "attention": "full"
+        if block is None
+        else f"two-way inside blocks of {block}, causal between them",
         "block length": "any" if block is None else block,
         "caches": fitting(model.layout),
         "logits of position i": "at row i-1" if architecture.logit_shift else "at row i",
@@ -326,5 +429,8 @@ def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
         "mask token": f"{piece(tokenizer.mask_id)} = {tokenizer.mask_id}",
         "stop tokens": [f"{piece(i)} = {i}" for i in tokenizer.stop_ids],
         "chat template": "yes" if tokenizer.backend.chat_template else "no",
-        "defaults": {f.name: getattr(GenerationConfig(), f.name) for f in dataclasses.fields(GenerationConfig)},
+        "defaults": {
+            f.name: getattr(GenerationConfig(), f.name)
+            for f in dataclasses.fields(GenerationConfig)
+        },
     }

@@ -1,7 +1,4 @@
-"""What happened, step by step: the only place where forward passes, tokens and times are counted.
-
-Leaves to others: making events (generate.py), drawing them (view/), adding them up over a task (eval/).
-"""
+"""What happened, step by step: the only place where forward passes, tokens and times are counted."""
 
 from __future__ import annotations
 
@@ -12,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.errors import OptionError
-from creditdecoding.picture import card, pass_map
+from creditdecoding.trace_svg import card, pass_map
 
 
 @dataclass(frozen=True)
 class StepEvent:
     """One forward pass of one row. Events of rows that shared the pass carry the same `forward`.
 
-    `positions` are the masked positions of the current block before the step, counted from the start of the row; `tokens`,
-    `confidence`, `credit` (None for decoders without) and `committed` belong to them. `seconds` since the run began. `computed`
-    positions of the row went through the network, the rest was kept from earlier passes; this `sequences` times, twice under guidance.
-    `top` is the model's likeliest id at each position, before credit and noise, `logprobs` the natural logarithm of what the model's
-    own distribution (guided where asked for; credit, temperature and noise left out) gives `tokens`; None in traces that do not say.
+    `positions` are the masked positions of the current block before the step, counted from the
+    start of the row; `tokens`,
+    `confidence`, `credit` (None for decoders without) and `committed` belong to them. `seconds`
+    since the run began. `computed`
+    positions of the row went through the network, the rest was kept from earlier passes; this
+    `sequences` times, twice under guidance.
+    `top` is the model's likeliest id at each position, before credit and noise, `logprobs` the
+    natural logarithm of what the model's
+    own distribution (guided where asked for; credit, temperature and noise left out) gives
+    `tokens`; None in traces that do not say.
     `revoked` are positions whose token, written earlier, the step took back: masks again.
     """
 
@@ -55,7 +57,8 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class FinishEvent:
-    """A row ended. `reason`: "stop" (end token or stop string), "length" (canvas full). `tokens` is the answer, end token left out.
+    """A row ended. `reason`: "stop" (end token or stop string), "length" (canvas full). `tokens` is
+    the answer, end token left out.
 
     The row took part from `began` to `seconds` of the run.
     """
@@ -72,8 +75,10 @@ Event = StepEvent | FinishEvent
 
 @dataclass(frozen=True)
 class FailEvent:
-    """A row ended without an answer. `reason`: "model" (its logits were no numbers), "memory" (no room for its pass) or "error"
-    (something else was raised); `error` is one line for the caller. It took part from `began` to `seconds`. Only an engine makes these.
+    """A row ended without an answer. `reason`: "model" (its logits were no numbers), "memory" (no
+    room for its pass) or "error"
+    (something else was raised); `error` is one line for the caller. It took part from `began` to
+    `seconds`. Only an engine makes these.
     """
 
     row: int
@@ -157,8 +162,12 @@ class Trace:
         written: dict[int, tuple[int, float]] = {}
         for number, step in enumerate(self.steps):
             done = zip(step.positions, step.confidence, step.committed)
-            written.update({position: (number, confidence) for position, confidence, now in done if now})
-        return pass_map({position: entry for position, entry in written.items() if position < end}, self.nfe)
+            written.update(
+                {position: (number, confidence) for position, confidence, now in done if now}
+            )
+        return pass_map(
+            {position: entry for position, entry in written.items() if position < end}, self.nfe
+        )
 
     def dumps(self) -> str:
         """As JSONL: a header line, then an event a line."""
@@ -173,26 +182,37 @@ class Trace:
         try:
             Path(path).write_text(self.dumps(), encoding="utf-8")
         except OSError as error:
-            raise OptionError(f"cannot write ({error.strerror})", given=str(path), hint="Check the folder.") from error
+            raise OptionError(
+                f"cannot write ({error.strerror})", given=str(path), hint="Check the folder."
+            ) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
         """Read what `save` wrote. Raises `OptionError` if it is something else."""
         try:
-            head, *rest = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+            head, *rest = [
+                json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()
+            ]
             trace = cls(tuple(head["prompt"]), settings=head["settings"])
             for line in rest:
                 kind = line.pop("kind")
-                values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in line.items()}
+                values: dict[str, Any] = {
+                    name: tuple(v) if isinstance(v, list) else v for name, v in line.items()
+                }
                 trace.add(StepEvent(**values) if kind == "step" else FinishEvent(**values))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OptionError(f"not a trace file ({error})", given=str(path), hint="Make one with: credit trace PROMPT --save FILE.jsonl") from error
+            raise OptionError(
+                f"not a trace file ({error})",
+                given=str(path),
+                hint="Make one with: credit trace PROMPT --save FILE.jsonl",
+            ) from error
         return trace
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over traces of one run: `forwards` of the batch, `passes` of all requests, the sequences these ran, answer tokens,
+    """Sums over traces of one run: `forwards` of the batch, `passes` of all requests, the sequences
+    these ran, answer tokens,
     seconds, and positions that went through the network."""
 
     requests: int

@@ -3,7 +3,7 @@
 One file holds for Python 3.10 to 3.13 on Linux and macOS: uv resolves for all of them and marks the
 lines that hold for some only. torch and its CUDA libraries are left out: the Makefile installs the
 build that TORCH names. core.txt is what the package needs, dev.txt adds what its tests need, and
-sglang.txt is SGLang with the few packages that its scheduler imports, for tests/sglang_env.py.
+sglang.txt is SGLang with the few packages that its scheduler imports, for tools/sglang_env.py.
 
 `--lowest FILE` writes instead the lowest versions that the ranges allow, torch included, for the
 Python that runs this (`make test-lowest`).
@@ -41,8 +41,12 @@ SGLANG_IMPORTS = (
 )
 
 
-def compiled(uv: str, arguments: list[str], source: str = "pyproject.toml", text: str = "") -> list[str]:
-    """The lines that `uv pip compile` prints for a file of the project, or for `text` as source `-`."""
+def compiled(
+    uv: str, arguments: list[str], source: str = "pyproject.toml", text: str = ""
+) -> list[str]:
+    """The lines that `uv pip compile` prints for a file of the project, or for `text` as source
+    `-`.
+    """
     command = [uv, "pip", "compile", source, *arguments]
     command += ["--no-header", "--no-annotate", "--no-emit-index-url", "--quiet"]
     done = subprocess.run(command, cwd=ROOT, input=text, stdout=subprocess.PIPE, text=True)
@@ -51,7 +55,9 @@ def compiled(uv: str, arguments: list[str], source: str = "pyproject.toml", text
     return done.stdout.splitlines()
 
 
-def universal(uv: str, options: list[str], pins: list[str], source: str = "pyproject.toml", text: str = "") -> list[str]:
+def universal(
+    uv: str, options: list[str], pins: list[str], source: str = "pyproject.toml", text: str = ""
+) -> list[str]:
     """One resolution for every supported machine under the requirement lines `pins`, without torch."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write("\n".join(pins) + "\n")

@@ -1,4 +1,6 @@
-"""Shapes in signatures are executed in tests: every function of these packages checks its tensors while tests run."""
+"""Shapes in signatures are executed in tests: every function of these packages checks its tensors
+while tests run.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
-hook = install_import_hook(["creditdecoding.decoders", "creditdecoding.kernels", "creditdecoding.models"], "beartype.beartype")
+hook = install_import_hook(
+    ["creditdecoding.decoders", "creditdecoding.ops", "creditdecoding.models"], "beartype.beartype"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,7 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what tests recorded with `record_property`: versions and counts that a reader of the log should see."""
+    """Print what tests recorded with `record_property`: versions and counts that a reader of the
+    log should see.
+    """
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")

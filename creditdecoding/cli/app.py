@@ -1,7 +1,6 @@
 """What the commands share: the app, common arguments, reading prompts, printing, exit codes.
 
-Errors meant for the caller are one line on standard error and exit code 2. Leaves to others: the commands (the other files of this folder),
-progress (progress.py), signals (stop.py), the standard streams (streams.py).
+Errors meant for the caller are one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from creditdecoding.cli.stop import Stopped, end_at_once_next_time, stoppable
+from creditdecoding.cli.signals import Stopped, end_at_once_next_time, stoppable
 from creditdecoding.cli.streams import holds_all_text, ready
 from creditdecoding.errors import CreditError, OptionError
 
@@ -32,24 +31,47 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint folder, a hub id, or pocket (the embedded model).")]
-Prompt = Annotated[str | None, typer.Argument(help="The prompt; `-` or nothing reads standard input.", show_default=False)]
-PromptFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A checkpoint folder, a hub id, or pocket (the embedded model)."
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Argument(help="The prompt; `-` or nothing reads standard input.", show_default=False),
+]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", help="Read the prompt from this file.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Raw = Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without the chat template.")]
+Raw = Annotated[
+    bool,
+    typer.Option("--raw", help="Continue the prompt as plain text, without the chat template."),
+]
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
     if file is not None:
         if prompt is not None:
-            raise OptionError("two prompts", given="an argument and --file", hint="Give one of the two.")
+            raise OptionError(
+                "two prompts", given="an argument and --file", hint="Give one of the two."
+            )
         try:
             return file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"the prompt file cannot be read ({error})", given=str(file), hint="Check the path; it must be UTF-8 text.") from error
+            raise OptionError(
+                f"the prompt file cannot be read ({error})",
+                given=str(file),
+                hint="Check the path; it must be UTF-8 text.",
+            ) from error
     if prompt is None or prompt == "-":
         if prompt is None and sys.stdin.isatty():
-            raise OptionError("no prompt", hint='Give it as an argument, with --file, or on standard input: credit generate "..."')
+            raise OptionError(
+                "no prompt",
+                hint='Give it as an argument, with --file, or on standard input: credit generate "..."',
+            )
         return sys.stdin.read()
     return prompt
 
@@ -60,7 +82,7 @@ def print_json(value: Any) -> None:
 
 def write(path: Path, text: str) -> None:
     """Write a file, whole or not at all; links, pipes and devices are written to as they are."""
-    from creditdecoding.eval.journal import replace
+    from creditdecoding.run_dir import replace
 
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -68,7 +90,9 @@ def write(path: Path, text: str) -> None:
         else:
             replace(path, text)
     except OSError as error:
-        raise OptionError(f"cannot write ({error.strerror})", given=str(path), hint="Check the folder.") from error
+        raise OptionError(
+            f"cannot write ({error.strerror})", given=str(path), hint="Check the folder."
+        ) from error
 
 
 def summary(done: Completion) -> str:
@@ -76,32 +100,51 @@ def summary(done: Completion) -> str:
 
 
 def load_lm(model: str, engine: EngineConfig) -> LM:
+    from creditdecoding.cli.loading import bar
     from creditdecoding.lm import load
-    from creditdecoding.view.loading import bar
 
     with bar() as onprogress:
         return load(model, engine, onprogress)
 
 
-def complete(lm: LM, text: str, config: GenerationConfig, raw: bool = False, infill: bool = False, watch: bool = False) -> Completion:
+def complete(
+    lm: LM,
+    text: str,
+    config: GenerationConfig,
+    raw: bool = False,
+    infill: bool = False,
+    watch: bool = False,
+) -> Completion:
     if infill and raw:
-        raise OptionError("--infill and --raw exclude each other", hint="Leave --raw out: infilling is always plain text.")
+        raise OptionError(
+            "--infill and --raw exclude each other",
+            hint="Leave --raw out: infilling is always plain text.",
+        )
     row = lm.infill_row(text, config) if infill else lm.rows([text], config, raw)[0]
     if not watch:
         return lm.collect([row])[0]
-    from creditdecoding.view.terminal import watch as show
+    from creditdecoding.viewer.terminal import watch as show
 
     trace = lm.trace_of(row)
-    show(lm.events([row]), trace, lm.tokenizer.piece, ends=lm.tokenizer.stop_ids, decode=lm.tokenizer.decode, delay=0.1)
+    show(
+        lm.events([row]),
+        trace,
+        lm.tokenizer.piece,
+        ends=lm.tokenizer.stop_ids,
+        decode=lm.tokenizer.decode,
+        delay=0.1,
+    )
     return lm.completion(row, trace)
 
 
-def main() -> None:
-    """Run the command line; errors meant for the caller are one line on standard error and exit code 2."""
+def main(commands: typer.Typer = app) -> None:
+    """Run the command line; errors meant for the caller are one line on standard error and exit
+    code 2.
+    """
     try:
         ready()
         with stoppable():
-            status = app(args=joined(sys.argv[1:]), standalone_mode=False)
+            status = commands(args=joined(sys.argv[1:]), standalone_mode=False)
             sys.stdout.flush()
     except CreditError as error:
         _fail(str(error), 2)
@@ -116,11 +159,16 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         _say_no_more()
-        _fail(f"the system refused ({error.strerror or error}); got {str(error.filename or 'output')!r}. Make room, or check the path.", 2)
+        _fail(
+            f"the system refused ({error.strerror or error}); got {str(error.filename or 'output')!r}. Make room, or check the path.",
+            2,
+        )
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        said = error.format_message()  # a usage error of the option parser; empty after it has printed help
+        said = (
+            error.format_message()
+        )  # a usage error of the option parser; empty after it has printed help
         sys.exit(2) if not said else _fail(f"{said.rstrip('.')}. See: credit --help", 2)
     sys.exit(status or 0)
 
@@ -131,7 +179,9 @@ def joined(arguments: list[str]) -> list[str]:
 
 
 def _say_no_more() -> None:
-    """What standard output still holds goes nowhere: it would be refused again at the end of the process."""
+    """What standard output still holds goes nowhere: it would be refused again at the end of the
+    process.
+    """
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

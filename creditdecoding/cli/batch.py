@@ -9,22 +9,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from creditdecoding.batch.options import BatchConfig
 from creditdecoding.cli.app import Model, app, load_lm
-from creditdecoding.cli.checks import writable
+from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import counting
-from creditdecoding.config import BatchConfig, EngineConfig, ServeConfig
-from creditdecoding.flags import with_options
+from creditdecoding.cli.validate import writable
+from creditdecoding.config import EngineConfig, ServeConfig
 
 if TYPE_CHECKING:
-    from creditdecoding.batch.answers import Reply
-    from creditdecoding.batch.lines import Line
+    from creditdecoding.batch.input import Line
+    from creditdecoding.batch.processor import Reply
 
 
 @app.command()
 @with_options(options=BatchConfig, serving=ServeConfig, engine=EngineConfig)
 def batch(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Requests in OpenAI's batch format, one a line.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the answers go, in the order of the requests.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Requests in OpenAI's batch format, one a line.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Where the answers go, in the order of the requests."),
+    ],
     model: Model = "pocket",
     *,
     options: BatchConfig,
@@ -32,8 +38,8 @@ def batch(
     engine: EngineConfig,
 ) -> None:
     """Answer a file of requests; goes on after an interruption."""
-    from creditdecoding.batch.answers import Desk, answerer
-    from creditdecoding.batch.run import finish, plan, tidy
+    from creditdecoding.batch.job import finish, plan, tidy
+    from creditdecoding.batch.processor import Desk, answerer
 
     writable(out)
     planned = plan(source, out, model, options, engine, serving)
@@ -43,7 +49,9 @@ def batch(
     if options.ray:
         from creditdecoding.integrations.ray import spread
 
-        answer: Callable[[Iterable[Line]], Iterator[Reply]] = partial(spread, partial(answerer, planned.setting), options, engine)
+        answer: Callable[[Iterable[Line]], Iterator[Reply]] = partial(
+            spread, partial(answerer, planned.setting), options, engine
+        )
     else:
         answer = Desk(load_lm(model, engine), planned.setting).answers
     with counting("lines", kept=True) as start:

@@ -12,19 +12,29 @@ from typing import Annotated, Any
 import typer
 
 from creditdecoding.cli.app import Json, Model, app, print_json, write
-from creditdecoding.cli.checks import drawable, several, usable, writable
+from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import counting
+from creditdecoding.cli.validate import drawable, several, usable, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.flags import with_options
-from creditdecoding.verifier.options import Comparison
+from creditdecoding.pav.search.options import Comparison
 
 Decoders = Annotated[
-    str, typer.Option(help="Separated by blanks: all, NAME for its usual sweep, NAME:knob=1|2|4 for a sweep of your own, NAME:knob=1 to pin a knob.")
+    str,
+    typer.Option(
+        help="Separated by blanks: all, NAME for its usual sweep, NAME:knob=1|2|4 for a sweep of your own, NAME:knob=1 to pin a knob."
+    ),
 ]
 
 
-DEFAULTS: dict[str, Any] = {"decoders": "fixed threshold credit", "templates": "plain", "dev_limit": 50, "bound": 1.0, "jobs": 1, "report": None}
+DEFAULTS: dict[str, Any] = {
+    "decoders": "fixed threshold credit",
+    "templates": "plain",
+    "dev_limit": 50,
+    "bound": 1.0,
+    "jobs": 1,
+    "report": None,
+}
 """Options that are of decoders alone."""
 
 
@@ -32,18 +42,44 @@ DEFAULTS: dict[str, Any] = {"decoders": "fixed threshold credit", "templates": "
 @with_options(comparison=Comparison, generation=GenerationConfig, engine=EngineConfig)
 def compare(
     decoders: Decoders = DEFAULTS["decoders"],
-    tasks: Annotated[str, typer.Option(help="Families to ask, comma-separated; pocket is all embedded ones.")] = "pocket",
-    templates: Annotated[str, typer.Option(help="Ways to wrap the question, comma-separated: all, plain, question, steps, task.")] = DEFAULTS[
-        "templates"
-    ],
-    limit: Annotated[int, typer.Option(help="Test items a family, on which everything is reported.", min=1)] = 100,
-    dev_limit: Annotated[int, typer.Option(help="Dev items a family, on which settings are chosen.", min=1)] = DEFAULTS["dev_limit"],
-    bound: Annotated[float, typer.Option(help="Points of score that a setting may lose on dev.", min=0.0)] = DEFAULTS["bound"],
-    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on where it stopped.")] = Path("runs/compare"),
-    jobs: Annotated[int, typer.Option(help="Processes, each with a model of its own.", min=1)] = DEFAULTS["jobs"],
-    report: Annotated[Path | None, typer.Option(help="The page; by default OUT/report.html.", show_default=False)] = None,
-    png: Annotated[Path | None, typer.Option(help="The picture; by default OUT/curves.png.", show_default=False)] = None,
-    search: Annotated[bool, typer.Option("--search", help="Compare searches under a verifier over budgets instead (docs/verifiers.md).")] = False,
+    tasks: Annotated[
+        str, typer.Option(help="Families to ask, comma-separated; pocket is all embedded ones.")
+    ] = "pocket",
+    templates: Annotated[
+        str,
+        typer.Option(
+            help="Ways to wrap the question, comma-separated: all, plain, question, steps, task."
+        ),
+    ] = DEFAULTS["templates"],
+    limit: Annotated[
+        int, typer.Option(help="Test items a family, on which everything is reported.", min=1)
+    ] = 100,
+    dev_limit: Annotated[
+        int, typer.Option(help="Dev items a family, on which settings are chosen.", min=1)
+    ] = DEFAULTS["dev_limit"],
+    bound: Annotated[
+        float, typer.Option(help="Points of score that a setting may lose on dev.", min=0.0)
+    ] = DEFAULTS["bound"],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run; a run found there goes on where it stopped.")
+    ] = Path("runs/compare"),
+    jobs: Annotated[
+        int, typer.Option(help="Processes, each with a model of its own.", min=1)
+    ] = DEFAULTS["jobs"],
+    report: Annotated[
+        Path | None, typer.Option(help="The page; by default OUT/report.html.", show_default=False)
+    ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(help="The picture; by default OUT/curves.png.", show_default=False),
+    ] = None,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search",
+            help="Compare searches under a verifier over budgets instead (docs/verifiers.md).",
+        ),
+    ] = False,
     model: Model = "pocket",
     as_json: Json = False,
     *,
@@ -51,16 +87,27 @@ def compare(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Compare decoders over sweeps of their knobs: curves, operating points, intervals; goes on after an interruption."""
-    if _asked(search, comparison, decoders=decoders, templates=templates, dev_limit=dev_limit, bound=bound, jobs=jobs, report=report):
+    """Compare decoders over sweeps of their knobs: curves, operating points, intervals; goes on
+    after an interruption.
+    """
+    if _asked(
+        search,
+        comparison,
+        decoders=decoders,
+        templates=templates,
+        dev_limit=dev_limit,
+        bound=bound,
+        jobs=jobs,
+        report=report,
+    ):
         return _search(comparison, tasks, limit, out, png, model, generation, engine, as_json)
+    from creditdecoding.cli.loading import bar
     from creditdecoding.eval.compare import Plan, run
-    from creditdecoding.eval.summary import summarise
+    from creditdecoding.eval.compare_report import summarise
     from creditdecoding.eval.sweep import curves
+    from creditdecoding.plots.compare_page import compare_html
+    from creditdecoding.plots.trace import tradeoff_png
     from creditdecoding.tasks.templates import templates as named
-    from creditdecoding.view.compare_page import compare_html
-    from creditdecoding.view.loading import bar
-    from creditdecoding.view.plot import tradeoff_png
 
     several("compare", generation)
     drawable(png)
@@ -76,7 +123,12 @@ def compare(
     about = f"{model} · {tasks} · templates {', '.join(summed['templates'])} · {items['dev']} dev and {items['test']} test items · {count:,} samples"
     page = report or out / "report.html"
     write(page, compare_html(summed, "Decoders compared", about))
-    written = [out / "samples.jsonl", out / "report.json", page, *_draw(summed, png, out / "curves.png", tradeoff_png)]
+    written = [
+        out / "samples.jsonl",
+        out / "report.json",
+        page,
+        *_draw(summed, png, out / "curves.png", tradeoff_png),
+    ]
     if as_json:
         print_json(summed)
     else:
@@ -89,31 +141,52 @@ def _asked(search: bool, comparison: Comparison, **given: Any) -> bool:
     for name, value in given.items():
         if search and value != DEFAULTS[name]:
             raise OptionError(
-                f"--{name.replace('_', '-')} is of a comparison of decoders", given=str(value), hint="Leave it out, or leave --search out."
+                f"--{name.replace('_', '-')} is of a comparison of decoders",
+                given=str(value),
+                hint="Leave it out, or leave --search out.",
             )
     for field in dataclasses.fields(Comparison):
         if not search and getattr(comparison, field.name) != field.default:
             flag = field.name.replace("_", "-")
             given = getattr(comparison, field.name)
-            raise OptionError(f"--{flag} is of a comparison of searches", given=given, hint="Add --search.")
+            raise OptionError(
+                f"--{flag} is of a comparison of searches", given=given, hint="Add --search."
+            )
     return search
 
 
 def _search(
-    comparison: Comparison, tasks: str, limit: int, out: Path, png: Path | None, model: str, generation: Any, engine: Any, as_json: bool
+    comparison: Comparison,
+    tasks: str,
+    limit: int,
+    out: Path,
+    png: Path | None,
+    model: str,
+    generation: Any,
+    engine: Any,
+    as_json: bool,
 ) -> None:
     from creditdecoding.cli.search import compare_search, print_search
-    from creditdecoding.view.plot import search_png
+    from creditdecoding.plots.trace import search_png
 
     writable(png)
     usable(out, "samples.jsonl", "report.json", "search.png")
     found = compare_search(comparison, tasks, limit, out, png, model, generation, engine)
-    written = [out / "samples.jsonl", out / "report.json", *_draw(found, png, out / "search.png", search_png)]
+    written = [
+        out / "samples.jsonl",
+        out / "report.json",
+        *_draw(found, png, out / "search.png", search_png),
+    ]
     print_json(found) if as_json else print_search(found)
     typer.echo(f"wrote {', '.join(map(str, written))}", err=True)
 
 
-def _draw(summed: dict[str, Any], png: Path | None, usual: Path, draw: Callable[[dict[str, Any], Path], None]) -> list[Path]:
+def _draw(
+    summed: dict[str, Any],
+    png: Path | None,
+    usual: Path,
+    draw: Callable[[dict[str, Any], Path], None],
+) -> list[Path]:
     """Draw the curves; without matplotlib only where a picture was asked for."""
     if png is None and find_spec("matplotlib") is None:
         return []
@@ -130,11 +203,32 @@ def _print(summed: dict[str, Any]) -> None:
 
     standard = summed["reference"]["test"]
     title = "Settings chosen on dev, reported on test; * the fewest passes on dev"
-    table = Table("fewest passes at no measurable loss", "passes", "times fewer", "score %", "difference [95 %]", title=title)
-    table.add_row("standard decoding", f"{standard['nfe']:.2f}", "1.00", f"{standard['score']['value']:.1f}", "")
-    for curve in sorted((each for each in summed["curves"] if each["chosen"]), key=lambda each: each["chosen"]["test"]["nfe"]):
+    table = Table(
+        "fewest passes at no measurable loss",
+        "passes",
+        "times fewer",
+        "score %",
+        "difference [95 %]",
+        title=title,
+    )
+    table.add_row(
+        "standard decoding",
+        f"{standard['nfe']:.2f}",
+        "1.00",
+        f"{standard['score']['value']:.1f}",
+        "",
+    )
+    for curve in sorted(
+        (each for each in summed["curves"] if each["chosen"]),
+        key=lambda each: each["chosen"]["test"]["nfe"],
+    ):
         test = curve["chosen"]["test"]
-        numbers = (f"{test['nfe']:.2f}", f"{test['speedup']['value']:.2f}", f"{test['score']['value']:.1f}", signed(test["difference"]))
+        numbers = (
+            f"{test['nfe']:.2f}",
+            f"{test['speedup']['value']:.2f}",
+            f"{test['score']['value']:.1f}",
+            signed(test["difference"]),
+        )
         mark = " *" * (curve["name"] == summed["best"])
         table.add_row(curve["chosen"]["label"] + mark, *map(Text, numbers))
     console = Console()

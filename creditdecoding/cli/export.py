@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from creditdecoding.cli.app import app, write
-from creditdecoding.cli.checks import writable
+from creditdecoding.cli.validate import writable
 
 if TYPE_CHECKING:
     from creditdecoding.decoders.base import Decoder
@@ -17,22 +17,46 @@ if TYPE_CHECKING:
 
 @app.command()
 def export(
-    decoder: Annotated[str, typer.Option("--decoder", "-d", help="The decoder, as NAME, NAME:knob=value,... or a file.")] = "credit",
-    format: Annotated[str, typer.Option(help="sglang (YAML), json or text (NAME:knob=value,...).")] = "sglang",
-    block_size: Annotated[int | None, typer.Option(help="Also set the block length; by default the checkpoint's.", min=1, show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.", show_default=False)] = None,
+    decoder: Annotated[
+        str,
+        typer.Option(
+            "--decoder", "-d", help="The decoder, as NAME, NAME:knob=value,... or a file."
+        ),
+    ] = "credit",
+    format: Annotated[
+        str, typer.Option(help="sglang (YAML), json or text (NAME:knob=value,...).")
+    ] = "sglang",
+    block_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Also set the block length; by default the checkpoint's.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write to this file instead of printing.", show_default=False),
+    ] = None,
 ) -> None:
-    """Write a decoder with all its knobs to a file; `--decoder FILE` reads it, and so does SGLang (docs/sglang.md)."""
+    """Write a decoder with all its knobs to a file; `--decoder FILE` reads it, and so does SGLang
+    (docs/sglang.md).
+    """
     from creditdecoding.decoders import exported, load, settings
     from creditdecoding.errors import OptionError
-    from creditdecoding.integrations.dense import usable
+    from creditdecoding.integrations.blocks import usable
 
     writable(out)
     chosen, size = load(decoder)
     if format == "sglang":
         usable(chosen, settings(chosen)["name"])
     if format == "text" and (block_size or size) is not None:
-        raise OptionError("the format text has no place for a block length", given=block_size or size, allowed="sglang, json", hint="Choose another.")
+        raise OptionError(
+            "the format text has no place for a block length",
+            given=block_size or size,
+            allowed="sglang, json",
+            hint="Choose another.",
+        )
     text = exported(chosen, format, block_size or size, heading(chosen))
     if out is None:
         sys.stdout.write(text)
@@ -45,8 +69,8 @@ def heading(decoder: Decoder) -> str:
     """How a decoder's file is used, for its head; without SGLang where that cannot run the decoder."""
     from creditdecoding.decoders import settings
     from creditdecoding.errors import OptionError
-    from creditdecoding.integrations.dense import usable
-    from creditdecoding.integrations.sglang_plugin import algorithm_of
+    from creditdecoding.integrations.blocks import usable
+    from creditdecoding.integrations.sglang.plugin import algorithm_of
 
     name, here = settings(decoder)["name"], "credit ... --decoder FILE"
     try:

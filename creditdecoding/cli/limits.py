@@ -1,6 +1,5 @@
-"""How many items a command takes where its user did not say: the default, or all of a list that is shorter, with a line.
-
-Leaves to others: drawing them (tasks/base.py).
+"""How many items a command takes where its user did not say: the default, or all of a list that is
+shorter, with a line.
 """
 
 from __future__ import annotations
@@ -22,5 +21,8 @@ def limited(limit: int | None, default: int, families: Iterable[Family]) -> int:
         return limit
     for family in families:
         if family.listed is not None and len(family.listed) < default:
-            typer.echo(f"{family.name}: all of its {len(family.listed)} items (--limit is {default} by default)", err=True)
+            typer.echo(
+                f"{family.name}: all of its {len(family.listed)} items (--limit is {default} by default)",
+                err=True,
+            )
     return UpTo(default)

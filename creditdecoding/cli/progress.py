@@ -3,8 +3,8 @@
     with counting("samples", kept=True) as start:
         tick = start(done, total)
 
-`kept` says that the same command goes on where this one stopped. Where work is kept only now and then, `saved` says how much of it is.
-Leaves to others: bars and lines (view/progress.py), signals (stop.py).
+`kept` says that the same command goes on where this one stopped. Where work is kept only now and
+then, `saved` says how much of it is.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from creditdecoding.cli.stop import Stopped
+from creditdecoding.cli.signals import Stopped
 
 if TYPE_CHECKING:
     from creditdecoding.trace import Event
-    from creditdecoding.view.progress import Far
+    from creditdecoding.viewer.progress import Far
 
 Tick = Callable[[], None]
 Saved = Callable[[], int]
 
 
 @contextmanager
-def counting(text: str, kept: bool = False, saved: Saved | None = None) -> Iterator[Callable[[int, int], Tick]]:
-    """Progress of what is counted later: call it with how many are done and how many there are, it gives what counts one."""
-    from creditdecoding.view.progress import Far, display
+def counting(
+    text: str, kept: bool = False, saved: Saved | None = None
+) -> Iterator[Callable[[int, int], Tick]]:
+    """Progress of what is counted later: call it with how many are done and how many there are, it
+    gives what counts one.
+    """
+    from creditdecoding.viewer.progress import Far, display
 
     far = Far(text)
     shown = display(far, sys.stderr)
@@ -60,14 +64,18 @@ def _words(far: Far, saved: Saved | None) -> str:
 
 
 @contextmanager
-def progress(total: int, text: str, done: int = 0, kept: bool = False, saved: Saved | None = None) -> Iterator[Tick]:
+def progress(
+    total: int, text: str, done: int = 0, kept: bool = False, saved: Saved | None = None
+) -> Iterator[Tick]:
     """Progress that counts calls."""
     with counting(text, kept, saved) as start:
         yield start(done, total)
 
 
 @contextmanager
-def answering(total: int, text: str = "answers", done: int = 0, kept: bool = False) -> Iterator[Callable[[Event], None]]:
+def answering(
+    total: int, text: str = "answers", done: int = 0, kept: bool = False
+) -> Iterator[Callable[[Event], None]]:
     """Progress that is shown trace events and counts the rows that end."""
     from creditdecoding.trace import FinishEvent
 

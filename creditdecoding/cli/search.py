@@ -1,7 +1,4 @@
-"""The command search, and what `credit compare --search` does.
-
-Leaves to others: searching and comparing (verifier/), what commands share (app.py, checks.py).
-"""
+"""The command search, and what `credit compare --search` does."""
 
 from __future__ import annotations
 
@@ -13,18 +10,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, load_lm, print_json, read_prompt, write
-from creditdecoding.cli.checks import drawable, split_named, whole_numbers
+from creditdecoding.cli.app import (
+    Json,
+    Model,
+    Prompt,
+    PromptFile,
+    Raw,
+    app,
+    load_lm,
+    print_json,
+    read_prompt,
+    write,
+)
+from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import counting, progress
+from creditdecoding.cli.validate import drawable, split_named, whole_numbers
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.flags import with_options
-from creditdecoding.verifier.options import Comparison, SearchConfig
+from creditdecoding.pav.search.options import Comparison, SearchConfig
 
 if TYPE_CHECKING:
     from creditdecoding.lm import LM
-    from creditdecoding.verifier.model import Verifier
-    from creditdecoding.verifier.rounds import Candidate, Found
+    from creditdecoding.pav.search.driver import Candidate, Found
+    from creditdecoding.pav.verifier.model import Verifier
 
 
 @app.command()
@@ -33,36 +41,63 @@ def search(
     prompt: Prompt = None,
     model: Model = "pocket",
     verifier: Annotated[
-        Path | None, typer.Option(help="Folder of the verifier (credit pav train), or pocket, the embedded one.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder of the verifier (credit pav train), or pocket, the embedded one.",
+            show_default=False,
+        ),
     ] = None,
     file: PromptFile = None,
     raw: Raw = False,
-    delimiter: Annotated[str, typer.Option(help="What ends a step of the answer to a prompt: a text, \\\\n for a line's end, or '8 tokens'.")] = ".",
+    delimiter: Annotated[
+        str,
+        typer.Option(
+            help="What ends a step of the answer to a prompt: a text, \\\\n for a line's end, or '8 tokens'."
+        ),
+    ] = ".",
     tasks: Annotated[
-        str | None, typer.Option(help="Families instead of a prompt, comma-separated: how often is it right?", show_default=False)
+        str | None,
+        typer.Option(
+            help="Families instead of a prompt, comma-separated: how often is it right?",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(help="With --tasks: items a family.", min=2)] = 50,
     split: Annotated[str, typer.Option(help="With --tasks: test, dev or train.")] = "test",
-    memory: Annotated[float | None, typer.Option(help="GiB for the rows under way; by default 80% of what is free.", show_default=False)] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB for the rows under way; by default 80% of what is free.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
     *,
     search: SearchConfig,
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Search for an answer step by step under a verifier, or for tasks say how often that is right and what it costs.
+    """Search for an answer step by step under a verifier, or for tasks say how often that is right
+    and what it costs.
 
     Draws need a --temperature above 0. See docs/verifiers.md.
     """
-    from creditdecoding.verifier.sampler import Sampler
+    from creditdecoding.pav.sampler import Sampler
 
-    asked = None if tasks is not None and prompt is None and file is None else read_prompt(prompt, file)
+    asked = (
+        None if tasks is not None and prompt is None and file is None else read_prompt(prompt, file)
+    )
     if asked is not None and tasks is not None:
-        raise OptionError("a prompt and --tasks exclude each other", given=tasks, hint="Give one of the two.")
+        raise OptionError(
+            "a prompt and --tasks exclude each other", given=tasks, hint="Give one of the two."
+        )
     if tasks is None and (limit, split) != (50, "test"):
         raise OptionError("--limit and --split are of --tasks", hint="Leave them out.")
     if tasks is not None and (delimiter, raw) != (".", False):
-        raise OptionError("--delimiter and --raw are of a prompt", given=tasks, hint="Leave them out: a task says what ends its steps.")
+        raise OptionError(
+            "--delimiter and --raw are of a prompt",
+            given=tasks,
+            hint="Leave them out: a task says what ends its steps.",
+        )
     lm = load_lm(model, engine)
     judge = _verifier(verifier, lm, engine)
     sampler = Sampler(lm, generation, memory=memory, share=True)
@@ -76,16 +111,26 @@ def search(
 
 
 def compare_search(
-    comparison: Comparison, tasks: str, limit: int, out: Path, png: Path | None, model: str, generation: GenerationConfig, engine: EngineConfig
+    comparison: Comparison,
+    tasks: str,
+    limit: int,
+    out: Path,
+    png: Path | None,
+    model: str,
+    generation: GenerationConfig,
+    engine: EngineConfig,
 ) -> dict[str, Any]:
     """Run or go on with a comparison of searches, write its files, and give its report."""
+    from creditdecoding.pav.search.compare import Plan, run
+    from creditdecoding.pav.search.report import summarise
     from creditdecoding.tasks import families
-    from creditdecoding.verifier.compare import Plan, run
-    from creditdecoding.verifier.frontier import summarise
 
     drawable(png)
     if not comparison.verifier:
-        raise OptionError("a comparison of searches needs a verifier", hint="Train one with: credit pav train; name it with --verifier.")
+        raise OptionError(
+            "a comparison of searches needs a verifier",
+            hint="Train one with: credit pav train; name it with --verifier.",
+        )
     engine = dataclasses.replace(engine, threads=engine.threads or 1)
     plan = Plan(
         tuple(families(tasks)),
@@ -101,7 +146,10 @@ def compare_search(
         whole_numbers("step-n", comparison.step_n) or (),
     )
     lm = load_lm(model, engine)
-    judge, outcome = (_verifier(Path(folder) if folder else None, lm, engine) for folder in (comparison.verifier, comparison.outcome))
+    judge, outcome = (
+        _verifier(Path(folder) if folder else None, lm, engine)
+        for folder in (comparison.verifier, comparison.outcome)
+    )
     assert judge is not None
     with counting("problems", kept=True) as start:
         records = run(plan, out, lm, judge, outcome, start)
@@ -111,19 +159,23 @@ def compare_search(
 
 
 def _verifier(folder: Path | None, lm: LM, engine: EngineConfig) -> Verifier | None:
-    from creditdecoding.verifier.model import Verifier
+    from creditdecoding.pav.verifier.model import Verifier
 
     return None if folder is None else Verifier.load(folder, lm, compile=engine.compile)
 
 
-def _one(lm: LM, sampler: Any, judge: Any, config: SearchConfig, prompt: str, raw: bool, delimiter: str) -> Found:
-    from creditdecoding.verifier.baselines import voter
-    from creditdecoding.verifier.rounds import Problem
-    from creditdecoding.verifier.search import search as find
-    from creditdecoding.verifier.steps import spelled
+def _one(
+    lm: LM, sampler: Any, judge: Any, config: SearchConfig, prompt: str, raw: bool, delimiter: str
+) -> Found:
+    from creditdecoding.pav.search.best_of_n import voter
+    from creditdecoding.pav.search.driver import Problem
+    from creditdecoding.pav.search.methods import search as find
+    from creditdecoding.pav.steps import spelled
 
     mark, generation = spelled(delimiter), sampler.generation
-    problem = Problem(tuple(lm.encode(prompt, raw)), mark, generation.seed, voter(None, lm, generation))
+    problem = Problem(
+        tuple(lm.encode(prompt, raw)), mark, generation.seed, voter(None, lm, generation)
+    )
     ((_, found),) = find(config, [problem], sampler, judge)
     return found
 
@@ -134,9 +186,19 @@ def _record(found: Found, sampler: Any) -> dict[str, Any]:
     lm = sampler.lm
 
     def told(each: Candidate) -> dict[str, Any]:
-        step = lm.words.decode(each.state.written[each.state.prefix(each.state.depth - 1).ends[-1] if each.state.depth > 1 else 0 :])
+        step = lm.words.decode(
+            each.state.written[
+                each.state.prefix(each.state.depth - 1).ends[-1] if each.state.depth > 1 else 0 :
+            ]
+        )
         numbers = {"q": each.q, "advantage": each.advantage, "score": each.score}
-        return {"step": step, "text": lm.words.decode(each.state.written), "done": each.state.done, "kept": each.kept, **numbers}
+        return {
+            "step": step,
+            "text": lm.words.decode(each.state.written),
+            "done": each.state.done,
+            "kept": each.kept,
+            **numbers,
+        }
 
     answer, spent = found.choice.answer, found.spent
     return {
@@ -152,12 +214,14 @@ def _record(found: Found, sampler: Any) -> dict[str, Any]:
     }
 
 
-def _accuracy(lm: LM, sampler: Any, judge: Any, config: SearchConfig, tasks: str, limit: int, split: str) -> dict[str, Any]:
+def _accuracy(
+    lm: LM, sampler: Any, judge: Any, config: SearchConfig, tasks: str, limit: int, split: str
+) -> dict[str, Any]:
     """How often a search is right, and its mean costs."""
+    from creditdecoding.pav.search.compare import chosen, judged, line_of, posed
+    from creditdecoding.pav.search.methods import search as find
+    from creditdecoding.pav.search.report import accuracy
     from creditdecoding.tasks import families
-    from creditdecoding.verifier.compare import chosen, judged, line_of, posed
-    from creditdecoding.verifier.frontier import accuracy
-    from creditdecoding.verifier.search import search as find
 
     found = {family.name: family for family in families(tasks)}
     items = chosen([*found.values()], split_named(split), limit)
@@ -166,7 +230,13 @@ def _accuracy(lm: LM, sampler: Any, judge: Any, config: SearchConfig, tasks: str
     with progress(len(problems), "problems") as tick:
         for at, one in find(config, [*problems.values()], sampler, judge):
             place = places[at]
-            lines.append({"family": place[0], "item": place[1], **line_of(one, judged(found[place[0]], items[place]), sampler)})
+            lines.append(
+                {
+                    "family": place[0],
+                    "item": place[1],
+                    **line_of(one, judged(found[place[0]], items[place]), sampler),
+                }
+            )
             tick()
     return {"method": dataclasses.asdict(config), **accuracy(lines, [*found])}
 
@@ -177,7 +247,12 @@ _COSTS = ("right %", "[95 %]", "sequences", "verifier", "tokens", "seconds")
 def _costs(each: Mapping[str, Any]) -> tuple[str, ...]:
     """The cells under `_COSTS`."""
     score = each["score"]
-    costs = (f"{each['sequences']:.1f}", f"{each['verifier_sequences']:.1f}", f"{each['tokens']:.0f}", f"{each['seconds']:.3f}")
+    costs = (
+        f"{each['sequences']:.1f}",
+        f"{each['verifier_sequences']:.1f}",
+        f"{each['tokens']:.0f}",
+        f"{each['seconds']:.3f}",
+    )
     return (f"{score['value']:.1f}", f"{score['low']:.1f} to {score['high']:.1f}", *costs)
 
 
@@ -187,7 +262,12 @@ def _table(*columns: str) -> Any:
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, justify="left" if column in ("task", "method", "against", "kept", "last step") else "right")
+        table.add_column(
+            column,
+            justify="left"
+            if column in ("task", "method", "against", "kept", "last step")
+            else "right",
+        )
     return table
 
 
@@ -204,7 +284,12 @@ def _print_accuracy(found: Mapping[str, Any]) -> None:
     table = _table("task", "problems", *_COSTS)
     for name, each in (*found["families"].items(), ("all", found)):
         table.add_row(name, str(each["problems"]), *_costs(each))
-    _show([table], ["Sequences: sequence-forwards a problem, of which the verifier ran those in the next column."])
+    _show(
+        [table],
+        [
+            "Sequences: sequence-forwards a problem, of which the verifier ran those in the next column."
+        ],
+    )
 
 
 def _print_one(shown: Mapping[str, Any]) -> None:
@@ -218,7 +303,14 @@ def _print_one(shown: Mapping[str, Any]) -> None:
         for each in looked:
             mark = ("*" if each["kept"] else "") + (" end" if each["done"] else "")
             score = number(each["score"] if each["advantage"] is not None else None, ".3f")
-            table.add_row(str(place), mark, Text(each["step"].strip()), number(each["q"], ".3f"), number(each["advantage"], "+.3f"), score)
+            table.add_row(
+                str(place),
+                mark,
+                Text(each["step"].strip()),
+                number(each["q"], ".3f"),
+                number(each["advantage"], "+.3f"),
+                score,
+            )
         table.add_section()
     _show([table], [])
     typer.echo(shown["text"])
@@ -240,12 +332,27 @@ def print_search(report: Mapping[str, Any]) -> None:
         table.add_section()
     over = _table("method", "n", "against", "points [95 %]", "times [95 %]")
     for pair in report["against"]:
-        for each in pair["points"] if pair["measure"] == "sequences" and pair["baseline"].startswith("best_of_n") else ():
-            times = [f"{number:.2f}" if number is not None else "never" for number in each["ratio"].values()]
+        for each in (
+            pair["points"]
+            if pair["measure"] == "sequences" and pair["baseline"].startswith("best_of_n")
+            else ()
+        ):
+            times = [
+                f"{number:.2f}" if number is not None else "never"
+                for number in each["ratio"].values()
+            ]
             gain = signed(each["difference"]) + ("" if each["inside"] else " *")
-            over.add_row(pair["method"], str(each["n"]), pair["baseline"], Text(gain), Text(f"{times[0]} [{times[1]}, {times[2]}]"))
+            over.add_row(
+                pair["method"],
+                str(each["n"]),
+                pair["baseline"],
+                Text(gain),
+                Text(f"{times[0]} [{times[1]}, {times[2]}]"),
+            )
         over.add_section()
-    alone = ", ".join(f"{name} {share:.0f} %" for name, share in report["families"].items() if share is not None)
+    alone = ", ".join(
+        f"{name} {share:.0f} %" for name, share in report["families"].items() if share is not None
+    )
     notes = [
         "Sequences: sequence-forwards a problem, of which the verifier ran those in the next column. Points: more right than the other at equal "
         "sequence-forwards (* beyond its budgets, where its end counts). Times: as many as the other takes to be right as often.",

@@ -8,9 +8,9 @@ from typing import Any
 import typer
 
 from creditdecoding.cli.app import Model, app, load_lm
-from creditdecoding.cli.stop import as_usual
+from creditdecoding.cli.flags import with_options
+from creditdecoding.cli.signals import as_usual
 from creditdecoding.config import EngineConfig, ServeConfig
-from creditdecoding.flags import with_options
 from creditdecoding.server.defaults import Defaults, given
 from creditdecoding.server.options import HttpConfig
 
@@ -33,12 +33,16 @@ def serve(
 ) -> None:
     """Serve a model to OpenAI clients, with a live page at /.
 
-    Default options are for requests that do not say otherwise; what is not set here, the checkpoint or `credit generate` says.
-    SIGTERM and Ctrl+C end it: requests under way may finish, and the exit code is 0. A second signal ends it at once with 128 + its number.
+    Default options are for requests that do not say otherwise; what is not set here, the checkpoint
+    or `credit generate` says.
+    SIGTERM and Ctrl+C end it: requests under way may finish, and the exit code is 0. A second
+    signal ends it at once with 128 + its number.
     """
-    from creditdecoding.server import door, hosts, key
-    from creditdecoding.server.asking import set_defaults, settled
-    from creditdecoding.server.run import serve as run
+    from creditdecoding.server import api_key as key
+    from creditdecoding.server import hosts
+    from creditdecoding.server import listener as door
+    from creditdecoding.server.parse import set_defaults, settled
+    from creditdecoding.server.serve import serve as run
 
     defaults = settled(given(default))
     http = key.with_key(http, _warn)

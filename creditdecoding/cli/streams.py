@@ -1,9 +1,9 @@
-"""The three standard streams, made safe before a command runs: closed ones, and characters that they cannot hold.
+"""The three standard streams, made safe before a command runs: closed ones, and characters that
+they cannot hold.
 
-Standard output that is closed is refused. What standard output cannot encode is written as a question mark; bytes of standard input that
+Standard output that is closed is refused. What standard output cannot encode is written as a
+question mark; bytes of standard input that
 are no text come through as half characters, which a prompt refuses by name.
-
-Leaves to others: a disk that is full and a reader that has gone (app.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from creditdecoding.errors import OptionError
 
 
 def ready() -> None:
-    """Make the streams of this process safe to use. Raises `OptionError` where standard output is closed."""
+    """Make the streams of this process safe to use. Raises `OptionError` where standard output is
+    closed.
+    """
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process
     if sys.stderr is None:
@@ -34,6 +36,8 @@ def ready() -> None:
 
 
 def holds_all_text(stream: TextIO) -> bool:
-    """Whether every character can be written to this stream; one without an encoding holds text as it is."""
+    """Whether every character can be written to this stream; one without an encoding holds text as
+    it is.
+    """
     encoding = stream.encoding
     return encoding is None or codecs.lookup(encoding).name.startswith("utf")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditdecoding.cli.app import app, write
-from creditdecoding.cli.checks import drawable, made
+from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import answering, progress
-from creditdecoding.config import EngineConfig, GenerationConfig, TrainConfig
-from creditdecoding.flags import with_options
+from creditdecoding.cli.validate import drawable, made
+from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.train.options import TrainConfig
 
 if TYPE_CHECKING:
     from creditdecoding.tasks.base import Family
@@ -25,20 +26,35 @@ REPORTED = ("fixed", "threshold", "credit")
 @app.command()
 @with_options(training=TrainConfig)
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on where it stopped.")] = Path("runs/pocket"),
-    tasks: Annotated[str, typer.Option(help="Families to train on: pocket, or some of it.")] = "pocket",
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run; a run found there goes on where it stopped.")
+    ] = Path("runs/pocket"),
+    tasks: Annotated[
+        str, typer.Option(help="Families to train on: pocket, or some of it.")
+    ] = "pocket",
     start_from: Annotated[
-        str | None, typer.Option(help="Begin a new run with the weights and tokenizer of this checkpoint.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Begin a new run with the weights and tokenizer of this checkpoint.",
+            show_default=False,
+        ),
     ] = None,
-    eval_limit: Annotated[int, typer.Option(help="Dev items a family in evaluations while training; 0 for none.", min=0)] = 16,
-    report_limit: Annotated[int, typer.Option(help="Test items a family in the final report.", min=1)] = 200,
+    eval_limit: Annotated[
+        int,
+        typer.Option(help="Dev items a family in evaluations while training; 0 for none.", min=0),
+    ] = 16,
+    report_limit: Annotated[
+        int, typer.Option(help="Test items a family in the final report.", min=1)
+    ] = 200,
     *,
     training: TrainConfig,
 ) -> None:
-    """Train a masked-diffusion model on the task families; resumable, ends with report.json and loss.png beside the weights."""
-    from creditdecoding.eval.journal import locked
-    from creditdecoding.eval.runner import evaluate as score
+    """Train a masked-diffusion model on the task families; resumable, ends with report.json and
+    loss.png beside the weights.
+    """
+    from creditdecoding.eval.evaluate import evaluate as score
     from creditdecoding.lm import load
+    from creditdecoding.run_dir import locked
     from creditdecoding.tasks import families
     from creditdecoding.train.loop import help_run
     from creditdecoding.train.parallel import helpers
@@ -49,7 +65,9 @@ def train(
 
     def evaluate(folder: Path) -> dict[str, Any]:
         lm = load(str(folder), threads=training.threads, batch_size=32)
-        return score(lm, chosen, GenerationConfig(decoder="threshold:threshold=0.95"), eval_limit, "dev").to_json()
+        return score(
+            lm, chosen, GenerationConfig(decoder="threshold:threshold=0.95"), eval_limit, "dev"
+        ).to_json()
 
     with locked(out / ".lock", "Wait for it, or choose another --out."):
         run = _begun(training, chosen, out, start_from)
@@ -60,7 +78,10 @@ def train(
             for record in run.run(evaluate if eval_limit else None):
                 tick()
                 if "eval" in record:
-                    typer.echo(f"step {record['step']}: dev score {record['eval']['score']}, NFE {record['eval']['nfe']}", err=True)
+                    typer.echo(
+                        f"step {record['step']}: dev score {record['eval']['score']}, NFE {record['eval']['nfe']}",
+                        err=True,
+                    )
         _report(run, chosen, report_limit)
     typer.echo(f"wrote {out / 'report.json'} and {out / 'loss.png'}", err=True)
 
@@ -77,25 +98,34 @@ def _begun(training: TrainConfig, families: list[Family], out: Path, start_from:
 
 
 def _report(run: Run, families: list[Family], limit: int) -> None:
-    """Score the trained model on test items; write report.json and loss.png. Answers are kept until both are written."""
-    from creditdecoding.eval.kept import keeping, manifest
-    from creditdecoding.eval.runner import evaluate
+    """Score the trained model on test items; write report.json and loss.png. Answers are kept until
+    both are written.
+    """
+    from creditdecoding.eval.evaluate import evaluate
+    from creditdecoding.eval.saved_answers import keeping, manifest
     from creditdecoding.lm import load
+    from creditdecoding.plots.trace import loss_curve
     from creditdecoding.tasks.base import distinct_items
-    from creditdecoding.view.plot import loss_curve
 
     out = run.folder
     engine = EngineConfig(threads=run.config.threads, batch_size=32)
     items = [item for family in families for item in distinct_items(family, "test", 0, limit)]
     lm = load(str(out), engine)
     total = len(REPORTED) * len(items)
-    with keeping(out / "report.json", manifest("train", str(out), engine, families, items, REPORTED)) as kept:
+    with keeping(
+        out / "report.json", manifest("train", str(out), engine, families, items, REPORTED)
+    ) as kept:
         assert kept is not None
         with answering(total, "answers for the report", kept.count, True) as on_event:
             found = {}
             for spec in REPORTED:
                 config = GenerationConfig(decoder=spec)
-                scored = evaluate(lm, families, config, limit, on_event=on_event, kept=kept.cell(spec))
+                scored = evaluate(
+                    lm, families, config, limit, on_event=on_event, kept=kept.cell(spec)
+                )
                 found[spec] = scored.to_json()
-            write(out / "report.json", json.dumps({"training": run.report(), "test": found}, indent=1) + "\n")
+            write(
+                out / "report.json",
+                json.dumps({"training": run.report(), "test": found}, indent=1) + "\n",
+            )
             loss_curve(run.records(), out / "loss.png")

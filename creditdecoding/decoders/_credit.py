@@ -1,7 +1,10 @@
-"""Sparse, exact trace credit: what `credit`, `credit_adaptive` and the controls `credit_blind` and `credit_first` share.
+"""Sparse, exact trace credit: what `credit`, `credit_adaptive` and the controls `credit_blind` and
+`credit_first` share.
 
-Only ids that were top-1 at some step of the block hold credit, so each position keeps a few (id, credit) slots. A slot is
-never evicted; when a position meets a new id and has none free, every position gets more. Slot ids are stored plus one,
+Only ids that were top-1 at some step of the block hold credit, so each position keeps a few (id,
+credit) slots. A slot is
+never evicted; when a position meets a new id and has none free, every position gets more. Slot ids
+are stored plus one,
 so that zero means empty. All in float32.
 """
 
@@ -30,7 +33,9 @@ def accumulate(
     decay: Float[Tensor, "#rows"],
     masked: Bool[Tensor, "rows length"],
 ) -> State:
-    """Eq. 6: credit decays everywhere, then the current top-1 id of each masked position gains its increment."""
+    """Eq. 6: credit decays everywhere, then the current top-1 id of each masked position gains its
+    increment.
+    """
     slots, credit = state["slot_ids"], state["credit"]
     wanted = (ids + 1)[..., None]
     missing = masked & ~(slots == wanted).any(-1)
@@ -43,7 +48,9 @@ def accumulate(
 
 
 def _short(slots: Int[Tensor, "rows length k"], missing: Bool[Tensor, "rows length"]) -> bool:
-    """Whether a position has no slot for its new id. To ask another device would make the host wait, so there it is taken for granted."""
+    """Whether a position has no slot for its new id. To ask another device would make the host
+    wait, so there it is taken for granted.
+    """
     return slots.device.type != "cpu" or bool((missing & (slots != 0).all(-1)).any())
 
 
@@ -61,10 +68,18 @@ def credit_step(
     return fuse(prediction, block, state, threshold, alpha), state
 
 
-def fuse(prediction: Prediction, block: Block, state: State, threshold: float, alpha: Float[Tensor, "#rows"]) -> Decision:
-    """Add alpha log(1 + credit) to the logits of the slots' ids (Eq. 7), commit what passes the threshold.
+def fuse(
+    prediction: Prediction,
+    block: Block,
+    state: State,
+    threshold: float,
+    alpha: Float[Tensor, "#rows"],
+) -> Decision:
+    """Add alpha log(1 + credit) to the logits of the slots' ids (Eq. 7), commit what passes the
+    threshold.
 
-    The normaliser of the fused confidence is exact: lse' = lse + log(1 + sum_k p_k ((1 + C_k)^alpha - 1)).
+    The normaliser of the fused confidence is exact: lse' = lse + log(1 + sum_k p_k ((1 + C_k)^alpha
+    - 1)).
     """
     held = state["slot_ids"] != 0
     ids = (state["slot_ids"] - 1).clamp(min=0)

@@ -1,11 +1,13 @@
-"""A decoder as a file: reading and writing the mapping of its name, its knobs and, for engines that must be told, a block size.
+"""A decoder as a file: reading and writing the mapping of its name, its knobs and, for engines that
+must be told, a block size.
 
     name: credit
     threshold: 0.95
     block_size: 32
 
-The knobs lie beside the name, which is how SGLang's `--dllm-algorithm-config` wants them. JSON is read too. The only file that imports
-yaml. Leaves to others: which names and knobs there are (decoders/__init__.py).
+The knobs lie beside the name, which is how SGLang's `--dllm-algorithm-config` wants them. JSON is
+read too. The only file that imports
+yaml.
 """
 
 from __future__ import annotations
@@ -29,28 +31,43 @@ def is_file(name: str) -> bool:
 
 
 def read(path: str) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file. Raises `OptionError` for one that cannot be read or holds something else."""
+    """The mapping in a YAML or JSON file. Raises `OptionError` for one that cannot be read or holds
+    something else.
+    """
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"the decoder file cannot be read ({error})", given=path, hint="Check the path; it must be UTF-8 text.") from error
+        raise OptionError(
+            f"the decoder file cannot be read ({error})",
+            given=path,
+            hint="Check the path; it must be UTF-8 text.",
+        ) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
-        raise OptionError(f"the decoder file is not YAML{where}", given=path, hint="Write it with: credit export") from error
+        raise OptionError(
+            f"the decoder file is not YAML{where}", given=path, hint="Write it with: credit export"
+        ) from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise OptionError(
-            "the decoder file holds no mapping", given=path, allowed="name: NAME, then knob: value", hint="Write it with: credit export"
+            "the decoder file holds no mapping",
+            given=path,
+            allowed="name: NAME, then knob: value",
+            hint="Write it with: credit export",
         )
     return found
 
 
 def text(values: Mapping[str, Any], format: str, heading: str = "") -> str:
-    """A decoder's mapping as YAML under a comment, as JSON, or as `name:knob=value,...`. Raises `OptionError` for another format."""
+    """A decoder's mapping as YAML under a comment, as JSON, or as `name:knob=value,...`. Raises
+    `OptionError` for another format.
+    """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     if format == "sglang":
-        return "".join(f"# {line}\n" for line in heading.splitlines()) + str(yaml.safe_dump(dict(values), sort_keys=False))
+        return "".join(f"# {line}\n" for line in heading.splitlines()) + str(
+            yaml.safe_dump(dict(values), sort_keys=False)
+        )
     if format == "json":
         return json.dumps(dict(values), indent=1) + "\n"
     knobs = ",".join(f"{key}={value}" for key, value in values.items() if key != "name")

@@ -1,4 +1,6 @@
-"""Committing a prefix of the ranked positions: what `factor`, `frechet`, `entropy`, `margin` and `prophet` share."""
+"""Committing a prefix of the ranked positions: what `factor`, `frechet`, `entropy`, `margin` and
+`prophet` share.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def best_first(score: Float[Tensor, "rows length"], editable: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
-    """Columns of each row by falling score, the first of equals first, those that may not be written last."""
+def best_first(
+    score: Float[Tensor, "rows length"], editable: Bool[Tensor, "rows length"]
+) -> Int[Tensor, "rows length"]:
+    """Columns of each row by falling score, the first of equals first, those that may not be
+    written last.
+    """
     floor = torch.finfo(score.dtype).min
-    return torch.where(editable, score.clamp(min=floor), float("-inf")).argsort(dim=-1, descending=True, stable=True)
+    return torch.where(editable, score.clamp(min=floor), float("-inf")).argsort(
+        dim=-1, descending=True, stable=True
+    )
 
 
 def commit_in_order(
-    passed: Bool[Tensor, "#rows length"], order: Int[Tensor, "rows length"], editable: Bool[Tensor, "rows length"]
+    passed: Bool[Tensor, "#rows length"],
+    order: Int[Tensor, "rows length"],
+    editable: Bool[Tensor, "rows length"],
 ) -> Bool[Tensor, "rows length"]:
     """What to commit, by column, from `passed` by rank; the first of the order always is."""
     first = torch.arange(order.shape[1], device=order.device) == 0
-    return torch.zeros_like(editable).scatter(1, order, (passed | first).expand(order.shape)) & editable
+    return (
+        torch.zeros_like(editable).scatter(1, order, (passed | first).expand(order.shape))
+        & editable
+    )

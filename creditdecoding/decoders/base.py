@@ -1,6 +1,5 @@
-"""The contract between model and decoders: Prediction in, Decision out. A decoder sees nothing else.
-
-Leaves to others: positions in the text, caches, stopping, banning the mask token (generate.py); the rules (one file each).
+"""The contract between model and decoders: Prediction in, Decision out. A decoder sees nothing
+else.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from creditdecoding.kernels.noise import gumbel_noise, uniform_noise
-from creditdecoding.kernels.vocab import log_sum, row_chunks, vocab_mass, widest
+from creditdecoding.ops.noise import gumbel_noise, uniform_noise
+from creditdecoding.ops.vocab_stats import log_sum, row_chunks, vocab_mass, widest
 
 State = dict[str, Tensor]
 """A decoder's memory: tensors whose first axis is the row. A step returns a new one."""
@@ -23,7 +22,9 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, and the keys [rows], [rows, length] of the noise. At temperature 0 the likeliest is taken."""
+    """How tokens are drawn, and the keys [rows], [rows, length] of the noise. At temperature 0 the
+    likeliest is taken.
+    """
 
     seed: Int[Tensor, " rows"]
     position: Int[Tensor, "rows length"]
@@ -35,13 +36,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a decoder sees of the model at the masked positions of a block (`masked`; for a rule that edits, all editable ones).
+    """What a decoder sees of the model at the masked positions of a block (`masked`; for a rule
+    that edits, all editable ones).
 
-    `ids` top-1 id, `logit` its logit, `lse` log-sum-exp over the vocabulary, all [rows, length]; where nothing is masked they
-    are 0, 0, inf, so every probability there is 0. More is read on demand from `flat` [n, vocab], of which `place`
-    [rows, length] names the row. `hushed` ids can be written but have confidence 0 (`kept` [n, hushed] are their logits).
-    `unseen`: see `leave_one_out`. `mass`: the best logit of an id that is not hushed, and the sum of
-    exp(logit - that) over all other such ids. Where it is not given it is made of `logit` and `lse`, with their few digits.
+    `ids` top-1 id, `logit` its logit, `lse` log-sum-exp over the vocabulary, all [rows, length];
+    where nothing is masked they
+    are 0, 0, inf, so every probability there is 0. More is read on demand from `flat` [n, vocab],
+    of which `place`
+    [rows, length] names the row. `hushed` ids can be written but have confidence 0 (`kept` [n,
+    hushed] are their logits).
+    `unseen`: see `leave_one_out`. `mass`: the best logit of an id that is not hushed, and the sum
+    of
+    exp(logit - that) over all other such ids. Where it is not given it is made of `logit` and
+    `lse`, with their few digits.
     """
 
     ids: Int[Tensor, "rows length"]
@@ -58,8 +65,11 @@ class Prediction:
 
     @property
     def leave_one_out(self) -> Float[Tensor, "rows length"]:
-        """For rules with shadows: the probability of each token the rule has written in the block, read at its shadow, a mask at the
-        same position that does not see that token; 1 elsewhere. Raw distribution: hushed ids and temperature do not change it."""
+        """For rules with shadows: the probability of each token the rule has written in the block,
+        read at its shadow, a mask at the
+        same position that does not see that token; 1 elsewhere. Raw distribution: hushed ids and
+        temperature do not change it.
+        """
         return torch.ones_like(self.logit) if self.unseen is None else self.unseen
 
     @property
@@ -73,7 +83,8 @@ class Prediction:
         ids: Int[Tensor, "rows length k"] | None = None,
         boost: Float[Tensor, "rows length k"] | None = None,
     ) -> Float[Tensor, "rows length"]:
-        """What the rules compare: the probability of `tokens`, after `boost` was added to the logits of `ids`.
+        """What the rules compare: the probability of `tokens`, after `boost` was added to the
+        logits of `ids`.
 
         In float64, and exact to its last digits near 1, so that near-certain tokens are ordered as
         by a softmax in float64. 0 for hushed ids and where nothing is masked.
@@ -93,7 +104,9 @@ class Prediction:
         return (-torch.expm1(own - rest.log1p())).masked_fill(~self.masked, 1.0).nan_to_num(nan=1.0)
 
     def _above(self, ids: Tensor, peak: Tensor) -> Tensor:
-        """Logits of ids, in float64, counted from the best one: exact, where a difference from log-sum-exp is not."""
+        """Logits of ids, in float64, counted from the best one: exact, where a difference from
+        log-sum-exp is not.
+        """
         return self.logits_of(ids).to(peak.dtype) - peak[..., None]
 
     def _mass(self) -> tuple[Tensor, Tensor]:
@@ -113,13 +126,19 @@ class Prediction:
         return values.masked_fill(~self.masked[..., None], 0.0)
 
     def log_probs(self) -> Float[Tensor, "rows length vocab"]:
-        """All log-probabilities: dense and dear. A decoder that calls this says so in its docstring."""
+        """All log-probabilities: dense and dear. A decoder that calls this says so in its
+        docstring.
+        """
         peak, rest = self._mass()
         below = self.flat[self.place].float() - peak.float()[..., None]
-        return (below - rest.log1p().float()[..., None]).masked_fill(~self.masked[..., None], float("-inf"))
+        return (below - rest.log1p().float()[..., None]).masked_fill(
+            ~self.masked[..., None], float("-inf")
+        )
 
     def entropy(self) -> Float[Tensor, "rows length"]:
-        """Entropy in nats, 0 where nothing is masked. All its terms are positive: small ones keep their digits."""
+        """Entropy in nats, 0 where nothing is masked. All its terms are positive: small ones keep
+        their digits.
+        """
         peak, rest = self._mass()
         gap = torch.zeros(len(self.flat), device=self.flat.device)
         shown = peak.float().masked_fill(~self.masked, 0.0)
@@ -149,24 +168,35 @@ class Prediction:
         choice[..., list(self.hushed)] = kept.float()
         ids = choice.argmax(-1).masked_fill(~self.masked, 0)
         logit = logits.gather(-1, ids[..., None])[..., 0].masked_fill(~self.masked, 0.0)
-        return replace(made, ids=ids, logit=logit, hushed=self.hushed, kept=kept.reshape(-1, len(self.hushed)))
+        return replace(
+            made, ids=ids, logit=logit, hushed=self.hushed, kept=kept.reshape(-1, len(self.hushed))
+        )
 
     def uniform(self) -> Float[Tensor, "rows length"]:
         """Noise in (0, 1) that depends on each row's seed, position and step alone."""
         s = self.sampling
-        return uniform_noise(s.seed[:, None], s.position, s.step[:, None], torch.full_like(s.position, -1)).float()
+        return uniform_noise(
+            s.seed[:, None], s.position, s.step[:, None], torch.full_like(s.position, -1)
+        ).float()
 
     def pick(
-        self, ids: Int[Tensor, "rows length k"] | None = None, boost: Float[Tensor, "rows length k"] | None = None
+        self,
+        ids: Int[Tensor, "rows length k"] | None = None,
+        boost: Float[Tensor, "rows length k"] | None = None,
     ) -> tuple[Int[Tensor, "rows length"], Float[Tensor, "rows length"]]:
-        """The token to write and its logit, after adding `boost` >= 0 to the logits of `ids` (entries with boost 0 are ignored).
+        """The token to write and its logit, after adding `boost` >= 0 to the logits of `ids`
+        (entries with boost 0 are ignored).
 
-        Greedy: the likeliest, the lowest id of equals. Sampling: drawn from the boosted distribution by Gumbel noise, after
-        temperature, top_k and top_p. Its confidence is `confidence(token, ids, boost)`; the logit of a hushed id is -inf.
+        Greedy: the likeliest, the lowest id of equals. Sampling: drawn from the boosted
+        distribution by Gumbel noise, after
+        temperature, top_k and top_p. Its confidence is `confidence(token, ids, boost)`; the logit
+        of a hushed id is -inf.
         """
         if ids is None or boost is None:
             ids, boost = self.ids[..., None], torch.zeros_like(self.logit)[..., None]
-        token = self._greedy(ids, boost) if self.sampling.temperature == 0 else self._drawn(ids, boost)
+        token = (
+            self._greedy(ids, boost) if self.sampling.temperature == 0 else self._drawn(ids, boost)
+        )
         added = (boost * (ids == token[..., None])).sum(-1)
         return token, self.logits_of(token[..., None])[..., 0] + added
 
@@ -175,7 +205,9 @@ class Prediction:
         values = self.logits_of(ids)
         for column, banned in enumerate(self.hushed):
             if self.kept is not None:
-                values = torch.where(ids == banned, self.kept[self.place][..., column, None].float(), values)
+                values = torch.where(
+                    ids == banned, self.kept[self.place][..., column, None].float(), values
+                )
         return values
 
     def _greedy(self, ids: Tensor, boost: Tensor) -> Tensor:
@@ -198,7 +230,9 @@ class Prediction:
             if self.kept is not None and self.hushed:
                 flat[:, list(self.hushed)] = self.kept[self.place[at]].double()
             flat.scatter_add_(1, ids[at], boost[at].double())
-            flat -= flat.amax(-1, keepdim=True)  # so that no temperature, however small, makes an infinity of the best
+            flat -= flat.amax(
+                -1, keepdim=True
+            )  # so that no temperature, however small, makes an infinity of the best
             flat = _restrict(flat / s.temperature, s.top_k, s.top_p)
             keys = (s.seed[at[0], None], s.position[at][:, None], s.step[at[0], None], vocab)
             token[at] = (flat + gumbel_noise(*keys)).argmax(-1)
@@ -206,7 +240,9 @@ class Prediction:
 
 
 def _restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """-inf outside the k likeliest and outside the smallest set that holds probability p (ties by lower id)."""
+    """-inf outside the k likeliest and outside the smallest set that holds probability p (ties by
+    lower id).
+    """
     if top_k is None and top_p is None:
         return logits
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
@@ -216,11 +252,19 @@ def _restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
     if top_p is not None:
         chance = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
         keep &= chance.cumsum(-1) - chance < top_p
-    return torch.full_like(logits, float("-inf")).scatter(1, order, ordered.masked_fill(~keep, float("-inf")))
+    return torch.full_like(logits, float("-inf")).scatter(
+        1, order, ordered.masked_fill(~keep, float("-inf"))
+    )
 
 
-def from_logits(logits: Float[Tensor, "rows length vocab"], masked: Bool[Tensor, "rows length"], sampling: Sampling | None = None) -> Prediction:
-    """A Prediction over dense logits: for tests, adapters of other engines, and rules that change every logit."""
+def from_logits(
+    logits: Float[Tensor, "rows length vocab"],
+    masked: Bool[Tensor, "rows length"],
+    sampling: Sampling | None = None,
+) -> Prediction:
+    """A Prediction over dense logits: for tests, adapters of other engines, and rules that change
+    every logit.
+    """
     rows, length, vocab = logits.shape
     flat = logits.reshape(-1, vocab)
     ids, top, rest = (x.view(rows, length) for x in vocab_mass(flat))
@@ -235,8 +279,11 @@ def from_logits(logits: Float[Tensor, "rows length vocab"], masked: Bool[Tensor,
 
 @dataclass(frozen=True)
 class Block:
-    """The block being decoded. `masked`: still to write; `editable`: may be written now (for most rules the same); `size`: masks it
-    began with; `step`: from 0; `behind`, for rules that look ahead: the positions of the next block, None where there are none."""
+    """The block being decoded. `masked`: still to write; `editable`: may be written now (for most
+    rules the same); `size`: masks it
+    began with; `step`: from 0; `behind`, for rules that look ahead: the positions of the next
+    block, None where there are none.
+    """
 
     tokens: Int[Tensor, "rows length"]
     masked: Bool[Tensor, "rows length"]
@@ -253,9 +300,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Decision:
-    """`tokens` to write where `commit`; `confidence` is what was compared, `credit` what the token held, both in float32 for the trace.
+    """`tokens` to write where `commit`; `confidence` is what was compared, `credit` what the token
+    held, both in float32 for the trace.
 
-    `again` [rows], of rules that edit: this row wants another pass over the block though nothing in it is masked. `revoke`, of rules
+    `again` [rows], of rules that edit: this row wants another pass over the block though nothing in
+    it is masked. `revoke`, of rules
     that revoke: tokens written in an earlier pass of the block that are masks again from now on.
     """
 
@@ -269,13 +318,19 @@ class Decision:
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A decoding rule: a frozen dataclass of hyper-parameters. It mutates nothing and knows no positions, caches or stopping.
+    """A decoding rule: a frozen dataclass of hyper-parameters. It mutates nothing and knows no
+    positions, caches or stopping.
 
-    Class attributes say what else a rule does. `edits = True`: it may also write over tokens of the current block, and is shown
-    predictions at every `editable` position, masked or not. `revokes = True`: it may take back tokens of the current block, and sees
-    to it that a block ends all the same. `shadows = True`: every pass also computes a shadow of each position of the block that was
-    not given, for `Prediction.leave_one_out`; only networks that take attention masks can do that. `ahead = True`: where the pass
-    computes the next block it is shown that too and may write there (not together with `edits` or `revokes`). `dense = True`: it
+    Class attributes say what else a rule does. `edits = True`: it may also write over tokens of the
+    current block, and is shown
+    predictions at every `editable` position, masked or not. `revokes = True`: it may take back
+    tokens of the current block, and sees
+    to it that a block ends all the same. `shadows = True`: every pass also computes a shadow of
+    each position of the block that was
+    not given, for `Prediction.leave_one_out`; only networks that take attention masks can do that.
+    `ahead = True`: where the pass
+    computes the next block it is shown that too and may write there (not together with `edits` or
+    `revokes`). `dense = True`: it
     keeps [length, vocab] numbers a row, which memory budgets count.
     """
 
@@ -284,7 +339,9 @@ class Decoder(Protocol):
         ...
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
-        """Decide which tokens to write: inside `editable`, at least one of the current block in every row that has a mask there."""
+        """Decide which tokens to write: inside `editable`, at least one of the current block in
+        every row that has a mask there.
+        """
         ...
 
 
@@ -293,23 +350,40 @@ def tentative(decoder: Decoder) -> bool:
     return bool(getattr(decoder, "edits", False) or getattr(decoder, "revokes", False))
 
 
-def at_least_one(passed: Bool[Tensor, "rows length"], score: Float[Tensor, "rows length"], editable: Bool[Tensor, "rows length"]) -> Tensor:
-    """`passed` inside `editable`, and in each row the best editable position (the first of equals), so that no row stalls."""
+def at_least_one(
+    passed: Bool[Tensor, "rows length"],
+    score: Float[Tensor, "rows length"],
+    editable: Bool[Tensor, "rows length"],
+) -> Tensor:
+    """`passed` inside `editable`, and in each row the best editable position (the first of equals),
+    so that no row stalls.
+    """
     best = torch.where(editable, score, -1.0).argmax(-1, keepdim=True)
     forced = torch.zeros_like(editable).scatter(1, best, True)
     return (passed | forced) & editable
 
 
 def stack_states(states: Sequence[State]) -> State:
-    """Gather states along the row axis; other axes are padded with zeros, which every state reads as 'nothing here'."""
-    return {name: _stack([state[name] for state in states]) for name in (states[0] if states else {})}
+    """Gather states along the row axis; other axes are padded with zeros, which every state reads
+    as 'nothing here'.
+    """
+    return {
+        name: _stack([state[name] for state in states]) for name in (states[0] if states else {})
+    }
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors))]
     if all(list(tensor.shape[1:]) == shape for tensor in tensors):
         return torch.cat(list(tensors))
-    return torch.cat([F.pad(t, [x for have, want in zip(t.shape[:0:-1], shape[::-1]) for x in (0, want - have)]) for t in tensors])
+    return torch.cat(
+        [
+            F.pad(
+                t, [x for have, want in zip(t.shape[:0:-1], shape[::-1]) for x in (0, want - have)]
+            )
+            for t in tensors
+        ]
+    )
 
 
 def take_rows(state: State, rows: slice | Tensor) -> State:

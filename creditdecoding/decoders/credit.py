@@ -1,4 +1,6 @@
-"""CreditDecoding (arXiv 2510.06133, Eq. 6 and 7, Algorithm 1) with the paper's alpha, beta and gamma; 0.9 is Fast-dLLM's threshold."""
+"""CreditDecoding (arXiv 2510.06133, Eq. 6 and 7, Algorithm 1) with the paper's alpha, beta and
+gamma; 0.9 is Fast-dLLM's threshold.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,27 @@ from dataclasses import dataclass
 
 import torch
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders._credit import credit_step, empty_slots
 from creditdecoding.decoders.base import Block, Decision, Prediction, State
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class Credit:
-    """Adds to each logit alpha * log(1 + its trace credit), then commits whatever passes the threshold, and always the best one."""
+    """Adds to each logit alpha * log(1 + its trace credit), then commits whatever passes the
+    threshold, and always the best one.
+    """
 
-    threshold: float = option(0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0)
+    threshold: float = option(
+        0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0
+    )
     alpha: float = option(0.65, "Weight of the credit in the logits.", ge=0.0)
     beta: float = option(0.7, "Decay of the credit a step.", ge=0.0, le=1.0)
-    gamma: float = option(0.2, "Exponent of the probability that is credited; below 1 it lifts weak candidates.", gt=0.0)
+    gamma: float = option(
+        0.2,
+        "Exponent of the probability that is credited; below 1 it lifts weak candidates.",
+        gt=0.0,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -29,5 +39,7 @@ class Credit:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Credit the top-1 ids, fuse, compare."""
-        alpha, beta = (torch.tensor([value], device=prediction.lse.device) for value in (self.alpha, self.beta))
+        alpha, beta = (
+            torch.tensor([value], device=prediction.lse.device) for value in (self.alpha, self.beta)
+        )
         return credit_step(prediction, block, state, self.threshold, alpha, beta, self.gamma)

@@ -6,16 +6,20 @@ from dataclasses import dataclass
 
 import torch
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders._credit import credit_step, empty_slots
 from creditdecoding.decoders.base import Block, Decision, Prediction, State
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class CreditAdaptive:
-    """As credit, with gamma = 1 and alpha = beta = 1 - (masks left / masks the block began with), taken before the step commits."""
+    """As credit, with gamma = 1 and alpha = beta = 1 - (masks left / masks the block began with),
+    taken before the step commits.
+    """
 
-    threshold: float = option(0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0)
+    threshold: float = option(
+        0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

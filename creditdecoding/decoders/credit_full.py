@@ -1,6 +1,8 @@
-"""CreditDecoding over the full vocabulary (arXiv 2510.06133, Eq. 13): our reading of it, dense by nature.
+"""CreditDecoding over the full vocabulary (arXiv 2510.06133, Eq. 13): our reading of it, dense by
+nature.
 
-The exact form of Eq. 13 could not be checked; this credits every id, C[i, v] = beta C[i, v] + p[i, v]^gamma, not the top-1
+The exact form of Eq. 13 could not be checked; this credits every id, C[i, v] = beta C[i, v] + p[i,
+v]^gamma, not the top-1
 alone. Its state is [rows, length, vocab] float32: for studies, not for serving.
 """
 
@@ -11,17 +13,21 @@ from typing import ClassVar
 
 import torch
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class CreditFull:
-    """As credit, but every id of the vocabulary gains credit at every step, not only the top-1 (our reading; dense state)."""
+    """As credit, but every id of the vocabulary gains credit at every step, not only the top-1 (our
+    reading; dense state).
+    """
 
     dense: ClassVar[bool] = True
 
-    threshold: float = option(0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0)
+    threshold: float = option(
+        0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0
+    )
     alpha: float = option(0.65, "Weight of the credit in the logits.", ge=0.0)
     beta: float = option(0.7, "Decay of the credit a step.", ge=0.0, le=1.0)
     gamma: float = option(0.2, "Exponent of the probability that is credited.", gt=0.0)

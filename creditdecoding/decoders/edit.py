@@ -7,22 +7,35 @@ from typing import ClassVar
 
 import torch
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class Edit:
-    """Commits masks above a threshold and replaces tokens of the block whose likeliest token is now another, above a second threshold.
+    """Commits masks above a threshold and replaces tokens of the block whose likeliest token is now
+    another, above a second threshold.
 
     Goes on over a block without masks until nothing is replaced, at most `max_post_steps` passes.
     """
 
     edits: ClassVar[bool] = True
 
-    threshold: float = option(0.7, "Confidence above which a mask is written (released: 0.7 for quality, 0.5 for speed).", ge=0.0, le=1.0)
-    editing_threshold: float = option(0.5, "Confidence above which a token is replaced (released: 0.5 for quality, 0 for speed).", ge=0.0, le=1.0)
-    max_post_steps: int = option(16, "Passes at most over a block in which nothing is masked.", ge=0)
+    threshold: float = option(
+        0.7,
+        "Confidence above which a mask is written (released: 0.7 for quality, 0.5 for speed).",
+        ge=0.0,
+        le=1.0,
+    )
+    editing_threshold: float = option(
+        0.5,
+        "Confidence above which a token is replaced (released: 0.5 for quality, 0 for speed).",
+        ge=0.0,
+        le=1.0,
+    )
+    max_post_steps: int = option(
+        16, "Passes at most over a block in which nothing is masked.", ge=0
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -35,8 +48,15 @@ class Edit:
         """Mask to token, and token to token."""
         tokens, _ = prediction.pick()
         confidence = prediction.confidence(tokens)
-        written = at_least_one(confidence > self.threshold, confidence, block.masked & block.editable)
-        replaced = block.editable & ~block.masked & (tokens != block.tokens) & (confidence > self.editing_threshold)
+        written = at_least_one(
+            confidence > self.threshold, confidence, block.masked & block.editable
+        )
+        replaced = (
+            block.editable
+            & ~block.masked
+            & (tokens != block.tokens)
+            & (confidence > self.editing_threshold)
+        )
         left = (block.masked & ~written).any(-1)
         bare = ~block.masked.any(-1)
         post = state["post"] + bare

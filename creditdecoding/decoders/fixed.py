@@ -1,4 +1,6 @@
-"""Standard decoding: a fixed number of tokens a step (LLaDA, arXiv 2502.09992, low-confidence or random remasking)."""
+"""Standard decoding: a fixed number of tokens a step (LLaDA, arXiv 2502.09992, low-confidence or
+random remasking).
+"""
 
 from __future__ import annotations
 
@@ -6,23 +8,41 @@ from dataclasses import dataclass
 
 import torch
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders.base import Block, Decision, Prediction, State
 from creditdecoding.errors import OptionError
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Commits the k positions of highest confidence, or k random ones, at every step; k is given or such that a block takes given steps."""
+    """Commits the k positions of highest confidence, or k random ones, at every step; k is given or
+    such that a block takes given steps.
+    """
 
-    k: int = option(1, "Tokens committed a step; 1 is the reference that every other decoder is measured against.", ge=1)
-    steps: int | None = option(None, "In place of k: steps a block takes, as even as possible, the first ones committing one more.", ge=1)
-    order: str = option("low_confidence", "Which positions: keep the most confident, or random ones.", choices=("low_confidence", "random"))
+    k: int = option(
+        1,
+        "Tokens committed a step; 1 is the reference that every other decoder is measured against.",
+        ge=1,
+    )
+    steps: int | None = option(
+        None,
+        "In place of k: steps a block takes, as even as possible, the first ones committing one more.",
+        ge=1,
+    )
+    order: str = option(
+        "low_confidence",
+        "Which positions: keep the most confident, or random ones.",
+        choices=("low_confidence", "random"),
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.steps is not None and self.k != 1:
-            raise OptionError("k and steps exclude each other", given=f"k={self.k}, steps={self.steps}", hint="Give one of the two.")
+            raise OptionError(
+                "k and steps exclude each other",
+                given=f"k={self.k}, steps={self.steps}",
+                hint="Give one of the two.",
+            )
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """No state."""
@@ -33,8 +53,14 @@ class Fixed:
         tokens, _ = prediction.pick()
         confidence = prediction.confidence(tokens)
         score = confidence if self.order == "low_confidence" else prediction.uniform()
-        rank = torch.where(block.editable, score, -1.0).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-        return Decision(tokens, (rank < self._count(block)[:, None]) & block.editable, confidence.float()), state
+        rank = (
+            torch.where(block.editable, score, -1.0)
+            .argsort(dim=-1, descending=True, stable=True)
+            .argsort(dim=-1)
+        )
+        return Decision(
+            tokens, (rank < self._count(block)[:, None]) & block.editable, confidence.float()
+        ), state
 
     def _count(self, block: Block) -> torch.Tensor:
         """Tokens that this step commits [rows]."""

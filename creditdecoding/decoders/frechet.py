@@ -1,7 +1,10 @@
-"""Frechet profile rule (Fast-dLLM++, arXiv 2606.02955): as `factor`, with the sum of the doubts in place of n times the largest.
+"""Frechet profile rule (Fast-dLLM++, arXiv 2606.02955): as `factor`, with the sum of the doubts in
+place of n times the largest.
 
-All of n tokens are right with probability at least 1 - sum e_(i) (Frechet's bound); any other choice has at most e_(n). With equal
-doubts the rule is `factor` with factor = 1 - margin. 0.25 is the default of the authors' main tables; their code has 0.
+All of n tokens are right with probability at least 1 - sum e_(i) (Frechet's bound); any other
+choice has at most e_(n). With equal
+doubts the rule is `factor` with factor = 1 - margin. 0.25 is the default of the authors' main
+tables; their code has 0.
 """
 
 from __future__ import annotations
@@ -10,16 +13,23 @@ from dataclasses import dataclass
 
 import torch
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders._order import best_first, commit_in_order
 from creditdecoding.decoders.base import Block, Decision, Prediction, State
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class Frechet:
-    """Commits the n most confident tokens, n the largest with 1 - (sum of their doubts) - (doubt of the n-th) > margin; always the best."""
+    """Commits the n most confident tokens, n the largest with 1 - (sum of their doubts) - (doubt of
+    the n-th) > margin; always the best.
+    """
 
-    margin: float = option(0.25, "By how much the certified chance must exceed that of the best other choice.", ge=0.0, le=1.0)
+    margin: float = option(
+        0.25,
+        "By how much the certified chance must exceed that of the best other choice.",
+        ge=0.0,
+        le=1.0,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -34,5 +44,7 @@ class Frechet:
         confidence = prediction.confidence(tokens)
         order = best_first(confidence, block.editable)
         doubt = prediction.doubt(tokens).gather(-1, order)
-        commit = commit_in_order(1.0 - doubt.cumsum(-1) - doubt > self.margin, order, block.editable)
+        commit = commit_in_order(
+            1.0 - doubt.cumsum(-1) - doubt > self.margin, order, block.editable
+        )
         return Decision(tokens, commit, confidence.float()), state

@@ -1,8 +1,12 @@
-"""KL-adaptive stability sampling (KLASS, arXiv 2511.05664): sure and unchanged; dense, as it compares whole distributions.
+"""KL-adaptive stability sampling (KLASS, arXiv 2511.05664): sure and unchanged; dense, as it
+compares whole distributions.
 
-The divergence is KL(now || before), over the raw distributions. Its state is the logits of the step before, [rows, length, vocab] in
-the model's own dtype: exact, and as large as the logits themselves. It begins anew with each block; the authors' history goes on
-from block to block, so that theirs can commit a step earlier there. They fall back to the top positions of a schedule; this to
+The divergence is KL(now || before), over the raw distributions. Its state is the logits of the step
+before, [rows, length, vocab] in
+the model's own dtype: exact, and as large as the logits themselves. It begins anew with each block;
+the authors' history goes on
+from block to block, so that theirs can commit a step earlier there. They fall back to the top
+positions of a schedule; this to
 one, which is their schedule with as many steps as tokens.
 """
 
@@ -15,29 +19,36 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
-from creditdecoding.kernels.vocab import row_chunks
+from creditdecoding.ops.vocab_stats import row_chunks
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class Klass:
-    """Commits all whose confidence is above the threshold and whose distribution moved by less than kl in each of the last n steps.
+    """Commits all whose confidence is above the threshold and whose distribution moved by less than
+    kl in each of the last n steps.
 
     Where a row has none, its most confident position, and only there.
     """
 
     dense: ClassVar[bool] = True
 
-    threshold: float = option(0.9, "Confidence above which a stable position is committed.", ge=0.0, le=1.0)
-    kl: float = option(0.01, "Divergence in nats between two steps below which a position is stable.", gt=0.0)
+    threshold: float = option(
+        0.9, "Confidence above which a stable position is committed.", ge=0.0, le=1.0
+    )
+    kl: float = option(
+        0.01, "Divergence in nats between two steps below which a position is stable.", gt=0.0
+    )
     n: int = option(2, "Steps in a row for which it must be.", ge=1)
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
-        """Nothing seen. The logits begin without width and dtype bool, which takes no room and gives way to any other dtype."""
+        """Nothing seen. The logits begin without width and dtype bool, which takes no room and
+        gives way to any other dtype.
+        """
         return {
             "seen": torch.zeros(rows, length, dtype=torch.bool, device=device),
             "run": torch.zeros(rows, length, dtype=torch.long, device=device),
@@ -51,7 +62,9 @@ class Klass:
         confidence = prediction.confidence(tokens)
         run = torch.where(divergence(prediction, state) < self.kl, state["run"] + 1, 0)
         ready = (run >= self.n) & (confidence > self.threshold) & block.editable
-        commit = torch.where(ready.any(-1, keepdim=True), ready, at_least_one(ready, confidence, block.editable))
+        commit = torch.where(
+            ready.any(-1, keepdim=True), ready, at_least_one(ready, confidence, block.editable)
+        )
         outside = ~prediction.masked
         kept = {
             "seen": prediction.masked,
@@ -71,5 +84,7 @@ def divergence(prediction: Prediction, state: State) -> Float[Tensor, "rows leng
         at = (row[start : start + width], column[start : start + width])
         now = prediction.flat[prediction.place[at]].float() - prediction.lse[at][:, None]
         before = state["logits"][at].float() - state["lse"][at][:, None]
-        found[at] = (now.exp() * (now - before)).nan_to_num_(nan=0.0).sum(-1)  # a probability of 0 adds nothing
+        found[at] = (
+            (now.exp() * (now - before)).nan_to_num_(nan=0.0).sum(-1)
+        )  # a probability of 0 adds nothing
     return found

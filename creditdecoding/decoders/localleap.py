@@ -1,4 +1,6 @@
-"""Local determinism propagation (LocalLeap, arXiv 2510.07081): near a sure token the threshold is lower."""
+"""Local determinism propagation (LocalLeap, arXiv 2510.07081): near a sure token the threshold is
+lower.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class LocalLeap:
-    """Commits every anchor (confidence >= threshold), every position near an anchor with confidence >= relaxed, and always the best one."""
+    """Commits every anchor (confidence >= threshold), every position near an anchor with confidence
+    >= relaxed, and always the best one.
+    """
 
     threshold: float = option(0.9, "Least confidence of an anchor.", ge=0.0, le=1.0)
     relaxed: float = option(0.75, "Least confidence of a position near an anchor.", ge=0.0, le=1.0)
@@ -34,7 +38,9 @@ class LocalLeap:
         confidence = prediction.confidence(tokens)
         anchor = (confidence >= self.threshold) & block.editable
         passed = anchor | (near(anchor, self.radius) & (confidence >= self.relaxed))
-        return Decision(tokens, at_least_one(passed, confidence, block.editable), confidence.float()), state
+        return Decision(
+            tokens, at_least_one(passed, confidence, block.editable), confidence.float()
+        ), state
 
 
 def near(anchor: Bool[Tensor, "rows length"], radius: int) -> Bool[Tensor, "rows length"]:

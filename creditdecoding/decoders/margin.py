@@ -1,6 +1,8 @@
-"""Margin between the two likeliest tokens (Dream's `topk_margin`, arXiv 2508.15487; Kim et al., arXiv 2502.06768); walks the logits twice.
+"""Margin between the two likeliest tokens (Dream's `topk_margin`, arXiv 2508.15487; Kim et al.,
+arXiv 2502.06768); walks the logits twice.
 
-The margin belongs to the position: with sampling it is that of the distribution, whatever token is drawn.
+The margin belongs to the position: with sampling it is that of the distribution, whatever token is
+drawn.
 """
 
 from __future__ import annotations
@@ -9,17 +11,24 @@ from dataclasses import dataclass
 
 import torch
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders._order import best_first, commit_in_order
 from creditdecoding.decoders.base import Block, Decision, Prediction, State
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class Margin:
-    """Commits the k positions where the likeliest token leads the second by most, and every one whose lead is above the threshold."""
+    """Commits the k positions where the likeliest token leads the second by most, and every one
+    whose lead is above the threshold.
+    """
 
     k: int = option(1, "Positions committed at least.", ge=1)
-    threshold: float = option(1.0, "Lead in probability above which any position is committed; 1 leaves it to k.", ge=0.0, le=1.0)
+    threshold: float = option(
+        1.0,
+        "Lead in probability above which any position is committed; 1 leaves it to k.",
+        ge=0.0,
+        le=1.0,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -38,5 +47,7 @@ class Margin:
         lead = lead.masked_fill(logit == float("-inf"), 0.0)
         order = best_first(lead, block.editable)
         rank = torch.arange(order.shape[1], device=order.device)
-        commit = commit_in_order((rank < self.k) | (lead.gather(-1, order) > self.threshold), order, block.editable)
+        commit = commit_in_order(
+            (rank < self.k) | (lead.gather(-1, order) > self.threshold), order, block.editable
+        )
         return Decision(tokens, commit, lead.float()), state

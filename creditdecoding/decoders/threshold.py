@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 import torch
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class Threshold:
     """Commits every position whose confidence is at least the threshold, and always the best one."""
 
-    threshold: float = option(0.9, "Least confidence at which a token is committed.", ge=0.0, le=1.0)
+    threshold: float = option(
+        0.9, "Least confidence at which a token is committed.", ge=0.0, le=1.0
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -27,4 +29,8 @@ class Threshold:
         """Compare confidences with the threshold."""
         tokens, _ = prediction.pick()
         confidence = prediction.confidence(tokens)
-        return Decision(tokens, at_least_one(confidence >= self.threshold, confidence, block.editable), confidence.float()), state
+        return Decision(
+            tokens,
+            at_least_one(confidence >= self.threshold, confidence, block.editable),
+            confidence.float(),
+        ), state

@@ -1,4 +1,6 @@
-"""WINO, wide-in narrow-out: draft many, take back what the rest does not bear out (arXiv 2507.18578)."""
+"""WINO, wide-in narrow-out: draft many, take back what the rest does not bear out (arXiv
+2507.18578).
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,22 @@ from typing import ClassVar
 
 import torch
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.decoders._order import best_first
 from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.options import check_fields, option
 
 _SHARE, _LEAST, _MOST = (7, 10), 5, 20
 
 
 @dataclass(frozen=True)
 class Wino:
-    """Commits all with c > threshold, a capped number, and takes back tokens whose probability without themselves is < threshold_back.
+    """Commits all with c > threshold, a capped number, and takes back tokens whose probability
+    without themselves is < threshold_back.
 
-    At most 0.7 of the masks left are committed, but 5 may be in any case and never more than 20. A step that commits one token takes
-    none back, any other fewer than the step before committed. So with a commits and r revokes, r of step t is below a of step t - 1,
+    At most 0.7 of the masks left are committed, but 5 may be in any case and never more than 20. A
+    step that commits one token takes
+    none back, any other fewer than the step before committed. So with a commits and r revokes, r of
+    step t is below a of step t - 1,
     and after T steps at least T tokens stand: a block of L masks ends within L passes.
     """
 
@@ -27,7 +32,12 @@ class Wino:
     shadows: ClassVar[bool] = True
 
     threshold: float = option(0.6, "Confidence above which a mask is written.", ge=0.0, le=1.0)
-    threshold_back: float = option(0.9, "Probability, read where the token is not seen, below which a written token is taken back.", ge=0.0, le=1.0)
+    threshold_back: float = option(
+        0.9,
+        "Probability, read where the token is not seen, below which a written token is taken back.",
+        ge=0.0,
+        le=1.0,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -52,5 +62,7 @@ class Wino:
 
 
 def _rank(score: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
-    """Rank of each column by falling score, from 0, the first of equals first; of those not `among`, the last ones."""
+    """Rank of each column by falling score, from 0, the first of equals first; of those not
+    `among`, the last ones.
+    """
     return best_first(score, among).argsort(dim=-1)

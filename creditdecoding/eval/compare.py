@@ -1,8 +1,10 @@
 """Runs a model over tasks with many decoders and settings, every sample a line of a run's folder.
 
-The work is cut into chunks of rows that share decoder, template and split. A chunk is always decoded whole and in the same batches,
-on one thread unless more are asked for, whoever decodes it: so a run that was killed, or spread over processes, ends with the rows
-of an undisturbed one. Leaves to others: files (journal.py), settings (sweep.py), what the rows say (summary.py).
+The work is cut into chunks of rows that share decoder, template and split. A chunk is always
+decoded whole and in the same batches,
+on one thread unless more are asked for, whoever decodes it: so a run that was killed, or spread
+over processes, ends with the rows
+of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -20,19 +22,19 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from creditdecoding import children
-from creditdecoding.canvas import fitted
-from creditdecoding.checkpoint import locate, shards
-from creditdecoding.config import EngineConfig, GenerationConfig, from_mapping
+from creditdecoding import child_processes as children
+from creditdecoding import run_dir as journal
+from creditdecoding.checkpoint import locate
+from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.decoding.request import fitted
 from creditdecoding.errors import CreditError, OptionError, naming
-from creditdecoding.eval import journal
-from creditdecoding.eval.journal import Key
-from creditdecoding.eval.summary import BOUND, summarise
+from creditdecoding.eval.compare_report import BOUND, summarise
 from creditdecoding.eval.sweep import Curve, curves, specs
+from creditdecoding.fingerprint import fingerprint, weights
 from creditdecoding.lm import LM, load
 from creditdecoding.models.weights import Progress
+from creditdecoding.options import from_mapping
+from creditdecoding.run_dir import Key
 from creditdecoding.tasks import families
 from creditdecoding.tasks.base import Family, Item, Split, distinct_items
 from creditdecoding.tasks.templates import templates as named
@@ -45,7 +47,8 @@ _BATCHES = 2  # a chunk holds as many rows as this many batches
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides the rows of a run. `dev_limit` and `limit` are items a family of the dev and the test split.
+    """All that decides the rows of a run. `dev_limit` and `limit` are items a family of the dev and
+    the test split.
 
     `tasks` are names, comma-separated, or families; `raw` asks without the chat template.
     """
@@ -63,7 +66,12 @@ class Plan:
     def __post_init__(self) -> None:
         for name, limit in (("limit", self.limit), ("dev_limit", self.dev_limit)):
             if limit < 2:
-                raise OptionError(f"{name} is too small for an interval", given=limit, allowed="2 items a family or more", hint="Raise it.")
+                raise OptionError(
+                    f"{name} is too small for an interval",
+                    given=limit,
+                    allowed="2 items a family or more",
+                    hint="Raise it.",
+                )
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,16 @@ class Work:
         decoders = {name: i for i, name in enumerate(specs(self.plan.curves))}
         ranks = {family: i for i, family in enumerate(self.families)}
         every = (key for chunk in self.chunks for key in chunk.keys)
-        return sorted(every, key=lambda key: (numbers[key[0]], numbers[key[1]], decoders[key[2]], ranks[key[3]], key[4]))
+        return sorted(
+            every,
+            key=lambda key: (
+                numbers[key[0]],
+                numbers[key[1]],
+                decoders[key[2]],
+                ranks[key[3]],
+                key[4],
+            ),
+        )
 
     def item(self, key: Key) -> Item:
         """The item of a sample."""
@@ -97,26 +114,47 @@ class Work:
 
 
 def lay_out(plan: Plan) -> Work:
-    """The items of a plan and its chunks, short prompts first. Raises `OptionError` where a family has too few items."""
-    asked = {family.name: family for family in (families(plan.tasks) if isinstance(plan.tasks, str) else plan.tasks)}
+    """The items of a plan and its chunks, short prompts first. Raises `OptionError` where a family
+    has too few items.
+    """
+    asked = {
+        family.name: family
+        for family in (families(plan.tasks) if isinstance(plan.tasks, str) else plan.tasks)
+    }
     items: dict[tuple[str, str, int], Item] = {}
     for family in asked.values():
         for split, chosen in zip(_SPLITS, _split(family, plan.dev_limit, plan.limit)):
             if len(chosen) < 2:
-                raise OptionError(f"{family.name} has too few {split} items for an interval", given=len(chosen), hint="Leave the task out.")
+                raise OptionError(
+                    f"{family.name} has too few {split} items for an interval",
+                    given=len(chosen),
+                    hint="Leave the task out.",
+                )
             items |= {(split, family.name, i): item for i, item in enumerate(chosen)}
     size, chunks = _BATCHES * plan.engine.batch_size, []
     for split in _SPLITS:
-        inside = sorted((place for place in items if place[0] == split), key=lambda place: len(items[place].prompt))
+        inside = sorted(
+            (place for place in items if place[0] == split),
+            key=lambda place: len(items[place].prompt),
+        )
         for template in plan.templates:
             for spec in specs(plan.curves):
                 for start in range(0, len(inside), size):
-                    chunks.append(Chunk(tuple((split, template, spec, family, i) for _, family, i in inside[start : start + size])))
+                    chunks.append(
+                        Chunk(
+                            tuple(
+                                (split, template, spec, family, i)
+                                for _, family, i in inside[start : start + size]
+                            )
+                        )
+                    )
     return Work(plan, items, asked, tuple(chunks))
 
 
 def _split(family: Family, dev_limit: int, limit: int) -> tuple[list[Item], list[Item]]:
-    """Items of dev and of test. Published items have no split of ours: one draw is dealt out to the two."""
+    """Items of dev and of test. Published items have no split of ours: one draw is dealt out to the
+    two.
+    """
     if family.listed is None:
         return distinct_items(family, "dev", 0, dev_limit), distinct_items(family, "test", 0, limit)
     drawn = distinct_items(family, "test", 0, dev_limit + limit)
@@ -125,18 +163,36 @@ def _split(family: Family, dev_limit: int, limit: int) -> tuple[list[Item], list
 
 
 def manifest(work: Work, lm: LM | None = None) -> dict[str, Any]:
-    """What a folder's samples depend on: settings, the checkpoint's bytes (of `lm`, where there is one, its weights), the items' texts."""
+    """What a folder's samples depend on: settings, the checkpoint's bytes (of `lm`, where there is
+    one, its weights), the items' texts.
+    """
     plan = work.plan
-    engine = {f.name: getattr(plan.engine, f.name) for f in dataclasses.fields(plan.engine) if f.name not in ("offline", "cache_dir")}
-    asked = {f.name: getattr(plan.generation, f.name) for f in dataclasses.fields(plan.generation) if f.name != "decoder"}
-    texts = json.dumps([[*place, item.prompt, repr(item.gold)] for place, item in work.items.items()])
+    engine = {
+        f.name: getattr(plan.engine, f.name)
+        for f in dataclasses.fields(plan.engine)
+        if f.name not in ("offline", "cache_dir")
+    }
+    asked = {
+        f.name: getattr(plan.generation, f.name)
+        for f in dataclasses.fields(plan.generation)
+        if f.name != "decoder"
+    }
+    texts = json.dumps(
+        [[*place, item.prompt, repr(item.gold)] for place, item in work.items.items()]
+    )
     return {
         "model": plan.model,
-        "checkpoint": fingerprint(locate(plan.model, plan.engine.revision, plan.engine.offline, plan.engine.cache_dir))
+        "checkpoint": fingerprint(
+            locate(plan.model, plan.engine.revision, plan.engine.offline, plan.engine.cache_dir)
+        )
         if lm is None
         else weights(lm),
         "tasks": {name: dict(family.about) for name, family in work.families.items()},
-        "items": {"dev": plan.dev_limit, "test": plan.limit, "texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest()},
+        "items": {
+            "dev": plan.dev_limit,
+            "test": plan.limit,
+            "texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest(),
+        },
         "templates": plan.templates,
         "decoders": [dataclasses.asdict(curve) for curve in plan.curves],
         "generation": asked,
@@ -145,31 +201,10 @@ def manifest(work: Work, lm: LM | None = None) -> dict[str, Any]:
     }
 
 
-def fingerprint(folder: Path) -> str:
-    """A digest of a checkpoint: its small files whole, of weight files the name, the size and both ends."""
-    digest, edge = hashlib.blake2b(digest_size=8), 1 << 20
-    for path in sorted({*folder.glob("*.json"), *shards(folder)}):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with open(path, "rb") as file:
-            digest.update(file.read(edge))
-            file.seek(max(0, size - edge))
-            digest.update(file.read(edge))
-    return digest.hexdigest()
-
-
-def weights(lm: LM) -> str:
-    """A digest of a model in memory: of each tensor of its module the name, the shape, the sum and both ends; "" without a module."""
-    module = getattr(lm.model, "model", lm.model)
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in module.state_dict().items() if isinstance(module, torch.nn.Module) else ():
-        flat = tensor.detach().flatten().double()
-        digest.update(f"{name} {tuple(tensor.shape)} {flat.sum().item()} {flat[:8].tolist()} {flat[-8:].tolist()}\n".encode())
-    return digest.hexdigest() if isinstance(module, torch.nn.Module) else ""
-
-
 def refuse_too_long(lm: LM, work: Work, todo: Sequence[int]) -> None:
-    """Look at every prompt before any is answered. Raises `OptionError` that names the item at fault."""
+    """Look at every prompt before any is answered. Raises `OptionError` that names the item at
+    fault.
+    """
     plan = work.plan
     keys = [key for number in todo for key in work.chunks[number].keys]
     config = dataclasses.replace(plan.generation, decoder=keys[0][2])
@@ -191,11 +226,18 @@ def answers(lm: LM, work: Work, chunk: Chunk) -> Iterator[dict[str, Any]]:
         if isinstance(event, FinishEvent):
             key, trace = chunk.keys[event.row], traces.pop(event.row)
             text = lm.completion(of[event.row], trace).text
-            yield {**dict(zip(journal.KEY, key)), "text": text, "right": work.families[key[3]].score(text, work.item(key)), **_counts(trace)}
+            yield {
+                **dict(zip(journal.KEY, key)),
+                "text": text,
+                "right": work.families[key[3]].score(text, work.item(key)),
+                **_counts(trace),
+            }
 
 
 def _counts(trace: Trace) -> dict[str, Any]:
-    """Passes, tokens, and for each answer token the pass that wrote it last; seconds are the only field that is not reproducible."""
+    """Passes, tokens, and for each answer token the pass that wrote it last; seconds are the only
+    field that is not reproducible.
+    """
     wrote: dict[int, int] = {}
     for number, step in enumerate(trace.steps, 1):
         wrote |= dict.fromkeys(step.commits(), number)
@@ -224,18 +266,35 @@ def compare(
     out: Path | None = None,
     **generation: Any,
 ) -> dict[str, Any]:
-    """What `credit compare` reports, of a model in memory: the `summarise`d report, whose "words" say it in sentences.
+    """What `credit compare` reports, of a model in memory: the `summarise`d report, whose "words"
+    say it in sentences.
 
-    `decoders`, `templates` as on the command line, `tasks` also as families of your own, `generation` fields of `GenerationConfig`. With a
-    folder `out` the samples are kept there, and a run that was stopped goes on. Raises `CreditError`s.
+    `decoders`, `templates` as on the command line, `tasks` also as families of your own,
+    `generation` fields of `GenerationConfig`. With a
+    folder `out` the samples are kept there, and a run that was stopped goes on. Raises
+    `CreditError`s.
     """
     if "decoder" in generation:
-        raise OptionError("compare runs several decoders", given=generation["decoder"], hint="Name them in decoders.")
+        raise OptionError(
+            "compare runs several decoders",
+            given=generation["decoder"],
+            hint="Name them in decoders.",
+        )
     found, asked = tuple(curves(decoders)), tasks if isinstance(tasks, str) else tuple(tasks)
     for spec in specs(found):
         fitted(spec, lm.layout)
     engine = EngineConfig(batch_size=lm.batch_size)
-    plan = Plan("", asked, tuple(named(templates)), found, dev_limit, limit, from_mapping(GenerationConfig, generation), engine, raw)
+    plan = Plan(
+        "",
+        asked,
+        tuple(named(templates)),
+        found,
+        dev_limit,
+        limit,
+        from_mapping(GenerationConfig, generation),
+        engine,
+        raw,
+    )
     with tempfile.TemporaryDirectory() as passing:
         return summarise(run(plan, out or Path(passing), lm=lm), found, bound)
 
@@ -250,17 +309,26 @@ def run(
 ) -> list[dict[str, Any]]:
     """Do what is left of a plan in its folder; all its samples, in order. Raises `CreditError`s.
 
-    `on_start` is told how many samples there are already and in all, and gives a function to call at each further one. With `lm` that
+    `on_start` is told how many samples there are already and in all, and gives a function to call
+    at each further one. With `lm` that
     model does it, in this process; otherwise the plan's is loaded.
     """
-    plan = dataclasses.replace(plan, engine=dataclasses.replace(plan.engine, threads=plan.engine.threads or 1))
+    plan = dataclasses.replace(
+        plan, engine=dataclasses.replace(plan.engine, threads=plan.engine.threads or 1)
+    )
     work = lay_out(plan)
     order = work.order
     with journal.hold(folder, manifest(work, lm)):
         _write_items(folder, work)
         found = journal.read(folder)
-        tick = on_start(sum(key in found for key in order), len(order)) if on_start else lambda: None
-        todo = [number for number, chunk in enumerate(work.chunks) if any(key not in found for key in chunk.keys)]
+        tick = (
+            on_start(sum(key in found for key in order), len(order)) if on_start else lambda: None
+        )
+        todo = [
+            number
+            for number, chunk in enumerate(work.chunks)
+            if any(key not in found for key in chunk.keys)
+        ]
         jobs = min(jobs, len(todo))
         if jobs == 1 or (lm is not None and todo):
             lm = load(plan.model, plan.engine, on_load) if lm is None else lm
@@ -277,13 +345,29 @@ def run(
 
 def _write_items(folder: Path, work: Work) -> None:
     lines = [
-        {"split": split, "family": family, "item": i, "prompt": item.prompt, "reference": item.answer}
+        {
+            "split": split,
+            "family": family,
+            "item": i,
+            "prompt": item.prompt,
+            "reference": item.answer,
+        }
         for (split, family, i), item in work.items.items()
     ]
-    journal.replace(folder / "items.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    journal.replace(
+        folder / "items.jsonl",
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
+    )
 
 
-def _do(lm: LM, work: Work, chunk: Chunk, known: Any, append: Callable[[dict[str, Any]], Any], tick: Callable[[], None]) -> None:
+def _do(
+    lm: LM,
+    work: Work,
+    chunk: Chunk,
+    known: Any,
+    append: Callable[[dict[str, Any]], Any],
+    tick: Callable[[], None],
+) -> None:
     """Decode a chunk whole and write down what is not yet known of it."""
     for record in answers(lm, work, chunk):
         if journal.key(record) not in known:
@@ -291,7 +375,14 @@ def _do(lm: LM, work: Work, chunk: Chunk, known: Any, append: Callable[[dict[str
             tick()
 
 
-def _spread(plan: Plan, folder: Path, todo: Sequence[int], known: frozenset[Key], jobs: int, tick: Callable[[], None]) -> None:
+def _spread(
+    plan: Plan,
+    folder: Path,
+    todo: Sequence[int],
+    known: frozenset[Key],
+    jobs: int,
+    tick: Callable[[], None],
+) -> None:
     """The same in several processes, each taking the next chunk when it is done with one."""
     context = mp.get_context("spawn")
     taken, done, said = context.Value("l", 0), context.Value("l", 0), context.SimpleQueue()
@@ -322,7 +413,14 @@ def _spread(plan: Plan, folder: Path, todo: Sequence[int], known: frozenset[Key]
 
 
 def _help(
-    number: int, plan: Plan, folder: Path, todo: Sequence[int], known: frozenset[Key], taken: Any, done: Any, said: Any
+    number: int,
+    plan: Plan,
+    folder: Path,
+    todo: Sequence[int],
+    known: frozenset[Key],
+    taken: Any,
+    done: Any,
+    said: Any,
 ) -> None:  # pragma: no cover - in another process
     """Body of one process; it ends with the process that started it, whatever ends that."""
     children.end_with_parent()

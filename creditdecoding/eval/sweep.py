@@ -1,7 +1,9 @@
-"""Decoders with the settings to compare them at: each one's main knob and its values, as data, and the text that overrides them.
+"""Decoders with the settings to compare them at: each one's main knob and its values, as data, and
+the text that overrides them.
 
-`fixed threshold:threshold=0.8|0.9 credit:beta=0` is three curves: `fixed` over the sweep given here, `threshold` at two settings,
-`credit` without memory over the sweep of its main knob. Leaves to others: what a knob does (decoders/), running (compare.py).
+`fixed threshold:threshold=0.8|0.9 credit:beta=0` is three curves: `fixed` over the sweep given
+here, `threshold` at two settings,
+`credit` without memory over the sweep of its main knob.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from creditdecoding.config import split_spec
 from creditdecoding.decoders import load, names
 from creditdecoding.errors import OptionError
+from creditdecoding.options import split_spec
 
 REFERENCE = "fixed:k=1"
 """Standard decoding: the most confident token, one a pass."""
@@ -21,7 +23,8 @@ REFERENCE = "fixed:k=1"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A knob with the values to try; `tied` knobs follow it as slope * value + offset, so that their defaults meet.
+    """A knob with the values to try; `tied` knobs follow it as slope * value + offset, so that
+    their defaults meet.
 
     `low_is_safe`: small values write fewer tokens a pass; for the others large ones do.
     """
@@ -37,7 +40,17 @@ _UPPER = (0.85, 0.9, 0.95, 0.98, 0.99, 0.999)
 
 SWEEPS: dict[str, Sweep] = {
     "fixed": Sweep("k", (1, 2, 3, 4), low_is_safe=True),
-    **{name: Sweep("threshold", _CONFIDENCE) for name in ("threshold", "credit", "credit_adaptive", "credit_full", "credit_blind", "credit_first")},
+    **{
+        name: Sweep("threshold", _CONFIDENCE)
+        for name in (
+            "threshold",
+            "credit",
+            "credit_adaptive",
+            "credit_full",
+            "credit_blind",
+            "credit_first",
+        )
+    },
     "factor": Sweep("factor", (0.01, 0.02, 0.05, 0.1, 0.25, 1.0), low_is_safe=True),
     "frechet": Sweep("margin", (0.25, 0.7, 0.9, 0.95, 0.98, 0.99)),
     "entropy": Sweep("gamma", (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), low_is_safe=True),
@@ -56,7 +69,9 @@ SWEEPS: dict[str, Sweep] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of a curve: the value of its knob ("" where it has none), and the decoder as text."""
+    """One setting of a curve: the value of its knob ("" where it has none), and the decoder as
+    text.
+    """
 
     value: str
     spec: str
@@ -72,17 +87,25 @@ class Curve:
 
 
 def curves(text: str) -> list[Curve]:
-    """The curves of a text of decoders separated by blanks, or `all`; every setting is checked. Raises `OptionError`."""
+    """The curves of a text of decoders separated by blanks, or `all`; every setting is checked.
+    Raises `OptionError`.
+    """
     words = [word for part in text.split() for word in (names() if part == "all" else [part])]
     if not words:
-        raise OptionError("no decoder to compare", allowed=f"all, {', '.join(names())}", hint='Name some: --decoders "threshold credit".')
+        raise OptionError(
+            "no decoder to compare",
+            allowed=f"all, {', '.join(names())}",
+            hint='Name some: --decoders "threshold credit".',
+        )
     found = {curve.name: curve for curve in map(_curve, dict.fromkeys(words))}
     return list(_once(list(found.values())))
 
 
 def specs(found: Sequence[Curve]) -> list[str]:
     """Every decoder of the curves once, standard decoding first."""
-    return list(dict.fromkeys([REFERENCE, *(point.spec for curve in found for point in curve.points)]))
+    return list(
+        dict.fromkeys([REFERENCE, *(point.spec for curve in found for point in curve.points)])
+    )
 
 
 def _curve(word: str) -> Curve:
@@ -91,7 +114,11 @@ def _curve(word: str) -> Curve:
     load(name)
     listed = [knob for knob, value in knobs.items() if "|" in value]
     if len(listed) > 1:
-        raise OptionError("a curve has one knob with several values", given=word, hint=f"Give one of {', '.join(listed)} a single value.")
+        raise OptionError(
+            "a curve has one knob with several values",
+            given=word,
+            hint=f"Give one of {', '.join(listed)} a single value.",
+        )
     sweep = SWEEPS.get(name)
     if listed:
         knob, values = listed[0], knobs[listed[0]].split("|")
@@ -101,11 +128,20 @@ def _curve(word: str) -> Curve:
     else:
         return Curve(word, "", (_point("", name, knobs),))
     if "" in values:
-        raise OptionError(f"no value between two bars for {knob}", given=word, allowed="VALUE|VALUE|...", hint="Take the extra bar out.")
+        raise OptionError(
+            f"no value between two bars for {knob}",
+            given=word,
+            allowed="VALUE|VALUE|...",
+            hint="Take the extra bar out.",
+        )
     kept = {key: value for key, value in knobs.items() if key != knob}
     points = []
     for value in values:
-        tied = {key: f"{round(a * float(value) + b, 6):g}" for key, (a, b) in ties.items() if key not in kept}
+        tied = {
+            key: f"{round(a * float(value) + b, 6):g}"
+            for key, (a, b) in ties.items()
+            if key not in kept
+        }
         points.append(_point(value, name, {knob: value, **tied, **kept}))
     return Curve(_text(name, kept), knob, tuple(points))
 
@@ -126,5 +162,12 @@ def _once(found: Sequence[Curve]) -> list[Curve]:
     chosen = []
     for curve in found:
         points = {known.setdefault(load(point.spec), point.spec): point for point in curve.points}
-        chosen.append(dataclasses.replace(curve, points=tuple(dataclasses.replace(point, spec=spec) for spec, point in points.items())))
+        chosen.append(
+            dataclasses.replace(
+                curve,
+                points=tuple(
+                    dataclasses.replace(point, spec=spec) for spec, point in points.items()
+                ),
+            )
+        )
     return chosen

@@ -1,9 +1,11 @@
-"""The fastest setting of a decoder whose loss of score is below a bound with stated confidence: learn then test, in a fixed order.
+"""The fastest setting of a decoder whose loss of score is below a bound with stated confidence:
+learn then test, in a fixed order.
 
-Settings are tried from the safest to the fastest, each by a valid p-value (risk.py) at level 1 - confidence, and the first that fails ends
-it: in an order that no answer has a say in, no setting needs a correction for the others, and with the stated confidence all certified ones
-keep the bound (Angelopoulos et al., Learn then Test, arXiv 2110.01052: fixed sequence testing). Leaves to others: the
-test (risk.py), the settings (sweep.py), decoding (runner.py), files (decoders/).
+Settings are tried from the safest to the fastest, each by a valid p-value (risk.py) at level 1 -
+confidence, and the first that fails ends
+it: in an order that no answer has a say in, no setting needs a correction for the others, and with
+the stated confidence all certified ones
+keep the bound (Angelopoulos et al., Learn then Test, arXiv 2110.01052: fixed sequence testing).
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from creditdecoding.canvas import fitted
 from creditdecoding.config import GenerationConfig
+from creditdecoding.decoding.request import fitted
 from creditdecoding.errors import OptionError
-from creditdecoding.eval.kept import Kept
-from creditdecoding.eval.risk import MOST_ITEMS, Counts, needed, p_value
-from creditdecoding.eval.runner import Sample, answered
+from creditdecoding.eval.evaluate import Sample, answered
+from creditdecoding.eval.paired_test import MOST_ITEMS, Counts, needed, p_value
+from creditdecoding.eval.saved_answers import Kept
 from creditdecoding.eval.sweep import REFERENCE, SWEEPS, Curve, curves
 from creditdecoding.lm import LM
 from creditdecoding.tasks.base import Family, Item, Split, distinct_items, items
@@ -30,16 +32,28 @@ from creditdecoding.trace import Event
 
 @dataclass(frozen=True)
 class Promise:
-    """Points of score that may be lost, and the confidence with which no more are. Raises `OptionError`."""
+    """Points of score that may be lost, and the confidence with which no more are. Raises
+    `OptionError`.
+    """
 
     bound: float = 1.0
     confidence: float = 0.9
 
     def __post_init__(self) -> None:
         if not 0 < self.bound < 100:
-            raise OptionError("bound is out of range", given=self.bound, allowed="0 < bound < 100 points of score", hint="1 is usual.")
+            raise OptionError(
+                "bound is out of range",
+                given=self.bound,
+                allowed="0 < bound < 100 points of score",
+                hint="1 is usual.",
+            )
         if not 0 < self.confidence < 1:
-            raise OptionError("confidence is out of range", given=self.confidence, allowed="0 < confidence < 1", hint="0.9 is usual.")
+            raise OptionError(
+                "confidence is out of range",
+                given=self.confidence,
+                allowed="0 < confidence < 1",
+                hint="0.9 is usual.",
+            )
 
     @property
     def level(self) -> float:
@@ -74,7 +88,9 @@ class Tested:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was found: standard decoding's passes and score, the settings tested in order, those left untested, items needed at the failure."""
+    """What was found: standard decoding's passes and score, the settings tested in order, those
+    left untested, items needed at the failure.
+    """
 
     promise: Promise
     items: int
@@ -99,10 +115,14 @@ class Tuned:
         bound, confidence = f"{self.promise.bound:g} points", f"{100 * self.promise.confidence:g} %"
         best = self.certified
         if best is None:
-            said = [f"No setting could be certified to lose at most {bound} with {confidence} confidence: stay with standard decoding."]
+            said = [
+                f"No setting could be certified to lose at most {bound} with {confidence} confidence: stay with standard decoding."
+            ]
         else:
             gain = f"{self.nfe / best.nfe:.2f} times fewer passes than standard decoding"
-            said = [f"{best.spec} loses at most {bound} on items like these with {confidence} confidence, and takes {gain}."]
+            said = [
+                f"{best.spec} loses at most {bound} on items like these with {confidence} confidence, and takes {gain}."
+            ]
         return said + [self._why(self.tested[-1])] * (not self.tested[-1].certified)
 
     def _why(self, failed: Tested) -> str:
@@ -117,19 +137,27 @@ class Tuned:
         return {
             **dataclasses.asdict(self.promise),
             "items": self.items,
-            "standard": {"setting": REFERENCE, "nfe": round(self.nfe, 3), "score": round(self.score, 2)},
+            "standard": {
+                "setting": REFERENCE,
+                "nfe": round(self.nfe, 3),
+                "score": round(self.score, 2),
+            },
             "tested": [each.to_json() for each in self.tested],
             "untested": list(self.untested),
             "certified": self.certified.spec if self.certified else None,
             "chosen": self.chosen,
-            "too_few": bool(self.tested) and not self.tested[-1].certified and 100 * self.tested[-1].counts.loss < self.promise.bound,
+            "too_few": bool(self.tested)
+            and not self.tested[-1].certified
+            and 100 * self.tested[-1].counts.loss < self.promise.bound,
             "items_needed": self.needed,
             "words": self.words(),
         }
 
 
 def sequence(decoder: str) -> tuple[str, ...]:
-    """The settings of one decoder's sweep, safest first; values of a knob that is not its main one in the order given. Raises `OptionError`."""
+    """The settings of one decoder's sweep, safest first; values of a knob that is not its main one
+    in the order given. Raises `OptionError`.
+    """
     found = curves(decoder)
     if len(found) != 1:
         raise OptionError("one decoder can be tuned at a time", given=decoder, hint="Name one.")
@@ -137,7 +165,12 @@ def sequence(decoder: str) -> tuple[str, ...]:
     chosen = [point.spec for point in _safest_first(curve) if point.spec != REFERENCE]
     if not curve.knob or not chosen:
         hint = "Give the values to try, safest first: NAME:knob=1|2|3."
-        raise OptionError("this decoder has no sweep of settings", given=decoder, allowed=", ".join(SWEEPS), hint=hint)
+        raise OptionError(
+            "this decoder has no sweep of settings",
+            given=decoder,
+            allowed=", ".join(SWEEPS),
+            hint=hint,
+        )
     return tuple(chosen)
 
 
@@ -149,9 +182,11 @@ def _safest_first(curve: Curve) -> Sequence[Any]:
 
 
 def drawn(families: Sequence[Family], split: Split, limit: int, seed: int = 0) -> list[Item]:
-    """`limit` items a family on average, each drawn independently: first its family, all alike, then the item. Raises `OptionError`.
+    """`limit` items a family on average, each drawn independently: first its family, all alike,
+    then the item. Raises `OptionError`.
 
-    Published items are drawn without repeats, as they were drawn themselves; with a limit of 0 all are taken.
+    Published items are drawn without repeats, as they were drawn themselves; with a limit of 0 all
+    are taken.
     """
     if limit == 0:
         return [item for family in families for item in distinct_items(family, split, seed, 0)]
@@ -163,8 +198,16 @@ def drawn(families: Sequence[Family], split: Split, limit: int, seed: int = 0) -
         if family.listed is None:
             chosen += islice(items(family, split, seed), count)
         elif count > len(family.listed):
-            what, hint = f"the limit is too large for {family.name}", "Lower --limit, or take all items with --limit 0."
-            raise OptionError(what, given=f"{limit}, of which the draw of families makes {count}", allowed=f"{len(family.listed)} items", hint=hint)
+            what, hint = (
+                f"the limit is too large for {family.name}",
+                "Lower --limit, or take all items with --limit 0.",
+            )
+            raise OptionError(
+                what,
+                given=f"{limit}, of which the draw of families makes {count}",
+                allowed=f"{len(family.listed)} items",
+                hint=hint,
+            )
         elif count:
             chosen += distinct_items(family, split, seed, count)
     return chosen
@@ -181,7 +224,8 @@ def tune(
     raw: bool = False,
     kept: Kept | None = None,
 ) -> Tuned:
-    """Test the settings of `decoder` on the items `drawn`, against standard decoding; its file or text may pin other knobs.
+    """Test the settings of `decoder` on the items `drawn`, against standard decoding; its file or
+    text may pin other knobs.
 
     `kept` holds answers of an earlier run and takes those of this one.
     """
@@ -192,7 +236,9 @@ def tune(
 
     def run(spec: str) -> tuple[Sample, ...]:
         cell = None if kept is None else kept.cell(spec)
-        return answered(lm, families, chosen, dataclasses.replace(asked, decoder=spec), on_event, raw, cell)
+        return answered(
+            lm, families, chosen, dataclasses.replace(asked, decoder=spec), on_event, raw, cell
+        )
 
     standard = run(REFERENCE)
     tested: list[Tested] = []
@@ -202,11 +248,25 @@ def tune(
         if not tested[-1].certified:
             break
     last = tested[-1]
-    more = None if last.certified or 100 * last.counts.loss >= promise.bound else needed(last.counts, promise.bound / 100, promise.level)
-    return Tuned(promise, len(chosen), _passes(standard), _score(standard), tuple(tested), settings[len(tested) :], more)
+    more = (
+        None
+        if last.certified or 100 * last.counts.loss >= promise.bound
+        else needed(last.counts, promise.bound / 100, promise.level)
+    )
+    return Tuned(
+        promise,
+        len(chosen),
+        _passes(standard),
+        _score(standard),
+        tuple(tested),
+        settings[len(tested) :],
+        more,
+    )
 
 
-def _test(spec: str, standard: Sequence[Sample], samples: Sequence[Sample], promise: Promise) -> Tested:
+def _test(
+    spec: str, standard: Sequence[Sample], samples: Sequence[Sample], promise: Promise
+) -> Tested:
     pairs = Counter((before.right, after.right) for before, after in zip(standard, samples))
     counts = Counts(len(samples), pairs[True, False], pairs[False, True])
     p = p_value(counts, promise.bound / 100)

@@ -1,7 +1,4 @@
-"""What a table of orthogonality and curves of scaling say, in plain words.
-
-Leaves to others: the numbers (orthogonality.py, scaling.py).
-"""
+"""What a table of orthogonality and curves of scaling say, in plain words."""
 
 from __future__ import annotations
 
@@ -16,13 +13,19 @@ _FEW = 100
 def orthogonality_words(report: Mapping[str, Any]) -> list[str]:
     """Sentences on the last decoder beside each of the others, and on what could not be measured."""
     settings = [each for each in report["settings"] if each["reason"] is None]
-    missing = [f"{each['name']} ({each['reason'].rstrip('.')})" for each in report["settings"] if each["reason"] is not None]
+    missing = [
+        f"{each['name']} ({each['reason'].rstrip('.')})"
+        for each in report["settings"]
+        if each["reason"] is not None
+    ]
     *others, last = report["decoders"]
     said = [sentence for other in others for sentence in _pair(settings, last, other)]
     said += [_drift(settings, report["decoders"])]
     if missing:
         said.append(f"Not measured: {'; '.join(missing)}.")
-    said.append(f"Times are ratios of {report['clock']}, after loading and warming up. Intervals are 95 % ones, each by itself.")
+    said.append(
+        f"Times are ratios of {report['clock']}, after loading and warming up. Intervals are 95 % ones, each by itself."
+    )
     return [*said, *_few(report["items"])]
 
 
@@ -35,20 +38,37 @@ def _pair(settings: Sequence[Mapping[str, Any]], last: str, other: str) -> list[
         values = [found["fewer"]["value"] for found in rest.values()]
         lost = [name for name, found in rest.items() if found["fewer"]["low"] <= 1]
         if base["fewer"]["low"] <= 1:
-            verdict = "there is no gain in passes to persist" if base["fewer"]["high"] >= 1 else "it takes more passes to begin with"
+            verdict = (
+                "there is no gain in passes to persist"
+                if base["fewer"]["high"] >= 1
+                else "it takes more passes to begin with"
+            )
         else:
-            verdict = "the gain in passes persists under each" if not lost else f"the gain in passes does not persist under {listing(lost)}"
+            verdict = (
+                "the gain in passes persists under each"
+                if not lost
+                else f"the gain in passes does not persist under {listing(lost)}"
+            )
         said.append(f"Under the other settings it takes {_span(values, 2)} times fewer: {verdict}.")
         kept = sorted((found["kept"], name) for name, found in rest.items())
-        ends = [f"{100 * share:.0f} % is left under {name}" for share, name in dict.fromkeys((kept[0], kept[-1]))]
+        ends = [
+            f"{100 * share:.0f} % is left under {name}"
+            for share, name in dict.fromkeys((kept[0], kept[-1]))
+        ]
         said.append(
             f"In time it is {base['faster']['value']:.2f} times as fast as {other} at the base. Of this factor {listing(ends)}; "
             "at 100 % the two speed-ups multiply."
         )
-    clear = [f"{name} ({signed(found['difference'])})" for name, found in beside.items() if not _reaches_zero(found["difference"])]
+    clear = [
+        f"{name} ({signed(found['difference'])})"
+        for name, found in beside.items()
+        if not _reaches_zero(found["difference"])
+    ]
     spread = _span([found["difference"]["value"] for found in beside.values()], 1, "+")
     tail = f"significant under {listing(clear)}" if clear else "significant under none"
-    return [" ".join([*said, f"Its score differs from that of {other} by {spread} points, {tail}."])]
+    return [
+        " ".join([*said, f"Its score differs from that of {other} by {spread} points, {tail}."])
+    ]
 
 
 def _drift(settings: Sequence[Mapping[str, Any]], decoders: Sequence[str]) -> str:
@@ -63,9 +83,14 @@ def _drift(settings: Sequence[Mapping[str, Any]], decoders: Sequence[str]) -> st
 
 
 def scaling_words(report: Mapping[str, Any]) -> list[str]:
-    """Sentences on each sweep: passes per answer token, and the last decoder beside each of the others."""
+    """Sentences on each sweep: passes per answer token, and the last decoder beside each of the
+    others.
+    """
     *others, last = report["decoders"]
-    return [*(_swept(sweep, last, others) for sweep in report["sweeps"] if sweep["points"]), *_few(report["items"])]
+    return [
+        *(_swept(sweep, last, others) for sweep in report["sweeps"] if sweep["points"]),
+        *_few(report["items"]),
+    ]
 
 
 def _swept(sweep: Mapping[str, Any], last: str, others: Sequence[str]) -> str:
@@ -75,19 +100,34 @@ def _swept(sweep: Mapping[str, Any], last: str, others: Sequence[str]) -> str:
     said = []
     for spec in (*others, last):
         first, final = (_record(point, spec)["per_token"] for point in (points[0], points[-1]))
-        way = "falls" if final["high"] < first["low"] else "grows" if final["low"] > first["high"] else "does not change significantly"
+        way = (
+            "falls"
+            if final["high"] < first["low"]
+            else "grows"
+            if final["low"] > first["high"]
+            else "does not change significantly"
+        )
         said.append(f"{spec} {way} ({first['value']:.3f} to {final['value']:.3f})")
     text = f"Passes per answer token over {sweep['title']}, from {ends[0]} to {ends[1]}: {'; '.join(said)}."
     for other in others:
         found = [_record(point, last)["against"][other] for point in points]
         sure = sum(each["fewer"]["low"] > 1 for each in found)
-        worse = [point["label"] for point, each in zip(points, found) if each["difference"]["high"] < 0]
+        worse = [
+            point["label"] for point, each in zip(points, found) if each["difference"]["high"] < 0
+        ]
         text += (
             f" {last} takes {_span([each['fewer']['value'] for each in found], 2)} times fewer passes than {other}, significantly fewer at "
-            f"{sure} of {len(points)} points" + (f", with a significantly lower score at {listing(worse)}." if worse else ".")
+            f"{sure} of {len(points)} points"
+            + (f", with a significantly lower score at {listing(worse)}." if worse else ".")
         )
-    cut = [f"{point['label']} ({point['too_long']} of {point['items']})" for point in points if point["too_long"]]
-    return text + (f" Reference answers that do not fit with their end token: {listing(cut)}." if cut else "")
+    cut = [
+        f"{point['label']} ({point['too_long']} of {point['items']})"
+        for point in points
+        if point["too_long"]
+    ]
+    return text + (
+        f" Reference answers that do not fit with their end token: {listing(cut)}." if cut else ""
+    )
 
 
 def _record(setting: Mapping[str, Any], spec: str) -> Mapping[str, Any]:

@@ -1,6 +1,5 @@
-"""The numbers of a comparison in words: what was reached, what is significant, and what the items cannot tell.
-
-Leaves to others: the numbers (summary.py).
+"""The numbers of a comparison in words: what was reached, what is significant, and what the items
+cannot tell.
 """
 
 from __future__ import annotations
@@ -16,7 +15,16 @@ _FEW = 100
 def paragraph(report: Mapping[str, Any]) -> list[str]:
     """Sentences, the most important first."""
     chosen = [each for each in report["curves"] if each["chosen"] is not None]
-    return [sentence for sentence in (_reached(report, chosen), *_significance(report, chosen), _areas(report), _caution(report, chosen)) if sentence]
+    return [
+        sentence
+        for sentence in (
+            _reached(report, chosen),
+            *_significance(report, chosen),
+            _areas(report),
+            _caution(report, chosen),
+        )
+        if sentence
+    ]
 
 
 def label(curve: Mapping[str, Any]) -> str:
@@ -81,20 +89,41 @@ def _significance(report: Mapping[str, Any], chosen: Sequence[Mapping[str, Any]]
     rest = [label(each) for each in chosen if label(each) not in (*lost, *won)]
     said = []
     if rest:
-        said.append(f"Not significant on test: the difference in score between standard decoding and {listing(rest)}.")
+        said.append(
+            f"Not significant on test: the difference in score between standard decoding and {listing(rest)}."
+        )
     for names, way in ((lost, "below"), (won, "above")):
         if names:
             said.append(f"Significantly {way} standard decoding on test: {listing(names)}.")
     rows = report["against_best"]
     groups = (
-        ("not significantly different in passes", [row["name"] for row in rows if not row["passes_significant"]]),
-        ("significantly more passes", [row["name"] for row in rows if row["passes_ratio"]["low"] > 1]),
-        ("significantly fewer passes on test", [row["name"] for row in rows if row["passes_ratio"]["high"] < 1]),
-        ("not significantly different in score", [row["name"] for row in rows if not row["score_significant"]]),
-        ("significantly different in score", [row["name"] for row in rows if row["score_significant"]]),
+        (
+            "not significantly different in passes",
+            [row["name"] for row in rows if not row["passes_significant"]],
+        ),
+        (
+            "significantly more passes",
+            [row["name"] for row in rows if row["passes_ratio"]["low"] > 1],
+        ),
+        (
+            "significantly fewer passes on test",
+            [row["name"] for row in rows if row["passes_ratio"]["high"] < 1],
+        ),
+        (
+            "not significantly different in score",
+            [row["name"] for row in rows if not row["score_significant"]],
+        ),
+        (
+            "significantly different in score",
+            [row["name"] for row in rows if row["score_significant"]],
+        ),
     )
     if rows:
-        said.append(f"Beside {report['best']}: " + "; ".join(f"{text}: {listing(names)}" for text, names in groups if names) + ".")
+        said.append(
+            f"Beside {report['best']}: "
+            + "; ".join(f"{text}: {listing(names)}" for text, names in groups if names)
+            + "."
+        )
     none = [each["name"] for each in report["curves"] if each["chosen"] is None]
     if none and chosen:
         said.append(f"No setting without measurable loss on dev: {listing(none)}.")
@@ -102,24 +131,44 @@ def _significance(report: Mapping[str, Any], chosen: Sequence[Mapping[str, Any]]
 
 
 def _areas(report: Mapping[str, Any]) -> str:
-    compared = [(each["name"], each["area_difference"]) for each in report["curves"] if each["area_difference"] is not None]
+    compared = [
+        (each["name"], each["area_difference"])
+        for each in report["curves"]
+        if each["area_difference"] is not None
+    ]
     if not compared:
         return ""
-    clear = [f"{name} {signed(found)}" for name, found in compared if found["low"] > 0 or found["high"] < 0]
+    clear = [
+        f"{name} {signed(found)}"
+        for name, found in compared
+        if found["low"] > 0 or found["high"] < 0
+    ]
     level = [name for name, found in compared if not (found["low"] > 0 or found["high"] < 0)]
     parts = [f"differ from that of {report['baseline']}: {listing(clear)} points" if clear else ""]
-    parts.append(f"do not differ significantly from that of {report['baseline']}: {listing(level)}" if level else "")
+    parts.append(
+        f"do not differ significantly from that of {report['baseline']}: {listing(level)}"
+        if level
+        else ""
+    )
     return "Areas under the curves that " + "; that ".join(part for part in parts if part) + "."
 
 
 def _caution(report: Mapping[str, Any], chosen: Sequence[Mapping[str, Any]]) -> str:
-    others = [each["chosen"]["test"]["difference"] for each in chosen if each["chosen"]["decoder"] != report["reference"]["decoder"]]
+    others = [
+        each["chosen"]["test"]["difference"]
+        for each in chosen
+        if each["chosen"]["decoder"] != report["reference"]["decoder"]
+    ]
     text = "Every interval is a 95 % one by itself; none is corrected for their number."
     if others:
         seen = median((found["high"] - found["low"]) / 2 for found in others)
         if seen >= 0.05:
             text += f" A difference in score of less than about {seen:.1f} points cannot be seen with these items."
-    few = [f"{report['items'][split]} {split}" for split in ("dev", "test") if report["items"][split] < _FEW]
+    few = [
+        f"{report['items'][split]} {split}"
+        for split in ("dev", "test")
+        if report["items"][split] < _FEW
+    ]
     if few:
         text += f" Only {listing(few)} items: too few for an interval to be trusted; below {_FEW} its ends are rough."
     return text

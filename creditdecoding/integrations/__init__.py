@@ -1,1 +1,3 @@
-"""Other projects' interfaces on top of this one, a file each. Those that import their project say so when it is missing."""
+"""Other projects' interfaces on top of this one, a file each. Those that import their project say
+so when it is missing.
+"""

@@ -1,8 +1,11 @@
-"""One call of transformers' `generate`: what its user set, told apart from what transformers adds unasked.
+"""One call of transformers' `generate`: what its user set, told apart from what transformers adds
+unasked.
 
-Releases hand more and more to custom functions by themselves (5.24 a `cache`), so their names are not listed here. The same call is
-made once more with nothing but the settings that we keep to, and a function that only notes what it is given. What arrives there,
-equal in value, came unasked; what does not, the user set. Leaves to others: decoding (integrations/transformers.py).
+Releases hand more and more to custom functions by themselves (5.24 a `cache`), so their names are
+not listed here. The same call is
+made once more with nothing but the settings that we keep to, and a function that only notes what it
+is given. What arrives there,
+equal in value, came unasked; what does not, the user set.
 """
 
 from __future__ import annotations
@@ -91,7 +94,9 @@ def refuse_set(model: Any, input_ids: Tensor, handed: Handed) -> None:
 
 
 def refuse_known(config: Any, options: Mapping[str, Any]) -> None:
-    """The same for the known settings of a generation config, or of `options` laid over it, unless they are at rest."""
+    """The same for the known settings of a generation config, or of `options` laid over it, unless
+    they are at rest.
+    """
     for name in (*_OFF_AT_ONE, *_OFF_AT_ZERO):
         value = options.get(name, getattr(config, name, None))
         at_rest = value == 1 if name in _OFF_AT_ONE else not value
@@ -100,7 +105,9 @@ def refuse_known(config: Any, options: Mapping[str, Any]) -> None:
 
 
 def refuse_lost(options: Mapping[str, Any]) -> None:
-    """The same for named arguments of `generate` that it hands to no function, such as `assistant_model`."""
+    """The same for named arguments of `generate` that it hands to no function, such as
+    `assistant_model`.
+    """
     for name in inspect.signature(GenerationMixin.generate).parameters:
         value = options.get(name)
         if name not in _PASSED_ON and value is not None and value is not False:
@@ -110,7 +117,8 @@ def refuse_lost(options: Mapping[str, Any]) -> None:
 def callers_arguments() -> dict[str, Any]:
     """The named arguments of the `generate` that called our caller; empty where something else did.
 
-    transformers (5.0 to 5.24) hands a function neither its `streamer` nor says that it leaves it out, and has no other place where
+    transformers (5.0 to 5.24) hands a function neither its `streamer` nor says that it leaves it
+    out, and has no other place where
     one could ask. Unread, a streamer would be lost, and who waits for its text would wait for ever.
     """
     frame = inspect.currentframe()
@@ -123,7 +131,8 @@ def callers_arguments() -> dict[str, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal: tensors and containers by content, other objects by type and attributes.
+    """Whether two values are equal: tensors and containers by content, other objects by type and
+    attributes.
 
     Objects that show nothing of themselves are equal to all of their type.
     """
@@ -140,7 +149,9 @@ def _same(one: Any, other: Any, under_way: set[tuple[int, int]]) -> bool:
         alike = one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
         return alike and torch.equal(one, other)
     if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(_same(one[key], other[key], under_way) for key in one)
+        return one.keys() == other.keys() and all(
+            _same(one[key], other[key], under_way) for key in one
+        )
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(lambda a, b: _same(a, b, under_way), one, other))
     if isinstance(one, types.FunctionType):
@@ -178,7 +189,9 @@ def _unasked(model: Any, input_ids: Tensor, handed: Handed) -> Handed:
 
 
 def _kept(config: Any) -> Asked:
-    """The settings of a generation config that we keep to, in a new one; the longer of two names for a length is left out."""
+    """The settings of a generation config that we keep to, in a new one; the longer of two names
+    for a length is left out.
+    """
     names: Sequence[str] = (*_ENDS, *_HARMLESS, *_LENGTHS)
     if getattr(config, "do_sample", None):
         names = (*names, *_DRAWS, "do_sample")
@@ -192,7 +205,9 @@ def _kept(config: Any) -> Asked:
 
 
 def _one_text(name: str, value: Any) -> bool:
-    """Whether these are the `token_type_ids` that tokenizers make of a single text, which say nothing."""
+    """Whether these are the `token_type_ids` that tokenizers make of a single text, which say
+    nothing.
+    """
     return name == "token_type_ids" and isinstance(value, Tensor) and not bool(value.any())
 
 

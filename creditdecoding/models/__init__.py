@@ -1,7 +1,4 @@
-"""Checkpoints into models: config.json -> family -> the one transformer, weights streamed in.
-
-Leaves to others: finding the folder (checkpoint.py), text (tokenizer.py), decoding (generate.py).
-"""
+"""Checkpoints into models: config.json -> family -> the one transformer, weights streamed in."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ import torch
 from creditdecoding.checkpoint import read_json, read_optional, shards
 from creditdecoding.config import EngineConfig, ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
-from creditdecoding.models import dream, fast_dllm, llada, llada2, llada_moe, sdar
-from creditdecoding.models.keys import Recorded, refuse_unread, without
+from creditdecoding.models.config_keys import Recorded, refuse_unread, without
+from creditdecoding.models.families import dream, fast_dllm, llada, llada2, llada_moe, sdar
+from creditdecoding.models.families.unsupported import refuse_others
 from creditdecoding.models.memory import Free, free, refuse_more_than_files_hold, refuse_too_big
-from creditdecoding.models.others import refuse_others
 from creditdecoding.models.quantize import int8
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import Progress, stream
@@ -28,9 +25,11 @@ FAMILIES: tuple[ModuleType, ...] = (llada, llada_moe, llada2, dream, sdar, fast_
 
 
 def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig, ModuleType]:
-    """Architecture of the checkpoint in `folder` and its family, as if config.json had none of the `ignored` keys.
+    """Architecture of the checkpoint in `folder` and its family, as if config.json had none of the
+    `ignored` keys.
 
-    Raises `CheckpointError`, also for a key that no reader knows, and `OptionError` for an ignored key that is not there.
+    Raises `CheckpointError`, also for a key that no reader knows, and `OptionError` for an ignored
+    key that is not there.
     """
     raw = without(read_json(folder / "config.json"), ignored)
     refuse_others(raw, folder)
@@ -45,12 +44,21 @@ def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig,
             hint="Use the release in bfloat16; quantize int8 makes smaller weights while loading.",
         )
     config = Recorded(raw)
-    architecture: ModelConfig = family.from_hf(config, read_optional(folder / "generation_config.json"))
+    architecture: ModelConfig = family.from_hf(
+        config, read_optional(folder / "generation_config.json")
+    )
     refuse_unread(config, architecture.family, family.UNUSED)
-    outside = next((i for i in architecture.stop_token_ids if not 0 <= i < architecture.embedding_rows), None)
+    outside = next(
+        (i for i in architecture.stop_token_ids if not 0 <= i < architecture.embedding_rows), None
+    )
     if outside is not None:
         allowed = f"0 <= id < {architecture.embedding_rows}"
-        raise CheckpointError("eos_token_id makes no sense", given=outside, allowed=allowed, hint="Correct it in config.json.")
+        raise CheckpointError(
+            "eos_token_id makes no sense",
+            given=outside,
+            allowed=allowed,
+            hint="Correct it in config.json.",
+        )
     return architecture, family
 
 
@@ -60,11 +68,17 @@ def family_of(folder: Path) -> ModuleType:
 
 
 def _known(raw: Mapping[str, Any]) -> ModuleType:
-    """The family that reads a config: by its class, unless its model type is one of no family. Raises `CheckpointError`."""
+    """The family that reads a config: by its class, unless its model type is one of no family.
+    Raises `CheckpointError`.
+    """
     names, family = _family(raw)
     if family is None:
         known = ", ".join(name for family in FAMILIES for name in family.ARCHITECTURES)
-        own_code = " that runs only with code of its own, and such code is never run" if raw.get("auto_map") else ""
+        own_code = (
+            " that runs only with code of its own, and such code is never run"
+            if raw.get("auto_map")
+            else ""
+        )
         raise CheckpointError(
             f"unsupported architecture{own_code}",
             given=str(names[0])[:100] if names else None,
@@ -75,7 +89,12 @@ def _known(raw: Mapping[str, Any]) -> ModuleType:
     if kind is not None and kind not in [name for each in FAMILIES for name in each.MODEL_TYPES]:
         allowed = ", ".join(family.MODEL_TYPES)
         hint = f"Use a released checkpoint of {names[0]}; another type is another network."
-        raise CheckpointError("config.json: model_type is not implemented", given=str(kind)[:100], allowed=allowed, hint=hint)
+        raise CheckpointError(
+            "config.json: model_type is not implemented",
+            given=str(kind)[:100],
+            allowed=allowed,
+            hint=hint,
+        )
     return family
 
 
@@ -83,11 +102,15 @@ def _family(raw: Mapping[str, Any]) -> tuple[list[Any], ModuleType | None]:
     """The architectures that a config names, and the family of the first."""
     found = raw.get("architectures") or []
     names = found if isinstance(found, list) else [found]
-    return names, next((family for family in FAMILIES if names and names[0] in family.ARCHITECTURES), None)
+    return names, next(
+        (family for family in FAMILIES if names and names[0] in family.ARCHITECTURES), None
+    )
 
 
 def recognised(raw: Mapping[str, Any]) -> ModelConfig | None:
-    """What is known of a network from its config, where it is of one of the families; None where it is not."""
+    """What is known of a network from its config, where it is of one of the families; None where it
+    is not.
+    """
     family = _family(raw)[1]
     try:
         return None if family is None else family.from_hf(raw, {})
@@ -96,24 +119,41 @@ def recognised(raw: Mapping[str, Any]) -> ModelConfig | None:
 
 
 def place(config: EngineConfig) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype that "auto" stands for here. Raises `OptionError` if the device is not there."""
+    """Device and dtype that "auto" stands for here. Raises `OptionError` if the device is not
+    there.
+    """
     wanted = config.device
     if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        wanted = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise OptionError("this device is not available", given=config.device, allowed="auto, cpu, cuda, mps", hint="Use --device cpu.") from error
+        raise OptionError(
+            "this device is not available",
+            given=config.device,
+            allowed="auto, cpu, cuda, mps",
+            hint="Use --device cpu.",
+        ) from error
     if config.dtype != "auto":
         return device, getattr(torch, config.dtype)
     return device, torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def outline(folder: Path, causal_block: int | None = None, ignored: Sequence[str] = ()) -> tuple[Transformer, ModuleType]:
-    """The checkpoint's transformer on the meta device, shapes without weights, and its family. Raises `CheckpointError`.
+def outline(
+    folder: Path, causal_block: int | None = None, ignored: Sequence[str] = ()
+) -> tuple[Transformer, ModuleType]:
+    """The checkpoint's transformer on the meta device, shapes without weights, and its family.
+    Raises `CheckpointError`.
 
-    `causal_block` replaces the block length of a block-causal checkpoint; for any other it raises `OptionError`. `ignored` as in
+    `causal_block` replaces the block length of a block-causal checkpoint; for any other it raises
+    `OptionError`. `ignored` as in
     `read_config`.
     """
     architecture, family = read_config(folder, ignored)
@@ -121,16 +161,22 @@ def outline(folder: Path, causal_block: int | None = None, ignored: Sequence[str
     if causal_block is not None:
         if architecture.causal_block is None:
             hint = "Leave causal_block out; block_length of the request is free."
-            raise OptionError("this checkpoint's attention has no blocks", given=causal_block, hint=hint)
+            raise OptionError(
+                "this checkpoint's attention has no blocks", given=causal_block, hint=hint
+            )
         architecture = dataclasses.replace(architecture, causal_block=causal_block)
     with torch.device("meta"):
         return Transformer(architecture), family
 
 
-def load_model(folder: Path, config: EngineConfig, on_progress: Progress | None = None, free: Free = free) -> Transformer:
-    """Stream a checkpoint's weights to where `config` wants them, if they fit there. Raises `CheckpointError`.
+def load_model(
+    folder: Path, config: EngineConfig, on_progress: Progress | None = None, free: Free = free
+) -> Transformer:
+    """Stream a checkpoint's weights to where `config` wants them, if they fit there. Raises
+    `CheckpointError`.
 
-    `on_progress` is called with the bytes read so far and the bytes there are; `free` tells the bytes that may be taken.
+    `on_progress` is called with the bytes read so far and the bytes there are; `free` tells the
+    bytes that may be taken.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)

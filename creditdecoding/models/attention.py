@@ -1,7 +1,4 @@
-"""One adapter over the attention implementations, and the pattern of block-causal models.
-
-Leaves to others: projections, rotary embedding (transformer.py) and which keys a row has (the caller's `allowed`).
-"""
+"""One adapter over the attention implementations, and the pattern of block-causal models."""
 
 from __future__ import annotations
 
@@ -16,22 +13,35 @@ BACKENDS = ("sdpa", "math")
 WORTH = 0.8
 
 
-def block_causal(queries: Int[Tensor, "*rows queries"], keys: Int[Tensor, "*rows keys"], block: int) -> Bool[Tensor, "rows_or_1 queries keys"]:
+def block_causal(
+    queries: Int[Tensor, "*rows queries"], keys: Int[Tensor, "*rows keys"], block: int
+) -> Bool[Tensor, "rows_or_1 queries keys"]:
     """True where the query's block of `block` positions is the key's or a later one."""
     found = (queries // block)[..., :, None] >= (keys // block)[..., None, :]
     return found if found.dim() == 3 else found[None]
 
 
 def _ragged(allowed: Tensor | None, device: torch.device) -> list[int] | None:
-    """Keys of each row, where going through the rows one by one pays: on a CPU, rows that use less than `WORTH` of the padded keys.
+    """Keys of each row, where going through the rows one by one pays: on a CPU, rows that use less
+    than `WORTH` of the padded keys.
 
-    On a CPU a masked key costs as much as a seen one; at 64 to 512 keys a row this halves the time (docs/log.md).
+    On a CPU a masked key costs as much as a seen one; at 64 to 512 keys a row this halves the time
+    (docs/log.md).
     """
-    if allowed is None or allowed.shape[1] != 1 or device.type != "cpu" or torch.compiler.is_compiling():
+    if (
+        allowed is None
+        or allowed.shape[1] != 1
+        or device.type != "cpu"
+        or torch.compiler.is_compiling()
+    ):
         return None
     lengths = allowed[:, 0].sum(-1)
     first = torch.arange(allowed.shape[2]) < lengths[:, None]
-    if len(allowed) == 1 or int(lengths.sum()) > WORTH * first.numel() or not torch.equal(first, allowed[:, 0]):
+    if (
+        len(allowed) == 1
+        or int(lengths.sum()) > WORTH * first.numel()
+        or not torch.equal(first, allowed[:, 0])
+    ):
         return None
     return [int(n) for n in lengths]
 
@@ -43,10 +53,13 @@ def attention(
     allowed: Bool[Tensor, "rows_or_1 queries keys"] | None,
     backend: str = "sdpa",
 ) -> Float[Tensor, "rows heads length dim"]:
-    """Scaled dot-product attention, scale 1/sqrt(dim), grouped queries; `allowed` is True where a query sees a key.
+    """Scaled dot-product attention, scale 1/sqrt(dim), grouped queries; `allowed` is True where a
+    query sees a key.
 
-    `allowed` may have 1 in place of rows or `queries` (the same for all). `None` lets every query see every key.
-    "sdpa" is torch's fused kernel; "math" is the plain formula, several times faster in a bfloat16 backward pass on a CPU.
+    `allowed` may have 1 in place of rows or `queries` (the same for all). `None` lets every query
+    see every key.
+    "sdpa" is torch's fused kernel; "math" is the plain formula, several times faster in a bfloat16
+    backward pass on a CPU.
     """
     mask = None if allowed is None else allowed[:, None]
     grouped = q.shape[1] != k.shape[1]
@@ -54,7 +67,14 @@ def attention(
         lengths = _ragged(allowed, q.device)
         if lengths is not None:
             parts = (slice(i, i + 1) for i in range(len(q)))
-            return torch.cat([F.scaled_dot_product_attention(q[i], k[i, :, :n], v[i, :, :n], enable_gqa=grouped) for i, n in zip(parts, lengths)])
+            return torch.cat(
+                [
+                    F.scaled_dot_product_attention(
+                        q[i], k[i, :, :n], v[i, :, :n], enable_gqa=grouped
+                    )
+                    for i, n in zip(parts, lengths)
+                ]
+            )
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
     groups = q.shape[1] // k.shape[1]
     if groups > 1:

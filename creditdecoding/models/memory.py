@@ -1,7 +1,8 @@
-"""What a checkpoint needs in memory and what there is; refused with figures before any weight is read.
+"""What a checkpoint needs in memory and what there is; refused with figures before any weight is
+read.
 
-Counted are the weights, and what reading them maps on the host; what rows take on top is `footprint`.
-Leaves to others: reading (weights.py), which weights become int8 (quantize.py).
+Counted are the weights, and what reading them maps on the host; what rows take on top is
+`footprint`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import WINDOW, headers, stored
 
 _SPARE = 64
-"""Parameters for each byte of the weight files, above which a network is not looked at tensor by tensor."""
+"""Parameters for each byte of the weight files, above which a network is not looked at tensor by
+tensor.
+"""
 
 Free = Callable[[torch.device], int | None]
 """Bytes that may be taken on a device, None where that cannot be told."""
@@ -41,7 +44,9 @@ def _bytes(name: str, tensor: Tensor, dtype: torch.dtype, quantize: str) -> int:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a row takes: `column` a cached position, `position` a computed one (activations, an estimate), `line` a read one (logits)."""
+    """Bytes that a row takes: `column` a cached position, `position` a computed one (activations,
+    an estimate), `line` a read one (logits).
+    """
 
     column: int
     position: int
@@ -49,14 +54,24 @@ class Footprint:
 
 
 def footprint(model: object, vocab: int) -> Footprint:
-    """What rows take, from the shapes alone; of a model that is not this package's own, no more than its logits in float32 is known."""
+    """What rows take, from the shapes alone; of a model that is not this package's own, no more
+    than its logits in float32 is known.
+    """
     if not isinstance(model, Transformer):
         return Footprint(0, 0, 4 * vocab)
     config, size = model.config, model.norm.weight.dtype.itemsize
     kv, q = config.num_kv_heads * config.head_dim, config.num_heads * config.head_dim
     moe = config.moe
-    inner = config.intermediate_size if moe is None else max(config.intermediate_size, moe.top_k * moe.intermediate_size + moe.shared_size)
-    return Footprint(2 * config.num_layers * kv * size, (4 * config.hidden_size + 2 * (q + 2 * kv) + 3 * inner) * size, config.embedding_rows * size)
+    inner = (
+        config.intermediate_size
+        if moe is None
+        else max(config.intermediate_size, moe.top_k * moe.intermediate_size + moe.shared_size)
+    )
+    return Footprint(
+        2 * config.num_layers * kv * size,
+        (4 * config.hidden_size + 2 * (q + 2 * kv) + 3 * inner) * size,
+        config.embedding_rows * size,
+    )
 
 
 def reading_bytes(model: nn.Module, files: list[Path]) -> int:
@@ -66,7 +81,9 @@ def reading_bytes(model: nn.Module, files: list[Path]) -> int:
 
 
 def free(device: torch.device) -> int | None:
-    """Bytes that may be taken on `device`: of a GPU what its driver says, on the host what the system and its control group leave."""
+    """Bytes that may be taken on `device`: of a GPU what its driver says, on the host what the
+    system and its control group leave.
+    """
     if device.type == "cuda":
         pooled = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + pooled
@@ -74,8 +91,13 @@ def free(device: torch.device) -> int | None:
 
 
 def host_free(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The least of what the system has available and what each control group of this process may still take; None off Linux."""
-    found = [1024 * int(kib) for kib in re.findall(r"^MemAvailable:\s+(\d+) kB", _read(proc / "meminfo"), re.M)]
+    """The least of what the system has available and what each control group of this process may
+    still take; None off Linux.
+    """
+    found = [
+        1024 * int(kib)
+        for kib in re.findall(r"^MemAvailable:\s+(\d+) kB", _read(proc / "meminfo"), re.M)
+    ]
     for line in _read(proc / "self/cgroup").splitlines():
         _, kind, path = line.split(":", 2)
         if kind not in ("", "memory"):
@@ -83,7 +105,9 @@ def host_free(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
         top = cgroups / kind
         here = top / path.lstrip("/")
         inside = [here, *(each for each in here.parents if each == top or top in each.parents)]
-        found += [room for each in inside if (room := _room(each, *(_V1 if kind else _V2))) is not None]
+        found += [
+            room for each in inside if (room := _room(each, *(_V1 if kind else _V2))) is not None
+        ]
     return min(found, default=None)
 
 
@@ -92,7 +116,9 @@ _V2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def _room(group: Path, limit: str, usage: str, cached: str) -> int | None:
-    """What a control group may still take, cached files that can be dropped not counted; None without a limit."""
+    """What a control group may still take, cached files that can be dropped not counted; None
+    without a limit.
+    """
     most, used = _read(group / limit).strip(), _read(group / usage).strip()
     if not (most.isdigit() and used.isdigit()) or int(most) >= 2**60:
         return None
@@ -110,11 +136,17 @@ def _read(path: Path) -> str:
 def size(count: int) -> str:
     """Bytes for people."""
     unit = min(max(int(math.log2(max(count, 1)) // 10), 0), 4)
-    return f"{count} B" if unit == 0 else f"{count / 1024**unit:.{2 if unit > 2 else 1}f} {('KiB', 'MiB', 'GiB', 'TiB')[unit - 1]}"
+    return (
+        f"{count} B"
+        if unit == 0
+        else f"{count / 1024**unit:.{2 if unit > 2 else 1}f} {('KiB', 'MiB', 'GiB', 'TiB')[unit - 1]}"
+    )
 
 
 def refuse_more_than_files_hold(config: ModelConfig, files: list[Path]) -> None:
-    """Refuse a network far larger than its weight files, before work is spent on its shapes. Raises `CheckpointError`."""
+    """Refuse a network far larger than its weight files, before work is spent on its shapes. Raises
+    `CheckpointError`.
+    """
     held = sum(path.stat().st_size for path in files)
     if config.parameters() > _SPARE * held:
         headers(files)  # a file that is cut off says so itself
@@ -127,13 +159,30 @@ def refuse_more_than_files_hold(config: ModelConfig, files: list[Path]) -> None:
         )
 
 
-def refuse_too_big(model: nn.Module, files: list[Path], device: torch.device, dtype: torch.dtype, quantize: str, free: Free = free) -> None:
-    """Hold the need of loading `model` to what is `free` on the device and the host. Raises `CheckpointError`."""
+def refuse_too_big(
+    model: nn.Module,
+    files: list[Path],
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: str,
+    free: Free = free,
+) -> None:
+    """Hold the need of loading `model` to what is `free` on the device and the host. Raises
+    `CheckpointError`.
+    """
     host = torch.device("cpu")
     weights, reading = weight_bytes(model, dtype, quantize), reading_bytes(model, files)
-    matrices = [tensor for name, tensor in stored(model).items() if quantize == "int8" and is_quantised(name, tensor)]
+    matrices = [
+        tensor
+        for name, tensor in stored(model).items()
+        if quantize == "int8" and is_quantised(name, tensor)
+    ]
     making = max((making_bytes(tensor, dtype.itemsize) for tensor in matrices), default=0)
-    needs = [(device, weights + making), (host, reading)] if device.type != "cpu" else [(host, weights + making + reading)]
+    needs = (
+        [(device, weights + making), (host, reading)]
+        if device.type != "cpu"
+        else [(host, weights + making + reading)]
+    )
     for where, need in needs:
         there = free(where)
         if there is not None and need > there:
@@ -142,15 +191,27 @@ def refuse_too_big(model: nn.Module, files: list[Path], device: torch.device, dt
             if where != device:
                 parts = "to read the files"
             raise CheckpointError(
-                f"not enough memory on {where}: {size(need)} needed ({parts}), {size(there)} available", hint=_way_out(model, dtype, quantize)
+                f"not enough memory on {where}: {size(need)} needed ({parts}), {size(there)} available",
+                hint=_way_out(model, dtype, quantize),
             )
 
 
 def _way_out(model: nn.Module, dtype: torch.dtype, quantize: str) -> str:
     """Smaller ways to load the same model, with figures."""
     half = torch.bfloat16
-    smaller = [("dtype bfloat16", weight_bytes(model, half, quantize))] if dtype.itemsize > 2 else []
+    smaller = (
+        [("dtype bfloat16", weight_bytes(model, half, quantize))] if dtype.itemsize > 2 else []
+    )
     if quantize != "int8":
-        smaller.append((f"quantize int8{' with dtype bfloat16' if dtype.itemsize > 2 else ''}", weight_bytes(model, half, "int8")))
+        smaller.append(
+            (
+                f"quantize int8{' with dtype bfloat16' if dtype.itemsize > 2 else ''}",
+                weight_bytes(model, half, "int8"),
+            )
+        )
     ways = " or ".join(f"{how} ({size(count)})" for how, count in smaller)
-    return f"Use {ways}, another device, or free some memory." if ways else "Use another device, a smaller model, or free some memory."
+    return (
+        f"Use {ways}, another device, or free some memory."
+        if ways
+        else "Use another device, a smaller model, or free some memory."
+    )

@@ -1,7 +1,8 @@
 """Mixture of experts: routers, grouped experts and the expert that every token passes through.
 
-Routers follow the released modelling files: softmax over all experts (LLaDA-MoE, SDAR-MoE), or sigmoid scores with group-limited
-choice and a correction bias (LLaDA2). Leaves to others: where the layer sits (transformer.py), how weights arrive (weights.py).
+Routers follow the released modelling files: softmax over all experts (LLaDA-MoE, SDAR-MoE), or
+sigmoid scores with group-limited
+choice and a correction bias (LLaDA2).
 """
 
 from __future__ import annotations
@@ -28,19 +29,30 @@ class SwiGLU(nn.Module):
         return found
 
 
-def route(logits: Float[Tensor, "n experts"], bias: Tensor | None, config: MoEConfig) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+def route(
+    logits: Float[Tensor, "n experts"], bias: Tensor | None, config: MoEConfig
+) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
     """The experts of each token and their weights in float32, by descending score of choice.
 
-    Softmax: the k likeliest, weights as they are or renormalised. Sigmoid: choice by score + bias, inside the `top_groups`
-    groups whose two best experts sum highest; weights without the bias, renormalised, times `scaling`.
+    Softmax: the k likeliest, weights as they are or renormalised. Sigmoid: choice by score + bias,
+    inside the `top_groups`
+    groups whose two best experts sum highest; weights without the bias, renormalised, times
+    `scaling`.
     """
     wide = logits.float()
     score = wide.sigmoid() if config.score == "sigmoid" else wide.softmax(-1)
     choice = score if bias is None else score + bias
     if config.groups > 1:
         grouped = choice.unflatten(-1, (config.groups, -1))
-        best = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1).topk(config.top_groups, dim=-1).indices
-        open_ = torch.zeros(best.shape[0], config.groups, dtype=torch.bool, device=logits.device).scatter(1, best, True)
+        best = (
+            grouped.topk(min(2, grouped.shape[-1]), dim=-1)
+            .values.sum(-1)
+            .topk(config.top_groups, dim=-1)
+            .indices
+        )
+        open_ = torch.zeros(
+            best.shape[0], config.groups, dtype=torch.bool, device=logits.device
+        ).scatter(1, best, True)
         choice = grouped.masked_fill(~open_[..., None], -torch.inf).flatten(-2)
     experts = choice.topk(config.top_k, dim=-1).indices
     weight = score.gather(-1, experts)
@@ -49,8 +61,12 @@ def route(logits: Float[Tensor, "n experts"], bias: Tensor | None, config: MoECo
     return experts, weight * config.scaling
 
 
-def experts_plain(x: Tensor, experts: Tensor, weight: Tensor, gate_up: Tensor, down: Tensor) -> Float[Tensor, "n hidden"]:
-    """The definition: each token through each of its experts, one at a time, summed in float32. For tests."""
+def experts_plain(
+    x: Tensor, experts: Tensor, weight: Tensor, gate_up: Tensor, down: Tensor
+) -> Float[Tensor, "n hidden"]:
+    """The definition: each token through each of its experts, one at a time, summed in float32. For
+    tests.
+    """
     found = torch.zeros_like(x, dtype=torch.float32)
     for token in range(len(x)):
         for expert, share in zip(experts[token].tolist(), weight[token]):
@@ -68,7 +84,8 @@ def experts_grouped(
 ) -> Float[Tensor, "n hidden"]:
     """As `experts_plain`: tokens sorted by expert, then one product for each expert that has any.
 
-    Results go back to their places and are added one choice after the other: the same sum on every device and in every run.
+    Results go back to their places and are added one choice after the other: the same sum on every
+    device and in every run.
     """
     flat, order = experts.flatten().sort(stable=True)
     active, counts = flat.unique_consecutive(return_counts=True)
@@ -80,7 +97,9 @@ def experts_grouped(
         gate, up = F.linear(inputs[part], gate_up[expert]).chunk(2, dim=-1)
         outputs[part] = F.linear(F.silu(gate) * up, down[expert])
         start += count
-    each = torch.empty_like(outputs).index_copy_(0, order, outputs).view(*experts.shape, x.shape[-1])
+    each = (
+        torch.empty_like(outputs).index_copy_(0, order, outputs).view(*experts.shape, x.shape[-1])
+    )
     found = torch.zeros_like(x, dtype=torch.float32)
     for choice in range(experts.shape[1]):
         found.addcmul_(each[:, choice].float(), weight[:, choice, None].float())
@@ -97,11 +116,15 @@ class MoE(nn.Module):
         self.config = config
         self.router = nn.Linear(hidden, config.num_experts, bias=False)
         self.register_buffer("bias", torch.zeros(config.num_experts) if config.bias else None)
-        self.gate_up = nn.Parameter(torch.empty(config.num_experts, 2 * config.intermediate_size, hidden))
+        self.gate_up = nn.Parameter(
+            torch.empty(config.num_experts, 2 * config.intermediate_size, hidden)
+        )
         self.down = nn.Parameter(torch.empty(config.num_experts, hidden, config.intermediate_size))
         self.shared = SwiGLU(hidden, config.shared_size) if config.shared_size else None
 
-    def forward(self, x: Float[Tensor, "rows length hidden"]) -> Float[Tensor, "rows length hidden"]:
+    def forward(
+        self, x: Float[Tensor, "rows length hidden"]
+    ) -> Float[Tensor, "rows length hidden"]:
         flat = x.reshape(-1, x.shape[-1])
         exact = self.config.router_float32
         logits = F.linear(flat.float(), self.router.weight.float()) if exact else self.router(flat)

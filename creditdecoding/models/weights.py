@@ -1,25 +1,34 @@
-"""Streams safetensors into a model, each tensor to its place, and writes them back; strict in both directions.
+"""Streams safetensors into a model, each tensor to its place, and writes them back; strict in both
+directions.
 
-A family says where tensors land with a rename table: our parameter's pattern -> where it comes from. `{n}` is the layer on both
-sides. Patterns of parameters that a model does not have are not looked at, so one table serves dense and expert layers.
+A family says where tensors land with a rename table: our parameter's pattern -> where it comes
+from. `{n}` is the layer on both
+sides. Patterns of parameters that a model does not have are not looked at, so one table serves
+dense and expert layers.
 
     RENAME = {
         # the released tensor is the parameter
         "layers.{n}.o.weight": "model.layers.{n}.attention.dense.weight",
-        # one released tensor holds the rows of several parameters, one below the other (LLaDA2: all Q heads, all K, all V)
-        **stacked("model.layers.{n}.attention.query_key_value.weight", "layers.{n}.q.weight", "layers.{n}.k.weight", "layers.{n}.v.weight"),
-        # one parameter is filled by several released tensors; of several layouts the checkpoint has one
+        # one released tensor holds the rows of several parameters, one below the other (LLaDA2: all
+        Q heads, all K, all V)
+        **stacked("model.layers.{n}.attention.query_key_value.weight", "layers.{n}.q.weight",
+        "layers.{n}.k.weight", "layers.{n}.v.weight"),
+        # one parameter is filled by several released tensors; of several layouts the checkpoint has
+        one
         **experts("model.layers.{n}.mlp.experts"),
     }
 
-Both helpers only write `Part`s, the one description there is: `Part("...experts.{j}.up_proj.weight", share=(1, 2))` is the second
-half of the rows of our parameter at index `j` (`{j}`: one released tensor an index of our first axis), `Part(name, stack=(...))` is
-those rows of a released tensor that belong to us. A tuple lists every tensor that may fill some of the parameter. Whatever the
-table allows, every element of every parameter and stored buffer must be filled exactly once, and every released tensor be used:
-this, names and shapes are checked on the files' headers before any weight is read. Parameters take the asked dtype, buffers keep
+Both helpers only write `Part`s, the one description there is:
+`Part("...experts.{j}.up_proj.weight", share=(1, 2))` is the second
+half of the rows of our parameter at index `j` (`{j}`: one released tensor an index of our first
+axis), `Part(name, stack=(...))` is
+those rows of a released tensor that belong to us. A tuple lists every tensor that may fill some of
+the parameter. Whatever the
+table allows, every element of every parameter and stored buffer must be filled exactly once, and
+every released tensor be used:
+this, names and shapes are checked on the files' headers before any weight is read. Parameters take
+the asked dtype, buffers keep
 their own (a router's bias stays float32).
-
-Leaves to others: which names mean what (the family's rename table) and where the folder comes from (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -59,8 +68,10 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 class Part:
     """A released tensor that fills some of a parameter.
 
-    `name` may hold `{j}`: then there is one such tensor for each index of our first axis. It fills the `share[0]`-th of
-    `share[1]` equal parts of our rows; rows are the axis before the last (the only one of a vector). With `stack`, the tensor
+    `name` may hold `{j}`: then there is one such tensor for each index of our first axis. It fills
+    the `share[0]`-th of
+    `share[1]` equal parts of our rows; rows are the axis before the last (the only one of a
+    vector). With `stack`, the tensor
     holds the rows of these parameters of ours, in this order, and ours are taken.
     """
 
@@ -73,12 +84,16 @@ Rename = Mapping[str, str | Part | tuple[str | Part, ...]]
 
 
 def stacked(name: str, *ours: str) -> dict[str, Part]:
-    """Table entries for a released tensor that holds the rows of several of our parameters, in this order."""
+    """Table entries for a released tensor that holds the rows of several of our parameters, in this
+    order.
+    """
     return {each: Part(name, stack=ours) for each in ours}
 
 
 def experts(released: str, ours: str = "layers.{n}.mlp") -> dict[str, tuple[str | Part, ...]]:
-    """Table entries for the experts below `released`: one by one, merged by training tools, or as transformers 5 writes them."""
+    """Table entries for the experts below `released`: one by one, merged by training tools, or as
+    transformers 5 writes them.
+    """
     halves = (("gate", (0, 2)), ("up", (1, 2)))
     one_by_one = [Part(f"{released}.{{j}}.{half}_proj.weight", share) for half, share in halves]
     merged = [Part(f"{released}.{half}_proj", share) for half, share in halves]
@@ -113,13 +128,19 @@ class Landing:
 
 
 def headers(paths: list[Path]) -> dict[str, Header]:
-    """Every tensor of the weight files with its shape and dtype, nothing else read. Raises `CheckpointError`."""
+    """Every tensor of the weight files with its shape and dtype, nothing else read. Raises
+    `CheckpointError`.
+    """
     found: dict[str, Header] = {}
     for path in paths:
         with _open(path) as file:
             for name in list(file.keys()):
                 if name in found:
-                    raise CheckpointError(f"{name} is in two files", given=[found[name].file.name, path.name], hint="Remove one of them.")
+                    raise CheckpointError(
+                        f"{name} is in two files",
+                        given=[found[name].file.name, path.name],
+                        hint="Remove one of them.",
+                    )
                 view = file.get_slice(name)
                 found[name] = Header(path, view.get_dtype(), tuple(view.get_shape()))
                 if found[name].dtype not in DTYPES:
@@ -136,7 +157,10 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} is truncated or not safetensors ({error})", hint="Download the file again.") from error
+        raise CheckpointError(
+            f"{path.name} is truncated or not safetensors ({error})",
+            hint="Download the file again.",
+        ) from error
 
 
 def stored(model: nn.Module) -> dict[str, Tensor]:
@@ -166,13 +190,21 @@ def _pattern(ours: str) -> tuple[str, str]:
     return (match[1], "layers.{n}." + ours[match.end() :]) if match else ("", ours)
 
 
-def _landing(ours: str, shape: tuple[int, ...], j: int | None, part: Part, heights: list[int]) -> Landing:
+def _landing(
+    ours: str, shape: tuple[int, ...], j: int | None, part: Part, heights: list[int]
+) -> Landing:
     inner = shape if j is None else shape[1:]
     axis = max(len(inner) - 2, 0)
     index, count = part.share
     step = inner[axis] // count
-    assert step * count == inner[axis], f"{part.name}: {inner[axis]} rows do not fall into {count} parts"
-    place = (*(() if j is None else (j,)), *([slice(None)] * axis), slice(index * step, (index + 1) * step))
+    assert step * count == inner[axis], (
+        f"{part.name}: {inner[axis]} rows do not fall into {count} parts"
+    )
+    place = (
+        *(() if j is None else (j,)),
+        *([slice(None)] * axis),
+        slice(index * step, (index + 1) * step),
+    )
     if not part.stack:
         return Landing(ours, place, slice(None), (*inner[:axis], step, *inner[axis + 1 :]))
     assert axis == 0 and j is None, "rows are stacked in matrices and vectors only"
@@ -180,38 +212,67 @@ def _landing(ours: str, shape: tuple[int, ...], j: int | None, part: Part, heigh
     return Landing(ours, place, slice(above, above + step), (sum(heights), *inner[1:]))
 
 
-def check(model: nn.Module, found: Mapping[str, Header], rename: Rename) -> dict[str, list[Landing]]:
-    """Where each tensor of the files goes. Raises `CheckpointError` on missing, extra, doubled or wrong-shape weights."""
+def check(
+    model: nn.Module, found: Mapping[str, Header], rename: Rename
+) -> dict[str, list[Landing]]:
+    """Where each tensor of the files goes. Raises `CheckpointError` on missing, extra, doubled or
+    wrong-shape weights.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in stored(model).items()}
     table = landings(shapes, rename)
-    filled = {name: np.zeros(shape[: max(1, len(shape) - 1)], dtype=bool) for name, shape in shapes.items()}
+    filled = {
+        name: np.zeros(shape[: max(1, len(shape) - 1)], dtype=bool)
+        for name, shape in shapes.items()
+    }
     for name, header in found.items():
         if name not in table:
-            raise CheckpointError("a weight that the architecture does not have", given=name, hint="config.json and weights do not belong together.")
+            raise CheckpointError(
+                "a weight that the architecture does not have",
+                given=name,
+                hint="config.json and weights do not belong together.",
+            )
         for landing in table[name]:
             if header.shape != landing.shape:
                 raise CheckpointError(
-                    f"wrong shape of {name}", given=header.shape, allowed=landing.shape, hint="config.json and weights do not belong together."
+                    f"wrong shape of {name}",
+                    given=header.shape,
+                    allowed=landing.shape,
+                    hint="config.json and weights do not belong together.",
                 )
             if filled[landing.ours][landing.place].any():
-                raise CheckpointError("a weight that other tensors of the checkpoint hold too", given=name, hint="Remove one of the two layouts.")
+                raise CheckpointError(
+                    "a weight that other tensors of the checkpoint hold too",
+                    given=name,
+                    hint="Remove one of the two layouts.",
+                )
             filled[landing.ours][landing.place] = True
     holes = {name for name, rows in filled.items() if not rows.all()}
     if holes:
         first = next(name for name in filled if name in holes)
-        absent = [(name, at.place) for name, each in table.items() for at in each if at.ours == first and not filled[first][at.place].any()]
+        absent = [
+            (name, at.place)
+            for name, each in table.items()
+            for at in each
+            if at.ours == first and not filled[first][at.place].any()
+        ]
         named = max(absent, key=lambda each: filled[first][each[1]].size)[0]
-        raise CheckpointError(f"{len(holes)} weights are missing", given=named, hint="Download the checkpoint again.")
+        raise CheckpointError(
+            f"{len(holes)} weights are missing", given=named, hint="Download the checkpoint again."
+        )
     return {name: table[name] for name in found}
 
 
 def _tensors(found: Mapping[str, Header]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor, file by file; a file is opened anew after `WINDOW` bytes, which gives back what was mapped of it."""
+    """Every tensor, file by file; a file is opened anew after `WINDOW` bytes, which gives back what
+    was mapped of it.
+    """
     for path in dict.fromkeys(header.file for header in found.values()):
         names = [name for name, header in found.items() if header.file == path]
         while names:
             count, mapped = 0, 0
-            while count < len(names) and (count == 0 or mapped + found[names[count]].size <= WINDOW):
+            while count < len(names) and (
+                count == 0 or mapped + found[names[count]].size <= WINDOW
+            ):
                 mapped += found[names[count]].size
                 count += 1
             with _open(path) as file:
@@ -229,9 +290,11 @@ def stream(
     on_progress: Progress | None = None,
     finish: Finish | None = None,
 ) -> None:
-    """Fill `model` (on the meta device) tensor by tensor. Raises `CheckpointError` before any weight is read.
+    """Fill `model` (on the meta device) tensor by tensor. Raises `CheckpointError` before any
+    weight is read.
 
-    A parameter that is complete passes through `finish`, which may put something smaller in its place.
+    A parameter that is complete passes through `finish`, which may put something smaller in its
+    place.
     """
     found = headers(shards(folder))
     places, wanted = check(model, found, rename), stored(model)
@@ -244,12 +307,21 @@ def stream(
         for landing in places[name]:
             ours, is_parameter = landing.ours, isinstance(wanted[landing.ours], nn.Parameter)
             if ours not in ready:
-                ready[ours] = torch.empty(wanted[ours].shape, dtype=dtype if is_parameter else wanted[ours].dtype, device=device)
+                ready[ours] = torch.empty(
+                    wanted[ours].shape,
+                    dtype=dtype if is_parameter else wanted[ours].dtype,
+                    device=device,
+                )
             ready[ours][landing.place].copy_(tensor[landing.rows])
             left[ours] -= 1
             if not left[ours]:
                 whole = ready.pop(ours)
-                _put(model, ours, finish(ours, whole) if finish is not None and is_parameter else whole, is_parameter)
+                _put(
+                    model,
+                    ours,
+                    finish(ours, whole) if finish is not None and is_parameter else whole,
+                    is_parameter,
+                )
         done += found[name].size
     if on_progress is not None:
         on_progress(done, total)
@@ -264,11 +336,17 @@ def _put(model: nn.Module, name: str, tensor: Tensor, is_parameter: bool) -> Non
 
 
 def save(model: nn.Module, path: Path, rename: Rename, dtype: torch.dtype) -> None:
-    """Write `model` under its released names to the safetensors file `path`; `rename` must be a table of plain names."""
+    """Write `model` under its released names to the safetensors file `path`; `rename` must be a
+    table of plain names.
+    """
     tensors = {}
     for ours, tensor in stored(model).items():
         n, pattern = _pattern(ours)
         name = rename[pattern]
         assert isinstance(name, str), f"{pattern} is not a plain name"
-        tensors[name.format(n=n)] = tensor.detach().to("cpu", dtype if isinstance(tensor, nn.Parameter) else tensor.dtype).contiguous()
+        tensors[name.format(n=n)] = (
+            tensor.detach()
+            .to("cpu", dtype if isinstance(tensor, nn.Parameter) else tensor.dtype)
+            .contiguous()
+        )
     save_file(tensors, str(path), metadata={"format": "pt"})

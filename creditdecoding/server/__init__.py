@@ -1,4 +1,3 @@
-"""An OpenAI server over an engine: requests (schema.py), answers as they grow (service.py, shapes.py), HTTP (app.py), the live page.
-
-Leaves to others: scheduling and memory (engine.py), text (lm.py, reading.py), rules (decoders/).
+"""An OpenAI server over an engine: requests (schema.py), answers as they grow (service.py,
+shapes.py), HTTP (app.py), the live page.
 """

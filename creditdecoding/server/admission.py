@@ -1,6 +1,7 @@
-"""What a request may cost before its rows exist: JSON is weighed before it is parsed, rows and characters are counted before any is made.
+"""What a request may cost before its rows exist: JSON is weighed before it is parsed, rows and
+characters are counted before any is made.
 
-Everything here takes time and memory in proportion to the body at most. Leaves to others: bytes of a body (guard.py), fields (schema.py).
+Everything here takes time and memory in proportion to the body at most.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ SHRINK = 4  # characters that normalisation (NFC) joins into one at most
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes: `rows` at once, `numbers` in a body, and how many characters its `longest` token may stand for."""
+    """What a server takes: `rows` at once, `numbers` in a body, and how many characters its
+    `longest` token may stand for.
+    """
 
     rows: int
     numbers: int
@@ -30,7 +33,9 @@ class Limits:
 
 
 def limits_of(lm: LM, engine: EngineConfig, serve: ServeConfig) -> Limits:
-    """The limits of a server: as many rows as may run and wait, as many numbers as prompts of ids may have."""
+    """The limits of a server: as many rows as may run and wait, as many numbers as prompts of ids
+    may have.
+    """
     rows = engine.batch_size + serve.max_waiting
     return Limits(rows, MAX_CHOICES * lm.max_length, _longest(lm))
 
@@ -44,7 +49,8 @@ def _longest(lm: LM) -> int:
 
 
 def weigh(body: bytes, limits: Limits) -> None:
-    """Raise `OptionError` for JSON that would grow to many times its size when it is parsed, or that nests deeply.
+    """Raise `OptionError` for JSON that would grow to many times its size when it is parsed, or
+    that nests deeply.
 
     What is no JSON passes; who parses it says so.
     """
@@ -93,7 +99,9 @@ def check_rows(prompts: int, n: int, limits: Limits) -> None:
 
 
 def check_texts(lm: LM, texts: Sequence[str], room: int, limits: Limits, param: str) -> None:
-    """Raise `OptionError` if texts have more characters than `room` tokens can stand for, or a beginning with too many tokens."""
+    """Raise `OptionError` if texts have more characters than `room` tokens can stand for, or a
+    beginning with too many tokens.
+    """
     most = room * limits.longest
     count = sum(map(len, texts))
     if count > most:
@@ -103,9 +111,11 @@ def check_texts(lm: LM, texts: Sequence[str], room: int, limits: Limits, param: 
 
 
 def _check_head(lm: LM, text: str, room: int, limits: Limits, param: str) -> None:
-    """Tokenise beginnings of a long text, each twice as long as the last, until one alone is too long.
+    """Tokenise beginnings of a long text, each twice as long as the last, until one alone is too
+    long.
 
-    The cut may change the tokens around it, so a beginning is refused only when it has far too many.
+    The cut may change the tokens around it, so a beginning is refused only when it has far too
+    many.
     """
     size = HEAD * room
     while size < len(text):

@@ -1,7 +1,5 @@
-"""The HTTP surface: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics and the live page.
-
-Leaves to others: ids and log (access.py), names of the server (hosts.py), bodies and key (guard.py), fields (schema.py), rows (asking.py),
-answers under way (service.py), their shape (shapes.py), sockets (door.py, run.py).
+"""The HTTP surface: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics and the
+live page.
 """
 
 from __future__ import annotations
@@ -16,22 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from creditdecoding.config import EngineConfig, ServeConfig
-from creditdecoding.engine import Engine
+from creditdecoding.decoding.engine import Engine
 from creditdecoding.errors import CreditError, MissingExtraError
 from creditdecoding.lm import LM
 from creditdecoding.server import schema
-from creditdecoding.server.access import Access
+from creditdecoding.server.access_log import Access
 from creditdecoding.server.admission import Limits, limits_of, weigh
-from creditdecoding.server.asking import complaint, objection, rows_of, shape_of, unknown_model
-from creditdecoding.server.guard import Guard
+from creditdecoding.server.async_engine import Answer, Service
+from creditdecoding.server.errors import App, Receive, Scope, Send
 from creditdecoding.server.hosts import Hosts
+from creditdecoding.server.live_page import page
 from creditdecoding.server.metrics import CONTENT_TYPE, Metrics
+from creditdecoding.server.middleware import Guard
 from creditdecoding.server.options import HttpConfig
-from creditdecoding.server.page import page
-from creditdecoding.server.replies import App, Receive, Scope, Send
+from creditdecoding.server.parse import complaint, objection, rows_of, shape_of, unknown_model
+from creditdecoding.server.responses import Draft, Shape, error_body, failure, refusal
 from creditdecoding.server.schema import ChatRequest, CompletionRequest
-from creditdecoding.server.service import Answer, Service
-from creditdecoding.server.shapes import Draft, Shape, error_body, failure, refusal
 
 try:
     from fastapi import FastAPI, Request
@@ -51,7 +49,11 @@ class Events(StreamingResponse):
     """Server-sent events; whatever ends them, `after` is called."""
 
     def __init__(self, content: AsyncIterator[str], after: Callable[[], None]) -> None:
-        super().__init__(content, media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        super().__init__(
+            content,
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,10 +63,16 @@ class Events(StreamingResponse):
             self._after()
 
 
-def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: HttpConfig) -> tuple[Access, Service]:
-    """The ASGI application that serves `lm` under `name`, and its service, which whoever runs it has to close."""
+def make_app(
+    lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: HttpConfig
+) -> tuple[Access, Service]:
+    """The ASGI application that serves `lm` under `name`, and its service, which whoever runs it
+    has to close.
+    """
     metrics = Metrics(name)
-    service = Service(lm.words, lambda: Engine(lm.model, lm.words, lm.device, engine, serve), metrics)
+    service = Service(
+        lm.words, lambda: Engine(lm.model, lm.words, lm.device, engine, serve), metrics
+    )
     limits = limits_of(lm, engine, serve)
     front = Front(lm, name, service, limits)
 
@@ -76,14 +84,22 @@ def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: 
         front.writing.shutdown(wait=False)
 
     app = FastAPI(title="creditdecoding", lifespan=lifespan, docs_url=None, redoc_url=None)
-    refused: dict[int | str, dict[str, Any]] = {s: {"model": schema.Error} for s in (400, 401, 413, 429, 500, 503)}
-    streamed = {"content": {"application/json": {}, "text/event-stream": {}}, "description": "The answer, or its events."}
+    refused: dict[int | str, dict[str, Any]] = {
+        s: {"model": schema.Error} for s in (400, 401, 413, 429, 500, 503)
+    }
+    streamed = {
+        "content": {"application/json": {}, "text/event-stream": {}},
+        "description": "The answer, or its events.",
+    }
     refused[200] = streamed
     app.router.route_class = _weighing(limits)
     app.post("/v1/chat/completions", responses=refused, response_class=JSONResponse)(front.chat)
     app.post("/v1/completions", responses=refused, response_class=JSONResponse)(front.complete)
     app.get("/v1/models", responses={401: {"model": schema.Error}})(front.models)
-    app.get("/v1/models/{model:path}", responses={401: {"model": schema.Error}, 404: {"model": schema.Error}})(front.model)
+    app.get(
+        "/v1/models/{model:path}",
+        responses={401: {"model": schema.Error}, 404: {"model": schema.Error}},
+    )(front.model)
     app.get("/health", responses={503: {}})(front.health)
 
     @app.get("/metrics", response_class=Response)
@@ -94,7 +110,10 @@ def make_app(lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: 
 
     @app.get("/", include_in_schema=False)
     async def live() -> HTMLResponse:
-        return HTMLResponse(shown_live, headers={"content-security-policy": POLICY, "x-content-type-options": "nosniff"})
+        return HTMLResponse(
+            shown_live,
+            headers={"content-security-policy": POLICY, "x-content-type-options": "nosniff"},
+        )
 
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(CreditError, _refused)
@@ -141,7 +160,9 @@ class Front:
     def __init__(self, lm: LM, name: str, service: Service, limits: Limits) -> None:
         self.lm, self.name, self.service, self.limits = lm, name, service, limits
         self.since = int(time.time())
-        self.writing = ThreadPoolExecutor(1, "prompts")  # a long prompt must not hold up the others' events
+        self.writing = ThreadPoolExecutor(
+            1, "prompts"
+        )  # a long prompt must not hold up the others' events
 
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
@@ -163,16 +184,28 @@ class Front:
 
     async def health(self) -> Response:
         """Whether requests are taken."""
-        return JSONResponse({"status": "ok"}) if self.service.alive else JSONResponse({"status": "closing"}, 503)
+        return (
+            JSONResponse({"status": "ok"})
+            if self.service.alive
+            else JSONResponse({"status": "closing"}, 503)
+        )
 
     def _card(self) -> dict[str, Any]:
-        return {"id": self.name, "object": "model", "created": self.since, "owned_by": "creditdecoding", "max_model_len": self.lm.max_length}
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.since,
+            "owned_by": "creditdecoding",
+            "max_model_len": self.lm.max_length,
+        }
 
     async def _answer(self, asked: Any, request: Request) -> Response:
         against = objection(asked, self.name)
         if against is not None:
             return _told(*against)
-        rows = await asyncio.get_running_loop().run_in_executor(self.writing, rows_of, self.lm, asked, self.limits)
+        rows = await asyncio.get_running_loop().run_in_executor(
+            self.writing, rows_of, self.lm, asked, self.limits
+        )
         if self.service.closing:
             return _error(503, "the server is shutting down. Try another one.", code="closing")
         answers = await self.service.admit(rows, bool(asked.draft))
@@ -219,15 +252,21 @@ async def _gone(request: Request) -> None:
 
 @dataclass
 class _Sent:
-    """What of an answer a stream has told: characters, tokens with their log-probabilities, and whether it has ended."""
+    """What of an answer a stream has told: characters, tokens with their log-probabilities, and
+    whether it has ended.
+    """
 
     text: int = 0
     tokens: int = 0
     ended: bool = False
 
 
-async def _events(answers: Sequence[Answer], shape: Shape, drafts: Sequence[Draft]) -> AsyncIterator[str]:
-    """Server-sent events: text as it becomes final, the canvas if asked for, how each answer ends, the counts if asked for."""
+async def _events(
+    answers: Sequence[Answer], shape: Shape, drafts: Sequence[Draft]
+) -> AsyncIterator[str]:
+    """Server-sent events: text as it becomes final, the canvas if asked for, how each answer ends,
+    the counts if asked for.
+    """
     sent = [_Sent() for _ in answers]
     if shape.chat:
         yield _event(shape.chunk([shape.opening(i) for i in range(len(answers))], answers))
@@ -246,8 +285,12 @@ async def _events(answers: Sequence[Answer], shape: Shape, drafts: Sequence[Draf
     yield "data: [DONE]\n\n"
 
 
-def _news(i: int, answer: Answer, shape: Shape, drafts: Sequence[Draft], sent: _Sent) -> list[dict[str, Any]]:
-    """What a stream has not told of answer `i` yet, all of one moment: its canvases, then the text that they made final."""
+def _news(
+    i: int, answer: Answer, shape: Shape, drafts: Sequence[Draft], sent: _Sent
+) -> list[dict[str, Any]]:
+    """What a stream has not told of answer `i` yet, all of one moment: its canvases, then the text
+    that they made final.
+    """
     steps, answer.steps = answer.steps, []
     news = [shape.drafted(i, draft.add(step)) for draft in drafts for step in steps]
     text = answer.reading.text[sent.text :]
@@ -263,7 +306,9 @@ def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-def _error(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
+def _error(
+    status: int, message: str, param: str | None = None, code: str | None = None
+) -> JSONResponse:
     return _told(status, error_body(status, message, param, code))
 
 
@@ -293,4 +338,7 @@ async def _gone_already(_: Request, error: Exception) -> Response:
 
 
 async def _bug(_: Request, error: Exception) -> Response:
-    return _error(500, f"something went wrong that should not have: {type(error).__name__}. See the server's log.")
+    return _error(
+        500,
+        f"something went wrong that should not have: {type(error).__name__}. See the server's log.",
+    )

@@ -1,6 +1,5 @@
-"""What an operator sets for all requests that do not say otherwise: the options of a request, none of them set.
-
-Leaves to others: the options themselves (config.py), laying them under a request (schema.py).
+"""What an operator sets for all requests that do not say otherwise: the options of a request, none
+of them set.
 """
 
 from __future__ import annotations
@@ -9,7 +8,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from creditdecoding.config import GenerationConfig, check_fields, kinds
+from creditdecoding.config import GenerationConfig
+from creditdecoding.options import check_fields, kinds
 
 OWN = ("seed", "stop")
 """Options that belong to a single request."""
@@ -27,7 +27,9 @@ Defaults: Any = dataclasses.make_dataclass(
     frozen=True,
     namespace={"__post_init__": check_fields},
 )
-"""Every option of `GenerationConfig` that a server may have a default for; None leaves it to the checkpoint."""
+"""Every option of `GenerationConfig` that a server may have a default for; None leaves it to the
+checkpoint.
+"""
 
 
 def given(defaults: Any) -> Mapping[str, Any]:

@@ -1,6 +1,5 @@
-"""Fields of OpenAI's and vLLM's requests that the schema does not declare: what each is taken for, or why it is refused.
-
-Leaves to others: the fields that are honoured (schema.py).
+"""Fields of OpenAI's and vLLM's requests that the schema does not declare: what each is taken for,
+or why it is refused.
 """
 
 from __future__ import annotations
@@ -72,7 +71,9 @@ _REASONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "nothing is kept": {"store": (False,)},
     "there is one kind of service": {"service_tier": ("auto", "default"), "priority": (0,)},
 }
-REFUSED: Refused = {name: (neutral, why) for why, names in _REASONS.items() for name, neutral in names.items()}
+REFUSED: Refused = {
+    name: (neutral, why) for why, names in _REASONS.items() for name, neutral in names.items()
+}
 """Of a request: known and not served."""
 
 HARMLESS = {
@@ -108,7 +109,9 @@ MESSAGE_HARMLESS = {
 }
 """Of a message."""
 
-PART_REFUSED: Refused = dict.fromkeys(("image_url", "input_audio", "file", "video_url", "audio_url", "refusal"), ((), _TEXT))
+PART_REFUSED: Refused = dict.fromkeys(
+    ("image_url", "input_audio", "file", "video_url", "audio_url", "refusal"), ((), _TEXT)
+)
 PART_HARMLESS = {"prompt_cache_breakpoint": "nothing is kept between requests"}
 """Of a part of a message."""
 
@@ -132,7 +135,8 @@ def taken(
 ) -> dict[str, Any] | Refusal:
     """The declared fields of an object that have a value, or the first field that is not taken.
 
-    Null is as good as leaving a field out. The work is bounded by the fields before the first bad one.
+    Null is as good as leaving a field out. The work is bounded by the fields before the first bad
+    one.
     """
     kept: dict[str, Any] = {}
     for name, value in given.items():

@@ -1,7 +1,10 @@
-"""The names that requests may call the server by: the Host header is checked, so that no web page reaches a server that is not its own.
+"""The names that requests may call the server by: the Host header is checked, so that no web page
+reaches a server that is not its own.
 
-A page of evil.example can let its own name point to 127.0.0.1 (DNS rebinding): to the browser this server is then a part of that page's
-site. The header gives it away, because it still says evil.example. Addresses cannot be rebound, names can.
+A page of evil.example can let its own name point to 127.0.0.1 (DNS rebinding): to the browser this
+server is then a part of that page's
+site. The header gives it away, because it still says evil.example. Addresses cannot be rebound,
+names can.
 """
 
 from __future__ import annotations
@@ -10,8 +13,8 @@ import ipaddress
 import re
 import socket
 
+from creditdecoding.server.errors import App, Receive, Scope, Send, refuse
 from creditdecoding.server.options import HttpConfig
-from creditdecoding.server.replies import App, Receive, Scope, Send, refuse
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 
@@ -27,7 +30,9 @@ class Hosts:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         given = next((value for name, value in scope["headers"] if name.lower() == b"host"), None)
-        if given is None or given.decode("latin-1") in self._allowed:  # HTTP/1.0 has no such header; browsers send it
+        if (
+            given is None or given.decode("latin-1") in self._allowed
+        ):  # HTTP/1.0 has no such header; browsers send it
             return await self._app(scope, receive, send)
         shown = given[:100].decode("latin-1")
         await refuse(
@@ -42,7 +47,8 @@ class Hosts:
 class Allowed:
     """The names that a server answers to, as its options say.
 
-    Loopback names and addresses always; the address to listen at; `allowed_host`. A server that others can reach also answers to every
+    Loopback names and addresses always; the address to listen at; `allowed_host`. A server that
+    others can reach also answers to every
     address, as it may not know its own from outside, and to the machine's name.
     """
 

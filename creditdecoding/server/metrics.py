@@ -1,25 +1,33 @@
-"""What the server counts, for Prometheus: vLLM's names with the prefix `credit:`, so that its dashboards need one replacement.
+"""What the server counts, for Prometheus: vLLM's names with the prefix `credit:`, so that its
+dashboards need one replacement.
 
-Denoising steps are forward passes of requests (NFE), canvas positions what went through the network for them. Leaves to others: counting
-in a request (service.py), in the engine (engine.py).
+Denoising steps are forward passes of requests (NFE), canvas positions what went through the network
+for them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from creditdecoding.canvas import Row
-from creditdecoding.engine import EngineStats
+from creditdecoding.decoding.engine import EngineStats
+from creditdecoding.decoding.request import Row
 from creditdecoding.errors import MissingExtraError
 from creditdecoding.trace import Event, FailEvent, StepEvent
 
 try:
-    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+    from prometheus_client import (
+        CONTENT_TYPE_LATEST,
+        CollectorRegistry,
+        Counter,
+        Gauge,
+        Histogram,
+        generate_latest,
+    )
 except ImportError as error:
     raise MissingExtraError("prometheus-client", "server") from error
 
 if TYPE_CHECKING:
-    from creditdecoding.server.service import Answer
+    from creditdecoding.server.async_engine import Answer
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -59,10 +67,18 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._label = {"model_name": model}
         names, space = ["model_name"], "credit:"
-        self._counters = {n: Counter(space + n, text, names, registry=self._registry).labels(**self._label) for n, text in COUNTERS.items()}
-        self._gauges = {n: Gauge(space + n, text, names, registry=self._registry).labels(**self._label) for n, text in GAUGES.items()}
+        self._counters = {
+            n: Counter(space + n, text, names, registry=self._registry).labels(**self._label)
+            for n, text in COUNTERS.items()
+        }
+        self._gauges = {
+            n: Gauge(space + n, text, names, registry=self._registry).labels(**self._label)
+            for n, text in GAUGES.items()
+        }
         self._histograms = {
-            n: Histogram(space + n, text, names, buckets=buckets, registry=self._registry).labels(**self._label)
+            n: Histogram(space + n, text, names, buckets=buckets, registry=self._registry).labels(
+                **self._label
+            )
             for n, (text, buckets) in HISTOGRAMS.items()
         }
         self._ends = Counter(
@@ -71,7 +87,12 @@ class Metrics:
             [*names, "finished_reason"],
             registry=self._registry,
         )
-        self._statuses = Counter(f"{space}http_responses", "Responses by status.", [*names, "status"], registry=self._registry)
+        self._statuses = Counter(
+            f"{space}http_responses",
+            "Responses by status.",
+            [*names, "status"],
+            registry=self._registry,
+        )
 
     def began(self, row: Row) -> None:
         """A request was admitted."""
@@ -113,7 +134,9 @@ class Metrics:
             self._histograms[name].observe(value)
 
     def text(self, stats: EngineStats | None) -> bytes:
-        """Everything in Prometheus' text format; `stats` are the engine's of this moment, None if it has ended."""
+        """Everything in Prometheus' text format; `stats` are the engine's of this moment, None if
+        it has ended.
+        """
         if stats is not None:
             shown = {
                 "num_requests_running": stats.running,

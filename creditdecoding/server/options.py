@@ -1,7 +1,4 @@
-"""The options of the server's HTTP side: where it listens, who may ask, how long clients may take.
-
-Leaves to others: how options become flags (flags.py), reading the key (key.py), obeying (door.py, guard.py, run.py).
-"""
+"""The options of the server's HTTP side: where it listens, who may ask, how long clients may take."""
 
 from __future__ import annotations
 
@@ -9,15 +6,17 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from creditdecoding.config import check_fields, option
 from creditdecoding.errors import OptionError
+from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class HttpConfig:
     """Options of the server's HTTP side."""
 
-    host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
+    host: str = option(
+        "127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine."
+    )
     port: int = option(8000, "Port to listen at; 0 takes a free one.", ge=0, le=65_535)
     api_key: str | None = option(
         None,
@@ -36,17 +35,35 @@ class HttpConfig:
     )
     name: str | None = option(None, "Name of the model for clients; by default what --model says.")
     max_body: int = option(2**20, "Bytes of a request's body at most.", ge=1)
-    max_connections: int = option(4096, "Connections open at a time; more are turned away with status 503.", ge=1)
-    receive_timeout: float = option(30.0, "Seconds within which a request, headers and body, must have arrived (else 408).", gt=0.0)
-    send_timeout: float = option(60.0, "Seconds within which a client must take what it is sent, else its connection is closed.", gt=0.0)
-    keep_alive: float = option(5.0, "Seconds that a connection stays open after an answer, for the next request.", ge=0.0)
+    max_connections: int = option(
+        4096, "Connections open at a time; more are turned away with status 503.", ge=1
+    )
+    receive_timeout: float = option(
+        30.0,
+        "Seconds within which a request, headers and body, must have arrived (else 408).",
+        gt=0.0,
+    )
+    send_timeout: float = option(
+        60.0,
+        "Seconds within which a client must take what it is sent, else its connection is closed.",
+        gt=0.0,
+    )
+    keep_alive: float = option(
+        5.0, "Seconds that a connection stays open after an answer, for the next request.", ge=0.0
+    )
     access_log: bool = option(True, "Write a line for every request to standard error.")
-    grace: float = option(30.0, "Seconds that requests under way may take to finish when the server is told to end.", ge=0.0)
+    grace: float = option(
+        30.0,
+        "Seconds that requests under way may take to finish when the server is told to end.",
+        ge=0.0,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.host.strip():
-            raise OptionError("host is empty", hint="Give an address, such as 127.0.0.1, or 0.0.0.0 for all.")
+            raise OptionError(
+                "host is empty", hint="Give an address, such as 127.0.0.1, or 0.0.0.0 for all."
+            )
         if self.api_key is not None:
             check_key(self.api_key, "api_key")
         if self.api_key is not None and self.api_key_file is not None:

@@ -1,6 +1,5 @@
-"""Requests: OpenAI's fields by OpenAI's names, and the fields of `GenerationConfig` by their own, each declared once (config.py).
-
-Leaves to others: fields that are not declared here (fields.py), HTTP (app.py), whether prompt and answer fit (asking.py).
+"""Requests: OpenAI's fields by OpenAI's names, and the fields of `GenerationConfig` by their own,
+each declared once (config.py).
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from creditdecoding.config import GenerationConfig, from_mapping, kinds
+from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import resolve
 from creditdecoding.errors import MissingExtraError, OptionError, blaming
+from creditdecoding.options import from_mapping, kinds
 from creditdecoding.server import fields
 from creditdecoding.server.fields import Refusal, taken
 
@@ -85,8 +85,12 @@ class StreamOptions(Strict):
     """Of a streamed answer."""
 
     harmless = fields.STREAM_HARMLESS
-    include_usage: bool | None = Field(default=None, description="A last event with the counts and no choices.")
-    continuous_usage_stats: bool | None = Field(default=None, description="vLLM's: the counts so far in every event.")
+    include_usage: bool | None = Field(
+        default=None, description="A last event with the counts and no choices."
+    )
+    continuous_usage_stats: bool | None = Field(
+        default=None, description="vLLM's: the counts so far in every event."
+    )
 
 
 class _Asked(Strict):
@@ -94,17 +98,27 @@ class _Asked(Strict):
 
     refused = fields.REFUSED
     harmless = fields.HARMLESS
-    model: str | None = Field(default=None, description="The name under /v1/models; may be left out.")
-    stop: Plain | Stops | None = Field(default=None, description="The answer is cut before the first of these.")
+    model: str | None = Field(
+        default=None, description="The name under /v1/models; may be left out."
+    )
+    stop: Plain | Stops | None = Field(
+        default=None, description="The answer is cut before the first of these."
+    )
     n: int | None = Field(
         default=None,
         ge=1,
         le=MAX_CHOICES,
         description="Answers a prompt, each drawn with a seed of its own.",
     )
-    decoder: Words | Knobs | None = Field(default=None, description='NAME, NAME:knob=value,... or {"name": NAME, knob: value}.')
-    ignore_eos: bool | None = Field(default=None, description="vLLM's name of logits_eos_inf: never write a stop token.")
-    stream: bool | None = Field(default=None, description="Server-sent events: text as it becomes final.")
+    decoder: Words | Knobs | None = Field(
+        default=None, description='NAME, NAME:knob=value,... or {"name": NAME, knob: value}.'
+    )
+    ignore_eos: bool | None = Field(
+        default=None, description="vLLM's name of logits_eos_inf: never write a stop token."
+    )
+    stream: bool | None = Field(
+        default=None, description="Server-sent events: text as it becomes final."
+    )
     stream_options: StreamOptions | None = None
     draft: bool | None = Field(
         default=None,
@@ -128,7 +142,9 @@ _NO_LIMIT: dict[str, Any] = {
 
 
 def _own(name: str, field: dataclasses.Field[Any]) -> Any:
-    """A pydantic field called `name` for an option of `GenerationConfig`; None stands for its default."""
+    """A pydantic field called `name` for an option of `GenerationConfig`; None stands for its
+    default.
+    """
     meta = field.metadata
     bounds = {key: meta[key] for key in ("ge", "gt", "le") if meta.get(key) is not None}
     plain = TYPES[kinds(field)[0]]
@@ -185,7 +201,9 @@ class Message(Strict):
     @model_validator(mode="after")
     def _spoken(self) -> Message:
         if self.content is None and self.role != "assistant":
-            refusal = Refusal("content", f"a turn of the {self.role} needs content. Give some text.")
+            refusal = Refusal(
+                "content", f"a turn of the {self.role} needs content. Give some text."
+            )
             raise PydanticCustomError(REFUSAL, "{message}", dataclasses.asdict(refusal))
         return self
 
@@ -204,11 +222,15 @@ class ChatRequest(_Options):  # type: ignore[misc]
     """Body of /v1/chat/completions."""
 
     messages: Messages
-    logprobs: bool | None = Field(default=None, description="Log-probability of every token at the pass that wrote it.")
+    logprobs: bool | None = Field(
+        default=None, description="Log-probability of every token at the pass that wrote it."
+    )
 
 
 class CompletionRequest(_Options):  # type: ignore[misc]
-    """Body of /v1/completions: plain text, continued without the chat template, or filled in before a suffix."""
+    """Body of /v1/completions: plain text, continued without the chat template, or filled in before
+    a suffix.
+    """
 
     prompt: Plain | Texts | Ids | ManyIds
     suffix: Plain | None = Field(
@@ -226,11 +248,17 @@ class CompletionRequest(_Options):  # type: ignore[misc]
         return [self.prompt] if isinstance(self.prompt[0], int) else list(self.prompt)
 
 
-NAMES = {name for model in (ChatRequest, CompletionRequest, Message, Text, StreamOptions) for name in model.model_fields}
+NAMES = {
+    name
+    for model in (ChatRequest, CompletionRequest, Message, Text, StreamOptions)
+    for name in model.model_fields
+}
 
 
 def length_of(asked: Any) -> tuple[str, int | None]:
-    """The name by which a request gives the length of its answer, and that length. Raises `OptionError`."""
+    """The name by which a request gives the length of its answer, and that length. Raises
+    `OptionError`.
+    """
     given = {name: getattr(asked, name) for name in LENGTHS if getattr(asked, name) is not None}
     if len(set(given.values())) > 1:
         what = f"{' and '.join(given)} say different things"
@@ -239,7 +267,9 @@ def length_of(asked: Any) -> tuple[str, int | None]:
 
 
 def generation(asked: Any, defaults: Mapping[str, Any]) -> GenerationConfig:
-    """The options of a request, over the `defaults` of whoever serves it; without a length where there is no limit. Raises `OptionError`."""
+    """The options of a request, over the `defaults` of whoever serves it; without a length where
+    there is no limit. Raises `OptionError`.
+    """
     given = {name: getattr(asked, name) for name in OPTIONS}
     _, length = length_of(asked)
     given["gen_length"] = None if length == -1 else length

@@ -1,15 +1,16 @@
-"""Verifiable tasks by name: `pocket` is all eight embedded families, a family's name is that one, `chain` longer problems than the
-embedded model knows (chain.py), a benchmark's name (benchmarks/) that one, a data file's path the questions in it (questions.py).
-
-Leaves to others: what an item is (base.py), running models over items (eval/).
+"""Verifiable tasks by name: `pocket` is all eight embedded families, a family's name is that one,
+`chain` longer problems than the
+embedded model knows (chain.py), a benchmark's name (benchmarks/) that one, a data file's path the
+questions in it (questions.py).
 """
 
 from __future__ import annotations
 
 from creditdecoding.errors import unknown_name
-from creditdecoding.tasks import benchmarks, chain, questions
+from creditdecoding.tasks import benchmarks
+from creditdecoding.tasks import custom as questions
 from creditdecoding.tasks.base import Family
-from creditdecoding.tasks.pocket import FAMILIES
+from creditdecoding.tasks.synthetic import FAMILIES, chain
 
 MADE = {**FAMILIES, chain.FAMILY.name: chain.FAMILY}
 """Every family whose items are made, by name."""

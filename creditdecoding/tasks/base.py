@@ -1,7 +1,4 @@
-"""What a task is: items with a prompt, a worked reference answer, a structure key, and a scorer.
-
-Leaves to others: running models over items (eval/), turning items into training rows (train/).
-"""
+"""What a task is: items with a prompt, a worked reference answer, a structure key, and a scorer."""
 
 from __future__ import annotations
 
@@ -20,7 +17,9 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class Item:
-    """One question. `gold` is what the scorer compares with; `key` is the structure that decides the split."""
+    """One question. `gold` is what the scorer compares with; `key` is the structure that decides
+    the split.
+    """
 
     family: str
     prompt: str
@@ -40,9 +39,12 @@ class Item:
 class Family:
     """A task family: how items are made and scored.
 
-    `delimiter` ends a step of a worked answer, "" where none does; `share` is how often training draws from it, relative to the others.
-    Items that were published rather than made are `listed`: all are of the test split. `grade` is partial credit beside `score`; `about`
-    goes to reports. `answer` reads from a text what a vote among several counts; without it that is `final_answer`, else the whole text.
+    `delimiter` ends a step of a worked answer, "" where none does; `share` is how often training
+    draws from it, relative to the others.
+    Items that were published rather than made are `listed`: all are of the test split. `grade` is
+    partial credit beside `score`; `about`
+    goes to reports. `answer` reads from a text what a vote among several counts; without it that is
+    `final_answer`, else the whole text.
     """
 
     name: str
@@ -75,13 +77,18 @@ class UpTo(int):
 def distinct_items(family: Family, split: Split, seed: int, limit: int) -> list[Item]:
     """`limit` items no two of which share a structure (fewer if the family has fewer).
 
-    Of a listed family `limit` items drawn by the seed, in their order, 0 for all. Raises `OptionError` if there are fewer, unless the
+    Of a listed family `limit` items drawn by the seed, in their order, 0 for all. Raises
+    `OptionError` if there are fewer, unless the
     limit is an `UpTo`.
     """
     if family.listed is not None:
         return _drawn(family.name, family.listed, seed, limit)
     if limit < 1:
-        raise OptionError("items of this family are made, so there is no end of them", given=family.name, hint="Give a limit of 1 or more.")
+        raise OptionError(
+            "items of this family are made, so there is no end of them",
+            given=family.name,
+            hint="Give a limit of 1 or more.",
+        )
     chosen: dict[tuple[Any, ...], Item] = {}
     for item in itertools.islice(_all_items(family, split, seed), 2000 * limit):
         if len(chosen) == limit:
@@ -104,13 +111,20 @@ def _drawn(name: str, listed: tuple[Item, ...], seed: int, limit: int) -> list[I
         limit = min(limit, len(listed))
     if limit > len(listed):
         what = f"the limit is larger than {name}"
-        raise OptionError(what, given=limit, allowed=f"at most {len(listed)}", hint="Ask for fewer items, or for all with a limit of 0.")
+        raise OptionError(
+            what,
+            given=limit,
+            allowed=f"at most {len(listed)}",
+            hint="Ask for fewer items, or for all with a limit of 0.",
+        )
     chosen = random.Random(f"{name}/{seed}").sample(range(len(listed)), limit or len(listed))
     return [listed[i] for i in sorted(chosen)]
 
 
 def final_answer(text: str) -> str | None:
-    """What follows the last "Answer:", without case, outer white space and final period; None where it is missing."""
+    """What follows the last "Answer:", without case, outer white space and final period; None where
+    it is missing.
+    """
     _, marker, after = text.rpartition("Answer:")
     return after.split("\n")[0].strip().rstrip(".").strip().lower() if marker else None
 

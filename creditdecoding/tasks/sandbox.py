@@ -5,8 +5,7 @@ enters that process.
 compares outside; `passes` lets tests that are code themselves call it from a second child. On Linux
 (x86-64, arm64) the kernel holds a child to a list of system calls, to Python's own files and an
 empty folder, without root. What cannot be set up is said once a process. docs/security.md has the
-promises and what is not covered. Leaves to others: the confinement (confined/), what to run and
-when values are the same (the tasks).
+promises and what is not covered.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from creditdecoding.errors import CreditError
-from creditdecoding.tasks.confined.asking import Asking, StoppedError
-from creditdecoding.tasks.confined.channel import Channel, ClosedError
-from creditdecoding.tasks.confined.values import encode
+from creditdecoding.tasks.sandbox_child.asking import Asking, StoppedError
+from creditdecoding.tasks.sandbox_child.channel import Channel, ClosedError
+from creditdecoding.tasks.sandbox_child.values import encode
 
 if TYPE_CHECKING:
-    from creditdecoding.tasks.confined.values import Tree
+    from creditdecoding.tasks.sandbox_child.values import Tree
 
 _START = "; ".join(
     (
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})",
-        "from confined.child import main",
+        "from sandbox_child.child import main",
         "del sys.path[0]",
         "main()",
     )
@@ -56,7 +55,8 @@ _KEEPS = {
     "files": "every file that this user may open",
     "root": "the id of root",
 }
-"""What the code that is judged keeps where the system does not take it away (confined/confine.py).
+"""What the code that is judged keeps where the system does not take it away
+(sandbox_child/confine.py).
 """
 
 _log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def run_python(code: str, seconds: int = 5, memory: int = _MEMORY, given: str = 
 
 def equal(given: Tree, wanted: object) -> bool:
     """Whether a value that an answer gave is the wanted one; it comes as the tree of
-    confined/values.py, and stays one.
+    sandbox_child/values.py, and stays one.
     """
     return bool(given == encode(wanted))
 

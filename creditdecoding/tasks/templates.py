@@ -1,7 +1,10 @@
-"""Ways to wrap a question, as data: a comparison asks each item once in every template that is asked for.
+"""Ways to wrap a question, as data: a comparison asks each item once in every template that is
+asked for.
 
-Rankings of decoders can change with the wording, so they are reported by template as well. Leaves to others: the questions themselves
-(each task brings its own phrasings), and the checkpoint's chat template, which comes around all of these (tokenizer.py).
+Rankings of decoders can change with the wording, so they are reported by template as well. Leaves
+to others: the questions themselves
+(each task brings its own phrasings), and the checkpoint's chat template, which comes around all of
+these (tokenizer.py).
 """
 
 from __future__ import annotations
@@ -17,14 +20,18 @@ TEMPLATES: dict[str, str] = {
 
 
 def templates(names: str) -> list[str]:
-    """The template names of a comma-separated text, or `all`, without repeats. Raises `OptionError`."""
+    """The template names of a comma-separated text, or `all`, without repeats. Raises
+    `OptionError`.
+    """
     found: dict[str, None] = {}
     for name in (part.strip() for part in names.split(",") if part.strip()):
         if name != "all" and name not in TEMPLATES:
             raise unknown_name("template", name, ["all", *TEMPLATES])
         found |= dict.fromkeys(TEMPLATES if name == "all" else [name])
     if not found:
-        raise OptionError("no template", allowed=", ".join(["all", *TEMPLATES]), hint="Name at least one.")
+        raise OptionError(
+            "no template", allowed=", ".join(["all", *TEMPLATES]), hint="Name at least one."
+        )
     return list(found)
 
 

@@ -1,7 +1,5 @@
-"""The training loop: a masked-diffusion language model over the task families, seeded and resumable after a kill.
-
-Leaves to others: corruption and loss weights (objective.py), rows (rows.py), drawing the loss curve (view/), what to
-measure while training (the `evaluate` callable that the caller hands in).
+"""The training loop: a masked-diffusion language model over the task families, seeded and resumable
+after a kill.
 """
 
 from __future__ import annotations
@@ -22,15 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from creditdecoding.checkpoint import locate
-from creditdecoding.config import ModelConfig, TrainConfig
+from creditdecoding.config import ModelConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.models import llada, read_config
+from creditdecoding.models import read_config
+from creditdecoding.models.families import llada
 from creditdecoding.models.transformer import Transformer, init_weights
 from creditdecoding.models.weights import save, stream
 from creditdecoding.tasks.base import Family
-from creditdecoding.tokenizer import Tokenizer, load_tokenizer
+from creditdecoding.text.tokenizer import Tokenizer, load_tokenizer
 from creditdecoding.train.initial import DRILL_ANSWER, drill, lay_induction
 from creditdecoding.train.objective import Batch, Corrupted, blockwise, two_stream, uniform
+from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.parallel import average_gradients, join
 from creditdecoding.train.rows import batches, draw
 from creditdecoding.train.schedule import cut_log, log_of, rate, save_state, write_whole
@@ -65,11 +65,25 @@ def model_config(config: TrainConfig, tokenizer: Tokenizer, end: int) -> ModelCo
 
 
 class Run:
-    """One training run in a folder: weights, optimisers, step; saved as one file that is replaced atomically."""
+    """One training run in a folder: weights, optimisers, step; saved as one file that is replaced
+    atomically.
+    """
 
-    def __init__(self, config: TrainConfig, tokenizer: Tokenizer, families: Sequence[Family], folder: Path, rank: int = 0) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        tokenizer: Tokenizer,
+        families: Sequence[Family],
+        folder: Path,
+        rank: int = 0,
+    ) -> None:
         torch.set_num_threads(config.threads)
-        self.config, self.tokenizer, self.families, self.folder = config, tokenizer, list(families), folder
+        self.config, self.tokenizer, self.families, self.folder = (
+            config,
+            tokenizer,
+            list(families),
+            folder,
+        )
         self.rank = rank
         self.end = int(tokenizer.backend.eos_token_id)
         self.end_of_turn = next((i for i in tokenizer.stop_ids if i != self.end), self.end)
@@ -114,7 +128,10 @@ class Run:
 
     def _about(self) -> dict[str, Any]:
         """What a run was asked for."""
-        return {**dataclasses.asdict(self.config), "tasks": [family.name for family in self.families]}
+        return {
+            **dataclasses.asdict(self.config),
+            "tasks": [family.name for family in self.families],
+        }
 
     def _start(self) -> None:
         """Take the weights that `begin_from` laid into the folder; optimisers and step begin anew."""
@@ -147,7 +164,10 @@ class Run:
         """The rows of this step: questions, or at the very beginning look-up drills."""
         if self.step < self.config.drill_steps:
             ids = sorted({*range(self.tokenizer.size)} - {*self.tokenizer.backend.all_special_ids})
-            return [drill(self.config.batch_size // self.config.parts, ids, rng) for _ in range(self.config.parts)]
+            return [
+                drill(self.config.batch_size // self.config.parts, ids, rng)
+                for _ in range(self.config.parts)
+            ]
         items = draw(self.families, self.config.batch_size, rng)
         return batches(items, self.tokenizer, self.end_of_turn, self.end, self.config.parts, rng)
 
@@ -160,17 +180,25 @@ class Run:
         if progress < self.config.next_token_until:
             return "next_token", two_stream(batch, mask_id, 1, WIDTH, generator)
         if progress < self.config.blocks_until and rng.random() < 0.6:
-            return "blocks", two_stream(batch, mask_id, rng.choice((1, 1, 1, 4, 8, 32)), WIDTH, generator)
+            return "blocks", two_stream(
+                batch, mask_id, rng.choice((1, 1, 1, 4, 8, 32)), WIDTH, generator
+            )
         name = rng.choice(("uniform", "blockwise", "ordered", "ordered"))
         if name == "uniform":
             return name, uniform(batch, mask_id, generator)
         return name, blockwise(batch, mask_id, generator, name == "ordered")
 
     def loss(self, given: Corrupted, rows: int) -> Tensor:
-        """Weighted cross-entropy over the masked positions, a row's weights summing to about its answer length."""
-        allowed, positions = (None if x is None else x.to(self.device) for x in (given.allowed, given.positions))
+        """Weighted cross-entropy over the masked positions, a row's weights summing to about its
+        answer length.
+        """
+        allowed, positions = (
+            None if x is None else x.to(self.device) for x in (given.allowed, given.positions)
+        )
         with torch.autocast(self.device.type, torch.bfloat16):
-            hidden = self.model.trunk(given.tokens.to(self.device), allowed, positions)[tuple(index.to(self.device) for index in given.read)]
+            hidden = self.model.trunk(given.tokens.to(self.device), allowed, positions)[
+                tuple(index.to(self.device) for index in given.read)
+            ]
             logits = self.model.logits(hidden)
         losses = F.cross_entropy(logits.float(), given.target.to(self.device), reduction="none")
         return (losses * given.weight.to(self.device)).sum() / (rows * 64)
@@ -196,8 +224,12 @@ class Run:
         self.step += 1
         return logged
 
-    def run(self, evaluate: Callable[[Path], dict[str, Any]] | None = None) -> Iterator[dict[str, Any]]:
-        """Train to the end, yielding a record a step; records also go to log.jsonl, weights to the folder."""
+    def run(
+        self, evaluate: Callable[[Path], dict[str, Any]] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Train to the end, yielding a record a step; records also go to log.jsonl, weights to the
+        folder.
+        """
         log = self.folder / "log.jsonl"
         cut_log(log, self.step)
         while self.step < self.config.steps:
@@ -225,14 +257,31 @@ class Run:
     def report(self) -> dict[str, Any]:
         """Recipe and cost of the run."""
         count = sum(w.numel() for w in self.model.parameters())
-        cost = {"steps": self.step, "tokens": self.tokens, "seconds": round(self.seconds), "threads": self.config.threads}
-        return {"parameters": count, **cost, "torch": torch.__version__, "config": dataclasses.asdict(self.config)}
+        cost = {
+            "steps": self.step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds),
+            "threads": self.config.threads,
+        }
+        return {
+            "parameters": count,
+            **cost,
+            "torch": torch.__version__,
+            "config": dataclasses.asdict(self.config),
+        }
 
     def export(self) -> None:
-        """Write the checkpoint in the released LLaDA format: config.json, generation_config.json, model.safetensors."""
+        """Write the checkpoint in the released LLaDA format: config.json, generation_config.json,
+        model.safetensors.
+        """
         config = llada.to_hf(self.model.config, "bfloat16")
         write_whole(self.folder / "config.json", json.dumps(config, indent=2) + "\n")
-        ends = {"bos_token_id": self.tokenizer.backend.bos_token_id, "eos_token_id": self.end, "pad_token_id": self.end, "max_turns": 1}
+        ends = {
+            "bos_token_id": self.tokenizer.backend.bos_token_id,
+            "eos_token_id": self.end,
+            "pad_token_id": self.end,
+            "max_turns": 1,
+        }
         write_whole(self.folder / "generation_config.json", json.dumps(ends, indent=2) + "\n")
         part = self.folder / "model.part"
         save(self.model, part, llada.RENAME, torch.bfloat16)
@@ -240,14 +289,19 @@ class Run:
 
 
 def begin_from(name: str, folder: Path) -> None:
-    """Lay the checkpoint `name` into a run's folder as what it starts from; nothing to do where that run goes on.
+    """Lay the checkpoint `name` into a run's folder as what it starts from; nothing to do where
+    that run goes on.
 
     Raises `OptionError` if the run has begun from something else.
     """
     source = locate(name)
     if (folder / "state.pt").exists():
         if not _same_files(source, folder / START):
-            raise OptionError("this run has begun already", given=str(folder), hint="Leave --start-from out to go on, or use another --out.")
+            raise OptionError(
+                "this run has begun already",
+                given=str(folder),
+                hint="Leave --start-from out to go on, or use another --out.",
+            )
         return
     shutil.copytree(source, folder / START, dirs_exist_ok=True)
     for file in ("tokenizer.json", "tokenizer_config.json"):
@@ -260,7 +314,14 @@ def _same_files(one: Path, other: Path) -> bool:
     return other.is_dir() and not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
 
 
-def help_run(rank: int, world: int, meeting: Path, config: TrainConfig, families: Sequence[Family], folder: Path) -> None:
+def help_run(
+    rank: int,
+    world: int,
+    meeting: Path,
+    config: TrainConfig,
+    families: Sequence[Family],
+    folder: Path,
+) -> None:
     """A further process of a run: the same steps on rows of its own, nothing saved or logged."""
     join(rank, world, meeting)
     run = Run(config, load_tokenizer(folder), families, folder, rank)
@@ -270,10 +331,17 @@ def help_run(rank: int, world: int, meeting: Path, config: TrainConfig, families
 
 def _optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
     if not hasattr(torch.optim, "Muon"):
-        raise OptionError("training needs torch.optim.Muon", given=torch.__version__, allowed="torch >= 2.9", hint="Upgrade torch.")
+        raise OptionError(
+            "training needs torch.optim.Muon",
+            given=torch.__version__,
+            allowed="torch >= 2.9",
+            hint="Upgrade torch.",
+        )
     matrices = [w for w in model.layers.parameters() if w.dim() == 2]
     others = [w for w in model.parameters() if not any(w is m for m in matrices)]
-    muon = torch.optim.Muon(matrices, lr=config.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(
+        matrices, lr=config.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+    )
     adam = torch.optim.AdamW(others, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)
     for optimizer, scale in ((muon, 1.0), (adam, 0.6)):
         for group in optimizer.param_groups:

@@ -1,14 +1,18 @@
-"""The masked-diffusion objective: what is masked, what each position may see, and what the loss weighs.
+"""The masked-diffusion objective: what is masked, what each position may see, and what the loss
+weighs.
 
 Three ways of corrupting a row [prompt | answer, end of turn, end of text ...]:
 
-- `uniform`: LLaDA's. Every answer position is masked with probability t, weight 1/t (arXiv 2502.09992, Eq. 3).
-- `blockwise`: as block-by-block decoding sees it. Blocks before are clean, blocks after are all masks, some masks inside.
-- `two_stream`: block diffusion's training pass (arXiv 2503.09573): a clean copy of the answer rides beside the noisy one, and
-  a noisy block sees itself and the clean blocks before it. At block length 1 this is next-token prediction through mask
-  tokens, ten times as many useful losses a row; it teaches copying and arithmetic early, in the form decoding uses.
-
-Leaves to others: where rows come from (rows.py), optimisation (loop.py).
+- `uniform`: LLaDA's. Every answer position is masked with probability t, weight 1/t (arXiv
+  2502.09992, Eq. 3).
+- `blockwise`: as block-by-block decoding sees it. Blocks before are clean, blocks after are all
+  masks, some masks inside.
+- `two_stream`: block diffusion's training pass (arXiv 2503.09573): a clean copy of the answer rides
+  beside the noisy one, and
+  a noisy block sees itself and the clean blocks before it. At block length 1 this is next-token
+  prediction through mask
+  tokens, ten times as many useful losses a row; it teaches copying and arithmetic early, in the
+  form decoding uses.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of equal length: tokens [rows, length], length of each prompt and of each answer with its end of turn [rows]."""
+    """Rows of equal length: tokens [rows, length], length of each prompt and of each answer with
+    its end of turn [rows].
+    """
 
     tokens: Tensor
     prompt: Tensor
@@ -30,7 +36,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Corrupted:
-    """Network input and loss: `read` are (row, column) of masked positions, `target` and `weight` [n] belong to them."""
+    """Network input and loss: `read` are (row, column) of masked positions, `target` and `weight`
+    [n] belong to them.
+    """
 
     tokens: Tensor
     read: tuple[Tensor, Tensor]
@@ -50,14 +58,17 @@ def uniform(batch: Batch, mask_id: int, generator: torch.Generator) -> Corrupted
     """LLaDA's corruption of the whole answer, padding included."""
     t = _ratios(len(batch.tokens), generator)[:, None]
     column = torch.arange(batch.tokens.shape[1])[None]
-    masked = (torch.rand(batch.tokens.shape, generator=generator) < t) & (column >= batch.prompt[:, None])
+    masked = (torch.rand(batch.tokens.shape, generator=generator) < t) & (
+        column >= batch.prompt[:, None]
+    )
     return _corrupted(batch, masked, masked, (1 / t).expand_as(masked), mask_id)
 
 
 def blockwise(batch: Batch, mask_id: int, generator: torch.Generator, ordered: bool) -> Corrupted:
     """One block of 16, 32 or 64, the answer before it clean, all after it masked and without loss.
 
-    Inside the block each position is masked with probability t; if `ordered`, more often behind a random point (0.7 to 1)
+    Inside the block each position is masked with probability t; if `ordered`, more often behind a
+    random point (0.7 to 1)
     than before it (0.05), as when a decoder is held up by the first token it is not sure of.
     """
     rows, length = batch.tokens.shape
@@ -75,13 +86,24 @@ def blockwise(batch: Batch, mask_id: int, generator: torch.Generator, ordered: b
     return _corrupted(batch, lossy | (column >= end), lossy, weight, mask_id)
 
 
-def _corrupted(batch: Batch, masked: Tensor, lossy: Tensor, weight: Tensor, mask_id: int) -> Corrupted:
+def _corrupted(
+    batch: Batch, masked: Tensor, lossy: Tensor, weight: Tensor, mask_id: int
+) -> Corrupted:
     read = lossy.nonzero(as_tuple=True)
-    return Corrupted(batch.tokens.masked_fill(masked, mask_id), (read[0], read[1]), batch.tokens[read], weight[read])
+    return Corrupted(
+        batch.tokens.masked_fill(masked, mask_id),
+        (read[0], read[1]),
+        batch.tokens[read],
+        weight[read],
+    )
 
 
-def two_stream(batch: Batch, mask_id: int, block: int, width: int, generator: torch.Generator) -> Corrupted:
-    """Clean rows with a noisy copy of the first `width` answer positions appended; see the module's text."""
+def two_stream(
+    batch: Batch, mask_id: int, block: int, width: int, generator: torch.Generator
+) -> Corrupted:
+    """Clean rows with a noisy copy of the first `width` answer positions appended; see the module's
+    text.
+    """
     rows, length = batch.tokens.shape
     t = _ratios(rows, generator)[:, None] if block > 1 else torch.ones(rows, 1)
     offset = torch.arange(width)[None]
@@ -90,12 +112,23 @@ def two_stream(batch: Batch, mask_id: int, block: int, width: int, generator: to
     masked = torch.rand(rows, width, generator=generator) < t
     lossy = masked & (offset < batch.answer[:, None] + 4) & (column < length)
     place = torch.arange(length)[None] - batch.prompt[:, None]
-    group = torch.cat((torch.where(place < 0, -1, place // block), (offset // block).expand(rows, -1)), dim=1)
+    group = torch.cat(
+        (torch.where(place < 0, -1, place // block), (offset // block).expand(rows, -1)), dim=1
+    )
     noisy = torch.arange(length + width) >= length
     query, key = group[:, :, None], group[:, None, :]
     noisy_query, noisy_key = noisy[:, None], noisy[None, :]
-    allowed = torch.where(noisy_key, noisy_query & (query == key), torch.where(noisy_query, key < query, key <= query))
+    allowed = torch.where(
+        noisy_key, noisy_query & (query == key), torch.where(noisy_query, key < query, key <= query)
+    )
     tokens = torch.cat((batch.tokens, clean.masked_fill(masked, mask_id)), dim=1)
     positions = torch.cat((torch.arange(length).expand(rows, -1), column), dim=1)
     row, at = lossy.nonzero(as_tuple=True)
-    return Corrupted(tokens, (row, at + length), clean[row, at], (1 / t).expand_as(lossy)[row, at], allowed, positions)
+    return Corrupted(
+        tokens,
+        (row, at + length),
+        clean[row, at],
+        (1 / t).expand_as(lossy)[row, at],
+        allowed,
+        positions,
+    )

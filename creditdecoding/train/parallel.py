@@ -1,6 +1,5 @@
-"""Several processes that share each training step: every one has its own rows, gradients are averaged.
-
-Leaves to others: everything about the step itself (loop.py). One process needs none of this.
+"""Several processes that share each training step: every one has its own rows, gradients are
+averaged.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from creditdecoding import children
+from creditdecoding import child_processes as children
 
 _PATIENCE = timedelta(minutes=15)
 
@@ -31,7 +30,9 @@ def join(rank: int, world: int, meeting: Path) -> None:
 
 @contextlib.contextmanager
 def helpers(world: int, meeting: Path, work: Callable[..., None], *args: Any) -> Iterator[None]:
-    """Run `work(rank, world, meeting, *args)` in `world - 1` further processes while the body runs as rank 0."""
+    """Run `work(rank, world, meeting, *args)` in `world - 1` further processes while the body runs
+    as rank 0.
+    """
     meeting.unlink(missing_ok=True)
     started: list[SpawnProcess] = []
     try:

@@ -1,6 +1,5 @@
-"""Training rows from the task families: the same batch for the same seed and step, so that a run resumes without state.
-
-Leaves to others: what is masked (objective.py), what the questions are (tasks/).
+"""Training rows from the task families: the same batch for the same seed and step, so that a run
+resumes without state.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from creditdecoding.tasks.base import Family, Item
-from creditdecoding.tokenizer import Tokenizer
+from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.objective import Batch
 
 STEP = 32  # row lengths are multiples of this, so that few shapes are compiled
@@ -29,10 +28,19 @@ def draw(families: Sequence[Family], count: int, rng: random.Random) -> list[Ite
     return found
 
 
-def batches(items: Sequence[Item], tokenizer: Tokenizer, end_of_turn: int, end: int, parts: int, rng: random.Random) -> list[Batch]:
-    """The items as `parts` batches of near-equal length, each filled up with end-of-text to a multiple of `STEP`.
+def batches(
+    items: Sequence[Item],
+    tokenizer: Tokenizer,
+    end_of_turn: int,
+    end: int,
+    parts: int,
+    rng: random.Random,
+) -> list[Batch]:
+    """The items as `parts` batches of near-equal length, each filled up with end-of-text to a
+    multiple of `STEP`.
 
-    One part in five gets up to 96 positions more, so that the canvas at decoding time (longer than the answer) is no surprise.
+    One part in five gets up to 96 positions more, so that the canvas at decoding time (longer than
+    the answer) is no surprise.
     """
     rows = []
     for item in items:

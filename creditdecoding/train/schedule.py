@@ -1,6 +1,5 @@
-"""What every training loop needs: the learning rate of a step, a state file that a kill at any moment leaves whole, a log that fits it.
-
-Leaves to others: the loops (loop.py, and those of verifiers).
+"""What every training loop needs: the learning rate of a step, a state file that a kill at any
+moment leaves whole, a log that fits it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,11 @@ import torch
 
 def rate(step: int, steps: int, peak: float, warm: int) -> float:
     """Linear warm-up over `warm` steps, cosine to 2% of `peak`."""
-    return peak * min(1.0, (step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    return (
+        peak
+        * min(1.0, (step + 1) / warm)
+        * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -34,7 +37,9 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def log_of(path: Path, name: str = "step") -> list[dict[str, Any]]:
-    """The records of a log in order; of a number that is there twice the later one, a last line that was torn off left out."""
+    """The records of a log in order; of a number that is there twice the later one, a last line
+    that was torn off left out.
+    """
     found: dict[int, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -46,6 +51,13 @@ def log_of(path: Path, name: str = "step") -> list[dict[str, Any]]:
 
 
 def cut_log(path: Path, end: int, name: str = "step") -> None:
-    """Take out of a log what comes at `end` and later: a run that goes on from there writes it anew."""
+    """Take out of a log what comes at `end` and later: a run that goes on from there writes it
+    anew.
+    """
     if path.exists():
-        write_whole(path, "".join(json.dumps(record) + "\n" for record in log_of(path, name) if record[name] < end))
+        write_whole(
+            path,
+            "".join(
+                json.dumps(record) + "\n" for record in log_of(path, name) if record[name] < end
+            ),
+        )

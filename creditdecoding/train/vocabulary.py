@@ -1,6 +1,5 @@
-"""Trains the embedded model's tokenizer: byte-level BPE with single digits, LLaDA's special tokens and chat template.
-
-Leaves to others: loading it (tokenizer.py); which texts to learn from (the caller).
+"""Trains the embedded model's tokenizer: byte-level BPE with single digits, LLaDA's special tokens
+and chat template.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from creditdecoding.tasks.base import Family, items
-from creditdecoding.tokenizer import Tokenizer as TaskTokenizer
-from creditdecoding.tokenizer import load_tokenizer
+from creditdecoding.text.tokenizer import Tokenizer as TaskTokenizer
+from creditdecoding.text.tokenizer import load_tokenizer
 
 BOS, EOS, MASK, EOT = "<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|eot_id|>"
 SPECIAL = (BOS, EOS, MASK, "<|start_header_id|>", "<|end_header_id|>", EOT)
 
-# LLaDA's template: content trimmed, bos before the first message only, the assistant's header always at the end.
+# LLaDA's template: content trimmed, bos before the first message only, the assistant's header
+# always at the end.
 TEMPLATE = (
     "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
     " + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}"
@@ -30,10 +30,15 @@ TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most `size` ids over `texts`; any text round-trips, every digit is a token of its own."""
+    """A byte-level BPE of at most `size` ids over `texts`; any text round-trips, every digit is a
+    token of its own.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -57,7 +62,9 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def task_tokenizer(families: Sequence[Family], size: int, folder: Path) -> TaskTokenizer:
-    """The tokenizer in `folder`, trained there first on 4,000 training items a family if it has none."""
+    """The tokenizer in `folder`, trained there first on 4,000 training items a family if it has
+    none.
+    """
     if not (folder / "tokenizer.json").exists():
         texts = ["user\n\n", "assistant\n\n"] * 20000
         for family in families:
@@ -68,7 +75,9 @@ def task_tokenizer(families: Sequence[Family], size: int, folder: Path) -> TaskT
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write tokenizer_config.json (with the template inside, as LLaDA's) and tokenizer.json; a kill leaves whole files, the latter the last."""
+    """Write tokenizer_config.json (with the template inside, as LLaDA's) and tokenizer.json; a kill
+    leaves whole files, the latter the last.
+    """
     with tempfile.TemporaryDirectory(dir=folder, prefix=".tokenizer") as passing:
         tokenizer.save_pretrained(passing, save_jinja_files=False)
         written = sorted(Path(passing).iterdir(), key=lambda path: path.name == "tokenizer.json")

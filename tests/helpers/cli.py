@@ -7,10 +7,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
+import typer
+
 from creditdecoding.cli import main
+from creditdecoding.cli.app import app
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,27 @@ class Result:
     stderr: str
 
 
-def run_credit(arguments: Sequence[str | Path], stdin: str = "") -> Result:
+def run_experiment(name: str, arguments: Sequence[str]) -> Result:
+    """Run `python -m experiments.<name>` with these arguments, in this process."""
+    return run_credit(arguments, commands=import_module(f"experiments.{name}.__main__").command)
+
+
+def run_credit(
+    arguments: Sequence[str | Path], stdin: str = "", commands: typer.Typer = app
+) -> Result:
     """Run `credit` with these arguments and return its exit status and output. Nothing is raised."""
     stdout = io.StringIO()
     stderr = io.StringIO()
     argv = ["credit", *(str(argument) for argument in arguments)]
     status = 0
-    with redirect_stdout(stdout), redirect_stderr(stderr), patch.object(sys, "argv", argv), patch.object(sys, "stdin", io.StringIO(stdin)):
+    with (
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+        patch.object(sys, "argv", argv),
+        patch.object(sys, "stdin", io.StringIO(stdin)),
+    ):
         try:
-            main()
+            main(commands)
         except SystemExit as stopped:
             status = int(stopped.code or 0)
     return Result(status, stdout.getvalue(), stderr.getvalue())

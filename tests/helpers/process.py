@@ -1,6 +1,8 @@
-"""Run the `credit` command line in a process of its own that gets a signal when its files hold so many lines.
+"""Run the `credit` command line in a process of its own that gets a signal when its files hold so
+many lines.
 
-The process comes from a server that has imported the package already, so it starts at once; it is a real one, with a session, signals and
+The process comes from a server that has imported the package already, so it starts at once; it is a
+real one, with a session, signals and
 standard error of its own.
 """
 
@@ -16,13 +18,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PRELOADED = ["torch", "transformers", "creditdecoding.lm", "creditdecoding.cli", "creditdecoding.eval.compare", "creditdecoding.verifier.fit"]
+PRELOADED = [
+    "torch",
+    "transformers",
+    "creditdecoding.lm",
+    "creditdecoding.cli",
+    "creditdecoding.eval.compare",
+    "creditdecoding.pav.verifier.fit",
+]
 PATIENCE = 300.0  # seconds after which a process that hangs is given up
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit status (the negative number of a signal that killed it), what it said, and the number of its session."""
+    """How a process ended: its exit status (the negative number of a signal that killed it), what
+    it said, and the number of its session.
+    """
 
     status: int
     stderr: str
@@ -54,7 +65,9 @@ def members(session: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Moment:
-    """When the files that match `pattern` in `folder` hold so many lines, all processes of the session get `signal`."""
+    """When the files that match `pattern` in `folder` hold so many lines, all processes of the
+    session get `signal`.
+    """
 
     folder: Path
     pattern: str
@@ -63,14 +76,19 @@ class Moment:
 
     def reached(self) -> bool:
         """Whether the lines are there."""
-        return sum(path.read_bytes().count(b"\n") for path in self.folder.glob(self.pattern)) >= self.lines
+        return (
+            sum(path.read_bytes().count(b"\n") for path in self.folder.glob(self.pattern))
+            >= self.lines
+        )
 
 
 def signalled(arguments: Sequence[str | Path], moment: Moment, log: Path) -> Ended:
     """Run `credit` with these arguments, and send the signal at that moment."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_run, args=([str(argument) for argument in arguments], moment, log))
+    process = context.Process(
+        target=_run, args=([str(argument) for argument in arguments], moment, log)
+    )
     process.start()
     process.join(PATIENCE)
     if process.exitcode is None:
@@ -81,7 +99,9 @@ def signalled(arguments: Sequence[str | Path], moment: Moment, log: Path) -> End
     return Ended(process.exitcode, log.read_text(), process.pid)
 
 
-def _run(arguments: list[str], moment: Moment, log: Path) -> None:  # pragma: no cover - in another process
+def _run(
+    arguments: list[str], moment: Moment, log: Path
+) -> None:  # pragma: no cover - in another process
     """Body of the process."""
     os.setsid()
     with open(log, "wb") as file:
@@ -89,7 +109,9 @@ def _run(arguments: list[str], moment: Moment, log: Path) -> None:  # pragma: no
         os.dup2(file.fileno(), 2)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background has it switched off
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # who starts tests in the background has it switched off
     threading.Thread(target=_watch, args=(moment,), daemon=True).start()
     from creditdecoding.cli import main  # noqa: PLC0415
 

@@ -1,4 +1,6 @@
-"""HTTP by hand: bytes over a connection to a served model, for requests that no client library would send."""
+"""HTTP by hand: bytes over a connection to a served model, for requests that no client library
+would send.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import socket
 from contextlib import closing, suppress
 from typing import Any
 
-from tests.serving import Served, wait
+from tests.helpers.serving import Served, wait
 
 
 def port_of(served: Served) -> int:
@@ -22,7 +24,10 @@ def dial(served: Served) -> socket.socket:
 def head(method: str = "GET", path: str = "/health", **headers: str) -> bytes:
     """The head of a request; `host` is a header like others."""
     lines = [f"{method} {path} HTTP/1.1"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in {"host": "localhost", **headers}.items()]
+    lines += [
+        f"{name.replace('_', '-')}: {value}"
+        for name, value in {"host": "localhost", **headers}.items()
+    ]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
 
 
@@ -45,7 +50,9 @@ def tell(served: Served, *parts: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 def insist(served: Served, *parts: bytes, status: int) -> tuple[int, dict[str, str], bytes]:
-    """The same from a server with tiny time limits, which this client may miss by no fault of the server: tries until it has this status."""
+    """The same from a server with tiny time limits, which this client may miss by no fault of the
+    server: tries until it has this status.
+    """
     answers: list[bytes] = []
 
     def is_answered() -> bool:

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditdecoding.cli.app import Json, Model, load_lm, print_json
+from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.progress import progress
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.flags import with_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from creditdecoding.verifier.measures import Measures
-    from creditdecoding.verifier.store import Label
+    from creditdecoding.pav.data.label_store import Label
+    from creditdecoding.pav.verifier.metrics import Measures
 
-Store = Annotated[Path, typer.Argument(metavar="LABELS", help="Labelled states, written by credit pav collect.")]
+Store = Annotated[
+    Path, typer.Argument(metavar="LABELS", help="Labelled states, written by credit pav collect.")
+]
 
 ROWS = {
     "brier": "Brier score",
@@ -36,23 +38,33 @@ ROWS = {
 @with_options(engine=EngineConfig)
 def measure(
     labels: Store,
-    verifier: Annotated[list[Path], typer.Option(help="Folder of a verifier, or pocket, the embedded one; may be given again to compare some.")],
+    verifier: Annotated[
+        list[Path],
+        typer.Option(
+            help="Folder of a verifier, or pocket, the embedded one; may be given again to compare some."
+        ),
+    ],
     model: Model = "pocket",
     as_json: Json = False,
     *,
     engine: EngineConfig,
 ) -> None:
-    """Measure verifiers on labels that they were not trained on, and how they differ; the first is what the others are compared with."""
-    from creditdecoding.verifier.fit import check, unseen
-    from creditdecoding.verifier.measures import gap
-    from creditdecoding.verifier.measures import measure as measured
-    from creditdecoding.verifier.model import Verifier
-    from creditdecoding.verifier.store import load
+    """Measure verifiers on labels that they were not trained on, and how they differ; the first is
+    what the others are compared with.
+    """
+    from creditdecoding.pav.data.label_store import load
+    from creditdecoding.pav.verifier.fit import check, unseen
+    from creditdecoding.pav.verifier.metrics import gap
+    from creditdecoding.pav.verifier.metrics import measure as measured
+    from creditdecoding.pav.verifier.model import Verifier
 
     found = load(labels)
     lm = load_lm(model, engine)
     check(found, lm)
-    judges = {str(folder): Verifier.load(folder, lm, compile=engine.compile) for folder in dict.fromkeys(verifier)}
+    judges = {
+        str(folder): Verifier.load(folder, lm, compile=engine.compile)
+        for folder in dict.fromkeys(verifier)
+    }
     chosen = _common(found.labels, [unseen(judge, found) for judge in judges.values()])
     q = {}
     with progress(len(judges), "predicting") as tick:
@@ -63,12 +75,20 @@ def measure(
     measures = {name: measured(chosen, values) for name, values in q.items()}
     gaps = {name: gap(chosen, q[name], q[first]).rounded(4) for name in others}
     if as_json:
-        print_json({"labels": str(labels), "verifiers": {name: each.to_json() for name, each in measures.items()}, "brier_above_first": gaps})
+        print_json(
+            {
+                "labels": str(labels),
+                "verifiers": {name: each.to_json() for name, each in measures.items()},
+                "brier_above_first": gaps,
+            }
+        )
         return
     for name, each in measures.items():
         show(each, f"{name}, on {each.states} states of {each.problems} problems")
     for name, above in gaps.items():
-        typer.echo(f"Brier score of {name} less that of {first}: {above['value']:+.4f} [{above['low']:+.4f}, {above['high']:+.4f}]")
+        typer.echo(
+            f"Brier score of {name} less that of {first}: {above['value']:+.4f} [{above['low']:+.4f}, {above['high']:+.4f}]"
+        )
 
 
 def _common(labels: Sequence[Label], unseen: Sequence[Sequence[Label]]) -> list[Label]:
@@ -77,7 +97,11 @@ def _common(labels: Sequence[Label], unseen: Sequence[Sequence[Label]]) -> list[
     chosen = [label for label in labels if label in kept]
     if not chosen:
         hint = "Collect others, of another --split."
-        raise OptionError("there is no label that none of the verifiers was trained on", given=f"{len(labels)} labels", hint=hint)
+        raise OptionError(
+            "there is no label that none of the verifiers was trained on",
+            given=f"{len(labels)} labels",
+            hint=hint,
+        )
     return chosen
 
 
@@ -89,10 +113,19 @@ def show(measures: Measures, title: str) -> None:
     table = Table(title, "", "95% interval")
     for name, text in ROWS.items():
         each: Any = getattr(measures, name)
-        table.add_row(text, *(["unknown", ""] if each is None else [f"{each.value:.4f}", f"{each.low:.4f} to {each.high:.4f}"]))
+        table.add_row(
+            text,
+            *(
+                ["unknown", ""]
+                if each is None
+                else [f"{each.value:.4f}", f"{each.low:.4f} to {each.high:.4f}"]
+            ),
+        )
     curve = Table("predicted", "frequency", "states")
     for point in measures.curve:
-        curve.add_row(f"{point['predicted']:.3f}", f"{point['frequency']:.3f}", f"{point['states']:.0f}")
+        curve.add_row(
+            f"{point['predicted']:.3f}", f"{point['frequency']:.3f}", f"{point['states']:.0f}"
+        )
     console = Console()
     console.print(table)
     console.print(curve)

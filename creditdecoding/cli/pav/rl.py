@@ -10,47 +10,71 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditdecoding.cli.app import Json, Model, load_lm, print_json, write
-from creditdecoding.cli.checks import drawable, made, usable, writable
+from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.progress import Tick, counting
+from creditdecoding.cli.validate import drawable, made, usable, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.flags import with_options
-from creditdecoding.verifier.options import RLConfig
+from creditdecoding.pav.rl.options import RLConfig
 
 if TYPE_CHECKING:
+    from creditdecoding.pav.rl.report import Cell
+    from creditdecoding.pav.rl.train import Run
     from creditdecoding.tasks.base import Family
-    from creditdecoding.verifier.arms import Cell
-    from creditdecoding.verifier.reinforce import Run
 
 
 @pav.command()
 @with_options(rl=RLConfig, generation=GenerationConfig, engine=EngineConfig)
 def rl(
     verifier: Annotated[
-        Path | None, typer.Option(help="Folder of the model's verifier (credit pav train), or pocket, the embedded one.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder of the model's verifier (credit pav train), or pocket, the embedded one.",
+            show_default=False,
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run, or of the runs; what is found there goes on where it stopped.")] = Path("runs/rl"),
-    tasks: Annotated[str, typer.Option(help="Families to learn on, comma-separated, or a file of your own questions.")] = "arithmetic,algebra",
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the run, or of the runs; what is found there goes on where it stopped."
+        ),
+    ] = Path("runs/rl"),
+    tasks: Annotated[
+        str,
+        typer.Option(
+            help="Families to learn on, comma-separated, or a file of your own questions."
+        ),
+    ] = "arithmetic,algebra",
     arms: Annotated[
         str | None,
-        typer.Option(help="Run several arms in place of --arm: outcome,q or 'outcome effective:candidates=8,lr=1e-4'.", show_default=False),
+        typer.Option(
+            help="Run several arms in place of --arm: outcome,q or 'outcome effective:candidates=8,lr=1e-4'.",
+            show_default=False,
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each arm, with --seed and the seeds behind it.", min=1)] = 1,
+    seeds: Annotated[
+        int, typer.Option(help="Runs of each arm, with --seed and the seeds behind it.", min=1)
+    ] = 1,
     model: Model = "pocket",
-    png: Annotated[Path | None, typer.Option(help="Draw accuracy against samples into this file.", show_default=False)] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(help="Draw accuracy against samples into this file.", show_default=False),
+    ] = None,
     as_json: Json = False,
     *,
     rl: RLConfig,
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Policy gradient on steps: the model learns from what its verifier says of each step it writes (docs/verifiers.md).
+    """Policy gradient on steps: the model learns from what its verifier says of each step it writes
+    (docs/verifiers.md).
 
-    Each run's folder ends up as a checkpoint: credit generate -m FOLDER. Needs a --temperature above 0.
+    Each run's folder ends up as a checkpoint: credit generate -m FOLDER. Needs a --temperature
+    above 0.
     """
+    from creditdecoding.pav.rl.report import cells, summary
+    from creditdecoding.pav.steps import delimiter
     from creditdecoding.tasks import families
-    from creditdecoding.verifier.arms import cells, summary
-    from creditdecoding.verifier.steps import delimiter
 
     drawable(png)
     writable(png)
@@ -69,11 +93,16 @@ def rl(
             _pursue(run, cell.arm, done, tick)
             ended += cell.config.iterations
             run = None
-    asked = {"tasks": tasks, "model": model, "verifier": None if verifier is None else str(verifier), "rl": dataclasses.asdict(rl)}
+    asked = {
+        "tasks": tasks,
+        "model": model,
+        "verifier": None if verifier is None else str(verifier),
+        "rl": dataclasses.asdict(rl),
+    }
     found = summary(runs, {**asked, "generation": dataclasses.asdict(generation), "seeds": seeds})
     write(out / "rl.json", json.dumps(found, indent=1) + "\n")
     if png is not None:
-        from creditdecoding.view.plot import rl_png
+        from creditdecoding.plots.trace import rl_png
 
         rl_png(found, png)
     if as_json:
@@ -85,23 +114,39 @@ def rl(
             typer.echo(f"wrote {path}", err=True)
 
 
-def _run(cell: Cell, verifier: Path | None, families: list[Family], model: str, generation: GenerationConfig, engine: EngineConfig) -> Run:
+def _run(
+    cell: Cell,
+    verifier: Path | None,
+    families: list[Family],
+    model: str,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> Run:
     """The run of a cell, ready to begin or to go on."""
     from creditdecoding.checkpoint import locate
-    from creditdecoding.verifier.model import Verifier
-    from creditdecoding.verifier.reinforce import Run
+    from creditdecoding.pav.rl.train import Run
+    from creditdecoding.pav.verifier.model import Verifier
 
     lm = load_lm(model, engine)
     source = locate(model, engine.revision, engine.offline, engine.cache_dir)
     judge = None if verifier is None else Verifier.load(verifier, lm, compile=engine.compile)
-    run = Run(lm, families, dataclasses.replace(generation, seed=cell.seed), cell.config, judge, cell.folder, source, engine.compile)
+    run = Run(
+        lm,
+        families,
+        dataclasses.replace(generation, seed=cell.seed),
+        cell.config,
+        judge,
+        cell.folder,
+        source,
+        engine.compile,
+    )
     made(cell.folder)
     return run
 
 
 def _logged(cell: Cell) -> int:
     """Iterations that a run found in its folder has done."""
-    from creditdecoding.verifier.reinforce import records
+    from creditdecoding.pav.rl.train import records
 
     done = [record["iteration"] for record in records(cell.folder)]
     return min(max(done, default=0), cell.config.iterations)
@@ -116,7 +161,10 @@ def _pursue(run: Run, arm: str, told: int, tick: Tick) -> None:
         if "held" in record:
             held = record["held"]
             text = f"{arm}, seed {run.generation.seed}, {record['samples']} samples: "
-            typer.echo(f"{text}{100 * held['accuracy']:.1f} % right, {held['passes']:.2f} passes an answer", err=True)
+            typer.echo(
+                f"{text}{100 * held['accuracy']:.1f} % right, {held['passes']:.2f} passes an answer",
+                err=True,
+            )
     for _ in range(told, run.config.iterations):
         tick()
 
@@ -126,15 +174,23 @@ def _print(found: dict[str, Any]) -> None:
     from rich.table import Column, Table
 
     level = found["level"]
-    more = () if level is None else (f"samples to {100 * level:.1f} %", "times fewer", "forwards fewer")
+    more = (
+        ()
+        if level is None
+        else (f"samples to {100 * level:.1f} %", "times fewer", "forwards fewer")
+    )
     table = Table(Column("arm", overflow="fold"), "right %, before and in the end", *more)
     for arm in found["arms"]:
         first, last = arm["accuracy"][0], arm["final"]
         cells = [] if level is None else _saving(arm["reaches"])
-        table.add_row(arm["arm"], f"{100 * first['value']:.1f} -> {_percent(last, arm['seeds'])}", *cells)
+        table.add_row(
+            arm["arm"], f"{100 * first['value']:.1f} -> {_percent(last, arm['seeds'])}", *cells
+        )
     Console().print(table)
     if level is not None:
-        typer.echo("Fewer than the outcome arm takes to where it ends; forwards: sequences of the policy and of the verifier.")
+        typer.echo(
+            "Fewer than the outcome arm takes to where it ends; forwards: sequences of the policy and of the verifier."
+        )
 
 
 def _percent(share: dict[str, float], seeds: int) -> str:
@@ -146,6 +202,14 @@ def _percent(share: dict[str, float], seeds: int) -> str:
 def _saving(reaches: dict[str, Any]) -> list[str]:
     """When an arm gets there, and how much sooner."""
     when = "never" if reaches["samples"] is None else f"{reaches['samples']:.0f}"
-    range_ = "" if reaches["low"] in (None, reaches["high"]) else f" ({reaches['low']:.1f}..{reaches['high']:.1f})"
+    range_ = (
+        ""
+        if reaches["low"] in (None, reaches["high"])
+        else f" ({reaches['low']:.1f}..{reaches['high']:.1f})"
+    )
     ratio = "" if reaches["ratio"] is None else f"{reaches['ratio']:.1f}{range_}"
-    return [when, ratio, "" if reaches["sequences_ratio"] is None else f"{reaches['sequences_ratio']:.1f}"]
+    return [
+        when,
+        ratio,
+        "" if reaches["sequences_ratio"] is None else f"{reaches['sequences_ratio']:.1f}",
+    ]

@@ -8,31 +8,37 @@ from typing import Annotated, Any
 import typer
 
 from creditdecoding.cli.app import Json, Model, load_lm, print_json
-from creditdecoding.cli.checks import made, usable
+from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.pav.measure import Store, show
 from creditdecoding.cli.progress import progress
-from creditdecoding.config import EngineConfig, FitConfig
-from creditdecoding.flags import with_options
+from creditdecoding.cli.validate import made, usable
+from creditdecoding.config import EngineConfig
+from creditdecoding.pav.verifier.options import FitConfig
 
 
 @pav.command()
 @with_options(fit=FitConfig, engine=EngineConfig)
 def train(
     labels: Store,
-    out: Annotated[Path, typer.Option(help="Folder of the verifier; a run found there goes on where it stopped.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder of the verifier; a run found there goes on where it stopped."),
+    ],
     model: Model = "pocket",
     as_json: Json = False,
     *,
     fit: FitConfig,
     engine: EngineConfig,
 ) -> None:
-    """Train a verifier: how likely the base policy ends a begun answer right; measured on problems held out (docs/verifiers.md)."""
-    from creditdecoding.eval.journal import locked
-    from creditdecoding.verifier.fit import Fit
-    from creditdecoding.verifier.measures import measure
-    from creditdecoding.verifier.model import Verifier, note
-    from creditdecoding.verifier.store import load
+    """Train a verifier: how likely the base policy ends a begun answer right; measured on problems
+    held out (docs/verifiers.md).
+    """
+    from creditdecoding.pav.data.label_store import load
+    from creditdecoding.pav.verifier.fit import Fit
+    from creditdecoding.pav.verifier.metrics import measure
+    from creditdecoding.pav.verifier.model import Verifier, note
+    from creditdecoding.run_dir import locked
 
     usable(out, "state.pt", "log.jsonl", "model.safetensors", "verifier.json")
     found = load(labels)
@@ -46,10 +52,16 @@ def train(
             verifier = Verifier.load(out, lm, compile=engine.compile)
             held_out = run.division.held_out
             measures = measure(held_out, verifier.q([label.state for label in held_out]).tolist())
-            about = {**verifier.about, "settings": {**verifier.about["settings"], "model": model}, "measures": measures.to_json()}
+            about = {
+                **verifier.about,
+                "settings": {**verifier.about["settings"], "model": model},
+                "measures": measures.to_json(),
+            }
             note(out, about)
     if as_json:
-        print_json({"labels": str(labels), "verifier": str(out), "seconds": round(run.seconds, 1), **about})
+        print_json(
+            {"labels": str(labels), "verifier": str(out), "seconds": round(run.seconds, 1), **about}
+        )
     else:
         _learned(about["settings"])
         show(measures, f"on {measures.states} states of {measures.problems} problems held out")
@@ -58,6 +70,10 @@ def train(
 
 def _learned(settings: dict[str, Any]) -> None:
     low, high = settings["buckets"]
-    typer.echo(f"learned from {low} states with labels below 0.5 and {high} others, in {settings['steps']} steps")
+    typer.echo(
+        f"learned from {low} states with labels below 0.5 and {high} others, in {settings['steps']} steps"
+    )
     if not low or not high:
-        typer.echo(f"all labels learned from are {'0.5 or more' if high else 'below 0.5'}: there was one bucket instead of two")
+        typer.echo(
+            f"all labels learned from are {'0.5 or more' if high else 'below 0.5'}: there was one bucket instead of two"
+        )

@@ -1,6 +1,7 @@
-"""The paper's eight benchmarks by name. `NAME` loads from the hub, `NAME=PATH` from a local file or folder, `NAME@TEMPLATE` asks otherwise.
+"""The paper's eight benchmarks by name. `NAME` loads from the hub, `NAME=PATH` from a local file or
+folder, `NAME@TEMPLATE` asks otherwise.
 
-A benchmark's file is imported when it is named. Leaves to others: formats, prompts and scorers (a file each).
+A benchmark's file is imported when it is named.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def is_named(spec: str) -> bool:
 
 
 def load(spec: str) -> Family:
-    """The family of `NAME`, `NAME@TEMPLATE`, `NAME=PATH` or `NAME@TEMPLATE=PATH`. Raises `OptionError`."""
+    """The family of `NAME`, `NAME@TEMPLATE`, `NAME=PATH` or `NAME@TEMPLATE=PATH`. Raises
+    `OptionError`.
+    """
     head, _, path = spec.partition("=")
     name, _, template = head.partition("@")
     return base.family(get(name), template.strip(), path.strip())

@@ -1,6 +1,5 @@
-"""What a benchmark is: where its released files are, how a record becomes a question, prompts as data, and a judge.
-
-Leaves to others: reading files (files.py), finding an answer in a text (extract.py), each benchmark's own format (its file).
+"""What a benchmark is: where its released files are, how a record becomes a question, prompts as
+data, and a judge.
 """
 
 from __future__ import annotations
@@ -21,7 +20,9 @@ _BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 @dataclass(frozen=True)
 class Question:
-    """A record as text: what the prompt templates may name, a reference answer that the judge accepts, what it compares with."""
+    """A record as text: what the prompt templates may name, a reference answer that the judge
+    accepts, what it compares with.
+    """
 
     fields: Mapping[str, str]
     answer: str
@@ -30,7 +31,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt with {fields} in it. An answer ends before the first of `stop` (for base models, which go on with the next question)."""
+    """A prompt with {fields} in it. An answer ends before the first of `stop` (for base models,
+    which go on with the next question).
+    """
 
     text: str
     stop: tuple[str, ...] = ()
@@ -38,10 +41,13 @@ class Template:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published benchmark. The first template is the default; `member` says which files of a folder or archive are its test set.
+    """A published benchmark. The first template is the default; `member` says which files of a
+    folder or archive are its test set.
 
-    `judge` is right or wrong; `grade`, where there is one, is the usual partial credit (F1). `load` replaces reading file by file.
-    `delimiter` ends a step of an answer, where answers are worked out; `answer` reads from a text what a vote among several counts.
+    `judge` is right or wrong; `grade`, where there is one, is the usual partial credit (F1). `load`
+    replaces reading file by file.
+    `delimiter` ends a step of an answer, where answers are worked out; `answer` reads from a text
+    what a vote among several counts.
     """
 
     name: str
@@ -60,20 +66,33 @@ class Benchmark:
 
 
 def family(benchmark: Benchmark, template: str = "", path: str = "") -> Family:
-    """The benchmark's items from a local file or folder, or without one from the hub, in one of its templates. Raises `OptionError`."""
+    """The benchmark's items from a local file or folder, or without one from the hub, in one of its
+    templates. Raises `OptionError`.
+    """
     name, chosen = benchmark.name, template or next(iter(benchmark.templates))
     if chosen not in benchmark.templates:
         raise unknown_name(f"template of {name}", chosen, benchmark.templates)
     if template and template != next(iter(benchmark.templates)):
         name = f"{name}@{template}"
     wording = benchmark.templates[chosen]
-    paths = [Path(path).expanduser()] if path else [fetch(benchmark.repo, file) for file in benchmark.files]
+    paths = (
+        [Path(path).expanduser()]
+        if path
+        else [fetch(benchmark.repo, file) for file in benchmark.files]
+    )
     found = tuple(_items(benchmark, name, wording.text, paths))
     if not found:
-        raise OptionError(f"no {benchmark.name} items", given=path or benchmark.repo, allowed=benchmark.layout, hint="Check the file.")
+        raise OptionError(
+            f"no {benchmark.name} items",
+            given=path or benchmark.repo,
+            allowed=benchmark.layout,
+            hint="Check the file.",
+        )
 
     def cut(text: str) -> str:
-        return text[: min((at for at in map(text.find, wording.stop) if at >= 0), default=len(text))]
+        return text[
+            : min((at for at in map(text.find, wording.stop) if at >= 0), default=len(text))
+        ]
 
     def draw(rng: Random) -> Item:
         return rng.choice(found)
@@ -104,12 +123,26 @@ def family(benchmark: Benchmark, template: str = "", path: str = "") -> Family:
 
 
 def _items(benchmark: Benchmark, name: str, template: str, paths: Sequence[Path]) -> Iterator[Item]:
-    records = benchmark.load(paths) if benchmark.load is not None else (record for path in paths for record in read(path, benchmark.member))
+    records = (
+        benchmark.load(paths)
+        if benchmark.load is not None
+        else (record for path in paths for record in read(path, benchmark.member))
+    )
     for where, record in records:
         try:
             for index, question in enumerate(benchmark.questions(record)):
-                yield Item(name, template.format(**question.fields), question.answer, question.gold, (where, index))
+                yield Item(
+                    name,
+                    template.format(**question.fields),
+                    question.answer,
+                    question.gold,
+                    (where, index),
+                )
         except _BROKEN as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+            reason = (
+                f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+            )
             what = f"not a record of {benchmark.name} ({reason[:120]})"
-            raise OptionError(what, given=where, allowed=benchmark.layout, hint="Give a file as it was released.") from error
+            raise OptionError(
+                what, given=where, allowed=benchmark.layout, hint="Give a file as it was released."
+            ) from error

@@ -1,4 +1,6 @@
-"""DROP: discrete reasoning over a paragraph (Dua et al., 2019). Exact match and F1 over numbers, dates and sets of spans."""
+"""DROP: discrete reasoning over a paragraph (Dua et al., 2019). Exact match and F1 over numbers,
+dates and sets of spans.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,22 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
         return
     for passage in record.values():  # the released file: passages by id
         for pair in passage["qa_pairs"]:
-            yield _question(passage["passage"], pair["question"], [_spans(pair["answer"]), *_validated(pair.get("validated_answers"))])
+            yield _question(
+                passage["passage"],
+                pair["question"],
+                [_spans(pair["answer"]), *_validated(pair.get("validated_answers"))],
+            )
 
 
 def _question(passage: str, question: str, golds: Sequence[Spans]) -> Question:
     found = tuple(dict.fromkeys(spans for spans in golds if any(spans)))
     if not found:
         raise ValueError("a question without an answer")
-    return Question({"passage": passage.strip(), "question": question.strip()}, f"Answer: {'; '.join(found[0])}", found)
+    return Question(
+        {"passage": passage.strip(), "question": question.strip()},
+        f"Answer: {'; '.join(found[0])}",
+        found,
+    )
 
 
 def _validated(found: Any) -> list[Spans]:
@@ -56,7 +66,12 @@ def _spans(answer: Mapping[str, Any]) -> Spans:
 
 def _word(word: str) -> str:
     """A word without case and punctuation; a number as its value."""
-    plain = word.strip(string.punctuation.replace("-", "").replace(".", "")).rstrip(".").replace(",", "").removeprefix("$")
+    plain = (
+        word.strip(string.punctuation.replace("-", "").replace(".", ""))
+        .rstrip(".")
+        .replace(",", "")
+        .removeprefix("$")
+    )
     try:
         return str(float(plain))
     except ValueError:
@@ -90,7 +105,12 @@ def _aligned(given: Sequence[frozenset[str]], wanted: Sequence[frozenset[str]]) 
     def best(at: int, left: frozenset[int]) -> float:
         if at == len(wanted):
             return 0.0
-        return max([best(at + 1, left), *(_f1(given[i], wanted[at]) + best(at + 1, left - {i}) for i in left)])
+        return max(
+            [
+                best(at + 1, left),
+                *(_f1(given[i], wanted[at]) + best(at + 1, left - {i}) for i in left),
+            ]
+        )
 
     return best(0, frozenset(range(len(given)))) / max(len(given), len(wanted))
 
@@ -109,7 +129,14 @@ def _judge(text: str, gold: Sequence[Spans]) -> bool:
 
 
 def _grade(text: str, gold: Sequence[Spans]) -> float:
-    return max((_aligned(bags, [_words(span) for span in spans]) for bags in _readings(text) for spans in gold), default=0.0)
+    return max(
+        (
+            _aligned(bags, [_words(span) for span in spans])
+            for bags in _readings(text)
+            for spans in gold
+        ),
+        default=0.0,
+    )
 
 
 BENCHMARK = Benchmark(
@@ -124,7 +151,9 @@ BENCHMARK = Benchmark(
             + _ASKED
             + '\nThink step by step. End with "Answer: " and a number, a date, or words of the passage; separate several by semicolons.'
         ),
-        "short": Template(_ASKED + "Answer with a number, a date, or words of the passage, and nothing else."),
+        "short": Template(
+            _ASKED + "Answer with a number, a date, or words of the passage, and nothing else."
+        ),
         "plain": Template(_ASKED + "Answer:"),
         "base": Template(
             "Passage: Lea picked 12 plums and Tom picked 7.\n\nQuestion: How many more plums did Lea pick than Tom?\nAnswer: 5\n\n"

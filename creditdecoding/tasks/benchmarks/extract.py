@@ -1,6 +1,7 @@
-"""Finds the answer in what a model wrote: numbers, choice letters, boxed expressions, double brackets, code.
+"""Finds the answer in what a model wrote: numbers, choice letters, boxed expressions, double
+brackets, code.
 
-Every function returns None where there is no answer. Leaves to others: comparing it with the reference.
+Every function returns None where there is no answer.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-_NUMBER = re.compile(r"(?<!\w)(?<!\d\.)(?:(?<!\))(-))?(?:\$ ?)?(-)?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+_NUMBER = re.compile(
+    r"(?<!\w)(?<!\d\.)(?:(?<!\))(-))?(?:\$ ?)?(-)?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+)
 _MARKER = re.compile(r"(?:answer|result)\s*(?:is|are|was|:|=)+\s*", re.IGNORECASE)
 _FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 _DECORATION = "*_`$ \t"
@@ -16,7 +19,15 @@ _DECORATION = "*_`$ \t"
 
 def _plain(text: str) -> str:
     """Without LaTeX's thousands separators and currency, other minus signs and emphasis."""
-    for old, new in (("\u2212", "-"), ("\u2013", "-"), ("{,}", ","), ("\\,", ""), ("\\!", ""), ("\\$", "$"), ("**", "")):
+    for old, new in (
+        ("\u2212", "-"),
+        ("\u2013", "-"),
+        ("{,}", ","),
+        ("\\,", ""),
+        ("\\!", ""),
+        ("\\$", "$"),
+        ("**", ""),
+    ):
         text = text.replace(old, new)
     return text
 
@@ -31,7 +42,9 @@ def numbers(text: str) -> list[Decimal]:
 
 
 def number(text: str) -> Decimal | None:
-    """The number a text answers: after the last `####`, in the last box, after the last "answer is", else the last one it has."""
+    """The number a text answers: after the last `####`, in the last box, after the last "answer
+    is", else the last one it has.
+    """
     _, marked, after = text.rpartition("####")
     if marked and (found := numbers(after.strip().split("\n")[0])):
         return found[0]
@@ -69,10 +82,14 @@ def boxed(text: str) -> str | None:
 
 
 def choice(text: str, letters: str = "ABCD") -> str | None:
-    """The letter chosen: boxed, bracketed or announced, at the head of the text, else the last one standing alone."""
+    """The letter chosen: boxed, bracketed or announced, at the head of the text, else the last one
+    standing alone.
+    """
     plain, one = text.replace("*", ""), f"[{letters}]"
     box = boxed(plain)
-    if box is not None and (inner := re.fullmatch(rf"\(?(?:\\text\{{)?\(?({one})\)?\}}?[.)]?.*", box)):
+    if box is not None and (
+        inner := re.fullmatch(rf"\(?(?:\\text\{{)?\(?({one})\)?\}}?[.)]?.*", box)
+    ):
         return inner[1]
     announcement = rf"(?i:answer|choice|option)(?i:\s*(?:is|:|=))+\s*(?i:option|choice)?\s*[\[(\"']*({one})(?![\w'])"
     if said := re.findall(announcement, plain):
@@ -82,7 +99,9 @@ def choice(text: str, letters: str = "ABCD") -> str | None:
     alone = re.findall(rf"\(({one})\)|\[({one})\]|(?<![\w'])({one})(?=[.):])", plain)
     if alone:
         return str(next(filter(None, alone[-1])))
-    bare = re.findall(rf"(?<![\w'])({one})(?![\w' ]|$)|(?<![\w'])([{letters.replace('A', '')}])(?![\w'])", plain)
+    bare = re.findall(
+        rf"(?<![\w'])({one})(?![\w' ]|$)|(?<![\w'])([{letters.replace('A', '')}])(?![\w'])", plain
+    )
     return str(next(filter(None, bare[-1]))) if bare else None
 
 
@@ -102,7 +121,8 @@ def bracketed(text: str) -> str | None:
 def code(text: str, has: str = "") -> str:
     """The last Python code block with a match of the pattern `has`, else the last one.
 
-    Without any fence it is the whole text. Lines are matched one by one. Blocks need not be closed. Where no block says that it is Python, all count.
+    Without any fence it is the whole text. Lines are matched one by one. Blocks need not be closed.
+    Where no block says that it is Python, all count.
     """
     blocks = [(match[1].lower(), match[2]) for match in _FENCE.finditer(text)]
     if not blocks:
@@ -119,7 +139,9 @@ def defines(name: str) -> str:
 
 
 def short(text: str) -> str:
-    """The phrase a text answers: boxed, after the last "Answer:", else its last line; without emphasis, quotes and final period."""
+    """The phrase a text answers: boxed, after the last "Answer:", else its last line; without
+    emphasis, quotes and final period.
+    """
     found = boxed(text)
     if found is None:
         found = announced(text)

@@ -40,8 +40,12 @@ BENCHMARK = Benchmark(
     "openai/gsm8k",
     ("main/test-00000-of-00001.parquet",),
     {
-        "boxed": Template("{question}\nPlease reason step by step, and put your final answer within \\boxed{{}}."),
-        "hashes": Template("{question}\nThink step by step, then give the final answer as a plain number after ####."),
+        "boxed": Template(
+            "{question}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+        ),
+        "hashes": Template(
+            "{question}\nThink step by step, then give the final answer as a plain number after ####."
+        ),
         "plain": Template("{question}"),
         "base": Template(_WORKED + "Question: {question}\nAnswer:", ("\nQuestion:",)),
     },

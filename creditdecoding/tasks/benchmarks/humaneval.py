@@ -19,7 +19,11 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
     prompt, name, test = record["prompt"], record["entry_point"], record["test"]
     if "def check(" not in test or not str(name).isidentifier():
         raise ValueError("the test has no check function")
-    yield Question({"prompt": prompt.strip("\n")}, f"```python\n{prompt}{record['canonical_solution']}\n```", (prompt, name, test))
+    yield Question(
+        {"prompt": prompt.strip("\n")},
+        f"```python\n{prompt}{record['canonical_solution']}\n```",
+        (prompt, name, test),
+    )
 
 
 def _program(text: str, prompt: str, name: str) -> str:
@@ -55,9 +59,15 @@ BENCHMARK = Benchmark(
     "openai/openai_humaneval",
     ("openai_humaneval/test-00000-of-00001.parquet",),
     {
-        "complete": Template("Complete the following Python function. Reply with the whole function in a code block.\n\n```python\n{prompt}\n```"),
-        "script": Template("Write a solution to the following problem and make sure that it passes the tests:\n```python\n{prompt}\n```"),
-        "base": Template("{prompt}\n", ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(", "\n```")),
+        "complete": Template(
+            "Complete the following Python function. Reply with the whole function in a code block.\n\n```python\n{prompt}\n```"
+        ),
+        "script": Template(
+            "Write a solution to the following problem and make sure that it passes the tests:\n```python\n{prompt}\n```"
+        ),
+        "base": Template(
+            "{prompt}\n", ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(", "\n```")
+        ),
     },
     _questions,
     _judge,

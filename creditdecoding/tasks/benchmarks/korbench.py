@@ -1,4 +1,6 @@
-"""KOR-Bench: rules that only the prompt states, in five kinds (Ma et al., 2024). The answer stands in double square brackets."""
+"""KOR-Bench: rules that only the prompt states, in five kinds (Ma et al., 2024). The answer stands
+in double square brackets.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +21,57 @@ _WHO = "You are an intelligent assistant that reasons about a new rule.\n\n"
 
 
 def _load(paths: Sequence[Path]) -> Iterator[Record]:
-    """Questions with their rules: `cipher.jsonl` and `cipher_rule.jsonl`, or `cipher/sample.jsonl` and `cipher/rule.jsonl`."""
+    """Questions with their rules: `cipher.jsonl` and `cipher_rule.jsonl`, or `cipher/sample.jsonl`
+    and `cipher/rule.jsonl`.
+    """
     pairs = [pair for path in paths for pair in _pairs(path)]
     if not pairs:
-        raise OptionError("no questions of korbench", given=str(paths[0]), allowed=", ".join(KINDS), hint="Give the folder of the released files.")
+        raise OptionError(
+            "no questions of korbench",
+            given=str(paths[0]),
+            allowed=", ".join(KINDS),
+            hint="Give the folder of the released files.",
+        )
     for kind, sample, rule in pairs:
-        rules = {str(record.get("idx")): record["rule_content"] for _, record in read(rule) if record.get("rule_content")}
+        rules = {
+            str(record.get("idx")): record["rule_content"]
+            for _, record in read(rule)
+            if record.get("rule_content")
+        }
         for where, record in read(sample):
             number = str(record.get("rule_id"))
             if number not in rules:
-                raise OptionError("no such rule", given=f"rule_id {number} at {where}", allowed=rule.name, hint="Give files of one release.")
+                raise OptionError(
+                    "no such rule",
+                    given=f"rule_id {number} at {where}",
+                    allowed=rule.name,
+                    hint="Give files of one release.",
+                )
             yield where, {**record, "rule": rules[number], "kind": kind}
 
 
 def _pairs(path: Path) -> list[tuple[str, Path, Path]]:
     if not path.exists():
-        raise OptionError("no such file", given=str(path), hint="Check the path; without one the task loads from the hub.")
+        raise OptionError(
+            "no such file",
+            given=str(path),
+            hint="Check the path; without one the task loads from the hub.",
+        )
     if path.is_dir():
-        return [pair for kind in KINDS for file in (path / f"{kind}.jsonl", path / kind / "sample.jsonl") if file.exists() for pair in _pairs(file)]
+        return [
+            pair
+            for kind in KINDS
+            for file in (path / f"{kind}.jsonl", path / kind / "sample.jsonl")
+            if file.exists()
+            for pair in _pairs(file)
+        ]
     if path.name == "sample.jsonl":
         return [(path.parent.name, path, path.with_name("rule.jsonl"))]
-    return [] if path.stem.endswith(("_rule", "rule")) else [(path.stem, path, path.with_name(f"{path.stem}_rule.jsonl"))]
+    return (
+        []
+        if path.stem.endswith(("_rule", "rule"))
+        else [(path.stem, path, path.with_name(f"{path.stem}_rule.jsonl"))]
+    )
 
 
 def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
@@ -53,7 +85,11 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
 def _value(text: str) -> Fraction | None:
     match = re.fullmatch(r"(-?)\\frac\{(-?\d+)\}\{(\d+)\}", text)
     try:
-        return Fraction(f"{match[1]}{match[2]}/{match[3]}".replace("--", "")) if match else Fraction(Decimal(text.rstrip(".")))
+        return (
+            Fraction(f"{match[1]}{match[2]}/{match[3]}".replace("--", ""))
+            if match
+            else Fraction(Decimal(text.rstrip(".")))
+        )
     except (InvalidOperation, ValueError, ZeroDivisionError, OverflowError):
         pass
     try:
@@ -63,13 +99,20 @@ def _value(text: str) -> Fraction | None:
 
 
 def _same(given: str, wanted: str) -> bool:
-    """Equal but for white space, LaTeX's spacing and how a number is written; alternatives joined by "or" in any order."""
-    first, second = (re.sub(r"\\left|\\right|\\[!,; ]|\$|\s|,+$", "", text).replace("\\dfrac", "\\frac") for text in (given, wanted))
+    """Equal but for white space, LaTeX's spacing and how a number is written; alternatives joined
+    by "or" in any order.
+    """
+    first, second = (
+        re.sub(r"\\left|\\right|\\[!,; ]|\$|\s|,+$", "", text).replace("\\dfrac", "\\frac")
+        for text in (given, wanted)
+    )
     if first.strip("\"'") == second.strip("\"'"):
         return True
     if "or" in second:
         parts = [text.split("or") for text in (first, second)]
-        return len(parts[0]) == len(parts[1]) and all(any(_same(a, b) for a in parts[0]) for b in parts[1])
+        return len(parts[0]) == len(parts[1]) and all(
+            any(_same(a, b) for a in parts[0]) for b in parts[1]
+        )
     values = _value(first), _value(second)
     return values[0] is not None and values[0] == values[1]
 
@@ -84,7 +127,9 @@ def _judge(text: str, gold: str) -> bool:
     if found is None:
         return False
     given, wanted = _parts(found), _parts(gold)
-    return _same(found, gold) or (len(given) == len(wanted) and all(_same(a, b) for a, b in zip(given, wanted)))
+    return _same(found, gold) or (
+        len(given) == len(wanted) and all(_same(a, b) for a, b in zip(given, wanted))
+    )
 
 
 BENCHMARK = Benchmark(
@@ -95,7 +140,9 @@ BENCHMARK = Benchmark(
     tuple(f"data/{kind}/{part}.jsonl" for part in ("rule", "sample") for kind in KINDS),
     {
         "rule": Template(_WHO + "### Rule:\n{rule}\n\n### Question:\n{question}\n\n### Answer:"),
-        "steps": Template("{rule}\n\nApply this rule, not what you know, step by step.\n\n{question}"),
+        "steps": Template(
+            "{rule}\n\nApply this rule, not what you know, step by step.\n\n{question}"
+        ),
         "plain": Template("{rule}\n\n{question}"),
     },
     _questions,

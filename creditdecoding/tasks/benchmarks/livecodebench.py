@@ -1,6 +1,8 @@
-"""LiveCodeBench, code generation: contest problems (Jain et al., 2024), judged by all public and private tests in the sandbox.
+"""LiveCodeBench, code generation: contest problems (Jain et al., 2024), judged by all public and
+private tests in the sandbox.
 
-The data set has no reference solutions. Its packed private tests are unpickled by a reader that allows plain data only.
+The data set has no reference solutions. Its packed private tests are unpickled by a reader that
+allows plain data only.
 """
 
 from __future__ import annotations
@@ -47,14 +49,20 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
     functional = any(kind == "functional" for kind, _, _ in tests)
     if functional and not name:
         raise ValueError("a functional test without metadata: func_name")
-    how = f"Use this starting code:\n```python\n{starter}\n```" if starter else "Read the input from standard input and print the answer."
+    how = (
+        f"Use this starting code:\n```python\n{starter}\n```"
+        if starter
+        else "Read the input from standard input and print the answer."
+    )
     fields = {"question": record["question_content"].strip(), "how": how}
     gold = (name if functional else None, tuple((given, wanted) for _, given, wanted in tests))
     yield Question(fields, str(record.get("solution") or ""), gold)
 
 
 def _tests(found: Any) -> list[tuple[str, str, str]]:
-    """(kind, input, output) of each test: a list, its JSON, or its JSON pickled, compressed and in base 64."""
+    """(kind, input, output) of each test: a list, its JSON, or its JSON pickled, compressed and in
+    base 64.
+    """
     if isinstance(found, str):
         try:
             found = json.loads(found)
@@ -67,7 +75,9 @@ def _tests(found: Any) -> list[tuple[str, str, str]]:
                 found = json.loads(_Plain(io.BytesIO(packed)).load())
             except (pickle.UnpicklingError, EOFError) as error:
                 raise ValueError("the private tests cannot be unpacked") from error
-    return [(test.get("testtype", "stdin"), str(test["input"]), str(test["output"])) for test in found]
+    return [
+        (test.get("testtype", "stdin"), str(test["input"]), str(test["output"])) for test in found
+    ]
 
 
 def _judge(text: str, gold: tuple[str | None, Tests]) -> bool:
@@ -75,21 +85,31 @@ def _judge(text: str, gold: tuple[str | None, Tests]) -> bool:
     written = code(text, f"{defines('Solution')}|{defines(name)}" if name else _READS)
     if not written.strip():
         return False
-    return _functional(written, name, tests) if name else all(_prints(written, given, wanted) for given, wanted in tests)
+    return (
+        _functional(written, name, tests)
+        if name
+        else all(_prints(written, given, wanted) for given, wanted in tests)
+    )
 
 
 def _functional(written: str, name: str, tests: Tests) -> bool:
-    """Call the function, or the method of class Solution, on every input: one JSON value a line and argument."""
-    cases = [([json.loads(line) for line in given.split("\n") if line.strip()], json.loads(wanted)) for given, wanted in tests]
+    """Call the function, or the method of class Solution, on every input: one JSON value a line and
+    argument.
+    """
+    cases = [
+        ([json.loads(line) for line in given.split("\n") if line.strip()], json.loads(wanted))
+        for given, wanted in tests
+    ]
     program = f"{_HEAD}\n{written}"
     seconds = _SECONDS * 2
     return gives(program, f"Solution.{name}", cases, same_value, seconds, _MEMORY)
 
 
 def same_value(given: Any, wanted: object) -> bool:
-    """Whether a value that an answer gave is the wanted one of JSON: tuples are lists, floats nearly equal.
+    """Whether a value that an answer gave is the wanted one of JSON: tuples are lists, floats
+    nearly equal.
 
-    It comes as the tree of confined/values.py, and stays one.
+    It comes as the tree of sandbox_child/values.py, and stays one.
     """
     kind, content = next(iter(given.items())) if isinstance(given, dict) else ("", given)
     if isinstance(wanted, list):
@@ -125,7 +145,9 @@ def _prints(written: str, given: str, wanted: str) -> bool:
 
 def same_output(printed: str, wanted: str) -> bool:
     """Line by line equal but for outer white space, or in every word the same number."""
-    first, second = ([line.strip() for line in text.strip().split("\n")] for text in (printed, wanted))
+    first, second = (
+        [line.strip() for line in text.strip().split("\n")] for text in (printed, wanted)
+    )
     if len(first) != len(second):
         return False
     return all(a == b or _same_numbers(a.split(), b.split()) for a, b in zip(first, second))
@@ -133,7 +155,9 @@ def same_output(printed: str, wanted: str) -> bool:
 
 def _same_numbers(first: list[str], second: list[str]) -> bool:
     try:
-        return len(first) == len(second) and all(Decimal(a) == Decimal(b) for a, b in zip(first, second))
+        return len(first) == len(second) and all(
+            Decimal(a) == Decimal(b) for a, b in zip(first, second)
+        )
     except InvalidOperation:
         return False
 
@@ -149,7 +173,9 @@ BENCHMARK = Benchmark(
             "You will be given a question (problem specification) and will generate a correct Python program that matches the specification and "
             "passes all tests.\n\nQuestion: {question}\n\n{how}\nGive the program in one code block."
         ),
-        "steps": Template("{question}\n\n{how}\nThink about it step by step, then write the Python program in one code block."),
+        "steps": Template(
+            "{question}\n\n{how}\nThink about it step by step, then write the Python program in one code block."
+        ),
         "plain": Template("{question}\n\n{how}\n"),
     },
     _questions,

@@ -1,4 +1,6 @@
-"""MATH: competition problems (Hendrycks et al., 2021), also its subset MATH-500. Judged by math-verify, which only this file imports."""
+"""MATH: competition problems (Hendrycks et al., 2021), also its subset MATH-500. Judged by
+math-verify, which only this file imports.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
     gold = record.get("answer") or boxed(record["solution"])
     if not gold:
         raise ValueError(r"the solution has no \boxed answer")
-    yield Question({"problem": record["problem"].strip()}, record.get("solution") or f"\\boxed{{{gold}}}", str(gold))
+    yield Question(
+        {"problem": record["problem"].strip()},
+        record.get("solution") or f"\\boxed{{{gold}}}",
+        str(gold),
+    )
 
 
 def _same_text(text: str) -> str:
@@ -53,7 +59,9 @@ def _judge(text: str, gold: str) -> bool:
     found = text if said is None else said
     if _same_text(found) == _same_text(gold):
         return True
-    limit = 5 if threading.current_thread() is threading.main_thread() else None  # its time limit is a signal
+    limit = (
+        5 if threading.current_thread() is threading.main_thread() else None
+    )  # its time limit is a signal
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     wanted = parse(f"${gold}$", parsing_timeout=limit)
     given = parse(f"${found}$" if boxed(text) is not None else found, parsing_timeout=limit)
@@ -67,7 +75,9 @@ BENCHMARK = Benchmark(
     "HuggingFaceH4/MATH-500",
     ("test.jsonl",),
     {
-        "boxed": Template("{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."),
+        "boxed": Template(
+            "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+        ),
         "short": Template("{problem}\nGive only the final answer, within \\boxed{{}}."),
         "plain": Template("{problem}"),
         "base": Template(_WORKED + "Problem: {problem}\nSolution:", ("\nProblem:",)),

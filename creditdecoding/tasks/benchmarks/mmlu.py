@@ -17,12 +17,22 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
         question, *options, letter = record["row"]
         subject = str(record["file"]).removesuffix(".gz").removesuffix(".csv").removesuffix("_test")
     else:
-        question, options, subject = record["question"], record["choices"], record.get("subject") or "general knowledge"
-        letter = record["answer"] if isinstance(record["answer"], str) else _LETTERS[record["answer"]]
+        question, options, subject = (
+            record["question"],
+            record["choices"],
+            record.get("subject") or "general knowledge",
+        )
+        letter = (
+            record["answer"] if isinstance(record["answer"], str) else _LETTERS[record["answer"]]
+        )
     letter = letter.strip()
     if len(options) != 4 or letter not in tuple(_LETTERS):
         raise ValueError("a question has four options and a letter from A to D")
-    fields = {"question": question.strip(), "subject": subject.replace("_", " "), **dict(zip("abcd", map(str, options)))}
+    fields = {
+        "question": question.strip(),
+        "subject": subject.replace("_", " "),
+        **dict(zip("abcd", map(str, options))),
+    }
     yield Question(fields, f"Answer: {letter}", letter)
 
 
@@ -38,9 +48,14 @@ BENCHMARK = Benchmark(
     ("all/test-00000-of-00001.parquet",),
     {
         "letter": Template(
-            "The following is a multiple choice question about {subject}.\n\n" + _ASKED + '\nEnd your reply with "Answer: " and the letter.'
+            "The following is a multiple choice question about {subject}.\n\n"
+            + _ASKED
+            + '\nEnd your reply with "Answer: " and the letter.'
         ),
-        "steps": Template(_ASKED + '\nThink step by step, then finish with "The answer is (X)", where X is the letter.'),
+        "steps": Template(
+            _ASKED
+            + '\nThink step by step, then finish with "The answer is (X)", where X is the letter.'
+        ),
         "plain": Template(_ASKED + "Answer:"),
         "base": Template(
             "The following are multiple choice questions (with answers) about {subject}.\n\nWhich of these is a prime number?\nA. 9\nB. 11\n"
@@ -50,6 +65,9 @@ BENCHMARK = Benchmark(
     },
     _questions,
     _judge,
-    member=lambda name: not name.startswith(("dev", "val")) and not name.removesuffix(".csv").endswith(("_dev", "_val", "_train")),
+    member=lambda name: (
+        not name.startswith(("dev", "val"))
+        and not name.removesuffix(".csv").endswith(("_dev", "_val", "_train"))
+    ),
     answer=choice,
 )

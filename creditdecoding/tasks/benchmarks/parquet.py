@@ -1,4 +1,6 @@
-"""Rows of parquet files, the form in which the hub keeps most data sets. The only file that imports pyarrow."""
+"""Rows of parquet files, the form in which the hub keeps most data sets. The only file that imports
+pyarrow.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""SQuAD 2.0: spans of a paragraph, or that it has no answer (Rajpurkar et al., 2018). Exact match and F1, as its own script counts them."""
+"""SQuAD 2.0: spans of a paragraph, or that it has no answer (Rajpurkar et al., 2018). Exact match
+and F1, as its own script counts them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,17 @@ from typing import Any
 from creditdecoding.tasks.benchmarks.base import Benchmark, Question, Template
 from creditdecoding.tasks.benchmarks.extract import short
 
-_NONE = {"unanswerable", "no answer", "not answerable", "unknown", "none", "na", "cannot be answered", "not given", "not stated"}
+_NONE = {
+    "unanswerable",
+    "no answer",
+    "not answerable",
+    "unknown",
+    "none",
+    "na",
+    "cannot be answered",
+    "not given",
+    "not stated",
+}
 _ASKED = "{context}\n\nQuestion: {question}\n"
 
 
@@ -20,14 +32,22 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
         for article in record["data"]:
             for paragraph in article["paragraphs"]:
                 for each in paragraph["qas"]:
-                    yield _question(paragraph["context"], each["question"], [answer["text"] for answer in each["answers"]])
+                    yield _question(
+                        paragraph["context"],
+                        each["question"],
+                        [answer["text"] for answer in each["answers"]],
+                    )
     else:
         yield _question(record["context"], record["question"], list(record["answers"]["text"]))
 
 
 def _question(context: str, question: str, answers: list[str]) -> Question:
     fields = {"context": context.strip(), "question": question.strip()}
-    return Question(fields, f"Answer: {answers[0] if answers else 'unanswerable'}", tuple(dict.fromkeys(answers)))
+    return Question(
+        fields,
+        f"Answer: {answers[0] if answers else 'unanswerable'}",
+        tuple(dict.fromkeys(answers)),
+    )
 
 
 def normalise(text: str) -> str:
@@ -46,12 +66,18 @@ def f1(given: str, wanted: str) -> float:
 
 
 def _answer(text: str) -> str | None:
-    """The phrase given; empty for a text that says there is none; None for a text that says nothing."""
+    """The phrase given; empty for a text that says there is none; None for a text that says
+    nothing.
+    """
     found = short(text)
     said = normalise(found)
     if not said:
         return None
-    return "" if said in _NONE or re.search(r"\b(unanswerable|(cannot|can not) be answered)\b", said) else found
+    return (
+        ""
+        if said in _NONE or re.search(r"\b(unanswerable|(cannot|can not) be answered)\b", said)
+        else found
+    )
 
 
 def _judge(text: str, gold: Sequence[str]) -> bool:
@@ -78,7 +104,10 @@ BENCHMARK = Benchmark(
             + _ASKED
             + '\nEnd with "Answer: " and the phrase alone, or "Answer: unanswerable" if the text does not say it.'
         ),
-        "short": Template(_ASKED + 'Answer with as few words of the text as possible. If it has no answer, write "unanswerable".'),
+        "short": Template(
+            _ASKED
+            + 'Answer with as few words of the text as possible. If it has no answer, write "unanswerable".'
+        ),
         "plain": Template(_ASKED + "Answer:"),
         "base": Template(
             "Background: The mill was built in 1820 by Jan Novak.\n\nQuestion: Who built the mill?\nAnswer: Jan Novak\n\n"

@@ -1,0 +1,229 @@
+"""Lines answered by an engine in this process, in the order they finish, few of them under way at a
+time.
+
+Every line gets one row in OpenAI's batch format, whatever is wrong with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from creditdecoding.batch.input import Line, custom_id, parse, request
+from creditdecoding.config import EngineConfig, ServeConfig
+from creditdecoding.decoding.engine import Engine
+from creditdecoding.errors import CreditError, OptionError
+from creditdecoding.lm import LM, load
+from creditdecoding.server import schema
+from creditdecoding.server.admission import limits_of
+from creditdecoding.server.async_engine import BROKEN, Answer
+from creditdecoding.server.parse import ROUTES, complaint, objection, rows_of, shape_of
+from creditdecoding.server.responses import Shape, error_body, failure, refusal
+from creditdecoding.trace import FailEvent
+
+STREAMED = ("stream", "draft", "stream_options")
+Row = dict[str, Any]
+Reply = tuple[int, Row]
+"""The index of a line and its row."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that answers depend on. `run` identifies input and settings: ids and the seeds that lines
+    leave out are made from it.
+    """
+
+    model: str
+    name: str
+    engine: EngineConfig
+    serve: ServeConfig
+    run: str
+    created: int
+    max_line: int
+
+    def key(self, index: int) -> str:
+        """A name for the answer to a line, the same whenever the same run is done."""
+        return hashlib.blake2b(f"{self.run}:{index}".encode(), digest_size=16).hexdigest()
+
+    def id(self, index: int) -> str:
+        """The id of a row."""
+        return f"batch_req_{self.key(index)}"
+
+
+@dataclass
+class _Job:
+    """A line under way: its answers and the numbers the engine gave them."""
+
+    line: Line
+    name: str | None
+    shape: Shape
+    answers: dict[int, Answer]
+
+    @property
+    def over(self) -> bool:
+        return any(answer.failed for answer in self.answers.values()) or all(
+            answer.done for answer in self.answers.values()
+        )
+
+
+class Desk:
+    """Answers lines; `lm` is any model with its tokenizer."""
+
+    def __init__(self, lm: LM, setting: Setting) -> None:
+        self._lm, self._set = lm, setting
+        most = max(1, setting.serve.max_waiting)
+        self._queue = most
+        self._serve = replace(
+            setting.serve, max_waiting=most + schema.MAX_CHOICES**2
+        )  # a line may ask for that many answers
+        self._limits = limits_of(lm, setting.engine, self._serve)
+        self._jobs: dict[int, _Job] = {}
+
+    def answers(self, lines: Iterable[Line]) -> Iterator[Reply]:
+        """A reply for every line, as they finish; lines are taken as there is room for them."""
+        source, engine = iter(lines), self._engine()
+        more = True
+        while more or engine.busy:
+            while more and engine.stats.waiting < self._queue:
+                line = next(source, None)
+                more = line is not None
+                reply = None if line is None else self._begin(engine, line)
+                if reply is not None:
+                    yield reply
+            try:
+                events = engine.step()
+            except (
+                Exception
+            ) as error:  # it costs the rows under way; those to come get a new engine
+                text = (
+                    str(error)
+                    if isinstance(error, CreditError)
+                    else f"{BROKEN} ({type(error).__name__})"
+                )
+                lost, self._jobs = {id(job): job for job in self._jobs.values()}, {}
+                engine = self._engine()
+                yield from (
+                    self._told(job.line, job.name, 500, error_body(500, text, code="error_failed"))
+                    for job in lost.values()
+                )
+                continue
+            for event in events:
+                job = self._jobs.get(event.row)
+                if job is None:
+                    continue
+                answer = job.answers[event.row]
+                if isinstance(event, FailEvent):
+                    answer.fail(event.reason, event.error)
+                else:
+                    answer.hear(event)
+                if job.over:
+                    yield self._end(engine, job)
+
+    def _engine(self) -> Engine:
+        return Engine(
+            self._lm.model, self._lm.words, self._lm.device, self._set.engine, self._serve
+        )
+
+    def _begin(self, engine: Engine, line: Line) -> Reply | None:
+        """Hand a line's rows to the engine; the reply where it cannot be served."""
+        name = None
+        try:
+            value = parse(line, self._set.max_line)
+            name = custom_id(value)
+            url, body = request(value, line)
+        except OptionError as error:
+            return line.index, self._row(
+                line, name, None, {"code": "invalid_line", "message": str(error)}
+            )
+        try:
+            asked = ROUTES[url].model_validate(body)
+            against = objection(asked, self._set.name)
+            for field in STREAMED:
+                if getattr(asked, field):
+                    against = (
+                        400,
+                        error_body(
+                            400,
+                            f"{field} is not supported in a batch: answers come whole. Leave it out.",
+                            field,
+                        ),
+                    )
+            if against is not None:
+                return self._told(line, name, *against)
+            if asked.seed is None:
+                asked.seed = int(self._set.key(line.index)[:7], 16)
+            self._submit(engine, line, name, asked)
+        except schema.Invalid as error:
+            return self._told(line, name, 400, error_body(400, *complaint(error.errors())))
+        except CreditError as error:
+            return self._told(line, name, *refusal(error, schema.NAMES))
+        except (
+            Exception
+        ) as error:  # whatever a tokenizer or a template raises: the other lines go on
+            text = f"something went wrong that should not have: {type(error).__name__}: {' '.join(str(error).split())}. Report this with the line."
+            return self._told(line, name, 500, error_body(500, text))
+        return None
+
+    def _submit(self, engine: Engine, line: Line, name: str | None, asked: Any) -> None:
+        """All rows of a line or none."""
+        rows = rows_of(self._lm, asked, self._limits)
+        shape = shape_of(
+            self._lm,
+            self._set.name,
+            asked,
+            rows,
+            number=self._set.key(line.index),
+            created=self._set.created,
+        )
+        job, bell = _Job(line, name, shape, {}), asyncio.Event()
+        try:
+            for row in rows:
+                job.answers[engine.submit(row)] = Answer(row, self._lm.words, bell, False)
+        except Exception:
+            for number in job.answers:
+                engine.abort(number)
+            raise
+        self._jobs |= dict.fromkeys(job.answers, job)
+
+    def _end(self, engine: Engine, job: _Job) -> Reply:
+        for number, answer in job.answers.items():
+            del self._jobs[number]
+            if not answer.done:
+                engine.abort(number)
+        answers = [*job.answers.values()]
+        failed = next((answer for answer in answers if answer.failed), None)
+        return self._told(
+            job.line,
+            job.name,
+            *((200, job.shape.whole(answers)) if failed is None else failure(failed)),
+        )
+
+    def _told(self, line: Line, name: str | None, status: int, body: dict[str, Any]) -> Reply:
+        return line.index, self._row(
+            line,
+            name,
+            {"status_code": status, "request_id": self._set.key(line.index), "body": body},
+            None,
+        )
+
+    def _row(
+        self,
+        line: Line,
+        name: str | None,
+        response: dict[str, Any] | None,
+        error: dict[str, Any] | None,
+    ) -> Row:
+        return {
+            "id": self._set.id(line.index),
+            "custom_id": name,
+            "response": response,
+            "error": error,
+        }
+
+
+def answerer(setting: Setting) -> Desk:
+    """A desk with a model of its own: what a worker on another machine begins with."""
+    return Desk(load(setting.model, setting.engine), setting)

@@ -1,0 +1,1 @@
+"""Ablations of credit, for comparisons only."""

@@ -1,0 +1,440 @@
+"""One request under way, as a value: the canvas of prompt and masks, its blocks, and when it is
+finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from creditdecoding.config import GenerationConfig
+from creditdecoding.decoders import load, settings
+from creditdecoding.decoders.base import Decision, Decoder, State, tentative
+from creditdecoding.decoding.cache_policy import At, CachePolicy, Everything, policy
+from creditdecoding.errors import OptionError, TooLongError
+from creditdecoding.models.kv_cache import Layout
+from creditdecoding.trace import FinishEvent
+
+PLAIN = Layout()
+_WORD = (1 << 64) - 1
+BLOCK_LENGTH = 32  # where neither the request nor the checkpoint says otherwise
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the loop must know of the ids: the mask, what ends an answer, how many ids mean
+    something, and ids -> text.
+
+    `control_ids` order another loop to change the text (delete, split, expand): they are never
+    written.
+    """
+
+    mask_id: int
+    stop_ids: tuple[int, ...]
+    size: int
+    decode: Callable[[Sequence[int]], str]
+    control_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request under way. A value: a step makes a new one.
+
+    `canvas`, `masked`, `given` [length] on the host: the ids, what is still to write, and what
+    never changes; `spans` the blocks
+    (start, end) that have masks; `span`, `step` where it is; `size` masks its block began with; the
+    answer lies from
+    `answer` to `end`; `open` whether it may end early (False when filling masks inside a given
+    text); `suffix` tokens of given text
+    stand behind the answer. `state` lives where the model is; `slot` is its place in a cache,
+    `twin` that of its twin (guidance.py),
+    `settled` as in `cache.At`; `began` is the second of the run in which the row joined.
+    """
+
+    index: int
+    canvas: Tensor
+    masked: Tensor
+    given: Tensor
+    spans: tuple[tuple[int, int], ...]
+    answer: int
+    end: int
+    open: bool
+    config: GenerationConfig
+    decoder: Decoder
+    size: int
+    layout: Layout = PLAIN
+    policy: CachePolicy = Everything()
+    state: State | None = None
+    span: int = 0
+    step: int = 0
+    slot: int = 0
+    twin: int = 0
+    settled: int = 0
+    began: float = 0.0
+    suffix: int = 0
+
+    @property
+    def begun(self) -> list[int]:
+        """The ids of the answer that were given with the prompt, up to the first that was not."""
+        given = self.given[self.answer : self.end] & self.open
+        return self.canvas[self.answer : self.answer + int(given.long().cumprod(0).sum())].tolist()
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """First position of the current block and the one behind it."""
+        return self.spans[self.span]
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """What the rule is shown: the block; if it looks ahead, up to the end of the next one,
+        where the pass computes that too.
+        """
+        start, end = self.block
+        if (
+            self.ahead
+            and self.span + 1 < len(self.spans)
+            and self.spans[self.span + 1][1] <= self.computed[1]
+        ):
+            end = self.spans[self.span + 1][1]
+        return start, end
+
+    @property
+    def widest(self) -> int:
+        """The most positions that the rule is shown in a pass."""
+        further = self.spans[1:] if self.ahead and self.spans[1:] else self.spans
+        return max(end - start for (start, _), (_, end) in zip(self.spans, further))
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the rule may also write in the block behind the current one."""
+        return bool(getattr(self.decoder, "ahead", False))
+
+    @property
+    def edits(self) -> bool:
+        """Whether the rule may write over what it has written in the current block."""
+        return bool(getattr(self.decoder, "edits", False))
+
+    @property
+    def revokes(self) -> bool:
+        """Whether the rule may take back what it has written in the current block."""
+        return bool(getattr(self.decoder, "revokes", False))
+
+    @property
+    def tentative(self) -> bool:
+        """Whether what is written in the current block may still change."""
+        return tentative(self.decoder)
+
+    @property
+    def shadowed(self) -> tuple[int, ...]:
+        """The positions that have a shadow in the next pass: those of the block that were not
+        given, if the rule wants any.
+        """
+        if not getattr(self.decoder, "shadows", False):
+            return ()
+        start, end = self.block
+        return tuple(((~self.given[start:end]).nonzero()[:, 0] + start).tolist())
+
+    @property
+    def checked(self) -> Tensor:
+        """Where, [length], the next pass says how likely a written token is without itself: what
+        the rule wrote, if it wants shadows.
+        """
+        return ~(self.masked | self.given) & bool(getattr(self.decoder, "shadows", False))
+
+    @property
+    def guided(self) -> bool:
+        """Whether each pass also runs the row's twin that does not see the prompt."""
+        return self.config.cfg_scale > 0
+
+    @property
+    def at(self) -> At:
+        """Where the row is, in whole blocks of a block-causal model, which sees nothing behind its
+        block.
+        """
+        (start, end), grid = self.block, self.layout.causal_block
+        if grid is None:
+            return At(start, end, self.step, len(self.canvas), self.settled)
+        start, end = start - start % grid, min(-(-end // grid) * grid, len(self.canvas))
+        return At(start, end, self.step, end, self.settled)
+
+    @property
+    def computed(self) -> tuple[int, int]:
+        """The positions that the next pass computes; with shifted logits also the one before."""
+        first, last = self.policy.span(self.at)
+        return max(0, first - self.layout.logit_shift), last
+
+    @property
+    def columns(self) -> int:
+        """How many positions the next pass computes, shadows among them."""
+        first, last = self.computed
+        return last - first + len(self.shadowed)
+
+
+def row_seed(seed: int, index: int) -> int:
+    """The seed of the row with number `index` among several that one seed is given for
+    (docs/decoders.md, Seeds).
+
+    The first row, 0, has `seed` itself; the others have a hash of both, from 0 to 2**62 - 1. So
+    rows
+    with equal prompts draw differently, and no row's draws depend on which others there are.
+    """
+    if index == 0:
+        return seed
+    return _mixed(_mixed(seed) + index) >> 2
+
+
+def _mixed(value: int) -> int:
+    """The next number of splitmix64."""
+    value = (value + 0x9E3779B97F4A7C15) & _WORD
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & _WORD
+    return value ^ value >> 31
+
+
+Ask = Callable[[Sequence[Row], Tensor, Tensor], Tensor]
+"""One pass over rows: (rows, index into them [n], position [n]) -> logits [n, vocab]."""
+
+
+def start_row(
+    index: int,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    words: Vocabulary,
+    max_length: int,
+    layout: Layout = PLAIN,
+    begun: Sequence[int] = (),
+    suffix: Sequence[int] = (),
+) -> Row:
+    """A row that continues `prompt` by an answer of `gen_length` positions, the first of them
+    `begun` already, the others masks.
+
+    Between prompt and `suffix`, ids of the text behind it, the answer fills its whole length. The
+    blocks lie where they lie without `begun`.
+    For a block-causal model the canvas ends with a whole block; masks behind the answer are seen
+    but never written. Raises `OptionError`
+    for an empty prompt, one that does not fit, an answer that has no mask left, or a suffix that
+    the answer's positions do not see.
+    """
+    if not prompt and not suffix:
+        raise OptionError("the prompt is empty", hint="Give at least one token of text.")
+    end = len(prompt) + config.gen_length
+    if end + len(suffix) > max_length:
+        raise TooLongError(
+            "prompt and gen_length do not fit into the model",
+            given=f"{len(prompt) + len(suffix)} + {config.gen_length} positions",
+            allowed=f"{max_length} together",
+            hint="Shorten the prompt or lower gen_length.",
+        )
+    if begun:
+        _check_begun(begun, config, words)
+    grid = layout.causal_block or 1
+    whole = end + len(suffix)
+    if suffix:
+        _check_suffix(suffix, len(prompt), whole, words, layout)
+    length = max(whole, min(-(-whole // grid) * grid, max_length))
+    canvas = torch.full((length,), words.mask_id)
+    written = len(prompt) + len(begun)
+    canvas[:written] = torch.tensor([*prompt, *begun], dtype=torch.long)
+    canvas[end:whole] = torch.tensor(list(suffix), dtype=torch.long)
+    place = torch.arange(length)
+    masked = (place >= written) & (place < end)
+    row = _row(index, canvas, masked, len(prompt), end, not suffix, config, layout)
+    return replace(row, suffix=len(suffix))
+
+
+def _check_suffix(
+    suffix: Sequence[int], first: int, whole: int, words: Vocabulary, layout: Layout
+) -> None:
+    """Refuse a text with masks, or one that some position of the answer, which begins at `first`,
+    does not see.
+    """
+    if words.mask_id in suffix:
+        what, hint = "the mask token is in the suffix", "Take it out."
+        raise OptionError(what, given=words.mask_id, hint=hint, param="suffix")
+    grid = layout.causal_block
+    if grid is not None and first // grid != (whole - 1) // grid:
+        raise OptionError(
+            "this model sees nothing behind a block, so an answer cannot be made to fit a suffix in a later one",
+            given=f"answer and suffix from position {first} to {whole - 1}",
+            allowed=f"both within a block of {grid} positions",
+            hint="Leave suffix out, or take a model that sees both ways.",
+            param="suffix",
+        )
+
+
+def _check_begun(begun: Sequence[int], config: GenerationConfig, words: Vocabulary) -> None:
+    """Refuse a begun answer that leaves nothing to write, or has ids that no text has."""
+    if len(begun) >= config.gen_length:
+        given, allowed = f"{len(begun)} of {config.gen_length} positions", "at least one mask"
+        raise OptionError(
+            "the begun answer leaves nothing to write",
+            given=given,
+            allowed=allowed,
+            hint="Raise gen_length.",
+        )
+    never = (words.mask_id, *words.stop_ids, *words.control_ids)
+    wrong = next((i for i in begun if i in never or not 0 <= i < words.size), None)
+    if wrong is not None:
+        what = (
+            "the begun answer has a mask, an end token, a control token or an id that means nothing"
+        )
+        raise OptionError(what, given=wrong, hint="Cut it before that.")
+
+
+def start_infill(
+    index: int,
+    tokens: Sequence[int],
+    config: GenerationConfig,
+    words: Vocabulary,
+    max_length: int,
+    layout: Layout = PLAIN,
+) -> Row:
+    """A row that fills the mask tokens inside `tokens`; the rest stays. Raises `OptionError` if
+    there is none or it does not fit.
+    """
+    canvas = torch.tensor(list(tokens), dtype=torch.long)
+    masked = canvas == words.mask_id
+    if not bool(masked.any()):
+        raise OptionError(
+            "there is no mask in the text to fill", hint="Mark each missing token with [MASK]."
+        )
+    if len(canvas) > max_length:
+        raise OptionError(
+            "the text is longer than the model allows",
+            given=len(canvas),
+            allowed=max_length,
+            hint="Shorten the text.",
+        )
+    return _row(index, canvas, masked, 0, len(canvas), False, config, layout)
+
+
+def _row(
+    index: int,
+    canvas: Tensor,
+    masked: Tensor,
+    answer: int,
+    end: int,
+    open: bool,
+    config: GenerationConfig,
+    layout: Layout,
+) -> Row:
+    rule, own = load(config.decoder)
+    width = config.block_length or own or layout.causal_block or BLOCK_LENGTH
+    if layout.causal_block is not None and layout.causal_block % width:
+        raise OptionError(
+            "block_length does not divide the blocks of this block-causal model",
+            given=width,
+            allowed=f"{layout.causal_block}, or what divides it",
+            hint="Leave block_length out; if the checkpoint was trained with other blocks, load it with causal_block.",
+        )
+    config = replace(config, block_length=width)
+    first, last = int(masked.nonzero()[0]), int(masked.nonzero()[-1]) + 1
+    if layout.causal_block is not None:
+        first -= first % width
+    elif open:
+        first -= (first - answer) % width
+    grid = [(edge, min(edge + width, last)) for edge in range(first, last, width)]
+    spans = tuple((a, b) for a, b in grid if bool(masked[a:b].any()))
+    size = int(masked[slice(*spans[0])].sum())
+    rule, cache = fitted(rule, layout), policy(config.cache, layout)
+    return Row(
+        index, canvas, masked, ~masked, spans, answer, end, open, config, rule, size, layout, cache
+    )
+
+
+def fitted(decoder: Any, layout: Layout) -> Decoder:
+    """The rule that `decoders.load` reads, if a network of this layout can run it. Raises
+    `OptionError`.
+    """
+    rule, _ = load(decoder)
+    if getattr(rule, "shadows", False) and not layout.keeps:
+        what = "this decoder computes shadow tokens beside the text, and a model of your own cannot be told who sees whom"
+        name, allowed = settings(rule)["name"], "models that load() reads"
+        raise OptionError(what, given=name, allowed=allowed, hint="Choose another --decoder.")
+    return rule
+
+
+def revoked(row: Row, decision: Decision, slot: int) -> Tensor:
+    """Where of its reach, [end - start], row `slot` of a decision takes back what an earlier pass
+    wrote. Raises `OptionError`.
+    """
+    start, end = row.reach
+    if decision.revoke is None:
+        return torch.zeros(end - start, dtype=torch.bool)
+    if not row.revokes:
+        name = type(row.decoder).__name__
+        raise OptionError(
+            "this decoder takes tokens back and does not say so",
+            given=name,
+            hint="Set revokes = True on its class.",
+        )
+    return decision.revoke[slot, : end - start] & ~(row.masked | row.given)[start:end]
+
+
+def advanced(row: Row, decision: Decision, slot: int, state: State, mask_id: int) -> Row:
+    """The row after row `slot` of a decision: commits written, what is revoked masked; a finished
+    block takes its decoder state with it.
+
+    A block is finished when nothing in it is masked and its rule does not ask for another pass; one
+    that is written already is passed over.
+    """
+    start, end = row.reach
+    width = end - start
+    written = decision.commit[slot, :width] & (
+        ~row.given[start:end] if row.edits else row.masked[start:end]
+    )
+    back = revoked(row, decision, slot)
+    canvas, masked = row.canvas.clone(), row.masked.clone()
+    canvas[start:end] = torch.where(
+        written, decision.tokens[slot, :width], canvas[start:end]
+    ).masked_fill(back, mask_id)
+    masked[start:end] = masked[start:end] & ~written | back
+    row = replace(row, canvas=canvas, masked=masked, settled=row.at.start)
+    again = decision.again is not None and bool(decision.again[slot])
+    if again or bool(masked[slice(*row.block)].any()):
+        return replace(row, state=state, step=row.step + 1)
+    later = (
+        (i, int(masked[first:last].sum()))
+        for i, (first, last) in enumerate(row.spans)
+        if i > row.span
+    )
+    span, size = next(((i, size) for i, size in later if size), (len(row.spans), 0))
+    return replace(row, state=None, span=span, step=0, size=size)
+
+
+def settled(row: Row, words: Vocabulary) -> tuple[list[int], bool]:
+    """The answer's ids that no later step can change, up to its end token, and whether that end
+    token was reached.
+    """
+    left = row.masked[row.answer : row.end].nonzero()
+    stop = row.answer + int(left[0]) if len(left) else row.end
+    if row.tentative and row.span < len(row.spans):
+        stop = min(stop, max(row.answer, row.block[0]))
+    ids = row.canvas[row.answer : stop].tolist()
+    if not row.open:
+        return ids, False
+    end = next((i for i, token in enumerate(ids) if token in words.stop_ids), None)
+    return (ids, False) if end is None else (ids[:end], True)
+
+
+def finish(row: Row, words: Vocabulary, seconds: float) -> FinishEvent | None:
+    """The row's last event, if it is done: end token or stop string settled (and stopping allowed),
+    or no mask left.
+    """
+    ids, ended = settled(row, words)
+    done = row.span == len(row.spans)
+    if (row.open or row.suffix) and _stopped(row, words, ids):
+        n = next(n for n in range(len(ids) + 1) if _stopped(row, words, ids[:n]))
+        return FinishEvent(row.index, "stop", tuple(ids[:n]), seconds, row.began)
+    if ended and (row.config.early_stop or done):
+        return FinishEvent(row.index, "stop", tuple(ids), seconds, row.began)
+    return FinishEvent(row.index, "length", tuple(ids), seconds, row.began) if done else None
+
+
+def _stopped(row: Row, words: Vocabulary, ids: Sequence[int]) -> bool:
+    """Whether the text of `ids` has a stop string in it."""
+    return bool(row.config.stop) and any(map(words.decode(ids).__contains__, row.config.stop))

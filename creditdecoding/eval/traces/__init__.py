@@ -1,0 +1,1 @@
+"""What recorded traces say: commit timing, calibration, oracle."""

@@ -1,0 +1,1 @@
+"""SGLang: the plug-in and the algorithms that it registers."""

@@ -1,0 +1,1 @@
+"""One file a model family: how its config.json and weight names map to ours."""

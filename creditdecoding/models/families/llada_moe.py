@@ -1,0 +1,54 @@
+"""Family LLaDA-MoE (inclusionAI/LLaDA-MoE-7B-A1B-Base, -Instruct): full attention, per-head norms,
+8 of 64 experts in every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from creditdecoding.config import ModelConfig
+from creditdecoding.models.families.qwen import QWEN
+from creditdecoding.models.hf_config import Fields
+
+ARCHITECTURES = ("LLaDAMoEModel", "LLaDAMoEModelLM")
+
+MODEL_TYPES = ("llada", "lladamoe", "llada_moe")
+
+UNUSED = ("norm_topk_prob", "router_num_group", "router_topk_group")
+"""Keys of the released files that the network does not use; its router never renormalises and has
+no groups.
+"""
+
+RENAME = QWEN
+
+# Fields that change the forward pass, with the only value implemented here; an absent field means
+# that value.
+_FIXED: dict[str, Any] = {
+    "attention_bias": False,
+    "clip_qkv": None,
+    "moe_router_enable_expert_bias": False,
+    "moe_router_score_function": "softmax",
+    "qk_layernorm": True,
+    "routed_scaling_factor": 1,
+    "shared_expert_intermediate_size": None,
+}
+
+
+def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
+    """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
+    is not implemented.
+    """
+    fields = Fields(raw, generation)
+    fields.only(_FIXED)
+    moe = fields.experts("expert_intermediate_size")
+    frequency = raw.get("moe_layer_freq")
+    if any(
+        each != 1
+        for each in (
+            frequency if isinstance(frequency, list) else [1 if frequency is None else frequency]
+        )
+    ):
+        raise fields.refusal("moe_layer_freq", frequency, "1 for every layer")
+    unused = fields.count("dense_intermediate_size", moe.intermediate_size)
+    return fields.plain("llada_moe", intermediate_size=unused, qk_norm=True, moe=moe)

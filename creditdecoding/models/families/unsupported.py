@@ -1,0 +1,115 @@
+"""Diffusion models that are not implemented, though some name a class of a family here: what each
+is and what to do instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from creditdecoding.errors import CheckpointError
+
+_BRING = (
+    "Load it with its own code and hand the network to creditdecoding.bring (docs/your-model.md)."
+)
+_ANOTHER = "Use a checkpoint of docs/models.md."
+
+
+@dataclass(frozen=True)
+class Other:
+    """A model that is refused by name: `pattern` finds it in a class, a model type or a
+    repository's name, in lower case.
+    """
+
+    pattern: str
+    what: str
+    hint: str = _BRING
+
+
+OTHERS: tuple[Other, ...] = (
+    Other(
+        "dreamforcausallm|dream-?reasoner",
+        "DreamReasoner is another network than Dream: per-head norms, blocks of 32, no shift",
+    ),
+    Other(
+        "diffusion_?gemma",
+        "DiffusionGemma has no mask token: its canvas starts as random tokens, and none is final before the end",
+        _ANOTHER,
+    ),
+    Other(
+        "nemotron_?-?labs_?-?diffusion",
+        "Nemotron-Labs-Diffusion scales its rotary embedding (YaRN) and its queries by position; whether its logits are shifted and "
+        "finished text is seen causally is not known here",
+    ),
+    Other(
+        "llada_?-?moe_?-?v2",
+        "LLaDA-MoE-v2 is another network than LLaDA-MoE, and its config.json was not seen",
+    ),
+    Other(
+        "we_?-?dlm",
+        "WeDLM attends causally to reordered positions, which is not implemented",
+        _ANOTHER,
+    ),
+    Other("mineru", "MinerU-Diffusion reads pictures, which is not implemented", _ANOTHER),
+    Other(
+        "two_?-?tower",
+        "TwoTower runs two networks, one for finished text and one for masks, which is not implemented",
+    ),
+    Other(
+        "stable_?-?diffcoder",
+        "Stable-DiffCoder is another network, and its config.json was not seen",
+    ),
+    Other(
+        "llada_?-?2(.0)?_?-?uni|lladauni",
+        "LLaDA2.0-Uni writes images too and is not implemented",
+        "Use LLaDA2.0-mini, -flash or LLaDA2.1.",
+    ),
+    Other(
+        "mmada|lavida|llada_?-?v(?![a-z0-9])|lladav(?=model|for)|llava",
+        "models that read or write images are not implemented",
+        _ANOTHER,
+    ),
+    Other(
+        r"(?<![a-z])i-?dlm(?![a-z])|(?<![a-z])i-?dlm(?=for|model)",
+        "I-DLM has SDAR's layers, but attends causally, shifts its logits and accepts tokens by a ratio of probabilities: it is no "
+        "masked-block model",
+        _ANOTHER,
+    ),
+    Other("rnd1", "RND1 is another network of experts with masks, which is not implemented"),
+    Other(
+        "blockdiffusion|gidd",
+        "this diffusion model starts from random tokens instead of masks",
+        _ANOTHER,
+    ),
+)
+
+
+def refuse_others(raw: Mapping[str, Any], folder: Path | None = None) -> None:
+    """Refuse a config that names one of `OTHERS`, in its classes, its model type or its repository.
+    Raises `CheckpointError`.
+    """
+    for name in _names(raw, folder):
+        for other in OTHERS:
+            if re.search(other.pattern, name.lower()):
+                raise CheckpointError(other.what, given=name[:100], hint=other.hint)
+
+
+def _names(raw: Mapping[str, Any], folder: Path | None) -> Iterator[str]:
+    """What a checkpoint is called: by its config.json, by its folder, and by the hub's cache."""
+    classes = raw.get("architectures")
+    yield from (
+        name
+        for name in (classes if isinstance(classes, list) else [classes])
+        if isinstance(name, str)
+    )
+    for key in ("model_type", "_name_or_path"):
+        name = raw.get(key)
+        if isinstance(name, str):
+            yield name.rstrip("/").rpartition("/")[2]
+    if folder is not None:
+        yield folder.name
+        if folder.parent.name == "snapshots":
+            yield folder.parent.parent.name.rpartition("--")[2]

@@ -1,0 +1,1 @@
+"""Rollout labels: strategies, collection, storage."""

@@ -1,0 +1,1 @@
+"""The value model: scoring, fitting, metrics."""

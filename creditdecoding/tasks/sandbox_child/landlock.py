@@ -1,0 +1,117 @@
+"""Landlock: of all files, this process reads what Python needs and writes in its own folder, and
+nothing else.
+
+The kernel (5.13 and later) does it without privileges. Later versions of its interface know more
+rights; those that a kernel does not know are not asked for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterable
+from struct import pack
+
+_CREATE, _ADD, _RESTRICT = 444, 445, 446
+_VERSION_FLAG, _BENEATH = 1, 1
+
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_CHANGE = 0x1FF0
+"""Remove and make files and folders of all kinds."""
+_MOVE, _TRUNCATE, _DEVICE = 1 << 13, 1 << 14, 1 << 15
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _DEVICE
+_TCP = 0b11
+_SCOPES = 0b11
+"""Abstract Unix sockets and signals stay among the processes of this confinement."""
+
+_SYSTEM = (
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/local/lib64",
+    "/nix/store",
+    "/gnu/store",
+    "/usr/share/zoneinfo",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/zero",
+    "/dev/stdin",
+)
+
+
+def confine(folder: str) -> bool:
+    """Hold this thread, and those it starts, to Python's own files and to `folder`; whether the
+    kernel does it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(_CREATE, None, 0, _VERSION_FLAG)
+    if version < 1:
+        return False
+    handled = _rights(version)
+    rules = _ruleset(libc, version, handled)
+    if rules < 0:
+        return False
+    reading = _READ_FILE | _READ_DIR
+    for path in dict.fromkeys((*_python(), *_SYSTEM)):
+        _allow(libc, rules, path, reading)
+    _allow(libc, rules, "/dev/null", handled & (_READ_FILE | _WRITE_FILE | _TRUNCATE))
+    own = _allow(libc, rules, folder, handled & ~_EXECUTE)
+    confined = own and libc.syscall(_RESTRICT, rules, 0) == 0
+    os.close(rules)
+    return confined
+
+
+def _rights(version: int) -> int:
+    """Every right to files that this version knows."""
+    rights = _EXECUTE | _WRITE_FILE | _READ_FILE | _READ_DIR | _CHANGE
+    if version >= 2:
+        rights |= _MOVE
+    if version >= 3:
+        rights |= _TRUNCATE
+    if version >= 5:
+        rights |= _DEVICE
+    return rights
+
+
+def _ruleset(libc: ctypes.CDLL, version: int, handled: int) -> int:
+    """A new set of rules (the kernel's `struct landlock_ruleset_attr`): what it handles is
+    forbidden but for what is added.
+    """
+    described = pack("=Q", handled)
+    if version >= 4:
+        described += pack("=Q", _TCP)
+    if version >= 6:
+        described += pack("=Q", _SCOPES)
+    return int(libc.syscall(_CREATE, described, len(described), 0))
+
+
+def _allow(libc: ctypes.CDLL, rules: int, path: str, rights: int) -> bool:
+    """Allow `rights` to a file, or to a folder and all that is in it; False where there is none."""
+    try:
+        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return False
+    if not os.path.isdir(path):
+        rights &= _OF_FILES
+    beneath = pack("=Qi", rights, opened)
+    added = libc.syscall(_ADD, rules, _BENEATH, beneath, 0) == 0
+    os.close(opened)
+    return bool(added)
+
+
+def _python() -> Iterable[str]:
+    """Where this Python's own files are: what it imports from, and the folders of what is loaded
+    already.
+    """
+    yield from (path for path in sys.path if path)
+    yield os.path.join(sys.base_prefix, "lib")
+    with open("/proc/self/maps") as lines:
+        mapped = {line.split(maxsplit=5)[5].strip() for line in lines if "/" in line}
+    yield from (os.path.dirname(path) for path in mapped if ".so" in path)

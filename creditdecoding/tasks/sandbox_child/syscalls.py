@@ -1,0 +1,227 @@
+"""The system calls that an ordinary Python program needs, by name, with their numbers: everything
+that is not listed here is refused.
+
+Numbers are those of the kernel's unistd.h; None where an architecture never had the call. `ALWAYS`
+may be called with any arguments. Those of `rules` may be called when an argument fits, as the call
+could reach other processes or the network otherwise. Among what is missing on purpose: processes
+(fork, execve), sockets, other processes' memory, limits and signals (ptrace, process_vm_*,
+pidfd_*), memory that has no owner (memfd_create, shm*, mq_*), owners, modes and times of files,
+mounts, namespaces, keys, io_uring, userfaultfd, perf, bpf.
+"""
+
+from __future__ import annotations
+
+MACHINES = ("x86_64", "aarch64")
+"""What the numbers of a pair belong to, in this order."""
+
+ALWAYS: dict[str, tuple[int | None, int | None]] = {
+    # files that are open
+    "read": (0, 63),
+    "write": (1, 64),
+    "readv": (19, 65),
+    "writev": (20, 66),
+    "pread64": (17, 67),
+    "pwrite64": (18, 68),
+    "preadv": (295, 69),
+    "pwritev": (296, 70),
+    "preadv2": (327, 286),
+    "pwritev2": (328, 287),
+    "lseek": (8, 62),
+    "fstat": (5, 80),
+    "close": (3, 57),
+    "close_range": (436, 436),
+    "dup": (32, 23),
+    "dup2": (33, None),
+    "dup3": (292, 24),
+    "pipe": (22, None),
+    "pipe2": (293, 59),
+    "sendfile": (40, 71),
+    "copy_file_range": (326, 285),
+    "ftruncate": (77, 46),
+    "fallocate": (285, 47),
+    "fsync": (74, 82),
+    "fdatasync": (75, 83),
+    "flock": (73, 32),
+    "fadvise64": (221, 223),
+    "getdents64": (217, 61),
+    # files by name: Landlock decides which
+    "openat": (257, 56),
+    "open": (2, None),
+    "newfstatat": (262, 79),
+    "stat": (4, None),
+    "lstat": (6, None),
+    "statx": (332, 291),
+    "access": (21, None),
+    "faccessat": (269, 48),
+    "faccessat2": (439, 439),
+    "readlink": (89, None),
+    "readlinkat": (267, 78),
+    "getcwd": (79, 17),
+    "chdir": (80, 49),
+    "fchdir": (81, 50),
+    "mkdir": (83, None),
+    "mkdirat": (258, 34),
+    "rmdir": (84, None),
+    "unlink": (87, None),
+    "unlinkat": (263, 35),
+    "rename": (82, None),
+    "renameat": (264, 38),
+    "renameat2": (316, 276),
+    "truncate": (76, 45),
+    "umask": (95, 166),
+    # memory
+    "mmap": (9, 222),
+    "munmap": (11, 215),
+    "mprotect": (10, 226),
+    "mremap": (25, 216),
+    "madvise": (28, 233),
+    "msync": (26, 227),
+    "brk": (12, 214),
+    "mseal": (462, 462),
+    "map_shadow_stack": (453, 453),
+    # threads (starting one is in `rules`) and the end
+    "futex": (202, 98),
+    "set_robust_list": (273, 99),
+    "set_tid_address": (218, 96),
+    "rseq": (334, 293),
+    "sched_yield": (24, 124),
+    "sched_getaffinity": (204, 123),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
+    "restart_syscall": (219, 128),
+    "wait4": (61, 260),
+    "waitid": (247, 95),
+    # signals to itself (sending one is in `rules`)
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "rt_sigpending": (127, 136),
+    "rt_sigsuspend": (130, 133),
+    "rt_sigtimedwait": (128, 137),
+    "sigaltstack": (131, 132),
+    "pause": (34, None),
+    "alarm": (37, None),
+    "setitimer": (38, 103),
+    "getitimer": (36, 102),
+    # time
+    "clock_gettime": (228, 113),
+    "clock_getres": (229, 114),
+    "clock_nanosleep": (230, 115),
+    "nanosleep": (35, 101),
+    "gettimeofday": (96, 169),
+    "time": (201, None),
+    "times": (100, 153),
+    # waiting for several files
+    "poll": (7, None),
+    "ppoll": (271, 73),
+    "select": (23, None),
+    "pselect6": (270, 72),
+    "epoll_create": (213, None),
+    "epoll_create1": (291, 20),
+    "epoll_ctl": (233, 21),
+    "epoll_wait": (232, None),
+    "epoll_pwait": (281, 22),
+    "epoll_pwait2": (441, 441),
+    "eventfd2": (290, 19),
+    # facts about itself and the machine
+    "getpid": (39, 172),
+    "getppid": (110, 173),
+    "gettid": (186, 178),
+    "getuid": (102, 174),
+    "geteuid": (107, 175),
+    "getgid": (104, 176),
+    "getegid": (108, 177),
+    "getresuid": (118, 148),
+    "getresgid": (120, 150),
+    "getgroups": (115, 158),
+    "getpgrp": (111, None),
+    "getpgid": (121, 155),
+    "getsid": (124, 156),
+    "getrlimit": (97, 163),
+    "getrusage": (98, 165),
+    "getrandom": (318, 278),
+    "getcpu": (309, 168),
+    "uname": (63, 160),
+    "sysinfo": (99, 179),
+    # a pair of connected sockets, which asyncio wakes itself with (making one is in `rules`)
+    "recvfrom": (45, 207),
+    "getsockname": (51, 204),
+}
+
+
+class Rule:
+    """A call that is let through if `argument` (counted from 0), cut to the bits of `mask`, is one
+    of `values`.
+
+    The kernel reads these arguments as 32 bits, and so does the filter; a `pointer` is compared in
+    full.
+    """
+
+    def __init__(
+        self,
+        numbers: tuple[int | None, int | None],
+        argument: int,
+        values: tuple[int, ...],
+        mask: int = 0xFFFFFFFF,
+        pointer: bool = False,
+    ) -> None:
+        self.numbers = numbers
+        self.argument = argument
+        self.values = values
+        self.mask = mask
+        self.pointer = pointer
+
+
+_THREAD = 0x00010000
+_NAMESPACES = 0x7E020000
+_FILE_COMMANDS = (
+    0,  # F_DUPFD
+    1,  # F_GETFD
+    2,  # F_SETFD
+    3,  # F_GETFL
+    4,  # F_SETFL
+    5,  # F_GETLK
+    6,  # F_SETLK
+    7,  # F_SETLKW
+    1030,  # F_DUPFD_CLOEXEC
+)
+_DEVICE_COMMANDS = (
+    0x5401,  # TCGETS
+    0x5413,  # TIOCGWINSZ
+    0x541B,  # FIONREAD
+    0x5421,  # FIONBIO
+    0x5450,  # FIONCLEX
+    0x5451,  # FIOCLEX
+    0x802C542A,  # TCGETS2
+)
+_NAME_COMMANDS = (15, 16)
+_UNIX = 1
+
+
+def rules(pid: int) -> dict[str, Rule]:
+    """The calls that depend on an argument, for the process of that id."""
+    return {
+        # a thread of this process; not a process, not a namespace
+        "clone": Rule((56, 220), 0, (_THREAD,), mask=_THREAD | _NAMESPACES),
+        # not F_SETOWN, which would send a signal to whom it likes
+        "fcntl": Rule((72, 25), 1, _FILE_COMMANDS),
+        # whether a file is a terminal; nothing that writes to one or sets an owner
+        "ioctl": Rule((16, 29), 1, _DEVICE_COMMANDS),
+        # signals to this process alone
+        "kill": Rule((62, 129), 0, (pid,)),
+        "tgkill": Rule((234, 131), 0, (pid,)),
+        "tkill": Rule((200, 130), 0, (pid,)),
+        # a thread's name
+        "prctl": Rule((157, 167), 0, _NAME_COMMANDS),
+        # its own limits; 0 means itself
+        "prlimit64": Rule((302, 261), 0, (0, pid)),
+        # two ends that know only each other, and no address to send to
+        "socketpair": Rule((53, 199), 0, (_UNIX,)),
+        "sendto": Rule((44, 206), 4, (0,), pointer=True),
+    }
+
+
+CLONE3 = (435, 435)
+"""Has its flags in memory, where a filter cannot look: it "does not exist", so that the C library
+takes clone.
+"""

@@ -1,0 +1,1 @@
+"""Finished studies, kept and tested, not part of the package."""

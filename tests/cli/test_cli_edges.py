@@ -1,0 +1,78 @@
+"""Closed, full and narrow streams, bytes that are no text, outputs that cannot be written: one
+line, no traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from creditdecoding.cli import app
+from tests.helpers.cli import run_credit
+from tools.make_checkpoint import make
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny random checkpoint."""
+    return str(make("llada", tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def in_shell(command: str, model: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell line in which CREDIT stands for the command line and MODEL for a tiny checkpoint."""
+    line = command.replace("CREDIT", f"{sys.executable} -m creditdecoding").replace(
+        "MODEL", f"--model {model} --gen-length 6"
+    )
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(["bash", "-c", line], capture_output=True, env=settings, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "environment", "status"),
+    [
+        ("CREDIT trace hello MODEL", {"PYTHONIOENCODING": "ascii"}, 0),
+        ("CREDIT generate hello MODEL --json", {"PYTHONIOENCODING": "ascii"}, 0),
+        ("CREDIT generate hello MODEL --watch", {"PYTHONIOENCODING": "ascii"}, 0),
+        ("CREDIT generate hello MODEL >&-", {}, 2),
+        ("CREDIT generate hello MODEL > /dev/full", {}, 2),
+        ("CREDIT trace hello MODEL > /dev/full", {}, 2),
+        ("CREDIT generate MODEL <&-", {}, 2),
+        (r"printf 'a\xff' | CREDIT generate MODEL", {"PYTHONIOENCODING": "utf-8"}, 2),
+        (r"CREDIT generate $'a\xff' MODEL", {}, 2),
+        ("CREDIT generate hello --decoder none 2> /dev/full", {}, 2),
+    ],
+)
+def test_streams(command: str, environment: dict[str, str], status: int, model: str) -> None:
+    done = in_shell(command, model, **environment)
+    assert b"Traceback" not in done.stderr, done.stderr
+    assert done.returncode == status, done.stderr
+    if status and "2>" not in command:
+        assert done.stderr.startswith(b"error: ")
+        assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--png", "--html", "--save"])
+def test_a_trace_looks_at_its_outputs_first(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_lm(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(app, "load_lm", load_lm)
+    monkeypatch.setattr("creditdecoding.cli.generate.load_lm", load_lm)
+    result = run_credit(["trace", "hello", flag, "/nowhere/out.png"])
+    assert result.status == 2
+    assert "/nowhere/out.png" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_folder_is_no_prompt_file(tmp_path: Path) -> None:
+    result = run_credit(["generate", "--file", tmp_path])
+    assert result.status == 2
+    assert str(tmp_path) in result.stderr
+    assert result.stderr.count("\n") == 1

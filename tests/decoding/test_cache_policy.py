@@ -1,0 +1,439 @@
+"""Keys and values kept between passes: exact where it must be, right against a plain re-statement
+where it is approximate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from creditdecoding.config import GenerationConfig, ModelConfig
+from creditdecoding.decoders import names
+from creditdecoding.decoding.cache_policy import POLICIES, Everything, fitting, policy
+from creditdecoding.decoding.request import Row, Vocabulary, start_infill, start_row
+from creditdecoding.decoding.step import denoise_step, run
+from creditdecoding.errors import OptionError
+from creditdecoding.models.kv_cache import KVCache, Layout
+from creditdecoding.models.transformer import Transformer, init_weights, rope_table, rotate
+from creditdecoding.trace import Trace
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+MASK, STOPS, WIDTH = 40, (38, 39), 48
+WORDS = Vocabulary(MASK, STOPS, 41, lambda ids: " ".join(map(str, ids)))
+PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 0, 1, 3, 3], [2, 2], [9, 8, 7, 6, 11, 12, 13, 14]]
+FULL = {
+    "family": "llada",
+    "hidden_size": 32,
+    "num_layers": 3,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+}
+FULL |= {
+    "embedding_rows": WIDTH,
+    "max_length": 256,
+    "rope_theta": 10_000.0,
+    "rms_norm_eps": 1e-5,
+    "tie_embeddings": False,
+}
+FULL |= {
+    "rope_full_precision": True,
+    "mask_token_id": MASK,
+    "stop_token_ids": STOPS,
+    "pad_token_id": 41,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "shifted": {"logit_shift": True, "qkv_bias": True},
+    "blocks": {"causal_block": 8, "qk_norm": True},
+    "shifted blocks": {"causal_block": 8, "logit_shift": True},
+}
+
+
+def network(kind: str, seed: int = 0) -> Transformer:
+    """A random network with decided predictions, which depend on the whole of what it sees."""
+    model = Transformer(ModelConfig(**{**FULL, **KINDS[kind]})).eval()
+    init_weights(model, torch.Generator().manual_seed(seed))
+    assert model.head is not None
+    with torch.no_grad():
+        model.head.weight.mul_(12.0)
+        model.embed.weight.mul_(50.0)
+    return model
+
+
+def traces(model: Transformer, rows: Sequence[Row], batch_size: int = 16) -> list[Trace]:
+    found = {row.index: Trace(tuple(row.canvas[: row.answer].tolist())) for row in rows}
+    for event in run(model, rows, WORDS, CPU, batch_size):
+        found[event.row].add(event)
+    return list(found.values())
+
+
+def rows_of(
+    model: Transformer, prompts: Sequence[Sequence[int]] = PROMPTS, **options: Any
+) -> list[Row]:
+    config = GenerationConfig(**{"gen_length": 22, "early_stop": False, **options})
+    return [
+        start_row(i, prompt, config, WORDS, 256, model.layout) for i, prompt in enumerate(prompts)
+    ]
+
+
+def same(ours: Trace, theirs: Trace, tolerance: float = 1e-4) -> None:
+    """The same passes and tokens; confidences to `tolerance`."""
+    assert [(s.block, s.step, s.positions, s.tokens, s.committed) for s in ours.steps] == [
+        (s.block, s.step, s.positions, s.tokens, s.committed) for s in theirs.steps
+    ]
+    assert ours.tokens == theirs.tokens
+    for a, b in zip(ours.steps, theirs.steps):
+        assert a.confidence == pytest.approx(b.confidence, abs=tolerance)
+
+
+# Exact
+# -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", names())
+@pytest.mark.parametrize("kind", ["full", "shifted"])
+@pytest.mark.parametrize("cache", ["every:n=1", "vicinity:w=256"])
+def test_refreshing_at_every_pass_is_no_cache(kind: str, cache: str, decoder: str) -> None:
+    model = network(kind)
+    options = {"decoder": decoder, "gen_length": 14, "block_length": 7}
+    plain = traces(model, rows_of(model, cache="none", **options))
+    for ours, theirs in zip(traces(model, rows_of(model, cache=cache, **options)), plain):
+        same(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", names())
+@pytest.mark.parametrize("block_length", [8, 4, 2])
+@pytest.mark.parametrize("kind", ["blocks", "shifted blocks"])
+def test_the_block_cache_of_block_causal_models_is_exact(
+    kind: str, block_length: int, decoder: str
+) -> None:
+    model = network(kind)
+    options = {"decoder": decoder, "gen_length": 14, "block_length": block_length}
+    plain = traces(model, rows_of(model, cache="none", **options))
+    for ours, theirs in zip(traces(model, rows_of(model, cache="block", **options)), plain):
+        same(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["blocks", "shifted blocks"])
+def test_block_causal_infilling_cached_equals_uncached(kind: str) -> None:
+    text = [
+        1,
+        MASK,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        MASK,
+        MASK,
+        2,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        MASK,
+        3,
+    ]
+    model = network(kind)
+    found = []
+    for cache in ("none", "block"):
+        row = start_infill(
+            0, text, GenerationConfig(decoder="fixed", cache=cache), WORDS, 99, model.layout
+        )
+        found.append(traces(model, [row])[0])
+    same(*found)
+    assert found[0].nfe == 4
+
+
+def test_a_block_causal_model_never_sees_what_lies_behind_the_block() -> None:
+    """The specification computes the whole canvas under the block-causal pattern; the loop stops at
+    the block's end.
+    """
+    model = network("blocks")
+    (row,) = rows_of(model, [PROMPTS[2]], decoder="fixed", cache="none")
+    (_,), (event,) = denoise_step(model, [row], WORDS, CPU)
+    canvas = row.canvas[None]
+    assert len(row.canvas) == 32 and row.end == 31  # 9 + 22, filled up to whole blocks of 8
+    columns = torch.tensor(event.positions)
+    logits = model(canvas, (torch.zeros_like(columns), columns))
+    logits[:, MASK], logits[:, 41:] = -torch.inf, -torch.inf
+    assert event.confidence == pytest.approx(logits.softmax(-1).amax(-1).tolist(), abs=1e-5)
+
+
+# Approximate caches against a plain re-statement
+# -----------------------------------------------------------------------------
+
+
+def stale_logits(
+    model: Transformer, now: Tensor, first: int, last: int, old: list[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, list[Any]]:
+    """Logits of positions first..last of one canvas: fresh queries, keys and values there, `old`
+    ones elsewhere. By concatenation.
+    """
+    x = model.embed(now[None, first:last])
+    cos, sin = rope_table(torch.arange(first, last), model.config.head_dim, model.config.rope_theta)
+    fresh = []
+    for index, layer in enumerate(model.layers):
+        h = layer.attn_norm(x)
+        q, k, v = (
+            p(h).view(1, last - first, -1, 8).transpose(1, 2) for p in (layer.q, layer.k, layer.v)
+        )
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if old:
+            before, behind = slice(None, first), slice(last, None)
+            k = torch.cat((old[index][0][:, :, before], k, old[index][0][:, :, behind]), dim=2)
+            v = torch.cat((old[index][1][:, :, before], v, old[index][1][:, :, behind]), dim=2)
+        fresh.append((k, v))
+        groups = q.shape[1] // k.shape[1]
+        weights = (q @ k.repeat_interleave(groups, 1).transpose(-1, -2) / 8**0.5).softmax(-1)
+        x = x + layer.o(
+            (weights @ v.repeat_interleave(groups, 1)).transpose(1, 2).reshape(1, last - first, -1)
+        )
+        x = x + layer.mlp(layer.ff_norm(x))
+    return model.logits(x[0]), fresh
+
+
+@torch.inference_mode()
+def decode_stale(model: Transformer, row: Row, spans: Any) -> list[tuple[int, int, float]]:
+    """Standard decoding with `spans(start, end, step, length)` computed anew: (position, token,
+    confidence) in order of commits.
+    """
+    canvas, done, old = row.canvas.clone(), [], []
+    for start, end in row.spans:
+        for step in range(end - start):
+            first, last = spans(start, end, step, len(canvas))
+            logits, old = stale_logits(
+                model, canvas, first, last, old if (first, last) != (0, len(canvas)) else []
+            )
+            logits[:, MASK], logits[:, 41:] = -torch.inf, -torch.inf
+            chance, token = logits.softmax(-1).max(-1)
+            open_ = [p for p in range(start, end) if canvas[p] == MASK]
+            best = max(open_, key=lambda p: float(chance[p - first]))
+            canvas[best] = token[best - first]
+            done.append((best, int(token[best - first]), float(chance[best - first])))
+    return done
+
+
+STALE = {
+    "prefix": lambda start, end, step, length: (start if step else 0, length),
+    "dual": lambda start, end, step, length: (start, end) if step else (0, length),
+    "every:n=3": lambda start, end, step, length: (start, end) if step % 3 else (0, length),
+    "vicinity:w=2": lambda start, end, step, length: (
+        (max(0, start - 2), min(end + 2, length)) if step else (0, length)
+    ),
+}
+
+
+@pytest.mark.parametrize("cache", STALE)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_stale_keys_and_values_as_defined(cache: str, seed: int) -> None:
+    model = network("full", seed)
+    (row,) = rows_of(
+        model, [PROMPTS[2]], decoder="fixed", block_length=6, gen_length=15, cache=cache
+    )
+    (trace,) = traces(model, [row])
+    ours = [
+        (p, t, c)
+        for step in trace.steps
+        for p, t, c, done in zip(step.positions, step.tokens, step.confidence, step.committed)
+        if done
+    ]
+    theirs = decode_stale(model, row, STALE[cache])
+    assert [x[:2] for x in ours] == [x[:2] for x in theirs]
+    assert [x[2] for x in ours] == pytest.approx([x[2] for x in theirs], abs=1e-5)
+    (plain,) = traces(model, [dataclasses.replace(row, policy=Everything())])
+    assert [s.confidence for s in plain.steps] != [s.confidence for s in trace.steps], (
+        "the cache makes no difference: the test shows nothing"
+    )
+
+
+# In batches
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@settings(max_examples=8, deadline=None, database=None)
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    batch_size=st.integers(1, 4),
+    picks=st.lists(
+        st.tuples(
+            st.sampled_from(["fixed", "threshold:threshold=0.3", "credit:threshold=0.4"]),
+            st.integers(0, 9),
+            st.integers(1, 25),
+            st.booleans(),
+        ),
+        min_size=2,
+        max_size=6,
+    ),
+    seed=st.integers(0, 99),
+)
+def test_rows_with_different_caches_share_passes_and_get_what_they_get_alone(
+    kind: str, batch_size: int, picks: list[Any], seed: int
+) -> None:
+    """Rows join and leave between passes, so slots are used again and out of order."""
+    model = network(kind)
+    fits = [
+        name + {"every": ":n=2", "vicinity": ":w=3"}.get(name, "") for name in fitting(model.layout)
+    ]
+    noise = torch.Generator().manual_seed(seed)
+    rows = []
+    for i, (decoder, which, gen_length, early_stop) in enumerate(picks):
+        prompt = torch.randint(
+            0, 38, (int(torch.randint(1, 20, (1,), generator=noise)),), generator=noise
+        ).tolist()
+        width = 4 if model.layout.causal_block else 1 + which
+        config = GenerationConfig(
+            decoder=decoder,
+            cache=fits[which % len(fits)],
+            gen_length=gen_length,
+            block_length=width,
+            early_stop=early_stop,
+        )
+        rows.append(start_row(i, prompt, config, WORDS, 256, model.layout))
+    for row, ours in zip(rows, traces(model, rows, batch_size)):
+        same(ours, traces(model, [row])[0])
+
+
+def test_buffers_are_written_in_place() -> None:
+    model = network("full")
+    rows = [
+        dataclasses.replace(row, slot=i)
+        for i, row in enumerate(rows_of(model, decoder="fixed", cache="dual", block_length=8))
+    ]
+    store = model.new_cache()
+    store.reserve(len(rows), max(len(row.canvas) for row in rows))
+    places = [(k.data_ptr(), v.data_ptr()) for k, v in store.buffers]
+    before = store.bytes
+    for _ in range(12):
+        rows, _ = denoise_step(model, rows, WORDS, CPU, store=store)
+    assert [
+        (k.data_ptr(), v.data_ptr()) for k, v in store.buffers
+    ] == places and store.bytes == before
+    assert before == 3 * 2 * 5 * 2 * (max(len(row.canvas) for row in rows) + 1) * 8 * 4
+
+
+def test_growing_keeps_what_is_stored() -> None:
+    store = KVCache(2, 2, 4, CPU, torch.float32)
+    store.reserve(2, 5)
+    k = torch.randn(2, 2, 3, 4)
+    columns = torch.tensor([[0, 1, 2], [2, 3, -1]])
+    for layer in store.view([0, 1], columns, 5):
+        layer.put(k, -k)
+    store.reserve(4, 9)
+    keys, values = store.buffers[1]
+    assert torch.equal(keys[0, :, :3], k[0]) and torch.equal(values[1, :, 2:4], -k[1, :, :2])
+    assert not keys[1, :, 4:9].any() and keys.shape == (4, 2, 10, 4)
+    store.reserve(1, 1)
+    assert store.buffers[0][0].shape == (4, 2, 10, 4)
+
+
+def test_a_pass_computes_no_more_than_its_policy_says() -> None:
+    """What reaches the network: the whole canvas at a block's first pass, then the block (dual), or
+    the block and the rest (prefix).
+    """
+    widths: dict[str, list[int]] = {}
+    for cache in ("none", "prefix", "dual"):
+        model = network("full")
+        asked: list[int] = []
+        model.layers[0].register_forward_pre_hook(
+            lambda module, args, asked=asked: asked.append(args[0].shape[1])
+        )
+        traces(model, rows_of(model, [PROMPTS[2]], decoder="fixed", block_length=11, cache=cache))
+        widths[cache] = asked
+    assert widths["none"] == [31] * 22
+    assert widths["prefix"] == [31, *[22] * 10, 31, *[11] * 10]
+    assert widths["dual"] == [31, *[11] * 10] * 2
+    model, asked = network("blocks"), []
+    model.layers[0].register_forward_pre_hook(lambda module, args: asked.append(args[0].shape[1]))
+    traces(model, rows_of(model, [PROMPTS[2]], decoder="fixed", gen_length=15))
+    assert asked == [
+        16,
+        *[8] * 6,
+        16,
+        *[8] * 7,
+    ]  # 9 prompt tokens: 7 masks in the second block, 8 in the third
+
+
+# Choosing one
+# ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_auto_means() -> None:
+    assert type(policy("auto", Layout())).__name__ == "Everything"
+    assert type(policy("auto", Layout(keeps=True))).__name__ == "Everything"
+    assert type(policy("auto", Layout(causal_block=8, keeps=True))).__name__ == "BlockCausal"
+    assert fitting(Layout(causal_block=4, keeps=True)) == [
+        "none",
+        "block",
+    ] and "block" not in fitting(Layout(keeps=True))
+    assert set(fitting(Layout(keeps=True))) | {"block"} == set(POLICIES)
+
+
+@pytest.mark.parametrize(
+    "spec, layout, names",
+    [
+        ("duel", Layout(keeps=True), ("duel", "dual")),
+        ("block", Layout(keeps=True), ("full-attention", "dual")),
+        ("dual", Layout(causal_block=8, keeps=True), ("block-causal", "none, block")),
+        ("dual", Layout(), ("your own", "none")),
+        ("every:n=0", Layout(keeps=True), ("n", "1 <= n")),
+        ("every:m=2", Layout(keeps=True), ("m", "n")),
+        ("vicinity:w", Layout(keeps=True), ("w", "knob=value")),
+        ("vicinity:w=x", Layout(keeps=True), ("w", "x", "int")),
+        ("auto:n=1", Layout(keeps=True), ("auto",)),
+        ("", Layout(keeps=True), ("cache",)),
+    ],
+)
+def test_a_cache_that_is_not_there_or_does_not_fit(
+    spec: str, layout: Layout, names: tuple[str, ...]
+) -> None:
+    with pytest.raises(OptionError) as error:
+        policy(spec, layout)
+    assert all(name in str(error.value) for name in names) and "\n" not in str(error.value)
+
+
+def test_blocks_that_do_not_divide_those_of_the_model() -> None:
+    with pytest.raises(OptionError, match="8, or what divides it"):
+        start_row(
+            0, [1], GenerationConfig(block_length=3), WORDS, 256, Layout(causal_block=8, keeps=True)
+        )
+    with pytest.raises(OptionError, match="divide"):
+        start_row(
+            0,
+            [1],
+            GenerationConfig(block_length=16),
+            WORDS,
+            256,
+            Layout(causal_block=8, keeps=True),
+        )
+    assert (
+        start_row(
+            0, [1], GenerationConfig(), WORDS, 256, Layout(causal_block=8, keeps=True)
+        ).config.block_length
+        == 8
+    )

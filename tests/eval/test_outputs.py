@@ -1,0 +1,110 @@
+"""Outputs are looked at before work begins: every command that writes a file refuses one that
+cannot be written, before it loads a model.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from creditdecoding.cli import validate as checks
+from creditdecoding.errors import OptionError
+from tests.helpers.cli import run_credit
+
+NOWHERE = "the folder of this file is not there"
+FILES = {
+    "eval": ["eval", "--out", "PATH"],
+    "compare png": ["compare", "--png", "PATH"],
+    "compare report": ["compare", "--report", "PATH"],
+    "compare searches": ["compare", "--search", "--verifier", "pocket", "--png", "PATH"],
+    "tune": ["tune", "--out", "PATH"],
+    "scaling": ["scaling", "--out", "PATH"],
+    "scaling png": ["scaling", "--png", "PATH"],
+    "orthogonality": ["orthogonality", "--out", "PATH"],
+    "orthogonality png": ["orthogonality", "--png", "PATH"],
+    "analyse png": ["analyse", "--png", "PATH"],
+    "analyse reliability": ["analyse", "--reliability-png", "PATH"],
+    "batch": ["batch", __file__, "PATH"],
+    "collect": ["pav", "collect", "PATH"],
+    "rl": ["pav", "rl", "--png", "PATH"],
+}
+FOLDERS = {
+    "compare": ["compare", "--out", "PATH"],
+    "compare searches": ["compare", "--search", "--verifier", "pocket", "--out", "PATH"],
+    "pav train": ["pav", "train", __file__, "--out", "PATH"],
+    "pav rl": ["pav", "rl", "--out", "PATH"],
+}
+
+
+def refusal(arguments: list[str], path: Path) -> str:
+    """What a command says of an output; its model is not there, which it would say if it looked at
+    that first.
+    """
+    done = run_credit(
+        [
+            *(str(path) if argument == "PATH" else argument for argument in arguments),
+            "-m",
+            "./no-such-model",
+        ]
+    )
+    assert done.status == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_cannot_be_written_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    assert NOWHERE in refusal(FILES[name], tmp_path / "no" / "x.png")
+    assert "this is a folder" in refusal(FILES[name], tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_that_cannot_be_used_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "this is a file, not a folder" in refusal(FOLDERS[name], tmp_path / "file")
+    assert "this is a file, not a folder" in refusal(FOLDERS[name], tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_needs_no_model_looks_at_its_output_first_too(tmp_path: Path) -> None:
+    assert NOWHERE in run_credit(["export", "--out", tmp_path / "no" / "x"]).stderr
+    (tmp_path / "file").touch()
+    assert "this is a file" in run_credit(["train", "--out", tmp_path / "file"]).stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_full_or_forbidden_disk_is_known_before(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(number, "the disk's own words")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OptionError, match="the disk's own words"):
+        checks.writable(tmp_path / "x")
+    with pytest.raises(OptionError, match="the disk's own words"):
+        checks.usable(tmp_path / "run")
+
+
+def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "old")
+    checks.writable(tmp_path / "new", None, tmp_path / "link", Path("/dev/null"))
+    checks.usable(tmp_path / "run" / "deep")
+    assert (tmp_path / "old").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "old"]
+
+
+def test_two_outputs_are_two_files(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    with pytest.raises(OptionError, match="two outputs are the same file"):
+        checks.writable(tmp_path / "x", tmp_path / "link")
+
+
+def test_a_folder_in_the_place_of_a_file_of_the_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(OptionError, match="this is a folder"):
+        checks.usable(tmp_path, "samples.jsonl", "report.json")

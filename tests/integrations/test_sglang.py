@@ -1,0 +1,240 @@
+"""SGLang's plug-in: every decision of the released SGLang's loops against our loop, refusals, and
+the file that describes a decoder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from creditdecoding.config import GenerationConfig
+from creditdecoding.decoders import _credit, create, describe, exported, load, names, resolve
+from creditdecoding.errors import MissingExtraError, OptionError
+from creditdecoding.integrations.blocks import Drawing, advance, seats, seed_of, usable
+from creditdecoding.integrations.sglang import plugin as sglang_plugin
+from creditdecoding.integrations.sglang.plugin import algorithm_of, algorithms, check_version
+from creditdecoding.lm import load as load_lm
+from tools import sglang_env
+
+SCENARIOS = 3  # a decoder and mode
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_the_released_sglang_decides_as_our_loop(
+    record_property: Callable[[str, object], None],
+) -> None:
+    try:
+        done = sglang_env.run("tests.helpers.sglang_drive", str(SCENARIOS))
+    except sglang_env.UnavailableError as error:
+        pytest.skip(f"SGLang cannot be had here: {error}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    line = f"{found['version']}, {found['algorithms']} algorithms registered, {found['scenarios']} random scenarios"
+    record_property(
+        "SGLang", f"{line} ({found['steps']} steps), {found['differing']} differing decisions"
+    )
+    assert found["differing"] == 0, found["culprits"]
+    assert (
+        found["scenarios"] == 2 * SCENARIOS * (len(names()) - len(found["unable"]))
+        and found["steps"] > 5 * found["scenarios"]
+    )
+    assert found["algorithms"] == len(algorithms()) and found["kept"] and found["lazy"]
+    for mode in ("sync", "fdfo"):
+        broken = found["broken"][mode]
+        assert (
+            broken["others"]
+            and broken["shapes"]
+            and -1 in broken["victim"]
+            and broken["victim"][0] >= 0
+        ), mode
+    said = found["refusals"]
+    assert said["fine"] == said["undeclared"] == said["request"] == "fine"
+    for kind, word in (
+        ("knob", "treshold"),
+        ("value", "high"),
+        ("other", "frechet"),
+        ("block", "allowed: 32"),
+        ("declared", "allowed: 8"),
+        ("shadows", "wino"),
+    ):
+        assert said[kind].startswith("OptionError") and word in said[kind], kind
+    assert "json_schema" in said["schema"] and "min_p" in said["schema"] and said["model"] != "fine"
+
+
+def test_every_decoder_is_an_algorithm() -> None:
+    assert set(algorithms().values()) == set(names())
+    assert {algorithms()[name] for name in ("CreditDecoding", "Credit")} == {"credit"}
+    assert (
+        algorithms()["CreditAdaptive"] == "credit_adaptive"
+        and algorithms()["EntropyBounded"] == "entropy"
+    )
+    assert algorithm_of("credit") == "CreditDecoding" and algorithm_of("frechet") == "Frechet"
+
+
+@pytest.mark.parametrize("found", ["0.5.20", "0.5.10.post1", "0.6", "1.0", "dev"])
+def test_another_sglang_is_refused(found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sglang_plugin, "version", lambda name: found)
+    with pytest.raises(OptionError, match=r"allowed: >=0\.5\.21,<0\.6"):
+        sglang_plugin.register()
+
+
+def test_the_range_is_the_one_of_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        f"sglang>={sglang_plugin.OLDEST},<{sglang_plugin.BELOW}"
+        in (sglang_env.ROOT / "pyproject.toml").read_text()
+    )
+    for found in (sglang_plugin.OLDEST, "0.5.23", "0.5.99.post1"):
+        check_version(found)
+    monkeypatch.setitem(sys.modules, "sglang", None)
+    with pytest.raises(MissingExtraError):
+        __import__("creditdecoding.integrations.sglang.algorithm")
+
+
+def test_a_rule_that_needs_more_than_logits_is_refused_by_name() -> None:
+    @dataclass(frozen=True)
+    class Shadowy:
+        shadows = True
+
+        def init(self, rows: int, length: int, vocab: int, device: torch.device) -> dict[str, Any]:
+            return {}
+
+        def step(self, prediction: Any, block: Any, state: Any) -> Any: ...
+
+    with pytest.raises(OptionError, match=r"shadowy cannot run here: it reads shadows"):
+        usable(Shadowy(), "shadowy")
+    assert usable(create("edit"), "edit") == create("edit")
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make the host wait for a device: copies of values to the host, and shapes
+    that depend on values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put_") and any(
+            x is not None and x.dtype == torch.bool for x in args[1]
+        )
+        self.count += by_mask or name in (
+            "_local_scalar_dense",
+            "is_nonzero",
+            "item",
+            "nonzero",
+            "masked_select",
+            "equal",
+            "unique",
+        )
+        return func(*args, **(kwargs or {}))
+
+
+def waits_of(name: str, steps: int = 3) -> int:
+    """How often the host waits in some greedy steps of three blocks."""
+    tokens, given = torch.full((3, 8), 2), torch.zeros(3, 8, dtype=torch.bool)
+    seated = seats(~given, given, ["a", "b", "c"], [Drawing()] * 3, [1, 2, 3])
+    with Waits() as waits:
+        for step in range(steps):
+            logits = torch.randn(24, 40, generator=torch.Generator().manual_seed(step))
+            seated, done = advance(
+                create(name), logits, tokens, torch.arange(8).expand(3, -1), 2, seated
+            )
+    assert not any(done)
+    return waits.count
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "credit",
+        "credit_adaptive",
+        "threshold",
+        "fixed",
+        "frechet",
+        "entropy",
+        "factor",
+        "margin",
+        "edit",
+    ],
+)
+def test_a_greedy_step_waits_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the list of finished blocks and for nothing else; off the CPU the slots of credit grow
+    unasked.
+    """
+    plain, lists = torch.Tensor.tolist, []
+    monkeypatch.setattr(
+        torch.Tensor, "tolist", lambda tensor: lists.append(tensor.shape) or plain(tensor)
+    )
+    if name == "credit":
+        assert waits_of(name) == 3, (
+            "on the CPU, where asking is free, it is asked: this test can fail"
+        )
+    monkeypatch.setattr(_credit, "_short", lambda slots, missing: True)
+    lists.clear()
+    assert waits_of(name) == 0 and lists == [(2, 3)] * 3
+
+
+def test_one_file_describes_a_decoder_everywhere(tmp_path: Path) -> None:
+    lm, prompt = load_lm("pocket"), "Solve 2x+3=9 for x."
+    for name in names():
+        knob = next((k for k in describe(name)["knobs"] if k["name"] == "threshold"), None)
+        decoder = create(name, **({"threshold": 0.83} if knob else {}))
+        for format, file in (("sglang", "a.yaml"), ("json", "a.json")):
+            (tmp_path / file).write_text(exported(decoder, format, 16))
+            assert load(str(tmp_path / file)) == (decoder, 16)
+        assert resolve(exported(decoder, "text").strip()) == decoder
+    file = tmp_path / "credit.yaml"
+    file.write_text("name: credit\nthreshold: 99e-2\nblock_size: 16\n")
+    assert load(f"{file}:alpha=0.3") == (create("credit", threshold=0.99, alpha=0.3), 16)
+    row = lm.rows([prompt], GenerationConfig(decoder=str(file)))[0]
+    assert row.decoder == create("credit", threshold=0.99) and row.config.block_length == 16
+    assert (
+        lm.rows([prompt], GenerationConfig(decoder=str(file), block_length=8))[
+            0
+        ].config.block_length
+        == 8
+    )
+    with pytest.raises(OptionError, match="unknown decoder"):
+        resolve(str(file))  # what a network client names is never read from disk
+
+
+BAD = {
+    "name: credit\ntreshold: 0.9\n": "allowed: alpha, beta, gamma, threshold",
+    "name: kredit\n": "Did you mean 'credit'",
+    "threshold: 0.9\n": "without a name",
+    "name: credit\nthreshold: 2.5\n": "threshold",
+    "name: credit\nblock_size: 0\n": "block_size",
+    "name: credit\nblock_size: true\n": "block_size",
+    "- credit\n": "no mapping",
+    "": "no mapping",
+    "name: [credit\n": "not YAML",
+    "1: 2\n": "no mapping",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_bad_file_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "d.yaml").write_text(text)
+    with pytest.raises(OptionError) as caught:
+        load(str(tmp_path / "d.yaml"))
+    assert BAD[text] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused() -> None:
+    with pytest.raises(OptionError, match="cannot be read"):
+        load("nowhere.yaml")
+
+
+def test_seeds_are_stable() -> None:
+    assert seed_of("a") == seed_of("a") != seed_of("b") and 0 <= seed_of("a") < 2**62

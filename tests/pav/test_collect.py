@@ -1,0 +1,489 @@
+"""Labels for a verifier: a store that survives anything, strategies, the same labels in any
+company, and what is computed once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.errors import OptionError
+from creditdecoding.fingerprint import Identity
+from creditdecoding.lm import LM, load
+from creditdecoding.pav.data import label_store as store
+from creditdecoding.pav.data.agreement import agree, chosen, compared, scatter
+from creditdecoding.pav.data.collect import Collected, collect, fill, header, problems_of
+from creditdecoding.pav.data.label_store import Bill, Header, Label, opened
+from creditdecoding.pav.data.options import CollectConfig
+from creditdecoding.pav.data.strategies import Problem, plan, seed_of
+from creditdecoding.pav.sampler import Ask, Cost, Drawn
+from creditdecoding.pav.steps import State
+from creditdecoding.tasks import families
+from creditdecoding.trace import Trace
+from tests.helpers.cli import run_credit
+
+pytestmark = pytest.mark.slow
+
+GENERATION = GenerationConfig(decoder="threshold:threshold=0.4", temperature=1.5, gen_length=96)
+SMALL = CollectConfig(n_cov=2, n_mc=3, limit=2)
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return load("pocket", batch_size=16)
+
+
+# The store
+# ---------------------------------------------------------------------------------------------------------------------
+
+HEAD = Header(
+    Identity("m", "t"), {"model": "pocket", "tasks": ["b", "a"], "n_mc": 8, "stop": ()}, 3
+)
+KEYS = [("a", 0), ("b", 1), ("b", 0)]
+
+
+def some(key: store.Key) -> list[Label]:
+    states = [
+        State((1, 2)),
+        State((1, 2), (5, 6), (2,)),
+        State((1, 2), (5, 6, 7), (2, 3), True, "stop"),
+    ]
+    return [
+        Label(*key, state, i, 8 - 7 * state.done)
+        for i, state in enumerate(states[::2] if key[1] else states[:2])
+    ][: 2 - (key == KEYS[0])]
+
+
+def drawn_answers(key: store.Key) -> list[Label]:
+    """Complete answers, one of them drawn three times."""
+    ends = [State((1, 2), (5, 6, last), (2, 3), True, "stop") for last in (7, 8)]
+    return [Label(*key, ends[0], 3, 3), Label(*key, ends[1], 0, 1)]
+
+
+def made(path: Path, keys: list[store.Key] = KEYS) -> Path:
+    with opened(path, HEAD) as target:
+        for key in keys:
+            if key not in target.found.labels:
+                bill = Bill(4, Cost(3, 2, 20, 9), 0.5)
+                target.add(key, some(key), bill, drawn_answers(key))
+    return path
+
+
+def test_a_store_gives_back_what_it_was_given_in_the_order_of_its_tasks(tmp_path: Path) -> None:
+    found = store.load(made(tmp_path / "s.jsonl"))
+    assert found.labels == tuple(
+        label for key in (("b", 0), ("b", 1), ("a", 0)) for label in some(key)
+    )
+    assert found.identity == HEAD.identity and found.settings["n_mc"] == 8
+    order = (("b", 0), ("b", 1), ("a", 0))
+    assert found.outcomes == found.answers
+    assert found.answers == tuple(answer for key in order for answer in drawn_answers(key))
+    end = json.loads((tmp_path / "s.jsonl").read_text().splitlines()[-1])
+    assert (end["problems"], end["labels"], end["rollouts"], end["sequences"], end["seconds"]) == (
+        3,
+        len(found.labels),
+        12,
+        6,
+        1.5,
+    )
+
+
+def test_wherever_a_store_is_cut_off_it_goes_on_and_holds_nothing_twice(tmp_path: Path) -> None:
+    whole = made(tmp_path / "whole.jsonl").read_bytes()
+    path = tmp_path / "s.jsonl"
+    for size in range(0, len(whole), 5):
+        path.write_bytes(whole[:size])
+        with pytest.raises(
+            OptionError, match="is empty" if not size else "no end|not a store"
+        ) as caught:
+            store.load(path)
+        assert "\n" not in str(caught.value)
+        if size % 55 == 0:
+            assert (
+                store.load(made(path)) == store.load(tmp_path / "whole.jsonl")
+                and path.read_bytes() == whole
+            )
+    assert made(path).read_bytes() == whole, "a finished one stays as it is"
+
+
+def test_a_store_of_version_1_is_read_and_its_answers_are_its_labels_of_complete_ones(
+    tmp_path: Path,
+) -> None:
+    path = made(tmp_path / "s.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[0]["version"] = 1
+    old = [record for record in records if record["kind"] != "answer"]
+    for record in old:
+        record.pop("answers", None)
+    path.write_text("".join(json.dumps(record) + "\n" for record in old))
+    found = store.load(path)
+    assert found.labels == store.load(made(tmp_path / "new.jsonl")).labels
+    assert found.answers == ()
+    assert found.outcomes == tuple(label for label in found.labels if label.state.done) != ()
+
+
+def test_a_store_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
+    path = made(tmp_path / "s.jsonl", KEYS[:1])
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[0]["version"] = 1
+    old = [record for record in records if record["kind"] != "answer"]
+    del old[-1]["answers"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in old))
+    found = store.load(made(path))
+    assert found.labels == store.load(made(tmp_path / "new.jsonl")).labels
+    assert found.answers == tuple(
+        answer for key in (("b", 0), ("b", 1)) for answer in drawn_answers(key)
+    )
+    ends = tuple(label for label in some(KEYS[0]) if label.state.done)
+    assert found.outcomes == (*found.answers, *ends)
+
+
+def changed(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda record: {**record, **values}
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "message"),
+    [
+        (1, changed(wins=9), r"line 2 .*9 of 8 lies outside \[0, 1\]"),
+        (1, changed(wins=-1), r"outside \[0, 1\]"),
+        (1, changed(wins=0, draws=0), r"outside \[0, 1\]"),
+        (1, changed(wins=0.5), "0.5 is not a whole number"),
+        (1, changed(ends=[3, 2]), "its state is none"),
+        (1, changed(kind="step"), "it is no label"),
+        (1, lambda record: {"kind": "label"}, "line 2 .* is broken"),
+        (4, changed(labels=7), "line 5 .*labels of its problem are missing"),
+        (4, changed(answers=1), "line 5 .*answers of its problem are missing"),
+        (6, changed(family="a"), "line 10 .*labels of its problem are missing"),
+        (0, changed(kind="trace"), "not a store of labels but 'trace'"),
+        (0, changed(version=3), "version 3"),
+        (2, changed(done=False), "line 3 .* is no complete answer"),
+        (0, lambda record: [], "not a store of labels but something else"),
+        (-1, changed(labels=2), "problems before it are missing"),
+    ],
+)
+def test_what_is_no_store_is_refused_with_the_line(
+    tmp_path: Path, line: int, change: Callable[[Any], Any], message: str
+) -> None:
+    path = made(tmp_path / "s.jsonl")
+    lines = path.read_text().splitlines()
+    lines[line] = json.dumps(change(json.loads(lines[line])))
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(OptionError, match=message):
+        store.load(path)
+    path.write_text(path.read_text() + lines[1] + "\n")
+    with pytest.raises(OptionError):
+        made(path)
+
+
+def test_a_broken_line_and_a_doubled_problem_are_refused(tmp_path: Path) -> None:
+    path = made(tmp_path / "s.jsonl")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], "{", *lines[2:]]) + "\n")
+    with pytest.raises(OptionError, match="line 3 of"):
+        store.load(path)
+    path.write_text("\n".join([*lines[:5], *lines[1:]]) + "\n")
+    with pytest.raises(OptionError, match=r"line 9 .*there twice"):
+        store.load(path)
+    with pytest.raises(OptionError, match="cannot be read"):
+        store.load(tmp_path / "none.jsonl")
+
+
+def test_a_store_of_other_settings_another_model_or_in_use_is_refused(tmp_path: Path) -> None:
+    path = made(tmp_path / "s.jsonl", KEYS[:1])
+    for head, message in (
+        (
+            dataclasses.replace(HEAD, settings={**HEAD.settings, "n_mc": 4, "top_k": 2}),
+            r"n_mc \(8 there\), top_k \(None there\)",
+        ),
+        (dataclasses.replace(HEAD, identity=Identity("m", "u")), "another model or tokenizer"),
+        (dataclasses.replace(HEAD, problems=4), "problems"),
+    ):
+        with pytest.raises(OptionError, match=message), opened(path, head):
+            pass
+    with opened(
+        path, dataclasses.replace(HEAD, settings={**HEAD.settings, "model": "elsewhere"})
+    ) as target:
+        assert set(target.found.labels) == {KEYS[0]}
+        with pytest.raises(OptionError, match="another run is at work"), opened(path, HEAD):
+            pass
+    other = tmp_path / "notes.txt"
+    other.write_text("my notes")
+    with pytest.raises(OptionError, match="not a store"):
+        made(other)
+    assert other.read_text() == "my notes"
+
+
+def test_a_full_disk_costs_one_problem(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limit[1]))
+    try:
+        with pytest.raises(OptionError, match="the disk refused"):
+            made(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert path.stat().st_size == 600
+    assert store.load(made(path)).labels == store.load(made(tmp_path / "whole.jsonl")).labels
+
+
+# What is labelled
+# --------------------------------------------------------------------------------------------------------------
+
+
+def tree(
+    problem: Problem, config: CollectConfig, answer: Callable[[Ask], tuple[int, ...]]
+) -> tuple[list[Label], int]:
+    """What a strategy labels where an ask's answer is known; one id a step."""
+    found, asked, strategy = [], 0, plan(problem, config, 0)
+    drawn: list[Drawn] | None = None
+    try:
+        while True:
+            asks = strategy.send(drawn)  # type: ignore[arg-type]
+            asked += len(asks)
+            written = [answer(ask) for ask in asks]
+            assert all(
+                ids[: len(ask.state.written)] == ask.state.written
+                for ids, ask in zip(written, asks)
+            )
+            states = [
+                State((1,), ids, tuple(range(1, len(ids) + 1)), True, "stop") for ids in written
+            ]
+            drawn = [Drawn(state, Cost(), 0.0, Trace(())) for state in states]
+    except StopIteration as end:
+        found = end.value
+    assert len({label.state for label in found}) == len(found)
+    return found, asked
+
+
+def test_random_labels_every_prefix_of_the_first_answers() -> None:
+    problem = Problem(("f", 0), State((1,)), ".", lambda ids: ids[-1] == 9)
+    found, asked = tree(
+        problem, CollectConfig(n_cov=2, n_mc=3), lambda ask: (*ask.state.written, 2, 3, 9)[:3]
+    )
+    states = {
+        label.state.written: (label.wins, label.draws) for label in found if not label.state.done
+    }
+    assert states == {(): (3, 3), (2,): (0, 3), (2, 3): (0, 3)} and asked == 2 + 3 * 3
+    ended = [(label.state.written, label.wins, label.draws) for label in found if label.state.done]
+    assert ended == [((2, 3, 9), 5, 5)], "drawn from the prompt five times"
+
+
+def test_first_pit_follows_wrong_answers_to_promising_states_up_to_the_first_without_hope() -> None:
+    """Right is 1 1 1; the second completion of a state goes wrong at once (id 7), and nothing that
+    has a 7 is right.
+    """
+    problem = Problem(("f", 0), State((1,)), ".", lambda ids: ids == (1, 1, 1))
+    seeds = {
+        ask.seed: i
+        for depth in range(3)
+        for i, ask in enumerate(problem.asks(State((1,), (1,) * depth), "complete", 2, 0))
+    }
+
+    def answer(ask: Ask) -> tuple[int, ...]:
+        rest = 3 - len(ask.state.written)
+        if 7 in ask.state.written:
+            return (*ask.state.written, *(5,) * rest)
+        return (
+            *ask.state.written,
+            *((1,) * rest if not seeds[ask.seed] else (1,) * (rest - 2) + (7, 1)[:rest]),
+        )
+
+    config = CollectConfig(strategy="first_pit", n_cov=1, n_mc=2)
+    found, asked = tree(problem, config, answer)
+    got = {
+        label.state.written: (label.wins, label.draws) for label in found if not label.state.done
+    }
+    assert got == {(): (1, 2), (1,): (1, 2), (1, 7): (0, 2)} and asked == 6
+    assert {label.state.written for label in found if label.state.done} == {(1, 1, 1), (1, 7, 1)}
+    more, _ = tree(problem, dataclasses.replace(config, n_cov=9), answer)
+    assert (7,) not in {label.state.written for label in more} and (1, 7) in {
+        label.state.written for label in more
+    }
+    none, asked = tree(problem, dataclasses.replace(config, promising=0.5), answer)
+    assert asked == 2 and [label.state.written for label in none if not label.state.done] == [()]
+
+
+def test_seeds_depend_on_what_is_drawn_alone() -> None:
+    assert seed_of(1, "a") == seed_of(1, "a") != seed_of(1, "b") and 0 <= seed_of(2) <= 2**62
+
+
+# Runs
+# --------------------------------------------------------------------------------------------------------------------------
+
+
+def labels_of(found: list[Collected]) -> dict[store.Key, tuple[Label, ...]]:
+    return {each.key: each.labels for each in found}
+
+
+def answers_of(found: list[Collected]) -> dict[store.Key, tuple[Label, ...]]:
+    return {each.key: each.answers for each in found}
+
+
+@pytest.mark.parametrize("strategy", ["random", "first_pit"])
+def test_labels_are_the_same_for_any_batch_size(lm: LM, strategy: str) -> None:
+    config = dataclasses.replace(SMALL, strategy=strategy, limit=1)
+    problems = problems_of(lm, families("arithmetic,algebra"), config, GENERATION)
+    one, *others = [[*collect(lm, problems, config, GENERATION, size)] for size in (64, 1)]
+    assert len(one) == 2 and all(labels_of(one) == labels_of(other) for other in others)
+    assert all(answers_of(one) == answers_of(other) for other in others)
+    for each in one:
+        assert (
+            sum(label.draws for label in each.labels if not label.state.done) <= each.bill.rollouts
+        )
+        assert all(label.draws == config.n_mc for label in each.labels if not label.state.done)
+        assert sum(answer.draws for answer in each.answers) == each.bill.rollouts, (
+            "every judged answer is kept"
+        )
+        assert all(
+            answer.state.done and answer.wins in (0, answer.draws) for answer in each.answers
+        )
+        assert {answer.state for answer in each.answers} >= {
+            label.state for label in each.labels if label.state.done
+        }
+        ends = sum(label.draws for label in each.labels if label.state.done)
+        assert ends == config.n_cov + config.n_mc if strategy == "random" else ends >= config.n_mc
+    alone, shared = (
+        sum(each.bill.cost.sequences for each in others[0]),
+        sum(each.bill.cost.sequences for each in one),
+    )
+    passes = {sum(each.bill.cost.passes for each in found) for found in (one, *others)}
+    assert passes == {alone} and shared < 0.8 * alone, "what draws have in common is computed once"
+
+
+def test_the_command_labels_and_reports(lm: LM, tmp_path: Path) -> None:
+    """That it survives a kill is in test_interrupt.py."""
+    path = tmp_path / "s.jsonl"
+    asked = [
+        "--limit",
+        "2",
+        "--n-cov",
+        "2",
+        "--n-mc",
+        "2",
+        "--decoder",
+        "threshold:threshold=0.4",
+        "--temperature",
+        "1.5",
+        "--gen-length",
+        "64",
+    ]
+    done = run_credit(
+        ["pav", "collect", path, *asked, "--batch-size", "4", "--threads", "1", "--json"]
+    )
+    assert done.status == 0, done.stderr
+    report, found = json.loads(done.stdout), store.load(path)
+    assert (
+        report["problems"] == 2
+        and report["labels"] == len(found.labels)
+        and report["rollouts_per_second"] > 0
+    )
+    config, generation = (
+        CollectConfig(n_cov=2, n_mc=2, limit=2),
+        dataclasses.replace(GENERATION, gen_length=64),
+    )
+    whole = labels_of(
+        [
+            *collect(
+                lm, problems_of(lm, families("arithmetic"), config, generation), config, generation
+            )
+        ]
+    )
+    assert found.labels == tuple(label for key in sorted(whole) for label in whole[key])
+
+
+def test_what_cannot_be_labelled_is_refused(lm: LM) -> None:
+    chosen = families("arithmetic")
+    for options, message in (
+        ({"temperature": 0.0}, "temperature above 0"),
+        ({"top_k": 1}, "top_k 1"),
+        ({"gen_length": 5000}, "do not fit"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            problems_of(lm, chosen, SMALL, dataclasses.replace(GENERATION, **options))
+    silent = [dataclasses.replace(chosen[0], delimiter="")]
+    with pytest.raises(OptionError, match="does not say what ends a step"):
+        problems_of(lm, silent, SMALL, GENERATION)
+    with pytest.raises(OptionError, match="n_mc is out of range"):
+        CollectConfig(n_mc=0)
+    (problem, _) = problems_of(lm, silent, dataclasses.replace(SMALL, delimiter="\\n"), GENERATION)
+    assert problem.delimiter == "\n"
+
+
+def test_a_store_is_filled_and_says_how(lm: LM, tmp_path: Path) -> None:
+    chosen = families("arithmetic")
+    problems = problems_of(lm, chosen, SMALL, GENERATION)
+    head = header(lm, "pocket", chosen, problems, SMALL, GENERATION, EngineConfig())
+    with opened(tmp_path / "s.jsonl", head) as target:
+        fill(target, lm, problems, SMALL, GENERATION)
+    found = store.load(tmp_path / "s.jsonl")
+    assert found.identity == head.identity and found.settings["decoder"] == {
+        "name": "threshold",
+        "threshold": 0.4,
+    }
+    assert {label.problem for label in found.labels} == {0, 1} and all(
+        0 <= label.value <= 1 for label in found.labels
+    )
+    assert sum(answer.draws for answer in found.answers) == target.found.bill.rollouts
+
+
+def test_scatter_is_one_where_labels_are_alike_and_more_where_they_are_not() -> None:
+    rng = np.random.default_rng(0)
+    chance = rng.uniform(0.1, 0.9, 400)
+    one, two, far = (
+        rng.binomial(8, chance),
+        rng.binomial(6, chance),
+        rng.binomial(6, np.clip(chance + 0.3 * rng.choice([-1, 1], 400), 0, 1)),
+    )
+    eight, six = np.full(400, 8), np.full(400, 6)
+    alike, apart = (scatter(np.stack((one, eight, other, six), axis=1)) for other in (two, far))
+    assert abs(alike.value - 1) < 0.25 and alike.p > 0.01
+    assert apart.value > 1.5 and apart.p < 0.001 and 300 < apart.states <= 400
+    assert scatter(np.array([[8, 8, 6, 6], [0, 8, 0, 6]])).states == 0
+
+
+def test_another_decoder_is_held_to_the_same_states(lm: LM) -> None:
+    problems = problems_of(lm, families("arithmetic"), SMALL, GENERATION)
+    labels = [label for each in collect(lm, problems, SMALL, GENERATION) for label in each.labels]
+    some = chosen(labels, 3, 0)
+    assert (
+        some == chosen(reversed(labels), 3, 0)
+        and {label.problem for label in some[:2]} == {0, 1}
+        and not any(label.state.done for label in some)
+    )
+    found = agree(lm, problems, some, GENERATION, "fixed:k=4").to_json()
+    assert (
+        found["states"],
+        found["problems"],
+        found["ours"]["rollouts"],
+        found["theirs"]["rollouts"],
+    ) == (3, 2, 9, 9)
+    assert found["times"]["passes"] == pytest.approx(
+        found["theirs"]["passes"] / found["ours"]["passes"], abs=1e-3
+    )
+    assert found["between"]["difference"]["value"] == pytest.approx(
+        found["success"][1] - found["success"][0], abs=20
+    )
+    assert {*found["again"]["scatter"]} == {"states", "value", "p"}
+
+
+def test_a_difference_is_that_of_problems_not_of_states() -> None:
+    root = State((1,))
+    ours = [Label("f", problem, root, 1, 2) for problem in (0, 0, 0, 1)]
+    theirs = [dataclasses.replace(label, wins=2 - label.problem) for label in ours]
+    found = compared(ours, theirs)
+    assert found.difference.value == 25.0 and (found.difference.low, found.difference.high) == (
+        0.0,
+        50.0,
+    )

@@ -1,0 +1,92 @@
+"""Which model and tokenizer a verifier or a run's folder belongs to: a tokenizer that reads a text
+otherwise is another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer as Core
+from transformers import PreTrainedTokenizerFast
+
+from creditdecoding import load
+from creditdecoding.errors import OptionError
+from creditdecoding.fingerprint import identity
+from creditdecoding.lm import LM
+from creditdecoding.pav.verifier.model import Scorer, Verifier, write
+from creditdecoding.run_dir import hold as hold_folder
+from creditdecoding.text.tokenizer import Tokenizer
+
+
+def without_a_merge(tokenizer: Tokenizer) -> Tokenizer:
+    """The same ids and words, but two letters that were joined stay apart."""
+    rules = json.loads(tokenizer.backend.backend_tokenizer.to_str())
+    rules["model"]["merges"] = rules["model"]["merges"][:-1]
+    return dataclasses.replace(
+        tokenizer, backend=changed(tokenizer, Core.from_str(json.dumps(rules)))
+    )
+
+
+def with_a_template(tokenizer: Tokenizer) -> Tokenizer:
+    """The same words in another chat template."""
+    backend = changed(tokenizer, tokenizer.backend.backend_tokenizer)
+    backend.chat_template = "{{ messages[0]['content'] }}"
+    return dataclasses.replace(tokenizer, backend=backend)
+
+
+def changed(tokenizer: Tokenizer, core: Core) -> PreTrainedTokenizerFast:
+    """A tokenizer of other rules with the same special tokens and template."""
+    backend = PreTrainedTokenizerFast(tokenizer_object=core, **tokenizer.backend.special_tokens_map)
+    backend.chat_template = tokenizer.backend.chat_template
+    return backend
+
+
+def with_a_mask(tokenizer: Tokenizer) -> Tokenizer:
+    """Another token stands for what is not yet written."""
+    return dataclasses.replace(tokenizer, mask_id=tokenizer.mask_id + 1)
+
+
+@pytest.mark.parametrize("change", [without_a_merge, with_a_template, with_a_mask])
+def test_a_tokenizer_that_reads_otherwise_is_refused(
+    change: Callable[[Tokenizer], Tokenizer], tmp_path: Path
+) -> None:
+    """The vocabulary alone does not say how a text is read; a file of an earlier version knows no
+    more than that.
+    """
+    lm = load("pocket")
+    (tmp_path / "new").mkdir()
+    write(tmp_path / "new", Scorer.begin(lm), identity(lm), {"masks": 0})
+    about = json.loads((tmp_path / "new" / "verifier.json").read_text())
+    assert Verifier.load("pocket", lm) and Verifier.load(tmp_path / "new", lm)
+    other = LM(lm.model, change(lm.tokenizer), max_length=lm.max_length, device=lm.device)
+    ours, theirs = identity(lm), identity(other)
+    assert ours.tokenizer == theirs.tokenizer and ours.differs(theirs) == "tokenizer"
+    with pytest.raises(OptionError, match="another tokenizer") as caught:
+        Verifier.load(tmp_path / "new", other)
+    assert "\n" not in str(caught.value)
+    with hold_folder(tmp_path / "run", {"kind": "rl", **dataclasses.asdict(ours)}):
+        pass
+    with (
+        pytest.raises(OptionError, match="behaviour"),
+        hold_folder(tmp_path / "run", {"kind": "rl", **dataclasses.asdict(theirs)}),
+    ):
+        pass
+    del about["identity"]["behaviour"]
+    (tmp_path / "new" / "verifier.json").write_text(json.dumps(about))
+    assert Verifier.load(tmp_path / "new", other)
+    old = {"kind": "rl", "model": ours.model, "tokenizer": ours.tokenizer}
+    with hold_folder(tmp_path / "old", old):
+        pass
+    with hold_folder(tmp_path / "old", {"kind": "rl", **dataclasses.asdict(ours)}):
+        pass
+
+
+def test_padding_and_truncation_say_nothing_of_a_tokenizer() -> None:
+    lm = load("pocket")
+    before = identity(lm)
+    lm.tokenizer.backend("some words", truncation=True, max_length=2, padding="max_length")
+    assert identity(lm) == before

@@ -1,0 +1,366 @@
+"""Log-probabilities of steps: what they are, that tokens are drawn by them, and that their gradient
+is the score function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from creditdecoding import load
+from creditdecoding.config import GenerationConfig
+from creditdecoding.errors import OptionError
+from creditdecoding.likelihood import rescore
+from creditdecoding.lm import LM
+from creditdecoding.pav.rl.logprobs import (
+    batches,
+    chosen,
+    distributions,
+    divergence,
+    passes,
+    refuse_unscored,
+    step_logprobs,
+)
+from creditdecoding.pav.rl.options import BASELINES, TOKENS
+from creditdecoding.pav.rl.policy_weights import learner
+from creditdecoding.pav.rl.rewards import baseline, rewards
+from creditdecoding.pav.sampler import Ask, Drawn, Sampler
+from creditdecoding.pav.steps import State
+from creditdecoding.tasks import families
+from creditdecoding.tasks.base import distinct_items
+from tests.helpers.tiny_policy import (
+    CONFIG,
+    IDS,
+    PROMPT,
+    TEMPERATURE,
+    Tiny,
+    every_answer,
+    every_draw,
+    tiny_lm,
+)
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return load("pocket", batch_size=8)
+
+
+def drawn(lm: LM, decoder: str, temperature: float = 1.5, steps: int | None = None) -> list[Drawn]:
+    """A whole answer, one from the end of its first step, and another question's."""
+    (family,) = families("arithmetic")
+    config = GenerationConfig(decoder=decoder, gen_length=80, temperature=temperature)
+    first, second = (
+        State(tuple(lm.encode(item.prompt))) for item in distinct_items(family, "dev", 1, 2)
+    )
+    sampler = Sampler(lm, config)
+    found = dict(sampler.draw([Ask(first, ".", 1, steps), Ask(second, ".", 2, steps)]))
+    ((_, more),) = sampler.draw([Ask(found[0].state.prefix(1), ".", 3, steps)])
+    return [found[0], more, found[1]]
+
+
+@pytest.mark.parametrize(
+    ("decoder", "steps"),
+    [("threshold:threshold=0.4", None), ("fixed:k=3", None), ("credit", 2), ("factor", 1)],
+)
+def test_steps_sum_to_what_rescoring_a_trace_says(lm: LM, decoder: str, steps: int | None) -> None:
+    answers = drawn(lm, decoder, steps=steps)
+    for answer, found in zip(answers, step_logprobs(lm, answers, 1.0, batch_size=3)):
+        scored, state = rescore(lm, answer.trace).by_position, answer.state
+        begun = len(answer.trace.settings.get("begun", ()))
+        edges = [len(state.prompt) + end for end in (0, *state.ends)]
+        wanted = [
+            sum(scored.get(p, 0.0) for p in range(first, last))
+            for first, last in itertools.pairwise(edges)
+        ]
+        if state.done and state.reason == "stop":
+            wanted[-1] += scored[edges[-1]]
+        assert found.tolist() == pytest.approx(wanted, abs=1e-3)
+        assert not begun or (found[0] == 0 and state.ends[0] == begun)
+        assert found.sum().item() == pytest.approx(
+            answer.logprob + (scored[edges[-1]] if state.done else 0.0), abs=1e-2
+        )
+
+
+def stated(model: torch.nn.Module, lm: LM, answer: Drawn, temperature: float) -> Tensor:
+    """The same again, plainly: pass by pass, the canvas before it in full, every position's
+    softmax.
+    """
+    total, settings = torch.zeros(()), answer.trace.settings
+    canvas = torch.full((len(answer.trace.prompt) + settings["gen_length"],), lm.words.mask_id)
+    canvas[: len(answer.trace.prompt)] = torch.tensor(answer.trace.prompt)
+    for i, token in enumerate(settings.get("begun", ())):
+        canvas[len(answer.trace.prompt) + i] = token
+    allowed = [i for i in range(lm.words.size) if i != lm.words.mask_id]
+    for step in answer.trace.steps:
+        every = torch.arange(len(canvas))
+        logits = (
+            model(canvas.clone()[None], (torch.zeros_like(every), every))[:, allowed] / temperature
+        )
+        for position, token in step.commits().items():
+            if position < len(answer.state.prompt) + len(answer.state.written) + answer.state.done:
+                total = total + logits[position].log_softmax(-1)[allowed.index(token)]
+            canvas[position] = token
+    return total
+
+
+def test_the_gradient_is_that_of_a_plain_restatement_and_of_finite_differences(lm: LM) -> None:
+    model, _ = learner(lm)
+    answers = drawn(lm, "threshold:threshold=0.4")
+    mine = LM(model.double(), lm.tokenizer, max_length=lm.max_length, device=lm.device)
+    found = torch.autograd.grad(
+        torch.cat(step_logprobs(mine, answers, 1.5)).sum(), [*model.parameters()]
+    )
+    wanted = torch.autograd.grad(
+        sum((stated(model, lm, answer, 1.5) for answer in answers), torch.zeros(())),
+        [*model.parameters()],
+    )
+    for mine_, theirs in zip(found, wanted):
+        torch.testing.assert_close(mine_, theirs, rtol=1e-6, atol=1e-9)
+    weights = [w for w in model.parameters() if w.dim() == 2]
+    way = [
+        torch.randn(w.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+        for i, w in enumerate(weights)
+    ]
+    slope = sum(float((g * d).sum()) for g, d in zip((g for g in found if g.dim() == 2), way))
+    ends = []
+    for sign in (1, -2):
+        with torch.no_grad():
+            for weight, step in zip(weights, way):
+                weight += sign * 2e-4 * step
+            ends.append(torch.cat(step_logprobs(mine, answers, 1.5)).sum().item())
+    assert (ends[0] - ends[1]) / 4e-4 == pytest.approx(slope, rel=2e-2)
+
+
+# By listing every answer
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LM:
+    return tiny_lm(Tiny())
+
+
+def test_answers_are_drawn_as_often_as_their_steps_say(tiny: LM) -> None:
+    answers = every_answer(tiny)
+    chance = {
+        (*a.state.written, a.state.reason): x.sum().exp().item()
+        for a, x in zip(answers, step_logprobs(tiny, answers, TEMPERATURE))
+    }
+    assert sum(chance.values()) == pytest.approx(1, abs=1e-9)
+    count = 600
+    seen = Counter(
+        (*d.state.written, d.state.reason)
+        for _, d in Sampler(tiny, CONFIG).draw(
+            Ask(State(PROMPT), ".", seed) for seed in range(count)
+        )
+    )
+    assert set(seen) <= set(chance)
+    for answer, p in chance.items():
+        assert abs(seen[answer] - count * p) < 4.5 * (count * p * (1 - p)) ** 0.5 + 1
+
+
+def exact_q(answers: list[Drawn], chance: Tensor, verdict: Tensor) -> dict[tuple[int, ...], float]:
+    """Q^pi of every state: the chance of a right end, given that an answer begins with its steps."""
+    found: dict[tuple[int, ...], Tensor] = {}
+    for answer, p, right in zip(answers, chance, verdict):
+        for state in answer.state.prefixes[:-1]:
+            found[state.written] = found.get(state.written, torch.zeros(2)) + torch.stack(
+                (p * right, p)
+            )
+    return {written: float(won / all_) for written, (won, all_) in found.items()}
+
+
+@pytest.fixture(scope="module")
+def listed(tiny: LM) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Log-probabilities of steps, Q of states, chances and verdicts of all answers: right is what
+    holds "b." and no "a".
+    """
+    answers = every_answer(tiny)
+    steps = step_logprobs(tiny, answers, TEMPERATURE)
+    chance = torch.stack([x.sum() for x in steps]).exp()
+    verdict = torch.tensor(
+        [
+            float(
+                IDS[0] not in a.state.written
+                and IDS[1:3] in zip(a.state.written, a.state.written[1:])
+            )
+            for a in answers
+        ]
+    )
+    known = exact_q(answers, chance.detach(), verdict)
+    q = [
+        torch.tensor([*(known[s.written] for s in a.state.prefixes[:-1]), right])
+        for a, right in zip(answers, verdict.tolist())
+    ]
+    return steps, q, chance, verdict
+
+
+def gradient(tiny: LM, value: Tensor) -> Tensor:
+    assert isinstance(tiny.model, Tiny)
+    return torch.autograd.grad(value, tiny.model.table, retain_graph=True)[0].flatten()
+
+
+def expected(
+    tiny: LM,
+    listed: tuple[list[Tensor], list[Tensor], Tensor, Tensor],
+    arm: str,
+    off: str = "none",
+    alpha: float = 2.0,
+) -> Tensor:
+    """The expectation of an arm's policy gradient."""
+    steps, q, chance, _ = listed
+    weighed = [
+        ((rewards(arm, values, alpha, 4.0) - baseline(off, values, 0.3)) * x).sum()
+        for x, values in zip(steps, q)
+    ]
+    return gradient(tiny, (chance.detach() * torch.stack(weighed)).sum())
+
+
+def test_the_score_function_has_expectation_zero(
+    tiny: LM, listed: tuple[list[Tensor], list[Tensor], Tensor, Tensor]
+) -> None:
+    steps, _, chance, _ = listed
+    assert gradient(tiny, torch.stack([x.sum() for x in steps])[5]).abs().max() > 0.1
+    assert (
+        gradient(tiny, (chance.detach() * torch.stack([x.sum() for x in steps])).sum()).abs().max()
+        < 1e-12
+    )
+
+
+@pytest.mark.parametrize("off", BASELINES)
+@pytest.mark.parametrize(("arm", "times"), [("outcome", 1.0), ("q", 1.0), ("telescoped", 3.0)])
+def test_reinforce_is_the_gradient_of_success(
+    tiny: LM,
+    listed: tuple[list[Tensor], list[Tensor], Tensor, Tensor],
+    arm: str,
+    times: float,
+    off: str,
+) -> None:
+    """Whatever baseline is taken off. The trap: summed to the end, the prover's advantages scale
+    the gradient of the outcome and add nothing.
+    """
+    _, _, chance, verdict = listed
+    exact = gradient(tiny, (chance * verdict).sum())
+    torch.testing.assert_close(
+        expected(tiny, listed, arm, off), times * exact, rtol=1e-5, atol=1e-8
+    )
+
+
+def test_the_immediate_advantage_is_another_gradient(
+    tiny: LM, listed: tuple[list[Tensor], list[Tensor], Tensor, Tensor]
+) -> None:
+    outcome, effective = expected(tiny, listed, "outcome"), expected(tiny, listed, "effective")
+    assert torch.cosine_similarity(outcome, effective, dim=0) < 0.99
+    for off in BASELINES:
+        torch.testing.assert_close(
+            expected(tiny, listed, "effective", off), effective, rtol=1e-5, atol=1e-8
+        )
+    torch.testing.assert_close(
+        expected(tiny, listed, "effective", alpha=0.0), outcome, rtol=1e-5, atol=1e-8
+    )
+
+
+def test_where_draws_are_discarded_all_of_them_make_the_score_function(tiny: LM) -> None:
+    """Against finite differences of success under a threshold rule; what was written alone has
+    another gradient, and no expectation of zero.
+    """
+    config = dataclasses.replace(
+        CONFIG, gen_length=2, block_length=2, decoder="threshold:threshold=0.5"
+    )
+    torch.manual_seed(0)
+    way = torch.randn_like(tiny.model.table)  # type: ignore[attr-defined]
+
+    def right(answer: Drawn) -> float:
+        return float(answer.state.written == IDS[1:3])
+
+    def success(step: float) -> float:
+        moved = Tiny()
+        moved.table.data += step * way
+        return sum(p * right(answer) for p, answer in every_draw(tiny_lm(moved), config, 0.5))
+
+    every = every_draw(tiny, config, 0.5)
+    assert sum(p for p, _ in every) == pytest.approx(1) and {
+        len(a.trace.steps) for _, a in every
+    } == {1, 2}
+    chance = torch.tensor([p for p, _ in every], dtype=torch.float64)
+    slope = (success(1e-6) - success(-1e-6)) / 2e-6
+    seen = {
+        tuple((step.committed, tuple(step.commits().values())) for step in a.trace.steps): a
+        for _, a in every
+    }
+    events = torch.stack(
+        [x.sum() for x in step_logprobs(tiny, [*seen.values()], TEMPERATURE, "event")]
+    )
+    assert len(seen) < len(every) and events.exp().sum().item() == pytest.approx(1)
+    for tokens in TOKENS:
+        total = torch.stack(
+            [x.sum() for x in step_logprobs(tiny, [a for _, a in every], TEMPERATURE, tokens)]
+        )
+        score = gradient(tiny, (chance * total).sum())
+        found = gradient(tiny, (chance * total * torch.tensor([right(a) for _, a in every])).sum())
+        exact = tokens != "written"
+        assert (score.abs().max() < 1e-12) == exact
+        assert (float(found @ way.flatten()) == pytest.approx(slope, rel=1e-5)) == exact
+
+
+def test_the_divergence_is_exact_and_falls_to_its_gradient(tiny: LM) -> None:
+    other = tiny_lm(Tiny(seed=1))
+    batch = passes(tiny, every_answer(tiny)[:4])
+    found, base = (distributions(each.model, each, batch, TEMPERATURE) for each in (tiny, other))
+    wanted = torch.nn.functional.kl_div(
+        base.logp[:, list(IDS)], found.logp[:, list(IDS)], log_target=True, reduction="none"
+    ).sum(-1)
+    torch.testing.assert_close(divergence(found.logp, base.logp), wanted)
+    assert (
+        divergence(found.logp, found.logp).abs().max() == 0
+        and chosen(found, batch, TEMPERATURE).isfinite().all()
+    )
+    assert gradient(tiny, divergence(found.logp, base.logp).sum()).isfinite().all()
+
+
+@pytest.mark.parametrize("tokens", ["written", "event"])
+def test_what_many_were_drawn_from_is_computed_once(tiny: LM, tokens: str) -> None:
+    every = passes(tiny, every_answer(tiny), tokens)
+    lines = distributions(tiny.model, tiny, every, TEMPERATURE)
+    assert len(lines.logp) < len(lines.of) / 3 and [
+        len(part) for part in batches(every, 10**6)
+    ] == [len(every)]
+    alone = torch.cat(
+        [
+            chosen(distributions(tiny.model, tiny, [each], TEMPERATURE), [each], TEMPERATURE)
+            for each in every
+        ]
+    )
+    torch.testing.assert_close(chosen(lines, every, TEMPERATURE), alone)
+    kinds = [
+        {each.query.row.canvas.numpy().tobytes() for each in part} for part in batches(every, 3)
+    ]
+    assert all(len(kind) <= 3 for kind in kinds) and sum(map(len, kinds)) == len(
+        set().union(*kinds)
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1e-39},
+        {"decoder": "wino"},
+        {"decoder": "edit"},
+        {"top_k": 5},
+        {"top_p": 0.9},
+        {"cfg_scale": 1.0},
+        {"cache": "dual"},
+    ],
+)
+def test_what_has_no_log_probability_is_refused(lm: LM, changes: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        refuse_unscored(lm, dataclasses.replace(GenerationConfig(temperature=1.0), **changes))  # type: ignore[arg-type]
+    unknown = GenerationConfig(temperature=1.0, decoder="factor")
+    refuse_unscored(lm, unknown, "drawn")
+    with pytest.raises(OptionError, match="threshold, fixed"):
+        refuse_unscored(lm, unknown, "event")

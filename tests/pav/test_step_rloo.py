@@ -1,0 +1,180 @@
+"""Further draws of the steps of answers: what is drawn, what each is weighed by, that it is the
+same gradient with less noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from creditdecoding import load
+from creditdecoding.config import GenerationConfig
+from creditdecoding.errors import OptionError
+from creditdecoding.likelihood import rescore
+from creditdecoding.lm import LM
+from creditdecoding.pav.rl.logprobs import step_logprobs, with_end
+from creditdecoding.pav.rl.options import RLConfig
+from creditdecoding.pav.rl.report import cells
+from creditdecoding.pav.rl.step_rloo import Branch, against_others, branches, dealt, sides
+from creditdecoding.pav.sampler import Ask, Drawn, Sampler
+from creditdecoding.pav.steps import Mark, State
+from creditdecoding.tasks import families
+from creditdecoding.tasks.base import distinct_items
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return load("pocket", batch_size=16)
+
+
+def drawn(lm: LM, decoder: str, mark: Mark, block: int | None) -> tuple[list[Drawn], list[Branch]]:
+    """Some answers, and two more draws of each of their steps."""
+    (family,) = families("arithmetic")
+    config = GenerationConfig(decoder=decoder, gen_length=80, temperature=2.0, block_length=block)
+    asks = [
+        Ask(State(tuple(lm.encode(item.prompt))), mark, i)
+        for i, item in enumerate(distinct_items(family, "dev", 1, 3))
+    ]
+    found = dict(Sampler(lm, config).draw(asks))
+    answers = [found[i] for i in range(3)]
+    answers = [
+        Drawn(with_end(x.state, mark, lm.words.decode), x.cost, x.logprob, x.trace) for x in answers
+    ]
+    rng = random.Random(0)
+    seeds = iter(lambda: rng.getrandbits(60), None)
+    return answers, branches(
+        answers, [mark] * len(answers), 2, Sampler(lm, config, share=True), seeds
+    )
+
+
+@pytest.mark.parametrize(
+    ("decoder", "mark", "block"),
+    [("fixed:k=8", 8, 8), ("threshold:threshold=0.4", ".", None), ("fixed:k=4", ".", 8)],
+)
+def test_branches_go_one_step_from_where_the_answers_were(
+    lm: LM, decoder: str, mark: Mark, block: int | None
+) -> None:
+    answers, others = drawn(lm, decoder, mark, block)
+    assert len(others) == 2 * sum(each.state.depth for each in answers)
+    for other in others:
+        state, answer = other.drawn.state, answers[other.answer].state
+        assert state.depth == other.step + 1 and state.prefix(other.step) == answer.prefix(
+            other.step
+        )
+    assert {state.done for state in (other.drawn.state for other in others)} == {True, False}
+    assert any(
+        other.drawn.state != answers[other.answer].state.prefix(other.step + 1) for other in others
+    )
+    lessons = [other.lesson for other in others]
+    whole, alone = (
+        step_logprobs(lm, each, 1.0) for each in ([other.drawn for other in others], lessons)
+    )
+    for other, mine, theirs in zip(others, whole, alone):
+        assert (
+            len(theirs) == 1
+            and mine[-1].item() == pytest.approx(theirs.item(), abs=1e-4)
+            and mine[:-1].tolist() == [0.0] * other.step
+        )
+        scored, state = rescore(lm, other.drawn.trace).by_position, other.drawn.state
+        end = len(state.prompt) + len(state.written) + (state.reason == "stop")
+        assert theirs.item() == pytest.approx(
+            sum(x for p, x in scored.items() if p < end), abs=1e-3
+        )
+
+
+def test_weights_find_their_steps(lm: LM) -> None:
+    answers, others = drawn(lm, "fixed:k=8", 8, 8)
+    before, behind = sides([each.state for each in answers], others)
+    assert all(
+        len(line) == 3 and all(x.prefix(s.depth) == s for x in line)
+        for s, line in zip(before, behind)
+    )
+    steps = [step for each in answers for step in range(each.state.depth)]
+    table = torch.arange(3.0 * len(steps)).view(-1, 3)
+    found = dealt(table, [each.state.depth for each in answers])
+    named = {
+        (i // 3, i % 3): state for i, state in enumerate(state for line in behind for state in line)
+    }
+    wanted = [
+        [each.state.prefix(step + 1) for step in range(each.state.depth)] for each in answers
+    ] + [[other.drawn.state] for other in others]
+    assert [[named[int(x) // 3, int(x) % 3] for x in each.tolist()] for each in found] == wanted
+
+
+def expected(logits: Tensor, rewards: Tensor, count: int) -> tuple[Tensor, float]:
+    """The mean of the gradient over all that may be drawn, and the mean square of its distance from
+    that.
+    """
+    chance, found = logits.detach().softmax(0), []
+    for draw in itertools.product(range(len(logits)), repeat=count):
+        given = rewards[list(draw)]
+        weights = against_others(given[None])[0] if count > 1 else given - chance @ rewards
+        (slope,) = torch.autograd.grad((weights * logits.log_softmax(0)[list(draw)]).mean(), logits)
+        found.append((float(chance[list(draw)].prod()), slope))
+    mean = sum((p * slope for p, slope in found), torch.zeros_like(rewards))
+    return mean, sum(p * float((slope - mean).square().sum()) for p, slope in found)
+
+
+def test_the_gradient_is_that_of_the_expected_reward_with_less_noise() -> None:
+    noise = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, generator=noise, dtype=torch.float64, requires_grad=True)
+    rewards = torch.rand(4, generator=noise, dtype=torch.float64)
+    (exact,) = torch.autograd.grad(logits.softmax(0) @ rewards, logits)
+    spreads = []
+    for count in (1, 2, 5):
+        mean, spread = expected(logits, rewards, count)
+        torch.testing.assert_close(mean, exact)
+        torch.testing.assert_close(
+            expected(logits, rewards + 3.0, count)[0], exact
+        )  # what depends on the state alone cancels
+        spreads.append(spread)
+    assert (
+        spreads[2] < 0.3 * spreads[0] and spreads[1] < 1.01 * spreads[0]
+    )  # two are as good as one beside its exact value
+
+
+def test_candidates_are_for_arms_that_a_verifier_pays(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="step alone that was taken"):
+        RLConfig(arm="outcome", candidates=2)
+    with pytest.raises(OptionError, match="effective:candidates=4"):
+        cells(tmp_path, "outcome,effective", RLConfig(candidates=2), 0, 1)
+    found = cells(
+        tmp_path,
+        "outcome effective:candidates=8,lr=1e-4 effective",
+        RLConfig(iterations=7, lr=1e-5),
+        0,
+        1,
+    )
+    assert [run.config for run in found] == [
+        RLConfig(arm="outcome", iterations=7, lr=1e-5),
+        RLConfig(iterations=7, candidates=8, lr=1e-4),
+        RLConfig(iterations=7, lr=1e-5),
+    ]
+    assert [run.folder.name for run in found] == [
+        "outcome-0",
+        "effective,candidates=8,lr=1e-4-0",
+        "effective-0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        ("q:candidate=2", "candidates"),
+        ("q:arm=outcome", "option of q"),
+        ("efective:lr=1", "effective"),
+        ("q:lr=x", "number"),
+        ("q:lr", "lr="),
+        (" ", "arm"),
+    ],
+)
+def test_arms_that_are_none_are_refused(tmp_path: Path, arms: str, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        cells(tmp_path, arms, RLConfig(), 0, 1)

@@ -1,0 +1,181 @@
+"""Steps of answers, states, rows that continue them, and the sampler over the engine."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from creditdecoding import load
+from creditdecoding.config import GenerationConfig
+from creditdecoding.errors import OptionError
+from creditdecoding.likelihood import rescore
+from creditdecoding.lm import LM
+from creditdecoding.pav.sampler import Ask, Sampler
+from creditdecoding.pav.steps import State, completed, delimiter, grown, step_ends
+from creditdecoding.tasks import families
+from creditdecoding.tasks.base import Family, distinct_items
+from tools.make_checkpoint import FAMILIES, make
+
+pytestmark = pytest.mark.slow
+
+PIECES = ["a", "b.", ".", "c.d", "\n", " ", "e", ".\n"]
+
+
+def decode(ids: list[int] | tuple[int, ...]) -> str:
+    return "".join(PIECES[i] for i in ids)
+
+
+@given(
+    st.lists(st.integers(0, len(PIECES) - 1), max_size=20),
+    st.sampled_from([".", "\n"]),
+    st.integers(0, 5),
+)
+def test_steps_cut_an_answer_where_delimiters_are(ids: list[int], mark: str, limit: int) -> None:
+    ends = step_ends(ids, mark, decode)
+    assert ends == sorted(set(ends)) and all(0 < end <= len(ids) for end in ends)
+    for start, end in zip([0, *ends], ends):
+        assert mark in decode(ids[start:end]) and decode(ids[start:end]).replace(mark, "").strip()
+        assert end - start == 1 or not (
+            mark in decode(ids[start : end - 1])
+            and decode(ids[start : end - 1]).replace(mark, "").strip()
+        )
+    assert step_ends(ids, mark, decode, limit=limit) == ends[:limit]
+    if ends:  # going on from a step's end finds the rest
+        assert step_ends(ids, mark, decode, since=ends[0]) == ends[1:]
+    whole = completed(State((1,)), ids, "stop", mark, decode)
+    assert whole.done and whole.written == tuple(ids) and whole.ends[-1] == len(ids)
+    assert [state.depth for state in whole.prefixes] == list(
+        range(whole.depth + 1)
+    ) and whole.prefixes[-1] is whole
+    assert all(
+        grown(state, ids, mark, decode, 1) == other
+        for state, other in zip(whole.prefixes, whole.prefixes[1:])
+        if not other.done
+    )
+
+
+@given(st.lists(st.integers(0, 7), max_size=20), st.integers(1, 9), st.integers(0, 5))
+def test_steps_of_a_size_lie_where_blocks_lie(ids: list[int], size: int, limit: int) -> None:
+    ends = step_ends(ids, size, decode)
+    assert (
+        ends == [end for end in range(1, len(ids) + 1) if end % size == 0]
+        and step_ends(ids, size, decode, limit=limit) == ends[:limit]
+    )
+    assert step_ends(ids, size, decode, since=3) == [end for end in ends if end > 3], (
+        "also behind a state that ended elsewhere"
+    )
+    whole = completed(State((1,)), ids, "stop", size, decode)
+    assert (
+        whole.ends == tuple(ends)
+        if ids and len(ids) % size == 0
+        else whole.ends == (*ends, len(ids))
+    )
+
+
+def test_a_task_must_say_what_ends_a_step() -> None:
+    assert [delimiter(family) for family in families("arithmetic,output")] == [".", "\n"]
+    (family,) = families("arithmetic")
+    assert [
+        delimiter(family, given) for given in (";", "\\n", "8 tokens", "1 token", "8 tokens.")
+    ] == [";", "\n", 8, 1, "8 tokens."]
+    for nothing in ("", "0 tokens"):
+        with pytest.raises(OptionError, match="nothing ends a step"):
+            delimiter(family, nothing)
+    with pytest.raises(OptionError, match="'quiz'"):
+        delimiter(Family("quiz", "quiz", lambda _: None, lambda *_: True))  # type: ignore[arg-type, return-value]
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return load("pocket", batch_size=8)
+
+
+def states(lm: LM, count: int = 3) -> list[State]:
+    (family,) = families("arithmetic")
+    return [
+        State(tuple(lm.encode(item.prompt))) for item in distinct_items(family, "dev", 0, count)
+    ]
+
+
+@pytest.mark.parametrize("decoder", ["fixed:k=4", "credit:threshold=0.6", "wino", "thrift"])
+def test_a_step_and_the_rest_are_drawn_alike_in_any_company(lm: LM, decoder: str) -> None:
+    config = GenerationConfig(decoder=decoder, gen_length=96, temperature=1.5)
+    begun = states(lm)
+    asks = [
+        Ask(state, ".", seed, steps) for seed in (1, 2) for steps in (1, 2, None) for state in begun
+    ]
+    sampler = Sampler(lm, config)
+    together = dict(sampler.draw(asks))
+    for place, ask in enumerate(asks):
+        ((_, alone),) = Sampler(lm, config).draw([ask])
+        found = together[place]
+        assert (
+            found.state == alone.state
+            and found.cost.passes == alone.cost.passes
+            and abs(found.logprob - alone.logprob) < 1e-2
+        )
+        assert found.state.done or found.state.depth == ask.steps
+        text = lm.words.decode(found.state.written)
+        assert found.state.done or text.rstrip().endswith(".")
+        assert (
+            found.cost.tokens == len(found.state.written)
+            and found.cost.sequences == found.cost.passes
+        )
+    whole = lm.collect([lm.row(begun[0].prompt, config)])[0]
+    ((_, same),) = sampler.draw([Ask(begun[0], ".", config.seed)])
+    assert same.state.written == whole.trace.tokens and same.cost.passes == whole.nfe
+
+
+def test_a_state_is_continued_where_it_ends(lm: LM) -> None:
+    config = GenerationConfig(decoder="threshold", gen_length=96)
+    sampler = Sampler(lm, config)
+    ((_, whole),) = sampler.draw([Ask(states(lm)[0], ".", 0)])
+    assert whole.state.done and whole.state.depth > 2
+    for state in whole.state.prefixes[:-1]:
+        ((_, one),) = sampler.draw([Ask(state, ".", 0, steps=1)])
+        assert (
+            one.state.written[: len(state.written)] == state.written
+            and one.state.depth == state.depth + 1
+        )
+        assert one.cost.tokens == len(one.state.written) - len(state.written)
+        row = sampler.row(Ask(state, ".", 0))
+        assert row.spans[0][0] % 32 == row.answer % 32 and row.begun == list(
+            state.written
+        )  # blocks lie where they lay
+    ((_, again),) = sampler.draw([Ask(whole.state.prefix(2), ".", 0)])
+    trace = again.trace
+    assert trace.count == again.cost.tokens and trace.settings["begun"] == list(
+        whole.state.prefix(2).written
+    )
+    start = len(trace.prompt) + len(whole.state.prefix(2).written)
+    fresh = [p for p in trace.written if p < len(trace.prompt) + len(trace.tokens)]
+    assert (
+        min(fresh) == start
+        and abs(sum(rescore(lm, trace).by_position[p] for p in fresh) - again.logprob) < 1e-3
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_continues_states(
+    family: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = load(str(make(family, tmp_path_factory.mktemp(family))))
+    config = GenerationConfig(decoder="credit", gen_length=24, temperature=1.0)
+    prompt = tuple(model.encode("Say something."))
+    ((_, whole),) = Sampler(model, config).draw([Ask(State(prompt), "e", 3)])
+    for cut in {1, len(whole.state.written) // 2, len(whole.state.written) - 1} - {0}:
+        begun = State(prompt, whole.state.written[:cut], (cut,))
+        ((_, found),) = Sampler(model, config).draw([Ask(begun, "e", 4)])
+        assert found.state.written[:cut] == begun.written and found.state.done
+
+
+def test_what_cannot_be_continued_is_refused(lm: LM) -> None:
+    config = GenerationConfig(gen_length=8)
+    prompt = lm.encode("Hello")
+    with pytest.raises(OptionError, match="nothing to write"):
+        lm.row(prompt, config, begun=[5] * 8)
+    with pytest.raises(OptionError, match="a mask, an end token"):
+        lm.row(prompt, config, begun=[5, lm.words.mask_id])
+    with pytest.raises(OptionError, match="complete answer"):
+        Sampler(lm, config).row(Ask(State(tuple(prompt), (5,), (1,), True, "stop"), ".", 0))

@@ -1,0 +1,114 @@
+"""The lock files fit pyproject.toml, and the source distribution holds what its tests need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYTHONS = ("3.10.13", "3.11.7", "3.12.1", "3.13.0")
+PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
+MACHINES = [
+    {
+        "python_version": version.rpartition(".")[0],
+        "python_full_version": version,
+        "sys_platform": system,
+        "platform_machine": machine,
+        "platform_python_implementation": "CPython",
+    }
+    for version in PYTHONS
+    for system, machine in PLATFORMS
+]
+
+
+def requirements(name: str) -> list[Requirement]:
+    """The lines of a lock file."""
+    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def pins(name: str, machine: dict[str, str]) -> dict[str, str]:
+    """Package -> version that a lock file installs on a machine."""
+    chosen: dict[str, str] = {}
+    for line in requirements(name):
+        if line.marker is None or line.marker.evaluate(dict(machine)):
+            assert line.name not in chosen, f"{name} pins {line.name} twice on {machine}"
+            chosen[line.name] = next(iter(line.specifier)).version
+    return chosen
+
+
+def direct(extras: tuple[str, ...] = ()) -> list[Requirement]:
+    """What pyproject.toml asks for, with extras of extras, without torch."""
+    lines = [Requirement(line) for line in PROJECT["dependencies"]]
+    for extra in extras:
+        for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
+            if requirement.name == PROJECT["name"]:
+                lines += direct(tuple(requirement.extras))
+            else:
+                lines.append(requirement)
+    return [line for line in lines if line.name != "torch"]
+
+
+def canonical(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("core.txt", ()), ("dev.txt", ("dev",))])
+def test_the_lock_pins_what_pyproject_asks_for(lock: str, extras: tuple[str, ...]) -> None:
+    for machine in MACHINES:
+        pinned = pins(lock, machine)
+        for requirement in direct(extras):
+            version = pinned.get(canonical(requirement.name))
+            assert version is not None, (
+                f"{lock} lacks {requirement.name} on {machine}: run make lock"
+            )
+            assert requirement.specifier.contains(version), (
+                f"{lock}: {requirement.name} {version}: run make lock"
+            )
+
+
+def test_the_tests_run_with_the_versions_that_users_get() -> None:
+    for machine in MACHINES:
+        core = pins("core.txt", machine)
+        dev = pins("dev.txt", machine)
+        assert core.items() <= dev.items()
+
+
+def test_every_line_of_a_lock_is_exact() -> None:
+    for name in ("core.txt", "dev.txt", "sglang.txt"):
+        for line in requirements(name):
+            assert [clause.operator for clause in line.specifier] == ["=="], f"{name}: {line}"
+
+
+@pytest.mark.slow
+def test_the_source_distribution_holds_its_tests(tmp_path: Path) -> None:
+    code = (
+        "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=clean,
+    )
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    expected = set(tracked.stdout.splitlines()) if tracked.returncode == 0 else {"Makefile"}
+    left_out = {name for name in expected - names if not name.startswith((".ci/", ".git"))}
+    assert not left_out

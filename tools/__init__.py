@@ -1,0 +1,1 @@
+"""Tools of the repository: test checkpoints, an environment with SGLang."""

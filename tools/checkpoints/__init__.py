@@ -1,0 +1,3 @@
+"""Tiny random checkpoints in the released file formats, family by family; see
+tools/make_checkpoint.py.
+"""

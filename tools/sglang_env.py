@@ -1,0 +1,186 @@
+"""The released SGLang without its GPU packages, in a folder of its own; stand-ins for what needs a
+GPU. Serves the test and the benchmark.
+
+The folder is made once (`build/sglang`, in .gitignore) from the package index, with the versions of
+requirements/sglang.txt: the sglang
+wheel without its dependencies, and the few packages that its own modules import and this project
+lacks. Only subprocesses see it, by
+PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "build" / "sglang" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+PINNED = ROOT / "requirements" / "sglang.txt"
+NEEDS_GPU = (
+    "triton",
+    "sgl_kernel",
+    "flashinfer",
+    "sglang.kernels",
+    "sglang.srt.configs",
+    "sglang.srt.layers",
+    "sglang.srt.model_executor",
+)
+
+
+class UnavailableError(Exception):
+    """SGLang cannot be had here; the text says why."""
+
+
+def prepare() -> Path:
+    """The folder, made if it is not there. Raises `UnavailableError`."""
+    if not (FOLDER / "sglang").is_dir():
+        FOLDER.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=FOLDER.parent))
+        try:
+            _pip(fresh, "--no-deps", "--requirement", str(PINNED))
+            if not (fresh / "sglang").is_dir():
+                raise UnavailableError(f"SGLang has no wheel for this platform ({sys.platform})")
+            if not FOLDER.exists():
+                fresh.rename(FOLDER)
+        except OSError:
+            if not (FOLDER / "sglang").is_dir():  # else another process was faster
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    points = (
+        FOLDER / "creditdecoding-0.dist-info"
+    )  # what `pip install creditdecoding` writes, from this checkout
+    points.mkdir(exist_ok=True)
+    (points / "METADATA").write_text("Metadata-Version: 2.1\nName: creditdecoding\nVersion: 0\n")
+    (points / "entry_points.txt").write_text(_entry_points())
+    return FOLDER
+
+
+def _entry_points() -> str:
+    """The plug-in's entry point as pyproject.toml declares it."""
+    head = '[project.entry-points."sglang.srt.plugins"]\n'
+    body = (ROOT / "pyproject.toml").read_text().split(head)[1].split("\n[")[0]
+    return "[sglang.srt.plugins]\n" + body.replace('"', "")
+
+
+def _pip(folder: Path, *wanted: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--only-binary",
+        ":all:",
+        "--retries",
+        "1",
+    ]
+    try:
+        done = subprocess.run(
+            [*command, "--target", str(folder), *wanted],
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError("the package index does not answer") from error
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
+            "pip failed"
+        ]
+        raise UnavailableError(
+            f"{said[-1]} (Python {sys.version_info.major}.{sys.version_info.minor})"
+        )
+
+
+def run(module: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """`python -m module` with SGLang on its path. Raises `UnavailableError`."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{prepare()}{os.pathsep}{ROOT}",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+class _Anything:
+    """Takes every call and has every attribute; as a decorator it leaves the function as it is."""
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return args[0] if len(args) == 1 and not named and callable(args[0]) else self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything()
+
+    def __getitem__(self, index: Any) -> Any:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class _Module(ModuleType):
+    __path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_Anything(), name)
+
+
+class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds every module below `NEEDS_GPU`, empty."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        mine = any(name == top or name.startswith(top + ".") for top in NEEDS_GPU)
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if mine else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return _Module(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+class ModelConfig:
+    """In place of the class that reads a checkpoint's config.json (its module imports GPU kernels):
+    the path is the architecture.
+    """
+
+    @staticmethod
+    def from_server_args(server_args: Any, model_path: str, **_: Any) -> Any:
+        name, _, size = model_path.partition(":")
+        return SimpleNamespace(
+            hf_config=SimpleNamespace(architectures=[name], block_size=int(size) if size else None)
+        )
+
+
+def stand_in() -> None:
+    """Put the stand-ins in place; torch must have looked for triton before."""
+    import torch.utils._triton as known  # noqa: PLC0415
+
+    known.has_triton_package()
+    known.has_triton()
+    sys.meta_path.insert(0, _StandIns())
+    place = _Module("sglang.srt.configs.model_config")
+    place.ModelConfig = ModelConfig  # type: ignore[attr-defined]
+    sys.modules[place.__name__] = place

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from creditdecoding.config import GenerationConfig, ModelConfig
-from creditdecoding.decoding.request import Row, Vocabulary, start_row
+from creditdecoding.decoding.request import Request, SpecialTokens, new_request
 from creditdecoding.decoding.step import denoise_step
 from creditdecoding.models.transformer import Transformer, init_weights
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=32)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    words = Vocabulary(2, (1,), 2048, lambda ids: "")
+    words = SpecialTokens(2, (1,), 2048, lambda ids: "")
     prompt = torch.randint(
         3, 2048, (args.prompt,), generator=torch.Generator().manual_seed(0)
     ).tolist()
@@ -94,7 +94,7 @@ def main() -> None:
             cache=cache,
             early_stop=False,
         )
-        rows[case] = start_row(0, prompt, config, words, 4096, model.layout)
+        rows[case] = new_request(0, prompt, config, words, 4096, model.layout)
         stores[case] = model.new_cache()
         stores[case].reserve(1, len(rows[case].canvas))
     passes: dict[str, list[tuple[int, int, float]]] = {case: [] for case in CASES}
@@ -102,12 +102,12 @@ def main() -> None:
         denoise_step(models[case], [rows[case]], words, torch.device("cpu"), store=stores[case])
     while any(row.span < len(row.spans) for row in rows.values()):
         for case in CASES:
-            row: Row = rows[case]
-            first, last = row.computed
+            row: Request = rows[case]
+            first, last = row.computed_span
             work = operations(
                 models[case].config,
                 last - first,
-                row.at.length,
+                row.block_position.length,
                 int(row.masked[slice(*row.block)].sum()),
             )
             began = time.process_time()

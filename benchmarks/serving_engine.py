@@ -26,7 +26,7 @@ from rich.table import Table
 
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.engine import Engine, EngineStats
-from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.request import Request
 from creditdecoding.decoding.step import run
 from creditdecoding.lm import LM, load
 from creditdecoding.tasks import families
@@ -37,7 +37,7 @@ KINDS = (("credit", "none"), ("credit", "dual"), ("threshold", "prefix"), ("fixe
 Answers = dict[int, tuple[int, ...]]
 
 
-def requests(lm: LM, count: int) -> list[Row]:
+def requests(lm: LM, count: int) -> list[Request]:
     """Rows that differ in everything that a request can choose."""
     tasks = [distinct_items(family, "test", 0, count // 8 + 1) for family in families("pocket")]
     prompts = [item.prompt for same in zip(*tasks) for item in same]
@@ -56,7 +56,7 @@ def requests(lm: LM, count: int) -> list[Row]:
     return rows
 
 
-def plain(lm: LM, *batches: Sequence[Row]) -> Answers:
+def plain(lm: LM, *batches: Sequence[Request]) -> Answers:
     """Each batch in the plain loop, all its rows from the first pass on."""
     events = (
         event
@@ -66,7 +66,7 @@ def plain(lm: LM, *batches: Sequence[Row]) -> Answers:
     return {event.row: event.tokens for event in events if isinstance(event, FinishEvent)}
 
 
-def served(lm: LM, rows: Sequence[Row], arrivals: int, report: list[EngineStats]) -> Answers:
+def served(lm: LM, rows: Sequence[Request], arrivals: int, report: list[EngineStats]) -> Answers:
     """In the engine: `arrivals` rows more before each pass."""
     engine = Engine(lm.model, lm.words, lm.device, EngineConfig(batch_size=len(rows)))
     left, found = list(rows), {}

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import Row, start_infill, start_row
+from creditdecoding.decoding.request import Request, new_infill_request, new_request
 from creditdecoding.decoding.step import logits_at
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
@@ -92,7 +92,7 @@ class Score:
 class Query:
     """Ask for log p of `targets` [n] at `positions` [n] of `row`'s canvas."""
 
-    row: Row
+    row: Request
     positions: Tensor
     targets: Tensor
 
@@ -122,7 +122,7 @@ def exact_bound(lm: LM, prompt: Text, answer: Text, **options: Any) -> float:
     """
     config = from_mapping(LikelihoodConfig, options)
     plan = _blocks(lm, prompt, answer, config)
-    longest = max(row.size for row, _ in plan)
+    longest = max(row.initial_masks for row, _ in plan)
     if longest > LONGEST_EXACT:
         raise OptionError(
             "too long to enumerate",
@@ -133,9 +133,9 @@ def exact_bound(lm: LM, prompt: Text, answer: Text, **options: Any) -> float:
     weights, queries = [], []
     for row, tokens in plan:
         where = row.masked[slice(*row.block)].nonzero()[:, 0] + row.block[0]
-        for count in range(1, row.size + 1):
-            for chosen in itertools.combinations(range(row.size), count):
-                weights.append(1 / (count * math.comb(row.size, count)))
+        for count in range(1, row.initial_masks + 1):
+            for chosen in itertools.combinations(range(row.initial_masks), count):
+                weights.append(1 / (count * math.comb(row.initial_masks, count)))
                 queries.append(_query(row, tokens, where[list(chosen)], lm.words.mask_id))
     return math.fsum(
         w * float(x.sum()) for w, x in zip(weights, _log_probs(lm, queries, config.batch_size))
@@ -180,12 +180,12 @@ def replay(lm: LM, trace: Trace) -> list[Query]:
                 hint="Only what is written once can be scored.",
             )
         targets = torch.tensor(list(done.values()), dtype=torch.long)
-        queries.append(Query(replace(row, canvas=canvas, span=step.block), now, targets))
+        queries.append(Query(replace(row, canvas=canvas, block_index=step.block), now, targets))
         canvas = canvas.index_put((now,), targets)
     return queries
 
 
-def _replayed(lm: LM, trace: Trace) -> Row:
+def _replayed(lm: LM, trace: Trace) -> Request:
     """The row that the trace began with."""
     known = {
         name: value
@@ -201,7 +201,7 @@ def _replayed(lm: LM, trace: Trace) -> Row:
     config = from_mapping(GenerationConfig, {**known, "decoder": "fixed", "cache": "none"})
     written = trace.written
     if trace.prompt:
-        row = start_row(
+        row = new_request(
             0,
             trace.prompt,
             config,
@@ -212,7 +212,7 @@ def _replayed(lm: LM, trace: Trace) -> Row:
         )
     else:
         given = trace.finish.tokens if trace.finish is not None else ()
-        row = start_infill(
+        row = new_infill_request(
             0,
             [lm.words.mask_id if i in written else x for i, x in enumerate(given)],
             config,
@@ -220,7 +220,7 @@ def _replayed(lm: LM, trace: Trace) -> Row:
             lm.max_length,
             lm.layout,
         )
-    fits = all(step.block < len(row.spans) for step in trace.steps) and max(
+    fits = all(step.block < len(row.blocks) for step in trace.steps) and max(
         written, default=0
     ) < len(row.canvas)
     if not fits or any(not 0 <= x < lm.words.size for x in (*trace.prompt, *written.values())):
@@ -232,7 +232,7 @@ def _replayed(lm: LM, trace: Trace) -> Row:
 
 def _blocks(
     lm: LM, prompt: Text, answer: Text, config: LikelihoodConfig
-) -> list[tuple[Row, Tensor]]:
+) -> list[tuple[Request, Tensor]]:
     """A row for each block of the answer, earlier blocks written, later ones masked; and the whole
     canvas, written.
     """
@@ -245,14 +245,22 @@ def _blocks(
         cache="none",
         cfg_scale=config.cfg_scale,
     )
-    row = start_row(0, given, request, lm.words, lm.max_length, lm.layout)
+    row = new_request(0, given, request, lm.words, lm.max_length, lm.layout)
     tokens = row.canvas.clone()
-    tokens[row.answer : row.end] = torch.tensor(wanted)
+    tokens[row.answer_start : row.answer_end] = torch.tensor(wanted)
     found = []
-    for span, (start, end) in enumerate(row.spans):
+    for span, (start, end) in enumerate(row.blocks):
         canvas = torch.cat((tokens[:start], row.canvas[start:]))
         found.append(
-            (replace(row, canvas=canvas, span=span, size=int(row.masked[start:end].sum())), tokens)
+            (
+                replace(
+                    row,
+                    canvas=canvas,
+                    block_index=span,
+                    initial_masks=int(row.masked[start:end].sum()),
+                ),
+                tokens,
+            )
         )
     return found
 
@@ -273,18 +281,18 @@ def _ids(lm: LM, text: Text, noun: str) -> list[int]:
     return ids
 
 
-def _count(row: Row, config: LikelihoodConfig) -> int:
+def _count(row: Request, config: LikelihoodConfig) -> int:
     """Samples of a block: one, if there is only one way to mask it."""
-    return config.mc_num if row.size > 1 else 1
+    return config.mc_num if row.initial_masks > 1 else 1
 
 
 def _samples(
-    plan: Sequence[tuple[Row, Tensor]], mask_id: int, config: LikelihoodConfig
+    plan: Sequence[tuple[Request, Tensor]], mask_id: int, config: LikelihoodConfig
 ) -> Iterator[Query]:
     """The noised canvases of all blocks, in the order of their strata."""
     noise = torch.Generator().manual_seed(config.seed)
     for row, tokens in plan:
-        n, size = _count(row, config), row.size
+        n, size = _count(row, config), row.initial_masks
         where = row.masked[slice(*row.block)].nonzero()[:, 0] + row.block[0]
         u = torch.rand(n, generator=noise, dtype=torch.float64)
         ratio = (torch.arange(n) + u) / n if config.ratios == "stratified" else u
@@ -294,24 +302,27 @@ def _samples(
             )
 
 
-def _query(row: Row, tokens: Tensor, masked: Tensor, mask_id: int) -> Query:
+def _query(row: Request, tokens: Tensor, masked: Tensor, mask_id: int) -> Query:
     """The block of `row` written but for the positions `masked`."""
     end = row.block[1]
     canvas = torch.cat((tokens[:end], row.canvas[end:])).index_fill(0, masked, mask_id)
     return Query(replace(row, canvas=canvas), masked, tokens[masked])
 
 
-def _estimate(found: Sequence[Sequence[Tensor]], plan: Sequence[tuple[Row, Tensor]]) -> Estimate:
+def _estimate(
+    found: Sequence[Sequence[Tensor]], plan: Sequence[tuple[Request, Tensor]]
+) -> Estimate:
     """Sum over blocks of the mean sample; the variance of neighbours tells that of a stratum, and
     is what it is where there are none.
     """
     mean, variance = 0.0, 0.0
     for samples, (row, _) in zip(found, plan):
         x = torch.tensor(
-            [float(part.sum()) * row.size / len(part) for part in samples], dtype=torch.float64
+            [float(part.sum()) * row.initial_masks / len(part) for part in samples],
+            dtype=torch.float64,
         )
         mean += float(x.mean())
-        if row.size > 1:
+        if row.initial_masks > 1:
             variance += float(x.diff().square().mean()) / (2 * len(x)) if len(x) > 1 else math.nan
     return Estimate(mean, math.sqrt(variance))
 

@@ -17,13 +17,19 @@ import torch
 from creditdecoding.checkpoint import locate, read_optional, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
 from creditdecoding.decoders import resolve, settings
-from creditdecoding.decoding.cache_policy import fitting
-from creditdecoding.decoding.request import Row, Vocabulary, row_seed, start_infill, start_row
+from creditdecoding.decoding.cache_policy import supported_policies
+from creditdecoding.decoding.request import (
+    Request,
+    SpecialTokens,
+    new_infill_request,
+    new_request,
+    row_seed,
+)
 from creditdecoding.decoding.step import Denoiser, run
 from creditdecoding.decoding.streaming import Reading, cut
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.models import load_model, memory, outline, place, read_config
-from creditdecoding.models.kv_cache import Layout
+from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.models.weights import DTYPES, Progress, check, headers
 from creditdecoding.options import from_mapping
 from creditdecoding.text.prompts import Message, Prompt, one_prompt, prompts, whole_characters
@@ -96,11 +102,11 @@ class LM:
             turns,
         )
         self.device, self.batch_size, self.parse_special = device, batch_size, parse_special
-        self.layout: Layout = getattr(model, "layout", Layout())
+        self.layout: ModelGeometry = getattr(model, "layout", ModelGeometry())
         self.defaults: dict[
             str, Any
         ] = {}  # options of requests where these say nothing: of the checkpoint, or of an operator
-        self.words = Vocabulary(
+        self.words = SpecialTokens(
             tokenizer.mask_id,
             tokenizer.stop_ids,
             tokenizer.size,
@@ -152,7 +158,7 @@ class LM:
         config: GenerationConfig,
         raw: bool = False,
         numbers: Sequence[int] | None = None,
-    ) -> list[Row]:
+    ) -> list[Request]:
         """One row a prompt, ready for `generate.run`.
 
         Each row has a seed of its own (`canvas.row_seed`), by its place among the prompts, or by
@@ -175,7 +181,7 @@ class LM:
         index: int = 0,
         begun: Sequence[int] = (),
         suffix: Sequence[int] = (),
-    ) -> Row:
+    ) -> Request:
         """A row that continues the ids of a prompt, and of an answer that is `begun`, up to the ids
         of a `suffix`.
 
@@ -186,11 +192,11 @@ class LM:
             raise OptionError(
                 "the mask token is in the prompt", given=self.words.mask_id, hint=hint
             )
-        return start_row(
+        return new_request(
             index, ids, config, self.words, self.max_length, self.layout, begun, suffix
         )
 
-    def infill_row(self, text: str, config: GenerationConfig) -> Row:
+    def infill_row(self, text: str, config: GenerationConfig) -> Request:
         """A row for a text in which `[MASK]` marks each missing token.
 
         A blank before `[MASK]` belongs to the gap: in most vocabularies it is the first character
@@ -201,14 +207,14 @@ class LM:
         ids = self.read(first)
         for part in others:
             ids += [self.tokenizer.mask_id, *self.read(part)]
-        return start_infill(0, ids, config, self.words, self.max_length, self.layout)
+        return new_infill_request(0, ids, config, self.words, self.max_length, self.layout)
 
-    def events(self, rows: Sequence[Row]) -> Iterator[Event]:
+    def events(self, rows: Sequence[Request]) -> Iterator[Event]:
         """Decode rows; the trace events as they happen."""
         return run(self.model, rows, self.words, self.device, self.batch_size)
 
     def collect(
-        self, rows: Sequence[Row], on_event: Callable[[Event], None] | None = None
+        self, rows: Sequence[Request], on_event: Callable[[Event], None] | None = None
     ) -> list[Completion]:
         """Decode rows to the end, showing each event to `on_event`; completions in the order of
         `rows`.
@@ -220,19 +226,19 @@ class LM:
                 on_event(event)
         return [self.completion(row, traces[row.index]) for row in rows]
 
-    def trace_of(self, row: Row) -> Trace:
+    def trace_of(self, row: Request) -> Trace:
         """An empty trace for a row, its settings filled in."""
         config = {
             f.name: getattr(row.config, f.name)
             for f in dataclasses.fields(row.config)
             if f.name not in ("decoder", "stop")
         }
-        begun = row.begun
+        begun = row.answer_prefix
         more = {"begun": begun} if begun else {}
         known = {"decoder": settings(row.decoder), **config, "stop": list(row.config.stop), **more}
-        return Trace(tuple(row.canvas[: row.answer].tolist()), settings=known)
+        return Trace(tuple(row.canvas[: row.answer_start].tolist()), settings=known)
 
-    def completion(self, row: Row, trace: Trace) -> Completion:
+    def completion(self, row: Request, trace: Trace) -> Completion:
         """Text of a finished trace, cut before the first stop string."""
         assert trace.finish is not None
         return Completion(self.text(trace.tokens, row.config), trace.finish.reason, trace)
@@ -423,7 +429,7 @@ def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
         if block is None
         else f"two-way inside blocks of {block}, causal between them",
         "block length": "any" if block is None else block,
-        "caches": fitting(model.layout),
+        "caches": supported_policies(model.layout),
         "logits of position i": "at row i-1" if architecture.logit_shift else "at row i",
         "tokenizer ids": tokenizer.size,
         "mask token": f"{piece(tokenizer.mask_id)} = {tokenizer.mask_id}",

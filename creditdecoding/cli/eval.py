@@ -165,7 +165,7 @@ def drift(
     from rich.console import Console
     from rich.table import Table
 
-    from creditdecoding.decoding.cache_policy import fitting
+    from creditdecoding.decoding.cache_policy import supported_policies
     from creditdecoding.eval.cache_agreement import drift as measure
     from creditdecoding.tasks import families
 
@@ -177,7 +177,7 @@ def drift(
         )
     chosen, lm = families(tasks), load_lm(model, engine)
     most = limited(limit, 50, chosen)
-    names = caches.split() or [name for name in fitting(lm.layout) if name != "none"]
+    names = caches.split() or [name for name in supported_policies(lm.layout) if name != "none"]
     with answering(most * len(chosen) * (1 + len(names))) as on_event:
         found = measure(lm, chosen, generation, names, most, on_event=on_event)
     if as_json:

@@ -54,13 +54,13 @@ class Prediction:
     ids: Int[Tensor, "rows length"]
     logit: Float[Tensor, "rows length"]
     lse: Float[Tensor, "rows length"]
-    flat: Float[Tensor, "n vocab"]
-    place: Int[Tensor, "rows length"]
+    logits: Float[Tensor, "n vocab"]
+    logit_row: Int[Tensor, "rows length"]
     masked: Bool[Tensor, "rows length"]
     sampling: Sampling
-    hushed: tuple[int, ...] = ()
-    kept: Float[Tensor, "n hushed"] | None = field(default=None)
-    unseen: Float[Tensor, "rows length"] | None = None
+    suppressed_ids: tuple[int, ...] = ()
+    suppressed_logits: Float[Tensor, "n hushed"] | None = field(default=None)
+    leave_one_out_probs: Float[Tensor, "rows length"] | None = None
     mass: tuple[Float[Tensor, "rows length"], Float[Tensor, "rows length"]] | None = None
 
     @property
@@ -70,7 +70,11 @@ class Prediction:
         same position that does not see that token; 1 elsewhere. Raw distribution: hushed ids and
         temperature do not change it.
         """
-        return torch.ones_like(self.logit) if self.unseen is None else self.unseen
+        return (
+            torch.ones_like(self.logit)
+            if self.leave_one_out_probs is None
+            else self.leave_one_out_probs
+        )
 
     @property
     def probability(self) -> Float[Tensor, "rows length"]:
@@ -113,8 +117,10 @@ class Prediction:
         """`mass`, both in its wider dtype."""
         if self.mass is not None:
             peak, rest = self.mass
-        elif self.hushed:  # the top-1 may be hushed, and then it is not the best of the others
-            _, peak, rest = (x[self.place] for x in vocab_mass(self.flat))
+        elif (
+            self.suppressed_ids
+        ):  # the top-1 may be hushed, and then it is not the best of the others
+            _, peak, rest = (x[self.logit_row] for x in vocab_mass(self.logits))
         else:
             peak, dtype = self.logit, widest(self.logit.device)
             rest = (self.lse.to(dtype) - peak.to(dtype)).expm1().clamp(min=0.0)
@@ -122,7 +128,7 @@ class Prediction:
 
     def logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
         """Logits of the given ids in float32, 0 where nothing is masked; a hushed id has -inf."""
-        values = self.flat[self.place[..., None], ids].float()
+        values = self.logits[self.logit_row[..., None], ids].float()
         return values.masked_fill(~self.masked[..., None], 0.0)
 
     def log_probs(self) -> Float[Tensor, "rows length vocab"]:
@@ -130,7 +136,7 @@ class Prediction:
         docstring.
         """
         peak, rest = self._mass()
-        below = self.flat[self.place].float() - peak.float()[..., None]
+        below = self.logits[self.logit_row].float() - peak.float()[..., None]
         return (below - rest.log1p().float()[..., None]).masked_fill(
             ~self.masked[..., None], float("-inf")
         )
@@ -140,36 +146,45 @@ class Prediction:
         their digits.
         """
         peak, rest = self._mass()
-        gap = torch.zeros(len(self.flat), device=self.flat.device)
+        gap = torch.zeros(len(self.logits), device=self.logits.device)
         shown = peak.float().masked_fill(~self.masked, 0.0)
-        level = torch.zeros_like(gap).index_add_(0, self.place.flatten(), shown.flatten())
-        for part in row_chunks(self.flat):
-            below = self.flat[part].float() - level[part, None]
+        level = torch.zeros_like(gap).index_add_(0, self.logit_row.flatten(), shown.flatten())
+        for part in row_chunks(self.logits):
+            below = self.logits[part].float() - level[part, None]
             gap[part] = -(below.exp() * below).nan_to_num_(0.0).sum(-1)
-        found = rest.log1p() + gap[self.place] / (1.0 + rest)
+        found = rest.log1p() + gap[self.logit_row] / (1.0 + rest)
         return found.float().masked_fill(~self.masked, 0.0)
 
     def top2(self) -> tuple[Int[Tensor, "rows length 2"], Float[Tensor, "rows length 2"]]:
         """Ids and logits of the two likeliest tokens."""
-        values = torch.zeros(len(self.flat), 2, device=self.flat.device)
-        ids = torch.zeros(len(self.flat), 2, dtype=torch.long, device=self.flat.device)
-        for part in row_chunks(self.flat):
-            values[part], ids[part] = self.flat[part].float().topk(2, dim=-1)
+        values = torch.zeros(len(self.logits), 2, device=self.logits.device)
+        ids = torch.zeros(len(self.logits), 2, dtype=torch.long, device=self.logits.device)
+        for part in row_chunks(self.logits):
+            values[part], ids[part] = self.logits[part].float().topk(2, dim=-1)
         outside = ~self.masked[..., None]
-        return ids[self.place].masked_fill(outside, 0), values[self.place].masked_fill(outside, 0.0)
+        return ids[self.logit_row].masked_fill(outside, 0), values[self.logit_row].masked_fill(
+            outside, 0.0
+        )
 
     def with_boost(self, boost: Float[Tensor, "rows length vocab"]) -> Prediction:
         """The same with `boost` added to every logit (dense, dear)."""
-        logits = self.flat[self.place].float() + boost
-        made = replace(from_logits(logits, self.masked, self.sampling), unseen=self.unseen)
-        if self.kept is None:
+        logits = self.logits[self.logit_row].float() + boost
+        made = replace(
+            from_logits(logits, self.masked, self.sampling),
+            leave_one_out_probs=self.leave_one_out_probs,
+        )
+        if self.suppressed_logits is None:
             return made
-        kept, choice = self.kept[self.place], logits.clone()
-        choice[..., list(self.hushed)] = kept.float()
+        kept, choice = self.suppressed_logits[self.logit_row], logits.clone()
+        choice[..., list(self.suppressed_ids)] = kept.float()
         ids = choice.argmax(-1).masked_fill(~self.masked, 0)
         logit = logits.gather(-1, ids[..., None])[..., 0].masked_fill(~self.masked, 0.0)
         return replace(
-            made, ids=ids, logit=logit, hushed=self.hushed, kept=kept.reshape(-1, len(self.hushed))
+            made,
+            ids=ids,
+            logit=logit,
+            suppressed_ids=self.suppressed_ids,
+            suppressed_logits=kept.reshape(-1, len(self.suppressed_ids)),
         )
 
     def uniform(self) -> Float[Tensor, "rows length"]:
@@ -203,10 +218,12 @@ class Prediction:
     def raw_logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
         """Logits by which tokens are chosen: as `logits_of`, hushed ids with their real logit."""
         values = self.logits_of(ids)
-        for column, banned in enumerate(self.hushed):
-            if self.kept is not None:
+        for column, banned in enumerate(self.suppressed_ids):
+            if self.suppressed_logits is not None:
                 values = torch.where(
-                    ids == banned, self.kept[self.place][..., column, None].float(), values
+                    ids == banned,
+                    self.suppressed_logits[self.logit_row][..., column, None].float(),
+                    values,
                 )
         return values
 
@@ -222,13 +239,15 @@ class Prediction:
         s = self.sampling
         row, column = self.masked.nonzero(as_tuple=True)
         token = torch.zeros_like(self.ids)
-        vocab = torch.arange(self.flat.shape[1], device=self.flat.device)[None]
-        width = next(row_chunks(self.flat)).stop
+        vocab = torch.arange(self.logits.shape[1], device=self.logits.device)[None]
+        width = next(row_chunks(self.logits)).stop
         for start in range(0, len(row), width):
             at = (row[start : start + width], column[start : start + width])
-            flat = self.flat[self.place[at]].double()
-            if self.kept is not None and self.hushed:
-                flat[:, list(self.hushed)] = self.kept[self.place[at]].double()
+            flat = self.logits[self.logit_row[at]].double()
+            if self.suppressed_logits is not None and self.suppressed_ids:
+                flat[:, list(self.suppressed_ids)] = self.suppressed_logits[
+                    self.logit_row[at]
+                ].double()
             flat.scatter_add_(1, ids[at], boost[at].double())
             flat -= flat.amax(
                 -1, keepdim=True
@@ -288,14 +307,14 @@ class Block:
     tokens: Int[Tensor, "rows length"]
     masked: Bool[Tensor, "rows length"]
     editable: Bool[Tensor, "rows length"]
-    size: Int[Tensor, " rows"]
+    initial_masks: Int[Tensor, " rows"]
     step: Int[Tensor, " rows"]
-    behind: Bool[Tensor, "rows length"] | None = None
+    next_block: Bool[Tensor, "rows length"] | None = None
 
     @property
     def current(self) -> Bool[Tensor, "rows length"]:
         """`editable` positions of the block itself."""
-        return self.editable if self.behind is None else self.editable & ~self.behind
+        return self.editable if self.next_block is None else self.editable & ~self.next_block
 
 
 @dataclass(frozen=True)
@@ -312,7 +331,7 @@ class Decision:
     commit: Bool[Tensor, "rows length"]
     confidence: Float[Tensor, "rows length"]
     credit: Float[Tensor, "rows length"] | None = None
-    again: Bool[Tensor, " rows"] | None = None
+    needs_another_pass: Bool[Tensor, " rows"] | None = None
     revoke: Bool[Tensor, "rows length"] | None = None
 
 
@@ -345,7 +364,7 @@ class Decoder(Protocol):
         ...
 
 
-def tentative(decoder: Decoder) -> bool:
+def can_revise(decoder: Decoder) -> bool:
     """Whether what a rule has written in the current block may still change: it edits or revokes."""
     return bool(getattr(decoder, "edits", False) or getattr(decoder, "revokes", False))
 

@@ -30,5 +30,5 @@ class CreditAdaptive:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Read the mask ratio of each row, then as `credit`."""
-        strength = 1.0 - block.masked.sum(-1) / block.size.clamp(min=1)
+        strength = 1.0 - block.masked.sum(-1) / block.initial_masks.clamp(min=1)
         return credit_step(prediction, block, state, self.threshold, strength, strength, 1.0)

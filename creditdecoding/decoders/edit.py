@@ -61,4 +61,6 @@ class Edit:
         bare = ~block.masked.any(-1)
         post = state["post"] + bare
         again = ~left & (~bare | replaced.any(-1)) & (post < self.max_post_steps)
-        return Decision(tokens, written | replaced, confidence.float(), again=again), {"post": post}
+        return Decision(tokens, written | replaced, confidence.float(), needs_another_pass=again), {
+            "post": post
+        }

@@ -65,5 +65,7 @@ class Fixed:
     def _count(self, block: Block) -> torch.Tensor:
         """Tokens that this step commits [rows]."""
         if self.steps is None:
-            return torch.full_like(block.size, self.k)
-        return (block.size // self.steps + (block.step < block.size % self.steps)).clamp(min=1)
+            return torch.full_like(block.initial_masks, self.k)
+        return (
+            block.initial_masks // self.steps + (block.step < block.initial_masks % self.steps)
+        ).clamp(min=1)

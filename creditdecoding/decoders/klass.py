@@ -70,7 +70,7 @@ class Klass:
             "seen": prediction.masked,
             "run": run,
             "lse": prediction.lse.masked_fill(outside, 0.0),
-            "logits": prediction.flat[prediction.place].masked_fill_(outside[..., None], 0.0),
+            "logits": prediction.logits[prediction.logit_row].masked_fill_(outside[..., None], 0.0),
         }
         return Decision(tokens, commit, confidence.float()), kept
 
@@ -79,10 +79,10 @@ def divergence(prediction: Prediction, state: State) -> Float[Tensor, "rows leng
     """KL(now || before) in nats, a few positions at a time; infinite where there is no before."""
     found = torch.full_like(prediction.lse, float("inf"))
     row, column = (prediction.masked & state["seen"]).nonzero(as_tuple=True)
-    width = max((part.stop - part.start for part in row_chunks(prediction.flat)), default=1)
+    width = max((part.stop - part.start for part in row_chunks(prediction.logits)), default=1)
     for start in range(0, len(row), width):
         at = (row[start : start + width], column[start : start + width])
-        now = prediction.flat[prediction.place[at]].float() - prediction.lse[at][:, None]
+        now = prediction.logits[prediction.logit_row[at]].float() - prediction.lse[at][:, None]
         before = state["logits"][at].float() - state["lse"][at][:, None]
         found[at] = (
             (now.exp() * (now - before)).nan_to_num_(nan=0.0).sum(-1)

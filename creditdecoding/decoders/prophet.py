@@ -52,7 +52,7 @@ class Prophet:
         best = prediction.top2()[1]
         gap = torch.where(block.masked & logit.isfinite(), best[..., 0] - best[..., 1], 0.0)
         left = block.masked.sum(-1)
-        progress = 1.0 - left / block.size.clamp(min=1)
+        progress = 1.0 - left / block.initial_masks.clamp(min=1)
         late = torch.where(progress < _LATE, self.mid, self.late)
         enough = gap.sum(-1) / left.clamp(min=1) >= torch.where(
             progress < _MIDDLE, self.early, late

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from creditdecoding.errors import OptionError, unknown_name
-from creditdecoding.models.kv_cache import Layout
+from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.options import check_fields, from_mapping, option, split_spec, typed
 
 
 @dataclass(frozen=True)
-class At:
+class BlockPosition:
     """Where a row is: block `start` to `end` (whole blocks of a block-causal model), `step` of the
     block, `length` of what is seen.
 
@@ -31,22 +31,22 @@ class At:
     end: int
     step: int
     length: int
-    settled: int
+    stored_until: int
 
 
 class CachePolicy(Protocol):
     """Says which positions a pass computes. A frozen dataclass."""
 
-    def span(self, at: At) -> tuple[int, int]:
+    def span(self, at: BlockPosition) -> tuple[int, int]:
         """First position to compute and the one behind the last."""
         ...
 
 
 @dataclass(frozen=True)
-class Everything:
+class NoCache:
     """`none`: everything, at every pass."""
 
-    def span(self, at: At) -> tuple[int, int]:
+    def span(self, at: BlockPosition) -> tuple[int, int]:
         """All of the row."""
         return 0, at.length
 
@@ -55,7 +55,7 @@ class Everything:
 class Prefix:
     """`prefix`: all at a block's first pass, then the block and what follows (Fast-dLLM)."""
 
-    def span(self, at: At) -> tuple[int, int]:
+    def span(self, at: BlockPosition) -> tuple[int, int]:
         """From the block on."""
         return (at.start if at.step else 0), at.length
 
@@ -64,13 +64,13 @@ class Prefix:
 class Dual:
     """`dual`: all at a block's first pass, then the block alone (Fast-dLLM)."""
 
-    def span(self, at: At) -> tuple[int, int]:
+    def span(self, at: BlockPosition) -> tuple[int, int]:
         """The block."""
         return (at.start, at.end) if at.step else (0, at.length)
 
 
 @dataclass(frozen=True)
-class Every:
+class PeriodicRefresh:
     """`every:n=N`: all at every n-th pass of a block, the block alone between."""
 
     n: int = option(
@@ -80,7 +80,7 @@ class Every:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def span(self, at: At) -> tuple[int, int]:
+    def span(self, at: BlockPosition) -> tuple[int, int]:
         """The block, or all of the row."""
         return (at.start, at.end) if at.step % self.n else (0, at.length)
 
@@ -96,7 +96,7 @@ class Vicinity:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def span(self, at: At) -> tuple[int, int]:
+    def span(self, at: BlockPosition) -> tuple[int, int]:
         """The block with its margins."""
         return (
             (max(0, at.start - self.w), min(at.length, at.end + self.w))
@@ -111,24 +111,24 @@ class BlockCausal:
     written since the last time.
     """
 
-    def span(self, at: At) -> tuple[int, int]:
+    def span(self, at: BlockPosition) -> tuple[int, int]:
         """The block, with the one finished before it at the first pass."""
-        return (at.start if at.step else at.settled), at.end
+        return (at.start if at.step else at.stored_until), at.end
 
 
 POLICIES: dict[str, type[Any]] = {
-    "none": Everything,
+    "none": NoCache,
     "prefix": Prefix,
     "dual": Dual,
-    "every": Every,
+    "every": PeriodicRefresh,
     "vicinity": Vicinity,
     "block": BlockCausal,
 }
 
 
-def fitting(layout: Layout) -> list[str]:
+def supported_policies(layout: ModelGeometry) -> list[str]:
     """Names of the policies that a network of this layout can use."""
-    if not layout.keeps:
+    if not layout.supports_kv_cache:
         return ["none"]
     return (
         ["none", "block"]
@@ -137,11 +137,11 @@ def fitting(layout: Layout) -> list[str]:
     )
 
 
-def policy(spec: str, layout: Layout) -> CachePolicy:
+def parse_policy(spec: str, layout: ModelGeometry) -> CachePolicy:
     """The policy called `name` or `name:knob=value`; "auto" is `block` where that is exact, else
     `none`. Raises `OptionError`.
     """
-    allowed = fitting(layout)
+    allowed = supported_policies(layout)
     name, knobs = split_spec(spec, "cache")
     if name == "auto" and not knobs:
         name = "block" if "block" in allowed else "none"
@@ -149,7 +149,7 @@ def policy(spec: str, layout: Layout) -> CachePolicy:
         raise unknown_name("cache", name, ["auto", *POLICIES])
     if name not in allowed:
         kind = "block-causal" if layout.causal_block is not None else "full-attention"
-        reason = f"a {kind} model" if layout.keeps else "a model of your own"
+        reason = f"a {kind} model" if layout.supports_kv_cache else "a model of your own"
         raise OptionError(
             f"this cache does not fit {reason}",
             given=spec,

@@ -15,21 +15,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from creditdecoding.decoding.cache_policy import Everything
-from creditdecoding.decoding.request import Ask, Row
+from creditdecoding.decoding.cache_policy import NoCache
+from creditdecoding.decoding.request import ForwardFn, Request
 from creditdecoding.models.kv_cache import KVCache
 
 
-def leaders(rows: Sequence[Row]) -> list[int] | None:
+def leaders(rows: Sequence[Request]) -> list[int] | None:
     """For each row the index of the one that is computed for it, the first of its kind or itself;
     None where that is itself for all.
     """
     first: dict[tuple[bool, bytes], int] = {}
     found = []
     for i, row in enumerate(rows):
-        seen = row.at.length
-        alone = row.guided or row.shadowed or row.computed != (0, seen)
-        key = (isinstance(row.policy, Everything), row.canvas[:seen].numpy().tobytes())
+        seen = row.block_position.length
+        alone = row.guided or row.leave_one_out_positions or row.computed_span != (0, seen)
+        key = (isinstance(row.policy, NoCache), row.canvas[:seen].numpy().tobytes())
         found.append(i if alone else first.setdefault(key, i))
     return None if found == [*range(len(rows))] else found
 
@@ -50,8 +50,8 @@ def distinct(
 
 
 def shared(
-    ask: Ask,
-    rows: Sequence[Row],
+    ask: ForwardFn,
+    rows: Sequence[Request],
     leads: Sequence[int],
     at_row: Tensor,
     position: Tensor,
@@ -63,9 +63,9 @@ def shared(
     runs, wanted, back = distinct(leads, at_row, position)
     flat = ask([rows[i] for i in runs], wanted[0], wanted[1])
     kept = [
-        (rows[lead].slot, row.slot)
+        (rows[lead].cache_slot, row.cache_slot)
         for lead, row in zip(leads, rows)
-        if row is not rows[lead] and not isinstance(row.policy, Everything)
+        if row is not rows[lead] and not isinstance(row.policy, NoCache)
     ]
     if store is not None and kept:
         store.move(*map(list, zip(*kept)))

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from creditdecoding.config import EngineConfig, ServeConfig
-from creditdecoding.decoding.cache_policy import Everything
-from creditdecoding.decoding.request import Row, Vocabulary, finish
+from creditdecoding.decoding.cache_policy import NoCache
+from creditdecoding.decoding.request import Request, SpecialTokens, finish
 from creditdecoding.decoding.scheduler import Budget, Need, Waiting, Work, deal, size
 from creditdecoding.decoding.step import Denoiser, denoise_step
 from creditdecoding.errors import CreditError, ModelError, OptionError, QueueFullError
@@ -77,7 +77,7 @@ class Engine:
     def __init__(
         self,
         model: Denoiser,
-        words: Vocabulary,
+        words: SpecialTokens,
         device: torch.device,
         config: EngineConfig | None = None,
         serve: ServeConfig | None = None,
@@ -107,8 +107,8 @@ class Engine:
         self._full = self._budget = Budget(
             config.batch_size, most, self._foot.column
         )  # less than full after memory ran out, until idle
-        self._waiting: Waiting[Row] = Waiting(serve.overtakes)
-        self._rows: dict[int, Row] = {}
+        self._waiting: Waiting[Request] = Waiting(serve.overtakes)
+        self._rows: dict[int, Request] = {}
         self._needs: dict[int, Need] = {}
         self._round: list[list[int]] = []
         self._ceiling: int | None = None  # positions of a pass, once one was too large
@@ -121,7 +121,7 @@ class Engine:
     # What callers use
     # --------------------------------------------------------------------------------------------------------
 
-    def submit(self, row: Row) -> int:
+    def submit(self, row: Request) -> int:
         """Queue a row; the number its events will carry. Raises `QueueFullError`, or `OptionError`
         if no memory budget lets it run alone.
         """
@@ -145,13 +145,13 @@ class Engine:
         self._next += 1
         return self._next - 1
 
-    def bytes_of(self, row: Row) -> int:
+    def bytes_of(self, row: Request) -> int:
         """What a row takes while it runs alone, by the estimate that lets it in."""
         return self._budget.taken([self._need(row)])
 
-    def ever_takes(self, rows: Sequence[Row]) -> bool:
+    def ever_takes(self, rows: Sequence[Request]) -> bool:
         """Whether all of these rows could run and wait together, were there no others."""
-        line: Waiting[Row] = Waiting(self.serve.overtakes)
+        line: Waiting[Request] = Waiting(self.serve.overtakes)
         for row in rows:
             line.add(row, self._need(row))
         line.admit([], self._full)
@@ -174,7 +174,7 @@ class Engine:
             self._leave(request, "aborted")
         return there
 
-    def stream(self, row: Row) -> Iterator[Event | FailEvent]:
+    def stream(self, row: Request) -> Iterator[Event | FailEvent]:
         """Submit a row when iteration begins, run passes (for all) until it ends, yield its events;
         abort it if the consumer stops.
         """
@@ -192,7 +192,7 @@ class Engine:
         finally:
             self.abort(request)
 
-    def room(self, row: Row) -> int | None:
+    def room(self, row: Request) -> int | None:
         """How many rows like this one the memory budget holds at the same time, whatever
         `batch_size` says; None: no limit is known.
         """
@@ -242,7 +242,7 @@ class Engine:
                 ]
             group = [i for i in self._round.pop(0) if i in self._rows]
             if group:
-                return self._run(sorted(group, key=lambda i: self._rows[i].slot))
+                return self._run(sorted(group, key=lambda i: self._rows[i].cache_slot))
 
     def _run(self, group: list[int]) -> None:
         """A pass over some rows; whoever makes it fail ends alone."""
@@ -281,7 +281,7 @@ class Engine:
                 continue
             if end is not None:
                 self._counts["tokens"] += int(
-                    (~row.given[row.answer : row.answer + len(end.tokens)]).sum()
+                    (~row.given[row.answer_start : row.answer_start + len(end.tokens)]).sum()
                 )
                 self._leave(row.index, "finished")
                 self._emit(end)
@@ -305,11 +305,11 @@ class Engine:
     def _emit(self, event: Event | FailEvent) -> None:
         self._inboxes.get(event.row, self._out).append(event)
 
-    def _fail(self, row: Row, error: Exception) -> None:
+    def _fail(self, row: Request, error: Exception) -> None:
         """End a row with an error; what it stored goes too."""
-        if self._store is not None and 0 <= row.slot < self._store.slots:
-            self._store.wipe(row.slot)
-            self._store.wipe(row.twin)
+        if self._store is not None and 0 <= row.cache_slot < self._store.slots:
+            self._store.wipe(row.cache_slot)
+            self._store.wipe(row.unconditional_slot)
         reason = (
             "memory"
             if _out_of_memory(error)
@@ -318,7 +318,7 @@ class Engine:
             else "error"
         )
         self._leave(row.index, "failed")
-        self._emit(FailEvent(row.index, _text(error), self._seconds(), row.began, reason))
+        self._emit(FailEvent(row.index, _text(error), self._seconds(), row.joined_at, reason))
 
     def _leave(self, request: int, how: str) -> None:
         self._rows.pop(request, None)
@@ -331,12 +331,12 @@ class Engine:
     # Memory
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _need(self, row: Row) -> Need:
+    def _need(self, row: Request) -> Need:
         """What the row takes while it runs."""
         foot, sequences = self._foot, 1 + row.guided
-        width = row.widest
+        width = row.max_window
         dense = DENSE * width * self.words.size if getattr(row.decoder, "dense", False) else 0
-        beside = width * bool(row.shadowed)
+        beside = width * bool(row.leave_one_out_positions)
         working = (
             sequences * ((len(row.canvas) + beside) * foot.position + (width + beside) * foot.line)
             + dense
@@ -345,7 +345,7 @@ class Engine:
             sequences,
             -(-len(row.canvas) // COLUMNS) * COLUMNS,
             working,
-            not isinstance(row.policy, Everything),
+            not isinstance(row.policy, NoCache),
         )
 
     def _figures(self, need: Need) -> str:
@@ -357,7 +357,9 @@ class Engine:
     def _admit(self) -> None:
         """Let in what fits."""
         for one in self._waiting.admit(self._needs.values(), self._budget):
-            self._rows[one.item.index] = replace(one.item, began=self._seconds(), slot=-1, twin=-1)
+            self._rows[one.item.index] = replace(
+                one.item, joined_at=self._seconds(), cache_slot=-1, unconditional_slot=-1
+            )
             self._needs[one.item.index] = one.need
 
     def _seat(self) -> None:
@@ -378,7 +380,7 @@ class Engine:
         """
         most = self._budget.taken([*self._needs.values()]) - 1
         request, row = self._rows.popitem()
-        need, row = self._needs.pop(request), replace(row, slot=-1, twin=-1)
+        need, row = self._needs.pop(request), replace(row, cache_slot=-1, unconditional_slot=-1)
         if not self._rows:
             return self._fail(row, error)
         self._budget = replace(self._budget, most=most)
@@ -404,26 +406,35 @@ class Engine:
     def _number(self, slots: int) -> None:
         """Rows whose places lie behind the first `slots`, or nowhere, move into the holes before."""
         taken = {
-            slot for row in self._rows.values() for slot in (row.slot, row.twin) if slot < slots
+            slot
+            for row in self._rows.values()
+            for slot in (row.cache_slot, row.unconditional_slot)
+            if slot < slots
         }
         free = iter(sorted({*range(slots)} - taken))
         for i, row in self._rows.items():
-            slot = row.slot if 0 <= row.slot < slots else next(free)
-            twin = slot if not row.guided else row.twin if 0 <= row.twin < slots else next(free)
-            if self._store is not None and self._needs[i].keeps and row.slot >= 0:
-                for old, new in {(row.slot, slot), (row.twin, twin)}:
+            slot = row.cache_slot if 0 <= row.cache_slot < slots else next(free)
+            twin = (
+                slot
+                if not row.guided
+                else row.unconditional_slot
+                if 0 <= row.unconditional_slot < slots
+                else next(free)
+            )
+            if self._store is not None and self._needs[i].keeps and row.cache_slot >= 0:
+                for old, new in {(row.cache_slot, slot), (row.unconditional_slot, twin)}:
                     if old != new:
                         self._store.move(old, new)
-            self._rows[i] = replace(row, slot=slot, twin=twin)
+            self._rows[i] = replace(row, cache_slot=slot, unconditional_slot=twin)
 
 
 COUNTED = ("finished", "failed", "aborted", "forwards", "passes", "tokens", "positions", "padding")
 SMALLER = "Shorten the prompt, lower gen_length or block_length, or give the process more memory."
 
 
-def _work_of(row: Row) -> Work:
-    first, last = row.computed
-    return Work(last - first, 1 + row.guided, len(row.shadowed))
+def _work_of(row: Request) -> Work:
+    first, last = row.computed_span
+    return Work(last - first, 1 + row.guided, len(row.leave_one_out_positions))
 
 
 def _out_of_memory(error: Exception) -> bool:

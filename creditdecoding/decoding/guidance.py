@@ -16,10 +16,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from creditdecoding.decoding.request import Ask, Row
+from creditdecoding.decoding.request import ForwardFn, Request
 
 
-def guided(ask: Ask, rows: Sequence[Row], mask_id: int, at_row: Tensor, position: Tensor) -> Tensor:
+def guided(
+    ask: ForwardFn, rows: Sequence[Request], mask_id: int, at_row: Tensor, position: Tensor
+) -> Tensor:
     """Logits at (row, position) [n], those of guided rows mixed with their twins'; a single pass
     over rows and twins.
     """
@@ -42,9 +44,11 @@ def guided(ask: Ask, rows: Sequence[Row], mask_id: int, at_row: Tensor, position
     return logits
 
 
-def blind(row: Row, mask_id: int) -> Row:
+def blind(row: Request, mask_id: int) -> Request:
     """The row's twin: what was given is masked, what was written stays."""
-    return replace(row, canvas=row.canvas.masked_fill(row.given, mask_id), slot=row.twin)
+    return replace(
+        row, canvas=row.canvas.masked_fill(row.given, mask_id), cache_slot=row.unconditional_slot
+    )
 
 
 def mix(seen: Tensor, unseen: Tensor, scale: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.request import Request
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Shadows:
         return torch.cat((text, others), dim=2)
 
 
-def shadows_of(rows: Sequence[Row], mask_id: int) -> Shadows | None:
+def shadows_of(rows: Sequence[Request], mask_id: int) -> Shadows | None:
     """The shadows of a pass over `rows`, None where no row wants any."""
-    wanted = [torch.tensor(row.shadowed, dtype=torch.long) for row in rows]
+    wanted = [torch.tensor(row.leave_one_out_positions, dtype=torch.long) for row in rows]
     if not any(len(x) for x in wanted):
         return None
     shifted = rows[0].layout.logit_shift

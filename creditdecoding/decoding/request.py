@@ -13,19 +13,19 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import load, settings
-from creditdecoding.decoders.base import Decision, Decoder, State, tentative
-from creditdecoding.decoding.cache_policy import At, CachePolicy, Everything, policy
+from creditdecoding.decoders.base import Decision, Decoder, State, can_revise
+from creditdecoding.decoding.cache_policy import BlockPosition, CachePolicy, NoCache, parse_policy
 from creditdecoding.errors import OptionError, TooLongError
-from creditdecoding.models.kv_cache import Layout
+from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.trace import FinishEvent
 
-PLAIN = Layout()
+PLAIN = ModelGeometry()
 _WORD = (1 << 64) - 1
 BLOCK_LENGTH = 32  # where neither the request nor the checkpoint says otherwise
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class SpecialTokens:
     """What the loop must know of the ids: the mask, what ends an answer, how many ids mean
     something, and ids -> text.
 
@@ -41,7 +41,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Row:
+class Request:
     """One request under way. A value: a step makes a new one.
 
     `canvas`, `masked`, `given` [length] on the host: the ids, what is still to write, and what
@@ -59,77 +59,79 @@ class Row:
     canvas: Tensor
     masked: Tensor
     given: Tensor
-    spans: tuple[tuple[int, int], ...]
-    answer: int
-    end: int
-    open: bool
+    blocks: tuple[tuple[int, int], ...]
+    answer_start: int
+    answer_end: int
+    may_stop_early: bool
     config: GenerationConfig
     decoder: Decoder
-    size: int
-    layout: Layout = PLAIN
-    policy: CachePolicy = Everything()
+    initial_masks: int
+    layout: ModelGeometry = PLAIN
+    policy: CachePolicy = NoCache()
     state: State | None = None
-    span: int = 0
+    block_index: int = 0
     step: int = 0
-    slot: int = 0
-    twin: int = 0
-    settled: int = 0
-    began: float = 0.0
+    cache_slot: int = 0
+    unconditional_slot: int = 0
+    stored_until: int = 0
+    joined_at: float = 0.0
     suffix: int = 0
 
     @property
-    def begun(self) -> list[int]:
+    def answer_prefix(self) -> list[int]:
         """The ids of the answer that were given with the prompt, up to the first that was not."""
-        given = self.given[self.answer : self.end] & self.open
-        return self.canvas[self.answer : self.answer + int(given.long().cumprod(0).sum())].tolist()
+        given = self.given[self.answer_start : self.answer_end] & self.may_stop_early
+        return self.canvas[
+            self.answer_start : self.answer_start + int(given.long().cumprod(0).sum())
+        ].tolist()
 
     @property
     def block(self) -> tuple[int, int]:
         """First position of the current block and the one behind it."""
-        return self.spans[self.span]
+        return self.blocks[self.block_index]
 
     @property
-    def reach(self) -> tuple[int, int]:
+    def decision_window(self) -> tuple[int, int]:
         """What the rule is shown: the block; if it looks ahead, up to the end of the next one,
         where the pass computes that too.
         """
         start, end = self.block
         if (
-            self.ahead
-            and self.span + 1 < len(self.spans)
-            and self.spans[self.span + 1][1] <= self.computed[1]
+            self.looks_ahead
+            and self.block_index + 1 < len(self.blocks)
+            and self.blocks[self.block_index + 1][1] <= self.computed_span[1]
         ):
-            end = self.spans[self.span + 1][1]
+            end = self.blocks[self.block_index + 1][1]
         return start, end
 
     @property
-    def widest(self) -> int:
+    def max_window(self) -> int:
         """The most positions that the rule is shown in a pass."""
-        further = self.spans[1:] if self.ahead and self.spans[1:] else self.spans
-        return max(end - start for (start, _), (_, end) in zip(self.spans, further))
+        further = self.blocks[1:] if self.looks_ahead and self.blocks[1:] else self.blocks
+        return max(end - start for (start, _), (_, end) in zip(self.blocks, further))
 
     @property
-    def ahead(self) -> bool:
+    def looks_ahead(self) -> bool:
         """Whether the rule may also write in the block behind the current one."""
         return bool(getattr(self.decoder, "ahead", False))
 
     @property
-    def edits(self) -> bool:
+    def can_edit(self) -> bool:
         """Whether the rule may write over what it has written in the current block."""
         return bool(getattr(self.decoder, "edits", False))
 
     @property
-    def revokes(self) -> bool:
+    def can_remask(self) -> bool:
         """Whether the rule may take back what it has written in the current block."""
         return bool(getattr(self.decoder, "revokes", False))
 
     @property
-    def tentative(self) -> bool:
+    def can_revise(self) -> bool:
         """Whether what is written in the current block may still change."""
-        return tentative(self.decoder)
+        return can_revise(self.decoder)
 
     @property
-    def shadowed(self) -> tuple[int, ...]:
+    def leave_one_out_positions(self) -> tuple[int, ...]:
         """The positions that have a shadow in the next pass: those of the block that were not
         given, if the rule wants any.
         """
@@ -139,7 +141,7 @@ class Row:
         return tuple(((~self.given[start:end]).nonzero()[:, 0] + start).tolist())
 
     @property
-    def checked(self) -> Tensor:
+    def wants_leave_one_out(self) -> Tensor:
         """Where, [length], the next pass says how likely a written token is without itself: what
         the rule wrote, if it wants shadows.
         """
@@ -151,27 +153,27 @@ class Row:
         return self.config.cfg_scale > 0
 
     @property
-    def at(self) -> At:
+    def block_position(self) -> BlockPosition:
         """Where the row is, in whole blocks of a block-causal model, which sees nothing behind its
         block.
         """
         (start, end), grid = self.block, self.layout.causal_block
         if grid is None:
-            return At(start, end, self.step, len(self.canvas), self.settled)
+            return BlockPosition(start, end, self.step, len(self.canvas), self.stored_until)
         start, end = start - start % grid, min(-(-end // grid) * grid, len(self.canvas))
-        return At(start, end, self.step, end, self.settled)
+        return BlockPosition(start, end, self.step, end, self.stored_until)
 
     @property
-    def computed(self) -> tuple[int, int]:
+    def computed_span(self) -> tuple[int, int]:
         """The positions that the next pass computes; with shifted logits also the one before."""
-        first, last = self.policy.span(self.at)
+        first, last = self.policy.span(self.block_position)
         return max(0, first - self.layout.logit_shift), last
 
     @property
-    def columns(self) -> int:
+    def computed_positions(self) -> int:
         """How many positions the next pass computes, shadows among them."""
-        first, last = self.computed
-        return last - first + len(self.shadowed)
+        first, last = self.computed_span
+        return last - first + len(self.leave_one_out_positions)
 
 
 def row_seed(seed: int, index: int) -> int:
@@ -195,20 +197,20 @@ def _mixed(value: int) -> int:
     return value ^ value >> 31
 
 
-Ask = Callable[[Sequence[Row], Tensor, Tensor], Tensor]
+ForwardFn = Callable[[Sequence[Request], Tensor, Tensor], Tensor]
 """One pass over rows: (rows, index into them [n], position [n]) -> logits [n, vocab]."""
 
 
-def start_row(
+def new_request(
     index: int,
     prompt: Sequence[int],
     config: GenerationConfig,
-    words: Vocabulary,
+    words: SpecialTokens,
     max_length: int,
-    layout: Layout = PLAIN,
+    layout: ModelGeometry = PLAIN,
     begun: Sequence[int] = (),
     suffix: Sequence[int] = (),
-) -> Row:
+) -> Request:
     """A row that continues `prompt` by an answer of `gen_length` positions, the first of them
     `begun` already, the others masks.
 
@@ -247,7 +249,7 @@ def start_row(
 
 
 def _check_suffix(
-    suffix: Sequence[int], first: int, whole: int, words: Vocabulary, layout: Layout
+    suffix: Sequence[int], first: int, whole: int, words: SpecialTokens, layout: ModelGeometry
 ) -> None:
     """Refuse a text with masks, or one that some position of the answer, which begins at `first`,
     does not see.
@@ -266,7 +268,7 @@ def _check_suffix(
         )
 
 
-def _check_begun(begun: Sequence[int], config: GenerationConfig, words: Vocabulary) -> None:
+def _check_begun(begun: Sequence[int], config: GenerationConfig, words: SpecialTokens) -> None:
     """Refuse a begun answer that leaves nothing to write, or has ids that no text has."""
     if len(begun) >= config.gen_length:
         given, allowed = f"{len(begun)} of {config.gen_length} positions", "at least one mask"
@@ -285,14 +287,14 @@ def _check_begun(begun: Sequence[int], config: GenerationConfig, words: Vocabula
         raise OptionError(what, given=wrong, hint="Cut it before that.")
 
 
-def start_infill(
+def new_infill_request(
     index: int,
     tokens: Sequence[int],
     config: GenerationConfig,
-    words: Vocabulary,
+    words: SpecialTokens,
     max_length: int,
-    layout: Layout = PLAIN,
-) -> Row:
+    layout: ModelGeometry = PLAIN,
+) -> Request:
     """A row that fills the mask tokens inside `tokens`; the rest stays. Raises `OptionError` if
     there is none or it does not fit.
     """
@@ -320,8 +322,8 @@ def _row(
     end: int,
     open: bool,
     config: GenerationConfig,
-    layout: Layout,
-) -> Row:
+    layout: ModelGeometry,
+) -> Request:
     rule, own = load(config.decoder)
     width = config.block_length or own or layout.causal_block or BLOCK_LENGTH
     if layout.causal_block is not None and layout.causal_block % width:
@@ -340,32 +342,32 @@ def _row(
     grid = [(edge, min(edge + width, last)) for edge in range(first, last, width)]
     spans = tuple((a, b) for a, b in grid if bool(masked[a:b].any()))
     size = int(masked[slice(*spans[0])].sum())
-    rule, cache = fitted(rule, layout), policy(config.cache, layout)
-    return Row(
+    rule, cache = check_supported(rule, layout), parse_policy(config.cache, layout)
+    return Request(
         index, canvas, masked, ~masked, spans, answer, end, open, config, rule, size, layout, cache
     )
 
 
-def fitted(decoder: Any, layout: Layout) -> Decoder:
+def check_supported(decoder: Any, layout: ModelGeometry) -> Decoder:
     """The rule that `decoders.load` reads, if a network of this layout can run it. Raises
     `OptionError`.
     """
     rule, _ = load(decoder)
-    if getattr(rule, "shadows", False) and not layout.keeps:
+    if getattr(rule, "shadows", False) and not layout.supports_kv_cache:
         what = "this decoder computes shadow tokens beside the text, and a model of your own cannot be told who sees whom"
         name, allowed = settings(rule)["name"], "models that load() reads"
         raise OptionError(what, given=name, allowed=allowed, hint="Choose another --decoder.")
     return rule
 
 
-def revoked(row: Row, decision: Decision, slot: int) -> Tensor:
+def revoked(row: Request, decision: Decision, slot: int) -> Tensor:
     """Where of its reach, [end - start], row `slot` of a decision takes back what an earlier pass
     wrote. Raises `OptionError`.
     """
-    start, end = row.reach
+    start, end = row.decision_window
     if decision.revoke is None:
         return torch.zeros(end - start, dtype=torch.bool)
-    if not row.revokes:
+    if not row.can_remask:
         name = type(row.decoder).__name__
         raise OptionError(
             "this decoder takes tokens back and does not say so",
@@ -375,17 +377,19 @@ def revoked(row: Row, decision: Decision, slot: int) -> Tensor:
     return decision.revoke[slot, : end - start] & ~(row.masked | row.given)[start:end]
 
 
-def advanced(row: Row, decision: Decision, slot: int, state: State, mask_id: int) -> Row:
+def apply_decision(
+    row: Request, decision: Decision, slot: int, state: State, mask_id: int
+) -> Request:
     """The row after row `slot` of a decision: commits written, what is revoked masked; a finished
     block takes its decoder state with it.
 
     A block is finished when nothing in it is masked and its rule does not ask for another pass; one
     that is written already is passed over.
     """
-    start, end = row.reach
+    start, end = row.decision_window
     width = end - start
     written = decision.commit[slot, :width] & (
-        ~row.given[start:end] if row.edits else row.masked[start:end]
+        ~row.given[start:end] if row.can_edit else row.masked[start:end]
     )
     back = revoked(row, decision, slot)
     canvas, masked = row.canvas.clone(), row.masked.clone()
@@ -393,48 +397,48 @@ def advanced(row: Row, decision: Decision, slot: int, state: State, mask_id: int
         written, decision.tokens[slot, :width], canvas[start:end]
     ).masked_fill(back, mask_id)
     masked[start:end] = masked[start:end] & ~written | back
-    row = replace(row, canvas=canvas, masked=masked, settled=row.at.start)
-    again = decision.again is not None and bool(decision.again[slot])
+    row = replace(row, canvas=canvas, masked=masked, stored_until=row.block_position.start)
+    again = decision.needs_another_pass is not None and bool(decision.needs_another_pass[slot])
     if again or bool(masked[slice(*row.block)].any()):
         return replace(row, state=state, step=row.step + 1)
     later = (
         (i, int(masked[first:last].sum()))
-        for i, (first, last) in enumerate(row.spans)
-        if i > row.span
+        for i, (first, last) in enumerate(row.blocks)
+        if i > row.block_index
     )
-    span, size = next(((i, size) for i, size in later if size), (len(row.spans), 0))
-    return replace(row, state=None, span=span, step=0, size=size)
+    span, size = next(((i, size) for i, size in later if size), (len(row.blocks), 0))
+    return replace(row, state=None, block_index=span, step=0, initial_masks=size)
 
 
-def settled(row: Row, words: Vocabulary) -> tuple[list[int], bool]:
+def finalized_ids(row: Request, words: SpecialTokens) -> tuple[list[int], bool]:
     """The answer's ids that no later step can change, up to its end token, and whether that end
     token was reached.
     """
-    left = row.masked[row.answer : row.end].nonzero()
-    stop = row.answer + int(left[0]) if len(left) else row.end
-    if row.tentative and row.span < len(row.spans):
-        stop = min(stop, max(row.answer, row.block[0]))
-    ids = row.canvas[row.answer : stop].tolist()
-    if not row.open:
+    left = row.masked[row.answer_start : row.answer_end].nonzero()
+    stop = row.answer_start + int(left[0]) if len(left) else row.answer_end
+    if row.can_revise and row.block_index < len(row.blocks):
+        stop = min(stop, max(row.answer_start, row.block[0]))
+    ids = row.canvas[row.answer_start : stop].tolist()
+    if not row.may_stop_early:
         return ids, False
     end = next((i for i, token in enumerate(ids) if token in words.stop_ids), None)
     return (ids, False) if end is None else (ids[:end], True)
 
 
-def finish(row: Row, words: Vocabulary, seconds: float) -> FinishEvent | None:
+def finish(row: Request, words: SpecialTokens, seconds: float) -> FinishEvent | None:
     """The row's last event, if it is done: end token or stop string settled (and stopping allowed),
     or no mask left.
     """
-    ids, ended = settled(row, words)
-    done = row.span == len(row.spans)
-    if (row.open or row.suffix) and _stopped(row, words, ids):
+    ids, ended = finalized_ids(row, words)
+    done = row.block_index == len(row.blocks)
+    if (row.may_stop_early or row.suffix) and _stopped(row, words, ids):
         n = next(n for n in range(len(ids) + 1) if _stopped(row, words, ids[:n]))
-        return FinishEvent(row.index, "stop", tuple(ids[:n]), seconds, row.began)
+        return FinishEvent(row.index, "stop", tuple(ids[:n]), seconds, row.joined_at)
     if ended and (row.config.early_stop or done):
-        return FinishEvent(row.index, "stop", tuple(ids), seconds, row.began)
-    return FinishEvent(row.index, "length", tuple(ids), seconds, row.began) if done else None
+        return FinishEvent(row.index, "stop", tuple(ids), seconds, row.joined_at)
+    return FinishEvent(row.index, "length", tuple(ids), seconds, row.joined_at) if done else None
 
 
-def _stopped(row: Row, words: Vocabulary, ids: Sequence[int]) -> bool:
+def _stopped(row: Request, words: SpecialTokens, ids: Sequence[int]) -> bool:
     """Whether the text of `ids` has a stop string in it."""
     return bool(row.config.stop) and any(map(words.decode(ids).__contains__, row.config.stop))

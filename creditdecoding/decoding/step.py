@@ -27,11 +27,11 @@ from creditdecoding.decoders.base import (
     stack_states,
     take_rows,
 )
-from creditdecoding.decoding.cache_policy import Everything
+from creditdecoding.decoding.cache_policy import NoCache
 from creditdecoding.decoding.dedup import leaders, shared
 from creditdecoding.decoding.guidance import guided
 from creditdecoding.decoding.leave_one_out import shadows_of
-from creditdecoding.decoding.request import Row, Vocabulary, advanced, finish, revoked
+from creditdecoding.decoding.request import Request, SpecialTokens, apply_decision, finish, revoked
 from creditdecoding.errors import ModelError
 from creditdecoding.models.kv_cache import KVCache
 from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
@@ -86,14 +86,14 @@ class _View:
 @torch.inference_mode()
 def denoise_step(
     model: Denoiser,
-    rows: Sequence[Row],
-    words: Vocabulary,
+    rows: Sequence[Request],
+    words: SpecialTokens,
     device: torch.device,
     forward: int = 0,
     clock: Callable[[], float] = time.perf_counter,
     store: KVCache | None = None,
     share: bool = False,
-) -> tuple[list[Row], list[StepEvent]]:
+) -> tuple[list[Request], list[StepEvent]]:
     """One forward pass over `rows`, each at its own block, step, decoder and settings: the rows
     advanced, and what happened.
 
@@ -105,7 +105,7 @@ def denoise_step(
     """
     leads = leaders(rows) if share else None
     view = _predict(model, rows, words, device, store, leads)
-    after: list[Row] = [*rows]
+    after: list[Request] = [*rows]
     events: list[StepEvent | None] = [None] * len(rows)
     for members in _groups(rows):
         decision, state, logprobs = _decide(view, [rows[i] for i in members], members, words)
@@ -115,7 +115,7 @@ def denoise_step(
             decision.commit,
             decision.confidence,
             decision.credit,
-            decision.again,
+            decision.needs_another_pass,
             decision.revoke,
         )
         host = Decision(*(None if x is None else x.cpu() for x in parts))  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def denoise_step(
             events[i] = _event(
                 rows[i], host, top[slot], logprobs[slot], slot, forward, seconds, ran
             )
-            after[i] = advanced(
+            after[i] = apply_decision(
                 rows[i], host, slot, take_rows(state, slice(slot, slot + 1)), words.mask_id
             )
     return after, [event for event in events if event is not None]
@@ -133,21 +133,26 @@ def denoise_step(
 
 def _predict(
     model: Denoiser,
-    rows: Sequence[Row],
-    words: Vocabulary,
+    rows: Sequence[Request],
+    words: SpecialTokens,
     device: torch.device,
     store: KVCache | None,
     leads: Sequence[int] | None,
 ) -> _View:
     """Run the model and reduce its logits to statistics."""
-    width = max(end - start for start, end in (row.reach for row in rows))
-    position = torch.tensor([row.reach[0] for row in rows])[:, None] + torch.arange(width)
-    masked = torch.stack([_cut(row.masked, row.reach, width) for row in rows])
+    width = max(end - start for start, end in (row.decision_window for row in rows))
+    position = torch.tensor([row.decision_window[0] for row in rows])[:, None] + torch.arange(width)
+    masked = torch.stack([_cut(row.masked, row.decision_window, width) for row in rows])
     shown = torch.stack(
-        [_cut(~row.given if row.edits else row.masked, row.reach, width) for row in rows]
+        [
+            _cut(~row.given if row.can_edit else row.masked, row.decision_window, width)
+            for row in rows
+        ]
     )
     at_row, at_column = shown.nonzero(as_tuple=True)
-    checked = torch.stack([_cut(row.checked, row.reach, width) for row in rows])
+    checked = torch.stack(
+        [_cut(row.wants_leave_one_out, row.decision_window, width) for row in rows]
+    )
     by_row, by_column = checked.nonzero(as_tuple=True)
     asked = torch.cat((position[at_row, at_column], ~position[by_row, by_column]))
     flat = logits_at(model, rows, words, device, torch.cat((at_row, by_row)), asked, store, leads)
@@ -158,7 +163,7 @@ def _predict(
         .masked_scatter(shown, torch.arange(len(at_row)))
         .to(device)
     )
-    tokens = torch.stack([_cut(row.canvas, row.reach, width) for row in rows]).to(device)
+    tokens = torch.stack([_cut(row.canvas, row.decision_window, width) for row in rows]).to(device)
     shown = shown.to(device)
     unseen = _unseen(shadows, checked.to(device), tokens) if len(shadows) else None
     ids, logit, peak, rest, best, beside = (
@@ -179,8 +184,8 @@ def _unseen(flat: Tensor, checked: Tensor, tokens: Tensor) -> Tensor:
 
 def logits_at(
     model: Denoiser,
-    rows: Sequence[Row],
-    words: Vocabulary,
+    rows: Sequence[Request],
+    words: SpecialTokens,
     device: torch.device,
     at_row: Tensor,
     position: Tensor,
@@ -198,7 +203,7 @@ def logits_at(
     """
     forward = partial(_ask, model, words, device, store)
 
-    def ask(group: Sequence[Row], index: Tensor, positions: Tensor) -> Tensor:
+    def ask(group: Sequence[Request], index: Tensor, positions: Tensor) -> Tensor:
         return guided(forward, group, words.mask_id, index, positions)
 
     flat = (
@@ -209,9 +214,9 @@ def logits_at(
     for forbidden in (words.mask_id, *words.control_ids):
         flat[:, forbidden] = -torch.inf
     flat[:, words.size :] = -torch.inf
-    never = torch.tensor([row.config.logits_eos_inf or not row.open for row in rows])[at_row].to(
-        flat.device
-    )
+    never = torch.tensor([row.config.logits_eos_inf or not row.may_stop_early for row in rows])[
+        at_row
+    ].to(flat.device)
     if bool(never.any()):
         stops = list(words.stop_ids)
         flat[:, stops] = flat[:, stops].masked_fill(never[:, None], -torch.inf)
@@ -220,18 +225,21 @@ def logits_at(
 
 def _ask(
     model: Denoiser,
-    words: Vocabulary,
+    words: SpecialTokens,
     device: torch.device,
     store: KVCache | None,
-    rows: Sequence[Row],
+    rows: Sequence[Request],
     at_row: Tensor,
     position: Tensor,
 ) -> Tensor:
     """One pass: the model's logits at (row, position) [n]. Each row is computed where its cache
     policy says; shorter rows are padded.
     """
-    spans, shadows = torch.tensor([row.computed for row in rows]), shadows_of(rows, words.mask_id)
-    seen = torch.tensor([row.at.length for row in rows])
+    spans, shadows = (
+        torch.tensor([row.computed_span for row in rows]),
+        shadows_of(rows, words.mask_id),
+    )
+    seen = torch.tensor([row.block_position.length for row in rows])
     first, count = spans[:, 0], spans[:, 1] - spans[:, 0]
     width, longest = int(count.max()), int(seen.max())
     tokens = torch.stack(
@@ -246,12 +254,12 @@ def _ask(
         else None
     )
     column, more = position - first[at_row], dict[str, Any]()
-    kept = None if all(isinstance(row.policy, Everything) for row in rows) else store
+    kept = None if all(isinstance(row.policy, NoCache) for row in rows) else store
     place = torch.arange(width)
     columns = torch.where(place < count[:, None], first[:, None] + place, -1)
     if kept is not None:
-        assert len({row.slot for row in rows}) == len(rows)
-        more["stores"] = kept.view([row.slot for row in rows], columns, longest)
+        assert len({row.cache_slot for row in rows}) == len(rows)
+        more["stores"] = kept.view([row.cache_slot for row in rows], columns, longest)
     if shadows is not None:
         tokens, allowed = (
             torch.cat((tokens, shadows.tokens), dim=1),
@@ -265,7 +273,7 @@ def _ask(
     return _checked(found, len(at_row), words)
 
 
-def _checked(flat: Tensor, n: int, words: Vocabulary) -> Tensor:
+def _checked(flat: Tensor, n: int, words: SpecialTokens) -> Tensor:
     """The model's logits, if they have the shape that was asked for."""
     if flat.dim() != 2 or len(flat) != n or flat.shape[1] < words.size:
         shape = f"({n}, at least {words.size})"
@@ -279,7 +287,7 @@ def _checked(flat: Tensor, n: int, words: Vocabulary) -> Tensor:
 
 
 def _statistics(
-    flat: Tensor, rows: Sequence[Row], at_row: Tensor, words: Vocabulary
+    flat: Tensor, rows: Sequence[Request], at_row: Tensor, words: SpecialTokens
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Top-1 and its logit; best logit and rest of the mass without hushed end tokens, and with
     them; the logits of these (in place -inf).
@@ -311,7 +319,7 @@ def _statistics(
 
 
 def _decide(
-    view: _View, group: Sequence[Row], members: Sequence[int], words: Vocabulary
+    view: _View, group: Sequence[Request], members: Sequence[int], words: SpecialTokens
 ) -> tuple[Decision, State, Tensor]:
     """Show one decoder the blocks of its rows: what it decides, its state, and the model's
     log-probability of each token it names.
@@ -320,7 +328,7 @@ def _decide(
     pick = torch.tensor(members, device=device)
     seeds, steps, sizes = (
         torch.tensor(x, device=device)
-        for x in zip(*((r.config.seed, r.step, r.size) for r in group))
+        for x in zip(*((r.config.seed, r.step, r.initial_masks) for r in group))
     )
     sampling = Sampling(
         seeds, view.position[pick], steps, config.temperature, config.top_k, config.top_p
@@ -344,7 +352,7 @@ def _decide(
         (peak, rest),
     )
     behind = None
-    if any(row.reach != row.block for row in group):
+    if any(row.decision_window != row.block for row in group):
         behind = (
             view.position[pick]
             >= torch.tensor([row.block[1] for row in group], device=device)[:, None]
@@ -376,7 +384,7 @@ def _cut(values: Tensor, block: tuple[int, int], width: int) -> Tensor:
     return F.pad(values[slice(*block)], (0, width - (block[1] - block[0])))
 
 
-def _groups(rows: Sequence[Row]) -> list[list[int]]:
+def _groups(rows: Sequence[Request]) -> list[list[int]]:
     """Indices of rows that one call of a decoder serves: same rule, same way of drawing."""
     found: list[tuple[object, list[int]]] = []
     for i, row in enumerate(rows):
@@ -391,7 +399,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def _event(
-    row: Row,
+    row: Request,
     decision: Decision,
     top: Tensor,
     logprobs: Tensor,
@@ -400,13 +408,13 @@ def _event(
     seconds: float,
     ran: bool,
 ) -> StepEvent:
-    start, end = row.reach
-    where = (~row.given if row.edits else row.masked)[start:end].nonzero()[:, 0]
+    start, end = row.decision_window
+    where = (~row.given if row.can_edit else row.masked)[start:end].nonzero()[:, 0]
     credit = None if decision.credit is None else tuple(decision.credit[slot, where].tolist())
     return StepEvent(
         row=row.index,
         forward=forward,
-        block=row.span,
+        block=row.block_index,
         step=row.step,
         positions=tuple((where + start).tolist()),
         tokens=tuple(decision.tokens[slot, where].tolist()),
@@ -414,7 +422,7 @@ def _event(
         credit=credit,
         committed=tuple(decision.commit[slot, where].tolist()),
         seconds=seconds,
-        computed=row.columns * ran,
+        computed=row.computed_positions * ran,
         sequences=(1 + row.guided) * ran,
         top=tuple(top[where].tolist()),
         logprobs=tuple(logprobs[where].tolist()),
@@ -424,8 +432,8 @@ def _event(
 
 def run(
     model: Denoiser,
-    rows: Iterable[Row],
-    words: Vocabulary,
+    rows: Iterable[Request],
+    words: SpecialTokens,
     device: torch.device,
     batch_size: int = 16,
 ) -> Iterator[Event]:
@@ -437,7 +445,7 @@ def run(
     """
     zero = time.perf_counter()
     waiting, forward = iter(rows), 0
-    active: list[Row] = []
+    active: list[Request] = []
     free = list(range(2 * batch_size))  # two places in the cache for a guided row
     store: KVCache | None = None
     while True:
@@ -446,18 +454,19 @@ def run(
             active.append(
                 replace(
                     row,
-                    began=time.perf_counter() - zero,
-                    slot=slot,
-                    twin=free.pop(0) if row.guided else slot,
+                    joined_at=time.perf_counter() - zero,
+                    cache_slot=slot,
+                    unconditional_slot=free.pop(0) if row.guided else slot,
                 )
             )
         if not active:
             return
-        if store is None and not all(isinstance(row.policy, Everything) for row in active):
+        if store is None and not all(isinstance(row.policy, NoCache) for row in active):
             store = model.new_cache()  # type: ignore[attr-defined]
         if store is not None:
             store.reserve(
-                max(row.twin for row in active) + 1, max(len(row.canvas) for row in active)
+                max(row.unconditional_slot for row in active) + 1,
+                max(len(row.canvas) for row in active),
             )
         active, events = denoise_step(
             model, active, words, device, forward, lambda: time.perf_counter() - zero, store
@@ -473,7 +482,7 @@ def run(
                     slot
                     for row, end in zip(active, ends)
                     if end is not None
-                    for slot in (row.slot, row.twin)
+                    for slot in (row.cache_slot, row.unconditional_slot)
                 ),
             }
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from creditdecoding.decoding.request import Row, Vocabulary
+from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.trace import FinishEvent, StepEvent
 
 
@@ -18,11 +18,11 @@ class Reading:
     end token left out), what was begun among them.
     """
 
-    def __init__(self, row: Row, words: Vocabulary) -> None:
+    def __init__(self, row: Request, words: SpecialTokens) -> None:
         self.row, self.words = row, words
         self.text = ""
         self.ids: list[int] = []
-        self._written: dict[int, int] = dict(enumerate(row.begun, row.answer))
+        self._written: dict[int, int] = dict(enumerate(row.answer_prefix, row.answer_start))
         self._covered = 0
         self._ended = False
 
@@ -52,9 +52,9 @@ class Reading:
     def _grown(self, block: int) -> bool:
         """Take the ids up that are final now; whether there are any."""
         row, before = self.row, len(self.ids)
-        end = row.spans[block][0] if row.tentative else row.end
+        end = row.blocks[block][0] if row.can_revise else row.answer_end
         while (
-            (at := row.answer + len(self.ids)) < end
+            (at := row.answer_start + len(self.ids)) < end
             and at in self._written
             and self._written[at] not in self.words.stop_ids
         ):

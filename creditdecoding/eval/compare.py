@@ -26,7 +26,7 @@ from creditdecoding import child_processes as children
 from creditdecoding import run_dir as journal
 from creditdecoding.checkpoint import locate
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoding.request import fitted
+from creditdecoding.decoding.request import check_supported
 from creditdecoding.errors import CreditError, OptionError, naming
 from creditdecoding.eval.compare_report import BOUND, summarise
 from creditdecoding.eval.sweep import Curve, curves, specs
@@ -282,7 +282,7 @@ def compare(
         )
     found, asked = tuple(curves(decoders)), tasks if isinstance(tasks, str) else tuple(tasks)
     for spec in specs(found):
-        fitted(spec, lm.layout)
+        check_supported(spec, lm.layout)
     engine = EngineConfig(batch_size=lm.batch_size)
     plan = Plan(
         "",

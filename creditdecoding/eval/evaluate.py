@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.request import Request
 from creditdecoding.errors import OptionError, TooLongError, naming
 from creditdecoding.eval.saved_answers import Cell, brief, later, taken_up
 from creditdecoding.lm import LM, Completion
@@ -180,7 +180,7 @@ def rows_of(
     config: GenerationConfig,
     raw: bool = False,
     numbers: Sequence[int] | None = None,
-) -> list[Row]:
+) -> list[Request]:
     """A row an item. Raises `OptionError` that names the item at fault.
 
     An item draws by its number among those of its family, whatever other families are asked.
@@ -238,7 +238,7 @@ def _chunk(
     lm: LM,
     families: Mapping[str, Family],
     items: Sequence[Item],
-    rows: Sequence[Row],
+    rows: Sequence[Request],
     on_event: Callable[[Event], None] | None,
     kept: Cell | None,
 ) -> dict[int, Sample]:
@@ -282,7 +282,7 @@ def _record_of(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _sample_of(lm: LM, row: Row, item: Item, record: dict[str, Any]) -> Sample:
+def _sample_of(lm: LM, row: Request, item: Item, record: dict[str, Any]) -> Sample:
     """The sample of a kept line."""
     trace = taken_up(record, lm.trace_of(row))
     completion = Completion(record["text"], record["finish"]["reason"], trace)

@@ -23,14 +23,14 @@ import torch
 from creditdecoding.bootstrap import RESAMPLES, Interval
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders import load
-from creditdecoding.decoding.cache_policy import fitting, policy
-from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.cache_policy import parse_policy, supported_policies
+from creditdecoding.decoding.request import Request
 from creditdecoding.errors import CreditError, OptionError, unknown_name
 from creditdecoding.eval.compare_report import Measured, measure
 from creditdecoding.eval.evaluate import Sample, judged, rows_of
 from creditdecoding.eval.verdicts import orthogonality_words
 from creditdecoding.lm import LM
-from creditdecoding.models.kv_cache import Layout
+from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.tasks.base import Family, Item, Split, distinct_items
 
 KINDS = ("early-stop", "cache", "compile", "int8", "together")
@@ -98,11 +98,11 @@ class _Cell:
     seconds: list[float]
 
 
-def settings(plan: Plan, layout: Layout) -> list[Setting]:
+def settings(plan: Plan, layout: ModelGeometry) -> list[Setting]:
     """The base, then what differs from it."""
-    g, e, fits = plan.generation, plan.engine, fitting(layout)
-    own = policy(g.cache, layout)
-    caches = [name for name in fits if policy(name, layout) != own]
+    g, e, fits = plan.generation, plan.engine, supported_policies(layout)
+    own = parse_policy(g.cache, layout)
+    caches = [name for name in fits if parse_policy(name, layout) != own]
     cache = next((name for name in ("block", "dual") if name in fits), g.cache)
     found = {
         "early-stop": [
@@ -223,7 +223,7 @@ def _under(
     return cells
 
 
-def _batches(lm: LM, items: Sequence[Item], config: GenerationConfig) -> list[list[Row]]:
+def _batches(lm: LM, items: Sequence[Item], config: GenerationConfig) -> list[list[Request]]:
     """The rows of the items in batches, short prompts first."""
     rows = sorted(rows_of(lm, items, config), key=lambda row: len(row.canvas))
     return [rows[first : first + lm.batch_size] for first in range(0, len(rows), lm.batch_size)]

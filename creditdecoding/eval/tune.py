@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import fitted
+from creditdecoding.decoding.request import check_supported
 from creditdecoding.errors import OptionError
 from creditdecoding.eval.evaluate import Sample, answered
 from creditdecoding.eval.paired_test import MOST_ITEMS, Counts, needed, p_value
@@ -231,7 +231,7 @@ def tune(
     """
     settings = sequence(decoder)
     for spec in settings:
-        fitted(spec, lm.layout)
+        check_supported(spec, lm.layout)
     asked = generation if generation is not None else GenerationConfig()
 
     def run(spec: str) -> tuple[Sample, ...]:

@@ -228,7 +228,11 @@ def _states(decoder: Decoder, seated: Sequence[Seat], length: int, logits: Tenso
 
 
 def _again(decision: Decision, through: Tensor) -> Tensor:
-    return torch.zeros_like(through) if decision.again is None else decision.again & ~through
+    return (
+        torch.zeros_like(through)
+        if decision.needs_another_pass is None
+        else decision.needs_another_pass & ~through
+    )
 
 
 def _groups(seated: Sequence[Seat]) -> Iterator[list[int]]:

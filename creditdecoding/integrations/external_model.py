@@ -27,7 +27,7 @@ from creditdecoding.errors import CheckpointError, ModelError, OptionError
 from creditdecoding.lm import LM
 from creditdecoding.models import recognised
 from creditdecoding.models.attention import block_causal
-from creditdecoding.models.kv_cache import Layout
+from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.text.tokenizer import Tokenizer, adopt
 
@@ -53,7 +53,7 @@ class Foreign:
 
     model: Callable[..., Any]
     way: str = "alone"
-    layout: Layout = Layout()
+    layout: ModelGeometry = ModelGeometry()
     mask_name: str = "attention_mask"
     needs_mask: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -209,7 +209,7 @@ def denoiser(
         found = Foreign(
             model,
             each,
-            Layout(causal_block, logit_shift),
+            ModelGeometry(causal_block, logit_shift),
             **{**(mask or {}), **others, "keeps_some": some},
         )
         reason, size = _trial(found, mask_id, place)

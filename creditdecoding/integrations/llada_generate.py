@@ -21,7 +21,7 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Decoder
-from creditdecoding.decoding.request import Row, row_seed, start_row
+from creditdecoding.decoding.request import Request, new_request, row_seed
 from creditdecoding.decoding.step import Denoiser, run
 from creditdecoding.errors import OptionError
 from creditdecoding.integrations.external_model import Foreign
@@ -167,7 +167,7 @@ def generate_fast(
     )
     rows = [
         _scheduled(
-            start_row(
+            new_request(
                 i,
                 ids[here].tolist(),
                 replace(config, seed=row_seed(seed, i)),
@@ -179,31 +179,31 @@ def generate_fast(
         )
         for i, (ids, here) in enumerate(zip(prompt.cpu(), kept.cpu()))
     ]
-    traces = [Trace(tuple(row.canvas[: row.answer].tolist())) for row in rows]
+    traces = [Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows]
     for event in run(lm.model, rows, words, lm.device, len(rows)):
         if isinstance(event, StepEvent):
             traces[event.row].add(event)
     answers = torch.tensor(
         [
-            [trace.written[row.answer + i] for i in range(asked.gen_length)]
+            [trace.written[row.answer_start + i] for i in range(asked.gen_length)]
             for row, trace in zip(rows, traces)
         ]
     )
     return torch.cat((prompt, answers.to(prompt)), dim=1), total(traces).forwards
 
 
-def _scheduled(row: Row, asked: Options) -> Row:
+def _scheduled(row: Request, asked: Options) -> Request:
     """The row with the originals' schedule, where no other rule was asked for: `steps` split evenly
     over its blocks.
     """
     if asked.rule() is not None:
         return row
-    steps = asked.steps // len(row.spans)
+    steps = asked.steps // len(row.blocks)
     if not steps:
         raise OptionError(
             "fewer steps than blocks",
             given=asked.steps,
-            allowed=f"at least {len(row.spans)}",
+            allowed=f"at least {len(row.blocks)}",
             hint="Raise steps or block_length.",
         )
     return replace(row, decoder=create("fixed", steps=steps, order=asked.remasking))

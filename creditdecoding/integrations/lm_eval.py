@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoding.request import Row, row_seed, start_row
+from creditdecoding.decoding.request import Request, new_request, row_seed
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.likelihood import log_likelihoods
 from creditdecoding.lm import load
@@ -209,7 +209,7 @@ class CreditLM(LM):
         Equal requests, as `repeats` makes them, are counted: each draws by a seed of its own.
         """
         seen: Counter[tuple[str, GenerationConfig]] = Counter()
-        groups: dict[GenerationConfig, list[Row]] = {}
+        groups: dict[GenerationConfig, list[Request]] = {}
         for index, request in enumerate(requests):
             context, config = request.args[0], self._config(request.args[1])
             own = replace(config, seed=row_seed(config.seed, seen[context, config]))
@@ -223,7 +223,7 @@ class CreditLM(LM):
                 self.cache_hook.add_partial("generate_until", requests[row.index].args, done.text)
         return [answers[i] for i in range(len(requests))]
 
-    def _row(self, index: int, context: str, config: GenerationConfig) -> Row:
+    def _row(self, index: int, context: str, config: GenerationConfig) -> Request:
         """A context ready for decoding; of one that is too long the end, as lm-eval's other models
         do it.
         """
@@ -317,7 +317,7 @@ class CreditLM(LM):
                 early_stop=False,
             )
             rows.append(
-                start_row(index, given, config, self.lm.words, self.lm.max_length, self.lm.layout)
+                new_request(index, given, config, self.lm.words, self.lm.max_length, self.lm.layout)
             )
         done = self.lm.collect(rows)
         return [

@@ -24,7 +24,7 @@ from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import Row, start_row
+from creditdecoding.decoding.request import Request, new_request
 from creditdecoding.decoding.streaming import Reading
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.integrations.external_model import bring
@@ -212,7 +212,7 @@ def _config(
 
 def _rows(
     lm: LM, ids: Tensor, attention_mask: Tensor | None, config: GenerationConfig, seed: int
-) -> list[Row]:
+) -> list[Request]:
     """The prompts without their padding, each with a seed of its own."""
     kept = (
         torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
@@ -220,14 +220,14 @@ def _rows(
     check_ids(ids[kept], lm)
     prompts = [line[here].tolist() for line, here in zip(ids.cpu(), kept.cpu())]
     return [
-        start_row(
+        new_request(
             i, prompt, replace(config, seed=(seed + i) % 2**62), lm.words, lm.max_length, lm.layout
         )
         for i, prompt in enumerate(prompts)
     ]
 
 
-def _decoded(lm: LM, rows: list[Row], streamer: Any) -> list[Trace]:
+def _decoded(lm: LM, rows: list[Request], streamer: Any) -> list[Trace]:
     """The rows' traces; the streamer is shown what is settled as it comes."""
     if streamer is not None and len(rows) != 1:
         raise OptionError(
@@ -255,7 +255,7 @@ def _decoded(lm: LM, rows: list[Row], streamer: Any) -> list[Trace]:
             draft = {**trace.written, **dict(zip(event.positions, event.tokens))}
             rest = [
                 draft[at]
-                for at in range(row.answer + sent, row.spans[event.block][1])
+                for at in range(row.answer_start + sent, row.blocks[event.block][1])
                 if at in draft
             ]
             if rest:
@@ -263,9 +263,11 @@ def _decoded(lm: LM, rows: list[Row], streamer: Any) -> list[Trace]:
     return traces
 
 
-def _answer(row: Row, trace: Trace) -> list[int]:
+def _answer(row: Request, trace: Trace) -> list[int]:
     """The ids of a finished row, with its end token where it has one."""
     if trace.finish is None:
         raise ModelError("the model's answer did not end", hint="Check the model.")
     ids = list(trace.finish.tokens)
-    return [*ids, trace.written[row.answer + len(ids)]] if trace.finish.reason == "stop" else ids
+    return (
+        [*ids, trace.written[row.answer_start + len(ids)]] if trace.finish.reason == "stop" else ids
+    )

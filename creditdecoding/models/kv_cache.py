@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Layout:
+class ModelGeometry:
     """What a loop must know of a network's geometry.
 
     `causal_block`, `logit_shift` as in `ModelConfig`; `keeps`: the network can keep keys and values
@@ -20,7 +20,7 @@ class Layout:
 
     causal_block: int | None = None
     logit_shift: bool = False
-    keeps: bool = False
+    supports_kv_cache: bool = False
 
 
 class LayerStore(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.models.attention import attention, block_causal
-from creditdecoding.models.kv_cache import KVCache, LayerStore, Layout
+from creditdecoding.models.kv_cache import KVCache, LayerStore, ModelGeometry
 from creditdecoding.models.moe import MoE, SwiGLU
 
 
@@ -129,9 +129,11 @@ class Transformer(nn.Module):
         )
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ModelGeometry:
         """What the loop must know of this network."""
-        return Layout(self.config.causal_block, self.config.logit_shift, keeps=True)
+        return ModelGeometry(
+            self.config.causal_block, self.config.logit_shift, supports_kv_cache=True
+        )
 
     def compile_layers(self, dynamic: bool) -> None:
         """torch.compile layer by layer: all layers share one compiled graph (a shape, unless

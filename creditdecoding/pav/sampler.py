@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
 from creditdecoding.decoders import load
 from creditdecoding.decoding.engine import Engine
-from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.request import Request
 from creditdecoding.decoding.streaming import Reading
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.lm import LM
@@ -98,7 +98,7 @@ class Sampler:
         )
         self._engine = Engine(lm.model, lm.words, lm.device, config, serve, share=share)
 
-    def row(self, ask: Ask) -> Row:
+    def row(self, ask: Ask) -> Request:
         """The row that continues an ask's state. Raises `OptionError` if it does not fit or the
         state is complete.
         """
@@ -171,7 +171,7 @@ class Sampler:
 class _Draw:
     """An ask under way."""
 
-    def __init__(self, ask: Ask, lm: LM, row: Row) -> None:
+    def __init__(self, ask: Ask, lm: LM, row: Request) -> None:
         self.ask, self.decode = ask, lm.words.decode
         self.reading, self.trace = Reading(row, lm.words), lm.trace_of(row)
 

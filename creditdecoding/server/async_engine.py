@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from creditdecoding.decoding.engine import Engine, EngineStats
-from creditdecoding.decoding.request import Row, Vocabulary
+from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.decoding.streaming import Reading
 from creditdecoding.errors import CreditError, OptionError, QueueFullError
 from creditdecoding.server.engine_thread import Worker
@@ -27,7 +27,9 @@ class Answer:
     ended.
     """
 
-    def __init__(self, row: Row, words: Vocabulary, bell: asyncio.Event, keep_steps: bool) -> None:
+    def __init__(
+        self, row: Request, words: SpecialTokens, bell: asyncio.Event, keep_steps: bool
+    ) -> None:
         self.row, self.bell = row, bell
         self.key: tuple[int, int] | None = None
         self.reading = Reading(row, words)
@@ -87,7 +89,7 @@ def _never(count: int) -> OptionError:
 class Service:
     """Every answer under way, and the worker that makes them grow."""
 
-    def __init__(self, words: Vocabulary, make: Callable[[], Engine], metrics: Metrics) -> None:
+    def __init__(self, words: SpecialTokens, make: Callable[[], Engine], metrics: Metrics) -> None:
         self._words, self._metrics = words, metrics
         self._answers: dict[tuple[int, int], Answer] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -107,7 +109,7 @@ class Service:
         """Whether requests are taken."""
         return self._worker.alive and not self.closing
 
-    async def admit(self, rows: Sequence[Row], keep_steps: bool = False) -> list[Answer]:
+    async def admit(self, rows: Sequence[Request], keep_steps: bool = False) -> list[Answer]:
         """Hand rows to the engine, all or none; their answers share one bell. Raises what
         `Engine.submit` raises.
         """

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from creditdecoding.decoding.engine import EngineStats
-from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.request import Request
 from creditdecoding.errors import MissingExtraError
 from creditdecoding.trace import Event, FailEvent, StepEvent
 
@@ -94,9 +94,9 @@ class Metrics:
             registry=self._registry,
         )
 
-    def began(self, row: Row) -> None:
+    def began(self, row: Request) -> None:
         """A request was admitted."""
-        given = row.answer + row.suffix
+        given = row.answer_start + row.suffix
         self._counters["prompt_tokens"].inc(given)
         self._histograms["request_prompt_tokens"].observe(given)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import load
-from creditdecoding.decoding.cache_policy import policy
-from creditdecoding.decoding.request import Row, fitted, row_seed
+from creditdecoding.decoding.cache_policy import parse_policy
+from creditdecoding.decoding.request import Request, check_supported, row_seed
 from creditdecoding.errors import OptionError, blaming, shown
 from creditdecoding.lm import LM
 from creditdecoding.options import from_mapping
@@ -94,7 +94,7 @@ def _is_of_kind(error: Mapping[str, Any]) -> bool:
     return str(error["type"]).endswith("_type") or error["type"] == "literal_error"
 
 
-def rows_of(lm: LM, asked: Any, limits: Limits) -> list[Row]:
+def rows_of(lm: LM, asked: Any, limits: Limits) -> list[Request]:
     """A row for each answer: prompts in order, `n` of each. Raises `OptionError`.
 
     Nothing is tokenised, and no row made, of a request that can never be admitted. The k-th row
@@ -109,7 +109,7 @@ def rows_of(lm: LM, asked: Any, limits: Limits) -> list[Row]:
     if room < 1:
         raise _no_room(lm, name, config.gen_length)
     prompts, suffix = _tokens(lm, asked, room, limits)
-    rows: list[Row] = []
+    rows: list[Request] = []
     for prompt in prompts:
         if length == -1:
             config = replace(config, gen_length=max(1, lm.max_length - len(prompt)))
@@ -121,12 +121,12 @@ def rows_of(lm: LM, asked: Any, limits: Limits) -> list[Row]:
     return rows
 
 
-def shape_of(lm: LM, name: str, asked: Any, rows: Sequence[Row], **head: Any) -> Shape:
+def shape_of(lm: LM, name: str, asked: Any, rows: Sequence[Request], **head: Any) -> Shape:
     """How the answer of these rows looks; `head` has what tells it from others (`number`,
     `created`).
     """
     chat = isinstance(asked, ChatRequest)
-    count = sum(row.answer + row.suffix for row in rows[:: asked.n or 1])
+    count = sum(row.answer_start + row.suffix for row in rows[:: asked.n or 1])
     options = asked.stream_options or schema.StreamOptions()
     logprobs = bool(asked.logprobs) if chat else asked.logprobs is not None
     counted, counting = bool(options.include_usage), bool(options.continuous_usage_stats)
@@ -146,9 +146,9 @@ def _field(asked: Any) -> str:
 def _check_rule(lm: LM, config: GenerationConfig) -> None:
     """Raise `OptionError` for a decoder or a cache that the model cannot run."""
     with blaming("decoder"):
-        fitted(config.decoder, lm.layout)
+        check_supported(config.decoder, lm.layout)
     with blaming("cache"):
-        policy(config.cache, lm.layout)
+        parse_policy(config.cache, lm.layout)
 
 
 def _no_room(lm: LM, name: str, length: int) -> OptionError:

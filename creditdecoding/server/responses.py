@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.request import Request
 from creditdecoding.errors import CreditError, OptionError, QueueFullError
 from creditdecoding.server.async_engine import Answer
 from creditdecoding.text.tokenizer import Tokenizer
@@ -174,7 +174,9 @@ class Shape:
         that wrote it.
         """
         ids = answer.reading.ids[since : answer.reading.covered]
-        values = [round(answer.logprobs[answer.row.answer + since + i], 6) for i in range(len(ids))]
+        values = [
+            round(answer.logprobs[answer.row.answer_start + since + i], 6) for i in range(len(ids))
+        ]
         pieces = [self.tokenizer.piece(token) for token in ids]
         if self.chat:
             rows = zip(pieces, values)
@@ -206,15 +208,15 @@ class Draft:
     credit.
     """
 
-    def __init__(self, row: Row, tokenizer: Tokenizer) -> None:
+    def __init__(self, row: Request, tokenizer: Tokenizer) -> None:
         self._row, self._tokenizer = row, tokenizer
-        self._frame: Frame = blank(range(row.answer, row.end), row.answer)
+        self._frame: Frame = blank(range(row.answer_start, row.answer_end), row.answer_start)
 
     def add(self, event: StepEvent) -> dict[str, Any]:
         """The canvas after a pass. `end`: where an end token was written first, what lies behind it
         is no answer.
         """
-        self._frame = advance(self._frame, event, self._tokenizer.piece, self._row.answer)
+        self._frame = advance(self._frame, event, self._tokenizer.piece, self._row.answer_start)
         stops, cells = self._tokenizer.stop_ids, self._frame.cells
         end = next(
             (i for i, cell in enumerate(cells) if cell.state != "masked" and cell.token in stops),

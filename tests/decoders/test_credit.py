@@ -18,7 +18,7 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Block, Decision, Decoder, Prediction, State, from_logits
-from creditdecoding.decoding.request import Vocabulary, start_row
+from creditdecoding.decoding.request import SpecialTokens, new_request
 from creditdecoding.decoding.step import denoise_step, run
 from creditdecoding.trace import FinishEvent, StepEvent
 from tests.helpers.oracle import HashModel, Oracle, Verdict, decode_alone
@@ -501,7 +501,7 @@ def test_credit_can_change_the_written_token() -> None:
 # ------------------------------------------------------------------------------------------------------------
 
 MASK, SIZE, WIDTH = 9, 10, 12
-WORDS = Vocabulary(MASK, (8,), SIZE, lambda ids: "".join(chr(97 + i) for i in ids))
+WORDS = SpecialTokens(MASK, (8,), SIZE, lambda ids: "".join(chr(97 + i) for i in ids))
 
 
 def toy(scale: float = 6.0) -> HashModel:
@@ -514,7 +514,7 @@ def decode(
     model: Any, prompts: list[list[int]], decoder: Any, batch_size: int = 4, **options: Any
 ) -> dict[int, list[StepEvent | FinishEvent]]:
     config = GenerationConfig(decoder=decoder, **options)
-    rows = [start_row(i, prompt, config, WORDS, 200) for i, prompt in enumerate(prompts)]
+    rows = [new_request(i, prompt, config, WORDS, 200) for i, prompt in enumerate(prompts)]
     found: dict[int, list[StepEvent | FinishEvent]] = {row.index: [] for row in rows}
     for event in run(model, rows, WORDS, CPU, batch_size):
         found[event.row].append(event)
@@ -592,7 +592,7 @@ def test_no_credit_crosses_blocks_requests_failures_or_abandoned_runs(name: str)
             return super().__call__(tokens, read, allowed)
 
     config = GenerationConfig(decoder=decoder, **options)
-    rows = [start_row(i, prompt, config, WORDS, 200) for i, prompt in enumerate(prompts)]
+    rows = [new_request(i, prompt, config, WORDS, 200) for i, prompt in enumerate(prompts)]
 
     def again() -> dict[int, list[Any]]:
         found: dict[int, list[StepEvent | FinishEvent]] = {0: [], 1: []}
@@ -615,7 +615,7 @@ def test_no_credit_crosses_blocks_requests_failures_or_abandoned_runs(name: str)
 
 @pytest.mark.parametrize("name", CREDITS)
 def test_a_finished_block_drops_its_state(name: str) -> None:
-    row = start_row(
+    row = new_request(
         0,
         [1, 2],
         GenerationConfig(
@@ -625,7 +625,7 @@ def test_a_finished_block_drops_its_state(name: str) -> None:
         99,
     )
     seen = []
-    while row.span < len(row.spans):
+    while row.block_index < len(row.blocks):
         (row,), (event,) = denoise_step(toy(), [row], WORDS, CPU)
         seen.append((event.block, event.step, row.state is None))
     assert seen == [
@@ -642,7 +642,7 @@ def test_the_banned_mask_never_holds_credit() -> None:
     """Top-1 is taken after the mask token is forbidden: credit goes to a real id although the model
     prefers the mask.
     """
-    row = start_row(
+    row = new_request(
         0,
         [1, 2],
         GenerationConfig(decoder=create("credit", threshold=1.0), gen_length=6, block_length=6),

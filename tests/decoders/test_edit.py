@@ -11,13 +11,13 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Block, from_logits
-from creditdecoding.decoding.request import Vocabulary, start_infill, start_row
+from creditdecoding.decoding.request import SpecialTokens, new_infill_request, new_request
 from creditdecoding.decoding.step import run
 from creditdecoding.trace import FinishEvent, StepEvent
 
 CPU = torch.device("cpu")
 MASK, END = 7, 6
-WORDS = Vocabulary(MASK, (END,), 8, lambda ids: "".join("abcdefg"[i] for i in ids))
+WORDS = SpecialTokens(MASK, (END,), 8, lambda ids: "".join("abcdefg"[i] for i in ids))
 
 
 def chance(*rows: dict[int, float]) -> Tensor:
@@ -99,7 +99,7 @@ class Restless:
 @pytest.mark.parametrize("post", [0, 1, 5])
 def test_passes_are_bounded_and_the_prompt_stays(post: int) -> None:
     config = GenerationConfig(decoder=f"edit:max_post_steps={post}", gen_length=7, block_length=4)
-    row = start_row(0, [1, 2, 3], config, WORDS, 99)
+    row = new_request(0, [1, 2, 3], config, WORDS, 99)
     events = list(run(Restless(), [row], WORDS, CPU))
     steps = [event for event in events if isinstance(event, StepEvent)]
     assert len(steps) == 2 * (1 + post)
@@ -113,7 +113,7 @@ def test_passes_are_bounded_and_the_prompt_stays(post: int) -> None:
 
 
 def test_infilling_edits_gaps_alone() -> None:
-    row = start_infill(0, [1, MASK, 2, MASK, 3], GenerationConfig(decoder="edit"), WORDS, 99)
+    row = new_infill_request(0, [1, MASK, 2, MASK, 3], GenerationConfig(decoder="edit"), WORDS, 99)
     events = list(run(Restless(), [row], WORDS, CPU))
     assert {p for event in events if isinstance(event, StepEvent) for p in event.positions} == {
         1,
@@ -139,7 +139,7 @@ class Ends:
 
 
 def test_an_end_token_that_may_still_be_replaced_ends_nothing() -> None:
-    row = start_row(
+    row = new_request(
         0, [1], GenerationConfig(decoder="edit", gen_length=4, block_length=4), WORDS, 99
     )
     events = list(run(Ends(), [row], WORDS, CPU))

@@ -227,7 +227,7 @@ def test_a_rule_that_looks_ahead_never_leaves_the_current_block_waiting(
     )
     decision, _ = decoder.step(
         seen,
-        dataclasses.replace(block, behind=behind),
+        dataclasses.replace(block, next_block=behind),
         decoder.init(*masked.shape, case.logits.shape[-1], CPU),
     )
     assert bool((decision.commit & ~behind).any(-1).all()) and not bool(

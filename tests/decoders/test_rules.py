@@ -28,7 +28,7 @@ from creditdecoding.decoders.base import (
 )
 from creditdecoding.decoders.hierarchy import best_of_runs
 from creditdecoding.decoders.klass import divergence
-from creditdecoding.decoding.request import Vocabulary, start_row
+from creditdecoding.decoding.request import SpecialTokens, new_request
 from creditdecoding.decoding.step import run
 from creditdecoding.trace import FinishEvent, StepEvent
 from tests.helpers.oracle import HashModel
@@ -90,7 +90,7 @@ def block_of(seen: Prediction, editable: Tensor | None = None, size: int | None 
 def step(
     decoder: Decoder, seen: Prediction, state: State | None = None, **options: Any
 ) -> tuple[Decision, State]:
-    state = decoder.init(*seen.masked.shape, seen.flat.shape[1], CPU) if state is None else state
+    state = decoder.init(*seen.masked.shape, seen.logits.shape[1], CPU) if state is None else state
     return decoder.step(seen, block_of(seen, **options), state)
 
 
@@ -597,7 +597,7 @@ def test_first_credit_keeps_its_slots() -> None:
 
 def hush(seen: Prediction, banned: int) -> Prediction:
     """The same with the confidence of one id 0, as generate.py makes it: it can be written, last."""
-    flat = seen.flat.clone()
+    flat = seen.logits.clone()
     kept = flat[:, [banned]].clone()
     flat[:, banned] = -torch.inf
     made = from_logits(flat.view(*seen.masked.shape, -1), seen.masked, seen.sampling)
@@ -643,7 +643,7 @@ def test_hushed_tokens_are_written_last(name: str, options: dict[str, Any]) -> N
 
 
 MASK, SIZE = 9, 9
-WORDS = Vocabulary(MASK, (8,), SIZE, lambda ids: "".join(chr(97 + i) for i in ids))
+WORDS = SpecialTokens(MASK, (8,), SIZE, lambda ids: "".join(chr(97 + i) for i in ids))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -658,7 +658,7 @@ def test_rows_of_all_widths_together_are_rows_alone(name: str) -> None:
     decoder = create(name, **knobs)
     asked = [(3, 8, 0.0), (8, 8, 0.0), (5, 12, 0.0), (5, 9, 0.8), (8, 13, 0.8), (3, 7, 0.0)]
     rows = [
-        start_row(
+        new_request(
             i,
             [1, 2 + i % 3],
             GenerationConfig(

@@ -145,10 +145,10 @@ def test_the_next_block_is_seen_where_the_pass_computes_it(lm: LM, cache: str) -
     )
     rows = lm.rows(PROMPTS, config)
     steps = [
-        (step.step, max(step.positions) >= row.spans[step.block][1])
+        (step.step, max(step.positions) >= row.blocks[step.block][1])
         for row, done in zip(rows, lm.collect(rows))
         for step in done.trace.steps
-        if step.block + 1 < len(row.spans)
+        if step.block + 1 < len(row.blocks)
     ]
     later = {
         "none": True,

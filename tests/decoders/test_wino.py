@@ -18,7 +18,7 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Block, Decision, Prediction, State, from_logits
-from creditdecoding.decoding.request import Row, start_infill, start_row
+from creditdecoding.decoding.request import Request, new_infill_request, new_request
 from creditdecoding.decoding.step import denoise_step, run
 from creditdecoding.errors import OptionError
 from creditdecoding.eval.compare import compare
@@ -63,7 +63,9 @@ def decide(
         .clamp(min=1e-9)
         .log()
     )
-    seen = dataclasses.replace(from_logits(logits, masked), unseen=torch.tensor([unseen]))
+    seen = dataclasses.replace(
+        from_logits(logits, masked), leave_one_out_probs=torch.tensor([unseen])
+    )
     zero = torch.zeros(1, dtype=torch.long)
     block = Block(torch.full(masked.shape, 3), masked, masked, zero + len(chances), zero)
     decision, state = create("wino", **knobs).step(
@@ -182,11 +184,11 @@ def dense(model: Transformer, tokens: Tensor, places: Tensor, allowed: Tensor) -
     return model.logits(x[0])
 
 
-def left_out(model: Transformer, row: Row) -> Tensor:
+def left_out(model: Transformer, row: Request) -> Tensor:
     """Probability of each written token of the row's block at its shadow, 1 elsewhere: token by
     token from the definition.
     """
-    (start, end), length, grid = row.block, row.at.length, row.layout.causal_block
+    (start, end), length, grid = row.block, row.block_position.length, row.layout.causal_block
     text, of = list(range(length)), [p for p in range(start, end) if not row.given[p]]
     places = text + [max(p - row.layout.logit_shift, 0) for p in of]
     tokens = row.canvas[:length].tolist() + [
@@ -203,7 +205,7 @@ def left_out(model: Transformer, row: Row) -> Tensor:
                 sees = query == key or not row.layout.logit_shift
             allowed[query, key] = sees and (grid is None or at // grid >= where // grid)
     logits = dense(model, torch.tensor(tokens), torch.tensor(places), allowed)[length:]
-    logits[:, [MASK, *(() if row.open else STOPS)]], logits[:, WORDS.size :] = (
+    logits[:, [MASK, *(() if row.may_stop_early else STOPS)]], logits[:, WORDS.size :] = (
         -torch.inf,
         -torch.inf,
     )
@@ -230,13 +232,13 @@ def test_shadows_are_a_dense_masked_forward(kind: str) -> None:
         early_stop=False,
         cache="none",
     )
-    rows = [start_row(0, PROMPTS[0], config, WORDS, 99, model.layout)]
+    rows = [new_request(0, PROMPTS[0], config, WORDS, 99, model.layout)]
     rows += [
-        start_infill(
+        new_infill_request(
             1, [MASK, 5, MASK, MASK, 7, 8, 9, MASK, 3, MASK], config, WORDS, 99, model.layout
         )
     ]
-    other = start_row(
+    other = new_request(
         2, PROMPTS[2], dataclasses.replace(config, decoder="fixed"), WORDS, 99, model.layout
     )
     for _ in range(5):
@@ -255,7 +257,7 @@ def test_alone_in_its_block_and_below_one_layer_a_shadow_is_the_masked_text() ->
     for layers, equal in ((1, True), (3, False)):
         model, probe = network("full"), Probe()
         model.layers = model.layers[:layers]
-        row = start_infill(
+        row = new_infill_request(
             0,
             [4, 1, MASK, 7, 2],
             GenerationConfig(decoder=probe, cache="none"),
@@ -300,7 +302,7 @@ def test_mixed_rows_get_in_a_batch_what_they_get_alone(kind: str) -> None:
             cache=caches[-i % len(caches)],
         )
         rows.append(
-            start_row(
+            new_request(
                 i,
                 prompt,
                 dataclasses.replace(config, cfg_scale=0.5 * (i % 3)),
@@ -422,7 +424,7 @@ def test_text_that_may_be_taken_back_ends_nothing() -> None:
         GenerationConfig(decoder=Waver(), gen_length=8, block_length=4),
         GenerationConfig(decoder=Waver(), gen_length=8, block_length=8),
     ):
-        *steps, finish = list(run(Flat(), [start_row(0, [1, 2], config, WORDS, 99)], WORDS, CPU))
+        *steps, finish = list(run(Flat(), [new_request(0, [1, 2], config, WORDS, 99)], WORDS, CPU))
         assert (
             isinstance(finish, FinishEvent)
             and finish.tokens == (5,) * 8
@@ -431,10 +433,12 @@ def test_text_that_may_be_taken_back_ends_nothing() -> None:
         assert len(steps) == 3 * (8 // (config.block_length or 8))
     stop = GenerationConfig(decoder=Waver(), gen_length=4, block_length=4, stop=(str(STOPS[0]),))
     assert (
-        list(run(Flat(), [start_row(0, [1, 2], stop, WORDS, 99)], WORDS, CPU))[-1].reason
+        list(run(Flat(), [new_request(0, [1, 2], stop, WORDS, 99)], WORDS, CPU))[-1].reason
         == "length"
     )  # type: ignore[union-attr]
-    gaps = start_infill(0, [MASK, 9, MASK, MASK], GenerationConfig(decoder=Waver()), WORDS, 99)
+    gaps = new_infill_request(
+        0, [MASK, 9, MASK, MASK], GenerationConfig(decoder=Waver()), WORDS, 99
+    )
     *steps, finish = list(run(Flat(), [gaps], WORDS, CPU))
     assert isinstance(finish, FinishEvent) and finish.tokens == (5, 9, 5, 5)
     assert [step.revoked for step in steps if isinstance(step, StepEvent)] == [(), (0, 2), ()]
@@ -456,7 +460,7 @@ def test_streams_only_what_stays(lm: LM) -> None:
 
 def test_what_cannot_be_done_is_refused_by_name(lm: LM) -> None:
     with pytest.raises(OptionError, match=r"shadow tokens.*wino"):
-        start_row(0, [1], GenerationConfig(decoder="wino", gen_length=4), WORDS, 99)
+        new_request(0, [1], GenerationConfig(decoder="wino", gen_length=4), WORDS, 99)
     theirs = LM(Flat(), lm.tokenizer, max_length=99, device=CPU)
     with pytest.raises(OptionError, match=r"shadow tokens.*wino"):
         compare(theirs, "threshold wino", "facts", limit=2, dev_limit=2)
@@ -467,7 +471,7 @@ def test_what_cannot_be_done_is_refused_by_name(lm: LM) -> None:
         list(
             run(
                 Flat(),
-                [start_row(0, [1], GenerationConfig(decoder=silent, gen_length=4), WORDS, 99)],
+                [new_request(0, [1], GenerationConfig(decoder=silent, gen_length=4), WORDS, 99)],
                 WORDS,
                 CPU,
             )

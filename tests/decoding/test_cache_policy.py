@@ -16,18 +16,18 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig, ModelConfig
 from creditdecoding.decoders import names
-from creditdecoding.decoding.cache_policy import POLICIES, Everything, fitting, policy
-from creditdecoding.decoding.request import Row, Vocabulary, start_infill, start_row
+from creditdecoding.decoding.cache_policy import POLICIES, NoCache, parse_policy, supported_policies
+from creditdecoding.decoding.request import Request, SpecialTokens, new_infill_request, new_request
 from creditdecoding.decoding.step import denoise_step, run
 from creditdecoding.errors import OptionError
-from creditdecoding.models.kv_cache import KVCache, Layout
+from creditdecoding.models.kv_cache import KVCache, ModelGeometry
 from creditdecoding.models.transformer import Transformer, init_weights, rope_table, rotate
 from creditdecoding.trace import Trace
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
 MASK, STOPS, WIDTH = 40, (38, 39), 48
-WORDS = Vocabulary(MASK, STOPS, 41, lambda ids: " ".join(map(str, ids)))
+WORDS = SpecialTokens(MASK, STOPS, 41, lambda ids: " ".join(map(str, ids)))
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 0, 1, 3, 3], [2, 2], [9, 8, 7, 6, 11, 12, 13, 14]]
 FULL = {
     "family": "llada",
@@ -70,8 +70,8 @@ def network(kind: str, seed: int = 0) -> Transformer:
     return model
 
 
-def traces(model: Transformer, rows: Sequence[Row], batch_size: int = 16) -> list[Trace]:
-    found = {row.index: Trace(tuple(row.canvas[: row.answer].tolist())) for row in rows}
+def traces(model: Transformer, rows: Sequence[Request], batch_size: int = 16) -> list[Trace]:
+    found = {row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows}
     for event in run(model, rows, WORDS, CPU, batch_size):
         found[event.row].add(event)
     return list(found.values())
@@ -79,10 +79,10 @@ def traces(model: Transformer, rows: Sequence[Row], batch_size: int = 16) -> lis
 
 def rows_of(
     model: Transformer, prompts: Sequence[Sequence[int]] = PROMPTS, **options: Any
-) -> list[Row]:
+) -> list[Request]:
     config = GenerationConfig(**{"gen_length": 22, "early_stop": False, **options})
     return [
-        start_row(i, prompt, config, WORDS, 256, model.layout) for i, prompt in enumerate(prompts)
+        new_request(i, prompt, config, WORDS, 256, model.layout) for i, prompt in enumerate(prompts)
     ]
 
 
@@ -161,7 +161,7 @@ def test_block_causal_infilling_cached_equals_uncached(kind: str) -> None:
     model = network(kind)
     found = []
     for cache in ("none", "block"):
-        row = start_infill(
+        row = new_infill_request(
             0, text, GenerationConfig(decoder="fixed", cache=cache), WORDS, 99, model.layout
         )
         found.append(traces(model, [row])[0])
@@ -177,7 +177,7 @@ def test_a_block_causal_model_never_sees_what_lies_behind_the_block() -> None:
     (row,) = rows_of(model, [PROMPTS[2]], decoder="fixed", cache="none")
     (_,), (event,) = denoise_step(model, [row], WORDS, CPU)
     canvas = row.canvas[None]
-    assert len(row.canvas) == 32 and row.end == 31  # 9 + 22, filled up to whole blocks of 8
+    assert len(row.canvas) == 32 and row.answer_end == 31  # 9 + 22, filled up to whole blocks of 8
     columns = torch.tensor(event.positions)
     logits = model(canvas, (torch.zeros_like(columns), columns))
     logits[:, MASK], logits[:, 41:] = -torch.inf, -torch.inf
@@ -218,12 +218,12 @@ def stale_logits(
 
 
 @torch.inference_mode()
-def decode_stale(model: Transformer, row: Row, spans: Any) -> list[tuple[int, int, float]]:
+def decode_stale(model: Transformer, row: Request, spans: Any) -> list[tuple[int, int, float]]:
     """Standard decoding with `spans(start, end, step, length)` computed anew: (position, token,
     confidence) in order of commits.
     """
     canvas, done, old = row.canvas.clone(), [], []
-    for start, end in row.spans:
+    for start, end in row.blocks:
         for step in range(end - start):
             first, last = spans(start, end, step, len(canvas))
             logits, old = stale_logits(
@@ -265,7 +265,7 @@ def test_stale_keys_and_values_as_defined(cache: str, seed: int) -> None:
     theirs = decode_stale(model, row, STALE[cache])
     assert [x[:2] for x in ours] == [x[:2] for x in theirs]
     assert [x[2] for x in ours] == pytest.approx([x[2] for x in theirs], abs=1e-5)
-    (plain,) = traces(model, [dataclasses.replace(row, policy=Everything())])
+    (plain,) = traces(model, [dataclasses.replace(row, policy=NoCache())])
     assert [s.confidence for s in plain.steps] != [s.confidence for s in trace.steps], (
         "the cache makes no difference: the test shows nothing"
     )
@@ -298,7 +298,8 @@ def test_rows_with_different_caches_share_passes_and_get_what_they_get_alone(
     """Rows join and leave between passes, so slots are used again and out of order."""
     model = network(kind)
     fits = [
-        name + {"every": ":n=2", "vicinity": ":w=3"}.get(name, "") for name in fitting(model.layout)
+        name + {"every": ":n=2", "vicinity": ":w=3"}.get(name, "")
+        for name in supported_policies(model.layout)
     ]
     noise = torch.Generator().manual_seed(seed)
     rows = []
@@ -314,7 +315,7 @@ def test_rows_with_different_caches_share_passes_and_get_what_they_get_alone(
             block_length=width,
             early_stop=early_stop,
         )
-        rows.append(start_row(i, prompt, config, WORDS, 256, model.layout))
+        rows.append(new_request(i, prompt, config, WORDS, 256, model.layout))
     for row, ours in zip(rows, traces(model, rows, batch_size)):
         same(ours, traces(model, [row])[0])
 
@@ -322,7 +323,7 @@ def test_rows_with_different_caches_share_passes_and_get_what_they_get_alone(
 def test_buffers_are_written_in_place() -> None:
     model = network("full")
     rows = [
-        dataclasses.replace(row, slot=i)
+        dataclasses.replace(row, cache_slot=i)
         for i, row in enumerate(rows_of(model, decoder="fixed", cache="dual", block_length=8))
     ]
     store = model.new_cache()
@@ -384,56 +385,77 @@ def test_a_pass_computes_no_more_than_its_policy_says() -> None:
 
 
 def test_what_auto_means() -> None:
-    assert type(policy("auto", Layout())).__name__ == "Everything"
-    assert type(policy("auto", Layout(keeps=True))).__name__ == "Everything"
-    assert type(policy("auto", Layout(causal_block=8, keeps=True))).__name__ == "BlockCausal"
-    assert fitting(Layout(causal_block=4, keeps=True)) == [
+    assert type(parse_policy("auto", ModelGeometry())).__name__ == "Everything"
+    assert (
+        type(parse_policy("auto", ModelGeometry(supports_kv_cache=True))).__name__ == "Everything"
+    )
+    assert (
+        type(parse_policy("auto", ModelGeometry(causal_block=8, supports_kv_cache=True))).__name__
+        == "BlockCausal"
+    )
+    assert supported_policies(ModelGeometry(causal_block=4, supports_kv_cache=True)) == [
         "none",
         "block",
-    ] and "block" not in fitting(Layout(keeps=True))
-    assert set(fitting(Layout(keeps=True))) | {"block"} == set(POLICIES)
+    ] and "block" not in supported_policies(ModelGeometry(supports_kv_cache=True))
+    assert set(supported_policies(ModelGeometry(supports_kv_cache=True))) | {"block"} == set(
+        POLICIES
+    )
 
 
 @pytest.mark.parametrize(
     "spec, layout, names",
     [
-        ("duel", Layout(keeps=True), ("duel", "dual")),
-        ("block", Layout(keeps=True), ("full-attention", "dual")),
-        ("dual", Layout(causal_block=8, keeps=True), ("block-causal", "none, block")),
-        ("dual", Layout(), ("your own", "none")),
-        ("every:n=0", Layout(keeps=True), ("n", "1 <= n")),
-        ("every:m=2", Layout(keeps=True), ("m", "n")),
-        ("vicinity:w", Layout(keeps=True), ("w", "knob=value")),
-        ("vicinity:w=x", Layout(keeps=True), ("w", "x", "int")),
-        ("auto:n=1", Layout(keeps=True), ("auto",)),
-        ("", Layout(keeps=True), ("cache",)),
+        ("duel", ModelGeometry(supports_kv_cache=True), ("duel", "dual")),
+        ("block", ModelGeometry(supports_kv_cache=True), ("full-attention", "dual")),
+        (
+            "dual",
+            ModelGeometry(causal_block=8, supports_kv_cache=True),
+            ("block-causal", "none, block"),
+        ),
+        ("dual", ModelGeometry(), ("your own", "none")),
+        ("every:n=0", ModelGeometry(supports_kv_cache=True), ("n", "1 <= n")),
+        ("every:m=2", ModelGeometry(supports_kv_cache=True), ("m", "n")),
+        ("vicinity:w", ModelGeometry(supports_kv_cache=True), ("w", "knob=value")),
+        ("vicinity:w=x", ModelGeometry(supports_kv_cache=True), ("w", "x", "int")),
+        ("auto:n=1", ModelGeometry(supports_kv_cache=True), ("auto",)),
+        ("", ModelGeometry(supports_kv_cache=True), ("cache",)),
     ],
 )
 def test_a_cache_that_is_not_there_or_does_not_fit(
-    spec: str, layout: Layout, names: tuple[str, ...]
+    spec: str, layout: ModelGeometry, names: tuple[str, ...]
 ) -> None:
     with pytest.raises(OptionError) as error:
-        policy(spec, layout)
+        parse_policy(spec, layout)
     assert all(name in str(error.value) for name in names) and "\n" not in str(error.value)
 
 
 def test_blocks_that_do_not_divide_those_of_the_model() -> None:
     with pytest.raises(OptionError, match="8, or what divides it"):
-        start_row(
-            0, [1], GenerationConfig(block_length=3), WORDS, 256, Layout(causal_block=8, keeps=True)
+        new_request(
+            0,
+            [1],
+            GenerationConfig(block_length=3),
+            WORDS,
+            256,
+            ModelGeometry(causal_block=8, supports_kv_cache=True),
         )
     with pytest.raises(OptionError, match="divide"):
-        start_row(
+        new_request(
             0,
             [1],
             GenerationConfig(block_length=16),
             WORDS,
             256,
-            Layout(causal_block=8, keeps=True),
+            ModelGeometry(causal_block=8, supports_kv_cache=True),
         )
     assert (
-        start_row(
-            0, [1], GenerationConfig(), WORDS, 256, Layout(causal_block=8, keeps=True)
+        new_request(
+            0,
+            [1],
+            GenerationConfig(),
+            WORDS,
+            256,
+            ModelGeometry(causal_block=8, supports_kv_cache=True),
         ).config.block_length
         == 8
     )

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoding.cache_policy import fitting
+from creditdecoding.decoding.cache_policy import supported_policies
 from creditdecoding.decoding.dedup import leaders
 from creditdecoding.decoding.engine import Engine, EngineStats
-from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.request import Request
 from creditdecoding.lm import LM, load
 from creditdecoding.trace import FinishEvent, StepEvent, Trace
 from tools.make_checkpoint import FAMILIES, make
@@ -49,7 +49,7 @@ class Counting:
 
 
 def decoded(
-    lm: LM, rows: Sequence[Row], share: bool, batch_size: int = 16
+    lm: LM, rows: Sequence[Request], share: bool, batch_size: int = 16
 ) -> tuple[list[Trace], EngineStats, int]:
     model = Counting(lm.model)
     engine = Engine(model, lm.words, lm.device, EngineConfig(batch_size=batch_size), share=share)
@@ -61,7 +61,7 @@ def decoded(
     return [*traces.values()], engine.stats, model.rows
 
 
-def draws(lm: LM, cache: str, decoder: str, **options: Any) -> list[Row]:
+def draws(lm: LM, cache: str, decoder: str, **options: Any) -> list[Request]:
     """Several draws from one prompt and from one begun answer, and others that have nothing in
     common with them.
     """
@@ -84,7 +84,7 @@ def draws(lm: LM, cache: str, decoder: str, **options: Any) -> list[Row]:
 
 @pytest.mark.parametrize("decoder", ["credit", "edit", "wino"])
 def test_shared_passes_give_the_same_tokens_for_less(lm: LM, decoder: str) -> None:
-    for cache in (CACHES.get(name, name) for name in fitting(lm.layout)):
+    for cache in (CACHES.get(name, name) for name in supported_policies(lm.layout)):
         rows = draws(lm, cache, decoder)
         (ours, stats, ran), (theirs, plain, unshared) = (
             decoded(lm, rows, True),

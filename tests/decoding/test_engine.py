@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
 from creditdecoding.decoders import names, resolve
-from creditdecoding.decoding.cache_policy import fitting
+from creditdecoding.decoding.cache_policy import supported_policies
 from creditdecoding.decoding.engine import Engine
-from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.request import Request
 from creditdecoding.decoding.step import run
 from creditdecoding.errors import OptionError, QueueFullError
 from creditdecoding.lm import LM, load
@@ -53,9 +53,9 @@ def engine(lm: LM, batch_size: int = 16, **serve: Any) -> Engine:
     )
 
 
-def alone(lm: LM, row: Row) -> Trace:
+def alone(lm: LM, row: Request) -> Trace:
     """What the plain loop does for one row."""
-    trace = Trace(tuple(row.canvas[: row.answer].tolist()))
+    trace = Trace(tuple(row.canvas[: row.answer_start].tolist()))
     for event in run(lm.model, [row], lm.words, lm.device):
         trace.add(event)
     return trace
@@ -78,10 +78,10 @@ def same(ours: Trace, theirs: Trace) -> None:
         ) and a.logprobs == pytest.approx(b.logprobs, abs=1e-2)
 
 
-def rows(draw: Callable[[st.SearchStrategy[Any]], Any], lm: LM) -> list[Row]:
+def rows(draw: Callable[[st.SearchStrategy[Any]], Any], lm: LM) -> list[Request]:
     """Requests of every kind: decoders, caches, sampling, guidance, gaps, lengths."""
     found = []
-    caches = [CACHES.get(name, name) for name in fitting(lm.layout)]
+    caches = [CACHES.get(name, name) for name in supported_policies(lm.layout)]
     for _ in range(draw(st.integers(2, 6))):
         prompt = "the sun is red " * draw(st.integers(1, 4)) + "x" * draw(st.integers(0, 3))
         width = lm.layout.causal_block or draw(st.integers(2, 9))
@@ -117,7 +117,7 @@ def test_each_request_gets_what_it_gets_alone(
     lm = tiny(folders[family])
     waiting = rows(data.draw, lm)
     server = engine(lm, data.draw(st.integers(1, 4)))
-    asked: dict[int, Row] = {}
+    asked: dict[int, Request] = {}
     traces: dict[int, Trace] = {}
     ended: set[int] = set()
     while waiting or server.busy:
@@ -125,7 +125,10 @@ def test_each_request_gets_what_it_gets_alone(
         if action == "submit" and waiting:
             row = waiting.pop()
             request = server.submit(row)
-            asked[request], traces[request] = row, Trace(tuple(row.canvas[: row.answer].tolist()))
+            asked[request], traces[request] = (
+                row,
+                Trace(tuple(row.canvas[: row.answer_start].tolist())),
+            )
         elif action == "abort" and asked and data.draw(st.integers(0, 9)) == 0:
             request = data.draw(st.sampled_from(sorted(asked)))
             assert server.abort(request) == (request not in ended)

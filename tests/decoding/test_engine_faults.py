@@ -17,7 +17,7 @@ from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
 from creditdecoding.decoders import resolve
 from creditdecoding.decoders.base import Block, Decision, Prediction, State
 from creditdecoding.decoding.engine import Engine
-from creditdecoding.decoding.request import Row
+from creditdecoding.decoding.request import Request
 from creditdecoding.decoding.step import run
 from creditdecoding.lm import LM, load
 from creditdecoding.models import memory
@@ -41,7 +41,7 @@ def lm() -> LM:
 
 def rows_of(
     lm: LM, caches: tuple[str, ...] = ("dual", "none", "prefix"), **options: Any
-) -> list[Row]:
+) -> list[Request]:
     config = GenerationConfig(
         **{"gen_length": 24, "block_length": 8, "decoder": "credit", **options}
     )
@@ -51,7 +51,7 @@ def rows_of(
     ]
 
 
-def answers(lm: LM, rows: list[Row]) -> list[tuple[int, ...]]:
+def answers(lm: LM, rows: list[Request]) -> list[tuple[int, ...]]:
     """What each row gets alone."""
     return [
         event.tokens
@@ -61,7 +61,7 @@ def answers(lm: LM, rows: list[Row]) -> list[tuple[int, ...]]:
     ]
 
 
-def drive(engine: Engine, rows: list[Row]) -> dict[int, FinishEvent | FailEvent]:
+def drive(engine: Engine, rows: list[Request]) -> dict[int, FinishEvent | FailEvent]:
     """Submit all, step to the end: how each ended."""
     for row in rows:
         engine.submit(row)

@@ -19,7 +19,13 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig, ModelConfig
 from creditdecoding.decoders import kind, names
-from creditdecoding.decoding.request import Row, Vocabulary, settled, start_infill, start_row
+from creditdecoding.decoding.request import (
+    Request,
+    SpecialTokens,
+    finalized_ids,
+    new_infill_request,
+    new_request,
+)
 from creditdecoding.decoding.step import denoise_step, run
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.lm import LM
@@ -42,7 +48,7 @@ def letters(ids: Sequence[int]) -> str:
     return "".join("abcdefghij"[i] for i in ids if i < 10)
 
 
-WORDS = Vocabulary(MASK, STOPS, SIZE, letters)
+WORDS = SpecialTokens(MASK, STOPS, SIZE, letters)
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 0, 1], [2, 2], [9, 8, 7, 6]]
 DECODERS = [
     "fixed",
@@ -70,19 +76,19 @@ def toy(scale: float = 6.0) -> HashModel:
 
 def rows_of(
     prompts: Sequence[Sequence[int]], *configs: GenerationConfig, **options: Any
-) -> list[Row]:
+) -> list[Request]:
     """A row a prompt; `configs` in turn, or one made of `options`."""
     turn = itertools.cycle(configs or (GenerationConfig(**options),))
     return [
-        start_row(i, prompt, config, WORDS, 200)
+        new_request(i, prompt, config, WORDS, 200)
         for i, (prompt, config) in enumerate(zip(prompts, turn))
     ]
 
 
-def traces_of(model: Any, rows: Iterable[Row], batch_size: int = 16) -> list[Trace]:
+def traces_of(model: Any, rows: Iterable[Request], batch_size: int = 16) -> list[Trace]:
     """Decode, one trace a row."""
     rows = list(rows)
-    found = {row.index: Trace(tuple(row.canvas[: row.answer].tolist())) for row in rows}
+    found = {row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows}
     for event in run(model, rows, WORDS, CPU, batch_size):
         found[event.row].add(event)
     return list(found.values())
@@ -163,7 +169,7 @@ def test_rows_of_different_decoders_lengths_and_blocks_share_passes(
             early_stop=early_stop,
             **options,
         )
-        rows.append(start_row(i, prompt, config, WORDS, 200))
+        rows.append(new_request(i, prompt, config, WORDS, 200))
     model = toy()
     for row, ours in zip(rows, traces_of(model, rows, batch_size)):
         same(ours, traces_of(toy(), [row])[0])
@@ -508,7 +514,7 @@ def test_rows_are_taken_only_when_there_is_a_place() -> None:
     """`rows` may be a generator: nothing is started ahead of its turn."""
     taken: list[int] = []
 
-    def source() -> Iterable[Row]:
+    def source() -> Iterable[Request]:
         for row in rows_of([[0], [1], [2]], decoder="fixed", gen_length=2):
             taken.append(row.index)
             yield row
@@ -706,13 +712,16 @@ def test_early_stop_only_cuts_work(seed: int, decoder: str, block_length: int) -
 
 def test_settled_is_the_prefix_that_no_later_step_changes() -> None:
     (row,) = rows_of([[0, 1]], gen_length=5)
-    assert settled(row, WORDS) == ([], False)
+    assert finalized_ids(row, WORDS) == ([], False)
     masked, canvas = row.masked.clone(), row.canvas.clone()
     masked[2:4], canvas[2:4] = False, torch.tensor([7, 8])
     canvas[5], masked[5] = END, False
-    assert settled(dataclasses.replace(row, masked=masked, canvas=canvas), WORDS) == ([7, 8], False)
+    assert finalized_ids(dataclasses.replace(row, masked=masked, canvas=canvas), WORDS) == (
+        [7, 8],
+        False,
+    )
     canvas[4], masked[4] = 9, False
-    assert settled(dataclasses.replace(row, masked=masked, canvas=canvas), WORDS) == (
+    assert finalized_ids(dataclasses.replace(row, masked=masked, canvas=canvas), WORDS) == (
         [7, 8, 9],
         True,
     )
@@ -729,13 +738,13 @@ def test_infilling_writes_the_gaps_and_nothing_else(decoder: str, block_length: 
     text = [1, 2, MASK, 3, MASK, MASK, 4, *[5] * 14, MASK, END, 6]
     gaps = [i for i, token in enumerate(text) if token == MASK]
     model = toy()
-    row = start_infill(
+    row = new_infill_request(
         0, text, GenerationConfig(decoder=decoder, block_length=block_length), WORDS, 200
     )
     assert (
-        all(any(a <= gap < b for gap in gaps) for a, b in row.spans)
-        and row.spans[0][0] == gaps[0]
-        and row.spans[-1][1] == gaps[-1] + 1
+        all(any(a <= gap < b for gap in gaps) for a, b in row.blocks)
+        and row.blocks[0][0] == gaps[0]
+        and row.blocks[-1][1] == gaps[-1] + 1
     )
     (trace,) = traces_of(model, [row])
     assert (
@@ -747,10 +756,10 @@ def test_infilling_writes_the_gaps_and_nothing_else(decoder: str, block_length: 
         trace.written.get(i, token) for i, token in enumerate(text)
     ]
     assert MASK not in trace.finish.tokens and model.calls == trace.nfe <= (
-        len(gaps) if not row.edits else 99
+        len(gaps) if not row.can_edit else 99
     )
     order = [(step.block, position) for step in trace.steps for position in step.commits()]
-    assert all(row.spans[block][0] <= position < row.spans[block][1] for block, position in order)
+    assert all(row.blocks[block][0] <= position < row.blocks[block][1] for block, position in order)
     assert [block for block, _ in order] == sorted(block for block, _ in order)
 
 
@@ -760,7 +769,9 @@ def test_an_infilled_text_ends_by_being_full() -> None:
     """
     model = PlanModel({0: {1: (END, 0.9), 3: (2, 0.5), 4: (3, 0.4)}}, WIDTH, SIZE, MASK)
     config = GenerationConfig(decoder="fixed", stop=("c", "a"))
-    (trace,) = traces_of(model, [start_infill(0, [0, MASK, END, MASK, MASK, 9], config, WORDS, 99)])
+    (trace,) = traces_of(
+        model, [new_infill_request(0, [0, MASK, END, MASK, MASK, 9], config, WORDS, 99)]
+    )
     assert trace.nfe == 3 and trace.finish is not None and trace.finish.reason == "length"
     assert trace.written[1] not in STOPS and trace.finish.tokens == (
         0,
@@ -778,7 +789,7 @@ def test_infilling_counts_only_what_was_filled() -> None:
     (trace,) = traces_of(
         model,
         [
-            start_infill(
+            new_infill_request(
                 0, [0, 5, MASK, 5, MASK, *[6] * 40], GenerationConfig(decoder="fixed"), WORDS, 99
             )
         ],
@@ -787,10 +798,10 @@ def test_infilling_counts_only_what_was_filled() -> None:
 
 
 def test_infilling_shares_passes_with_answers() -> None:
-    fill = start_infill(
+    fill = new_infill_request(
         0, [3, MASK, MASK, 1, 1, 1, MASK, 2], GenerationConfig(block_length=2), WORDS, 99
     )
-    answer = start_row(1, [1, 2], GenerationConfig(gen_length=9, block_length=5), WORDS, 99)
+    answer = new_request(1, [1, 2], GenerationConfig(gen_length=9, block_length=5), WORDS, 99)
     for row, ours in zip((fill, answer), traces_of(toy(), [fill, answer])):
         same(ours, traces_of(toy(), [row])[0])
 
@@ -806,9 +817,9 @@ def test_any_pattern_of_gaps_is_filled(holes: list[bool], block_length: int, dec
     config = GenerationConfig(decoder=decoder, block_length=block_length)
     if not any(holes):
         with pytest.raises(OptionError, match="no mask"):
-            start_infill(0, text, config, WORDS, 99)
+            new_infill_request(0, text, config, WORDS, 99)
         return
-    (trace,) = traces_of(toy(), [start_infill(0, text, config, WORDS, 99)])
+    (trace,) = traces_of(toy(), [new_infill_request(0, text, config, WORDS, 99)])
     assert sorted(trace.written) == [i for i, hole in enumerate(holes) if hole]
     assert trace.finish is not None and all(
         a == b for a, b, hole in zip(trace.finish.tokens, text, holes) if not hole
@@ -822,17 +833,17 @@ def test_any_pattern_of_gaps_is_filled(holes: list[bool], block_length: int, dec
 def test_a_request_that_cannot_be_served_is_refused_before_the_model_runs() -> None:
     config = GenerationConfig(gen_length=8)
     with pytest.raises(OptionError, match="empty"):
-        start_row(0, [], config, WORDS, 64)
+        new_request(0, [], config, WORDS, 64)
     with pytest.raises(OptionError, match="do not fit"):
-        start_row(0, [1] * 57, config, WORDS, 64)
-    assert len(start_row(0, [1] * 56, config, WORDS, 64).canvas) == 64
+        new_request(0, [1] * 57, config, WORDS, 64)
+    assert len(new_request(0, [1] * 56, config, WORDS, 64).canvas) == 64
     for text in ([], [1, 2, 3]):
         with pytest.raises(OptionError, match="no mask"):
-            start_infill(0, text, config, WORDS, 64)
+            new_infill_request(0, text, config, WORDS, 64)
     with pytest.raises(OptionError, match="longer"):
-        start_infill(0, [MASK] * 65, config, WORDS, 64)
+        new_infill_request(0, [MASK] * 65, config, WORDS, 64)
     with pytest.raises(OptionError, match="unknown decoder"):
-        start_row(0, [1], GenerationConfig(decoder="greedy", gen_length=8), WORDS, 64)
+        new_request(0, [1], GenerationConfig(decoder="greedy", gen_length=8), WORDS, 64)
 
 
 @pytest.mark.parametrize(
@@ -922,7 +933,7 @@ def test_a_step_makes_new_rows() -> None:
     branched.
     """
     rows = rows_of(PROMPTS, gen_length=6, block_length=3)
-    kept = [(row.canvas.clone(), row.masked.clone(), row.step, row.span) for row in rows]
+    kept = [(row.canvas.clone(), row.masked.clone(), row.step, row.block_index) for row in rows]
     after, _ = denoise_step(toy(), rows, WORDS, CPU)
     second, _ = denoise_step(toy(), after, WORDS, CPU)
     again, _ = denoise_step(toy(), after, WORDS, CPU)
@@ -930,7 +941,7 @@ def test_a_step_makes_new_rows() -> None:
         assert (
             torch.equal(row.canvas, canvas)
             and torch.equal(row.masked, masked)
-            and (row.step, row.span, row.state) == (step, span, None)
+            and (row.step, row.block_index, row.state) == (step, span, None)
         )
     assert all(torch.equal(a.canvas, b.canvas) for a, b in zip(second, again))
 

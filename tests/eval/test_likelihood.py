@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import start_infill, start_row
+from creditdecoding.decoding.request import new_infill_request, new_request
 from creditdecoding.errors import OptionError
 from creditdecoding.integrations import llada_generate as compat
 from creditdecoding.likelihood import (
@@ -183,7 +183,7 @@ def test_a_network_of_ones_own_is_scored_as_ours() -> None:
 
 def trace_of(lm: LM, **options: Any) -> Trace:
     rows = [
-        start_row(
+        new_request(
             0,
             PROMPT,
             GenerationConfig(**{"gen_length": 10, "early_stop": False, **options}),
@@ -238,7 +238,7 @@ def test_credit_boosts_confidences_and_not_scores() -> None:
 
 def test_an_infilled_text_is_scored_at_its_gaps() -> None:
     lm = lm_of(network(3))
-    row = start_infill(
+    row = new_infill_request(
         0, [1, MASK, 3, MASK, MASK, 2], GenerationConfig(decoder="fixed"), lm.words, 99
     )
     (done,) = [lm.trace_of(row)]

@@ -216,7 +216,7 @@ def tight(lm: LM) -> tuple[int, list[Item], int]:
     that one.
     """
     items = distinct_items(families("algebra")[0], "test", 0, 8)
-    lengths = [row.answer for row in rows_of(lm, items, CONFIG)]
+    lengths = [row.answer_start for row in rows_of(lm, items, CONFIG)]
     longest = max(range(8), key=lengths.__getitem__)
     assert lengths.count(lengths[longest]) == 1
     return lm.max_length - lengths[longest] + 1, items, longest

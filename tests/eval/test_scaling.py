@@ -21,7 +21,7 @@ from creditdecoding.eval import speedups as orthogonality
 from creditdecoding.eval.evaluate import evaluate
 from creditdecoding.eval.verdicts import orthogonality_words, scaling_words
 from creditdecoding.lm import LM, Completion, load
-from creditdecoding.models.kv_cache import Layout
+from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.plots.trace import orthogonality_png, scaling_png
 from creditdecoding.tasks import families
 from tools.make_checkpoint import make
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 SHORT = GenerationConfig(gen_length=12, block_length=6)
 FAST = "threshold:threshold=0.002"
-FULL = Layout(keeps=True)
+FULL = ModelGeometry(supports_kv_cache=True)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def silent(done: int, total: int) -> Callable[[], None]:
 # Settings
 
 
-def names(layout: Layout = FULL, **changes: Any) -> list[str]:
+def names(layout: ModelGeometry = FULL, **changes: Any) -> list[str]:
     return [setting.name for setting in orthogonality.settings(plan(**changes), layout)]
 
 
@@ -82,11 +82,13 @@ def test_each_setting_changes_one_thing_of_the_base() -> None:
 
 
 def test_what_the_base_has_already_is_not_changed_again() -> None:
-    assert names(Layout(causal_block=32, keeps=True), kinds=("cache",)) == [
+    assert names(ModelGeometry(causal_block=32, supports_kv_cache=True), kinds=("cache",)) == [
         "base",
         "cache none",
     ]  # auto is the exact cache there
-    assert names(Layout(), kinds=("cache",)) == ["base"]  # a model of one's own keeps nothing
+    assert names(ModelGeometry(), kinds=("cache",)) == [
+        "base"
+    ]  # a model of one's own keeps nothing
     assert "cache none" in names(
         generation=GenerationConfig(cache="dual")
     ) and "cache dual" not in names(generation=GenerationConfig(cache="dual"))

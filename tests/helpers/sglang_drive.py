@@ -25,11 +25,11 @@ import torch
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create, exported
-from creditdecoding.decoding.request import Vocabulary, start_row
+from creditdecoding.decoding.request import SpecialTokens, new_request
 from creditdecoding.decoding.step import run
 from creditdecoding.integrations.blocks import seed_of, usable
 from creditdecoding.integrations.sglang.plugin import ALGORITHMS, algorithm_of, algorithms
-from creditdecoding.models.kv_cache import Layout
+from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.ops.noise import gumbel_noise, uniform_noise
 from creditdecoding.trace import StepEvent
 from tools.sglang_env import stand_in
@@ -239,7 +239,7 @@ def drive_fdfo(
 
 def ours(decoder: Any, requests: list[Request], length: int) -> dict[int, Commits]:
     """What our loop commits, request by request."""
-    words = Vocabulary(MASK, (END,), VOCAB, lambda ids: " ".join(map(str, ids)))
+    words = SpecialTokens(MASK, (END,), VOCAB, lambda ids: " ".join(map(str, ids)))
 
     def model(
         tokens: torch.Tensor, read: tuple[torch.Tensor, torch.Tensor], allowed: Any = None
@@ -266,7 +266,9 @@ def ours(decoder: Any, requests: list[Request], length: int) -> dict[int, Commit
             seed=seed_of(request.rid),
             early_stop=False,
         )
-        rows.append(start_row(i, request.prompt, kept, words, 10_000, Layout(causal_block=length)))
+        rows.append(
+            new_request(i, request.prompt, kept, words, 10_000, ModelGeometry(causal_block=length))
+        )
     found: dict[int, Commits] = {request.who: [] for request in requests}
     for event in run(model, rows, words, CPU, len(rows)):
         if isinstance(event, StepEvent):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from creditdecoding import decoders
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import start_row
+from creditdecoding.decoding.request import new_request
 from creditdecoding.decoding.step import run
 from creditdecoding.errors import CreditError, ModelError, OptionError
 from creditdecoding.integrations import dinfer
@@ -86,7 +86,7 @@ def ours(
             seed=7 + i,
             **options,
         )
-        rows.append(start_row(i, prompt, config, WORDS, 99))
+        rows.append(new_request(i, prompt, config, WORDS, 99))
     found: list[list[tuple[int, int]]] = [[] for _ in prompts]
     for event in run(net, rows, WORDS, CPU):
         if isinstance(event, StepEvent):

@@ -16,7 +16,13 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig, ModelConfig
 from creditdecoding.decoders import create
-from creditdecoding.decoding.request import Row, Vocabulary, row_seed, start_infill, start_row
+from creditdecoding.decoding.request import (
+    Request,
+    SpecialTokens,
+    new_infill_request,
+    new_request,
+    row_seed,
+)
 from creditdecoding.decoding.step import run
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.integrations import llada_generate as compat
@@ -28,7 +34,7 @@ from creditdecoding.trace import Trace, total
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
 MASK, EOS, EOT, WIDTH = 19, 17, 18, 20
-WORDS = Vocabulary(MASK, (EOS, EOT), WIDTH, str)
+WORDS = SpecialTokens(MASK, (EOS, EOT), WIDTH, str)
 
 
 def network(seed: int = 0, **changes: Any) -> Transformer:
@@ -207,7 +213,7 @@ def test_greedy_tokens_and_passes_are_those_of_the_rules(data: st.DataObject) ->
 @pytest.mark.parametrize(("masks", "steps"), [(8, 3), (8, 8), (8, 1), (3, 5), (7, 4)])
 def test_a_block_takes_its_steps_the_first_ones_committing_more(masks: int, steps: int) -> None:
     rows = [
-        start_row(
+        new_request(
             0,
             [1, 2],
             GenerationConfig(decoder=f"fixed:steps={steps}", gen_length=masks, early_stop=False),
@@ -250,7 +256,7 @@ def test_the_cached_functions_are_the_caches(function: Any, cache: str) -> None:
     found = traces(
         net,
         [
-            start_row(i, line, config, WORDS, 99, net.layout)
+            new_request(i, line, config, WORDS, 99, net.layout)
             for i, line in enumerate(prompt.tolist())
         ],
     )
@@ -299,7 +305,7 @@ def test_a_block_causal_network_keeps_its_blocks() -> None:
     (trace,) = traces(
         net,
         [
-            start_row(
+            new_request(
                 0,
                 [1, 2, 3],
                 GenerationConfig(decoder="fixed:steps=3", gen_length=9, early_stop=False),
@@ -403,9 +409,9 @@ def test_config_of_a_foreign_network_names_its_mask() -> None:
 
 
 def traces(
-    model: Any, rows: list[Row], batch_size: int = 16, words: Vocabulary = WORDS
+    model: Any, rows: list[Request], batch_size: int = 16, words: SpecialTokens = WORDS
 ) -> list[Trace]:
-    found = {row.index: Trace(tuple(row.canvas[: row.answer].tolist())) for row in rows}
+    found = {row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows}
     for event in run(model, rows, words, CPU, batch_size):
         found[event.row].add(event)
     return list(found.values())
@@ -436,7 +442,9 @@ def test_guided_and_unguided_rows_share_passes_and_are_counted() -> None:
         )
         for x in scales
     ]
-    rows = [start_row(i, [1 + i] * (i + 1), config, WORDS, 99) for i, config in enumerate(configs)]
+    rows = [
+        new_request(i, [1 + i] * (i + 1), config, WORDS, 99) for i, config in enumerate(configs)
+    ]
     found = traces(spy, rows, batch_size=3)
     sums = total(found)
     assert sums.sequence_forwards == sum(ran) == sum(
@@ -446,7 +454,7 @@ def test_guided_and_unguided_rows_share_passes_and_are_counted() -> None:
         t.sequence_forwards // t.nfe for t in found
     ] == [1, 2, 1, 2]
     assert sums.computed == sum(
-        (row.answer + 7) * trace.sequence_forwards for row, trace in zip(rows, found)
+        (row.answer_start + 7) * trace.sequence_forwards for row, trace in zip(rows, found)
     )
     for row, trace in zip(rows, found):
         assert story(trace) == story(traces(net, [row])[0])
@@ -460,7 +468,7 @@ def test_guidance_goes_with_caches(cache: str, shift: bool) -> None:
     """
     net = network(2, logit_shift=shift)
     rows = [
-        start_row(
+        new_request(
             i,
             prompt,
             GenerationConfig(
@@ -486,7 +494,11 @@ def test_guidance_goes_with_caches(cache: str, shift: bool) -> None:
         assert story(trace) == story(
             traces(
                 net,
-                [start_row(0, row.canvas[: row.answer].tolist(), config, WORDS, 99, net.layout)],
+                [
+                    new_request(
+                        0, row.canvas[: row.answer_start].tolist(), config, WORDS, 99, net.layout
+                    )
+                ],
             )[0]
         )
 
@@ -494,7 +506,7 @@ def test_guidance_goes_with_caches(cache: str, shift: bool) -> None:
 def test_guidance_of_a_block_causal_network_with_its_cache() -> None:
     net = network(4, causal_block=4)
     rows = [
-        start_row(
+        new_request(
             i,
             [1, 2, 3, 4, 5],
             GenerationConfig(decoder="fixed", gen_length=10, cfg_scale=1.0, cache=cache),
@@ -522,7 +534,7 @@ def test_guided_logits(dtype: torch.dtype) -> None:
         logits[:, 5] = -torch.inf
         return logits
 
-    row = start_infill(
+    row = new_infill_request(
         0, [1, MASK, 2, MASK], GenerationConfig(decoder="fixed", cfg_scale=0.5), WORDS, 99
     )
     (trace,) = traces(model, [row])

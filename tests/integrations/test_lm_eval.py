@@ -171,8 +171,8 @@ def test_a_text_longer_than_the_context_is_cut_into_pieces(lm: CreditLM) -> None
 
 def test_of_a_context_that_is_too_long_the_end_is_kept(lm: CreditLM) -> None:
     row = lm._row(0, "one two " * lm.lm.max_length + "three", lm._config({}))
-    assert len(row.canvas) == lm.lm.max_length and row.size
-    assert lm.lm.tokenizer.decode(row.canvas[: row.answer].tolist()).endswith("three")
+    assert len(row.canvas) == lm.lm.max_length and row.initial_masks
+    assert lm.lm.tokenizer.decode(row.canvas[: row.answer_start].tolist()).endswith("three")
 
 
 def test_is_greedy_is_what_standard_decoding_writes(model: str, lm: CreditLM) -> None:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from creditdecoding.cli import main
-from creditdecoding.decoding.cache_policy import fitting
+from creditdecoding.decoding.cache_policy import supported_policies
 from creditdecoding.lm import load
 from tools.make_checkpoint import FAMILIES, make
 
@@ -68,11 +68,11 @@ def test_generate_with_every_cache(
     of the tokenizer.
     """
     layout = load(folders[family]).layout
-    assert fitting(layout) == (
+    assert supported_policies(layout) == (
         ["none", "block"] if family in BLOCKS else ["none", "prefix", "dual", "every", "vicinity"]
     )
     found = {}
-    for cache in ["auto", *fitting(layout), "every:n=1"][
+    for cache in ["auto", *supported_policies(layout), "every:n=1"][
         : None if layout.causal_block is None else -1
     ]:
         assert (

@@ -421,7 +421,15 @@ def test_hushed_ids_can_be_picked_but_weigh_nothing(temperature: float) -> None:
     flat[:, 1] = -torch.inf
     lse = flat.logsumexp(-1)[None]
     hushed = Prediction(
-        plain.ids, flat[:, 1][None], lse, flat, plain.place, masked, sampling, (1,), real[:, 1:2]
+        plain.ids,
+        flat[:, 1][None],
+        lse,
+        flat,
+        plain.logit_row,
+        masked,
+        sampling,
+        (1,),
+        real[:, 1:2],
     )
     expected = plain.pick()[0]
     for seen in (hushed, hushed.with_boost(torch.zeros(1, n, 4))):
@@ -446,7 +454,7 @@ def test_uniform_of_a_prediction_depends_on_seed_position_and_step() -> None:
         Sampling(s.seed, s.position, s.step + 9),
     ):
         changed = Prediction(
-            seen.ids, seen.logit, seen.lse, seen.flat, seen.place, seen.masked, other
+            seen.ids, seen.logit, seen.lse, seen.logits, seen.logit_row, seen.masked, other
         ).uniform()
         assert not bool((changed == base).any())
     assert all(a != b for a, b in itertools.combinations(base.flatten().tolist(), 2))
@@ -501,7 +509,7 @@ def test_entropy_and_log_probabilities_keep_small_values() -> None:
 def test_confidence_is_made_of_logit_and_normaliser_where_the_mass_is_not_given() -> None:
     seen, _ = prediction(5)
     bare = Prediction(
-        seen.ids, seen.logit, seen.lse, seen.flat, seen.place, seen.masked, seen.sampling
+        seen.ids, seen.logit, seen.lse, seen.logits, seen.logit_row, seen.masked, seen.sampling
     )
     assert torch.allclose(bare.confidence(seen.ids), seen.confidence(seen.ids), rtol=1e-5)
 

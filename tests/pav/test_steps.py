@@ -140,7 +140,7 @@ def test_a_state_is_continued_where_it_ends(lm: LM) -> None:
         )
         assert one.cost.tokens == len(one.state.written) - len(state.written)
         row = sampler.row(Ask(state, ".", 0))
-        assert row.spans[0][0] % 32 == row.answer % 32 and row.begun == list(
+        assert row.blocks[0][0] % 32 == row.answer_start % 32 and row.answer_prefix == list(
             state.written
         )  # blocks lie where they lay
     ((_, again),) = sampler.draw([Ask(whole.state.prefix(2), ".", 0)])

@@ -85,7 +85,7 @@ def ask(lm: LM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], Cost]
     collected = [0]
     spied = copy.copy(lm)
     spied.tokenizer = dataclasses.replace(lm.tokenizer, backend=Spy(lm.tokenizer.backend, calls))
-    start_row, complaint = lm_module.start_row, app_module.complaint
+    start_row, complaint = lm_module.new_request, app_module.complaint
 
     def counted_row(*given: Any, **named: Any) -> Any:
         calls["rows"] += 1
@@ -315,7 +315,7 @@ def test_others_are_answered_while_a_prompt_is_tokenised(lm: LM) -> None:
 
 def test_rows_of_a_prompt_are_made_once(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    start_row = lm_module.start_row
+    start_row = lm_module.new_request
     monkeypatch.setattr(
         lm_module, "start_row", lambda *given: made.append(given) or start_row(*given)
     )

@@ -29,7 +29,7 @@ from openai.types.chat import (
 )
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import row_seed, start_infill
+from creditdecoding.decoding.request import new_infill_request, row_seed
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.lm import LM, load
 from creditdecoding.server import schema
@@ -244,7 +244,9 @@ def gap(lm: LM, length: int, **options: Any) -> tuple[list[int], Any]:
     before, after = lm.encode(BEFORE, raw=True), lm.encode(AFTER, raw=True)
     config = GenerationConfig(gen_length=length, **options)
     masks = [lm.words.mask_id] * length
-    row = start_infill(0, [*before, *masks, *after], config, lm.words, lm.max_length, lm.layout)
+    row = new_infill_request(
+        0, [*before, *masks, *after], config, lm.words, lm.max_length, lm.layout
+    )
     (done,) = lm.collect([row])
     return list(done.trace.tokens[len(before) : len(before) + length]), done.trace
 
@@ -321,7 +323,7 @@ def test_a_block_causal_model_fills_in_within_a_block_alone(tmp_path: Path) -> N
     assert block is not None
     config = GenerationConfig(gen_length=1)
     row = lm.row([5] * (block - 2), config, suffix=[6])
-    expected = start_infill(
+    expected = new_infill_request(
         0, row.canvas[:block].tolist(), config, lm.words, lm.max_length, lm.layout
     )
     tokens = lm.collect([dataclasses.replace(row)])[0].trace.tokens

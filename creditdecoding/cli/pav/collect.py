@@ -54,7 +54,7 @@ def collect(
     """Label states of answers: how often completions of them, sampled with --decoder and
     --temperature, are right.
     """
-    from creditdecoding.decoding.request import fitted
+    from creditdecoding.decoding.request import check_supported
     from creditdecoding.pav.data import agreement
     from creditdecoding.pav.data.collect import fill, header, problems_of
     from creditdecoding.pav.data.label_store import opened
@@ -63,7 +63,7 @@ def collect(
     writable(out)
     chosen = families(tasks)
     lm = load_lm(model, engine)
-    other = None if against is None else fitted(against, lm.layout)
+    other = None if against is None else check_supported(against, lm.layout)
     problems = problems_of(lm, chosen, collecting, generation)
     head = header(lm, model, chosen, problems, collecting, generation, engine)
     with opened(out, head) as store, counting("problems", kept=True) as start:

@@ -11,7 +11,7 @@ import torch
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders.base import Block, Decision, Prediction, State
-from creditdecoding.decoding.request import start_row
+from creditdecoding.decoding.request import new_request
 from creditdecoding.errors import OptionError
 from creditdecoding.eval.traces.commit_timing import moments
 from creditdecoding.lm import LM
@@ -75,7 +75,7 @@ def oracle_traces(
         known = {**trace.settings, "decoder": rule, "stop": tuple(trace.settings.get("stop", ()))}
         begun = known.pop("begun", ())
         rows.append(
-            start_row(
+            new_request(
                 index,
                 trace.prompt,
                 from_mapping(GenerationConfig, known),

@@ -18,7 +18,7 @@ from typing import cast
 
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders import settings
-from creditdecoding.decoding.request import fitted
+from creditdecoding.decoding.request import check_supported
 from creditdecoding.errors import OptionError, naming
 from creditdecoding.fingerprint import identity
 from creditdecoding.lm import LM
@@ -95,7 +95,7 @@ def header(
     )
     given = {
         **dataclasses.asdict(generation),
-        "decoder": settings(fitted(generation.decoder, lm.layout)),
+        "decoder": settings(check_supported(generation.decoder, lm.layout)),
     }
     about = {
         "model": model,

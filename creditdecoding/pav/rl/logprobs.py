@@ -36,9 +36,9 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import settings
-from creditdecoding.decoders.base import tentative
+from creditdecoding.decoders.base import can_revise
 from creditdecoding.decoding.dedup import distinct, leaders
-from creditdecoding.decoding.request import fitted
+from creditdecoding.decoding.request import check_supported
 from creditdecoding.decoding.step import Denoiser, logits_at
 from creditdecoding.errors import OptionError
 from creditdecoding.likelihood import Query, replay
@@ -80,10 +80,10 @@ def refuse_unscored(lm: LM, generation: GenerationConfig, tokens: str = "written
     """Refuse what tokens cannot be drawn with, or not from the model's own softmax, or not be
     counted as asked. Raises `OptionError`.
     """
-    rule = fitted(generation.decoder, lm.layout)
+    rule = check_supported(generation.decoder, lm.layout)
     if tokens == "event":
         _refuse_uneventful(settings(rule)["name"], generation.confidence_eos_eot_inf)
-    if tentative(rule):
+    if can_revise(rule):
         what, hint = (
             "a rule that writes over tokens or takes them back has no log-probability of its answers",
             "Choose another --decoder.",

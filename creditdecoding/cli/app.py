@@ -5,17 +5,16 @@ Errors meant for the caller are one line on standard error and exit code 2.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from creditdecoding.cli.signals import Stopped, end_at_once_next_time, stoppable
-from creditdecoding.cli.streams import holds_all_text, ready
+from creditdecoding.cli.streams import ready
 from creditdecoding.errors import CreditError, OptionError
 
 if TYPE_CHECKING:
@@ -74,25 +73,6 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
             )
         return sys.stdin.read()
     return prompt
-
-
-def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=not holds_all_text(sys.stdout)) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all; links, pipes and devices are written to as they are."""
-    from creditdecoding.run_dir import replace
-
-    try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            path.write_text(text, encoding="utf-8")
-        else:
-            replace(path, text)
-    except OSError as error:
-        raise OptionError(
-            f"cannot write ({error.strerror})", given=str(path), hint="Check the folder."
-        ) from error
 
 
 def summary(done: Completion) -> str:

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, app, print_json, write
+from creditdecoding.cli.app import Json, Model, app
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import counting
+from creditdecoding.cli.render import print_json, write
 from creditdecoding.cli.validate import drawable, several, usable, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, Raw, app, complete, load_lm, print_json, write
+from creditdecoding.cli.app import Json, Model, Raw, app, complete, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.limits import limited
 from creditdecoding.cli.progress import answering
+from creditdecoding.cli.render import print_json, write
 from creditdecoding.cli.validate import split_named, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError

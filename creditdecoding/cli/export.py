@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditdecoding.cli.app import app, write
+from creditdecoding.cli.app import app
+from creditdecoding.cli.render import write
 from creditdecoding.cli.validate import writable
 
 if TYPE_CHECKING:

@@ -19,12 +19,11 @@ from creditdecoding.cli.app import (
     app,
     complete,
     load_lm,
-    print_json,
     read_prompt,
     summary,
-    write,
 )
 from creditdecoding.cli.flags import with_options
+from creditdecoding.cli.render import print_json, write
 from creditdecoding.cli.validate import drawable, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, app, print_json
+from creditdecoding.cli.app import Json, Model, app
 from creditdecoding.cli.flags import with_options
+from creditdecoding.cli.render import print_json
 from creditdecoding.config import EngineConfig
 
 

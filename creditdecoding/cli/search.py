@@ -10,20 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import (
-    Json,
-    Model,
-    Prompt,
-    PromptFile,
-    Raw,
-    app,
-    load_lm,
-    print_json,
-    read_prompt,
-    write,
-)
+from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, load_lm, read_prompt
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import counting, progress
+from creditdecoding.cli.render import print_json, write
 from creditdecoding.cli.validate import drawable, split_named, whole_numbers
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError

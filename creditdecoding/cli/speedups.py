@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, app, load_lm, print_json, write
+from creditdecoding.cli.app import Json, Model, app, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import answering, counting
+from creditdecoding.cli.render import print_json, write
 from creditdecoding.cli.validate import drawable, several, split_named, whole_numbers, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 

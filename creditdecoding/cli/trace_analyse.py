@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, app, load_lm, print_json
+from creditdecoding.cli.app import Json, app, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.limits import limited
 from creditdecoding.cli.progress import answering
+from creditdecoding.cli.render import print_json
 from creditdecoding.cli.validate import drawable, split_named, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError

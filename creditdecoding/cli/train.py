@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import app, write
+from creditdecoding.cli.app import app
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import answering, progress
+from creditdecoding.cli.render import write
 from creditdecoding.cli.validate import drawable, made
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.train.options import TrainConfig

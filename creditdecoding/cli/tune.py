@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, Raw, app, load_lm, print_json, write
+from creditdecoding.cli.app import Json, Model, Raw, app, load_lm
 from creditdecoding.cli.export import heading
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import answering
+from creditdecoding.cli.render import print_json, write
 from creditdecoding.cli.validate import split_named, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, main, print_json
+from creditdecoding.cli.app import Json, main
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import counting
+from creditdecoding.cli.render import print_json
 from creditdecoding.cli.validate import drawable, writable
 from experiments.didactic.options import DidacticConfig
 

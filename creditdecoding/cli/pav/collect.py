@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, load_lm, print_json
+from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.progress import counting, progress
+from creditdecoding.cli.render import print_json
 from creditdecoding.cli.validate import writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.pav.data.options import CollectConfig

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, load_lm, print_json
+from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.progress import progress
+from creditdecoding.cli.render import print_json
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
 

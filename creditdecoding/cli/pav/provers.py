@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, load_lm, print_json
+from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.pav.measure import Store
 from creditdecoding.cli.progress import progress
+from creditdecoding.cli.render import print_json
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
 

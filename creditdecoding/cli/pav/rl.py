@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, load_lm, print_json, write
+from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.progress import Tick, counting
+from creditdecoding.cli.render import print_json, write
 from creditdecoding.cli.validate import drawable, made, usable, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.pav.rl.options import RLConfig

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, load_lm, print_json
+from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.pav.measure import Store, show
 from creditdecoding.cli.progress import progress
+from creditdecoding.cli.render import print_json
 from creditdecoding.cli.validate import made, usable
 from creditdecoding.config import EngineConfig
 from creditdecoding.pav.verifier.options import FitConfig

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.errors import OptionError, unknown_name
-from creditdecoding.server.parse import ROUTES
+from creditdecoding.server.parse import BODY_TYPES
 
 FIELDS = ("custom_id", "method", "url", "body")
 FORMAT = 'Write {"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}, one a line.'
@@ -138,11 +138,11 @@ def request(value: Any, line: Line) -> tuple[str, dict[str, Any]]:
         raise OptionError(
             f"{where}: unknown method", given=_shown(value["method"]), allowed="POST", hint=FORMAT
         )
-    if not isinstance(value["url"], str) or value["url"] not in ROUTES:
+    if not isinstance(value["url"], str) or value["url"] not in BODY_TYPES:
         raise OptionError(
             f"{where}: unknown url",
             given=_shown(value["url"]),
-            allowed=", ".join(ROUTES),
+            allowed=", ".join(BODY_TYPES),
             hint="Take one of these.",
         )
     if not isinstance(value["body"], dict):

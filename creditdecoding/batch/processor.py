@@ -18,10 +18,21 @@ from creditdecoding.decoding.engine import Engine
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.lm import LM, load
 from creditdecoding.server import schema
-from creditdecoding.server.admission import limits_of
-from creditdecoding.server.async_engine import BROKEN, Answer
-from creditdecoding.server.parse import ROUTES, complaint, objection, rows_of, shape_of
-from creditdecoding.server.responses import Shape, error_body, failure, refusal
+from creditdecoding.server.admission import admission_limits
+from creditdecoding.server.async_engine import ENGINE_FAILED, Answer
+from creditdecoding.server.parse import (
+    BODY_TYPES,
+    make_requests,
+    refusal_reason,
+    response_format,
+    validation_message,
+)
+from creditdecoding.server.responses import (
+    ResponseFormat,
+    error_body,
+    failure_response,
+    refusal_response,
+)
 from creditdecoding.trace import FailEvent
 
 STREAMED = ("stream", "draft", "stream_options")
@@ -59,12 +70,12 @@ class _Job:
 
     line: Line
     name: str | None
-    shape: Shape
+    shape: ResponseFormat
     answers: dict[int, Answer]
 
     @property
     def over(self) -> bool:
-        return any(answer.failed for answer in self.answers.values()) or all(
+        return any(answer.failure for answer in self.answers.values()) or all(
             answer.done for answer in self.answers.values()
         )
 
@@ -79,7 +90,7 @@ class Desk:
         self._serve = replace(
             setting.serve, max_waiting=most + schema.MAX_CHOICES**2
         )  # a line may ask for that many answers
-        self._limits = limits_of(lm, setting.engine, self._serve)
+        self._limits = admission_limits(lm, setting.engine, self._serve)
         self._jobs: dict[int, _Job] = {}
 
     def answers(self, lines: Iterable[Line]) -> Iterator[Reply]:
@@ -101,7 +112,7 @@ class Desk:
                 text = (
                     str(error)
                     if isinstance(error, CreditError)
-                    else f"{BROKEN} ({type(error).__name__})"
+                    else f"{ENGINE_FAILED} ({type(error).__name__})"
                 )
                 lost, self._jobs = {id(job): job for job in self._jobs.values()}, {}
                 engine = self._engine()
@@ -118,7 +129,7 @@ class Desk:
                 if isinstance(event, FailEvent):
                     answer.fail(event.reason, event.error)
                 else:
-                    answer.hear(event)
+                    answer.on_event(event)
                 if job.over:
                     yield self._end(engine, job)
 
@@ -139,8 +150,8 @@ class Desk:
                 line, name, None, {"code": "invalid_line", "message": str(error)}
             )
         try:
-            asked = ROUTES[url].model_validate(body)
-            against = objection(asked, self._set.name)
+            asked = BODY_TYPES[url].model_validate(body)
+            against = refusal_reason(asked, self._set.name)
             for field in STREAMED:
                 if getattr(asked, field):
                     against = (
@@ -156,10 +167,10 @@ class Desk:
             if asked.seed is None:
                 asked.seed = int(self._set.key(line.index)[:7], 16)
             self._submit(engine, line, name, asked)
-        except schema.Invalid as error:
-            return self._told(line, name, 400, error_body(400, *complaint(error.errors())))
+        except schema.InvalidBody as error:
+            return self._told(line, name, 400, error_body(400, *validation_message(error.errors())))
         except CreditError as error:
-            return self._told(line, name, *refusal(error, schema.NAMES))
+            return self._told(line, name, *refusal_response(error, schema.FIELD_NAMES))
         except (
             Exception
         ) as error:  # whatever a tokenizer or a template raises: the other lines go on
@@ -169,8 +180,8 @@ class Desk:
 
     def _submit(self, engine: Engine, line: Line, name: str | None, asked: Any) -> None:
         """All rows of a line or none."""
-        rows = rows_of(self._lm, asked, self._limits)
-        shape = shape_of(
+        rows = make_requests(self._lm, asked, self._limits)
+        shape = response_format(
             self._lm,
             self._set.name,
             asked,
@@ -194,11 +205,11 @@ class Desk:
             if not answer.done:
                 engine.abort(number)
         answers = [*job.answers.values()]
-        failed = next((answer for answer in answers if answer.failed), None)
+        failed = next((answer for answer in answers if answer.failure), None)
         return self._told(
             job.line,
             job.name,
-            *((200, job.shape.whole(answers)) if failed is None else failure(failed)),
+            *((200, job.shape.response(answers)) if failed is None else failure_response(failed)),
         )
 
     def _told(self, line: Line, name: str | None, status: int, body: dict[str, Any]) -> Reply:

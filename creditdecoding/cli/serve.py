@@ -11,7 +11,7 @@ from creditdecoding.cli.app import Model, app, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.signals import as_usual
 from creditdecoding.config import EngineConfig, ServeConfig
-from creditdecoding.server.defaults import Defaults, given
+from creditdecoding.server.defaults import Defaults, set_values
 from creditdecoding.server.options import HttpConfig
 
 EVERYBODY = (
@@ -41,22 +41,22 @@ def serve(
     from creditdecoding.server import api_key as key
     from creditdecoding.server import hosts
     from creditdecoding.server import listener as door
-    from creditdecoding.server.parse import set_defaults, settled
+    from creditdecoding.server.parse import apply_defaults, resolve_defaults
     from creditdecoding.server.serve import serve as run
 
-    defaults = settled(given(default))
+    defaults = resolve_defaults(set_values(default))
     http = key.with_key(http, _warn)
     listening = door.listen(http)  # before the model is loaded, which may take minutes
     if http.api_key is None and not hosts.is_loopback(listening.getsockname()[0]):
         _warn(EVERYBODY.format(host=http.host))
     lm = load_lm(model, engine)
-    set_defaults(lm, defaults)
+    apply_defaults(lm, defaults)
     name = http.name or (Path(model).resolve().name if Path(model).is_dir() else model)
 
     def ready() -> None:
         if listening.limit < http.max_connections:
             _warn(LESS_ROOM.format(room=listening.limit, wanted=http.max_connections))
-        address = door.address(listening)
+        address = door.url_of(listening)
         typer.echo(f"{name} at {address} (OpenAI API at {address}/v1)", err=True)
 
     with as_usual():

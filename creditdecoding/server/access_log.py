@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from creditdecoding.server.errors import App, Message, Receive, Scope, Send, refuse
+from creditdecoding.server.asgi import ASGIApp, Message, Receive, Scope, Send, send_error
 
 LOG = logging.getLogger("creditdecoding.server")
 ACCESS_LOG = LOG.getChild("access")
@@ -39,10 +39,10 @@ def request_id(headers: list[tuple[bytes, bytes]]) -> str:
 
 
 @dataclass
-class Record:
+class AccessRecord:
     """What is known of one request and its response. `state` is what the application notes of it."""
 
-    number: str = field(default_factory=new_id)
+    request_id: str = field(default_factory=new_id)
     method: str = "-"
     path: str = "-"
     status: int | None = None
@@ -54,7 +54,7 @@ class Record:
         """The record as a line of the log, free of control characters."""
         status = "-" if self.status is None else str(self.status)
         words = [
-            self.number,
+            self.request_id,
             self.method,
             self.path,
             status,
@@ -70,10 +70,10 @@ class Record:
         return " ".join(words)
 
 
-class Access:
+class AccessLog:
     """An ASGI application around another one. `count` is told the status of every response."""
 
-    def __init__(self, app: App, count: Callable[[int], None]) -> None:
+    def __init__(self, app: ASGIApp, count: Callable[[int], None]) -> None:
         self._app = app
         self.count = count
 
@@ -85,7 +85,7 @@ class Access:
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                own = (b"x-request-id", record.number.encode())
+                own = (b"x-request-id", record.request_id.encode())
                 message = {**message, "headers": [*message.get("headers", ()), own]}
             else:
                 record.whole = not message.get("more_body", False)
@@ -94,15 +94,15 @@ class Access:
         try:
             await self._app(scope, receive, noted)
         except Exception:
-            LOG.exception("%s failed", record.number)
+            LOG.exception("%s failed", record.request_id)
             if record.status is None:
-                await refuse(
+                await send_error(
                     noted, 500, "something went wrong that should not have. See the server's log."
                 )
         finally:
             self.note(record)
 
-    def note(self, record: Record) -> None:
+    def note(self, record: AccessRecord) -> None:
         """Count a response and log its request."""
         told = record.state.get("told")  # instead of the application's answer
         if told is not None:
@@ -113,12 +113,12 @@ class Access:
         ACCESS_LOG.info(record.line())
 
 
-def _record(scope: Scope) -> Record:
+def _record(scope: Scope) -> AccessRecord:
     """What is known of a request when it comes; its id is left in the scope's state."""
     state = scope.setdefault("state", {})
     state["request_id"] = request_id(scope["headers"])
     path = scope.get("raw_path") or scope["path"].encode()
-    return Record(
+    return AccessRecord(
         state["request_id"],
         _plain(scope["method"].encode(), SHOWN_METHOD),
         _plain(path, SHOWN_PATH),

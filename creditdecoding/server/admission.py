@@ -27,12 +27,12 @@ class Limits:
     `longest` token may stand for.
     """
 
-    rows: int
-    numbers: int
-    longest: int
+    answers: int
+    token_ids: int
+    token_chars: int
 
 
-def limits_of(lm: LM, engine: EngineConfig, serve: ServeConfig) -> Limits:
+def admission_limits(lm: LM, engine: EngineConfig, serve: ServeConfig) -> Limits:
     """The limits of a server: as many rows as may run and wait, as many numbers as prompts of ids
     may have.
     """
@@ -48,7 +48,7 @@ def _longest(lm: LM) -> int:
     return longest if normalizer is None else SHRINK * longest
 
 
-def weigh(body: bytes, limits: Limits) -> None:
+def check_json_size(body: bytes, limits: Limits) -> None:
     """Raise `OptionError` for JSON that would grow to many times its size when it is parsed, or
     that nests deeply.
 
@@ -59,7 +59,7 @@ def weigh(body: bytes, limits: Limits) -> None:
     frame = b"".join(bare.split(b'"')[::2])
     containers = frame.count(b"[") + frame.count(b"{")
     _hold("lists and objects", containers, MAX_CONTAINERS)
-    _hold("values", frame.count(b","), MAX_TEXTS + limits.numbers)
+    _hold("values", frame.count(b","), MAX_TEXTS + limits.token_ids)
     _hold("levels", _depth(frame), MAX_DEPTH)
 
 
@@ -86,13 +86,13 @@ def _depth(frame: bytes) -> int:
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def check_rows(prompts: int, n: int, limits: Limits) -> None:
+def check_answer_count(prompts: int, n: int, limits: Limits) -> None:
     """Raise `OptionError` for more answers than the server ever takes at once."""
-    if prompts * n > limits.rows:
+    if prompts * n > limits.answers:
         raise OptionError(
             "this request asks for more answers than fit at once",
             given=f"{prompts} prompts with n={n}",
-            allowed=f"{limits.rows} answers",
+            allowed=f"{limits.answers} answers",
             hint="Send several requests, or start the server with a larger --max-waiting.",
             param="n" if n > 1 else "prompt",
         )
@@ -102,7 +102,7 @@ def check_texts(lm: LM, texts: Sequence[str], room: int, limits: Limits, param: 
     """Raise `OptionError` if texts have more characters than `room` tokens can stand for, or a
     beginning with too many tokens.
     """
-    most = room * limits.longest
+    most = room * limits.token_chars
     count = sum(map(len, texts))
     if count > most:
         raise too_long(f"{count} characters", f"{most} at most", param)
@@ -119,7 +119,7 @@ def _check_head(lm: LM, text: str, room: int, limits: Limits, param: str) -> Non
     """
     size = HEAD * room
     while size < len(text):
-        if len(lm.tokenizer.encode(text[:size])) > 2 * room + limits.longest:
+        if len(lm.tokenizer.encode(text[:size])) > 2 * room + limits.token_chars:
             raise too_long(f"more than {2 * room} tokens", f"{room} tokens", param)
         size *= 2
 

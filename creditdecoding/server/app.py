@@ -18,17 +18,29 @@ from creditdecoding.decoding.engine import Engine
 from creditdecoding.errors import CreditError, MissingExtraError
 from creditdecoding.lm import LM
 from creditdecoding.server import schema
-from creditdecoding.server.access_log import Access
-from creditdecoding.server.admission import Limits, limits_of, weigh
-from creditdecoding.server.async_engine import Answer, Service
-from creditdecoding.server.errors import App, Receive, Scope, Send
-from creditdecoding.server.hosts import Hosts
-from creditdecoding.server.live_page import page
+from creditdecoding.server.access_log import AccessLog
+from creditdecoding.server.admission import Limits, admission_limits, check_json_size
+from creditdecoding.server.asgi import ASGIApp, Receive, Scope, Send
+from creditdecoding.server.async_engine import Answer, AsyncEngine
+from creditdecoding.server.hosts import HostCheck
+from creditdecoding.server.live_page import live_page
 from creditdecoding.server.metrics import CONTENT_TYPE, Metrics
-from creditdecoding.server.middleware import Guard
+from creditdecoding.server.middleware import RequestGuard
 from creditdecoding.server.options import HttpConfig
-from creditdecoding.server.parse import complaint, objection, rows_of, shape_of, unknown_model
-from creditdecoding.server.responses import Draft, Shape, error_body, failure, refusal
+from creditdecoding.server.parse import (
+    make_requests,
+    refusal_reason,
+    response_format,
+    unknown_model,
+    validation_message,
+)
+from creditdecoding.server.responses import (
+    DraftCanvas,
+    ResponseFormat,
+    error_body,
+    failure_response,
+    refusal_response,
+)
 from creditdecoding.server.schema import ChatRequest, CompletionRequest
 
 try:
@@ -65,16 +77,16 @@ class Events(StreamingResponse):
 
 def make_app(
     lm: LM, name: str, engine: EngineConfig, serve: ServeConfig, http: HttpConfig
-) -> tuple[Access, Service]:
+) -> tuple[AccessLog, AsyncEngine]:
     """The ASGI application that serves `lm` under `name`, and its service, which whoever runs it
     has to close.
     """
     metrics = Metrics(name)
-    service = Service(
+    service = AsyncEngine(
         lm.words, lambda: Engine(lm.model, lm.words, lm.device, engine, serve), metrics
     )
-    limits = limits_of(lm, engine, serve)
-    front = Front(lm, name, service, limits)
+    limits = admission_limits(lm, engine, serve)
+    front = Routes(lm, name, service, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -106,7 +118,7 @@ def make_app(
     async def shown() -> Response:
         return Response(metrics.text(await service.stats()), media_type=CONTENT_TYPE)
 
-    shown_live = page(name, lm.max_length)
+    shown_live = live_page(name, lm.max_length)
 
     @app.get("/", include_in_schema=False)
     async def live() -> HTMLResponse:
@@ -121,10 +133,12 @@ def make_app(
     app.add_exception_handler(ClientGoneError, _gone_already)
     app.add_exception_handler(ClientDisconnect, _gone_already)
     app.add_exception_handler(Exception, _bug)
-    return Access(Hosts(_shared(Guard(app, http), http), http), metrics.answered), service
+    return AccessLog(
+        HostCheck(_shared(RequestGuard(app, http), http), http), metrics.on_response
+    ), service
 
 
-def _shared(app: App, http: HttpConfig) -> App:
+def _shared(app: ASGIApp, http: HttpConfig) -> ASGIApp:
     """The application for web pages of other origins too, if there are such that may call it."""
     if not http.cors_origin:
         return app
@@ -146,7 +160,7 @@ def _weighing(limits: Limits) -> type[APIRoute]:
 
             async def weighed(request: Request) -> Response:
                 if request.method == "POST":
-                    weigh(await request.body(), limits)
+                    check_json_size(await request.body(), limits)
                 return await answer(request)
 
             return weighed
@@ -154,10 +168,10 @@ def _weighing(limits: Limits) -> type[APIRoute]:
     return Weighing
 
 
-class Front:
+class Routes:
     """The endpoints."""
 
-    def __init__(self, lm: LM, name: str, service: Service, limits: Limits) -> None:
+    def __init__(self, lm: LM, name: str, service: AsyncEngine, limits: Limits) -> None:
         self.lm, self.name, self.service, self.limits = lm, name, service, limits
         self.since = int(time.time())
         self.writing = ThreadPoolExecutor(
@@ -186,7 +200,7 @@ class Front:
         """Whether requests are taken."""
         return (
             JSONResponse({"status": "ok"})
-            if self.service.alive
+            if self.service.is_open
             else JSONResponse({"status": "closing"}, 503)
         )
 
@@ -200,28 +214,28 @@ class Front:
         }
 
     async def _answer(self, asked: Any, request: Request) -> Response:
-        against = objection(asked, self.name)
+        against = refusal_reason(asked, self.name)
         if against is not None:
             return _told(*against)
         rows = await asyncio.get_running_loop().run_in_executor(
-            self.writing, rows_of, self.lm, asked, self.limits
+            self.writing, make_requests, self.lm, asked, self.limits
         )
         if self.service.closing:
             return _error(503, "the server is shutting down. Try another one.", code="closing")
-        answers = await self.service.admit(rows, bool(asked.draft))
+        answers = await self.service.submit(rows, bool(asked.draft))
         request.state.answers = answers  # for the access log
-        shape = shape_of(self.lm, self.name, asked, rows)
+        shape = response_format(self.lm, self.name, asked, rows)
         if asked.stream:
-            drafts = [Draft(row, self.lm.tokenizer) for row in rows] if asked.draft else []
-            return Events(_events(answers, shape, drafts), lambda: self.service.drop(answers))
+            drafts = [DraftCanvas(row, self.lm.tokenizer) for row in rows] if asked.draft else []
+            return Events(_events(answers, shape, drafts), lambda: self.service.abort(answers))
         try:
             await _finished(answers, request)
         finally:
-            self.service.drop(answers)
-        failed = next((answer for answer in answers if answer.failed), None)
+            self.service.abort(answers)
+        failed = next((answer for answer in answers if answer.failure), None)
         if failed is not None:
-            return _told(*failure(failed))
-        return JSONResponse(shape.whole(answers))
+            return _told(*failure_response(failed))
+        return JSONResponse(shape.response(answers))
 
 
 async def _finished(answers: Sequence[Answer], request: Request) -> None:
@@ -229,7 +243,7 @@ async def _finished(answers: Sequence[Answer], request: Request) -> None:
     gone = asyncio.ensure_future(_gone(request))
     try:
         while not all(answer.done for answer in answers):
-            if any(answer.failed for answer in answers):
+            if any(answer.failure for answer in answers):
                 return
             bell = asyncio.ensure_future(answers[0].bell.wait())
             done, _ = await asyncio.wait({bell, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -262,43 +276,43 @@ class _Sent:
 
 
 async def _events(
-    answers: Sequence[Answer], shape: Shape, drafts: Sequence[Draft]
+    answers: Sequence[Answer], shape: ResponseFormat, drafts: Sequence[DraftCanvas]
 ) -> AsyncIterator[str]:
     """Server-sent events: text as it becomes final, the canvas if asked for, how each answer ends,
     the counts if asked for.
     """
     sent = [_Sent() for _ in answers]
     if shape.chat:
-        yield _event(shape.chunk([shape.opening(i) for i in range(len(answers))], answers))
+        yield _event(shape.chunk([shape.opening_choice(i) for i in range(len(answers))], answers))
     while not all(one.ended for one in sent):
         answers[0].bell.clear()
         for i, answer in enumerate(answers):
-            if answer.failed:
-                yield _event(failure(answer)[1])
+            if answer.failure:
+                yield _event(failure_response(answer)[1])
                 return
             for news in _news(i, answer, shape, drafts[i : i + 1], sent[i]):
                 yield _event(shape.chunk([news], answers))
         if not all(one.ended for one in sent):
             await answers[0].bell.wait()
-    if shape.counted:
+    if shape.final_usage:
         yield _event(shape.chunk([], answers))
     yield "data: [DONE]\n\n"
 
 
 def _news(
-    i: int, answer: Answer, shape: Shape, drafts: Sequence[Draft], sent: _Sent
+    i: int, answer: Answer, shape: ResponseFormat, drafts: Sequence[DraftCanvas], sent: _Sent
 ) -> list[dict[str, Any]]:
     """What a stream has not told of answer `i` yet, all of one moment: its canvases, then the text
     that they made final.
     """
     steps, answer.steps = answer.steps, []
-    news = [shape.drafted(i, draft.add(step)) for draft in drafts for step in steps]
-    text = answer.reading.text[sent.text :]
+    news = [shape.draft_choice(i, draft.after(step)) for draft in drafts for step in steps]
+    text = answer.detokenizer.text[sent.text :]
     if not sent.ended and (text or answer.done):
-        news.append(shape.part(i, answer, text, sent.tokens))
+        news.append(shape.chunk_choice(i, answer, text, sent.tokens))
         sent.text += len(text)
         sent.ended = answer.done
-        sent.tokens = answer.reading.covered if shape.logprobs else 0
+        sent.tokens = answer.detokenizer.covered if shape.logprobs else 0
     return news
 
 
@@ -318,12 +332,12 @@ def _told(status: int, body: dict[str, Any]) -> JSONResponse:
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _error(400, *complaint(error.errors()))
+    return _error(400, *validation_message(error.errors()))
 
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, CreditError)
-    return _told(*refusal(error, schema.NAMES))
+    return _told(*refusal_response(error, schema.FIELD_NAMES))
 
 
 async def _http(_: Request, error: Exception) -> Response:

@@ -14,12 +14,12 @@ from creditdecoding.decoding.engine import Engine, EngineStats
 from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.decoding.streaming import Reading
 from creditdecoding.errors import CreditError, OptionError, QueueFullError
-from creditdecoding.server.engine_thread import Worker
+from creditdecoding.server.engine_thread import EngineThread
 from creditdecoding.server.metrics import Metrics
 from creditdecoding.trace import Event, FailEvent, FinishEvent, StepEvent
 
-BROKEN = "the engine failed in this request's pass"
-CLOSING = "the server is shutting down"
+ENGINE_FAILED = "the engine failed in this request's pass"
+SHUTTING_DOWN = "the server is shutting down"
 
 
 class Answer:
@@ -28,28 +28,35 @@ class Answer:
     """
 
     def __init__(
-        self, row: Request, words: SpecialTokens, bell: asyncio.Event, keep_steps: bool
+        self, request: Request, words: SpecialTokens, updated: asyncio.Event, keep_steps: bool
     ) -> None:
-        self.row, self.bell = row, bell
+        self.row, self.bell = request, updated
         self.key: tuple[int, int] | None = None
-        self.reading = Reading(row, words)
+        self.detokenizer = Reading(request, words)
         self.steps: list[StepEvent] = []
         self.logprobs: dict[int, float] = {}
         self.nfe = 0
         self.finish: FinishEvent | None = None
-        self.failed: tuple[str, str] | None = None
-        self.begun, self.first, self.ended, self.waited = time.monotonic(), 0.0, 0.0, 0.0
+        self.failure: tuple[str, str] | None = None
+        self.admitted_at, self.first_text_at, self.ended_at, self.queue_seconds = (
+            time.monotonic(),
+            0.0,
+            0.0,
+            0.0,
+        )
         self._keep_steps = keep_steps
 
     @property
     def done(self) -> bool:
         """Whether nothing more will come."""
-        return self.finish is not None or self.failed is not None
+        return self.finish is not None or self.failure is not None
 
-    def hear(self, event: StepEvent | FinishEvent) -> None:
+    def on_event(self, event: StepEvent | FinishEvent) -> None:
         """Take up what happened to the row."""
         if isinstance(event, StepEvent):
-            self.waited = self.waited if self.nfe else time.monotonic() - self.begun
+            self.queue_seconds = (
+                self.queue_seconds if self.nfe else time.monotonic() - self.admitted_at
+            )
             self.nfe += 1
             if event.logprobs is not None:
                 self.logprobs |= {
@@ -61,18 +68,18 @@ class Answer:
                 self.steps.append(event)
         else:
             self.finish = event
-        if self.reading.add(event) and not self.first:
-            self.first = time.monotonic()
+        if self.detokenizer.add(event) and not self.first_text_at:
+            self.first_text_at = time.monotonic()
         self._ring()
 
     def fail(self, reason: str, text: str) -> None:
         """End without an answer; `reason` as in `FailEvent`, or "closing"."""
-        self.failed = (reason, text)
+        self.failure = (reason, text)
         self._ring()
 
     def _ring(self) -> None:
         if self.done:
-            self.ended = time.monotonic()
+            self.ended_at = time.monotonic()
         self.bell.set()
 
 
@@ -86,14 +93,14 @@ def _never(count: int) -> OptionError:
     )
 
 
-class Service:
+class AsyncEngine:
     """Every answer under way, and the worker that makes them grow."""
 
     def __init__(self, words: SpecialTokens, make: Callable[[], Engine], metrics: Metrics) -> None:
         self._words, self._metrics = words, metrics
         self._answers: dict[tuple[int, int], Answer] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._worker = Worker(
+        self._worker = EngineThread(
             make, lambda *of: self._post(self._hear, *of), lambda *of: self._post(self._lost, *of)
         )
         self.closing = False
@@ -105,11 +112,11 @@ class Service:
         self._worker.start()
 
     @property
-    def alive(self) -> bool:
+    def is_open(self) -> bool:
         """Whether requests are taken."""
         return self._worker.alive and not self.closing
 
-    async def admit(self, rows: Sequence[Request], keep_steps: bool = False) -> list[Answer]:
+    async def submit(self, rows: Sequence[Request], keep_steps: bool = False) -> list[Answer]:
         """Hand rows to the engine, all or none; their answers share one bell. Raises what
         `Engine.submit` raises.
         """
@@ -119,7 +126,7 @@ class Service:
         def submit(engine: Engine) -> None:
             try:
                 for answer in answers:
-                    answer.key = (self._worker.life, engine.submit(answer.row))
+                    answer.key = (self._worker.engine_generation, engine.submit(answer.row))
                     self._answers[answer.key] = answer  # before the first step: no event is missed
             except Exception as error:
                 for key in filter(None, (answer.key for answer in answers)):
@@ -133,24 +140,26 @@ class Service:
         try:
             await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            future.add_done_callback(lambda _: self.drop(answers))
+            future.add_done_callback(lambda _: self.abort(answers))
             raise
         for answer in answers:
-            self._metrics.began(answer.row)
+            self._metrics.on_admitted(answer.row)
         return answers
 
-    def drop(self, answers: Sequence[Answer]) -> None:
+    def abort(self, answers: Sequence[Answer]) -> None:
         """Nobody waits for these any more: what runs of them is aborted before the next step."""
         left = [answer.key for answer in answers if not answer.done and answer.key is not None]
         if left and self._worker.alive:
             self._worker.call(
                 lambda engine: [
-                    engine.abort(number) for life, number in left if life == self._worker.life
+                    engine.abort(number)
+                    for life, number in left
+                    if life == self._worker.engine_generation
                 ]
             )
         for key in left:
             if self._answers.pop(key, None) is not None:
-                self._metrics.ended("abort")
+                self._metrics.on_ended("abort")
 
     async def close(self, grace: float) -> None:
         """Take no more requests, let those under way finish for `grace` seconds, fail the rest, end
@@ -166,12 +175,12 @@ class Service:
         while self._answers and time.monotonic() < ends:
             await asyncio.sleep(0.02)
         left = list(self._answers.values())
-        self.drop(left)
+        self.abort(left)
         for answer in left:
-            answer.fail("closing", CLOSING)
+            answer.fail("closing", SHUTTING_DOWN)
         await asyncio.to_thread(self._worker.stop)
         for answer in self._answers.values():  # whoever slipped in meanwhile
-            answer.fail("closing", CLOSING)
+            answer.fail("closing", SHUTTING_DOWN)
 
     async def stats(self) -> EngineStats | None:
         """The engine's figures of this moment, None when it has ended."""
@@ -195,7 +204,7 @@ class Service:
             if isinstance(event, FailEvent):
                 answer.fail(event.reason, event.error)
             else:
-                answer.hear(event)
+                answer.on_event(event)
             self._metrics.heard(event, answer)
             if answer.done:
                 del self._answers[life, event.row]
@@ -203,8 +212,10 @@ class Service:
     def _lost(self, life: int, error: Exception) -> None:
         """An engine is gone with all its rows."""
         text = (
-            str(error) if isinstance(error, CreditError) else f"{BROKEN} ({type(error).__name__})"
+            str(error)
+            if isinstance(error, CreditError)
+            else f"{ENGINE_FAILED} ({type(error).__name__})"
         )
         for key in [key for key in list(self._answers) if key[0] == life]:
             self._answers.pop(key).fail("error", text)
-            self._metrics.ended("error")
+            self._metrics.on_ended("error")

@@ -32,7 +32,7 @@ checkpoint.
 """
 
 
-def given(defaults: Any) -> Mapping[str, Any]:
+def set_values(defaults: Any) -> Mapping[str, Any]:
     """The options that were set."""
     values = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
     return {name: value for name, value in values.items() if value is not None}

@@ -15,12 +15,12 @@ from creditdecoding.errors import ModelError
 from creditdecoding.trace import Event, FailEvent
 
 T = TypeVar("T")
-Deliver = Callable[[int, Sequence[Event | FailEvent]], None]
-Lost = Callable[[int, Exception], None]
-Order = tuple["Future[Any]", Callable[[Engine], Any]]
+OnEvents = Callable[[int, Sequence[Event | FailEvent]], None]
+OnEngineFailure = Callable[[int, Exception], None]
+Command = tuple["Future[Any]", Callable[[Engine], Any]]
 
 
-class Worker:
+class EngineThread:
     """An engine in a thread of its own; `deliver` is called in that thread with the engine's life
     and the events of a step.
 
@@ -28,10 +28,12 @@ class Worker:
     new engine is made for the next life.
     """
 
-    def __init__(self, make: Callable[[], Engine], deliver: Deliver, lost: Lost) -> None:
-        self.life = 0
+    def __init__(
+        self, make: Callable[[], Engine], deliver: OnEvents, lost: OnEngineFailure
+    ) -> None:
+        self.engine_generation = 0
         self._make, self._deliver, self._lost = make, deliver, lost
-        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._over = False
 
@@ -62,7 +64,7 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._live(self._make()):
-                self.life += 1
+                self.engine_generation += 1
         finally:
             self._over = True
             self._turn_away()
@@ -73,16 +75,16 @@ class Worker:
             for order in self._taken(wait=not engine.busy):
                 if order is None:
                     return False
-                _obey(order, engine)
+                run_command(order, engine)
             try:
                 events = engine.step()
             except Exception as error:
-                self._lost(self.life, error)
+                self._lost(self.engine_generation, error)
                 return True
             if events:
-                self._deliver(self.life, events)
+                self._deliver(self.engine_generation, events)
 
-    def _taken(self, wait: bool) -> list[Order | None]:
+    def _taken(self, wait: bool) -> list[Command | None]:
         """The orders that lie there; if `wait`, at least one."""
         found = [self._orders.get()] if wait else []
         while not self._orders.empty():
@@ -97,7 +99,7 @@ class Worker:
                 )
 
 
-def _obey(order: Order, engine: Engine) -> None:
+def run_command(order: Command, engine: Engine) -> None:
     future, function = order
     if not future.set_running_or_notify_cancel():
         return

@@ -127,7 +127,7 @@ class Refusal:
     message: str
 
 
-def taken(
+def accepted_fields(
     given: Mapping[str, Any],
     declared: Mapping[str, Any],
     refused: Refused,

@@ -13,18 +13,18 @@ import ipaddress
 import re
 import socket
 
-from creditdecoding.server.errors import App, Receive, Scope, Send, refuse
+from creditdecoding.server.asgi import ASGIApp, Receive, Scope, Send, send_error
 from creditdecoding.server.options import HttpConfig
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 
 
-class Hosts:
+class HostCheck:
     """An ASGI application around another one, which sees only requests to a name that is allowed."""
 
-    def __init__(self, app: App, http: HttpConfig) -> None:
+    def __init__(self, app: ASGIApp, http: HttpConfig) -> None:
         self._app = app
-        self._allowed = Allowed(http)
+        self._allowed = AllowedHosts(http)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,7 +35,7 @@ class Hosts:
         ):  # HTTP/1.0 has no such header; browsers send it
             return await self._app(scope, receive, send)
         shown = given[:100].decode("latin-1")
-        await refuse(
+        await send_error(
             send,
             421,
             f"this server does not answer to the name {shown!a}; allowed: {self._allowed}. "
@@ -44,7 +44,7 @@ class Hosts:
         )
 
 
-class Allowed:
+class AllowedHosts:
     """The names that a server answers to, as its options say.
 
     Loopback names and addresses always; the address to listen at; `allowed_host`. A server that

@@ -20,14 +20,14 @@ from typing import Any
 
 from creditdecoding.errors import OptionError
 from creditdecoding.server.access_log import LOG, new_id
-from creditdecoding.server.errors import raw_refusal
+from creditdecoding.server.asgi import raw_error
 from creditdecoding.server.options import HttpConfig
 
 RESERVE = 64  # files that the process may need beside connections
 MINUTE = 60.0
 
 
-class Door(socket.socket):
+class Listener(socket.socket):
     """A listening socket that lets in `limit` connections at a time; `count` is told the status
     that others get.
     """
@@ -77,7 +77,7 @@ class Door(socket.socket):
                 65_536
             )  # a client whose words lie unread at the close may not see the answer
         with suppress(OSError):
-            connection.send(raw_refusal(503, message, "too_many_connections", new_id()))
+            connection.send(raw_error(503, message, "too_many_connections", new_id()))
             connection.shutdown(socket.SHUT_WR)
         connection.close()
 
@@ -114,13 +114,13 @@ class _Guest(socket.socket):
         super().close()
 
 
-def listen(http: HttpConfig) -> Door:
+def listen(http: HttpConfig) -> Listener:
     """A socket that listens where the options say. Raises `OptionError`."""
     try:
         family, kind, number, _, where = socket.getaddrinfo(
             http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        door = Door(family, kind, number, http.max_connections)
+        door = Listener(family, kind, number, http.max_connections)
     except (OSError, ValueError) as error:
         raise _cannot_listen(http, error) from error
     try:
@@ -142,13 +142,13 @@ def _cannot_listen(http: HttpConfig, error: Exception) -> OptionError:
     )
 
 
-def address(listening: socket.socket) -> str:
+def url_of(listening: socket.socket) -> str:
     """Where a socket listens, as a URL."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def make_room(connections: int) -> int:
+def raise_file_limit(connections: int) -> int:
     """Let this process open files for so many connections; gives how many it can have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = len(os.listdir("/dev/fd")) + RESERVE

@@ -15,7 +15,7 @@ from creditdecoding.viewer.player import BODY
 LENGTH = 64  # of an answer, at first
 
 
-def page(model: str, max_length: int) -> str:
+def live_page(model: str, max_length: int) -> str:
     """The page as HTML, for a model of that name and length."""
     folder = files(__package__) / "static"
     decoders = "".join(f'<option value="{escape(name)}">' for name in names())

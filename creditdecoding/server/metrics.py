@@ -94,7 +94,7 @@ class Metrics:
             registry=self._registry,
         )
 
-    def began(self, row: Request) -> None:
+    def on_admitted(self, row: Request) -> None:
         """A request was admitted."""
         given = row.answer_start + row.suffix
         self._counters["prompt_tokens"].inc(given)
@@ -107,25 +107,26 @@ class Metrics:
             self._counters["diffusion_num_canvas_positions"].inc(event.computed * event.sequences)
             self._counters["diffusion_num_committed_tokens"].inc(sum(event.committed))
         elif isinstance(event, FailEvent):
-            self.ended(event.reason)
+            self.on_ended(event.reason)
         else:
-            self.ended(event.reason)
+            self.on_ended(event.reason)
             self._finished(answer, len(event.tokens))
 
-    def ended(self, how: str) -> None:
+    def on_ended(self, how: str) -> None:
         """A request ended."""
         self._ends.labels(**self._label, finished_reason=how).inc()
 
-    def answered(self, status: int) -> None:
+    def on_response(self, status: int) -> None:
         """A response was begun."""
         self._statuses.labels(**self._label, status=str(status)).inc()
 
     def _finished(self, answer: Answer, tokens: int) -> None:
         self._counters["generation_tokens"].inc(tokens)
         seen = {
-            "time_to_first_token_seconds": (answer.first or answer.ended) - answer.begun,
-            "e2e_request_latency_seconds": answer.ended - answer.begun,
-            "request_queue_time_seconds": answer.waited,
+            "time_to_first_token_seconds": (answer.first_text_at or answer.ended_at)
+            - answer.admitted_at,
+            "e2e_request_latency_seconds": answer.ended_at - answer.admitted_at,
+            "request_queue_time_seconds": answer.queue_seconds,
             "request_generation_tokens": tokens,
             "request_num_denoising_steps": answer.nfe,
             "request_tokens_per_forward": tokens / max(answer.nfe, 1),

@@ -10,7 +10,7 @@ import contextlib
 import hmac
 from collections.abc import Mapping
 
-from creditdecoding.server.errors import App, Message, Receive, Scope, Send, refuse
+from creditdecoding.server.asgi import ASGIApp, Message, Receive, Scope, Send, send_error
 from creditdecoding.server.options import HttpConfig
 
 LINGER = 1.0  # seconds
@@ -21,10 +21,10 @@ class _TooLargeError(Exception):
     """The body grew beyond the limit while it was read."""
 
 
-class Guard:
+class RequestGuard:
     """An ASGI application around another one."""
 
-    def __init__(self, app: App, config: HttpConfig) -> None:
+    def __init__(self, app: ASGIApp, config: HttpConfig) -> None:
         self._app = app
         self._config = config
 
@@ -34,7 +34,7 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         if not self._known(scope["path"], headers):
             challenge = [(b"www-authenticate", b"Bearer")]
-            return await refuse(
+            return await send_error(
                 send,
                 401,
                 "the API key is missing or wrong. Send it in the header Authorization: Bearer KEY.",
@@ -48,7 +48,7 @@ class Guard:
             return await self._too_large(send)
         if _has_body(headers) and not _is_json(headers):
             given = headers.get(b"content-type", b"none").decode("latin-1")[:100]
-            return await refuse(
+            return await send_error(
                 send,
                 400,
                 f"the body's content-type is {given!a}; allowed: application/json. Send JSON under that header.",
@@ -104,7 +104,7 @@ class Guard:
             await asyncio.wait_for(read(), LINGER)
 
     async def _too_large(self, send: Send) -> None:
-        await refuse(
+        await send_error(
             send,
             413,
             f"the body is too large; allowed: {self._config.max_body} bytes. Send less, or start the server with --max-body.",

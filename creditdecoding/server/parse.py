@@ -16,18 +16,18 @@ from creditdecoding.errors import OptionError, blaming, shown
 from creditdecoding.lm import LM
 from creditdecoding.options import from_mapping
 from creditdecoding.server import schema
-from creditdecoding.server.admission import Limits, check_rows, check_texts, too_long
-from creditdecoding.server.responses import Shape, error_body
+from creditdecoding.server.admission import Limits, check_answer_count, check_texts, too_long
+from creditdecoding.server.responses import ResponseFormat, error_body
 from creditdecoding.server.schema import ChatRequest, CompletionRequest
 
-ROUTES: dict[str, type[ChatRequest] | type[CompletionRequest]] = {
+BODY_TYPES: dict[str, type[ChatRequest] | type[CompletionRequest]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
 }
 """Where rows can be asked for, and what a body must be there."""
 
 
-def settled(defaults: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """An operator's defaults with the decoder made, be it named or in a file. Raises `OptionError`."""
     if "decoder" not in defaults:
         return dict(defaults)
@@ -36,7 +36,7 @@ def settled(defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {**width_of_file, **defaults, "decoder": rule}
 
 
-def set_defaults(lm: LM, defaults: Mapping[str, Any]) -> None:
+def apply_defaults(lm: LM, defaults: Mapping[str, Any]) -> None:
     """Lay an operator's defaults over the checkpoint's. Raises `OptionError` for what the model
     cannot run.
     """
@@ -58,7 +58,7 @@ def unknown_model(model: str, name: str) -> tuple[int, dict[str, Any]]:
     )
 
 
-def objection(asked: Any, name: str) -> tuple[int, dict[str, Any]] | None:
+def refusal_reason(asked: Any, name: str) -> tuple[int, dict[str, Any]] | None:
     """Status and body for a request that the model `name` does not serve, whatever its prompt says."""
     if asked.model is not None and asked.model != name:
         return unknown_model(asked.model, name)
@@ -70,12 +70,14 @@ def objection(asked: Any, name: str) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
-def complaint(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+def validation_message(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     """Message and field of a body that pydantic refused: of a field that may be of several types,
     what its own type says.
     """
     first = min(errors, key=lambda error: (_is_of_kind(error), -len(error["loc"])))
-    path = [str(part) for part in first["loc"] if isinstance(part, int) or part in schema.NAMES]
+    path = [
+        str(part) for part in first["loc"] if isinstance(part, int) or part in schema.FIELD_NAMES
+    ]
     if first["type"] == schema.REFUSAL:
         return first["ctx"]["message"], ".".join([*path, first["ctx"]["field"]])
     where = ".".join(path)
@@ -94,17 +96,17 @@ def _is_of_kind(error: Mapping[str, Any]) -> bool:
     return str(error["type"]).endswith("_type") or error["type"] == "literal_error"
 
 
-def rows_of(lm: LM, asked: Any, limits: Limits) -> list[Request]:
+def make_requests(lm: LM, asked: Any, limits: Limits) -> list[Request]:
     """A row for each answer: prompts in order, `n` of each. Raises `OptionError`.
 
     Nothing is tokenised, and no row made, of a request that can never be admitted. The k-th row
     draws with `row_seed(seed, k)`.
     """
     n = asked.n or 1
-    check_rows(_prompts(asked), n, limits)
-    config = schema.generation(asked, lm.defaults)
+    check_answer_count(_prompts(asked), n, limits)
+    config = schema.generation_config(asked, lm.defaults)
     _check_rule(lm, config)
-    name, length = schema.length_of(asked)
+    name, length = schema.answer_length(asked)
     room = lm.max_length - (1 if length == -1 else config.gen_length)
     if room < 1:
         raise _no_room(lm, name, config.gen_length)
@@ -121,7 +123,9 @@ def rows_of(lm: LM, asked: Any, limits: Limits) -> list[Request]:
     return rows
 
 
-def shape_of(lm: LM, name: str, asked: Any, rows: Sequence[Request], **head: Any) -> Shape:
+def response_format(
+    lm: LM, name: str, asked: Any, rows: Sequence[Request], **head: Any
+) -> ResponseFormat:
     """How the answer of these rows looks; `head` has what tells it from others (`number`,
     `created`).
     """
@@ -130,7 +134,7 @@ def shape_of(lm: LM, name: str, asked: Any, rows: Sequence[Request], **head: Any
     options = asked.stream_options or schema.StreamOptions()
     logprobs = bool(asked.logprobs) if chat else asked.logprobs is not None
     counted, counting = bool(options.include_usage), bool(options.continuous_usage_stats)
-    return Shape(chat, name, lm.tokenizer, count, logprobs, counted, counting, **head)
+    return ResponseFormat(chat, name, lm.tokenizer, count, logprobs, counted, counting, **head)
 
 
 def _prompts(asked: Any) -> int:
@@ -194,7 +198,7 @@ def _suffix(lm: LM, asked: CompletionRequest, room: int, limits: Limits) -> list
     """Ids of the text behind the answer, empty without one. Raises `OptionError`."""
     if not asked.suffix:
         return []
-    name, length = schema.length_of(asked)
+    name, length = schema.answer_length(asked)
     if length == -1:
         what = f"{name} says how many tokens stand between prompt and suffix"
         raise OptionError(what, given=-1, allowed="1 or more", hint="Give a number.", param=name)

@@ -46,15 +46,15 @@ def _sound(text: str, most: int) -> str:
     return " ".join(cut.encode("utf-8", "replace").decode().splitlines())
 
 
-def failure(answer: Answer) -> tuple[int, dict[str, Any]]:
+def failure_response(answer: Answer) -> tuple[int, dict[str, Any]]:
     """Status and body for an answer that failed."""
-    assert answer.failed is not None
-    reason, text = answer.failed
+    assert answer.failure is not None
+    reason, text = answer.failure
     status = STATUS.get(reason, 500)
     return status, error_body(status, text, code=f"{reason}_failed" if status == 500 else reason)
 
 
-def refusal(error: CreditError, fields: Collection[str]) -> tuple[int, dict[str, Any]]:
+def refusal_response(error: CreditError, fields: Collection[str]) -> tuple[int, dict[str, Any]]:
     """Status and body for a request that was not admitted; `fields` are names that the message may
     begin with.
     """
@@ -71,7 +71,7 @@ def usage(answers: Sequence[Answer], prompts: int) -> dict[str, Any]:
     """Counts of a request so far: the prompt's tokens once, passes and final tokens of all its
     answers.
     """
-    tokens = sum(len(answer.reading.ids) for answer in answers)
+    tokens = sum(len(answer.detokenizer.ids) for answer in answers)
     passes = sum(answer.nfe for answer in answers)
     tpf = round(tokens / passes, 4) if passes else 0.0
     return {
@@ -84,7 +84,7 @@ def usage(answers: Sequence[Answer], prompts: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ResponseFormat:
     """How the answers to one request look: of /v1/chat/completions (`chat`) or of /v1/completions,
     to `prompts` tokens.
 
@@ -95,37 +95,43 @@ class Shape:
     chat: bool
     model: str
     tokenizer: Tokenizer
-    prompts: int
+    prompt_tokens: int
     logprobs: bool = False
-    counted: bool = False
-    counting: bool = False
-    number: str = field(default_factory=lambda: uuid.uuid4().hex)
+    final_usage: bool = False
+    continuous_usage: bool = False
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+    def response(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The response to a request that is not streamed."""
         choices = [
-            self._choice(i, answer, answer.reading.text, 0, False)
+            self._choice(i, answer, answer.detokenizer.text, 0, False)
             for i, answer in enumerate(answers)
         ]
-        return {**self._head(False), "choices": choices, "usage": usage(answers, self.prompts)}
+        return {
+            **self._head(False),
+            "choices": choices,
+            "usage": usage(answers, self.prompt_tokens),
+        }
 
     def chunk(self, choices: Sequence[dict[str, Any]], answers: Sequence[Answer]) -> dict[str, Any]:
         """An event of a streamed response; the one without choices is the last."""
-        counts = usage(answers, self.prompts) if self.counting or not choices else None
+        counts = (
+            usage(answers, self.prompt_tokens) if self.continuous_usage or not choices else None
+        )
         return {
             **self._head(True),
             "choices": list(choices),
-            **({"usage": counts} if self.counted or self.counting else {}),
+            **({"usage": counts} if self.final_usage or self.continuous_usage else {}),
         }
 
-    def part(self, index: int, answer: Answer, text: str, since: int) -> dict[str, Any]:
+    def chunk_choice(self, index: int, answer: Answer, text: str, since: int) -> dict[str, Any]:
         """A choice of an event: `text` that came, log-probabilities of the tokens from number
         `since` on, the end if it came.
         """
         return self._choice(index, answer, text, since, True)
 
-    def opening(self, index: int) -> dict[str, Any]:
+    def opening_choice(self, index: int) -> dict[str, Any]:
         """The choice that begins a streamed chat answer."""
         return {
             "index": index,
@@ -134,7 +140,7 @@ class Shape:
             "finish_reason": None,
         }
 
-    def drafted(self, index: int, draft: dict[str, Any]) -> dict[str, Any]:
+    def draft_choice(self, index: int, draft: dict[str, Any]) -> dict[str, Any]:
         """A choice without text that carries the canvas."""
         body: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
         return {"index": index, **body, "logprobs": None, "finish_reason": None, "draft": draft}
@@ -146,7 +152,7 @@ class Shape:
             else "text_completion"
         )
         return {
-            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.number}",
+            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.id}",
             "object": name,
             "created": self.created,
             "model": self.model,
@@ -173,7 +179,7 @@ class Shape:
         """The final tokens from number `since` on, each with what the model gave it in the pass
         that wrote it.
         """
-        ids = answer.reading.ids[since : answer.reading.covered]
+        ids = answer.detokenizer.ids[since : answer.detokenizer.covered]
         values = [
             round(answer.logprobs[answer.row.answer_start + since + i], 6) for i in range(len(ids))
         ]
@@ -193,7 +199,7 @@ class Shape:
                 "refusal": None,
             }
         starts = [
-            len(self.tokenizer.decode(answer.reading.ids[: since + i])) for i in range(len(ids))
+            len(self.tokenizer.decode(answer.detokenizer.ids[: since + i])) for i in range(len(ids))
         ]
         return {
             "tokens": pieces,
@@ -203,7 +209,7 @@ class Shape:
         }
 
 
-class Draft:
+class DraftCanvas:
     """The canvas of one row as pictures: after every pass all its positions, by confidence and
     credit.
     """
@@ -212,7 +218,7 @@ class Draft:
         self._row, self._tokenizer = row, tokenizer
         self._frame: Frame = blank(range(row.answer_start, row.answer_end), row.answer_start)
 
-    def add(self, event: StepEvent) -> dict[str, Any]:
+    def after(self, event: StepEvent) -> dict[str, Any]:
         """The canvas after a pass. `end`: where an end token was written first, what lies behind it
         is no answer.
         """

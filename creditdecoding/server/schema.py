@@ -14,7 +14,7 @@ from creditdecoding.decoders import resolve
 from creditdecoding.errors import MissingExtraError, OptionError, blaming
 from creditdecoding.options import from_mapping, kinds
 from creditdecoding.server import fields
-from creditdecoding.server.fields import Refusal, taken
+from creditdecoding.server.fields import Refusal, accepted_fields
 
 try:
     from pydantic import (
@@ -39,7 +39,7 @@ MAX_KNOBS = 64
 MAX_WORDS = 1000  # characters of an option that is a text
 REFUSAL = "refused_field"
 """Type of pydantic's error for a field that is not taken; its context has what `Refusal` has."""
-Invalid = ValidationError
+InvalidBody = ValidationError
 """What a body that breaks these rules raises."""
 
 
@@ -75,7 +75,7 @@ class Strict(BaseModel):
         """The declared fields alone. Fails at the first field that is not taken."""
         if not isinstance(given, dict):
             return given
-        kept = taken(given, cls.model_fields, cls.refused, cls.harmless)
+        kept = accepted_fields(given, cls.model_fields, cls.refused, cls.harmless)
         if isinstance(kept, Refusal):
             raise PydanticCustomError(REFUSAL, "{message}", dataclasses.asdict(kept))
         return kept
@@ -178,7 +178,7 @@ class Error(BaseModel):
     error: ErrorInfo
 
 
-class Text(Strict):
+class TextPart(Strict):
     """A part of a message."""
 
     refused = fields.PART_REFUSED
@@ -187,7 +187,7 @@ class Text(Strict):
     text: Plain
 
 
-Parts = Annotated[list[Text], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
+Parts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
 
 
 class Message(Strict):
@@ -248,14 +248,14 @@ class CompletionRequest(_Options):  # type: ignore[misc]
         return [self.prompt] if isinstance(self.prompt[0], int) else list(self.prompt)
 
 
-NAMES = {
+FIELD_NAMES = {
     name
-    for model in (ChatRequest, CompletionRequest, Message, Text, StreamOptions)
+    for model in (ChatRequest, CompletionRequest, Message, TextPart, StreamOptions)
     for name in model.model_fields
 }
 
 
-def length_of(asked: Any) -> tuple[str, int | None]:
+def answer_length(asked: Any) -> tuple[str, int | None]:
     """The name by which a request gives the length of its answer, and that length. Raises
     `OptionError`.
     """
@@ -266,12 +266,12 @@ def length_of(asked: Any) -> tuple[str, int | None]:
     return next(iter(given.items()), (LENGTHS[0], None))
 
 
-def generation(asked: Any, defaults: Mapping[str, Any]) -> GenerationConfig:
+def generation_config(asked: Any, defaults: Mapping[str, Any]) -> GenerationConfig:
     """The options of a request, over the `defaults` of whoever serves it; without a length where
     there is no limit. Raises `OptionError`.
     """
     given = {name: getattr(asked, name) for name in OPTIONS}
-    _, length = length_of(asked)
+    _, length = answer_length(asked)
     given["gen_length"] = None if length == -1 else length
     given["stop"] = _stops(asked)
     given["decoder"] = None if asked.decoder is None else _decoder(asked.decoder)

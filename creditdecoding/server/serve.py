@@ -17,13 +17,13 @@ from typing import Any
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.errors import MissingExtraError
 from creditdecoding.lm import LM
-from creditdecoding.server.access_log import LOG, Access, Record, new_id
+from creditdecoding.server.access_log import LOG, AccessLog, AccessRecord, new_id
 from creditdecoding.server.app import make_app
-from creditdecoding.server.async_engine import CLOSING
-from creditdecoding.server.errors import raw_refusal
-from creditdecoding.server.http_lines import Lines, write_line
-from creditdecoding.server.listener import Door, make_room
+from creditdecoding.server.asgi import raw_error
+from creditdecoding.server.async_engine import SHUTTING_DOWN
+from creditdecoding.server.listener import Listener, raise_file_limit
 from creditdecoding.server.options import HttpConfig
+from creditdecoding.server.stderr_log import NonBlockingHandler, write_line
 
 try:
     import h11
@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve at these sockets until told to end."""
         for door in sockets or ():
-            if isinstance(door, Door):
+            if isinstance(door, Listener):
                 door.count = self.access.count
         super().run(sockets)
 
@@ -94,7 +94,7 @@ class Server(uvicorn.Server):
 class _Settings(uvicorn.Config):
     """uvicorn's settings, and ours of a connection."""
 
-    def __init__(self, access: Access, http: HttpConfig) -> None:
+    def __init__(self, access: AccessLog, http: HttpConfig) -> None:
         super().__init__(
             access,
             http=Connection,
@@ -167,7 +167,7 @@ class Connection(H11Protocol):
     def shutdown(self) -> None:
         """The server ends: a request that has not arrived yet is refused, one that has is answered."""
         if self._begun:
-            self._refuse(503, f"{CLOSING}. Try another one.", "closing")
+            self._refuse(503, f"{SHUTTING_DOWN}. Try another one.", "closing")
         else:
             super().shutdown()
 
@@ -195,7 +195,7 @@ class Connection(H11Protocol):
             self.transport.abort()
             return
         number = self._take_over(status) if is_known else self._note(status)
-        self.transport.write(raw_refusal(status, message, code, number))
+        self.transport.write(raw_error(status, message, code, number))
         self.transport.close()
 
     def _take_over(self, status: int) -> str:
@@ -210,9 +210,9 @@ class Connection(H11Protocol):
 
     def _note(self, status: int) -> str:
         """Log a request of which no application knows; gives an id for it."""
-        record = Record(status=status, whole=True, begun=self._since)
+        record = AccessRecord(status=status, whole=True, begun=self._since)
         self._access.note(record)
-        return record.number
+        return record.request_id
 
 
 class _Parser(h11.Connection):
@@ -268,14 +268,14 @@ def serve(
     engine: EngineConfig,
     options: ServeConfig,
     http: HttpConfig,
-    listening: Door,
+    listening: Listener,
     ready: Callable[[], None],
 ) -> None:
     """Serve until a signal says otherwise. `ready` is called just before."""
-    handler = Lines()
+    handler = NonBlockingHandler()
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO if http.access_log else logging.WARNING)
-    listening.limit = make_room(http.max_connections)
+    listening.limit = raise_file_limit(http.max_connections)
     server = Server(lm, name, engine, options, http)
     server.leave = lambda: os._exit(0)
     before = {

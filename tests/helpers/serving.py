@@ -18,7 +18,7 @@ import torch
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.decoding.engine import Engine
 from creditdecoding.lm import LM
-from creditdecoding.server.listener import address, listen
+from creditdecoding.server.listener import listen, url_of
 from creditdecoding.server.options import HttpConfig
 from creditdecoding.server.serve import Server
 
@@ -83,7 +83,7 @@ def serving(
     )
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
-    url = address(listening)
+    url = url_of(listening)
     try:
         wait(lambda: server.started)
         with httpx.Client(base_url=url, timeout=60) as client:

@@ -25,7 +25,13 @@ from creditdecoding.decoding.engine import Engine
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM, load
 from creditdecoding.server import app as app_module
-from creditdecoding.server.admission import MAX_DEPTH, Limits, check_texts, limits_of, weigh
+from creditdecoding.server.admission import (
+    MAX_DEPTH,
+    Limits,
+    admission_limits,
+    check_json_size,
+    check_texts,
+)
 from creditdecoding.server.options import HttpConfig
 from tests.helpers.serving import PROMPTS, paused, serving, wait
 
@@ -85,7 +91,7 @@ def ask(lm: LM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], Cost]
     collected = [0]
     spied = copy.copy(lm)
     spied.tokenizer = dataclasses.replace(lm.tokenizer, backend=Spy(lm.tokenizer.backend, calls))
-    start_row, complaint = lm_module.new_request, app_module.complaint
+    start_row, complaint = lm_module.new_request, app_module.validation_message
 
     def counted_row(*given: Any, **named: Any) -> Any:
         calls["rows"] += 1
@@ -233,7 +239,7 @@ def test_a_long_text_is_given_up_after_its_beginning(lm: LM) -> None:
 
     other = copy.copy(lm)
     other.tokenizer = SimpleNamespace(encode=encode)
-    limits = Limits(rows=1, numbers=1, longest=128)
+    limits = Limits(answers=1, token_ids=1, token_chars=128)
     with pytest.raises(OptionError, match="prompt cannot fit into the model"):
         check_texts(other, ["hello " * 80_000], 4000, limits, "prompt")
     assert sizes == [32_000, 64_000]
@@ -252,7 +258,7 @@ def test_a_long_text_is_given_up_after_its_beginning(lm: LM) -> None:
 )
 def test_what_stands_in_texts_weighs_nothing(body: bytes, lm: LM) -> None:
     json.loads(body)
-    weigh(body, limits_of(lm, EngineConfig(), ServeConfig()))
+    check_json_size(body, admission_limits(lm, EngineConfig(), ServeConfig()))
 
 
 def test_what_fits_later_is_429_and_what_never_fits_400(lm: LM) -> None:

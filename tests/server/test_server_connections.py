@@ -27,10 +27,10 @@ from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM, load
 from creditdecoding.server.api_key import with_key
-from creditdecoding.server.http_lines import Lines
-from creditdecoding.server.listener import listen, make_room
+from creditdecoding.server.listener import listen, raise_file_limit
 from creditdecoding.server.options import HttpConfig
 from creditdecoding.server.serve import Server
+from creditdecoding.server.stderr_log import NonBlockingHandler
 from tests.helpers.cli import run_credit
 from tests.helpers.serving import PROMPTS, Served, Slow, Spy, serving, wait, with_model
 from tests.helpers.wire import complaint, dial, exchange, head, insist, port_of, read, rest, tell
@@ -211,12 +211,12 @@ def test_room_for_connections_follows_the_system() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        assert make_room(1000) == 1000 and resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1000, (
-            "the soft limit is raised"
-        )
+        assert (
+            raise_file_limit(1000) == 1000 and resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1000
+        ), "the soft limit is raised"
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         if most != resource.RLIM_INFINITY:
-            assert make_room(10**9) < most
+            assert raise_file_limit(10**9) < most
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
@@ -403,7 +403,7 @@ def test_a_pass_that_lasts_does_not_hold_up_the_end(lm: LM) -> None:
 
 def test_a_log_that_nobody_reads_does_not_hold_up_the_server() -> None:
     reading, writing = os.pipe()
-    handler = Lines(writing)
+    handler = NonBlockingHandler(writing)
     record = logging.makeLogRecord({"msg": "x" * 99})
     writer = threading.Thread(
         target=lambda: [handler.emit(record) for _ in range(3000)], daemon=True

@@ -98,7 +98,7 @@ def test_every_field_of_the_client_is_honoured_taken_or_refused(create: Any, mod
         (ChatCompletionUserMessageParam, schema.Message),
         (ChatCompletionAssistantMessageParam, schema.Message),
         (ChatCompletionMessage, schema.Message),
-        (ChatCompletionContentPartTextParam, schema.Text),
+        (ChatCompletionContentPartTextParam, schema.TextPart),
         (ChatCompletionStreamOptionsParam, schema.StreamOptions),
     ],
 )

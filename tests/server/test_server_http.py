@@ -17,7 +17,7 @@ import torch
 
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM, load
-from creditdecoding.server.hosts import Allowed
+from creditdecoding.server.hosts import AllowedHosts
 from creditdecoding.server.options import HttpConfig
 from tests.helpers.cli import run_credit
 from tests.helpers.serving import PROMPTS, Served, Slow, serving, wait, with_model
@@ -91,7 +91,7 @@ def test_another_name_reaches_nothing(path: str, served: Served) -> None:
 
 @pytest.mark.parametrize("host", OURS + OTHERS + MALFORMED)
 def test_names_of_a_server_on_loopback(host: str, served: Served) -> None:
-    assert (host in Allowed(HttpConfig())) == (host in OURS)
+    assert (host in AllowedHosts(HttpConfig())) == (host in OURS)
     status = tell(served, head(host=host, connection="close"))[0]
     assert status == (200 if host in OURS else 421)
 
@@ -133,7 +133,7 @@ def test_no_name_at_all(served: Served) -> None:
 def test_names_of_other_servers(
     options: dict[str, Any], inside: list[str], outside: list[str]
 ) -> None:
-    allowed = Allowed(HttpConfig(**options))
+    allowed = AllowedHosts(HttpConfig(**options))
     assert [host for host in inside if host not in allowed] == []
     assert [host for host in outside if host in allowed] == []
 

@@ -33,7 +33,7 @@ def write_line(text: str, descriptor: int = STANDARD_ERROR) -> bool:
     return True
 
 
-class Lines(logging.Handler):
+class NonBlockingHandler(logging.Handler):
     """A handler that writes records so."""
 
     def __init__(self, descriptor: int = STANDARD_ERROR) -> None:

@@ -17,11 +17,11 @@ Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 
-async def refuse(
+async def send_error(
     send: Send, status: int, message: str, code: str | None = None, more: Sequence[Header] = ()
 ) -> None:
     """Send a whole response with an error in OpenAI's shape; `more` are further headers."""
@@ -30,7 +30,7 @@ async def refuse(
     await send({"type": "http.response.body", "body": body})
 
 
-def raw_refusal(status: int, message: str, code: str | None, request_id: str) -> bytes:
+def raw_error(status: int, message: str, code: str | None, request_id: str) -> bytes:
     """The same as bytes, for a connection that no application has been given."""
     headers, body = _refusal(status, message, code)
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]

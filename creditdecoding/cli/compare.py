@@ -1,8 +1,7 @@
-"""The command compare: of decoders, and with --search of searches (cli/search.py)."""
+"""The command compare."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from creditdecoding.cli.app import Json, Model, app
 from creditdecoding.cli.flags import with_options
@@ -18,7 +18,6 @@ from creditdecoding.cli.render import print_json, write
 from creditdecoding.cli.validate import drawable, several, usable, writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.pav.search.options import Comparison
 
 Decoders = Annotated[
     str,
@@ -28,21 +27,21 @@ Decoders = Annotated[
 ]
 
 
-DEFAULTS: dict[str, Any] = {
-    "decoders": "fixed threshold credit",
-    "templates": "plain",
-    "dev_limit": 50,
-    "bound": 1.0,
-    "jobs": 1,
-    "report": None,
-}
-"""Options that are of decoders alone."""
+class _CompareCommand(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--search" in args:
+            raise OptionError(
+                "searches are compared by a command of their own",
+                given="credit compare --search",
+                hint="Run: credit pav compare.",
+            )
+        return super().parse_args(ctx, args)
 
 
-@app.command()
-@with_options(comparison=Comparison, generation=GenerationConfig, engine=EngineConfig)
+@app.command(cls=_CompareCommand)
+@with_options(generation=GenerationConfig, engine=EngineConfig)
 def compare(
-    decoders: Decoders = DEFAULTS["decoders"],
+    decoders: Decoders = "fixed threshold credit",
     tasks: Annotated[
         str, typer.Option(help="Families to ask, comma-separated; pocket is all embedded ones.")
     ] = "pocket",
@@ -51,22 +50,20 @@ def compare(
         typer.Option(
             help="Ways to wrap the question, comma-separated: all, plain, question, steps, task."
         ),
-    ] = DEFAULTS["templates"],
+    ] = "plain",
     limit: Annotated[
         int, typer.Option(help="Test items a family, on which everything is reported.", min=1)
     ] = 100,
     dev_limit: Annotated[
         int, typer.Option(help="Dev items a family, on which settings are chosen.", min=1)
-    ] = DEFAULTS["dev_limit"],
+    ] = 50,
     bound: Annotated[
         float, typer.Option(help="Points of score that a setting may lose on dev.", min=0.0)
-    ] = DEFAULTS["bound"],
+    ] = 1.0,
     out: Annotated[
         Path, typer.Option(help="Folder of the run; a run found there goes on where it stopped.")
     ] = Path("runs/compare"),
-    jobs: Annotated[
-        int, typer.Option(help="Processes, each with a model of its own.", min=1)
-    ] = DEFAULTS["jobs"],
+    jobs: Annotated[int, typer.Option(help="Processes, each with a model of its own.", min=1)] = 1,
     report: Annotated[
         Path | None, typer.Option(help="The page; by default OUT/report.html.", show_default=False)
     ] = None,
@@ -74,34 +71,15 @@ def compare(
         Path | None,
         typer.Option(help="The picture; by default OUT/curves.png.", show_default=False),
     ] = None,
-    search: Annotated[
-        bool,
-        typer.Option(
-            "--search",
-            help="Compare searches under a verifier over budgets instead (docs/verifiers.md).",
-        ),
-    ] = False,
     model: Model = "pocket",
     as_json: Json = False,
     *,
-    comparison: Comparison,
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
     """Compare decoders over sweeps of their knobs: curves, operating points, intervals; goes on
     after an interruption.
     """
-    if _asked(
-        search,
-        comparison,
-        decoders=decoders,
-        templates=templates,
-        dev_limit=dev_limit,
-        bound=bound,
-        jobs=jobs,
-        report=report,
-    ):
-        return _search(comparison, tasks, limit, out, png, model, generation, engine, as_json)
     from creditdecoding.cli.loading import bar
     from creditdecoding.eval.compare import Plan, run
     from creditdecoding.eval.compare_report import summarise
@@ -134,51 +112,6 @@ def compare(
         print_json(summed)
     else:
         _print(summed)
-    typer.echo(f"wrote {', '.join(map(str, written))}", err=True)
-
-
-def _asked(search: bool, comparison: Comparison, **given: Any) -> bool:
-    """Whether searches are compared; what belongs to the other comparison is refused."""
-    for name, value in given.items():
-        if search and value != DEFAULTS[name]:
-            raise OptionError(
-                f"--{name.replace('_', '-')} is of a comparison of decoders",
-                given=str(value),
-                hint="Leave it out, or leave --search out.",
-            )
-    for field in dataclasses.fields(Comparison):
-        if not search and getattr(comparison, field.name) != field.default:
-            flag = field.name.replace("_", "-")
-            given = getattr(comparison, field.name)
-            raise OptionError(
-                f"--{flag} is of a comparison of searches", given=given, hint="Add --search."
-            )
-    return search
-
-
-def _search(
-    comparison: Comparison,
-    tasks: str,
-    limit: int,
-    out: Path,
-    png: Path | None,
-    model: str,
-    generation: Any,
-    engine: Any,
-    as_json: bool,
-) -> None:
-    from creditdecoding.cli.search import compare_search, print_search
-    from creditdecoding.plots.trace import search_png
-
-    writable(png)
-    usable(out, "samples.jsonl", "report.json", "search.png")
-    found = compare_search(comparison, tasks, limit, out, png, model, generation, engine)
-    written = [
-        out / "samples.jsonl",
-        out / "report.json",
-        *_draw(found, png, out / "search.png", search_png),
-    ]
-    print_json(found) if as_json else print_search(found)
     typer.echo(f"wrote {', '.join(map(str, written))}", err=True)
 
 

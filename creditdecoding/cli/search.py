@@ -1,9 +1,8 @@
-"""The command search, and what `credit compare --search` does."""
+"""The command search."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +11,12 @@ import typer
 
 from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, load_lm, read_prompt
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.progress import counting, progress
-from creditdecoding.cli.render import print_json, write
-from creditdecoding.cli.validate import drawable, split_named, whole_numbers
+from creditdecoding.cli.progress import progress
+from creditdecoding.cli.render import print_json
+from creditdecoding.cli.validate import split_named
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.pav.search.options import Comparison, SearchConfig
+from creditdecoding.pav.search.options import SearchConfig
 
 if TYPE_CHECKING:
     from creditdecoding.lm import LM
@@ -89,7 +88,7 @@ def search(
             hint="Leave them out: a task says what ends its steps.",
         )
     lm = load_lm(model, engine)
-    judge = _verifier(verifier, lm, engine)
+    judge = load_verifier(verifier, lm, engine)
     sampler = Sampler(lm, generation, memory=memory, share=True)
     if asked is None:
         found = _accuracy(lm, sampler, judge, search, str(tasks), limit, split)
@@ -100,55 +99,7 @@ def search(
         print_json(shown) if as_json else _print_one(shown)
 
 
-def compare_search(
-    comparison: Comparison,
-    tasks: str,
-    limit: int,
-    out: Path,
-    png: Path | None,
-    model: str,
-    generation: GenerationConfig,
-    engine: EngineConfig,
-) -> dict[str, Any]:
-    """Run or go on with a comparison of searches, write its files, and give its report."""
-    from creditdecoding.pav.search.compare import Plan, run
-    from creditdecoding.pav.search.report import summarise
-    from creditdecoding.tasks import families
-
-    drawable(png)
-    if not comparison.verifier:
-        raise OptionError(
-            "a comparison of searches needs a verifier",
-            hint="Train one with: credit pav train; name it with --verifier.",
-        )
-    engine = dataclasses.replace(engine, threads=engine.threads or 1)
-    plan = Plan(
-        tuple(families(tasks)),
-        tuple(dict.fromkeys(comparison.methods.split())),
-        whole_numbers("n", comparison.n) or (),
-        limit,
-        generation,
-        comparison.verifier,
-        comparison.outcome,
-        comparison.seeds,
-        split_named(comparison.split),
-        engine,
-        whole_numbers("step-n", comparison.step_n) or (),
-    )
-    lm = load_lm(model, engine)
-    judge, outcome = (
-        _verifier(Path(folder) if folder else None, lm, engine)
-        for folder in (comparison.verifier, comparison.outcome)
-    )
-    assert judge is not None
-    with counting("problems", kept=True) as start:
-        records = run(plan, out, lm, judge, outcome, start)
-        report = {"model": model, **summarise(plan, records)}
-    write(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    return report
-
-
-def _verifier(folder: Path | None, lm: LM, engine: EngineConfig) -> Verifier | None:
+def load_verifier(folder: Path | None, lm: LM, engine: EngineConfig) -> Verifier | None:
     from creditdecoding.pav.verifier.model import Verifier
 
     return None if folder is None else Verifier.load(folder, lm, compile=engine.compile)
@@ -231,11 +182,11 @@ def _accuracy(
     return {"method": dataclasses.asdict(config), **accuracy(lines, [*found])}
 
 
-_COSTS = ("right %", "[95 %]", "sequences", "verifier", "tokens", "seconds")
+COST_COLUMNS = ("right %", "[95 %]", "sequences", "verifier", "tokens", "seconds")
 
 
-def _costs(each: Mapping[str, Any]) -> tuple[str, ...]:
-    """The cells under `_COSTS`."""
+def cost_cells(each: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells under `COST_COLUMNS`."""
     score = each["score"]
     costs = (
         f"{each['sequences']:.1f}",
@@ -246,7 +197,7 @@ def _costs(each: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"{score['value']:.1f}", f"{score['low']:.1f} to {score['high']:.1f}", *costs)
 
 
-def _table(*columns: str) -> Any:
+def search_table(*columns: str) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -261,7 +212,7 @@ def _table(*columns: str) -> Any:
     return table
 
 
-def _show(tables: list[Any], sentences: list[str]) -> None:
+def print_tables(tables: list[Any], sentences: list[str]) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -271,10 +222,10 @@ def _show(tables: list[Any], sentences: list[str]) -> None:
 
 
 def _print_accuracy(found: Mapping[str, Any]) -> None:
-    table = _table("task", "problems", *_COSTS)
+    table = search_table("task", "problems", *COST_COLUMNS)
     for name, each in (*found["families"].items(), ("all", found)):
-        table.add_row(name, str(each["problems"]), *_costs(each))
-    _show(
+        table.add_row(name, str(each["problems"]), *cost_cells(each))
+    print_tables(
         [table],
         [
             "Sequences: sequence-forwards a problem, of which the verifier ran those in the next column."
@@ -288,7 +239,7 @@ def _print_one(shown: Mapping[str, Any]) -> None:
     def number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    table = _table("round", "kept", "last step", "Q", "A", "Q + alpha A")
+    table = search_table("round", "kept", "last step", "Q", "A", "Q + alpha A")
     for place, looked in enumerate(shown["rounds"], 1):
         for each in looked:
             mark = ("*" if each["kept"] else "") + (" end" if each["done"] else "")
@@ -302,50 +253,8 @@ def _print_one(shown: Mapping[str, Any]) -> None:
                 score,
             )
         table.add_section()
-    _show([table], [])
+    print_tables([table], [])
     typer.echo(shown["text"])
     policy, verifier = shown["policy"], shown["verifier"]
     cost = f"{policy['sequences']} sequence-forwards of the policy, {verifier['sequences']} of the verifier, {policy['tokens']} tokens kept"
     typer.echo(f"{cost}, {shown['seconds']:.2f} s", err=True)
-
-
-def print_search(report: Mapping[str, Any]) -> None:
-    """The report of a comparison of searches as tables."""
-    from rich.text import Text
-
-    from creditdecoding.eval.words import signed
-
-    table = _table("method", "n", *_COSTS)
-    for curve in report["curves"]:
-        for each in curve["points"]:
-            table.add_row(curve["method"], str(each["n"]), *_costs(each))
-        table.add_section()
-    over = _table("method", "n", "against", "points [95 %]", "times [95 %]")
-    for pair in report["against"]:
-        for each in (
-            pair["points"]
-            if pair["measure"] == "sequences" and pair["baseline"].startswith("best_of_n")
-            else ()
-        ):
-            times = [
-                f"{number:.2f}" if number is not None else "never"
-                for number in each["ratio"].values()
-            ]
-            gain = signed(each["difference"]) + ("" if each["inside"] else " *")
-            over.add_row(
-                pair["method"],
-                str(each["n"]),
-                pair["baseline"],
-                Text(gain),
-                Text(f"{times[0]} [{times[1]}, {times[2]}]"),
-            )
-        over.add_section()
-    alone = ", ".join(
-        f"{name} {share:.0f} %" for name, share in report["families"].items() if share is not None
-    )
-    notes = [
-        "Sequences: sequence-forwards a problem, of which the verifier ran those in the next column. Points: more right than the other at equal "
-        "sequence-forwards (* beyond its budgets, where its end counts). Times: as many as the other takes to be right as often.",
-        *([f"One answer is right: {alone}."] if alone else []),
-    ]
-    _show([table, over], [*notes, *report["words"]])

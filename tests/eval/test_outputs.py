@@ -19,7 +19,7 @@ FILES = {
     "eval": ["eval", "--out", "PATH"],
     "compare png": ["compare", "--png", "PATH"],
     "compare report": ["compare", "--report", "PATH"],
-    "compare searches": ["compare", "--search", "--verifier", "pocket", "--png", "PATH"],
+    "compare searches": ["pav", "compare", "--verifier", "pocket", "--png", "PATH"],
     "tune": ["tune", "--out", "PATH"],
     "scaling": ["scaling", "--out", "PATH"],
     "scaling png": ["scaling", "--png", "PATH"],
@@ -33,7 +33,7 @@ FILES = {
 }
 FOLDERS = {
     "compare": ["compare", "--out", "PATH"],
-    "compare searches": ["compare", "--search", "--verifier", "pocket", "--out", "PATH"],
+    "compare searches": ["pav", "compare", "--verifier", "pocket", "--out", "PATH"],
     "pav train": ["pav", "train", __file__, "--out", "PATH"],
     "pav rl": ["pav", "rl", "--out", "PATH"],
 }

@@ -614,14 +614,11 @@ def test_a_comparison_that_makes_no_sense_is_refused(changes: dict[str, Any]) ->
 
 
 COMMANDS = [
-    ("compare --search", "needs a verifier"),
-    ("compare --search --verifier {v} --bound 2", "--bound is of a comparison of decoders"),
-    ("compare --search --verifier {v} --templates all", "--templates is of"),
-    ("compare --verifier {v}", "Add --search"),
-    ("compare --n 1,2", "Add --search"),
-    ("compare --search --verifier {v} --n 0,x", "whole numbers"),
-    ("compare --search --verifier {v} --n 1,2", "temperature"),
-    ("compare --search --verifier {v}/nothing --temperature 1", "no verifier here"),
+    ("pav compare", "needs a verifier"),
+    ("compare --search --verifier {v}", "credit pav compare"),
+    ("pav compare --verifier {v} --n 0,x", "whole numbers"),
+    ("pav compare --verifier {v} --n 1,2", "temperature"),
+    ("pav compare --verifier {v}/nothing --temperature 1", "no verifier here"),
     ("search hello --temperature 1", "asks a verifier"),
     ("search hello --temperature 1 --method majority --limit 3", "of --tasks"),
     ("search hello --temperature 1 --verifier {v} --n 64 --memory 0.02", "rows at most"),
@@ -687,7 +684,7 @@ def test_the_commands_search_and_compare(
     assert right["families"]["arithmetic"]["problems"] == 2 and right["verifier_sequences"] == 0
     out = tmp_path / "run"
     told = said(
-        f"compare --search --tasks arithmetic --limit 2 --verifier {verifier} --n 1,2 --seeds 1 --methods redraft --out {out} {hot}"
+        f"pav compare --tasks arithmetic --limit 2 --verifier {verifier} --n 1,2 --seeds 1 --methods redraft --out {out} {hot}"
     )
     assert (
         "redraft" in told

@@ -9,4 +9,4 @@ pav = typer.Typer(
 )
 app.add_typer(pav, name="pav")
 
-from creditdecoding.cli.pav import collect, measure, provers, rl, train  # noqa: E402, F401
+from creditdecoding.cli.pav import collect, compare, measure, provers, rl, train  # noqa: E402, F401

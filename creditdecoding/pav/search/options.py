@@ -54,31 +54,31 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Options of a comparison of searches, beside tasks and limit."""
+class CompareConfig:
+    """Options of a comparison of searches, besides tasks and limit."""
 
     verifier: str = option(
         "",
-        "With --search: folder of the verifier that leads searches, or pocket, the embedded one.",
+        "Folder of the verifier that leads searches, or pocket, the embedded one.",
     )
     outcome: str = option(
         "",
-        "With --search: folder of a verifier of complete answers for best_of_n and weighted; by default --verifier.",
+        "Folder of a verifier of complete answers for best_of_n and weighted; by default --verifier.",
     )
     methods: str = option(
         "beam beam_q redraft best_of_n majority weighted certainty certainty_mean",
-        "With --search: methods separated by blanks, as NAME or NAME:c=3,alpha=0.5,k=4 (see credit search --method).",
+        "Methods separated by blanks, as NAME or NAME:c=3,alpha=0.5,k=4 (see credit search --method).",
     )
     n: str = option(
         "1,2,4,8,16,32,64,128",
-        "With --search: budgets; states that beams keep, answers or drafts of the others.",
+        "Budgets; states that beams keep, answers or drafts of the others.",
     )
     step_n: str = option(
         "",
-        "With --search: budgets of beam, beam_q and redraft, which cost more at the same n; by default those of --n.",
+        "Budgets of beam, beam_q and redraft, which cost more at the same n; by default those of --n.",
     )
-    seeds: int = option(2, "With --search: times that everything is drawn anew.", ge=1)
-    split: str = option("test", "With --search: whose problems.", choices=("test", "dev", "train"))
+    seeds: int = option(2, "Times that everything is drawn anew.", ge=1)
+    split: str = option("test", "Whose problems.", choices=("test", "dev", "train"))
 
     def __post_init__(self) -> None:
         check_fields(self)

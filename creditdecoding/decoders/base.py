@@ -335,22 +335,43 @@ class Decision:
     revoke: Bool[Tensor, "rows length"] | None = None
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a decoder does besides writing tokens where the current block is masked.
+
+    - `can_edit`: it may overwrite tokens of the current block, and gets predictions at every
+      `editable` position, masked or not.
+    - `can_remask`: it may turn tokens of the current block back into masks. It must still end every
+      block after a bounded number of passes.
+    - `leave_one_out`: it reads `Prediction.leave_one_out`, for which every pass computes an extra
+      column for each position of the block that was not given. Only models that take attention
+      masks can do that.
+    - `looks_ahead`: if the pass also computes the next block, the decoder sees it and may write
+      there. Excludes `can_edit` and `can_remask`.
+    - `dense_state`: its state holds [length, vocab] numbers a row, which memory budgets count.
+    - `extra_passes`: the most passes it may ask for after the last mask of a block is written.
+    """
+
+    can_edit: bool = False
+    can_remask: bool = False
+    leave_one_out: bool = False
+    looks_ahead: bool = False
+    dense_state: bool = False
+    extra_passes: int = 0
+
+    @property
+    def can_revise(self) -> bool:
+        """Whether tokens written in the current block may still change."""
+        return self.can_edit or self.can_remask
+
+
 @runtime_checkable
 class Decoder(Protocol):
     """A decoding rule: a frozen dataclass of hyper-parameters. It mutates nothing and knows no
     positions, caches or stopping.
 
-    Class attributes say what else a rule does. `edits = True`: it may also write over tokens of the
-    current block, and is shown
-    predictions at every `editable` position, masked or not. `revokes = True`: it may take back
-    tokens of the current block, and sees
-    to it that a block ends all the same. `shadows = True`: every pass also computes a shadow of
-    each position of the block that was
-    not given, for `Prediction.leave_one_out`; only networks that take attention masks can do that.
-    `ahead = True`: where the pass
-    computes the next block it is shown that too and may write there (not together with `edits` or
-    `revokes`). `dense = True`: it
-    keeps [length, vocab] numbers a row, which memory budgets count.
+    A rule that does more than write masked positions declares it in a class attribute
+    `capabilities = Capabilities(...)`.
     """
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
@@ -364,9 +385,10 @@ class Decoder(Protocol):
         ...
 
 
-def can_revise(decoder: Decoder) -> bool:
-    """Whether what a rule has written in the current block may still change: it edits or revokes."""
-    return bool(getattr(decoder, "edits", False) or getattr(decoder, "revokes", False))
+def capabilities_of(decoder: Decoder) -> Capabilities:
+    """The `capabilities` that a decoder declares; without a declaration it has none."""
+    declared: Capabilities = getattr(decoder, "capabilities", Capabilities())
+    return declared
 
 
 def at_least_one(

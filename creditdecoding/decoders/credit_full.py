@@ -9,11 +9,17 @@ alone. Its state is [rows, length, vocab] float32: for studies, not for serving.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.decoders.base import (
+    Block,
+    Capabilities,
+    Decision,
+    Prediction,
+    State,
+    at_least_one,
+)
 from creditdecoding.options import check_fields, option
 
 
@@ -23,7 +29,7 @@ class CreditFull:
     reading; dense state).
     """
 
-    dense: ClassVar[bool] = True
+    capabilities = Capabilities(dense_state=True)
 
     threshold: float = option(
         0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.decoders.base import (
+    Block,
+    Capabilities,
+    Decision,
+    Prediction,
+    State,
+    at_least_one,
+)
 from creditdecoding.options import check_fields, option
 
 
@@ -18,8 +24,6 @@ class Edit:
 
     Goes on over a block without masks until nothing is replaced, at most `max_post_steps` passes.
     """
-
-    edits: ClassVar[bool] = True
 
     threshold: float = option(
         0.7,
@@ -39,6 +43,11 @@ class Edit:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """It overwrites tokens, for some passes also after the last mask is written."""
+        return Capabilities(can_edit=True, extra_passes=self.max_post_steps)
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """Passes made without a mask, [rows]."""

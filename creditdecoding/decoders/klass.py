@@ -13,13 +13,19 @@ one, which is their schedule with as many steps as tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.decoders.base import (
+    Block,
+    Capabilities,
+    Decision,
+    Prediction,
+    State,
+    at_least_one,
+)
 from creditdecoding.ops.vocab_stats import row_chunks
 from creditdecoding.options import check_fields, option
 
@@ -32,7 +38,7 @@ class Klass:
     Where a row has none, its most confident position, and only there.
     """
 
-    dense: ClassVar[bool] = True
+    capabilities = Capabilities(dense_state=True)
 
     threshold: float = option(
         0.9, "Confidence above which a stable position is committed.", ge=0.0, le=1.0

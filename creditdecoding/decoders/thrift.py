@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.decoders.base import (
+    Block,
+    Capabilities,
+    Decision,
+    Prediction,
+    State,
+    at_least_one,
+)
 from creditdecoding.decoders.hierarchy import best_of_runs
 from creditdecoding.decoders.localleap import near
 from creditdecoding.options import check_fields, option
@@ -48,6 +55,11 @@ class Thrift:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The next block is only shown if `ahead` is set."""
+        return Capabilities(looks_ahead=self.ahead)
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """No state."""

@@ -5,12 +5,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
 from creditdecoding.decoders._order import best_first
-from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.decoders.base import (
+    Block,
+    Capabilities,
+    Decision,
+    Prediction,
+    State,
+    at_least_one,
+)
 from creditdecoding.options import check_fields, option
 
 _SHARE, _LEAST, _MOST = (7, 10), 5, 20
@@ -28,8 +34,7 @@ class Wino:
     and after T steps at least T tokens stand: a block of L masks ends within L passes.
     """
 
-    revokes: ClassVar[bool] = True
-    shadows: ClassVar[bool] = True
+    capabilities = Capabilities(can_remask=True, leave_one_out=True)
 
     threshold: float = option(0.6, "Confidence above which a mask is written.", ge=0.0, le=1.0)
     threshold_back: float = option(

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from creditdecoding.config import EngineConfig, ServeConfig
+from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.decoding.cache_policy import NoCache
 from creditdecoding.decoding.request import Request, SpecialTokens, finish
 from creditdecoding.decoding.scheduler import Budget, Need, Waiting, Work, deal, size
@@ -335,7 +336,7 @@ class Engine:
         """What the row takes while it runs."""
         foot, sequences = self._foot, 1 + row.guided
         width = row.max_window
-        dense = DENSE * width * self.words.size if getattr(row.decoder, "dense", False) else 0
+        dense = DENSE * width * self.words.size if capabilities_of(row.decoder).dense_state else 0
         beside = width * bool(row.leave_one_out_positions)
         working = (
             sequences * ((len(row.canvas) + beside) * foot.position + (width + beside) * foot.line)

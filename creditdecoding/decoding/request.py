@@ -13,7 +13,7 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import load, settings
-from creditdecoding.decoders.base import Decision, Decoder, State, can_revise
+from creditdecoding.decoders.base import Decision, Decoder, State, capabilities_of
 from creditdecoding.decoding.cache_policy import BlockPosition, CachePolicy, NoCache, parse_policy
 from creditdecoding.errors import OptionError, TooLongError
 from creditdecoding.models.kv_cache import ModelGeometry
@@ -113,29 +113,29 @@ class Request:
     @property
     def looks_ahead(self) -> bool:
         """Whether the rule may also write in the block behind the current one."""
-        return bool(getattr(self.decoder, "ahead", False))
+        return capabilities_of(self.decoder).looks_ahead
 
     @property
     def can_edit(self) -> bool:
         """Whether the rule may write over what it has written in the current block."""
-        return bool(getattr(self.decoder, "edits", False))
+        return capabilities_of(self.decoder).can_edit
 
     @property
     def can_remask(self) -> bool:
         """Whether the rule may take back what it has written in the current block."""
-        return bool(getattr(self.decoder, "revokes", False))
+        return capabilities_of(self.decoder).can_remask
 
     @property
     def can_revise(self) -> bool:
         """Whether what is written in the current block may still change."""
-        return can_revise(self.decoder)
+        return capabilities_of(self.decoder).can_revise
 
     @property
     def leave_one_out_positions(self) -> tuple[int, ...]:
         """The positions that have a shadow in the next pass: those of the block that were not
         given, if the rule wants any.
         """
-        if not getattr(self.decoder, "shadows", False):
+        if not capabilities_of(self.decoder).leave_one_out:
             return ()
         start, end = self.block
         return tuple(((~self.given[start:end]).nonzero()[:, 0] + start).tolist())
@@ -145,7 +145,7 @@ class Request:
         """Where, [length], the next pass says how likely a written token is without itself: what
         the rule wrote, if it wants shadows.
         """
-        return ~(self.masked | self.given) & bool(getattr(self.decoder, "shadows", False))
+        return ~(self.masked | self.given) & capabilities_of(self.decoder).leave_one_out
 
     @property
     def guided(self) -> bool:
@@ -353,7 +353,7 @@ def check_supported(decoder: Any, layout: ModelGeometry) -> Decoder:
     `OptionError`.
     """
     rule, _ = load(decoder)
-    if getattr(rule, "shadows", False) and not layout.supports_kv_cache:
+    if capabilities_of(rule).leave_one_out and not layout.supports_kv_cache:
         what = "this decoder computes shadow tokens beside the text, and a model of your own cannot be told who sees whom"
         name, allowed = settings(rule)["name"], "models that load() reads"
         raise OptionError(what, given=name, allowed=allowed, hint="Choose another --decoder.")
@@ -372,7 +372,7 @@ def revoked(row: Request, decision: Decision, slot: int) -> Tensor:
         raise OptionError(
             "this decoder takes tokens back and does not say so",
             given=name,
-            hint="Set revokes = True on its class.",
+            hint="Set capabilities = Capabilities(can_remask=True) on its class.",
         )
     return decision.revoke[slot, : end - start] & ~(row.masked | row.given)[start:end]
 

@@ -22,6 +22,7 @@ from creditdecoding.decoders.base import (
     Prediction,
     Sampling,
     State,
+    capabilities_of,
     stack_states,
     take_rows,
 )
@@ -64,7 +65,7 @@ def usable(decoder: Decoder, name: str) -> Decoder:
     """The decoder, if a block's own logits are all it needs. Raises `OptionError` that names it and
     says what it needs beside.
     """
-    if getattr(decoder, "shadows", False):
+    if capabilities_of(decoder).leave_one_out:
         why = (
             "it reads shadows of a block's tokens, which the engine's forward pass does not compute"
         )
@@ -72,7 +73,7 @@ def usable(decoder: Decoder, name: str) -> Decoder:
             f"the decoder {name} cannot run here: {why}",
             hint="Choose another decoder, or run it with credit generate.",
         )
-    if getattr(decoder, "revokes", False):
+    if capabilities_of(decoder).can_remask:
         raise OptionError(
             f"the decoder {name} cannot run here: it takes written tokens back",
             hint="Choose another decoder.",
@@ -134,7 +135,7 @@ def advance(
     place = stack_states([seat.place for seat in seated])
     given, through = place["given"], place["through"]
     masked = (tokens == mask_id) & ~given & ~through[:, None]
-    shown = ~given & ~through[:, None] if getattr(decoder, "edits", False) else masked
+    shown = ~given & ~through[:, None] if capabilities_of(decoder).can_edit else masked
     if mask_id < logits.shape[1]:
         logits[:, mask_id] = -torch.inf
     seen, bad = _statistics(logits, shown)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from creditdecoding import decoders
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoders.base import Block, Prediction, Sampling, State
+from creditdecoding.decoders.base import Block, Prediction, Sampling, State, capabilities_of
 from creditdecoding.decoders.base import Decoder as Rule
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
@@ -62,7 +62,8 @@ class Decoder:
         seed: int = 0,
     ) -> None:
         self.rule, _ = decoders.load(rule)
-        if getattr(self.rule, "shadows", False) or getattr(self.rule, "revokes", False):
+        needs = capabilities_of(self.rule)
+        if needs.leave_one_out or needs.can_remask:
             raise OptionError(
                 "this rule needs a loop of its own",
                 given=str(rule),
@@ -134,7 +135,7 @@ class Decoder:
         self._check(logits, tokens)
         rule, seen = self._rule(iter_threshold), self._begun(tokens, start, logits.shape[2])
         masked = tokens == self.mask_id
-        shown = (~seen.given if getattr(rule, "edits", False) else masked) & masked.any(
+        shown = (~seen.given if capabilities_of(rule).can_edit else masked) & masked.any(
             -1, keepdim=True
         )
         if not bool(shown.any()):

@@ -26,6 +26,7 @@ from creditdecoding.decoders.base import (
     Prediction,
     Sampling,
     State,
+    capabilities_of,
     from_logits,
     stack_states,
     take_rows,
@@ -68,7 +69,7 @@ class Case:
         tokens = torch.zeros(masked.shape, dtype=torch.long)
         unseen = torch.where(self.masked[rows] & ~masked, self.unseen[t, rows], 1.0)
         seen = dataclasses.replace(
-            from_logits(self.logits[t, rows].clone(), masked, sampling), unseen=unseen
+            from_logits(self.logits[t, rows].clone(), masked, sampling), leave_one_out_probs=unseen
         )
         return seen, Block(
             tokens, masked, masked if editable is None else editable, size, torch.full((count,), t)
@@ -210,7 +211,7 @@ def test_commits_lie_in_editable_and_no_row_stalls(
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in names() if getattr(create(name), "ahead", False)]
+    "name", [name for name in names() if capabilities_of(create(name)).looks_ahead]
 )
 @FEW
 @given(data=st.data(), case=cases())
@@ -266,7 +267,7 @@ def test_only_what_was_written_in_the_block_is_revoked_and_only_by_rules_that_sa
     decoder = create(name, **data.draw(st.sampled_from(knobs(name))))
     for decision, masked, _ in play(decoder, case, slice(None)):
         if decision.revoke is not None:
-            assert getattr(decoder, "revokes", False) is True
+            assert capabilities_of(decoder).can_remask
             assert decision.revoke.dtype == torch.bool and decision.revoke.shape == masked.shape
             assert not bool((decision.revoke & (masked | ~case.masked | decision.commit)).any())
             assert not bool((decision.revoke.any(-1) & ~masked.any(-1)).any())

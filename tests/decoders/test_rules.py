@@ -604,7 +604,7 @@ def hush(seen: Prediction, banned: int) -> Prediction:
     logit = torch.where(seen.ids == banned, -torch.inf, made.logit)
     lse = made.lse.nan_to_num(nan=torch.inf)  # nothing but the hushed id
     return dataclasses.replace(
-        made, ids=seen.ids, logit=logit, lse=lse, hushed=(banned,), kept=kept
+        made, ids=seen.ids, logit=logit, lse=lse, suppressed_ids=(banned,), suppressed_logits=kept
     )
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +17,14 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create
-from creditdecoding.decoders.base import Block, Decision, Prediction, State, from_logits
+from creditdecoding.decoders.base import (
+    Block,
+    Capabilities,
+    Decision,
+    Prediction,
+    State,
+    from_logits,
+)
 from creditdecoding.decoding.request import Request, new_infill_request, new_request
 from creditdecoding.decoding.step import denoise_step, run
 from creditdecoding.errors import OptionError
@@ -145,7 +152,7 @@ def test_a_rule_without_shadows_to_look_at_drafts_alone() -> None:
 class Probe:
     """Writes the first mask, whatever the model finds likeliest, and keeps what its shadows say."""
 
-    shadows: ClassVar[bool] = True
+    capabilities = Capabilities(leave_one_out=True)
     found: list[Tensor] = dataclasses.field(default_factory=list, compare=False)
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
@@ -389,7 +396,7 @@ def test_what_was_revoked_is_masked_again_and_the_trace_says_so(tmp_path: Path) 
 class Waver:
     """Writes the end token everywhere, takes it all back, writes letters."""
 
-    revokes: ClassVar[bool] = True
+    capabilities = Capabilities(can_remask=True)
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         return {"step": torch.zeros(rows, dtype=torch.long)}
@@ -465,9 +472,9 @@ def test_what_cannot_be_done_is_refused_by_name(lm: LM) -> None:
     with pytest.raises(OptionError, match=r"shadow tokens.*wino"):
         compare(theirs, "threshold wino", "facts", limit=2, dev_limit=2)
     silent = dataclasses.make_dataclass(
-        "Silent", [], bases=(Waver,), namespace={"revokes": False}, frozen=True
+        "Silent", [], bases=(Waver,), namespace={"capabilities": Capabilities()}, frozen=True
     )()
-    with pytest.raises(OptionError, match=r"takes tokens back.*Silent.*revokes = True"):
+    with pytest.raises(OptionError, match=r"takes tokens back.*Silent.*can_remask=True"):
         list(
             run(
                 Flat(),

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from creditdecoding.config import GenerationConfig, ModelConfig
-from creditdecoding.decoders import kind, names
+from creditdecoding.decoders import create, names
+from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.decoding.request import (
     Request,
     SpecialTokens,
@@ -63,7 +64,7 @@ DECODERS += [
     name
     for name in names()
     if name not in {text.split(":")[0] for text in DECODERS}
-    and not getattr(kind(name), "shadows", False)
+    and not capabilities_of(create(name)).leave_one_out
 ]
 
 

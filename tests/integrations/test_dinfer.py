@@ -12,6 +12,7 @@ from torch import Tensor
 
 from creditdecoding import decoders
 from creditdecoding.config import GenerationConfig
+from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.decoding.request import new_request
 from creditdecoding.decoding.step import run
 from creditdecoding.errors import CreditError, ModelError, OptionError
@@ -102,7 +103,7 @@ def ours(
 RULES = [
     f"{name}:max_post_steps=0" if name == "edit" else name
     for name in decoders.names()
-    if not getattr(decoders.kind(name), "shadows", False)
+    if not capabilities_of(decoders.create(name)).leave_one_out
 ]
 
 

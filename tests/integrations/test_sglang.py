@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import _credit, create, describe, exported, load, names, resolve
+from creditdecoding.decoders.base import Capabilities
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.integrations.blocks import Drawing, advance, seats, seed_of, usable
 from creditdecoding.integrations.sglang import plugin as sglang_plugin
@@ -102,7 +103,7 @@ def test_the_range_is_the_one_of_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_rule_that_needs_more_than_logits_is_refused_by_name() -> None:
     @dataclass(frozen=True)
     class Shadowy:
-        shadows = True
+        capabilities = Capabilities(leave_one_out=True)
 
         def init(self, rows: int, length: int, vocab: int, device: torch.device) -> dict[str, Any]:
             return {}

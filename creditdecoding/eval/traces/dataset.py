@@ -10,7 +10,7 @@ from typing import Any
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create, load, settings
-from creditdecoding.decoders.base import can_revise
+from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.eval.evaluate import evaluate
 from creditdecoding.eval.traces.commit_timing import check
@@ -120,7 +120,7 @@ def decoders_of(specs: Sequence[str], config: GenerationConfig) -> list[str]:
             hint="Analyse at temperature 0.",
         )
     for spec in specs:
-        if can_revise(load(spec)[0]):
+        if capabilities_of(load(spec)[0]).can_revise:
             what = "a rule that writes over tokens or takes them back has no one commit a token"
             raise OptionError(what, given=spec, hint="Leave it out of --decoders.")
     return list(dict.fromkeys((STANDARD, *specs)))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from creditdecoding.decoders import described
+from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.errors import MissingExtraError, ModelError, OptionError
 from creditdecoding.integrations.blocks import Drawing, advance, dropped, seats, seed_of, usable
 from creditdecoding.integrations.sglang.plugin import algorithms
@@ -122,7 +123,7 @@ class CreditAlgorithm(DllmAlgorithm):
         """A step a position, those in which a rule that edits changes its mind, and the pass that
         sees the last tokens.
         """
-        return block_size + int(getattr(self.decoder, "max_post_steps", 0)) + 1
+        return block_size + capabilities_of(self.decoder).extra_passes + 1
 
     def init_step_state(self, forward_batch: ForwardBatch) -> list[Any]:
         """A fresh seat for every request. Greedy batches cost no wait; others one, for the settings

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import settings
-from creditdecoding.decoders.base import can_revise
+from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.decoding.dedup import distinct, leaders
 from creditdecoding.decoding.request import check_supported
 from creditdecoding.decoding.step import Denoiser, logits_at
@@ -83,7 +83,7 @@ def refuse_unscored(lm: LM, generation: GenerationConfig, tokens: str = "written
     rule = check_supported(generation.decoder, lm.layout)
     if tokens == "event":
         _refuse_uneventful(settings(rule)["name"], generation.confidence_eos_eot_inf)
-    if can_revise(rule):
+    if capabilities_of(rule).can_revise:
         what, hint = (
             "a rule that writes over tokens or takes them back has no log-probability of its answers",
             "Choose another --decoder.",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from creditdecoding.cli.signals import Stopped, end_at_once_next_time, stoppable
-from creditdecoding.cli.streams import ready
+from creditdecoding.cli.signals import Stopped, restore_default_signals, signals_as_exceptions
+from creditdecoding.cli.streams import prepare_streams
 from creditdecoding.errors import CreditError, OptionError
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ def summary(done: Completion) -> str:
 
 
 def load_lm(model: str, engine: EngineConfig) -> LM:
-    from creditdecoding.cli.loading import bar
+    from creditdecoding.cli.loading import loading_progress
     from creditdecoding.lm import load
 
-    with bar() as onprogress:
+    with loading_progress() as onprogress:
         return load(model, engine, onprogress)
 
 
@@ -122,15 +122,15 @@ def main(commands: typer.Typer = app) -> None:
     code 2.
     """
     try:
-        ready()
-        with stoppable():
+        prepare_streams()
+        with signals_as_exceptions():
             status = commands(args=joined(sys.argv[1:]), standalone_mode=False)
             sys.stdout.flush()
     except CreditError as error:
         _fail(str(error), 2)
     except Stopped as stopped:
-        end_at_once_next_time()
-        sys.stderr.write(f"{stopped.words}\n")
+        restore_default_signals()
+        sys.stderr.write(f"{stopped.message}\n")
         sys.exit(stopped.status)
     except typer.Abort:
         _fail("interrupted", 130)

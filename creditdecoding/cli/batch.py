@@ -12,8 +12,8 @@ import typer
 from creditdecoding.batch.options import BatchConfig
 from creditdecoding.cli.app import Model, app, load_lm
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.progress import counting
-from creditdecoding.cli.validate import writable
+from creditdecoding.cli.progress import open_progress
+from creditdecoding.cli.validate import check_writable
 from creditdecoding.config import EngineConfig, ServeConfig
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def batch(
     from creditdecoding.batch.job import finish, plan, tidy
     from creditdecoding.batch.processor import Desk, answerer
 
-    writable(out)
+    check_writable(out)
     planned = plan(source, out, model, options, engine, serving)
     if planned.done:
         tidy(planned)
@@ -54,7 +54,7 @@ def batch(
         )
     else:
         answer = Desk(load_lm(model, engine), planned.setting).answers
-    with counting("lines", kept=True) as start:
+    with open_progress("lines", resumable=True) as start:
         tally = finish(planned, answer, start)
     passes = f"; {tally.tokens} tokens in {tally.nfe} forward passes" if tally.nfe else ""
     typer.echo(f"wrote {out}: {tally.rows} rows, {tally.failed} of them errors{passes}", err=True)

@@ -13,9 +13,14 @@ from typer.core import TyperCommand
 
 from creditdecoding.cli.app import Json, Model, app
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.progress import counting
+from creditdecoding.cli.progress import open_progress
 from creditdecoding.cli.render import print_json, write
-from creditdecoding.cli.validate import drawable, several, usable, writable
+from creditdecoding.cli.validate import (
+    check_can_plot,
+    check_folder,
+    check_no_decoder,
+    check_writable,
+)
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 
@@ -80,7 +85,7 @@ def compare(
     """Compare decoders over sweeps of their knobs: curves, operating points, intervals; goes on
     after an interruption.
     """
-    from creditdecoding.cli.loading import bar
+    from creditdecoding.cli.loading import loading_progress
     from creditdecoding.eval.compare import Plan, run
     from creditdecoding.eval.compare_report import summarise
     from creditdecoding.eval.sweep import curves
@@ -88,13 +93,13 @@ def compare(
     from creditdecoding.plots.trace import tradeoff_png
     from creditdecoding.tasks.templates import templates as named
 
-    several("compare", generation)
-    drawable(png)
-    writable(report, png)
-    usable(out, "samples.jsonl", "report.json", "report.html", "curves.png")
+    check_no_decoder("compare", generation)
+    check_can_plot(png)
+    check_writable(report, png)
+    check_folder(out, "samples.jsonl", "report.json", "report.html", "curves.png")
     found = tuple(curves(decoders))
     plan = Plan(model, tasks, tuple(named(templates)), found, dev_limit, limit, generation, engine)
-    with counting("samples", kept=True) as start, bar() as on_load:
+    with open_progress("samples", resumable=True) as start, loading_progress() as on_load:
         records = run(plan, out, jobs, start, on_load)
         summed = {"model": model, **summarise(records, found, bound)}
     write(out / "report.json", json.dumps(summed, indent=1, ensure_ascii=False) + "\n")

@@ -10,10 +10,10 @@ import typer
 
 from creditdecoding.cli.app import Json, Model, Raw, app, complete, load_lm
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.limits import limited
-from creditdecoding.cli.progress import answering
+from creditdecoding.cli.limits import items_per_task
+from creditdecoding.cli.progress import answer_progress
 from creditdecoding.cli.render import print_json, write
-from creditdecoding.cli.validate import split_named, writable
+from creditdecoding.cli.validate import check_writable, parse_split
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 
@@ -71,10 +71,10 @@ def evaluate(
     from creditdecoding.tasks import families
     from creditdecoding.tasks.base import distinct_items
 
-    where = split_named(split)
-    writable(out)
+    where = parse_split(split)
+    check_writable(out)
     chosen = families(tasks)
-    most = limited(limit, 50, chosen)
+    most = items_per_task(limit, 50, chosen)
     items = [
         item for family in chosen for item in distinct_items(family, where, 0, most)
     ]  # also refuses a limit before the model is loaded
@@ -89,7 +89,7 @@ def evaluate(
         out, manifest("eval", model, engine, chosen, items, [generation.decoder], **asked)
     ) as kept:
         done = 0 if kept is None else kept.count
-        with answering(len(items), done=done, kept=kept is not None) as on_event:
+        with answer_progress(len(items), done=done, resumable=kept is not None) as on_event:
             report = run(
                 lm,
                 chosen,
@@ -177,9 +177,9 @@ def drift(
             hint="Name them with --caches.",
         )
     chosen, lm = families(tasks), load_lm(model, engine)
-    most = limited(limit, 50, chosen)
+    most = items_per_task(limit, 50, chosen)
     names = caches.split() or [name for name in supported_policies(lm.layout) if name != "none"]
-    with answering(most * len(chosen) * (1 + len(names))) as on_event:
+    with answer_progress(most * len(chosen) * (1 + len(names))) as on_event:
         found = measure(lm, chosen, generation, names, most, on_event=on_event)
     if as_json:
         print_json(found)

@@ -10,7 +10,7 @@ import typer
 
 from creditdecoding.cli.app import app
 from creditdecoding.cli.render import write
-from creditdecoding.cli.validate import writable
+from creditdecoding.cli.validate import check_writable
 
 if TYPE_CHECKING:
     from creditdecoding.decoders.base import Decoder
@@ -47,7 +47,7 @@ def export(
     from creditdecoding.errors import OptionError
     from creditdecoding.integrations.blocks import usable
 
-    writable(out)
+    check_writable(out)
     chosen, size = load(decoder)
     if format == "sglang":
         usable(chosen, settings(chosen)["name"])
@@ -58,7 +58,7 @@ def export(
             allowed="sglang, json",
             hint="Choose another.",
         )
-    text = exported(chosen, format, block_size or size, heading(chosen))
+    text = exported(chosen, format, block_size or size, usage_comment(chosen))
     if out is None:
         sys.stdout.write(text)
     else:
@@ -66,7 +66,7 @@ def export(
         typer.echo(f"wrote {out}", err=True)
 
 
-def heading(decoder: Decoder) -> str:
+def usage_comment(decoder: Decoder) -> str:
     """How a decoder's file is used, for its head; without SGLang where that cannot run the decoder."""
     from creditdecoding.decoders import settings
     from creditdecoding.errors import OptionError

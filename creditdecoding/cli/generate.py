@@ -24,7 +24,7 @@ from creditdecoding.cli.app import (
 )
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.render import print_json, write
-from creditdecoding.cli.validate import drawable, writable
+from creditdecoding.cli.validate import check_can_plot, check_writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 
@@ -120,8 +120,8 @@ def trace(
     from creditdecoding.lm import load_words
     from creditdecoding.trace import Trace
 
-    drawable(png)
-    writable(save, png, html)
+    check_can_plot(png)
+    check_writable(save, png, html)
     if load is not None:
         if (
             prompt is not None
@@ -167,7 +167,7 @@ def _show_traces(
         write(html, page.trace_html(named, piece, "Denoising trace"))
     if save is None and png is None and html is None:
         for _, each in named:
-            terminal.table(each, piece)
+            terminal.print_trace(each, piece)
     for path in (save, png, html):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)

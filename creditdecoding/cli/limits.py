@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from creditdecoding.tasks.base import Family
 
 
-def limited(limit: int | None, default: int, families: Iterable[Family]) -> int:
+def items_per_task(limit: int | None, default: int, families: Iterable[Family]) -> int:
     """The limit that was asked for, which a family may not be shorter than; or the default."""
     from creditdecoding.tasks.base import UpTo
 

@@ -9,25 +9,25 @@ from contextlib import contextmanager
 
 from rich.progress import DownloadColumn
 
-from creditdecoding.viewer.progress import Bar, Far, Lines, is_terminal
+from creditdecoding.viewer.progress import ProgressBar, ProgressLines, WorkProgress, is_terminal
 
 LONG_BYTES = 200 * 2**20
 LONG_SECONDS = 1.0
 
 
 @contextmanager
-def bar() -> Iterator[Callable[[int, int], None]]:
+def loading_progress() -> Iterator[Callable[[int, int], None]]:
     """To be called with the bytes read and the bytes there are.
 
     On a terminal a bar shows what is long or has lasted a second; elsewhere lines are written as of
     all long work.
     """
-    far = Far("loading")
+    far = WorkProgress("loading")
     terminal = is_terminal(sys.stderr)
     if terminal:
-        shown: Bar | Lines = Bar(far, sys.stderr, (DownloadColumn(),), 30)
+        shown: ProgressBar | ProgressLines = ProgressBar(far, sys.stderr, (DownloadColumn(),), 30)
     else:
-        shown = Lines(far, sys.stderr.write, amount=lambda count: f"{count / 1e9:.1f} GB")
+        shown = ProgressLines(far, sys.stderr.write, amount=lambda count: f"{count / 1e9:.1f} GB")
     begun: float | None = None
     started = False
 

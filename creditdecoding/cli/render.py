@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from creditdecoding.cli.streams import holds_all_text
+from creditdecoding.cli.streams import encodes_all_text
 from creditdecoding.errors import OptionError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def interval(estimate: Mapping[str, float | None], form: str = ".1f") -> str:
 
 def print_json(value: Any) -> None:
     """Print one JSON object on standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=not holds_all_text(sys.stdout)) + "\n")
+    sys.stdout.write(json.dumps(value, ensure_ascii=not encodes_all_text(sys.stdout)) + "\n")
 
 
 def write(path: Path, text: str) -> None:

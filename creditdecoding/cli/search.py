@@ -13,7 +13,7 @@ from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, lo
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import progress
 from creditdecoding.cli.render import print_json
-from creditdecoding.cli.validate import split_named
+from creditdecoding.cli.validate import parse_split
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.pav.search.options import SearchConfig
@@ -165,7 +165,7 @@ def _accuracy(
     from creditdecoding.tasks import families
 
     found = {family.name: family for family in families(tasks)}
-    items = chosen([*found.values()], split_named(split), limit)
+    items = chosen([*found.values()], parse_split(split), limit)
     problems = posed([*found.values()], items, lm, sampler.generation, sampler.generation.seed)
     places, lines = [*problems], []
     with progress(len(problems), "problems") as tick:

@@ -9,7 +9,7 @@ import typer
 
 from creditdecoding.cli.app import Model, app, load_lm
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.signals import as_usual
+from creditdecoding.cli.signals import default_interrupt
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.server.defaults import Defaults, set_values
 from creditdecoding.server.options import HttpConfig
@@ -59,7 +59,7 @@ def serve(
         address = door.url_of(listening)
         typer.echo(f"{name} at {address} (OpenAI API at {address}/v1)", err=True)
 
-    with as_usual():
+    with default_interrupt():
         run(lm, name, engine, serving, http, listening, ready)
 
 

@@ -21,7 +21,7 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
-        self.words = "interrupted"
+        self.message = "interrupted"
 
     @property
     def status(self) -> int:
@@ -34,7 +34,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def signals_as_exceptions() -> Iterator[None]:
     """Both signals raise `Stopped` in the body, but for one that whoever started the command has
     switched off (nohup, `&`).
     """
@@ -53,7 +53,7 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def as_usual() -> Iterator[None]:
+def default_interrupt() -> Iterator[None]:
     """In the body Ctrl-C is a `KeyboardInterrupt` again: for what has an own way to end, such as a
     server.
     """
@@ -67,7 +67,7 @@ def as_usual() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def end_at_once_next_time() -> None:
+def restore_default_signals() -> None:
     """From now on either signal ends the process without a word."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:

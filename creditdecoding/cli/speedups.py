@@ -14,9 +14,15 @@ import typer
 
 from creditdecoding.cli.app import Json, Model, app, load_lm
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.progress import answering, counting
+from creditdecoding.cli.progress import answer_progress, open_progress
 from creditdecoding.cli.render import print_json, write
-from creditdecoding.cli.validate import drawable, several, split_named, whole_numbers, writable
+from creditdecoding.cli.validate import (
+    check_can_plot,
+    check_no_decoder,
+    check_writable,
+    parse_split,
+    parse_whole_numbers,
+)
 from creditdecoding.config import EngineConfig, GenerationConfig
 
 Decoders = Annotated[
@@ -78,13 +84,13 @@ def orthogonality(
         chosen,
         specs,
         limit,
-        split_named(split),
+        parse_split(split),
         tuple(settings.split()),
         repeats,
         generation,
         engine,
     )
-    with counting("batches") as start:
+    with open_progress("batches") as start:
         found = {"model": model, **run(plan, lambda engine: load_lm(model, engine), start)}
     if png is not None:
         from creditdecoding.plots.trace import orthogonality_png
@@ -144,15 +150,15 @@ def scaling(
 
     _check("scaling", generation, out, png)
     lengths = (
-        whole_numbers("gen_lengths", gen_lengths),
-        whole_numbers("block_lengths", block_lengths),
+        parse_whole_numbers("gen_lengths", gen_lengths),
+        parse_whole_numbers("block_lengths", block_lengths),
     )
     plan = Plan(
         tuple(families(tasks)),
         tuple(decoders.split()),
         limit,
         buckets,
-        split_named(split),
+        parse_split(split),
         tuple(sweeps.split()),
         *lengths,
         generation,
@@ -165,8 +171,8 @@ def scaling(
         out, manifest("scaling", model, engine, plan.families, work.items, plan.decoders, **asked)
     ) as kept:
         done = 0 if kept is None else kept.count
-        with answering(
-            len(work.items) * len(work.cells), done=done, kept=kept is not None
+        with answer_progress(
+            len(work.items) * len(work.cells), done=done, resumable=kept is not None
         ) as on_event:
             found = {"model": model, **run(work, lm, on_event, kept)}
         if png is not None:
@@ -177,9 +183,9 @@ def scaling(
 
 
 def _check(command: str, generation: GenerationConfig, out: Path | None, png: Path | None) -> None:
-    several(command, generation)
-    drawable(png)
-    writable(out, png)
+    check_no_decoder(command, generation)
+    check_can_plot(png)
+    check_writable(out, png)
 
 
 def _one_thread(engine: EngineConfig) -> EngineConfig:

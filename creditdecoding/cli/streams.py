@@ -17,7 +17,7 @@ from typing import TextIO
 from creditdecoding.errors import OptionError
 
 
-def ready() -> None:
+def prepare_streams() -> None:
     """Make the streams of this process safe to use. Raises `OptionError` where standard output is
     closed.
     """
@@ -35,7 +35,7 @@ def ready() -> None:
         sys.stderr.reconfigure(errors="backslashreplace")
 
 
-def holds_all_text(stream: TextIO) -> bool:
+def encodes_all_text(stream: TextIO) -> bool:
     """Whether every character can be written to this stream; one without an encoding holds text as
     it is.
     """

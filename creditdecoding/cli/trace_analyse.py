@@ -11,10 +11,10 @@ import typer
 
 from creditdecoding.cli.app import Json, app, load_lm
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.limits import limited
-from creditdecoding.cli.progress import answering
+from creditdecoding.cli.limits import items_per_task
+from creditdecoding.cli.progress import answer_progress
 from creditdecoding.cli.render import print_json
-from creditdecoding.cli.validate import drawable, split_named, writable
+from creditdecoding.cli.validate import check_can_plot, check_writable, parse_split
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 
@@ -80,9 +80,9 @@ def analyse(
             given=f"--decoder {generation.decoder}",
             hint="Name them with --decoders.",
         )
-    drawable(png)
-    drawable(reliability_png)
-    writable(png, reliability_png)
+    check_can_plot(png)
+    check_can_plot(reliability_png)
+    check_writable(png, reliability_png)
     if traces:
         if tasks is not None or generation != GenerationConfig():
             raise OptionError(
@@ -126,7 +126,7 @@ def _saved(paths: list[Path], model: str | None, engine: EngineConfig) -> list[C
         return cases
     references(cases)
     lm = load_lm(model, engine)
-    with answering(len(cases), "answers of the oracle") as on_event:
+    with answer_progress(len(cases), "answers of the oracle") as on_event:
         return with_oracle(lm, cases, on_event)
 
 
@@ -143,11 +143,11 @@ def _made(
     from creditdecoding.eval.traces.dataset import decoders_of, run_cases
     from creditdecoding.tasks import families
 
-    where = split_named(split)
+    where = parse_split(split)
     chosen, specs = families(tasks), decoders_of(decoders.split(), generation)
-    most = limited(limit, 10, chosen)
+    most = items_per_task(limit, 10, chosen)
     lm = load_lm(model, engine)
-    with answering(most * len(chosen) * (len(specs) + 1)) as on_event:
+    with answer_progress(most * len(chosen) * (len(specs) + 1)) as on_event:
         return run_cases(lm, chosen, generation, specs, most, where, on_event)
 
 

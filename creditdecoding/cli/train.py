@@ -10,15 +10,15 @@ import typer
 
 from creditdecoding.cli.app import app
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.progress import answering, progress
+from creditdecoding.cli.progress import answer_progress, progress
 from creditdecoding.cli.render import write
-from creditdecoding.cli.validate import drawable, made
+from creditdecoding.cli.validate import check_can_plot, make_folder
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.train.options import TrainConfig
 
 if TYPE_CHECKING:
     from creditdecoding.tasks.base import Family
-    from creditdecoding.train.loop import Run
+    from creditdecoding.train.loop import TrainingRun
 
 REPORTED = ("fixed", "threshold", "credit")
 """The decoders that the report scores."""
@@ -57,12 +57,12 @@ def train(
     from creditdecoding.lm import load
     from creditdecoding.run_dir import locked
     from creditdecoding.tasks import families
-    from creditdecoding.train.loop import help_run
-    from creditdecoding.train.parallel import helpers
+    from creditdecoding.train.loop import run_peer
+    from creditdecoding.train.parallel import peer_processes
 
     chosen = families(tasks)
-    drawable(out / "loss.png")
-    made(out, "report.json", "loss.png", "model.safetensors", "state.pt", "log.jsonl")
+    check_can_plot(out / "loss.png")
+    make_folder(out, "report.json", "loss.png", "model.safetensors", "state.pt", "log.jsonl")
 
     def evaluate(folder: Path) -> dict[str, Any]:
         lm = load(str(folder), threads=training.threads, batch_size=32)
@@ -74,8 +74,11 @@ def train(
         run = _begun(training, chosen, out, start_from)
         count = sum(weight.numel() for weight in run.model.parameters())
         typer.echo(f"{count:,} parameters, step {run.step} of {training.steps}, {out}", err=True)
-        peers = helpers(training.processes, out / ".peers", help_run, training, chosen, out)
-        with progress(training.steps, "training", run.step, True, lambda: run.saved) as tick, peers:
+        peers = peer_processes(training.processes, out / ".peers", run_peer, training, chosen, out)
+        with (
+            progress(training.steps, "training", run.step, True, lambda: run.saved_step) as tick,
+            peers,
+        ):
             for record in run.run(evaluate if eval_limit else None):
                 tick()
                 if "eval" in record:
@@ -87,18 +90,20 @@ def train(
     typer.echo(f"wrote {out / 'report.json'} and {out / 'loss.png'}", err=True)
 
 
-def _begun(training: TrainConfig, families: list[Family], out: Path, start_from: str | None) -> Run:
+def _begun(
+    training: TrainConfig, families: list[Family], out: Path, start_from: str | None
+) -> TrainingRun:
     """The run in this folder, new or taken up."""
-    from creditdecoding.train.loop import Run, begin_from
-    from creditdecoding.train.vocabulary import task_tokenizer
+    from creditdecoding.train.loop import TrainingRun, start_from_checkpoint
+    from creditdecoding.train.tokenizer import task_tokenizer
 
     if start_from is not None:
-        begin_from(start_from, out)
+        start_from_checkpoint(start_from, out)
     tokenizer = task_tokenizer(families, training.vocabulary, out)
-    return Run(training, tokenizer, families, out)
+    return TrainingRun(training, tokenizer, families, out)
 
 
-def _report(run: Run, families: list[Family], limit: int) -> None:
+def _report(run: TrainingRun, families: list[Family], limit: int) -> None:
     """Score the trained model on test items; write report.json and loss.png. Answers are kept until
     both are written.
     """
@@ -117,7 +122,7 @@ def _report(run: Run, families: list[Family], limit: int) -> None:
         out / "report.json", manifest("train", str(out), engine, families, items, REPORTED)
     ) as kept:
         assert kept is not None
-        with answering(total, "answers for the report", kept.count, True) as on_event:
+        with answer_progress(total, "answers for the report", kept.count, True) as on_event:
             found = {}
             for spec in REPORTED:
                 config = GenerationConfig(decoder=spec)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditdecoding.cli.app import Json, Model, Raw, app, load_lm
-from creditdecoding.cli.export import heading
+from creditdecoding.cli.export import usage_comment
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.progress import answering
+from creditdecoding.cli.progress import answer_progress
 from creditdecoding.cli.render import print_json, write
-from creditdecoding.cli.validate import split_named, writable
+from creditdecoding.cli.validate import check_writable, parse_split
 from creditdecoding.config import EngineConfig, GenerationConfig
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def tune(
     from creditdecoding.eval.tune import tune as run
     from creditdecoding.tasks import families
 
-    where = split_named(split)
-    writable(out)
+    where = parse_split(split)
+    check_writable(out)
     promise, settings, chosen = (
         Promise(bound, confidence),
         sequence(generation.decoder),
@@ -80,7 +80,7 @@ def tune(
     asked = {"generation": _options(generation), "split": split, "raw": raw}
     with keeping(out, manifest("tune", model, engine, chosen, items, settings, **asked)) as kept:
         done = 0 if kept is None else kept.count
-        with answering(
+        with answer_progress(
             len(items) * (1 + len(settings)), "answers at most", done, kept is not None
         ) as on_event:
             found = run(
@@ -126,7 +126,9 @@ def _save(found: Tuned, block_length: int | None, out: Path) -> None:
     format = "json" if out.suffix.lower() == ".json" else "sglang"
     write(
         out,
-        exported(rule, format, block_length or size, "\n".join([*found.words(), heading(rule)])),
+        exported(
+            rule, format, block_length or size, "\n".join([*found.words(), usage_comment(rule)])
+        ),
     )
 
 

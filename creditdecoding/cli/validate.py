@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from creditdecoding.tasks.base import Split
 
 
-def writable(*paths: Path | None) -> None:
+def check_writable(*paths: Path | None) -> None:
     """Refuse files that could not be written in the end: no folder, a folder of that name, no
     right, no room, one file for two outputs.
     """
@@ -71,7 +71,7 @@ def _refusal(what: str, error: OSError, path: Path) -> OptionError:
     return OptionError(f"{what} ({error.strerror})", given=str(path), hint=hint)
 
 
-def usable(folder: Path, *names: str) -> None:
+def check_folder(folder: Path, *names: str) -> None:
     """Refuse a folder that could not be made or written to, or in which one of these files is
     something else; make nothing.
     """
@@ -80,7 +80,7 @@ def usable(folder: Path, *names: str) -> None:
     except OSError as error:
         raise _refusal("cannot use the folder", error, folder) from error
     if folder.is_dir():
-        writable(*(folder / name for name in names))
+        check_writable(*(folder / name for name in names))
 
 
 def _check_folder(folder: Path) -> None:
@@ -97,9 +97,9 @@ def _check_folder(folder: Path) -> None:
     _try_folder(nearest)
 
 
-def made(folder: Path, *names: str) -> None:
+def make_folder(folder: Path, *names: str) -> None:
     """Make a folder, or refuse it as `usable` does."""
-    usable(folder, *names)
+    check_folder(folder, *names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,13 +110,13 @@ def made(folder: Path, *names: str) -> None:
         ) from error
 
 
-def drawable(png: Path | None) -> None:
+def check_can_plot(png: Path | None) -> None:
     """Refuse a picture without matplotlib."""
     if png is not None and find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "plot")
 
 
-def several(command: str, generation: GenerationConfig) -> None:
+def check_no_decoder(command: str, generation: GenerationConfig) -> None:
     """Refuse `--decoder` where `--decoders` names them."""
     if generation.decoder != GenerationConfig().decoder:
         raise OptionError(
@@ -126,7 +126,7 @@ def several(command: str, generation: GenerationConfig) -> None:
         )
 
 
-def split_named(name: str) -> Split:
+def parse_split(name: str) -> Split:
     """The split of this name."""
     from creditdecoding.tasks.base import SPLITS
 
@@ -136,7 +136,7 @@ def split_named(name: str) -> Split:
     raise unknown_name("split", name, SPLITS)
 
 
-def whole_numbers(name: str, text: str) -> tuple[int, ...] | None:
+def parse_whole_numbers(name: str, text: str) -> tuple[int, ...] | None:
     """Whole numbers separated by commas or blanks, None for none."""
     words = text.replace(",", " ").split()
     if not all(word.isdecimal() and int(word) > 0 for word in words):

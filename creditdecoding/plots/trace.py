@@ -26,7 +26,7 @@ from creditdecoding.plots.tradeoff import draw_tradeoff, series, windows
 from creditdecoding.plots.training import draw_log, scored
 from creditdecoding.trace import Trace
 from creditdecoding.viewer.colours import CREDIT, LIGHT, LINE, QUIET, TEXT, WRITTEN, Ramp
-from creditdecoding.viewer.frames import Cell, Frame, Piece, frames, label
+from creditdecoding.viewer.frames import Cell, Frame, Piece, frames, short_label
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -217,7 +217,7 @@ def _draw(panels: Sequence[_Panel], path: Path) -> None:
 
 
 def _label(cell: Cell) -> str:
-    return "∎" if cell.tail else label(cell.text) if cell.token is not None else "·"
+    return "∎" if cell.tail else short_label(cell.text) if cell.token is not None else "·"
 
 
 def _panel(figure: Any, panel: _Panel, sheet: _Sheet, bottom: float) -> None:

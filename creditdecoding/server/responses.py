@@ -13,7 +13,7 @@ from creditdecoding.errors import CreditError, OptionError, QueueFullError
 from creditdecoding.server.async_engine import Answer
 from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.trace import StepEvent
-from creditdecoding.viewer.frames import Frame, advance, blank, changes
+from creditdecoding.viewer.frames import Frame, frame_deltas, initial_frame, next_frame
 
 STATUS = {"memory": 503, "closing": 503}
 KINDS = {
@@ -216,17 +216,24 @@ class DraftCanvas:
 
     def __init__(self, row: Request, tokenizer: Tokenizer) -> None:
         self._row, self._tokenizer = row, tokenizer
-        self._frame: Frame = blank(range(row.answer_start, row.answer_end), row.answer_start)
+        self._frame: Frame = initial_frame(
+            range(row.answer_start, row.answer_end), row.answer_start
+        )
 
     def after(self, event: StepEvent) -> dict[str, Any]:
         """The canvas after a pass. `end`: where an end token was written first, what lies behind it
         is no answer.
         """
-        self._frame = advance(self._frame, event, self._tokenizer.piece, self._row.answer_start)
+        self._frame = next_frame(self._frame, event, self._tokenizer.piece, self._row.answer_start)
         stops, cells = self._tokenizer.stop_ids, self._frame.cells
         end = next(
             (i for i, cell in enumerate(cells) if cell.state != "masked" and cell.token in stops),
             len(cells),
         )
         written = sum(cell.state != "masked" for cell in cells[:end])
-        return {**changes([self._frame])[0], "written": written, "end": end, "length": len(cells)}
+        return {
+            **frame_deltas([self._frame])[0],
+            "written": written,
+            "end": end,
+            "length": len(cells),
+        }

@@ -19,7 +19,7 @@ import torch
 
 from creditdecoding.models.moe import SwiGLU
 from creditdecoding.models.transformer import Layer, Transformer
-from creditdecoding.train.objective import Batch
+from creditdecoding.train.objective import TrainingBatch
 
 OFFSETS = (1, 1, 2)  # how far back each noting head of layer 0 looks
 MATCHING = (
@@ -35,7 +35,7 @@ DRILL_PROMPT, DRILL_ANSWER = 40, 32  # tokens of a drill's row at most, and exac
 
 
 @torch.no_grad()
-def lay_induction(model: Transformer, generator: torch.Generator) -> None:
+def init_induction_heads(model: Transformer, generator: torch.Generator) -> None:
     """Change freshly initialised weights in place; a network without two layers of five heads stays
     as it is.
     """
@@ -91,7 +91,7 @@ def lay_induction(model: Transformer, generator: torch.Generator) -> None:
         second.o.weight[:, part] = 0.1 * copied[part].T
 
 
-def drill(rows: int, ids: Sequence[int], rng: random.Random) -> Batch:
+def lookup_drill(rows: int, ids: Sequence[int], rng: random.Random) -> TrainingBatch:
     """Rows of random ids, then pieces of the same row again: all but the first token of a piece can
     be looked up.
     """
@@ -104,4 +104,4 @@ def drill(rows: int, ids: Sequence[int], rng: random.Random) -> Batch:
             at = rng.randrange(prompt - 1)
             again += text[at : at + rng.randint(2, 5)]
         tokens[row, : prompt + DRILL_ANSWER] = torch.tensor(text + again[:DRILL_ANSWER])
-    return Batch(tokens, length, torch.full((rows,), DRILL_ANSWER))
+    return TrainingBatch(tokens, length, torch.full((rows,), DRILL_ANSWER))

@@ -28,12 +28,24 @@ from creditdecoding.models.transformer import Transformer, init_weights
 from creditdecoding.models.weights import save, stream
 from creditdecoding.tasks.base import Family
 from creditdecoding.text.tokenizer import Tokenizer, load_tokenizer
-from creditdecoding.train.initial import DRILL_ANSWER, drill, lay_induction
-from creditdecoding.train.objective import Batch, Corrupted, blockwise, two_stream, uniform
+from creditdecoding.train.initial import DRILL_ANSWER, init_induction_heads, lookup_drill
+from creditdecoding.train.objective import (
+    MaskedBatch,
+    TrainingBatch,
+    mask_block,
+    mask_uniform,
+    two_stream,
+)
 from creditdecoding.train.options import TrainConfig
-from creditdecoding.train.parallel import average_gradients, join
-from creditdecoding.train.rows import batches, draw
-from creditdecoding.train.schedule import cut_log, log_of, rate, save_state, write_whole
+from creditdecoding.train.parallel import average_gradients, join_group
+from creditdecoding.train.rows import draw_items, make_batches
+from creditdecoding.train.schedule import (
+    learning_rate,
+    read_log,
+    save_state,
+    truncate_log,
+    write_whole,
+)
 
 START = "start"  # subfolder with the checkpoint a run begins from
 WIDTH = 96  # answer positions in the noisy stream
@@ -64,7 +76,7 @@ def model_config(config: TrainConfig, tokenizer: Tokenizer, end: int) -> ModelCo
     )
 
 
-class Run:
+class TrainingRun:
     """One training run in a folder: weights, optimisers, step; saved as one file that is replaced
     atomically.
     """
@@ -93,10 +105,10 @@ class Run:
         generator = torch.Generator().manual_seed(config.seed)
         init_weights(self.model, generator)
         if config.induction:
-            lay_induction(self.model, generator)
+            init_induction_heads(self.model, generator)
         self.model.to(self.device)
         self.optimizers = _optimizers(self.model, config)
-        self.step, self.seconds, self.tokens, self.saved = 0, 0.0, 0, 0
+        self.step, self.seconds, self.tokens, self.saved_step = 0, 0.0, 0, 0
         if config.compile:
             self.model.compile_layers(dynamic=False)
         if self.state_file.exists():
@@ -124,7 +136,7 @@ class Run:
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
-        self.saved = self.step
+        self.saved_step = self.step
 
     def _about(self) -> dict[str, Any]:
         """What a run was asked for."""
@@ -134,7 +146,7 @@ class Run:
         }
 
     def _start(self) -> None:
-        """Take the weights that `begin_from` laid into the folder; optimisers and step begin anew."""
+        """Take the weights that `start_from_checkpoint` laid into the folder; optimisers and step begin anew."""
         given = read_config(self.folder / START)[0]
         if given != self.model.config:
             raise OptionError(
@@ -158,20 +170,22 @@ class Run:
             "tokens": self.tokens,
         }
         save_state(self.state_file, state)
-        self.saved = self.step
+        self.saved_step = self.step
 
-    def _batches(self, rng: random.Random) -> list[Batch]:
+    def _batches(self, rng: random.Random) -> list[TrainingBatch]:
         """The rows of this step: questions, or at the very beginning look-up drills."""
         if self.step < self.config.drill_steps:
             ids = sorted({*range(self.tokenizer.size)} - {*self.tokenizer.backend.all_special_ids})
             return [
-                drill(self.config.batch_size // self.config.parts, ids, rng)
+                lookup_drill(self.config.batch_size // self.config.parts, ids, rng)
                 for _ in range(self.config.parts)
             ]
-        items = draw(self.families, self.config.batch_size, rng)
-        return batches(items, self.tokenizer, self.end_of_turn, self.end, self.config.parts, rng)
+        items = draw_items(self.families, self.config.batch_size, rng)
+        return make_batches(
+            items, self.tokenizer, self.end_of_turn, self.end, self.config.parts, rng
+        )
 
-    def corrupt(self, batch: Batch, rng: random.Random) -> tuple[str, Corrupted]:
+    def corrupt(self, batch: TrainingBatch, rng: random.Random) -> tuple[str, MaskedBatch]:
         """Choose the objective of this part of the step and apply it."""
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
         mask_id, progress = self.tokenizer.mask_id, self.step / self.config.steps
@@ -185,19 +199,20 @@ class Run:
             )
         name = rng.choice(("uniform", "blockwise", "ordered", "ordered"))
         if name == "uniform":
-            return name, uniform(batch, mask_id, generator)
-        return name, blockwise(batch, mask_id, generator, name == "ordered")
+            return name, mask_uniform(batch, mask_id, generator)
+        return name, mask_block(batch, mask_id, generator, name == "ordered")
 
-    def loss(self, given: Corrupted, rows: int) -> Tensor:
+    def loss(self, given: MaskedBatch, rows: int) -> Tensor:
         """Weighted cross-entropy over the masked positions, a row's weights summing to about its
         answer length.
         """
         allowed, positions = (
-            None if x is None else x.to(self.device) for x in (given.allowed, given.positions)
+            None if x is None else x.to(self.device)
+            for x in (given.attention_mask, given.positions)
         )
         with torch.autocast(self.device.type, torch.bfloat16):
             hidden = self.model.trunk(given.tokens.to(self.device), allowed, positions)[
-                tuple(index.to(self.device) for index in given.read)
+                tuple(index.to(self.device) for index in given.loss_positions)
             ]
             logits = self.model.logits(hidden)
         losses = F.cross_entropy(logits.float(), given.target.to(self.device), reduction="none")
@@ -206,7 +221,7 @@ class Run:
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns what is logged of it."""
         rng = random.Random(f"{self.config.seed}/{self.step}/{self.rank}")
-        peak = rate(self.step, self.config.steps, self.config.lr, WARM)
+        peak = learning_rate(self.step, self.config.steps, self.config.lr, WARM)
         logged: dict[str, float] = {"step": self.step, "lr": peak}
         for batch in self._batches(rng):
             name, corrupted = self.corrupt(batch, rng)
@@ -231,7 +246,7 @@ class Run:
         folder.
         """
         log = self.folder / "log.jsonl"
-        cut_log(log, self.step)
+        truncate_log(log, self.step)
         while self.step < self.config.steps:
             began = time.perf_counter()
             record: dict[str, Any] = self.train_step()
@@ -252,7 +267,7 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """The log so far."""
-        return log_of(self.folder / "log.jsonl")
+        return read_log(self.folder / "log.jsonl")
 
     def report(self) -> dict[str, Any]:
         """Recipe and cost of the run."""
@@ -288,7 +303,7 @@ class Run:
         os.replace(part, self.folder / "model.safetensors")
 
 
-def begin_from(name: str, folder: Path) -> None:
+def start_from_checkpoint(name: str, folder: Path) -> None:
     """Lay the checkpoint `name` into a run's folder as what it starts from; nothing to do where
     that run goes on.
 
@@ -314,7 +329,7 @@ def _same_files(one: Path, other: Path) -> bool:
     return other.is_dir() and not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
 
 
-def help_run(
+def run_peer(
     rank: int,
     world: int,
     meeting: Path,
@@ -323,8 +338,8 @@ def help_run(
     folder: Path,
 ) -> None:
     """A further process of a run: the same steps on rows of its own, nothing saved or logged."""
-    join(rank, world, meeting)
-    run = Run(config, load_tokenizer(folder), families, folder, rank)
+    join_group(rank, world, meeting)
+    run = TrainingRun(config, load_tokenizer(folder), families, folder, rank)
     while run.step < config.steps:
         run.train_step()
 

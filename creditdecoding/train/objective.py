@@ -24,27 +24,27 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Rows of equal length: tokens [rows, length], length of each prompt and of each answer with
     its end of turn [rows].
     """
 
     tokens: Tensor
-    prompt: Tensor
-    answer: Tensor
+    prompt_lengths: Tensor
+    answer_lengths: Tensor
 
 
 @dataclass(frozen=True)
-class Corrupted:
+class MaskedBatch:
     """Network input and loss: `read` are (row, column) of masked positions, `target` and `weight`
     [n] belong to them.
     """
 
     tokens: Tensor
-    read: tuple[Tensor, Tensor]
+    loss_positions: tuple[Tensor, Tensor]
     target: Tensor
     weight: Tensor
-    allowed: Tensor | None = None
+    attention_mask: Tensor | None = None
     positions: Tensor | None = None
 
 
@@ -54,17 +54,19 @@ def _ratios(rows: int, generator: torch.Generator) -> Tensor:
     return 0.02 + 0.98 * strata[torch.randperm(rows, generator=generator)]
 
 
-def uniform(batch: Batch, mask_id: int, generator: torch.Generator) -> Corrupted:
+def mask_uniform(batch: TrainingBatch, mask_id: int, generator: torch.Generator) -> MaskedBatch:
     """LLaDA's corruption of the whole answer, padding included."""
     t = _ratios(len(batch.tokens), generator)[:, None]
     column = torch.arange(batch.tokens.shape[1])[None]
     masked = (torch.rand(batch.tokens.shape, generator=generator) < t) & (
-        column >= batch.prompt[:, None]
+        column >= batch.prompt_lengths[:, None]
     )
     return _corrupted(batch, masked, masked, (1 / t).expand_as(masked), mask_id)
 
 
-def blockwise(batch: Batch, mask_id: int, generator: torch.Generator, ordered: bool) -> Corrupted:
+def mask_block(
+    batch: TrainingBatch, mask_id: int, generator: torch.Generator, ordered: bool
+) -> MaskedBatch:
     """One block of 16, 32 or 64, the answer before it clean, all after it masked and without loss.
 
     Inside the block each position is masked with probability t; if `ordered`, more often behind a
@@ -73,8 +75,10 @@ def blockwise(batch: Batch, mask_id: int, generator: torch.Generator, ordered: b
     """
     rows, length = batch.tokens.shape
     size = torch.tensor([16, 32, 64])[torch.randint(3, (rows,), generator=generator)]
-    blocks = (batch.answer + size - 1) // size
-    start = (batch.prompt + size * (torch.rand(rows, generator=generator) * blocks).long())[:, None]
+    blocks = (batch.answer_lengths + size - 1) // size
+    start = (batch.prompt_lengths + size * (torch.rand(rows, generator=generator) * blocks).long())[
+        :, None
+    ]
     end = start + size[:, None]
     column = torch.arange(length)[None]
     t = _ratios(rows, generator)[:, None].expand(rows, length)
@@ -87,10 +91,10 @@ def blockwise(batch: Batch, mask_id: int, generator: torch.Generator, ordered: b
 
 
 def _corrupted(
-    batch: Batch, masked: Tensor, lossy: Tensor, weight: Tensor, mask_id: int
-) -> Corrupted:
+    batch: TrainingBatch, masked: Tensor, lossy: Tensor, weight: Tensor, mask_id: int
+) -> MaskedBatch:
     read = lossy.nonzero(as_tuple=True)
-    return Corrupted(
+    return MaskedBatch(
         batch.tokens.masked_fill(masked, mask_id),
         (read[0], read[1]),
         batch.tokens[read],
@@ -99,19 +103,19 @@ def _corrupted(
 
 
 def two_stream(
-    batch: Batch, mask_id: int, block: int, width: int, generator: torch.Generator
-) -> Corrupted:
+    batch: TrainingBatch, mask_id: int, block: int, width: int, generator: torch.Generator
+) -> MaskedBatch:
     """Clean rows with a noisy copy of the first `width` answer positions appended; see the module's
     text.
     """
     rows, length = batch.tokens.shape
     t = _ratios(rows, generator)[:, None] if block > 1 else torch.ones(rows, 1)
     offset = torch.arange(width)[None]
-    column = batch.prompt[:, None] + offset
+    column = batch.prompt_lengths[:, None] + offset
     clean = batch.tokens.gather(1, column.clamp(max=length - 1))
     masked = torch.rand(rows, width, generator=generator) < t
-    lossy = masked & (offset < batch.answer[:, None] + 4) & (column < length)
-    place = torch.arange(length)[None] - batch.prompt[:, None]
+    lossy = masked & (offset < batch.answer_lengths[:, None] + 4) & (column < length)
+    place = torch.arange(length)[None] - batch.prompt_lengths[:, None]
     group = torch.cat(
         (torch.where(place < 0, -1, place // block), (offset // block).expand(rows, -1)), dim=1
     )
@@ -124,7 +128,7 @@ def two_stream(
     tokens = torch.cat((batch.tokens, clean.masked_fill(masked, mask_id)), dim=1)
     positions = torch.cat((torch.arange(length).expand(rows, -1), column), dim=1)
     row, at = lossy.nonzero(as_tuple=True)
-    return Corrupted(
+    return MaskedBatch(
         tokens,
         (row, at + length),
         clean[row, at],

@@ -20,7 +20,7 @@ from creditdecoding import child_processes as children
 _PATIENCE = timedelta(minutes=15)
 
 
-def join(rank: int, world: int, meeting: Path) -> None:
+def join_group(rank: int, world: int, meeting: Path) -> None:
     """Meet the other processes through a file; nothing listens on the network but the loopback."""
     if rank:
         children.end_with_parent()
@@ -29,7 +29,9 @@ def join(rank: int, world: int, meeting: Path) -> None:
 
 
 @contextlib.contextmanager
-def helpers(world: int, meeting: Path, work: Callable[..., None], *args: Any) -> Iterator[None]:
+def peer_processes(
+    world: int, meeting: Path, work: Callable[..., None], *args: Any
+) -> Iterator[None]:
     """Run `work(rank, world, meeting, *args)` in `world - 1` further processes while the body runs
     as rank 0.
     """
@@ -39,7 +41,7 @@ def helpers(world: int, meeting: Path, work: Callable[..., None], *args: Any) ->
         for rank in range(1, world):
             started.append(children.start(work, (rank, world, meeting, *args)))
         if world > 1:
-            join(0, world, meeting)
+            join_group(0, world, meeting)
         yield
     finally:
         children.end(started)

@@ -11,12 +11,12 @@ import torch
 
 from creditdecoding.tasks.base import Family, Item
 from creditdecoding.text.tokenizer import Tokenizer
-from creditdecoding.train.objective import Batch
+from creditdecoding.train.objective import TrainingBatch
 
-STEP = 32  # row lengths are multiples of this, so that few shapes are compiled
+LENGTH_MULTIPLE = 32  # row lengths are multiples of this, so that few shapes are compiled
 
 
-def draw(families: Sequence[Family], count: int, rng: random.Random) -> list[Item]:
+def draw_items(families: Sequence[Family], count: int, rng: random.Random) -> list[Item]:
     """`count` training items, families in turn by their share, starting anywhere."""
     turn = [family for family in families for _ in range(family.share)]
     start = rng.randrange(len(turn))
@@ -28,14 +28,14 @@ def draw(families: Sequence[Family], count: int, rng: random.Random) -> list[Ite
     return found
 
 
-def batches(
+def make_batches(
     items: Sequence[Item],
     tokenizer: Tokenizer,
     end_of_turn: int,
     end: int,
     parts: int,
     rng: random.Random,
-) -> list[Batch]:
+) -> list[TrainingBatch]:
     """The items as `parts` batches of near-equal length, each filled up with end-of-text to a
     multiple of `STEP`.
 
@@ -52,12 +52,12 @@ def batches(
     for part in range(parts):
         chosen = rows[part * size : (part + 1) * size]
         longest = max(len(prompt) + len(answer) for prompt, answer in chosen)
-        length = -(-longest // STEP) * STEP
+        length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         if rng.random() < 1 / 5:
-            length = max(length, min(length + STEP * rng.randint(1, 3), 192))
+            length = max(length, min(length + LENGTH_MULTIPLE * rng.randint(1, 3), 192))
         tokens = torch.full((len(chosen), length), end)
         for i, (prompt, answer) in enumerate(chosen):
             tokens[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
         lengths = torch.tensor([[len(prompt), len(answer)] for prompt, answer in chosen])
-        found.append(Batch(tokens, lengths[:, 0], lengths[:, 1]))
+        found.append(TrainingBatch(tokens, lengths[:, 0], lengths[:, 1]))
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-def rate(step: int, steps: int, peak: float, warm: int) -> float:
+def learning_rate(step: int, steps: int, peak: float, warm: int) -> float:
     """Linear warm-up over `warm` steps, cosine to 2% of `peak`."""
     return (
         peak
@@ -36,7 +36,7 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def log_of(path: Path, name: str = "step") -> list[dict[str, Any]]:
+def read_log(path: Path, name: str = "step") -> list[dict[str, Any]]:
     """The records of a log in order; of a number that is there twice the later one, a last line
     that was torn off left out.
     """
@@ -50,7 +50,7 @@ def log_of(path: Path, name: str = "step") -> list[dict[str, Any]]:
     return [found[number] for number in sorted(found)]
 
 
-def cut_log(path: Path, end: int, name: str = "step") -> None:
+def truncate_log(path: Path, end: int, name: str = "step") -> None:
     """Take out of a log what comes at `end` and later: a run that goes on from there writes it
     anew.
     """
@@ -58,6 +58,6 @@ def cut_log(path: Path, end: int, name: str = "step") -> None:
         write_whole(
             path,
             "".join(
-                json.dumps(record) + "\n" for record in log_of(path, name) if record[name] < end
+                json.dumps(record) + "\n" for record in read_log(path, name) if record[name] < end
             ),
         )

@@ -21,17 +21,14 @@ TEXT, QUIET, LINE, WRITTEN = "#1d2733", "#6b7785", "#9aa5b1", "#e9edf1"
 """On paper: texts, what only helps to read, lines, positions already written."""
 
 
-def at(ramp: Ramp, value: float) -> str:
+def colour_at(ramp: Ramp, value: float) -> str:
     """The colour of `value`, clamped to 0..1, as #rrggbb."""
     place = min(max(value, 0.0), 1.0) * (len(ramp) - 1)
     low = min(int(place), len(ramp) - 2)
-    mixed = (
-        round(a + (b - a) * (place - low))
-        for a, b in zip(channels(ramp[low]), channels(ramp[low + 1]))
-    )
+    mixed = (round(a + (b - a) * (place - low)) for a, b in zip(rgb(ramp[low]), rgb(ramp[low + 1])))
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
 
-def channels(colour: str) -> tuple[int, int, int]:
+def rgb(colour: str) -> tuple[int, int, int]:
     """Red, green and blue of #rrggbb, 0 to 255 each."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -14,7 +14,7 @@ from creditdecoding.trace import StepEvent, Trace
 Piece = Callable[[int], str]
 """Token id -> what a person should see (`Tokenizer.piece`)."""
 
-State = Literal["masked", "now", "before"]
+CellState = Literal["masked", "now", "before"]
 
 _PICTURES = (
     {code: 0x2400 + code for code in range(0x20)}
@@ -39,7 +39,7 @@ class Cell:
     """
 
     position: int
-    state: State = "masked"
+    state: CellState = "masked"
     token: int | None = None
     text: str = ""
     confidence: float | None = None
@@ -65,7 +65,7 @@ class Frame:
     revoked: tuple[Cell, ...] = ()
 
     @property
-    def left(self) -> int:
+    def masks_left(self) -> int:
         """Masks left in the current block."""
         return sum(cell.state == "masked" and cell.block == self.block for cell in self.cells)
 
@@ -85,7 +85,7 @@ class Frame:
         return tuple(cell for cell in self.cells if cell.state == "now")
 
 
-def positions(trace: Trace) -> list[int]:
+def masked_positions(trace: Trace) -> list[int]:
     """Every position of the row that the trace ever saw masked, in order."""
     return sorted({position for step in trace.steps for position in step.positions})
 
@@ -97,7 +97,7 @@ def answer_end(trace: Trace, answer: int) -> int | None:
     return len(trace.tokens) if trace.finish and answer else None
 
 
-def blank(known: Iterable[int], answer: int = 0, end: int | None = None) -> Frame:
+def initial_frame(known: Iterable[int], answer: int = 0, end: int | None = None) -> Frame:
     """All positions masked, before the first pass; positions of the row from `answer` on, those
     from `end` (of the answer) on are tail.
     """
@@ -109,7 +109,7 @@ def blank(known: Iterable[int], answer: int = 0, end: int | None = None) -> Fram
     return Frame(0, 0, 0, 0.0, tuple(cells))
 
 
-def advance(frame: Frame, event: StepEvent, piece: Piece, answer: int = 0) -> Frame:
+def next_frame(frame: Frame, event: StepEvent, piece: Piece, answer: int = 0) -> Frame:
     """The next frame: `event` laid over `frame`; what the event does not mention stays as it is,
     what the frame lacks is added.
     """
@@ -137,7 +137,7 @@ def advance(frame: Frame, event: StepEvent, piece: Piece, answer: int = 0) -> Fr
             cell = Cell(cell.position, block=cell.block, tail=cell.tail)
         elif cell.position in seen:
             token, confidence, credit, done = seen[cell.position]
-            state: State = "now" if done else "masked"
+            state: CellState = "now" if done else "masked"
             cell = Cell(
                 cell.position,
                 state,
@@ -161,11 +161,11 @@ def frames(trace: Trace, piece: Piece, answer: int | None = None) -> list[Frame]
     the trace's prompt.
     """
     start = len(trace.prompt) if answer is None else answer
-    frame = blank(positions(trace), start, answer_end(trace, start))
-    return [frame := advance(frame, step, piece, start) for step in trace.steps]
+    frame = initial_frame(masked_positions(trace), start, answer_end(trace, start))
+    return [frame := next_frame(frame, step, piece, start) for step in trace.steps]
 
 
-def changes(film: Sequence[Frame]) -> list[dict[str, Any]]:
+def frame_deltas(film: Sequence[Frame]) -> list[dict[str, Any]]:
     """The frames as JSON-ready data: a pass a mapping, `cells` only those that differ from the
     frame before, each with its `index`.
     """
@@ -205,18 +205,18 @@ def _cell(index: int, cell: Cell) -> dict[str, Any]:
     }
 
 
-def label(text: str, most: int = 12) -> str:
+def short_label(text: str, most: int = 12) -> str:
     """A token as a short label on one line: blanks made visible, at most `most` characters."""
-    shown = visible(text.strip(" ")) or "␣"
+    shown = one_line(text.strip(" ")) or "␣"
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
-def visible(text: str) -> str:
+def one_line(text: str) -> str:
     """A text on one line: newlines, tabs and control characters as signs."""
     return text.translate(_LABELS)
 
 
-def printable(text: str) -> str:
+def escape_controls(text: str) -> str:
     """A text with its control characters, but newline and tab, made visible: what a model writes
     must not steer a terminal.
     """

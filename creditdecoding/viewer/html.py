@@ -9,7 +9,7 @@ from typing import Any
 
 from creditdecoding.trace import Trace
 from creditdecoding.viewer.colours import DARK, INK, LIGHT
-from creditdecoding.viewer.frames import Piece, changes, frames
+from creditdecoding.viewer.frames import Piece, frame_deltas, frames
 from creditdecoding.viewer.player import BODY, PLAY, SCRIPT, STYLE
 
 _HARMLESS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
@@ -52,5 +52,5 @@ def _trace(name: str, trace: Trace, piece: Piece) -> dict[str, Any]:
         "name": name,
         "positions": [cell.position for cell in cells],
         "tail": tail,
-        "frames": changes(film),
+        "frames": frame_deltas(film),
     }

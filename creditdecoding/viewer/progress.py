@@ -33,24 +33,24 @@ LINE_SECONDS = 60.0
 
 
 @dataclass
-class Far:
+class WorkProgress:
     """What is counted, how many of it were there when the work began, are done, and are to be done
     in all.
     """
 
     text: str
-    had: int = 0
+    initial: int = 0
     done: int = 0
     total: int | None = None
 
     def begin(self, done: int, total: int) -> None:
         """Say how many are done already and how many there are."""
-        self.had = done
+        self.initial = done
         self.done = done
         self.total = total
 
 
-class Display(Protocol):
+class ProgressDisplay(Protocol):
     """What shows how far the work is."""
 
     def start(self) -> None:
@@ -63,18 +63,18 @@ class Display(Protocol):
         """Show no more; safe to call at any time."""
 
 
-def display(
-    far: Far,
+def make_display(
+    far: WorkProgress,
     stream: TextIO,
     columns: tuple[ProgressColumn, ...] = (MofNCompleteColumn(),),
     period: float = 300,
-) -> Display:
+) -> ProgressDisplay:
     """A bar where `stream` is a terminal, lines elsewhere; time left is estimated from the last
     `period` seconds on a bar.
     """
     if is_terminal(stream):
-        return Bar(far, stream, columns, period)
-    return Lines(far, stream.write)
+        return ProgressBar(far, stream, columns, period)
+    return ProgressLines(far, stream.write)
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -82,11 +82,11 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-class Bar:
+class ProgressBar:
     """A bar that is gone when the work is done."""
 
     def __init__(
-        self, far: Far, stream: TextIO, columns: tuple[ProgressColumn, ...], period: float
+        self, far: WorkProgress, stream: TextIO, columns: tuple[ProgressColumn, ...], period: float
     ) -> None:
         self._far = far
         shown: tuple[Any, ...] = (
@@ -117,14 +117,14 @@ class Bar:
             self._progress.stop()
 
 
-class Lines:
+class ProgressLines:
     """A line now and then, written by a thread of its own, so that long waits between two counts
     are not silent.
     """
 
     def __init__(
         self,
-        far: Far,
+        far: WorkProgress,
         write: Callable[[str], Any],
         clock: Callable[[], float] = time.monotonic,
         amount: Callable[[int], str] = str,
@@ -158,7 +158,7 @@ class Lines:
         if self._thread is not None:
             self._thread.join()
 
-    def look(self) -> float:
+    def write_if_due(self) -> float:
         """Write a line if it is time; how many seconds until the next."""
         now = self._clock()
         if now >= self._due:
@@ -172,7 +172,7 @@ class Lines:
         if far.total is None:
             return far.text
         said = f"{far.text}: {self._amount(far.done)} of {self._amount(far.total)}"
-        new = far.done - far.had
+        new = far.done - far.initial
         if new <= 0 or far.done >= far.total:
             return said
         left = (now - self._began) / new * (far.total - far.done)
@@ -181,9 +181,9 @@ class Lines:
     def _tell(self) -> None:
         """Body of the thread; whoever closes standard error wants no lines."""
         with suppress(OSError, ValueError):
-            wait = self.look()
+            wait = self.write_if_due()
             while not self._ended.wait(wait):
-                wait = self.look()
+                wait = self.write_if_due()
 
 
 def duration(seconds: float) -> str:

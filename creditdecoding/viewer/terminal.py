@@ -22,17 +22,17 @@ from rich.table import Table
 from rich.text import Text
 
 from creditdecoding.trace import Event, StepEvent, Trace
-from creditdecoding.viewer.colours import CREDIT, INK, at
+from creditdecoding.viewer.colours import CREDIT, INK, colour_at
 from creditdecoding.viewer.frames import (
     Cell,
     Frame,
     Piece,
-    advance,
     answer_end,
-    blank,
+    escape_controls,
     frames,
-    printable,
-    visible,
+    initial_frame,
+    next_frame,
+    one_line,
 )
 
 MASK, END, GAP = "·", "∎", " … "
@@ -70,12 +70,12 @@ def watch(
     start = len(trace.prompt)
     known = range(start, start + int(trace.settings.get("gen_length", 0))) if start else ()
     ends = ends if start else ()
-    frame, shown = blank(known, start), time.monotonic()
+    frame, shown = initial_frame(known, start), time.monotonic()
     with Live(_screen(frame, trace, ends, console), console=console, auto_refresh=False) as live:
         for event in events:
             trace.add(event)
             if isinstance(event, StepEvent):
-                frame = _ended(advance(frame, event, piece, start), ends)
+                frame = _ended(next_frame(frame, event, piece, start), ends)
                 time.sleep(max(0.0, delay - (time.monotonic() - shown)))
                 shown = time.monotonic()
                 live.update(_screen(frame, trace, ends, console), refresh=True)
@@ -110,7 +110,7 @@ def _final(frame: Frame, trace: Trace) -> Frame:
     return replace(frame, cells=tuple(cells))
 
 
-def table(trace: Trace, piece: Piece, console: Console | None = None) -> None:
+def print_trace(trace: Trace, piece: Piece, console: Console | None = None) -> None:
     """Print a trace pass by pass: block, step, masks left in the block, and each token written with
     its confidence and credit.
     """
@@ -136,7 +136,7 @@ def table(trace: Trace, piece: Piece, console: Console | None = None) -> None:
             str(frame.nfe),
             str(frame.block + 1),
             str(frame.step + 1),
-            str(frame.left),
+            str(frame.masks_left),
             written,
             end_section=last,
         )
@@ -146,10 +146,12 @@ def table(trace: Trace, piece: Piece, console: Console | None = None) -> None:
 def _entry(cell: Cell) -> Text:
     """`token` .98 1.7, the token coloured by its confidence."""
     confidence = cell.confidence or 0.0
-    text = Text().append(_quoted(cell.text), style=Style(color=at(INK, confidence), bold=True))
+    text = Text().append(
+        _quoted(cell.text), style=Style(color=colour_at(INK, confidence), bold=True)
+    )
     text.append(f" {_number(confidence)}", style="dim")
     if cell.credit is not None:
-        text.append(f" {cell.credit:.1f}", style=Style(color=at(CREDIT, 0.7)))
+        text.append(f" {cell.credit:.1f}", style=Style(color=colour_at(CREDIT, 0.7)))
     return text
 
 
@@ -162,7 +164,7 @@ def _quoted(text: str) -> str:
     """A token on one line, with the blanks at its edges visible."""
     bare = text.strip(" ")
     before = len(text) - len(text.lstrip(" "))
-    return "␣" * before + visible(bare) + "␣" * (len(text) - before - len(bare))
+    return "␣" * before + one_line(bare) + "␣" * (len(text) - before - len(bare))
 
 
 def _number(value: float) -> str:
@@ -225,9 +227,9 @@ def _draw(text: Text, cell: Cell, ends: Collection[int]) -> None:
     elif cell.tail or cell.token in ends:
         text.append(END, style="dim")
     elif cell.state == "masked":
-        text.append(visible(cell.text) or MASK, style="dim italic")
+        text.append(one_line(cell.text) or MASK, style="dim italic")
     else:
-        shown = printable(cell.text)
+        shown = escape_controls(cell.text)
         lead = len(shown) - len(shown.lstrip())
         text.append(shown[:lead])
         text.append(shown[lead:], style=_style(cell))
@@ -236,7 +238,7 @@ def _draw(text: Text, cell: Cell, ends: Collection[int]) -> None:
 def _style(cell: Cell) -> Style:
     """Confidence as colour, credit as underline and bold, what was written just now in reverse."""
     credit = cell.credit or 0.0
-    colour = at(INK, cell.confidence or 0.0)
+    colour = colour_at(INK, cell.confidence or 0.0)
     return Style(
         color=colour,
         underline=credit > _UNDERLINE,
@@ -268,7 +270,7 @@ def _legend(credited: bool, plain: bool) -> Text:
     if not plain:
         text.append("unsure ")
         for step in range(8):
-            text.append("━", style=Style(color=at(INK, step / 7), dim=False))
+            text.append("━", style=Style(color=colour_at(INK, step / 7), dim=False))
         text.append(" sure  ")
     text.append(f"{MASK} mask  ").append("candidate", style="italic").append("  ").append(
         "just written", style="reverse"

@@ -9,9 +9,9 @@ import typer
 
 from creditdecoding.cli.app import Json, main
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.progress import counting
+from creditdecoding.cli.progress import open_progress
 from creditdecoding.cli.render import print_json
-from creditdecoding.cli.validate import drawable, writable
+from creditdecoding.cli.validate import check_can_plot, check_writable
 from experiments.didactic.options import DidacticConfig
 
 command = typer.Typer(add_completion=False)
@@ -43,9 +43,9 @@ def didactic(
     from experiments.didactic.report import report
     from experiments.didactic.run import pursue, read, save
 
-    drawable(png)
-    writable(out, png)
-    with counting("looks at runs, at most", kept=out is not None) as start:
+    check_can_plot(png)
+    check_writable(out, png)
+    with open_progress("looks at runs, at most", resumable=out is not None) as start:
         runs = pursue(didactic, out, start)
     found = report(didactic, runs)
     if out is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from creditdecoding.plots.sweeps import frame, logarithmic
 from creditdecoding.plots.trace import _figure, _save
-from creditdecoding.viewer.colours import LINE, TEXT, at
+from creditdecoding.viewer.colours import LINE, TEXT, colour_at
 
 _ARMS = {
     "outcome": ("#7b8794", "-"),
@@ -88,7 +88,11 @@ def _shown(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
             else [round(n * (len(mine) - 1) / (_SHOWN - 1)) for n in range(_SHOWN)]
         )
         for number, place in enumerate(places):
-            colour = _ARMS[arm][0] if len(mine) == 1 else at(_PALE[arm], number / (len(places) - 1))
+            colour = (
+                _ARMS[arm][0]
+                if len(mine) == 1
+                else colour_at(_PALE[arm], number / (len(places) - 1))
+            )
             found.append((mine[place], colour))
     return found
 

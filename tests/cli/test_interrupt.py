@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from creditdecoding.cli import app
-from creditdecoding.cli.signals import stoppable
+from creditdecoding.cli.signals import signals_as_exceptions
 from creditdecoding.eval import evaluate as runner
 from creditdecoding.pav.data.label_store import load as load_labels
 from creditdecoding.tasks import families
 from creditdecoding.train.options import TrainConfig
-from creditdecoding.train.vocabulary import task_tokenizer
+from creditdecoding.train.tokenizer import task_tokenizer
 from tests.helpers.cli import run_credit
 from tests.helpers.process import Moment, signalled
 from tools.make_checkpoint import make
@@ -426,7 +426,7 @@ def test_what_was_switched_off_stays_off() -> None:
     """A command behind nohup, or in the background of a script, does not hear Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with stoppable():
+        with signals_as_exceptions():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -36,7 +36,7 @@ from creditdecoding.lm import LM, load
 from creditdecoding.models.transformer import Transformer, rope_table, rotate
 from creditdecoding.trace import FinishEvent, StepEvent, Trace, total
 from creditdecoding.viewer.frames import frames
-from creditdecoding.viewer.terminal import table
+from creditdecoding.viewer.terminal import print_trace
 from tests.decoding.test_cache_policy import (
     CPU,
     MASK,
@@ -388,7 +388,7 @@ def test_what_was_revoked_is_masked_again_and_the_trace_says_so(tmp_path: Path) 
         ) == ("masked", None, None)
     assert frames(seen, str)[-1].written == len(seen.tokens)
     out = io.StringIO()
-    table(seen, str, Console(file=out, width=200))
+    print_trace(seen, str, Console(file=out, width=200))
     assert "back: " in out.getvalue()
 
 

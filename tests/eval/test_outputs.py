@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from creditdecoding.cli import validate as checks
+from creditdecoding.cli import validate
 from creditdecoding.errors import OptionError
 from tests.helpers.cli import run_credit
 
@@ -84,16 +84,16 @@ def test_a_full_or_forbidden_disk_is_known_before(
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(OptionError, match="the disk's own words"):
-        checks.writable(tmp_path / "x")
+        validate.check_writable(tmp_path / "x")
     with pytest.raises(OptionError, match="the disk's own words"):
-        checks.usable(tmp_path / "run")
+        validate.check_folder(tmp_path / "run")
 
 
 def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "old")
-    checks.writable(tmp_path / "new", None, tmp_path / "link", Path("/dev/null"))
-    checks.usable(tmp_path / "run" / "deep")
+    validate.check_writable(tmp_path / "new", None, tmp_path / "link", Path("/dev/null"))
+    validate.check_folder(tmp_path / "run" / "deep")
     assert (tmp_path / "old").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "old"]
 
@@ -101,10 +101,10 @@ def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
 def test_two_outputs_are_two_files(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "x")
     with pytest.raises(OptionError, match="two outputs are the same file"):
-        checks.writable(tmp_path / "x", tmp_path / "link")
+        validate.check_writable(tmp_path / "x", tmp_path / "link")
 
 
 def test_a_folder_in_the_place_of_a_file_of_the_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "report.json").mkdir()
     with pytest.raises(OptionError, match="this is a folder"):
-        checks.usable(tmp_path, "samples.jsonl", "report.json")
+        validate.check_folder(tmp_path, "samples.jsonl", "report.json")

@@ -36,8 +36,8 @@ from creditdecoding.tasks.synthetic import FAMILIES, program, words
 from creditdecoding.tasks.synthetic.facts import COUNTRIES
 from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.options import TrainConfig
-from creditdecoding.train.rows import draw
-from creditdecoding.train.vocabulary import task_tokenizer
+from creditdecoding.train.rows import draw_items
+from creditdecoding.train.tokenizer import task_tokenizer
 
 torch.set_num_threads(1)
 
@@ -182,7 +182,7 @@ def test_no_test_structure_is_trained_on(
 
 
 def test_training_rows_are_drawn_from_the_training_split() -> None:
-    drawn = draw(
+    drawn = draw_items(
         list(FAMILIES.values()),
         4 * sum(family.share for family in FAMILIES.values()),
         random.Random(0),

@@ -17,7 +17,7 @@ from tokenizers import AddedToken
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.models import read_config
 from creditdecoding.text.tokenizer import Tokenizer, adopt, load_tokenizer
-from creditdecoding.train.vocabulary import save_tokenizer, train_tokenizer
+from creditdecoding.train.tokenizer import save_tokenizer, train_tokenizer
 from tests.helpers.foreign_models import tokenizer as foreign_tokenizer
 from tools.checkpoints import qwen, words
 from tools.make_checkpoint import BOS, EOS, EOT, MASK, SPECIAL, llada_tokenizer, make, write_json

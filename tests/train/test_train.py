@@ -16,12 +16,12 @@ from creditdecoding.errors import OptionError
 from creditdecoding.lm import load
 from creditdecoding.models.transformer import rope_table, rotate
 from creditdecoding.tasks.synthetic import FAMILIES
-from creditdecoding.train.initial import OFFSETS, drill
-from creditdecoding.train.loop import Run, begin_from
-from creditdecoding.train.objective import Batch, blockwise, two_stream, uniform
+from creditdecoding.train.initial import OFFSETS, lookup_drill
+from creditdecoding.train.loop import TrainingRun, start_from_checkpoint
+from creditdecoding.train.objective import TrainingBatch, mask_block, mask_uniform, two_stream
 from creditdecoding.train.options import TrainConfig
-from creditdecoding.train.rows import STEP, batches, draw
-from creditdecoding.train.vocabulary import task_tokenizer
+from creditdecoding.train.rows import LENGTH_MULTIPLE, draw_items, make_batches
+from creditdecoding.train.tokenizer import task_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -46,34 +46,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def make_run(tokens: Path, out: Path, **options: object) -> Run:
+def make_run(tokens: Path, out: Path, **options: object) -> TrainingRun:
     """A small run in `out` with the tokenizer of `tokens`."""
     out.mkdir(exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (out / name).write_text((tokens / name).read_text())
     families = list(FAMILIES.values())
-    return Run(
+    return TrainingRun(
         TrainConfig(**{**SMALL, **options}), task_tokenizer(families, 1152, out), families, out
     )
 
 
-def some_batch() -> Batch:
+def some_batch() -> TrainingBatch:
     """Sixty-four rows of 96 with prompts and answers of several lengths."""
     generator = torch.Generator().manual_seed(0)
     prompt, answer = (
         torch.randint(a, b, (64,), generator=generator) for a, b in ((5, 30), (20, 60))
     )
-    return Batch(torch.randint(10, 50, (64, 96), generator=generator), prompt, answer)
+    return TrainingBatch(torch.randint(10, 50, (64, 96), generator=generator), prompt, answer)
 
 
 def test_a_drill_can_be_looked_up() -> None:
     """Each answer token but the first of a piece follows, somewhere in the prompt, the token that
     stands before it.
     """
-    batch = drill(50, range(6, 400), random.Random(0))
+    batch = lookup_drill(50, range(6, 400), random.Random(0))
     found = total = 0
     for row, prompt, answer in zip(
-        batch.tokens.tolist(), batch.prompt.tolist(), batch.answer.tolist()
+        batch.tokens.tolist(), batch.prompt_lengths.tolist(), batch.answer_lengths.tolist()
     ):
         pairs = set(itertools.pairwise(row[:prompt]))
         answers = row[prompt : prompt + answer]
@@ -112,14 +112,14 @@ def test_induction_attends_to_the_token_before(folder: Path, tmp_path: Path) -> 
 def test_prompts_stay_and_targets_are_what_was_masked(name: str) -> None:
     batch, generator = some_batch(), torch.Generator().manual_seed(1)
     given = (
-        uniform(batch, MASK, generator)
+        mask_uniform(batch, MASK, generator)
         if name == "uniform"
-        else blockwise(batch, MASK, generator, name == "ordered")
+        else mask_block(batch, MASK, generator, name == "ordered")
     )
-    inside = torch.arange(96)[None] < batch.prompt[:, None]
+    inside = torch.arange(96)[None] < batch.prompt_lengths[:, None]
     assert torch.equal(given.tokens[inside], batch.tokens[inside])
-    assert (given.tokens[given.read] == MASK).all()
-    assert torch.equal(given.target, batch.tokens[given.read])
+    assert (given.tokens[given.loss_positions] == MASK).all()
+    assert torch.equal(given.target, batch.tokens[given.loss_positions])
     changed = given.tokens != batch.tokens
     assert (
         torch.equal(given.tokens[~changed], batch.tokens[~changed])
@@ -131,20 +131,20 @@ def test_uniform_weights_are_the_inverse_ratio() -> None:
     """The weights of a row add up to its answer length on average, whatever the ratio."""
     batch = some_batch()
     sums = [
-        float(uniform(batch, MASK, torch.Generator().manual_seed(i)).weight.sum())
+        float(mask_uniform(batch, MASK, torch.Generator().manual_seed(i)).weight.sum())
         for i in range(200)
     ]
-    assert sum(sums) / 200 == pytest.approx(float((96 - batch.prompt).sum()), rel=0.02)
+    assert sum(sums) / 200 == pytest.approx(float((96 - batch.prompt_lengths).sum()), rel=0.02)
 
 
 def test_blockwise_leaves_what_comes_before_and_hides_what_comes_after() -> None:
     batch = some_batch()
-    given = blockwise(batch, MASK, torch.Generator().manual_seed(3), ordered=False)
+    given = mask_block(batch, MASK, torch.Generator().manual_seed(3), ordered=False)
     for row in range(64):
         masked = (given.tokens[row] == MASK).nonzero()[:, 0]
-        columns = given.read[1][given.read[0] == row]
+        columns = given.loss_positions[1][given.loss_positions[0] == row]
         if len(columns):
-            assert int(masked.min()) >= int(batch.prompt[row])
+            assert int(masked.min()) >= int(batch.prompt_lengths[row])
             assert int(columns.max()) - int(columns.min()) < 64
             assert (given.tokens[row, int(columns.min()) + 64 :] == MASK).all()
 
@@ -156,11 +156,11 @@ def test_two_stream_sees_no_future() -> None:
     batch = some_batch()
     for block in (1, 4):
         given = two_stream(batch, MASK, block, 40, torch.Generator().manual_seed(4))
-        assert given.allowed is not None and given.positions is not None
-        for row, column in list(zip(*(x.tolist() for x in given.read)))[:200]:
-            start = int(batch.prompt[row])
+        assert given.attention_mask is not None and given.positions is not None
+        for row, column in list(zip(*(x.tolist() for x in given.loss_positions)))[:200]:
+            start = int(batch.prompt_lengths[row])
             mine = (int(given.positions[row, column]) - start) // block
-            seen = given.allowed[row, column].nonzero()[:, 0].tolist()
+            seen = given.attention_mask[row, column].nonzero()[:, 0].tolist()
             clean = [key for key in seen if key < 96]
             noisy = [int(given.positions[row, key]) for key in seen if key >= 96]
             assert clean == list(range(start + mine * block))
@@ -180,11 +180,13 @@ def test_two_stream_next_token_equals_a_prefix_followed_by_one_mask(
     given = two_stream(batch, MASK, 1, 40, torch.Generator().manual_seed(5))
     with torch.no_grad():
         ours = run.model.logits(
-            run.model.trunk(given.tokens, given.allowed, given.positions)[given.read]
+            run.model.trunk(given.tokens, given.attention_mask, given.positions)[
+                given.loss_positions
+            ]
         )
         for n in (0, 100, 700):
-            row, column = int(given.read[0][n]), int(given.read[1][n])
-            place, prompt = int(given.positions[row, column]), int(batch.prompt[row])
+            row, column = int(given.loss_positions[0][n]), int(given.loss_positions[1][n])
+            place, prompt = int(given.positions[row, column]), int(batch.prompt_lengths[row])
             tokens = torch.cat((batch.tokens[row, :place], torch.tensor([MASK])))[None]
             order = torch.arange(place + 1)
             allowed = (
@@ -200,13 +202,15 @@ def test_two_stream_next_token_equals_a_prefix_followed_by_one_mask(
 
 def test_batches_hold_every_row_whole(folder: Path) -> None:
     tokenizer = task_tokenizer(list(FAMILIES.values()), 1152, folder)
-    items = draw(list(FAMILIES.values()), 16, random.Random(0))
+    items = draw_items(list(FAMILIES.values()), 16, random.Random(0))
     assert {item.split for item in items} == {"train"} and len({item.family for item in items}) == 8
-    found = batches(items, tokenizer, 5, 1, 2, random.Random(0))
+    found = make_batches(items, tokenizer, 5, 1, 2, random.Random(0))
     rows = []
     for batch in found:
-        assert batch.tokens.shape[1] % STEP == 0
-        for row, prompt, answer in zip(batch.tokens, batch.prompt.tolist(), batch.answer.tolist()):
+        assert batch.tokens.shape[1] % LENGTH_MULTIPLE == 0
+        for row, prompt, answer in zip(
+            batch.tokens, batch.prompt_lengths.tolist(), batch.answer_lengths.tolist()
+        ):
             assert int(row[prompt + answer - 1]) == 5 and (row[prompt + answer :] == 1).all()
             rows.append(tokenizer.decode(row[prompt : prompt + answer].tolist()))
     assert sorted(rows) == sorted(item.answer for item in items)
@@ -245,15 +249,15 @@ def test_a_run_can_start_from_a_checkpoint(folder: Path, tmp_path: Path) -> None
     first = make_run(folder, tmp_path / "first", steps=2)
     list(first.run())
     (tmp_path / "second").mkdir()
-    begin_from(str(first.folder), tmp_path / "second")
+    start_from_checkpoint(str(first.folder), tmp_path / "second")
     second = make_run(folder, tmp_path / "second", steps=2)
     assert second.step == 0
     for name, weight in first.model.state_dict().items():
         assert torch.equal(weight.bfloat16().float(), second.model.state_dict()[name]), name
     list(second.run())
-    begin_from(str(first.folder), tmp_path / "second")  # the same command again goes on
+    start_from_checkpoint(str(first.folder), tmp_path / "second")  # the same command again goes on
     with pytest.raises(OptionError, match="begun already"):
-        begin_from(str(second.folder), tmp_path / "second")
+        start_from_checkpoint(str(second.folder), tmp_path / "second")
 
 
 def test_another_shape_in_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:

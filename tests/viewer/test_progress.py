@@ -11,11 +11,11 @@ import threading
 
 import pytest
 
-from creditdecoding.cli.progress import answering, counting, progress
+from creditdecoding.cli.progress import answer_progress, open_progress, progress
 from creditdecoding.cli.signals import Stopped
 from creditdecoding.trace import FinishEvent
 from creditdecoding.viewer import progress as view
-from creditdecoding.viewer.progress import Far, Lines, duration
+from creditdecoding.viewer.progress import ProgressLines, WorkProgress, duration
 
 
 class Clock:
@@ -36,9 +36,9 @@ class Screen(io.StringIO):
 
 def test_lines_come_soon_and_then_once_a_minute() -> None:
     clock = Clock()
-    far = Far("samples")
+    far = WorkProgress("samples")
     written: list[str] = []
-    lines = Lines(far, written.append, clock)
+    lines = ProgressLines(far, written.append, clock)
     far.begin(100, 400)
     lines.begin()
     for second, done in (
@@ -53,7 +53,7 @@ def test_lines_come_soon_and_then_once_a_minute() -> None:
     ):
         clock.now = 100.0 + second
         far.done = done
-        lines.look()
+        lines.write_if_due()
     assert written == [
         "samples: 120 of 400, 70 s left\n",
         "samples: 166 of 400, 4 min left\n",
@@ -62,8 +62,8 @@ def test_lines_come_soon_and_then_once_a_minute() -> None:
 
 
 def test_a_line_says_what_is_known() -> None:
-    far = Far("loading")
-    lines = Lines(far, lambda _: None, Clock(), lambda count: f"{count} B")
+    far = WorkProgress("loading")
+    lines = ProgressLines(far, lambda _: None, Clock(), lambda count: f"{count} B")
     lines.begin()
     assert lines.line(101.0) == "loading"
     far.begin(0, 8)
@@ -85,7 +85,7 @@ def test_a_thread_writes_the_lines_while_nothing_is_counted(
 ) -> None:
     monkeypatch.setattr(view, "FIRST_SECONDS", 0.0)
     written = threading.Event()
-    lines = Lines(Far("steps", total=3), lambda _: written.set())
+    lines = ProgressLines(WorkProgress("steps", total=3), lambda _: written.set())
     lines.start()
     assert written.wait(60)
     lines.stop()
@@ -110,10 +110,10 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_rows_that_end_are_counted() -> None:
-    with pytest.raises(Stopped) as stopped, answering(9, done=4, kept=True) as on_event:
+    with pytest.raises(Stopped) as stopped, answer_progress(9, done=4, resumable=True) as on_event:
         on_event(FinishEvent(0, "stop", (), 0.0))
         raise Stopped(signal.SIGINT)
-    assert stopped.value.words == "stopped at 5 of 9; the same command goes on"
+    assert stopped.value.message == "stopped at 5 of 9; the same command goes on"
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_what_is_said_of_work_that_was_stopped(
 ) -> None:
     with (
         pytest.raises(Stopped) as stopped,
-        counting("steps", kept, None if saved is None else lambda: saved) as start,
+        open_progress("steps", kept, None if saved is None else lambda: saved) as start,
     ):
         if begun:
             start(3, 9)()
         raise Stopped(signal.SIGTERM)
-    assert (stopped.value.words, stopped.value.status) == (said, 143)
+    assert (stopped.value.message, stopped.value.status) == (said, 143)

@@ -16,7 +16,7 @@ from creditdecoding.plots.training import scored, smooth
 from creditdecoding.trace import Event, FinishEvent, StepEvent, Trace
 from creditdecoding.viewer import colours as colour
 from creditdecoding.viewer import terminal
-from creditdecoding.viewer.frames import Frame, changes, frames, label, printable
+from creditdecoding.viewer.frames import Frame, escape_controls, frame_deltas, frames, short_label
 from creditdecoding.viewer.html import trace_html
 
 EVIL = "</script><img src=x>"
@@ -92,7 +92,7 @@ def test_frames_follow_the_trace() -> None:
     film = frames(trace, piece)
     assert len(film) == trace.nfe == film[-1].nfe
     assert [states(frame) for frame in film] == ["nmnmmm", "bnbmmm", "bbbmnm", "bbbnbn"]
-    assert [frame.left for frame in film] == [1, 0, 2, 0]
+    assert [frame.masks_left for frame in film] == [1, 0, 2, 0]
     assert [cell.position for cell in film[0].cells] == list(range(6))
     assert [cell.commit for cell in film[-1].cells] == [1, 2, 1, 4, 3, 4]
     assert [cell.tail for cell in film[-1].cells] == [False] * 4 + [True] * 2
@@ -125,20 +125,20 @@ def test_frames_of_traces_without_credit_without_end_and_without_steps() -> None
 
 
 def test_labels_show_what_cannot_be_seen() -> None:
-    assert [label(text) for text in (" cat", " ", "\n", "a" * 20)] == [
+    assert [short_label(text) for text in (" cat", " ", "\n", "a" * 20)] == [
         "cat",
         "␣",
         "↵",
         "a" * 11 + "…",
     ]
-    assert printable("a\x1b[2J\n\tb") == "a␛[2J\n\tb"
+    assert escape_controls("a\x1b[2J\n\tb") == "a␛[2J\n\tb"
 
 
 @pytest.mark.parametrize("ramp", [colour.LIGHT, colour.DARK, colour.INK, colour.CREDIT])
 def test_ramps_meet_their_ends(ramp: colour.Ramp) -> None:
     assert (
-        colour.at(ramp, -1) == colour.at(ramp, 0) == ramp[0]
-        and colour.at(ramp, 1) == colour.at(ramp, 2) == ramp[-1]
+        colour.colour_at(ramp, -1) == colour.colour_at(ramp, 0) == ramp[0]
+        and colour.colour_at(ramp, 1) == colour.colour_at(ramp, 2) == ramp[-1]
     )
 
 
@@ -156,7 +156,7 @@ def test_page_embeds_the_frames() -> None:
     data = embedded(trace_html(traces, piece, "Prompt"))
     for (name, trace), found in zip(traces, data["traces"]):
         film = frames(trace, piece)
-        assert found["name"] == name and found["frames"] == changes(film)
+        assert found["name"] == name and found["frames"] == frame_deltas(film)
         assert found["positions"] == [cell.position for cell in film[-1].cells]
         assert found["tail"] == [i for i, cell in enumerate(film[-1].cells) if cell.tail]
         cells: dict[int, dict] = {}
@@ -266,7 +266,7 @@ def test_watch_waits_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_table_has_a_row_a_pass() -> None:
     console = Console(record=True, width=100, file=io.StringIO(), _environ={})
-    terminal.table(made(), piece, console)
+    terminal.print_trace(made(), piece, console)
     rows = [line.split() for line in console.export_text().splitlines() if re.match(r" *\d", line)]
     assert [row[:4] for row in rows] == [
         ["1", "1", "1", "1"],

@@ -11,9 +11,9 @@ import typer
 from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
-from creditdecoding.cli.progress import counting, progress
+from creditdecoding.cli.progress import open_progress, progress
 from creditdecoding.cli.render import print_json
-from creditdecoding.cli.validate import writable
+from creditdecoding.cli.validate import check_writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.pav.data.options import CollectConfig
 
@@ -61,13 +61,13 @@ def collect(
     from creditdecoding.pav.data.label_store import opened
     from creditdecoding.tasks import families
 
-    writable(out)
+    check_writable(out)
     chosen = families(tasks)
     lm = load_lm(model, engine)
     other = None if against is None else check_supported(against, lm.layout)
     problems = problems_of(lm, chosen, collecting, generation)
     head = header(lm, model, chosen, problems, collecting, generation, engine)
-    with opened(out, head) as store, counting("problems", kept=True) as start:
+    with opened(out, head) as store, open_progress("problems", resumable=True) as start:
         tick = start(len(store.found.labels), len(problems))
         fill(store, lm, problems, collecting, generation, tick)
     report = {"model": model, **_report(store.found)}

@@ -12,9 +12,9 @@ import typer
 
 from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.limits import limited
+from creditdecoding.cli.limits import items_per_task
 from creditdecoding.cli.pav import pav
-from creditdecoding.cli.progress import counting
+from creditdecoding.cli.progress import open_progress
 from creditdecoding.cli.render import print_json, write_json
 from creditdecoding.cli.search import (
     COST_COLUMNS,
@@ -23,7 +23,11 @@ from creditdecoding.cli.search import (
     print_tables,
     search_table,
 )
-from creditdecoding.cli.validate import drawable, split_named, usable, whole_numbers, writable
+from creditdecoding.cli.validate import (
+    check_can_plot,
+    parse_split,
+    parse_whole_numbers,
+)
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.pav.search.options import CompareConfig
@@ -69,9 +73,9 @@ def compare(
     from creditdecoding.pav.search.report import summarise
     from creditdecoding.tasks import families
 
-    drawable(png)
-    writable(png)
-    usable(out, "samples.jsonl", "report.json", "search.png")
+    check_can_plot(png)
+    check_writable(png)
+    check_folder(out, "samples.jsonl", "report.json", "search.png")
     if not comparison.verifier:
         raise OptionError(
             "a comparison of searches needs a verifier",
@@ -82,21 +86,21 @@ def compare(
     plan = Plan(
         chosen,
         tuple(dict.fromkeys(comparison.methods.split())),
-        whole_numbers("n", comparison.n) or (),
-        limited(limit, 100, chosen),
+        parse_whole_numbers("n", comparison.n) or (),
+        items_per_task(limit, 100, chosen),
         generation,
         comparison.verifier,
         comparison.outcome,
         comparison.seeds,
-        split_named(comparison.split),
+        parse_split(comparison.split),
         engine,
-        whole_numbers("step-n", comparison.step_n) or (),
+        parse_whole_numbers("step-n", comparison.step_n) or (),
     )
     lm = load_lm(model, engine)
     judge = load_verifier(Path(comparison.verifier), lm, engine)
     outcome = load_verifier(Path(comparison.outcome), lm, engine) if comparison.outcome else None
     assert judge is not None
-    with counting("problems", kept=True) as start:
+    with open_progress("problems", resumable=True) as start:
         records = run(plan, out, lm, judge, outcome, start)
         report = {"model": model, **summarise(plan, records)}
     write_json(out / "report.json", report)

@@ -12,9 +12,9 @@ import typer
 from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
-from creditdecoding.cli.progress import Tick, counting
+from creditdecoding.cli.progress import Tick, open_progress
 from creditdecoding.cli.render import print_json, write
-from creditdecoding.cli.validate import drawable, made, usable, writable
+from creditdecoding.cli.validate import check_can_plot, check_folder, check_writable, make_folder
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.pav.rl.options import RLConfig
 
@@ -77,16 +77,16 @@ def rl(
     from creditdecoding.pav.steps import delimiter
     from creditdecoding.tasks import families
 
-    drawable(png)
-    writable(png)
-    usable(out, "rl.json")
+    check_can_plot(png)
+    check_writable(png)
+    check_folder(out, "rl.json")
     chosen = families(tasks)
     runs = cells(out, rl.arm if arms is None else arms, rl, generation.seed, seeds)
     for family in chosen:
         delimiter(family, rl.delimiter)
     ended = 0
     run: Run | None = None
-    with counting("iterations", True, lambda: ended + (run.saved if run else 0)) as start:
+    with open_progress("iterations", True, lambda: ended + (run.saved if run else 0)) as start:
         logged = [_logged(cell) for cell in runs]
         tick = start(sum(logged), sum(cell.config.iterations for cell in runs))
         for cell, done in zip(runs, logged):
@@ -141,7 +141,7 @@ def _run(
         source,
         engine.compile,
     )
-    made(cell.folder)
+    make_folder(cell.folder)
     return run
 
 

@@ -13,7 +13,7 @@ from creditdecoding.cli.pav import pav
 from creditdecoding.cli.pav.measure import Store, show
 from creditdecoding.cli.progress import progress
 from creditdecoding.cli.render import print_json
-from creditdecoding.cli.validate import made, usable
+from creditdecoding.cli.validate import check_folder, make_folder
 from creditdecoding.config import EngineConfig
 from creditdecoding.pav.verifier.options import FitConfig
 
@@ -41,10 +41,10 @@ def train(
     from creditdecoding.pav.verifier.model import Verifier, note
     from creditdecoding.run_dir import locked
 
-    usable(out, "state.pt", "log.jsonl", "model.safetensors", "verifier.json")
+    check_folder(out, "state.pt", "log.jsonl", "model.safetensors", "verifier.json")
     found = load(labels)
     lm = load_lm(model, engine)
-    made(out)
+    make_folder(out)
     with locked(out / ".lock", "Wait for it, or choose another --out."):
         run = Fit(lm, found, fit, out)
         with progress(run.steps, "learning", run.step, True, lambda: run.saved) as tick:

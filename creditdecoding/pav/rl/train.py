@@ -57,7 +57,7 @@ from creditdecoding.pav.steps import State, delimiter
 from creditdecoding.run_dir import hold
 from creditdecoding.run_dir import replace as write_whole
 from creditdecoding.tasks.base import Family, Item, distinct_items
-from creditdecoding.train.rows import draw
+from creditdecoding.train.rows import draw_items
 from creditdecoding.train.schedule import save_state
 
 STATE, LOG = "state.pt", "log.jsonl"
@@ -429,7 +429,7 @@ def problems(families: Sequence[Family], count: int, rng: random.Random) -> list
         return [rng.choice(listed) for _ in range(count)]
     return [
         rng.choice(listed) if listed and rng.randrange(len(families)) >= len(made) else item
-        for item in draw(made, count, rng)
+        for item in draw_items(made, count, rng)
     ]
 
 

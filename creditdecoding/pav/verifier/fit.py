@@ -39,8 +39,8 @@ from creditdecoding.pav.verifier.model import Scorer, Verifier, feed_of, network
 from creditdecoding.pav.verifier.options import FitConfig
 from creditdecoding.pav.verifier.packing import chains, pack, width
 from creditdecoding.pav.verifier.surprisal import surprise
-from creditdecoding.train.rows import STEP
-from creditdecoding.train.schedule import cut_log, rate, save_state
+from creditdecoding.train.rows import LENGTH_MULTIPLE
+from creditdecoding.train.schedule import learning_rate, save_state, truncate_log
 
 LOG = "log.jsonl"
 
@@ -278,7 +278,9 @@ class Fit:
             [self.labels_of[state].value for chain in rows for state in chain], device=device
         )
         with torch.autocast(device.type, torch.bfloat16):
-            odds = self.scorer(pack(rows, self.feed, self._surprise(rows), STEP).to(device))
+            odds = self.scorer(
+                pack(rows, self.feed, self._surprise(rows), LENGTH_MULTIPLE).to(device)
+            )
         return F.binary_cross_entropy_with_logits(
             odds, target, torch.tensor(weights, device=device), reduction="sum"
         )
@@ -293,7 +295,7 @@ class Fit:
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns what is logged of it."""
         self.scorer.train()
-        peak = rate(self.step, self.steps, self.config.lr, max(1, self.steps // 20))
+        peak = learning_rate(self.step, self.steps, self.config.lr, max(1, self.steps // 20))
         chosen, total = self.batch(self.step), 0.0
         weights = iter(self.weights(chosen))
         size = -(-len(chosen) // self.config.parts)
@@ -314,7 +316,7 @@ class Fit:
         """Learn to the end, yielding a record a step, also in log.jsonl; then the verifier lies in
         the folder.
         """
-        cut_log(self.folder / LOG, self.step + 1)
+        truncate_log(self.folder / LOG, self.step + 1)
         while self.step < self.steps:
             began = time.perf_counter()
             record = self.train_step()

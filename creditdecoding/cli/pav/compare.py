@@ -25,6 +25,8 @@ from creditdecoding.cli.search import (
 )
 from creditdecoding.cli.validate import (
     check_can_plot,
+    check_folder,
+    check_writable,
     parse_split,
     parse_whole_numbers,
 )

@@ -94,7 +94,7 @@ def main() -> None:
             cache=cache,
             early_stop=False,
         )
-        rows[case] = new_request(0, prompt, config, words, 4096, model.layout)
+        rows[case] = new_request(0, prompt, config, words, 4096, model.geometry)
         stores[case] = model.new_cache()
         stores[case].reserve(1, len(rows[case].canvas))
     passes: dict[str, list[tuple[int, int, float]]] = {case: [] for case in CASES}

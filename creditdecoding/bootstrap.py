@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 RESAMPLES = 10_000
 AREA_RESAMPLES = 2_000
@@ -42,7 +42,7 @@ class Interval:
         }
 
 
-def mean(values: Numbers, strata: Sequence[int]) -> Numbers:
+def stratified_mean(values: FloatArray, strata: Sequence[int]) -> FloatArray:
     """Means over families [columns] of `values` [items, columns]; `strata` names the family of each
     item.
     """
@@ -51,9 +51,9 @@ def mean(values: Numbers, strata: Sequence[int]) -> Numbers:
     )
 
 
-def resampled(
-    values: Numbers, strata: Sequence[int], resamples: int = RESAMPLES, seed: int = 0
-) -> Numbers:
+def resampled_means(
+    values: FloatArray, strata: Sequence[int], resamples: int = RESAMPLES, seed: int = 0
+) -> FloatArray:
     """The same means over `resamples` draws of the items with replacement within each family
     [resamples, columns].
     """
@@ -68,13 +68,13 @@ def resampled(
     return found / len(families)
 
 
-def interval(value: float, draws: Numbers) -> Interval:
+def percentile_interval(value: float, draws: FloatArray) -> Interval:
     """`value` with the middle 95% of `draws`."""
     low, high = np.percentile(draws, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return Interval(float(value), float(low), float(high))
 
 
-def area(passes: Numbers, scores: Numbers, low: float, high: float) -> float:
+def area_under_curve(passes: FloatArray, scores: FloatArray, low: float, high: float) -> float:
     """Mean height of the curve through the points, linear in the logarithm of passes, from `low` to
     `high` passes.
 
@@ -88,9 +88,11 @@ def area(passes: Numbers, scores: Numbers, low: float, high: float) -> float:
     return float(np.sum((line[1:] + line[:-1]) / 2 * np.diff(grid)) / (last - first))
 
 
-def areas(passes: Numbers, scores: Numbers, low: float, high: float) -> Numbers:
+def areas_under_curves(
+    passes: FloatArray, scores: FloatArray, low: float, high: float
+) -> FloatArray:
     """`area` of every row of [resamples, points]."""
-    return np.array([area(x, y, low, high) for x, y in zip(passes, scores)])
+    return np.array([area_under_curve(x, y, low, high) for x, y in zip(passes, scores)])
 
 
 def _members(strata: Sequence[int]) -> list[NDArray[np.intp]]:

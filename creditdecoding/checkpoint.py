@@ -32,9 +32,9 @@ from huggingface_hub.utils.tqdm import (
 
 from creditdecoding.errors import CheckpointError, OptionError
 
-EMBEDDED = {"pocket": Path(__file__).parent / "assets" / "pocket"}
+BUNDLED = {"pocket": Path(__file__).parent / "assets" / "pocket"}
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
-LONGEST = 2**28
+MAX_TEXT_BYTES = 2**28
 """Bytes of a text file of a checkpoint at most; the longest that are released have some ten
 million.
 """
@@ -68,7 +68,7 @@ _HUB: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...]
 _ABSENT = (LocalEntryNotFoundError, OfflineModeIsEnabled)
 
 
-def locate(
+def resolve_checkpoint(
     name: str, revision: str | None = None, offline: bool = False, cache_dir: str | None = None
 ) -> Path:
     """The folder of the checkpoint `name`. Raises `CheckpointError`, or `OptionError` for a
@@ -78,7 +78,7 @@ def locate(
     default the hub's own
     cache) are for hub ids.
     """
-    folder = EMBEDDED[name] if name in EMBEDDED else _local(name)
+    folder = BUNDLED[name] if name in BUNDLED else _local(name)
     if folder is not None:
         if revision is not None:
             raise OptionError(
@@ -269,8 +269,8 @@ def check_file(path: Path) -> None:
         raise CheckpointError(
             f"{path.name} is not a file", given=str(path), hint="Download the file again."
         )
-    if path.exists() and path.stat().st_size > LONGEST:
-        size, allowed = path.stat().st_size, f"at most {LONGEST} bytes"
+    if path.exists() and path.stat().st_size > MAX_TEXT_BYTES:
+        size, allowed = path.stat().st_size, f"at most {MAX_TEXT_BYTES} bytes"
         raise CheckpointError(
             f"{path.name} is too long", given=size, allowed=allowed, hint="Download the file again."
         )

@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 
-def start(target: Callable[..., None], arguments: Sequence[Any]) -> SpawnProcess:
+def start_process(target: Callable[..., None], arguments: Sequence[Any]) -> SpawnProcess:
     """Start a process that never hears of Ctrl-C: a terminal sends that to all, and it would break
     off with a traceback.
     """
@@ -35,7 +35,7 @@ def start(target: Callable[..., None], arguments: Sequence[Any]) -> SpawnProcess
     return process
 
 
-def end(processes: Sequence[SpawnProcess]) -> None:
+def end_processes(processes: Sequence[SpawnProcess]) -> None:
     """End those that still run, and wait for them."""
     for process in processes:
         process.terminate()

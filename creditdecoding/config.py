@@ -77,7 +77,7 @@ class ModelConfig:
     causal_block: int | None = None
     moe: MoEConfig | None = None
 
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """Number of parameters, from the shapes alone."""
         kv, q = self.num_kv_heads * self.head_dim, self.num_heads * self.head_dim
         attention = (

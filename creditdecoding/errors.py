@@ -18,7 +18,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-SHOWN = 300  # characters of a caller's value that an error repeats
+MAX_SHOWN = 300  # characters of a caller's value that an error repeats
 
 
 class CreditError(Exception):
@@ -40,7 +40,7 @@ class CreditError(Exception):
         self.param = param
         parts = [what]
         if given is not None:
-            parts.append(f"got {shown(given)}")
+            parts.append(f"got {short_repr(given)}")
         if allowed is not None:
             parts.append(f"allowed: {allowed}")
         super().__init__("; ".join(parts) + ". " + hint)
@@ -90,16 +90,16 @@ class MissingExtraError(CreditError):
         )
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """The `repr` of a caller's value, cut where it is long."""
     text = repr(value)
-    if len(text) <= SHOWN:
+    if len(text) <= MAX_SHOWN:
         return text
-    return f"{text[:SHOWN]}... ({len(text)} characters)"
+    return f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
 
 
 @contextmanager
-def blaming(param: str) -> Iterator[None]:
+def blame_param(param: str) -> Iterator[None]:
     """Name the field of a request in every `OptionError` from within that names none."""
     try:
         yield
@@ -111,13 +111,13 @@ def blaming(param: str) -> Iterator[None]:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> OptionError:
     """An `OptionError` for a name that is not among `known`, with the nearest one as the hint."""
     names = sorted(known)
-    near = difflib.get_close_matches(name[:SHOWN], names, n=1)
+    near = difflib.get_close_matches(name[:MAX_SHOWN], names, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else "Use one of the allowed names."
     return OptionError(f"unknown {kind}", given=name, allowed=", ".join(names) or "none", hint=hint)
 
 
 @contextmanager
-def naming(what: str) -> Iterator[None]:
+def prefix_errors(what: str) -> Iterator[None]:
     """Put a name before what an `OptionError` of the body says."""
     try:
         yield

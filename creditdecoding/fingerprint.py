@@ -34,7 +34,7 @@ class Identity:
     tokenizer: str
     behaviour: str = ""
 
-    def differs(self, other: Identity) -> str | None:
+    def difference(self, other: Identity) -> str | None:
         """What of the two is not the same, "model" or "tokenizer"; None where they agree."""
         both_tell = self.behaviour != "" and other.behaviour != ""
         if self.tokenizer != other.tokenizer or (both_tell and self.behaviour != other.behaviour):
@@ -42,7 +42,7 @@ class Identity:
         return "model" if self.model != other.model else None
 
 
-def identity(lm: LM) -> Identity:
+def model_identity(lm: LM) -> Identity:
     """What `lm` is: the same on every device and in float32 and bfloat16; of a model without
     weights the name of its type.
 
@@ -68,10 +68,10 @@ def identity(lm: LM) -> Identity:
     vocabulary = hashlib.blake2b(
         repr(sorted(words.items(), key=lambda word: (word[1], word[0]))).encode(), digest_size=8
     )
-    return Identity(found.hexdigest(), vocabulary.hexdigest(), behaviour(lm.tokenizer))
+    return Identity(found.hexdigest(), vocabulary.hexdigest(), tokenizer_digest(lm.tokenizer))
 
 
-def behaviour(tokenizer: Tokenizer) -> str:
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """A digest of how a tokenizer reads a text: its rules, its chat template, and the ids that
     decoding needs.
     """
@@ -106,12 +106,12 @@ def _rules(backend: Any) -> dict[str, Any]:
     return {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
 
 
-def hold(given: Identity, lm: LM, what: str, model: bool = True) -> None:
+def check_identity(given: Identity, lm: LM, what: str, model: bool = True) -> None:
     """Refuse `what`, made with `given`, beside another tokenizer or (unless not `model`) another
     model. Raises `OptionError`.
     """
-    mine = identity(lm)
-    part = given.differs(mine)
+    mine = model_identity(lm)
+    part = given.difference(mine)
     if part is None or (part == "model" and not model):
         return
     same_words = part == "tokenizer" and given.tokenizer == mine.tokenizer
@@ -130,7 +130,7 @@ def hold(given: Identity, lm: LM, what: str, model: bool = True) -> None:
     )
 
 
-def fingerprint(folder: Path) -> str:
+def checkpoint_digest(folder: Path) -> str:
     """A digest of a checkpoint: its small files whole, of weight files the name, the size and both
     ends.
     """
@@ -145,7 +145,7 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def weights(lm: LM) -> str:
+def weights_digest(lm: LM) -> str:
     """A digest of a model in memory: of each tensor of its module the name, the shape, the sum and
     both ends; "" without a module.
     """

@@ -207,7 +207,7 @@ def _replayed(lm: LM, trace: Trace) -> Request:
             config,
             lm.words,
             lm.max_length,
-            lm.layout,
+            lm.geometry,
             trace.settings.get("begun", ()),
         )
     else:
@@ -218,7 +218,7 @@ def _replayed(lm: LM, trace: Trace) -> Request:
             config,
             lm.words,
             lm.max_length,
-            lm.layout,
+            lm.geometry,
         )
     fits = all(step.block < len(row.blocks) for step in trace.steps) and max(
         written, default=0
@@ -237,7 +237,7 @@ def _blocks(
     canvas, written.
     """
     given, wanted = _ids(lm, prompt, "prompt"), _ids(lm, answer, "answer")
-    width = config.block_length or lm.layout.causal_block or len(wanted)
+    width = config.block_length or lm.geometry.causal_block or len(wanted)
     request = GenerationConfig(
         decoder="fixed",
         gen_length=len(wanted),
@@ -245,7 +245,7 @@ def _blocks(
         cache="none",
         cfg_scale=config.cfg_scale,
     )
-    row = new_request(0, given, request, lm.words, lm.max_length, lm.layout)
+    row = new_request(0, given, request, lm.words, lm.max_length, lm.geometry)
     tokens = row.canvas.clone()
     tokens[row.answer_start : row.answer_end] = torch.tensor(wanted)
     found = []

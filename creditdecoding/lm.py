@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import torch
 
-from creditdecoding.checkpoint import locate, read_optional, shards
+from creditdecoding.checkpoint import read_optional, resolve_checkpoint, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
 from creditdecoding.decoders import resolve, settings
 from creditdecoding.decoding.cache_policy import supported_policies
@@ -28,9 +28,9 @@ from creditdecoding.decoding.request import (
 from creditdecoding.decoding.step import Denoiser, run
 from creditdecoding.decoding.streaming import Reading, cut
 from creditdecoding.errors import CheckpointError, OptionError
-from creditdecoding.models import load_model, memory, outline, place, read_config
+from creditdecoding.models import build_on_meta, load_model, memory, read_config, resolve_device
 from creditdecoding.models.kv_cache import ModelGeometry
-from creditdecoding.models.weights import DTYPES, Progress, check, headers
+from creditdecoding.models.weights import DTYPES, Progress, check_weights, read_headers
 from creditdecoding.options import from_mapping
 from creditdecoding.text.prompts import Message, Prompt, one_prompt, prompts, whole_characters
 from creditdecoding.text.tokenizer import Tokenizer, load_tokenizer
@@ -102,7 +102,7 @@ class LM:
             turns,
         )
         self.device, self.batch_size, self.parse_special = device, batch_size, parse_special
-        self.layout: ModelGeometry = getattr(model, "layout", ModelGeometry())
+        self.geometry: ModelGeometry = getattr(model, "geometry", ModelGeometry())
         self.defaults: dict[
             str, Any
         ] = {}  # options of requests where these say nothing: of the checkpoint, or of an operator
@@ -193,7 +193,7 @@ class LM:
                 "the mask token is in the prompt", given=self.words.mask_id, hint=hint
             )
         return new_request(
-            index, ids, config, self.words, self.max_length, self.layout, begun, suffix
+            index, ids, config, self.words, self.max_length, self.geometry, begun, suffix
         )
 
     def infill_row(self, text: str, config: GenerationConfig) -> Request:
@@ -207,7 +207,7 @@ class LM:
         ids = self.read(first)
         for part in others:
             ids += [self.tokenizer.mask_id, *self.read(part)]
-        return new_infill_request(0, ids, config, self.words, self.max_length, self.layout)
+        return new_infill_request(0, ids, config, self.words, self.max_length, self.geometry)
 
     def events(self, rows: Sequence[Request]) -> Iterator[Event]:
         """Decode rows; the trace events as they happen."""
@@ -381,7 +381,7 @@ def load_words(name: str) -> Tokenizer:
 
 def _open(name: str, engine: EngineConfig) -> tuple[Path, ModelConfig, Tokenizer]:
     """Everything of a checkpoint but its weights."""
-    folder = locate(name, engine.revision, engine.offline, engine.cache_dir)
+    folder = resolve_checkpoint(name, engine.revision, engine.offline, engine.cache_dir)
     architecture, _ = read_config(folder, engine.ignore_config_keys)
     return folder, architecture, load_tokenizer(folder, architecture)
 
@@ -392,16 +392,16 @@ def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
     """
     engine = engine if engine is not None else EngineConfig()
     folder, _, tokenizer = _open(name, engine)
-    model, family = outline(folder, engine.causal_block, engine.ignore_config_keys)
+    model, family = build_on_meta(folder, engine.causal_block, engine.ignore_config_keys)
     architecture, files = model.config, shards(folder)
-    found = headers(files)
-    check(model, found, family.RENAME)
+    found = read_headers(files)
+    check_weights(model, found, family.RENAME)
     shown = dataclasses.asdict(architecture)
     for key in ("mask_token_id", "stop_token_ids", "causal_block", "logit_shift", "moe"):
         shown.pop(key)
     block = architecture.causal_block
-    device, dtype = place(engine)
-    free = memory.free(device)
+    device, dtype = resolve_device(engine)
+    free = memory.free_bytes(device)
     kinds = {
         "float32": (torch.float32, "none"),
         "bfloat16": (torch.bfloat16, "none"),
@@ -410,16 +410,18 @@ def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
     piece = tokenizer.piece
     return {
         "checkpoint": str(folder),
-        "parameters": architecture.parameters(),
-        "weight files": [f"{path.name} ({memory.size(path.stat().st_size)})" for path in files],
+        "parameters": architecture.num_parameters(),
+        "weight files": [
+            f"{path.name} ({memory.format_bytes(path.stat().st_size)})" for path in files
+        ],
         "dtype of the files": sorted(
             {str(DTYPES[header.dtype]).removeprefix("torch.") for header in found.values()}
         ),
         **{
-            f"memory in {kind}": memory.size(memory.weight_bytes(model, *how))
+            f"memory in {kind}": memory.format_bytes(memory.weight_bytes(model, *how))
             for kind, how in kinds.items()
         },
-        f"available on {device}": "unknown" if free is None else memory.size(free),
+        f"available on {device}": "unknown" if free is None else memory.format_bytes(free),
         "loads in": f"{'int8 and ' if engine.quantize == 'int8' else ''}{str(dtype).removeprefix('torch.')}",
         **shown,
         "experts": None
@@ -429,7 +431,7 @@ def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
         if block is None
         else f"two-way inside blocks of {block}, causal between them",
         "block length": "any" if block is None else block,
-        "caches": supported_policies(model.layout),
+        "caches": supported_policies(model.geometry),
         "logits of position i": "at row i-1" if architecture.logit_shift else "at row i",
         "tokenizer ids": tokenizer.size,
         "mask token": f"{piece(tokenizer.mask_id)} = {tokenizer.mask_id}",

@@ -14,7 +14,7 @@ from creditdecoding.errors import OptionError, unknown_name
 C = TypeVar("C")
 
 
-LARGEST = 2**63  # of any number: what a tensor can hold
+MAX_NUMBER = 2**63  # of any number: what a tensor can hold
 
 
 def option(
@@ -33,7 +33,7 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def kinds(field: dataclasses.Field[Any]) -> list[str]:
+def type_names(field: dataclasses.Field[Any]) -> list[str]:
     """The names of the types a field declares, whether its module postpones annotations or not:
     `int | None` -> [int, None].
     """
@@ -45,7 +45,7 @@ def kinds(field: dataclasses.Field[Any]) -> list[str]:
     return given.replace("typing.", "").replace(" ", "").split("|")
 
 
-def allowed_text(field: dataclasses.Field[Any]) -> str:
+def bounds_text(field: dataclasses.Field[Any]) -> str:
     """The bounds of an option in words, empty where it has none."""
     meta = field.metadata
     if meta.get("choices"):
@@ -67,7 +67,7 @@ def check_fields(config: Any) -> None:
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value is None and "None" in kinds(field):
+        if value is None and "None" in type_names(field):
             continue
         _check_type(field, value)
         meta = field.metadata
@@ -81,15 +81,15 @@ def check_fields(config: Any) -> None:
             raise OptionError(
                 f"{field.name} is out of range",
                 given=value,
-                allowed=allowed_text(field),
+                allowed=bounds_text(field),
                 hint="Change the value and try again.",
             )
 
 
 def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
-    names = kinds(field)
+    names = type_names(field)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and abs(value) >= LARGEST:
+    if is_number and abs(value) >= MAX_NUMBER:
         raise OptionError(
             f"{field.name} is out of range",
             given=str(value)[:40],
@@ -143,11 +143,11 @@ def split_spec(text: str, noun: str) -> tuple[str, dict[str, str]]:
     return name, knobs
 
 
-def typed(cls: type[Any], knobs: Mapping[str, str]) -> dict[str, Any]:
+def parse_values(cls: type[Any], knobs: Mapping[str, str]) -> dict[str, Any]:
     """The texts of `knobs` as the types that the fields of `cls` declare; unknown names pass
     through to be refused by name.
     """
-    declared = {field.name: kinds(field) for field in dataclasses.fields(cls)}
+    declared = {field.name: type_names(field) for field in dataclasses.fields(cls)}
     return {key: _convert(key, value, declared.get(key, ["str"])) for key, value in knobs.items()}
 
 

@@ -32,7 +32,7 @@ KEY = ("split", "template", "decoder", "family", "item")
 NOT_REPRODUCIBLE = ("seconds",)
 """The fields that differ between two runs of the same settings."""
 
-GROWS = "decoders"
+EXTENDABLE = "decoders"
 """The entry of a manifest, a list, to which a later run may add: no sample depends on which others
 there are.
 """
@@ -43,13 +43,13 @@ NEWER = ("behaviour",)
 Key = tuple[Any, ...]
 
 
-def key(record: Mapping[str, Any], names: Sequence[str] = KEY) -> Key:
+def record_key(record: Mapping[str, Any], names: Sequence[str] = KEY) -> Key:
     """What identifies a sample."""
     return tuple(record[name] for name in names)
 
 
 @contextmanager
-def locked(path: Path, hint: str) -> Iterator[Any]:
+def locked_file(path: Path, hint: str) -> Iterator[Any]:
     """A file to append to, unbuffered, made if it is not there. Raises `OptionError`, with `hint`
     where another run has it at the same time.
     """
@@ -71,7 +71,9 @@ def locked(path: Path, hint: str) -> Iterator[Any]:
 
 
 @contextmanager
-def hold(folder: Path, manifest: Mapping[str, Any], grows: str = GROWS) -> Iterator[None]:
+def open_run(
+    folder: Path, manifest: Mapping[str, Any], extendable: str = EXTENDABLE
+) -> Iterator[None]:
     """Make or take up a run's folder for the time of the body. Raises `OptionError` where it is
     another run's or in use.
 
@@ -85,8 +87,8 @@ def hold(folder: Path, manifest: Mapping[str, Any], grows: str = GROWS) -> Itera
             given=str(folder),
             hint="Choose another output.",
         ) from error
-    with locked(folder / ".lock", "Wait for it, or choose another --out."):
-        _agree(folder, json.loads(json.dumps(manifest)), grows)
+    with locked_file(folder / ".lock", "Wait for it, or choose another --out."):
+        _agree(folder, json.loads(json.dumps(manifest)), extendable)
         yield
 
 
@@ -100,7 +102,7 @@ def _agree(folder: Path, manifest: Mapping[str, Any], grows: str) -> None:
                 given=str(folder),
                 hint="Choose another output.",
             )
-        replace(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -119,7 +121,7 @@ def _agree(folder: Path, manifest: Mapping[str, Any], grows: str) -> None:
         shown = "; ".join(
             change
             for name in differ
-            for change in changes(name, found.get(name), manifest.get(name))
+            for change in setting_differences(name, found.get(name), manifest.get(name))
         )
         raise OptionError(
             f"this folder holds a run with other settings ({shown})",
@@ -128,19 +130,19 @@ def _agree(folder: Path, manifest: Mapping[str, Any], grows: str) -> None:
         )
     added = [entry for entry in manifest.get(grows, []) if entry not in known]
     if added:
-        replace(
+        write_atomically(
             path, json.dumps({**found, grows: known + added}, indent=1, ensure_ascii=False) + "\n"
         )
 
 
-def changes(name: str, there: Any, here: Any) -> Iterator[str]:
+def setting_differences(name: str, there: Any, here: Any) -> Iterator[str]:
     """What differs between a setting of the run that is there and the same one of this run, entry
     by entry of nested settings.
     """
     if isinstance(there, dict) and isinstance(here, dict):
         for inner in dict.fromkeys((*there, *here)):
             if there.get(inner) != here.get(inner):
-                yield from changes(f"{name}.{inner}", there.get(inner), here.get(inner))
+                yield from setting_differences(f"{name}.{inner}", there.get(inner), here.get(inner))
     else:
         yield f"{name}: {_short(there)} there, {_short(here)} here"
 
@@ -150,16 +152,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def read(folder: Path, names: Sequence[str] = KEY) -> dict[Key, dict[str, Any]]:
+def read_records(folder: Path, names: Sequence[str] = KEY) -> dict[Key, dict[str, Any]]:
     """All samples written so far by what identifies them, the values of `names`; torn last lines
     are cut off the files. Raises `OptionError`.
     """
     found: dict[Key, dict[str, Any]] = {}
     for path in _files(folder):
-        for number, (_, line) in enumerate(whole_lines(path)):
+        for number, (_, line) in enumerate(complete_lines(path)):
             try:
                 record = json.loads(line)
-                found.setdefault(key(record, names), record)
+                found.setdefault(record_key(record, names), record)
             except (ValueError, KeyError, TypeError) as error:
                 raise OptionError(
                     f"line {number + 1} of {path.name} is not a sample",
@@ -169,7 +171,7 @@ def read(folder: Path, names: Sequence[str] = KEY) -> dict[Key, dict[str, Any]]:
     return found
 
 
-def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Every line and the byte it begins at; a last one that was torn off is cut off the file."""
     at = 0
     with open(path, "rb") as file:
@@ -185,17 +187,17 @@ def _files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def appender(folder: Path, number: int) -> Iterator[Any]:
+def record_writer(folder: Path, number: int) -> Iterator[Any]:
     """A function that appends a record to the file of process `number`, whole and at once. It
     raises `OptionError` where the disk refuses.
     """
     path = folder / f"samples.{number}.jsonl"
     with open(path, "ab", buffering=0) as file:
-        yield lambda record: append_all(file, line_of(record), path)
+        yield lambda record: append_bytes(file, json_line(record), path)
         os.fsync(file.fileno())
 
 
-def append_all(file: RawIOBase, data: bytes, path: Path) -> None:
+def append_bytes(file: RawIOBase, data: bytes, path: Path) -> None:
     """Append all of `data`; what a full disk cuts off is dropped when the run goes on. Raises
     `OptionError`.
     """
@@ -210,20 +212,20 @@ def append_all(file: RawIOBase, data: bytes, path: Path) -> None:
         ) from error
 
 
-def settle(folder: Path, records: Mapping[Key, Mapping[str, Any]], order: Sequence[Key]) -> None:
+def finalize(folder: Path, records: Mapping[Key, Mapping[str, Any]], order: Sequence[Key]) -> None:
     """Put all samples into one file, these in this order and then those of decoders not asked for;
     take the files of the processes away.
     """
-    data = b"".join(line_of(records[each]) for each in dict.fromkeys((*order, *records)))
+    data = b"".join(json_line(records[each]) for each in dict.fromkeys((*order, *records)))
     path = folder / "samples.jsonl"
     if not path.exists() or path.read_bytes() != data:
-        replace(path, data.decode())
+        write_atomically(path, data.decode())
     for other in _files(folder):
         if other != path:
             other.unlink()
 
 
-def discard(folder: Path) -> None:
+def delete_run(folder: Path) -> None:
     """Take a run's folder away, samples first: what a kill leaves of it is no run, or one that
     begins anew.
     """
@@ -232,12 +234,12 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def replace(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    replace_by(path, [text.encode()])
+    write_parts_atomically(path, [text.encode()])
 
 
-def replace_by(path: Path, parts: Iterable[bytes]) -> None:
+def write_parts_atomically(path: Path, parts: Iterable[bytes]) -> None:
     """`replace` for what is too large to be held at once."""
     new = path.with_name(f".{path.name}.new")
     try:
@@ -251,6 +253,6 @@ def replace_by(path: Path, parts: Iterable[bytes]) -> None:
         raise
 
 
-def line_of(record: Mapping[str, Any]) -> bytes:
+def json_line(record: Mapping[str, Any]) -> bytes:
     """A record as a line."""
     return json.dumps(record, ensure_ascii=False).encode() + b"\n"

@@ -72,7 +72,7 @@ class Denoiser(nn.Module):
 
         hook = self.trunk.embed.register_forward_hook(add)
         try:
-            hidden = self.trunk.trunk(tokens, seen[:, None])
+            hidden = self.trunk.hidden_states(tokens, seen[:, None])
         finally:
             hook.remove()
         logits: Tensor = self.trunk.logits(hidden[line, place].flatten(0, 1))

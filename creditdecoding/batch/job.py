@@ -20,10 +20,10 @@ from creditdecoding import run_dir as journal
 from creditdecoding.batch.input import Line, lines, survey
 from creditdecoding.batch.options import BatchConfig
 from creditdecoding.batch.processor import Reply, Setting
-from creditdecoding.checkpoint import locate
+from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.errors import CreditError, OptionError
-from creditdecoding.fingerprint import fingerprint
+from creditdecoding.fingerprint import checkpoint_digest
 
 INDIFFERENT = ("threads", "batch_size", "offline", "cache_dir", "compile")
 """Engine options that a run may be taken up with differently: they change who shares a pass, not
@@ -106,7 +106,9 @@ def plan(
         for f in dataclasses.fields(engine)
         if f.name not in INDIFFERENT
     }
-    checkpoint = fingerprint(locate(model, engine.revision, engine.offline, engine.cache_dir))
+    checkpoint = checkpoint_digest(
+        resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
+    )
     manifest = {
         "input": found.digest,
         "checkpoint": checkpoint,
@@ -130,10 +132,10 @@ def finish(
     a row is missing at the end.
     """
     with _files(plan.journal):
-        with journal.hold(plan.journal, plan.manifest):
+        with journal.open_run(plan.journal, plan.manifest):
             places = _found(plan)
             tick = start(sum(place >= 0 for place in places), plan.count)
-            with journal.appender(plan.journal, 0) as note:
+            with journal.record_writer(plan.journal, 0) as note:
                 left = (
                     line
                     for line in islice(lines(plan.source, plan.setting.max_line), plan.count)
@@ -164,7 +166,7 @@ def _found(plan: Plan) -> array[int]:
     """Where in the journal the row of each line begins, -1 for those that are not there."""
     places = array("q", [-1]) * plan.count
     path = _noted(plan)
-    for at, line in journal.whole_lines(path) if path.exists() else ():
+    for at, line in journal.complete_lines(path) if path.exists() else ():
         try:
             index = json.loads(line)["line"]
             if places[index] < 0:
@@ -194,9 +196,9 @@ def _settle(plan: Plan, places: array[int]) -> Tally:
                     (usage is None, *((usage["nfe"], usage["completion_tokens"]) if usage else ()))
                 ):
                     counts[i] += value
-                yield journal.line_of(row)
+                yield journal.json_line(row)
 
-    journal.replace_by(plan.out, ordered())
+    journal.write_parts_atomically(plan.out, ordered())
     return Tally(plan.count, *counts)
 
 

@@ -178,7 +178,7 @@ def drift(
         )
     chosen, lm = families(tasks), load_lm(model, engine)
     most = items_per_task(limit, 50, chosen)
-    names = caches.split() or [name for name in supported_policies(lm.layout) if name != "none"]
+    names = caches.split() or [name for name in supported_policies(lm.geometry) if name != "none"]
     with answer_progress(most * len(chosen) * (1 + len(names))) as on_event:
         found = measure(lm, chosen, generation, names, most, on_event=on_event)
     if as_json:

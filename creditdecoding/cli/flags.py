@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.options import from_mapping, kinds
+from creditdecoding.options import from_mapping, type_names
 
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "Any": str}
 _Threshold = Annotated[
@@ -20,7 +20,7 @@ _Threshold = Annotated[
 
 def _flag(field: dataclasses.Field[Any], panel: str) -> inspect.Parameter:
     """A command line flag for one option field."""
-    first = kinds(field)[0]
+    first = type_names(field)[0]
     many = first.startswith("tuple")
     kind: Any = list[str] if many else _TYPES[first]
     default: Any = list(field.default) if many else field.default  # type: ignore[arg-type]

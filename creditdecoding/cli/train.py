@@ -55,7 +55,7 @@ def train(
     """
     from creditdecoding.eval.evaluate import evaluate as score
     from creditdecoding.lm import load
-    from creditdecoding.run_dir import locked
+    from creditdecoding.run_dir import locked_file
     from creditdecoding.tasks import families
     from creditdecoding.train.loop import run_peer
     from creditdecoding.train.parallel import peer_processes
@@ -70,7 +70,7 @@ def train(
             lm, chosen, GenerationConfig(decoder="threshold:threshold=0.95"), eval_limit, "dev"
         ).to_json()
 
-    with locked(out / ".lock", "Wait for it, or choose another --out."):
+    with locked_file(out / ".lock", "Wait for it, or choose another --out."):
         run = _begun(training, chosen, out, start_from)
         count = sum(weight.numel() for weight in run.model.parameters())
         typer.echo(f"{count:,} parameters, step {run.step} of {training.steps}, {out}", err=True)

@@ -12,7 +12,7 @@ from typing import Any
 from creditdecoding.decoders import _file
 from creditdecoding.decoders.base import Decoder
 from creditdecoding.errors import OptionError, unknown_name
-from creditdecoding.options import allowed_text, from_mapping, split_spec, typed
+from creditdecoding.options import bounds_text, from_mapping, parse_values, split_spec
 
 
 def names() -> list[str]:
@@ -91,7 +91,7 @@ def resolve(given: Any) -> Decoder:
             hint="See docs/adding-a-decoder.md.",
         )
     name, knobs = split_spec(given, "decoder")
-    return create(name, **typed(kind(name), knobs))
+    return create(name, **parse_values(kind(name), knobs))
 
 
 def load(given: Any) -> tuple[Decoder, int | None]:
@@ -138,7 +138,7 @@ def described(values: Mapping[str, Any], rule: str | None = None) -> tuple[Decod
             hint="Change it or leave it out.",
         )
     written = {key: value for key, value in knobs.items() if isinstance(value, str)}
-    return create(name, **{**knobs, **typed(kind(name), written)}), size
+    return create(name, **{**knobs, **parse_values(kind(name), written)}), size
 
 
 def exported(
@@ -172,7 +172,7 @@ def describe(name: str) -> dict[str, Any]:
         {
             "name": f.name,
             "default": f.default,
-            "allowed": allowed_text(f),
+            "allowed": bounds_text(f),
             "help": f.metadata.get("help", ""),
         }
         for f in dataclasses.fields(cls)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.models.kv_cache import ModelGeometry
-from creditdecoding.options import check_fields, from_mapping, option, split_spec, typed
+from creditdecoding.options import check_fields, from_mapping, option, parse_values, split_spec
 
 
 @dataclass(frozen=True)
@@ -156,5 +156,5 @@ def parse_policy(spec: str, layout: ModelGeometry) -> CachePolicy:
             allowed=", ".join(allowed),
             hint="Choose another --cache.",
         )
-    found: CachePolicy = from_mapping(POLICIES[name], typed(POLICIES[name], knobs))
+    found: CachePolicy = from_mapping(POLICIES[name], parse_values(POLICIES[name], knobs))
     return found

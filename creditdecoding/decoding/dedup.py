@@ -68,5 +68,5 @@ def shared(
         if row is not rows[lead] and not isinstance(row.policy, NoCache)
     ]
     if store is not None and kept:
-        store.move(*map(list, zip(*kept)))
+        store.copy_slots(*map(list, zip(*kept)))
     return flat[back.to(flat.device)]

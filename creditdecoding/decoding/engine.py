@@ -82,7 +82,7 @@ class Engine:
         device: torch.device,
         config: EngineConfig | None = None,
         serve: ServeConfig | None = None,
-        free: memory.Free = memory.free,
+        free: memory.FreeBytes = memory.free_bytes,
         share: bool = False,
     ) -> None:
         """`share`: requests that show the network the same are computed once (sharing.py), and
@@ -106,7 +106,7 @@ class Engine:
             else int(SHARE * there)
         )
         self._full = self._budget = Budget(
-            config.batch_size, most, self._foot.column
+            config.batch_size, most, self._foot.cached
         )  # less than full after memory ran out, until idle
         self._waiting: Waiting[Request] = Waiting(serve.overtakes)
         self._rows: dict[int, Request] = {}
@@ -208,7 +208,7 @@ class Engine:
     @property
     def stats(self) -> EngineStats:
         """Counts and figures of this moment."""
-        held = 0 if self._store is None else self._store.bytes
+        held = 0 if self._store is None else self._store.nbytes
         admitted = self._budget.taken([*self._needs.values()])
         now = {
             "waiting": len(self._waiting),
@@ -309,8 +309,8 @@ class Engine:
     def _fail(self, row: Request, error: Exception) -> None:
         """End a row with an error; what it stored goes too."""
         if self._store is not None and 0 <= row.cache_slot < self._store.slots:
-            self._store.wipe(row.cache_slot)
-            self._store.wipe(row.unconditional_slot)
+            self._store.clear_slot(row.cache_slot)
+            self._store.clear_slot(row.unconditional_slot)
         reason = (
             "memory"
             if _out_of_memory(error)
@@ -339,7 +339,8 @@ class Engine:
         dense = DENSE * width * self.words.size if capabilities_of(row.decoder).dense_state else 0
         beside = width * bool(row.leave_one_out_positions)
         working = (
-            sequences * ((len(row.canvas) + beside) * foot.position + (width + beside) * foot.line)
+            sequences
+            * ((len(row.canvas) + beside) * foot.computed + (width + beside) * foot.logits)
             + dense
         )
         return Need(
@@ -352,8 +353,8 @@ class Engine:
     def _figures(self, need: Need) -> str:
         """The parts of what a row needs, for an error."""
         cache = self._budget.taken([need]) - need.working
-        most = "no limit" if self._budget.most is None else memory.size(self._budget.most)
-        return f"{memory.size(cache)} of cached keys and values and {memory.size(need.working)} to compute with, of {most}"
+        most = "no limit" if self._budget.most is None else memory.format_bytes(self._budget.most)
+        return f"{memory.format_bytes(cache)} of cached keys and values and {memory.format_bytes(need.working)} to compute with, of {most}"
 
     def _admit(self) -> None:
         """Let in what fits."""
@@ -425,7 +426,7 @@ class Engine:
             if self._store is not None and self._needs[i].keeps and row.cache_slot >= 0:
                 for old, new in {(row.cache_slot, slot), (row.unconditional_slot, twin)}:
                     if old != new:
-                        self._store.move(old, new)
+                        self._store.copy_slots(old, new)
             self._rows[i] = replace(row, cache_slot=slot, unconditional_slot=twin)
 
 

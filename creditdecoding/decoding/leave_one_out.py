@@ -67,7 +67,7 @@ def shadows_of(rows: Sequence[Request], mask_id: int) -> Shadows | None:
     wanted = [torch.tensor(row.leave_one_out_positions, dtype=torch.long) for row in rows]
     if not any(len(x) for x in wanted):
         return None
-    shifted = rows[0].layout.logit_shift
+    shifted = rows[0].geometry.logit_shift
     places = [(of - int(shifted)).clamp(min=0) for of in wanted]
     tokens = [
         torch.where(at == of, mask_id, row.canvas[at]) for row, of, at in zip(rows, wanted, places)

@@ -66,7 +66,7 @@ class Request:
     config: GenerationConfig
     decoder: Decoder
     initial_masks: int
-    layout: ModelGeometry = PLAIN
+    geometry: ModelGeometry = PLAIN
     policy: CachePolicy = NoCache()
     state: State | None = None
     block_index: int = 0
@@ -157,7 +157,7 @@ class Request:
         """Where the row is, in whole blocks of a block-causal model, which sees nothing behind its
         block.
         """
-        (start, end), grid = self.block, self.layout.causal_block
+        (start, end), grid = self.block, self.geometry.causal_block
         if grid is None:
             return BlockPosition(start, end, self.step, len(self.canvas), self.stored_until)
         start, end = start - start % grid, min(-(-end // grid) * grid, len(self.canvas))
@@ -167,7 +167,7 @@ class Request:
     def computed_span(self) -> tuple[int, int]:
         """The positions that the next pass computes; with shifted logits also the one before."""
         first, last = self.policy.span(self.block_position)
-        return max(0, first - self.layout.logit_shift), last
+        return max(0, first - self.geometry.logit_shift), last
 
     @property
     def computed_positions(self) -> int:

@@ -47,7 +47,7 @@ class Denoiser(Protocol):
     [rows, 1, length]) -> [n, vocab].
 
     The logits must be the caller's to change: banned ids are overwritten in place. One that keeps
-    keys and values also has `layout`,
+    keys and values also has `geometry`,
     `new_cache()` and the further arguments of `models.transformer.Transformer.forward`.
     """
 
@@ -259,7 +259,7 @@ def _ask(
     columns = torch.where(place < count[:, None], first[:, None] + place, -1)
     if kept is not None:
         assert len({row.cache_slot for row in rows}) == len(rows)
-        more["stores"] = kept.view([row.cache_slot for row in rows], columns, longest)
+        more["caches"] = kept.layer_caches([row.cache_slot for row in rows], columns, longest)
     if shadows is not None:
         tokens, allowed = (
             torch.cat((tokens, shadows.tokens), dim=1),

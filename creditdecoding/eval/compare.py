@@ -24,13 +24,13 @@ from typing import Any
 
 from creditdecoding import child_processes as children
 from creditdecoding import run_dir as journal
-from creditdecoding.checkpoint import locate
+from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.request import check_supported
-from creditdecoding.errors import CreditError, OptionError, naming
+from creditdecoding.errors import CreditError, OptionError, prefix_errors
 from creditdecoding.eval.compare_report import BOUND, summarise
 from creditdecoding.eval.sweep import Curve, curves, specs
-from creditdecoding.fingerprint import fingerprint, weights
+from creditdecoding.fingerprint import checkpoint_digest, weights_digest
 from creditdecoding.lm import LM, load
 from creditdecoding.models.weights import Progress
 from creditdecoding.options import from_mapping
@@ -182,11 +182,13 @@ def manifest(work: Work, lm: LM | None = None) -> dict[str, Any]:
     )
     return {
         "model": plan.model,
-        "checkpoint": fingerprint(
-            locate(plan.model, plan.engine.revision, plan.engine.offline, plan.engine.cache_dir)
+        "checkpoint": checkpoint_digest(
+            resolve_checkpoint(
+                plan.model, plan.engine.revision, plan.engine.offline, plan.engine.cache_dir
+            )
         )
         if lm is None
-        else weights(lm),
+        else weights_digest(lm),
         "tasks": {name: dict(family.about) for name, family in work.families.items()},
         "items": {
             "dev": plan.dev_limit,
@@ -210,7 +212,7 @@ def refuse_too_long(lm: LM, work: Work, todo: Sequence[int]) -> None:
     config = dataclasses.replace(plan.generation, decoder=keys[0][2])
     asked = dict.fromkeys((key[0], key[1], key[3], key[4]) for key in keys)
     for split, template, family, number in asked:
-        with naming(f"{split} item {number + 1} of {family}"):
+        with prefix_errors(f"{split} item {number + 1} of {family}"):
             lm.rows([wrap(template, work.items[split, family, number].prompt)], config, plan.raw)
 
 
@@ -282,7 +284,7 @@ def compare(
         )
     found, asked = tuple(curves(decoders)), tasks if isinstance(tasks, str) else tuple(tasks)
     for spec in specs(found):
-        check_supported(spec, lm.layout)
+        check_supported(spec, lm.geometry)
     engine = EngineConfig(batch_size=lm.batch_size)
     plan = Plan(
         "",
@@ -318,9 +320,9 @@ def run(
     )
     work = lay_out(plan)
     order = work.order
-    with journal.hold(folder, manifest(work, lm)):
+    with journal.open_run(folder, manifest(work, lm)):
         _write_items(folder, work)
-        found = journal.read(folder)
+        found = journal.read_records(folder)
         tick = (
             on_start(sum(key in found for key in order), len(order)) if on_start else lambda: None
         )
@@ -333,13 +335,13 @@ def run(
         if jobs == 1 or (lm is not None and todo):
             lm = load(plan.model, plan.engine, on_load) if lm is None else lm
             refuse_too_long(lm, work, todo)
-            with journal.appender(folder, 0) as append:
+            with journal.record_writer(folder, 0) as append:
                 for number in todo:
                     _do(lm, work, work.chunks[number], found.keys(), append, tick)
         elif todo:
             _spread(plan, folder, todo, frozenset(found), jobs, tick)
-        found = journal.read(folder)
-        journal.settle(folder, found, order)
+        found = journal.read_records(folder)
+        journal.finalize(folder, found, order)
         return [found[key] for key in order]
 
 
@@ -354,7 +356,7 @@ def _write_items(folder: Path, work: Work) -> None:
         }
         for (split, family, i), item in work.items.items()
     ]
-    journal.replace(
+    journal.write_atomically(
         folder / "items.jsonl",
         "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
     )
@@ -370,7 +372,7 @@ def _do(
 ) -> None:
     """Decode a chunk whole and write down what is not yet known of it."""
     for record in answers(lm, work, chunk):
-        if journal.key(record) not in known:
+        if journal.record_key(record) not in known:
             append(record)
             tick()
 
@@ -390,7 +392,7 @@ def _spread(
     started: list[SpawnProcess] = []
     try:
         for number in range(jobs):
-            started.append(children.start(_help, (number, *shared)))
+            started.append(children.start_process(_help, (number, *shared)))
         seen, alive = 0, list(started)
         while alive:
             wait([process.sentinel for process in alive], timeout=0.2)
@@ -409,7 +411,7 @@ def _spread(
                     hint="Run it again: finished samples are kept. Or lower --jobs.",
                 )
     finally:
-        children.end(started)
+        children.end_processes(started)
 
 
 def _help(
@@ -432,7 +434,7 @@ def _help(
     try:
         work, lm = lay_out(plan), load(plan.model, plan.engine)
         refuse_too_long(lm, work, todo)
-        with journal.appender(folder, number) as append:
+        with journal.record_writer(folder, number) as append:
             while True:
                 with taken.get_lock():
                     place = taken.value

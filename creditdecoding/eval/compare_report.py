@@ -15,13 +15,13 @@ import numpy as np
 from creditdecoding.bootstrap import (
     AREA_RESAMPLES,
     RESAMPLES,
+    FloatArray,
     Interval,
-    Numbers,
-    area,
-    areas,
-    interval,
-    mean,
-    resampled,
+    area_under_curve,
+    areas_under_curves,
+    percentile_interval,
+    resampled_means,
+    stratified_mean,
 )
 from creditdecoding.errors import OptionError
 from creditdecoding.eval.sweep import REFERENCE, Curve, specs
@@ -46,10 +46,10 @@ class Table:
     families: tuple[str, ...]
     strata: tuple[int, ...]
     specs: tuple[str, ...]
-    values: Numbers
+    values: FloatArray
 
     @property
-    def pooled(self) -> Numbers:
+    def pooled(self) -> FloatArray:
         """[items, decoders, fields]: an item counts once, as the mean over its templates."""
         return np.asarray(self.values.mean(axis=0))
 
@@ -61,10 +61,10 @@ class Measured:
     """
 
     specs: tuple[str, ...]
-    means: Numbers
-    scores: Numbers
-    passes: Numbers
-    tokens: Numbers
+    means: FloatArray
+    scores: FloatArray
+    passes: FloatArray
+    tokens: FloatArray
 
     def at(self, spec: str) -> int:
         """Column of a decoder."""
@@ -73,26 +73,26 @@ class Measured:
     def gain(self, spec: str, other: str = REFERENCE) -> Interval:
         """Score of `spec` minus that of `other`, in points."""
         a, b = self.at(spec), self.at(other)
-        return interval(
+        return percentile_interval(
             self.means[a, _SCORE] - self.means[b, _SCORE], self.scores[:, a] - self.scores[:, b]
         )
 
     def speedup(self, spec: str, other: str = REFERENCE) -> Interval:
         """Passes of `other` divided by those of `spec`."""
         a, b = self.at(spec), self.at(other)
-        return interval(
+        return percentile_interval(
             self.means[b, _NFE] / self.means[a, _NFE], self.passes[:, b] / self.passes[:, a]
         )
 
     def score(self, spec: str) -> Interval:
         """Score in percent."""
         at = self.at(spec)
-        return interval(self.means[at, _SCORE], self.scores[:, at])
+        return percentile_interval(self.means[at, _SCORE], self.scores[:, at])
 
     def per_token(self, spec: str) -> Interval:
         """Passes divided by answer tokens."""
         at = self.at(spec)
-        return interval(
+        return percentile_interval(
             self.means[at, _NFE] / max(1e-9, self.means[at, _TOKENS]),
             self.passes[:, at] / np.maximum(1e-9, self.tokens[:, at]),
         )
@@ -149,13 +149,13 @@ def tabulate(
 
 
 def measure(
-    values: Numbers, strata: Sequence[int], wanted: Sequence[str], resamples: int, seed: int
+    values: FloatArray, strata: Sequence[int], wanted: Sequence[str], resamples: int, seed: int
 ) -> Measured:
     """Means and resamples of [items, decoders, fields]."""
     items, count = values.shape[:2]
-    means = mean(values.reshape(items, -1), strata).reshape(count, -1)
+    means = stratified_mean(values.reshape(items, -1), strata).reshape(count, -1)
     drawn = values[:, :, [_SCORE, _NFE, _TOKENS]].reshape(items, -1)
-    draws = resampled(drawn, strata, resamples, seed).reshape(resamples, count, -1)
+    draws = resampled_means(drawn, strata, resamples, seed).reshape(resamples, count, -1)
     return Measured(tuple(wanted), means, draws[..., 0], draws[..., 1], draws[..., 2])
 
 
@@ -280,22 +280,22 @@ def _areas(found: Sequence[Curve], test: Measured) -> dict[str, Any]:
     shared = max(first.values(), default=last)
     few = slice(0, AREA_RESAMPLES)
 
-    def of(name: str, low: float) -> tuple[float, Numbers]:
+    def of(name: str, low: float) -> tuple[float, FloatArray]:
         at = columns[name]
-        value = area(test.means[at, _NFE], test.means[at, _SCORE], low, last)
-        return value, areas(test.passes[few, at], test.scores[few, at], low, last)
+        value = area_under_curve(test.means[at, _NFE], test.means[at, _SCORE], low, last)
+        return value, areas_under_curves(test.passes[few, at], test.scores[few, at], low, last)
 
     shown: dict[str, dict[str, Any]] = {
         curve.name: {"area": None, "area_difference": None} for curve in found
     }
     for name in columns:
         if shared < last:
-            shown[name]["area"] = interval(*of(name, shared)).rounded(2)
+            shown[name]["area"] = percentile_interval(*of(name, shared)).rounded(2)
         low = max(first[name], first.get(BASELINE, last))
         if name != BASELINE and BASELINE in columns and low < last:
             (mine, draws), (other, theirs) = of(name, low), of(BASELINE, low)
             shown[name]["area_difference"] = {
-                **interval(mine - other, draws - theirs).rounded(2),
+                **percentile_interval(mine - other, draws - theirs).rounded(2),
                 "from": round(low, 3),
                 "to": round(last, 3),
             }

@@ -9,7 +9,7 @@ from typing import Any
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.request import Request
-from creditdecoding.errors import OptionError, TooLongError, naming
+from creditdecoding.errors import OptionError, TooLongError, prefix_errors
 from creditdecoding.eval.saved_answers import Cell, brief, later, taken_up
 from creditdecoding.lm import LM, Completion
 from creditdecoding.tasks.base import Family, Item, Split, digest, distinct_items
@@ -190,7 +190,7 @@ def rows_of(
         return lm.rows([item.prompt for item in items], config, raw, numbers)
     except OptionError:
         for item, number in zip(items, numbers):
-            with naming(f"item {number + 1} of {item.family}"):
+            with prefix_errors(f"item {number + 1} of {item.family}"):
                 lm.rows([item.prompt], config, raw)
         raise
 

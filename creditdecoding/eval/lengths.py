@@ -107,14 +107,14 @@ def lay_out(plan: Plan, lm: LM) -> Work:
     """Draw the items and choose the points. Raises `OptionError` where a length that was asked for
     does not fit the model.
     """
-    width = plan.generation.block_length or lm.layout.causal_block or BLOCK_LENGTH
+    width = plan.generation.block_length or lm.geometry.causal_block or BLOCK_LENGTH
     plan = replace(plan, generation=replace(plan.generation, block_length=width))
     buckets = _buckets(plan, lm)
     items = [item for bucket in buckets for item in bucket.items]
     longest = max(
         row.answer_start for row in rows_of(lm, items, replace(plan.generation, gen_length=1))
     )
-    grid = lm.layout.causal_block
+    grid = lm.geometry.causal_block
     gens = plan.gen_lengths or tuple(n for n in GEN_LENGTHS if longest + n <= lm.max_length)
     widths = plan.block_lengths or tuple(n for n in BLOCK_LENGTHS if grid is None or grid % n == 0)
     if not gens:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding import run_dir as journal
-from creditdecoding.checkpoint import locate
+from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig
 from creditdecoding.decoders import load
 from creditdecoding.decoders import settings as decoder_settings
-from creditdecoding.fingerprint import fingerprint
+from creditdecoding.fingerprint import checkpoint_digest
 from creditdecoding.tasks.base import Family, Item
 from creditdecoding.trace import FinishEvent, StepEvent, Trace
 
@@ -79,9 +79,9 @@ def keeping(out: Path | None, settings: Mapping[str, Any]) -> Iterator[Kept | No
         yield None
         return
     folder = partial(out)
-    with journal.hold(folder, settings), journal.appender(folder, 0) as append:
-        yield Kept(journal.read(folder, KEY), append)
-    journal.discard(folder)
+    with journal.open_run(folder, settings), journal.record_writer(folder, 0) as append:
+        yield Kept(journal.read_records(folder, KEY), append)
+    journal.delete_run(folder)
 
 
 def partial(out: Path) -> Path:
@@ -108,7 +108,9 @@ def manifest(
     return {
         "kind": kind,
         "model": model,
-        "checkpoint": fingerprint(locate(model, engine.revision, engine.offline, engine.cache_dir)),
+        "checkpoint": checkpoint_digest(
+            resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
+        ),
         "tasks": {family.name: dict(family.about) for family in families},
         "items": {
             "count": len(items),

@@ -143,7 +143,7 @@ def run(plan: Plan, load: Callable[[EngineConfig], LM], start: Start) -> dict[st
         for item in distinct_items(family, plan.split, 0, plan.limit)
     ]
     opened = [load(plan.engine)]
-    wanted, clock = settings(plan, opened[0].layout), _clock(opened[0])
+    wanted, clock = settings(plan, opened[0].geometry), _clock(opened[0])
     batches = -(-len(items) // opened[0].batch_size)
     warming = sum(
         _warming(setting, spec, plan, batches) for setting in wanted for spec in plan.decoders

@@ -231,7 +231,7 @@ def tune(
     """
     settings = sequence(decoder)
     for spec in settings:
-        check_supported(spec, lm.layout)
+        check_supported(spec, lm.geometry)
     asked = generation if generation is not None else GenerationConfig()
 
     def run(spec: str) -> tuple[Sample, ...]:

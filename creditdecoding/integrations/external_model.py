@@ -25,8 +25,8 @@ from torch import Tensor
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError, ModelError, OptionError
 from creditdecoding.lm import LM
-from creditdecoding.models import recognised
-from creditdecoding.models.attention import block_causal
+from creditdecoding.models import known_config
+from creditdecoding.models.attention import block_causal_mask
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.text.tokenizer import Tokenizer, adopt
@@ -53,7 +53,7 @@ class Foreign:
 
     model: Callable[..., Any]
     way: str = "alone"
-    layout: ModelGeometry = ModelGeometry()
+    geometry: ModelGeometry = ModelGeometry()
     mask_name: str = "attention_mask"
     needs_mask: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Foreign:
         self, tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None
     ) -> Tensor:
         row, column = read
-        if self.layout.logit_shift:
+        if self.geometry.logit_shift:
             column = (column - 1).clamp(min=0)
         if allowed is None or self.way != "alone":
             return self._read(tokens, row, column, allowed)
@@ -126,9 +126,9 @@ class Foreign:
         )
         if self.way != "square":
             return seen[:, 0].long()
-        if self.layout.causal_block is not None:
+        if self.geometry.causal_block is not None:
             at = torch.arange(tokens.shape[1], device=tokens.device)
-            seen = seen & block_causal(at, at, self.layout.causal_block)
+            seen = seen & block_causal_mask(at, at, self.geometry.causal_block)
         dtype = _parameter(self.model).dtype
         square = seen.expand(-1, tokens.shape[1], -1)[:, None]
         return torch.zeros(square.shape, dtype=dtype, device=tokens.device).masked_fill(
@@ -278,7 +278,7 @@ def _trial(net: Foreign, mask_id: int, device: torch.device) -> tuple[str, int]:
         both = torch.tensor([[*ids, mask_id, mask_id], [*ids, *ids[:2]]], device=device)
         seen = torch.tensor([[[1, 1, 1, 0, 0]], [[1] * 5]], device=device).bool()
         read = (torch.zeros(3, dtype=torch.long, device=device), torch.arange(3, device=device))
-        padded = replace(net, layout=replace(net.layout, logit_shift=False))(
+        padded = replace(net, geometry=replace(net.geometry, logit_shift=False))(
             both, read, seen
         ).float()
     except (ModelError, OptionError):
@@ -301,7 +301,7 @@ def _trial(net: Foreign, mask_id: int, device: torch.device) -> tuple[str, int]:
         float((changed[at] - plain[at]).abs().nan_to_num().amax()) > 1e-6 * scale
         for changed, at in ((later, 0), (earlier, 2))
     ]
-    causal = reaches == [False, True] and net.layout.causal_block is None
+    causal = reaches == [False, True] and net.geometry.causal_block is None
     return ("it is causal" if causal else ""), size
 
 
@@ -331,7 +331,7 @@ def bring(
     `ModelError`.
     """
     config = getattr(model, "config", None)
-    known = model.config if isinstance(model, Transformer) else recognised(_mapping(config))
+    known = model.config if isinstance(model, Transformer) else known_config(_mapping(config))
     mask_id = _first(mask_token_id, known, config)
     words = _words(tokenizer, mask_id, stop_token_ids, config, known)
     if mask_token_id is not None and mask_token_id != words.mask_id:

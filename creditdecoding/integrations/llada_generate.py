@@ -163,7 +163,7 @@ def generate_fast(
     seed = int(torch.randint(2**62, ())) if asked.seed is None else asked.seed
     config = replace(
         asked.config(seed),
-        block_length=asked.block_length or lm.layout.causal_block or BLOCK_LENGTH,
+        block_length=asked.block_length or lm.geometry.causal_block or BLOCK_LENGTH,
     )
     rows = [
         _scheduled(
@@ -173,7 +173,7 @@ def generate_fast(
                 replace(config, seed=row_seed(seed, i)),
                 words,
                 lm.max_length,
-                lm.layout,
+                lm.geometry,
             ),
             asked,
         )

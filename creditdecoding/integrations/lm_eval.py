@@ -24,8 +24,8 @@ from creditdecoding.decoding.request import Request, new_request, row_seed
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.likelihood import log_likelihoods
 from creditdecoding.lm import load
-from creditdecoding.models import place
-from creditdecoding.options import check_fields, from_mapping, option, typed
+from creditdecoding.models import resolve_device
+from creditdecoding.options import check_fields, from_mapping, option, parse_values
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -108,7 +108,7 @@ def _arguments(given: Mapping[str, Any]) -> Arguments:
     ):  # lm-eval's word for "find out"; ours is a number
         del known["batch_size"]
     return from_mapping(
-        Arguments, typed(Arguments, {name: str(value) for name, value in known.items()})
+        Arguments, parse_values(Arguments, {name: str(value) for name, value in known.items()})
     )
 
 
@@ -127,9 +127,9 @@ def _here(additional: Mapping[str, Any]) -> dict[str, Any]:
     if device is None or device != _lm_evals_device():
         return dict(additional)
     try:
-        place(EngineConfig(device=device))
+        resolve_device(EngineConfig(device=device))
     except OptionError:
-        found, _ = place(EngineConfig())
+        found, _ = resolve_device(EngineConfig())
         logging.getLogger(__name__).warning(
             "lm-eval's default device %s is not on this machine; running on %s", device, found
         )
@@ -308,7 +308,7 @@ class CreditLM(LM):
         """Whether standard decoding, a token a pass, gives exactly the continuation."""
         rows = []
         for index, (given, wanted) in enumerate(pairs):
-            block = None if self.lm.layout.causal_block else len(wanted)
+            block = None if self.lm.geometry.causal_block else len(wanted)
             config = GenerationConfig(
                 decoder="fixed",
                 gen_length=len(wanted),
@@ -317,7 +317,9 @@ class CreditLM(LM):
                 early_stop=False,
             )
             rows.append(
-                new_request(index, given, config, self.lm.words, self.lm.max_length, self.lm.layout)
+                new_request(
+                    index, given, config, self.lm.words, self.lm.max_length, self.lm.geometry
+                )
             )
         done = self.lm.collect(rows)
         return [

@@ -221,7 +221,12 @@ def _rows(
     prompts = [line[here].tolist() for line, here in zip(ids.cpu(), kept.cpu())]
     return [
         new_request(
-            i, prompt, replace(config, seed=(seed + i) % 2**62), lm.words, lm.max_length, lm.layout
+            i,
+            prompt,
+            replace(config, seed=(seed + i) % 2**62),
+            lm.words,
+            lm.max_length,
+            lm.geometry,
         )
         for i, prompt in enumerate(prompts)
     ]

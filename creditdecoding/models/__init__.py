@@ -13,13 +13,13 @@ import torch
 from creditdecoding.checkpoint import read_json, read_optional, shards
 from creditdecoding.config import EngineConfig, ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
-from creditdecoding.models.config_keys import Recorded, refuse_unread, without
+from creditdecoding.models.config_keys import RecordedConfig, check_unread_keys, without_keys
 from creditdecoding.models.families import dream, fast_dllm, llada, llada2, llada_moe, sdar
-from creditdecoding.models.families.unsupported import refuse_others
-from creditdecoding.models.memory import Free, free, refuse_more_than_files_hold, refuse_too_big
-from creditdecoding.models.quantize import int8
+from creditdecoding.models.families.unsupported import check_supported_model
+from creditdecoding.models.memory import FreeBytes, check_memory, check_size_of_files, free_bytes
+from creditdecoding.models.quantize import int8_transform
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.models.weights import Progress, stream
+from creditdecoding.models.weights import Progress, load_weights
 
 FAMILIES: tuple[ModuleType, ...] = (llada, llada_moe, llada2, dream, sdar, fast_dllm)
 
@@ -31,8 +31,8 @@ def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig,
     Raises `CheckpointError`, also for a key that no reader knows, and `OptionError` for an ignored
     key that is not there.
     """
-    raw = without(read_json(folder / "config.json"), ignored)
-    refuse_others(raw, folder)
+    raw = without_keys(read_json(folder / "config.json"), ignored)
+    check_supported_model(raw, folder)
     family = _known(raw)
     quantised = raw.get("quantization_config")
     if quantised:
@@ -43,11 +43,11 @@ def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig,
             allowed="float32, bfloat16 or float16 weights",
             hint="Use the release in bfloat16; quantize int8 makes smaller weights while loading.",
         )
-    config = Recorded(raw)
+    config = RecordedConfig(raw)
     architecture: ModelConfig = family.from_hf(
         config, read_optional(folder / "generation_config.json")
     )
-    refuse_unread(config, architecture.family, family.UNUSED)
+    check_unread_keys(config, architecture.family, family.UNUSED)
     outside = next(
         (i for i in architecture.stop_token_ids if not 0 <= i < architecture.embedding_rows), None
     )
@@ -107,7 +107,7 @@ def _family(raw: Mapping[str, Any]) -> tuple[list[Any], ModuleType | None]:
     )
 
 
-def recognised(raw: Mapping[str, Any]) -> ModelConfig | None:
+def known_config(raw: Mapping[str, Any]) -> ModelConfig | None:
     """What is known of a network from its config, where it is of one of the families; None where it
     is not.
     """
@@ -118,7 +118,7 @@ def recognised(raw: Mapping[str, Any]) -> ModelConfig | None:
         return None
 
 
-def place(config: EngineConfig) -> tuple[torch.device, torch.dtype]:
+def resolve_device(config: EngineConfig) -> tuple[torch.device, torch.dtype]:
     """Device and dtype that "auto" stands for here. Raises `OptionError` if the device is not
     there.
     """
@@ -146,7 +146,7 @@ def place(config: EngineConfig) -> tuple[torch.device, torch.dtype]:
     return device, torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def outline(
+def build_on_meta(
     folder: Path, causal_block: int | None = None, ignored: Sequence[str] = ()
 ) -> tuple[Transformer, ModuleType]:
     """The checkpoint's transformer on the meta device, shapes without weights, and its family.
@@ -157,7 +157,7 @@ def outline(
     `read_config`.
     """
     architecture, family = read_config(folder, ignored)
-    refuse_more_than_files_hold(architecture, shards(folder))
+    check_size_of_files(architecture, shards(folder))
     if causal_block is not None:
         if architecture.causal_block is None:
             hint = "Leave causal_block out; block_length of the request is free."
@@ -170,7 +170,10 @@ def outline(
 
 
 def load_model(
-    folder: Path, config: EngineConfig, on_progress: Progress | None = None, free: Free = free
+    folder: Path,
+    config: EngineConfig,
+    on_progress: Progress | None = None,
+    free: FreeBytes = free_bytes,
 ) -> Transformer:
     """Stream a checkpoint's weights to where `config` wants them, if they fit there. Raises
     `CheckpointError`.
@@ -180,11 +183,11 @@ def load_model(
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device, dtype = place(config)
-    model, family = outline(folder, config.causal_block, config.ignore_config_keys)
-    finish = int8() if config.quantize == "int8" else None
-    refuse_too_big(model, shards(folder), device, dtype, config.quantize, free)
-    stream(model, folder, family.RENAME, device, dtype, on_progress, finish)
+    device, dtype = resolve_device(config)
+    model, family = build_on_meta(folder, config.causal_block, config.ignore_config_keys)
+    finish = int8_transform() if config.quantize == "int8" else None
+    check_memory(model, shards(folder), device, dtype, config.quantize, free)
+    load_weights(model, folder, family.RENAME, device, dtype, on_progress, finish)
     if config.compile:
         model.compile_layers(dynamic=True)
     return model.eval()

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 BACKENDS = ("sdpa", "math")
-WORTH = 0.8
+PACK_BELOW = 0.8
 
 
-def block_causal(
+def block_causal_mask(
     queries: Int[Tensor, "*rows queries"], keys: Int[Tensor, "*rows keys"], block: int
 ) -> Bool[Tensor, "rows_or_1 queries keys"]:
     """True where the query's block of `block` positions is the key's or a later one."""
@@ -39,7 +39,7 @@ def _ragged(allowed: Tensor | None, device: torch.device) -> list[int] | None:
     first = torch.arange(allowed.shape[2]) < lengths[:, None]
     if (
         len(allowed) == 1
-        or int(lengths.sum()) > WORTH * first.numel()
+        or int(lengths.sum()) > PACK_BELOW * first.numel()
         or not torch.equal(first, allowed[:, 0])
     ):
         return None

@@ -64,7 +64,7 @@ _SHOWN = 60
 _NAMED = 5
 
 
-class Recorded(Mapping[str, Any]):
+class RecordedConfig(Mapping[str, Any]):
     """A config that remembers which of its keys were asked for."""
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ class Recorded(Mapping[str, Any]):
         return len(self.raw)
 
 
-def without(raw: Mapping[str, Any], ignored: Iterable[str]) -> dict[str, Any]:
+def without_keys(raw: Mapping[str, Any], ignored: Iterable[str]) -> dict[str, Any]:
     """The config as if it had none of the `ignored` keys. Raises `OptionError` for one that it has
     not.
     """
@@ -98,7 +98,7 @@ def without(raw: Mapping[str, Any], ignored: Iterable[str]) -> dict[str, Any]:
     return {name: value for name, value in raw.items() if name not in ignored}
 
 
-def refuse_unread(config: Recorded, family: str, unused: Iterable[str] = ()) -> None:
+def check_unread_keys(config: RecordedConfig, family: str, unused: Iterable[str] = ()) -> None:
     """Refuse every key of `config` that was not read, is not harmless and says something. Raises
     `CheckpointError`.
 

@@ -24,7 +24,7 @@ ROPE = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 
 
 @dataclass(frozen=True)
-class Fields:
+class ConfigReader:
     """config.json and generation_config.json (empty where there is none). Every reading may raise
     `CheckpointError`.
     """
@@ -39,39 +39,39 @@ class Fields:
         return str(found[0] if isinstance(found, list) else found)[:SHOWN]
 
     @property
-    def released(self) -> str:
+    def hint(self) -> str:
         """The hint of most errors."""
         return (
             f"Take config.json from a released checkpoint of {self.architecture or 'this family'}."
         )
 
-    def only(self, implemented: Mapping[str, Any]) -> None:
+    def require_values(self, implemented: Mapping[str, Any]) -> None:
         """Refuse each of these fields that has another value than the one implemented; absent or
         null ones pass.
         """
         for name, value in implemented.items():
             given = self.config.get(name)
             if given is not None and given != value:
-                raise self.refusal(name, given, repr(value))
+                raise self.not_implemented(name, given, repr(value))
 
-    def refusal(self, name: str, given: Any, allowed: str) -> CheckpointError:
+    def not_implemented(self, name: str, given: Any, allowed: str) -> CheckpointError:
         """The error for a value that changes the forward pass and is not implemented."""
         return CheckpointError(
             f"config.json: {name} is not implemented",
             given=_short(given),
             allowed=allowed,
-            hint=self.released,
+            hint=self.hint,
         )
 
-    def need(self, *names: str) -> None:
+    def require(self, *names: str) -> None:
         """Refuse a config.json that lacks one of these fields."""
         for name in names:
             if self.config.get(name) is None:
                 raise CheckpointError(
-                    f"config.json lacks {name}", allowed=", ".join(names), hint=self.released
+                    f"config.json lacks {name}", allowed=", ".join(names), hint=self.hint
                 )
 
-    def count(self, name: str, default: int | None = None, least: int = 1) -> int:
+    def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
         """A whole number of `least` or more; `default` where it is absent or null, needed without
         one.
         """
@@ -87,21 +87,21 @@ class Fields:
             raise self._senseless(name, value, "a number above 0")
         return float(value)
 
-    def flag(self, name: str, default: bool) -> bool:
+    def boolean(self, name: str, default: bool) -> bool:
         """True or false."""
         value = self._value(name, default)
         if type(value) is not bool:
             raise self._senseless(name, value, "true or false")
         return value
 
-    def id(self, name: str) -> int | None:
+    def token_id(self, name: str) -> int | None:
         """A token id of config.json, if it has one."""
         value = self.config.get(name)
         if value is not None and type(value) is not int:
             raise self._senseless(name, value, "whole numbers")
         return value
 
-    def stops(self) -> tuple[int, ...]:
+    def stop_token_ids(self) -> tuple[int, ...]:
         """End tokens of both files, those of config.json first."""
         found: list[int] = []
         for file, raw in (
@@ -115,9 +115,9 @@ class Fields:
             found += ids
         return tuple(dict.fromkeys(found))
 
-    def pad(self, stops: tuple[int, ...]) -> int:
+    def pad_token_id(self, stops: tuple[int, ...]) -> int:
         """The padding id: its own, else the first end token, else 0."""
-        pad = self.id("pad_token_id")
+        pad = self.token_id("pad_token_id")
         return next(iter(stops), 0) if pad is None else pad
 
     def rope(self) -> tuple[float, float | None]:
@@ -130,14 +130,14 @@ class Fields:
             if not isinstance(given, Mapping):
                 raise self._senseless(name, given, "an object")
             if given.get("rope_type", given.get("type", "default")) != "default":
-                raise self.refusal(name, dict(given), "null")
+                raise self.not_implemented(name, dict(given), "null")
             unread = [
                 key
                 for key, value in given.items()
                 if key not in ROPE and value not in (None, False, 1)
             ]
             if unread:
-                raise self.refusal(f"{name}.{unread[0]}", given[unread[0]], "null")
+                raise self.not_implemented(f"{name}.{unread[0]}", given[unread[0]], "null")
             found |= {
                 key: value for key, value in given.items() if key in ROPE and value is not None
             }
@@ -145,27 +145,27 @@ class Fields:
             outer = self.config.get(name)
             if outer is not None and found.setdefault(name, outer) != outer:
                 raise self._senseless(name, (outer, found[name]), "one value in both places")
-        merged = Fields(found, {})
+        merged = ConfigReader(found, {})
         if "rope_theta" not in found:
-            self.need("rope_theta")
+            self.require("rope_theta")
         share = merged.number("partial_rotary_factor") if "partial_rotary_factor" in found else None
         return merged.number("rope_theta"), share
 
-    def block(self, default: int) -> int:
+    def causal_block(self, default: int) -> int:
         """Block length of a block-causal checkpoint: `block_size` or `bd_size` of either file, else
         the family's.
         """
         for file in (self.config, self.generation):
             for name in ("block_size", "bd_size"):
                 if file.get(name) is not None:
-                    return Fields(file, {}).count(name)
+                    return ConfigReader(file, {}).integer(name)
         return default
 
-    def experts(self, width: str, **own: Any) -> MoEConfig:
+    def moe_config(self, width: str, **own: Any) -> MoEConfig:
         """The mixture of experts: its three sizes (`width` names the field of one) and what is the
         family's.
         """
-        self.need("num_experts", "num_experts_per_tok", width)
+        self.require("num_experts", "num_experts_per_tok", width)
         capacity = self.config.get("expert_capacity")
         if capacity:
             what = "expert_capacity: the experts of a whole block are chosen together, as in LLaDA2.2, which is not implemented"
@@ -176,7 +176,10 @@ class Fields:
                 hint="Use LLaDA2.0, LLaDA2.1 or another model of docs/models.md.",
             )
         found = MoEConfig(
-            self.count("num_experts"), self.count("num_experts_per_tok"), self.count(width), **own
+            self.integer("num_experts"),
+            self.integer("num_experts_per_tok"),
+            self.integer(width),
+            **own,
         )
         open_ = found.num_experts // found.groups * found.top_groups
         if (
@@ -188,19 +191,19 @@ class Fields:
             raise CheckpointError(
                 "config.json: experts, groups and choices do not fit",
                 given=given,
-                hint=self.released,
+                hint=self.hint,
             )
         return found
 
-    def plain(self, family: str, **own: Any) -> ModelConfig:
+    def model_config(self, family: str, **own: Any) -> ModelConfig:
         """The architecture of a config.json with Hugging Face's field names; `own` says what is the
         family's.
         """
-        self.only(PLAIN)
+        self.require_values(PLAIN)
         self._windowless()
         for name in ("logit_shift", "logits_shift", "shift_logits"):
-            self.only({name: bool(own.get("logit_shift", False))})
-        self.need(
+            self.require_values({name: bool(own.get("logit_shift", False))})
+        self.require(
             "hidden_size",
             "num_hidden_layers",
             "num_attention_heads",
@@ -209,38 +212,38 @@ class Fields:
             "rms_norm_eps",
         )
         theta, share = self.rope()
-        hidden, heads = self.count("hidden_size"), self.count("num_attention_heads")
-        kv_heads = self.count("num_key_value_heads", heads, least=0) or heads
-        head_dim = self.count("head_dim", hidden // heads)
+        hidden, heads = self.integer("hidden_size"), self.integer("num_attention_heads")
+        kv_heads = self.integer("num_key_value_heads", heads, least=0) or heads
+        head_dim = self.integer("head_dim", hidden // heads)
         if heads % kv_heads or head_dim % 2 or ("head_dim" not in self.config and hidden % heads):
             raise CheckpointError(
                 "config.json: heads do not divide",
                 given=(hidden, heads, kv_heads),
-                hint=self.released,
+                hint=self.hint,
             )
         if "rotary_dim" not in own and share not in (None, 1):
-            raise self.refusal("partial_rotary_factor", share, "1")
-        stops = self.stops()
+            raise self.not_implemented("partial_rotary_factor", share, "1")
+        stops = self.stop_token_ids()
         values: dict[str, Any] = {
             "hidden_size": hidden,
-            "num_layers": self.count("num_hidden_layers"),
+            "num_layers": self.integer("num_hidden_layers"),
             "num_heads": heads,
             "num_kv_heads": kv_heads,
             "head_dim": head_dim,
-            "embedding_rows": self.count("vocab_size"),
-            "max_length": self.count("max_position_embeddings"),
+            "embedding_rows": self.integer("vocab_size"),
+            "max_length": self.integer("max_position_embeddings"),
             "rope_theta": theta,
             "rms_norm_eps": self.number("rms_norm_eps"),
-            "tie_embeddings": self.flag("tie_word_embeddings", False),
+            "tie_embeddings": self.boolean("tie_word_embeddings", False),
             "rope_full_precision": False,
-            "mask_token_id": self.id("mask_token_id"),
+            "mask_token_id": self.token_id("mask_token_id"),
             "stop_token_ids": stops,
-            "pad_token_id": self.pad(stops),
+            "pad_token_id": self.pad_token_id(stops),
             **own,
         }
         self._inside(values)
         if "intermediate_size" not in values:
-            values["intermediate_size"] = self.count("intermediate_size")
+            values["intermediate_size"] = self.integer("intermediate_size")
         return ModelConfig(family=family, **values)
 
     def _inside(self, values: Mapping[str, Any]) -> None:
@@ -262,20 +265,20 @@ class Fields:
             self.config.get("sliding_window") is not None
             and self.config.get("use_sliding_window") is None
         ):
-            raise self.refusal(
+            raise self.not_implemented(
                 "sliding_window", self.config["sliding_window"], "null, or use_sliding_window false"
             )
         kinds = self.config.get("layer_types")
         if kinds is not None and (
             not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
         ):
-            raise self.refusal("layer_types", kinds, "full_attention")
+            raise self.not_implemented("layer_types", kinds, "full_attention")
 
     def _value(self, name: str, default: Any) -> Any:
         if self.config.get(name) is not None:
             return self.config[name]
         if default is None:
-            self.need(name)
+            self.require(name)
         return default
 
     def _senseless(
@@ -285,7 +288,7 @@ class Fields:
             f"{file}: {name} makes no sense",
             given=_short(given),
             allowed=allowed,
-            hint=self.released,
+            hint=self.hint,
         )
 
 

@@ -23,7 +23,7 @@ class ModelGeometry:
     supports_kv_cache: bool = False
 
 
-class LayerStore(NamedTuple):
+class LayerCache(NamedTuple):
     """One layer's part of a pass: buffers [slots, kv_heads, columns + 1, dim], rows' slots, and the
     column of every computed position.
 
@@ -35,10 +35,10 @@ class LayerStore(NamedTuple):
     values: Tensor
     slots: Tensor
     columns: Tensor
-    seen: int
-    run: slice | None
+    visible: int
+    slot_range: slice | None
 
-    def put(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write [rows, kv_heads, computed, dim] in place and return all that is seen, [rows,
         kv_heads, seen, dim].
 
@@ -48,8 +48,8 @@ class LayerStore(NamedTuple):
         count = self.columns.shape[1]
         self.keys[self.slots[:, None], :, self.columns] = k[:, :, :count].transpose(1, 2)
         self.values[self.slots[:, None], :, self.columns] = v[:, :, :count].transpose(1, 2)
-        at = self.slots if self.run is None else self.run  # a run is a view, no copy
-        keys, values = self.keys[at, :, : self.seen], self.values[at, :, : self.seen]
+        at = self.slots if self.slot_range is None else self.slot_range  # a run is a view, no copy
+        keys, values = self.keys[at, :, : self.visible], self.values[at, :, : self.visible]
         if k.shape[2] == count:
             return keys, values
         return torch.cat((keys, k[:, :, count:]), dim=2), torch.cat(
@@ -106,13 +106,13 @@ class KVCache:
             self.buffers[layer] = (pair[0], pair[1])
         self.slots, self.columns = slots, columns
 
-    def move(self, old: int | list[int], new: int | list[int]) -> None:
+    def copy_slots(self, old: int | list[int], new: int | list[int]) -> None:
         """Copy what slot `old` holds to slot `new`, or each of several to its own."""
         for pair in self.buffers:
             for x in pair:
                 x[new] = x[old]
 
-    def wipe(self, slot: int) -> None:
+    def clear_slot(self, slot: int) -> None:
         """Forget what a slot holds: numbers that are none must not meet the next row, whose mask
         would not keep them out.
         """
@@ -120,7 +120,7 @@ class KVCache:
             for x in pair:
                 x[slot] = 0
 
-    def view(self, slots: list[int], columns: Tensor, seen: int) -> list[LayerStore]:
+    def layer_caches(self, slots: list[int], columns: Tensor, seen: int) -> list[LayerCache]:
         """Every layer's part of a pass over rows in `slots`; `columns` [rows, computed], -1 where a
         position is padding.
         """
@@ -129,11 +129,11 @@ class KVCache:
         run = slice(slots[0], slots[0] + len(slots))
         follow = slots == list(range(run.start, run.stop))
         return [
-            LayerStore(keys, values, at, where, seen, run if follow else None)
+            LayerCache(keys, values, at, where, seen, run if follow else None)
             for keys, values in self.buffers
         ]
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Memory held."""
         return sum(keys.nbytes + values.nbytes for keys, values in self.buffers)

@@ -18,22 +18,24 @@ from torch import Tensor, nn
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError
-from creditdecoding.models.quantize import int8_bytes, is_quantised, making_bytes
+from creditdecoding.models.quantize import conversion_bytes, int8_bytes, is_quantised
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.models.weights import WINDOW, headers, stored
+from creditdecoding.models.weights import WINDOW, read_headers, state_tensors
 
 _SPARE = 64
 """Parameters for each byte of the weight files, above which a network is not looked at tensor by
 tensor.
 """
 
-Free = Callable[[torch.device], int | None]
+FreeBytes = Callable[[torch.device], int | None]
 """Bytes that may be taken on a device, None where that cannot be told."""
 
 
 def weight_bytes(model: nn.Module, dtype: torch.dtype, quantize: str = "none") -> int:
     """Bytes of the model's weights, from the shapes alone."""
-    return sum(_bytes(name, tensor, dtype, quantize) for name, tensor in stored(model).items())
+    return sum(
+        _bytes(name, tensor, dtype, quantize) for name, tensor in state_tensors(model).items()
+    )
 
 
 def _bytes(name: str, tensor: Tensor, dtype: torch.dtype, quantize: str) -> int:
@@ -48,9 +50,9 @@ class Footprint:
     an estimate), `line` a read one (logits).
     """
 
-    column: int
-    position: int
-    line: int
+    cached: int
+    computed: int
+    logits: int
 
 
 def footprint(model: object, vocab: int) -> Footprint:
@@ -74,23 +76,25 @@ def footprint(model: object, vocab: int) -> Footprint:
     )
 
 
-def reading_bytes(model: nn.Module, files: list[Path]) -> int:
+def mapped_bytes(model: nn.Module, files: list[Path]) -> int:
     """Bytes that reading the files maps on the host at a time: one file, of a long one some of it."""
-    largest = 4 * max(tensor.numel() for tensor in stored(model).values())
+    largest = 4 * max(tensor.numel() for tensor in state_tensors(model).values())
     return min(max((path.stat().st_size for path in files), default=0), WINDOW + largest)
 
 
-def free(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
     """Bytes that may be taken on `device`: of a GPU what its driver says, on the host what the
     system and its control group leave.
     """
     if device.type == "cuda":
         pooled = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + pooled
-    return host_free() if device.type == "cpu" else None
+    return host_free_bytes() if device.type == "cpu" else None
 
 
-def host_free(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+def host_free_bytes(
+    proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
+) -> int | None:
     """The least of what the system has available and what each control group of this process may
     still take; None off Linux.
     """
@@ -133,7 +137,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes for people."""
     unit = min(max(int(math.log2(max(count, 1)) // 10), 0), 4)
     return (
@@ -143,41 +147,41 @@ def size(count: int) -> str:
     )
 
 
-def refuse_more_than_files_hold(config: ModelConfig, files: list[Path]) -> None:
+def check_size_of_files(config: ModelConfig, files: list[Path]) -> None:
     """Refuse a network far larger than its weight files, before work is spent on its shapes. Raises
     `CheckpointError`.
     """
     held = sum(path.stat().st_size for path in files)
-    if config.parameters() > _SPARE * held:
-        headers(files)  # a file that is cut off says so itself
+    if config.num_parameters() > _SPARE * held:
+        read_headers(files)  # a file that is cut off says so itself
         experts = f", {config.moe.num_experts} experts" if config.moe is not None else ""
         raise CheckpointError(
             "config.json describes a network far larger than the weight files",
             given=f"{config.num_layers} layers of width {config.hidden_size}{experts}, {config.embedding_rows} ids",
-            allowed=f"what {size(held)} of weights can hold",
+            allowed=f"what {format_bytes(held)} of weights can hold",
             hint="config.json and weights do not belong together.",
         )
 
 
-def refuse_too_big(
+def check_memory(
     model: nn.Module,
     files: list[Path],
     device: torch.device,
     dtype: torch.dtype,
     quantize: str,
-    free: Free = free,
+    free: FreeBytes = free_bytes,
 ) -> None:
     """Hold the need of loading `model` to what is `free` on the device and the host. Raises
     `CheckpointError`.
     """
     host = torch.device("cpu")
-    weights, reading = weight_bytes(model, dtype, quantize), reading_bytes(model, files)
+    weights, reading = weight_bytes(model, dtype, quantize), mapped_bytes(model, files)
     matrices = [
         tensor
-        for name, tensor in stored(model).items()
+        for name, tensor in state_tensors(model).items()
         if quantize == "int8" and is_quantised(name, tensor)
     ]
-    making = max((making_bytes(tensor, dtype.itemsize) for tensor in matrices), default=0)
+    making = max((conversion_bytes(tensor, dtype.itemsize) for tensor in matrices), default=0)
     needs = (
         [(device, weights + making), (host, reading)]
         if device.type != "cpu"
@@ -187,11 +191,11 @@ def refuse_too_big(
         there = free(where)
         if there is not None and need > there:
             kind = str(dtype).removeprefix("torch.")
-            parts = f"weights in {'int8 and ' if quantize == 'int8' else ''}{kind} {size(weights)}, loading them {size(need - weights)}"
+            parts = f"weights in {'int8 and ' if quantize == 'int8' else ''}{kind} {format_bytes(weights)}, loading them {format_bytes(need - weights)}"
             if where != device:
                 parts = "to read the files"
             raise CheckpointError(
-                f"not enough memory on {where}: {size(need)} needed ({parts}), {size(there)} available",
+                f"not enough memory on {where}: {format_bytes(need)} needed ({parts}), {format_bytes(there)} available",
                 hint=_way_out(model, dtype, quantize),
             )
 
@@ -209,7 +213,7 @@ def _way_out(model: nn.Module, dtype: torch.dtype, quantize: str) -> str:
                 weight_bytes(model, half, "int8"),
             )
         )
-    ways = " or ".join(f"{how} ({size(count)})" for how, count in smaller)
+    ways = " or ".join(f"{how} ({format_bytes(count)})" for how, count in smaller)
     return (
         f"Use {ways}, another device, or free some memory."
         if ways

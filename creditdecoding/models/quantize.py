@@ -36,14 +36,14 @@ def int8_bytes(tensor: Tensor) -> int:
     return tensor.numel() + 5 * math.prod(tensor.shape[:-1])
 
 
-def making_bytes(tensor: Tensor, itemsize: int) -> int:
+def conversion_bytes(tensor: Tensor, itemsize: int) -> int:
     """Bytes that making it needs beside the result: the weight as it was, the parts beside the
     whole, and float32 work on a part.
     """
     return tensor.numel() * itemsize + int8_bytes(tensor) + 8 * min(tensor.numel(), _AT_A_TIME)
 
 
-def int8() -> Callable[[str, Tensor], Tensor]:
+def int8_transform() -> Callable[[str, Tensor], Tensor]:
     """What turns a finished weight into int8, or leaves it. Raises `MissingExtraError` without
     torchao.
     """

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from creditdecoding.config import ModelConfig
-from creditdecoding.models.attention import attention, block_causal
-from creditdecoding.models.kv_cache import KVCache, LayerStore, ModelGeometry
+from creditdecoding.models.attention import attention, block_causal_mask
+from creditdecoding.models.kv_cache import KVCache, LayerCache, ModelGeometry
 from creditdecoding.models.moe import MoE, SwiGLU
 
 
@@ -89,7 +89,7 @@ class Layer(nn.Module):
         sin: Tensor,
         allowed: Tensor | None,
         backend: str,
-        store: LayerStore | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         rows, length, _ = x.shape
         h = self.attn_norm(x)
@@ -106,8 +106,8 @@ class Layer(nn.Module):
                 rotate(q, cos.to(v.dtype), sin.to(v.dtype)),
                 rotate(k, cos.to(v.dtype), sin.to(v.dtype)),
             )
-        if store is not None:
-            k, v = store.put(k, v)
+        if cache is not None:
+            k, v = cache.update(k, v)
         mixed = attention(q, k, v, allowed, backend)
         x = x + self.o(mixed.transpose(1, 2).reshape(rows, length, -1))
         return torch.add(x, self.mlp(self.ff_norm(x)))
@@ -129,7 +129,7 @@ class Transformer(nn.Module):
         )
 
     @property
-    def layout(self) -> ModelGeometry:
+    def geometry(self) -> ModelGeometry:
         """What the loop must know of this network."""
         return ModelGeometry(
             self.config.causal_block, self.config.logit_shift, supports_kv_cache=True
@@ -159,7 +159,7 @@ class Transformer(nn.Module):
         read: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
         allowed: Bool[Tensor, "rows queries keys"] | None = None,
         positions: Int[Tensor, "rows length"] | None = None,
-        stores: list[LayerStore] | None = None,
+        caches: list[LayerCache] | None = None,
     ) -> Float[Tensor, "n vocab"]:
         """Logits for the positions `read` = (row indices, column indices); the head runs on these
         alone.
@@ -175,14 +175,14 @@ class Transformer(nn.Module):
         row, column = read
         if self.config.logit_shift:
             column = (column - 1).clamp(min=0)
-        return self.logits(self.trunk(tokens, allowed, positions, stores)[row, column])
+        return self.logits(self.hidden_states(tokens, allowed, positions, caches)[row, column])
 
-    def trunk(
+    def hidden_states(
         self,
         tokens: Tensor,
         allowed: Tensor | None = None,
         positions: Tensor | None = None,
-        stores: list[LayerStore] | None = None,
+        caches: list[LayerCache] | None = None,
         added: Tensor | None = None,
     ) -> Float[Tensor, "rows length hidden"]:
         """Hidden states after the last layer, before the final norm; `added` [rows, length, hidden]
@@ -195,16 +195,16 @@ class Transformer(nn.Module):
         )
         if self.config.causal_block is not None:
             keys = at
-            if stores is not None:
-                stored = torch.arange(stores[0].seen, device=tokens.device).expand(
+            if caches is not None:
+                stored = torch.arange(caches[0].visible, device=tokens.device).expand(
                     *at.shape[:-1], -1
                 )
-                keys = torch.cat((stored, at[..., stores[0].columns.shape[1] :]), dim=-1)
-            pattern = block_causal(at, keys, self.config.causal_block)
+                keys = torch.cat((stored, at[..., caches[0].columns.shape[1] :]), dim=-1)
+            pattern = block_causal_mask(at, keys, self.config.causal_block)
             allowed = pattern if allowed is None else pattern & allowed
         x: Tensor = self.embed(tokens) if added is None else self.embed(tokens) + added
         for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, allowed, self.backend, None if stores is None else stores[index])
+            x = layer(x, cos, sin, allowed, self.backend, None if caches is None else caches[index])
         return x
 
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:

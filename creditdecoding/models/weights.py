@@ -53,7 +53,7 @@ from creditdecoding.errors import CheckpointError
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes there are."""
 
-Finish = Callable[[str, Tensor], Tensor]
+Transform = Callable[[str, Tensor], Tensor]
 """Called with our name of a parameter and its weight."""
 
 WINDOW = 256 * 2**20
@@ -104,7 +104,7 @@ def experts(released: str, ours: str = "layers.{n}.mlp") -> dict[str, tuple[str 
 
 
 @dataclass(frozen=True)
-class Header:
+class TensorHeader:
     """What a weight file says about one tensor before it is read."""
 
     file: Path
@@ -118,7 +118,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Landing:
+class Placement:
     """A released tensor of shape `shape`: its `rows` go to `place` of our tensor `ours`."""
 
     ours: str
@@ -127,11 +127,11 @@ class Landing:
     shape: tuple[int, ...]
 
 
-def headers(paths: list[Path]) -> dict[str, Header]:
+def read_headers(paths: list[Path]) -> dict[str, TensorHeader]:
     """Every tensor of the weight files with its shape and dtype, nothing else read. Raises
     `CheckpointError`.
     """
-    found: dict[str, Header] = {}
+    found: dict[str, TensorHeader] = {}
     for path in paths:
         with _open(path) as file:
             for name in list(file.keys()):
@@ -142,7 +142,7 @@ def headers(paths: list[Path]) -> dict[str, Header]:
                         hint="Remove one of them.",
                     )
                 view = file.get_slice(name)
-                found[name] = Header(path, view.get_dtype(), tuple(view.get_shape()))
+                found[name] = TensorHeader(path, view.get_dtype(), tuple(view.get_shape()))
                 if found[name].dtype not in DTYPES:
                     raise CheckpointError(
                         f"{name} is quantised or no weight at all",
@@ -163,15 +163,15 @@ def _open(path: Path) -> Any:
         ) from error
 
 
-def stored(model: nn.Module) -> dict[str, Tensor]:
+def state_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor that a checkpoint of `model` must fill: parameters and persistent buffers."""
     found: dict[str, Tensor] = model.state_dict(keep_vars=True)
     return found
 
 
-def landings(shapes: Mapping[str, tuple[int, ...]], rename: Rename) -> dict[str, list[Landing]]:
+def placements(shapes: Mapping[str, tuple[int, ...]], rename: Rename) -> dict[str, list[Placement]]:
     """Released tensor name -> where it may land, for tensors of ours with these `shapes`."""
-    found: dict[str, list[Landing]] = {}
+    found: dict[str, list[Placement]] = {}
     for ours, shape in shapes.items():
         n, pattern = _pattern(ours)
         given = rename[pattern]
@@ -192,7 +192,7 @@ def _pattern(ours: str) -> tuple[str, str]:
 
 def _landing(
     ours: str, shape: tuple[int, ...], j: int | None, part: Part, heights: list[int]
-) -> Landing:
+) -> Placement:
     inner = shape if j is None else shape[1:]
     axis = max(len(inner) - 2, 0)
     index, count = part.share
@@ -206,20 +206,20 @@ def _landing(
         slice(index * step, (index + 1) * step),
     )
     if not part.stack:
-        return Landing(ours, place, slice(None), (*inner[:axis], step, *inner[axis + 1 :]))
+        return Placement(ours, place, slice(None), (*inner[:axis], step, *inner[axis + 1 :]))
     assert axis == 0 and j is None, "rows are stacked in matrices and vectors only"
     above = sum(heights[: part.stack.index(_pattern(ours)[1])])
-    return Landing(ours, place, slice(above, above + step), (sum(heights), *inner[1:]))
+    return Placement(ours, place, slice(above, above + step), (sum(heights), *inner[1:]))
 
 
-def check(
-    model: nn.Module, found: Mapping[str, Header], rename: Rename
-) -> dict[str, list[Landing]]:
+def check_weights(
+    model: nn.Module, found: Mapping[str, TensorHeader], rename: Rename
+) -> dict[str, list[Placement]]:
     """Where each tensor of the files goes. Raises `CheckpointError` on missing, extra, doubled or
     wrong-shape weights.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in stored(model).items()}
-    table = landings(shapes, rename)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state_tensors(model).items()}
+    table = placements(shapes, rename)
     filled = {
         name: np.zeros(shape[: max(1, len(shape) - 1)], dtype=bool)
         for name, shape in shapes.items()
@@ -262,7 +262,7 @@ def check(
     return {name: table[name] for name in found}
 
 
-def _tensors(found: Mapping[str, Header]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(found: Mapping[str, TensorHeader]) -> Iterator[tuple[str, Tensor]]:
     """Every tensor, file by file; a file is opened anew after `WINDOW` bytes, which gives back what
     was mapped of it.
     """
@@ -281,14 +281,14 @@ def _tensors(found: Mapping[str, Header]) -> Iterator[tuple[str, Tensor]]:
             names = names[count:]
 
 
-def stream(
+def load_weights(
     model: nn.Module,
     folder: Path,
     rename: Rename,
     device: torch.device,
     dtype: torch.dtype,
     on_progress: Progress | None = None,
-    finish: Finish | None = None,
+    finish: Transform | None = None,
 ) -> None:
     """Fill `model` (on the meta device) tensor by tensor. Raises `CheckpointError` before any
     weight is read.
@@ -296,8 +296,8 @@ def stream(
     A parameter that is complete passes through `finish`, which may put something smaller in its
     place.
     """
-    found = headers(shards(folder))
-    places, wanted = check(model, found, rename), stored(model)
+    found = read_headers(shards(folder))
+    places, wanted = check_weights(model, found, rename), state_tensors(model)
     left = Counter(landing.ours for each in places.values() for landing in each)
     ready: dict[str, Tensor] = {}
     total, done = sum(header.size for header in found.values()), 0
@@ -335,12 +335,12 @@ def _put(model: nn.Module, name: str, tensor: Tensor, is_parameter: bool) -> Non
     setattr(model.get_submodule(module), leaf, tensor)
 
 
-def save(model: nn.Module, path: Path, rename: Rename, dtype: torch.dtype) -> None:
+def save_weights(model: nn.Module, path: Path, rename: Rename, dtype: torch.dtype) -> None:
     """Write `model` under its released names to the safetensors file `path`; `rename` must be a
     table of plain names.
     """
     tensors = {}
-    for ours, tensor in stored(model).items():
+    for ours, tensor in state_tensors(model).items():
         n, pattern = _pattern(ours)
         name = rename[pattern]
         assert isinstance(name, str), f"{pattern} is not a plain name"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.options import check_fields, kinds
+from creditdecoding.options import check_fields, type_names
 
 OWN = ("seed", "stop")
 """Options that belong to a single request."""
@@ -17,7 +17,7 @@ OWN = ("seed", "stop")
 
 def _unset(field: dataclasses.Field[Any]) -> tuple[str, str, Any]:
     """The field of a request as one that may be left open: (name, type, field)."""
-    kind = " | ".join(dict.fromkeys([*kinds(field), "None"]))
+    kind = " | ".join(dict.fromkeys([*type_names(field), "None"]))
     return field.name, kind, dataclasses.field(default=None, metadata=field.metadata)
 
 

@@ -12,7 +12,7 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import load
 from creditdecoding.decoding.cache_policy import parse_policy
 from creditdecoding.decoding.request import Request, check_supported, row_seed
-from creditdecoding.errors import OptionError, blaming, shown
+from creditdecoding.errors import OptionError, blame_param, short_repr
 from creditdecoding.lm import LM
 from creditdecoding.options import from_mapping
 from creditdecoding.server import schema
@@ -52,7 +52,7 @@ def unknown_model(model: str, name: str) -> tuple[int, dict[str, Any]]:
     """Status and body for a model that is not the one there is, `name`."""
     return 404, error_body(
         404,
-        f"there is no model {shown(model)}; allowed: {name}. Leave model out, or name this one.",
+        f"there is no model {short_repr(model)}; allowed: {name}. Leave model out, or name this one.",
         "model",
         "model_not_found",
     )
@@ -115,7 +115,7 @@ def make_requests(lm: LM, asked: Any, limits: Limits) -> list[Request]:
     for prompt in prompts:
         if length == -1:
             config = replace(config, gen_length=max(1, lm.max_length - len(prompt)))
-        with blaming(_field(asked)):
+        with blame_param(_field(asked)):
             row = lm.row(prompt, config, suffix=suffix)
         for _ in range(n):
             seed = row_seed(config.seed, len(rows))
@@ -149,10 +149,10 @@ def _field(asked: Any) -> str:
 
 def _check_rule(lm: LM, config: GenerationConfig) -> None:
     """Raise `OptionError` for a decoder or a cache that the model cannot run."""
-    with blaming("decoder"):
-        check_supported(config.decoder, lm.layout)
-    with blaming("cache"):
-        parse_policy(config.cache, lm.layout)
+    with blame_param("decoder"):
+        check_supported(config.decoder, lm.geometry)
+    with blame_param("cache"):
+        parse_policy(config.cache, lm.geometry)
 
 
 def _no_room(lm: LM, name: str, length: int) -> OptionError:
@@ -173,13 +173,13 @@ def _tokens(lm: LM, asked: Any, room: int, limits: Limits) -> tuple[list[list[in
             raise too_long(f"{len(asked.messages)} turns", f"{room} tokens", "messages")
         turns = [message.turn() for message in asked.messages]
         check_texts(lm, [turn["content"] for turn in turns], room, limits, "messages")
-        with blaming("messages"):
+        with blame_param("messages"):
             return [lm.encode(turns)], []
     prompts = asked.prompts()
     for prompt in prompts:
         _check_prompt(lm, prompt, room, limits)
     suffix = _suffix(lm, asked, room, limits)
-    with blaming("prompt"):
+    with blame_param("prompt"):
         return [_ids(lm, prompt, suffix) for prompt in prompts], suffix
 
 
@@ -203,7 +203,7 @@ def _suffix(lm: LM, asked: CompletionRequest, room: int, limits: Limits) -> list
         what = f"{name} says how many tokens stand between prompt and suffix"
         raise OptionError(what, given=-1, allowed="1 or more", hint="Give a number.", param=name)
     check_texts(lm, [asked.suffix], room, limits, "suffix")
-    with blaming("suffix"):
+    with blame_param("suffix"):
         return lm.read(asked.suffix)
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import resolve
-from creditdecoding.errors import MissingExtraError, OptionError, blaming
-from creditdecoding.options import from_mapping, kinds
+from creditdecoding.errors import MissingExtraError, OptionError, blame_param
+from creditdecoding.options import from_mapping, type_names
 from creditdecoding.server import fields
 from creditdecoding.server.fields import Refusal, accepted_fields
 
@@ -147,7 +147,7 @@ def _own(name: str, field: dataclasses.Field[Any]) -> Any:
     """
     meta = field.metadata
     bounds = {key: meta[key] for key in ("ge", "gt", "le") if meta.get(key) is not None}
-    plain = TYPES[kinds(field)[0]]
+    plain = TYPES[type_names(field)[0]]
     kind: Any = Words if plain is str else Annotated[plain, Field(**bounds)]
     text = f"{meta['help']} Default: {field.default!r}."
     if name in _NO_LIMIT:
@@ -296,7 +296,7 @@ def _stops(asked: Any) -> tuple[str, ...] | None:
 
 
 def _decoder(given: Any) -> Any:
-    with blaming("decoder"):
+    with blame_param("decoder"):
         return resolve(given)
 
 

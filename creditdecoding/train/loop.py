@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from creditdecoding.checkpoint import locate
+from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.models import read_config
 from creditdecoding.models.families import llada
 from creditdecoding.models.transformer import Transformer, init_weights
-from creditdecoding.models.weights import save, stream
+from creditdecoding.models.weights import load_weights, save_weights
 from creditdecoding.tasks.base import Family
 from creditdecoding.text.tokenizer import Tokenizer, load_tokenizer
 from creditdecoding.train.initial import DRILL_ANSWER, init_induction_heads, lookup_drill
@@ -156,7 +156,7 @@ class TrainingRun:
                 hint="Ask for the checkpoint's shape.",
             )
         loaded = Transformer(given)
-        stream(loaded, self.folder / START, llada.RENAME, self.device, torch.float32)
+        load_weights(loaded, self.folder / START, llada.RENAME, self.device, torch.float32)
         self.model.load_state_dict(loaded.state_dict())
 
     def save(self) -> None:
@@ -211,7 +211,7 @@ class TrainingRun:
             for x in (given.attention_mask, given.positions)
         )
         with torch.autocast(self.device.type, torch.bfloat16):
-            hidden = self.model.trunk(given.tokens.to(self.device), allowed, positions)[
+            hidden = self.model.hidden_states(given.tokens.to(self.device), allowed, positions)[
                 tuple(index.to(self.device) for index in given.loss_positions)
             ]
             logits = self.model.logits(hidden)
@@ -299,7 +299,7 @@ class TrainingRun:
         }
         write_whole(self.folder / "generation_config.json", json.dumps(ends, indent=2) + "\n")
         part = self.folder / "model.part"
-        save(self.model, part, llada.RENAME, torch.bfloat16)
+        save_weights(self.model, part, llada.RENAME, torch.bfloat16)
         os.replace(part, self.folder / "model.safetensors")
 
 
@@ -309,7 +309,7 @@ def start_from_checkpoint(name: str, folder: Path) -> None:
 
     Raises `OptionError` if the run has begun from something else.
     """
-    source = locate(name)
+    source = resolve_checkpoint(name)
     if (folder / "state.pt").exists():
         if not _same_files(source, folder / START):
             raise OptionError(

@@ -39,12 +39,12 @@ def peer_processes(
     started: list[SpawnProcess] = []
     try:
         for rank in range(1, world):
-            started.append(children.start(work, (rank, world, meeting, *args)))
+            started.append(children.start_process(work, (rank, world, meeting, *args)))
         if world > 1:
             join_group(0, world, meeting)
         yield
     finally:
-        children.end(started)
+        children.end_processes(started)
         if dist.is_initialized():
             dist.destroy_process_group()
         meeting.unlink(missing_ok=True)

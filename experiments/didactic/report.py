@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from creditdecoding.bootstrap import AREA_RESAMPLES, interval, resampled
+from creditdecoding.bootstrap import AREA_RESAMPLES, percentile_interval, resampled_means
 from experiments.didactic.options import Cell, DidacticConfig
 from experiments.didactic.run import Run, settings
 from experiments.didactic.task import Task
@@ -136,8 +136,8 @@ def pass_at(chance: float, count: int) -> float:
 
 def _mean(values: Sequence[float]) -> dict[str, float]:
     columns = np.array(values, dtype=np.float64)[:, None]
-    found = interval(
-        float(columns.mean()), resampled(columns, [0] * len(values), AREA_RESAMPLES)[:, 0]
+    found = percentile_interval(
+        float(columns.mean()), resampled_means(columns, [0] * len(values), AREA_RESAMPLES)[:, 0]
     )
     return {name: float(f"{getattr(found, name):.4g}") for name in ("value", "low", "high")}
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from creditdecoding.errors import OptionError
-from creditdecoding.run_dir import replace
+from creditdecoding.run_dir import write_atomically
 from experiments.didactic.learn import Look, learn
 from experiments.didactic.options import Cell, DidacticConfig
 
@@ -116,7 +116,7 @@ def save(
     lines = ",\n  ".join(json.dumps(dataclasses.asdict(run)) for run in runs)
     said = f' "report": {json.dumps(report)},\n' if report else ""
     try:
-        replace(
+        write_atomically(
             path,
             f'{{\n "settings": {json.dumps(settings(config))},\n{said} "runs": [\n  {lines}\n ]\n}}\n',
         )

@@ -175,7 +175,7 @@ def test_blocks_that_are_written_already_are_passed_over(lm: LM) -> None:
 
 def test_a_block_causal_model_is_looked_ahead_in_inside_its_blocks_only(tmp_path: Path) -> None:
     lm = load(str(make("sdar", tmp_path)), EngineConfig(threads=1))
-    grid = lm.layout.causal_block
+    grid = lm.geometry.causal_block
     assert grid is not None and grid % 2 == 0
 
     def run(block: int) -> list[Tensor]:

@@ -195,9 +195,9 @@ def left_out(model: Transformer, row: Request) -> Tensor:
     """Probability of each written token of the row's block at its shadow, 1 elsewhere: token by
     token from the definition.
     """
-    (start, end), length, grid = row.block, row.block_position.length, row.layout.causal_block
+    (start, end), length, grid = row.block, row.block_position.length, row.geometry.causal_block
     text, of = list(range(length)), [p for p in range(start, end) if not row.given[p]]
-    places = text + [max(p - row.layout.logit_shift, 0) for p in of]
+    places = text + [max(p - row.geometry.logit_shift, 0) for p in of]
     tokens = row.canvas[:length].tolist() + [
         MASK if at == p else int(row.canvas[at]) for p, at in zip(of, places[length:])
     ]
@@ -209,7 +209,7 @@ def left_out(model: Transformer, row: Request) -> Tensor:
             elif key < length:
                 sees = where not in (of[query - length], at)
             else:
-                sees = query == key or not row.layout.logit_shift
+                sees = query == key or not row.geometry.logit_shift
             allowed[query, key] = sees and (grid is None or at // grid >= where // grid)
     logits = dense(model, torch.tensor(tokens), torch.tensor(places), allowed)[length:]
     logits[:, [MASK, *(() if row.may_stop_early else STOPS)]], logits[:, WORDS.size :] = (
@@ -239,14 +239,14 @@ def test_shadows_are_a_dense_masked_forward(kind: str) -> None:
         early_stop=False,
         cache="none",
     )
-    rows = [new_request(0, PROMPTS[0], config, WORDS, 99, model.layout)]
+    rows = [new_request(0, PROMPTS[0], config, WORDS, 99, model.geometry)]
     rows += [
         new_infill_request(
-            1, [MASK, 5, MASK, MASK, 7, 8, 9, MASK, 3, MASK], config, WORDS, 99, model.layout
+            1, [MASK, 5, MASK, MASK, 7, 8, 9, MASK, 3, MASK], config, WORDS, 99, model.geometry
         )
     ]
     other = new_request(
-        2, PROMPTS[2], dataclasses.replace(config, decoder="fixed"), WORDS, 99, model.layout
+        2, PROMPTS[2], dataclasses.replace(config, decoder="fixed"), WORDS, 99, model.geometry
     )
     for _ in range(5):
         wanted = [left_out(model, row) for row in rows]
@@ -270,7 +270,7 @@ def test_alone_in_its_block_and_below_one_layer_a_shadow_is_the_masked_text() ->
             GenerationConfig(decoder=probe, cache="none"),
             WORDS,
             99,
-            model.layout,
+            model.geometry,
         )
         plain = model(row.canvas[None], (torch.tensor([0]), torch.tensor([2])))
         plain[:, [MASK, *STOPS]], plain[:, WORDS.size :] = -torch.inf, -torch.inf
@@ -315,7 +315,7 @@ def test_mixed_rows_get_in_a_batch_what_they_get_alone(kind: str) -> None:
                 dataclasses.replace(config, cfg_scale=0.5 * (i % 3)),
                 WORDS,
                 256,
-                model.layout,
+                model.geometry,
             )
         )
     for size in (5, 2):

@@ -82,7 +82,8 @@ def rows_of(
 ) -> list[Request]:
     config = GenerationConfig(**{"gen_length": 22, "early_stop": False, **options})
     return [
-        new_request(i, prompt, config, WORDS, 256, model.layout) for i, prompt in enumerate(prompts)
+        new_request(i, prompt, config, WORDS, 256, model.geometry)
+        for i, prompt in enumerate(prompts)
     ]
 
 
@@ -162,7 +163,7 @@ def test_block_causal_infilling_cached_equals_uncached(kind: str) -> None:
     found = []
     for cache in ("none", "block"):
         row = new_infill_request(
-            0, text, GenerationConfig(decoder="fixed", cache=cache), WORDS, 99, model.layout
+            0, text, GenerationConfig(decoder="fixed", cache=cache), WORDS, 99, model.geometry
         )
         found.append(traces(model, [row])[0])
     same(*found)
@@ -299,7 +300,7 @@ def test_rows_with_different_caches_share_passes_and_get_what_they_get_alone(
     model = network(kind)
     fits = [
         name + {"every": ":n=2", "vicinity": ":w=3"}.get(name, "")
-        for name in supported_policies(model.layout)
+        for name in supported_policies(model.geometry)
     ]
     noise = torch.Generator().manual_seed(seed)
     rows = []
@@ -307,7 +308,7 @@ def test_rows_with_different_caches_share_passes_and_get_what_they_get_alone(
         prompt = torch.randint(
             0, 38, (int(torch.randint(1, 20, (1,), generator=noise)),), generator=noise
         ).tolist()
-        width = 4 if model.layout.causal_block else 1 + which
+        width = 4 if model.geometry.causal_block else 1 + which
         config = GenerationConfig(
             decoder=decoder,
             cache=fits[which % len(fits)],
@@ -315,7 +316,7 @@ def test_rows_with_different_caches_share_passes_and_get_what_they_get_alone(
             block_length=width,
             early_stop=early_stop,
         )
-        rows.append(new_request(i, prompt, config, WORDS, 256, model.layout))
+        rows.append(new_request(i, prompt, config, WORDS, 256, model.geometry))
     for row, ours in zip(rows, traces(model, rows, batch_size)):
         same(ours, traces(model, [row])[0])
 
@@ -329,12 +330,12 @@ def test_buffers_are_written_in_place() -> None:
     store = model.new_cache()
     store.reserve(len(rows), max(len(row.canvas) for row in rows))
     places = [(k.data_ptr(), v.data_ptr()) for k, v in store.buffers]
-    before = store.bytes
+    before = store.nbytes
     for _ in range(12):
         rows, _ = denoise_step(model, rows, WORDS, CPU, store=store)
     assert [
         (k.data_ptr(), v.data_ptr()) for k, v in store.buffers
-    ] == places and store.bytes == before
+    ] == places and store.nbytes == before
     assert before == 3 * 2 * 5 * 2 * (max(len(row.canvas) for row in rows) + 1) * 8 * 4
 
 
@@ -343,8 +344,8 @@ def test_growing_keeps_what_is_stored() -> None:
     store.reserve(2, 5)
     k = torch.randn(2, 2, 3, 4)
     columns = torch.tensor([[0, 1, 2], [2, 3, -1]])
-    for layer in store.view([0, 1], columns, 5):
-        layer.put(k, -k)
+    for layer in store.layer_caches([0, 1], columns, 5):
+        layer.update(k, -k)
     store.reserve(4, 9)
     keys, values = store.buffers[1]
     assert torch.equal(keys[0, :, :3], k[0]) and torch.equal(values[1, :, 2:4], -k[1, :, :2])

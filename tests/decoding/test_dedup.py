@@ -40,7 +40,12 @@ class Counting:
     """The model, and how many sequences it was shown."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.layout, self.new_cache, self.rows = model, model.layout, model.new_cache, 0
+        self.model, self.geometry, self.new_cache, self.rows = (
+            model,
+            model.geometry,
+            model.new_cache,
+            0,
+        )
 
     def __call__(self, tokens: Tensor, *rest: Any, **more: Any) -> Tensor:
         self.rows += len(tokens)
@@ -68,7 +73,7 @@ def draws(lm: LM, cache: str, decoder: str, **options: Any) -> list[Request]:
     found = []
     for seed in range(8):
         text, begun = (LONG, (5, 6, 7)[: 3 * (seed % 2)]) if seed < 6 else (SHORT, ())
-        width = lm.layout.causal_block or 5
+        width = lm.geometry.causal_block or 5
         config = GenerationConfig(
             decoder=decoder,
             cache=cache,
@@ -84,7 +89,7 @@ def draws(lm: LM, cache: str, decoder: str, **options: Any) -> list[Request]:
 
 @pytest.mark.parametrize("decoder", ["credit", "edit", "wino"])
 def test_shared_passes_give_the_same_tokens_for_less(lm: LM, decoder: str) -> None:
-    for cache in (CACHES.get(name, name) for name in supported_policies(lm.layout)):
+    for cache in (CACHES.get(name, name) for name in supported_policies(lm.geometry)):
         rows = draws(lm, cache, decoder)
         (ours, stats, ran), (theirs, plain, unshared) = (
             decoded(lm, rows, True),
@@ -127,7 +132,7 @@ def test_what_cannot_be_shared_is_not(lm: LM) -> None:
         == sum(trace.sequence_forwards for trace in ours)
         == 2 * sum(trace.nfe for trace in ours)
     )
-    kept = "block" if lm.layout.causal_block else "dual"
+    kept = "block" if lm.geometry.causal_block else "dual"
     mixed = [
         row for pair in zip(draws(lm, "none", "fixed"), draws(lm, kept, "fixed")) for row in pair
     ]

@@ -81,10 +81,10 @@ def same(ours: Trace, theirs: Trace) -> None:
 def rows(draw: Callable[[st.SearchStrategy[Any]], Any], lm: LM) -> list[Request]:
     """Requests of every kind: decoders, caches, sampling, guidance, gaps, lengths."""
     found = []
-    caches = [CACHES.get(name, name) for name in supported_policies(lm.layout)]
+    caches = [CACHES.get(name, name) for name in supported_policies(lm.geometry)]
     for _ in range(draw(st.integers(2, 6))):
         prompt = "the sun is red " * draw(st.integers(1, 4)) + "x" * draw(st.integers(0, 3))
-        width = lm.layout.causal_block or draw(st.integers(2, 9))
+        width = lm.geometry.causal_block or draw(st.integers(2, 9))
         config = GenerationConfig(
             decoder=draw(st.sampled_from(names())),
             cache=draw(st.sampled_from(caches)),

@@ -80,7 +80,7 @@ class Wrapped:
     """
 
     def __init__(self, lm: LM, limit: int | None = None, slots: int = 99) -> None:
-        self.model, self.limit, self.slots, self.layout = lm.model, limit, slots, lm.layout
+        self.model, self.limit, self.slots, self.geometry = lm.model, limit, slots, lm.geometry
         self.refused = 0
 
     def __call__(
@@ -295,7 +295,7 @@ def test_rows_stay_within_the_memory_that_was_given(lm: LM) -> None:
 
 
 def test_by_default_four_fifths_of_what_is_free(lm: LM) -> None:
-    def stats(free: memory.Free) -> int | None:
+    def stats(free: memory.FreeBytes) -> int | None:
         return Engine(lm.model, lm.words, lm.device, free=free).stats.memory
 
     assert stats(lambda device: 1000) == 800 and stats(lambda device: None) is None

@@ -16,7 +16,12 @@ import numpy as np
 import pytest
 
 from creditdecoding import run_dir as journal
-from creditdecoding.bootstrap import area, interval, mean, resampled
+from creditdecoding.bootstrap import (
+    area_under_curve,
+    percentile_interval,
+    resampled_means,
+    stratified_mean,
+)
 from creditdecoding.cli.compare import _print as print_comparison
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders import names, resolve
@@ -84,19 +89,19 @@ def undisturbed(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_means_weigh_families_equally() -> None:
     values = np.array([[1.0], [3.0], [10.0]])
-    assert mean(values, [0, 0, 1]).tolist() == [6.0]  # (2 + 10) / 2
-    assert mean(values, [0, 0, 0]).tolist() == pytest.approx([14 / 3])
+    assert stratified_mean(values, [0, 0, 1]).tolist() == [6.0]  # (2 + 10) / 2
+    assert stratified_mean(values, [0, 0, 0]).tolist() == pytest.approx([14 / 3])
 
 
 def test_the_bootstrap_has_the_exact_distribution_of_a_small_case() -> None:
     """Of two items with differences 0 and 1 the mean is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4:
     the 95% interval is [0, 1].
     """
-    draws = resampled(np.array([[0.0], [1.0]]), [0, 0], 20_000)[:, 0]
+    draws = resampled_means(np.array([[0.0], [1.0]]), [0, 0], 20_000)[:, 0]
     values, counts = np.unique(draws, return_counts=True)
     assert values.tolist() == [0.0, 0.5, 1.0]
     assert counts / 20_000 == pytest.approx([0.25, 0.5, 0.25], abs=0.015)
-    assert (interval(0.5, draws).low, interval(0.5, draws).high) == (0.0, 1.0)
+    assert (percentile_interval(0.5, draws).low, percentile_interval(0.5, draws).high) == (0.0, 1.0)
 
 
 def test_the_bootstrap_is_paired_stratified_and_seeded() -> None:
@@ -104,43 +109,43 @@ def test_the_bootstrap_is_paired_stratified_and_seeded() -> None:
     first = rng.random(40)
     values = np.stack([first, first + 2.0, rng.random(40)], axis=1)
     strata = [0] * 10 + [1] * 30
-    draws = resampled(values, strata, 500)
+    draws = resampled_means(values, strata, 500)
     assert draws[:, 1] - draws[:, 0] == pytest.approx(
         np.full(500, 2.0)
     )  # the same items for both: no spread in the difference
     assert (draws[:, 2] - draws[:, 0]).std() > 0.01
-    assert (draws == resampled(values, strata, 500)).all() and (
-        draws != resampled(values, strata, 500, seed=1)
+    assert (draws == resampled_means(values, strata, 500)).all() and (
+        draws != resampled_means(values, strata, 500, seed=1)
     ).any()
-    families = resampled(np.array([[0.0], [0.0], [8.0], [8.0]]), [0, 0, 1, 1], 100)
+    families = resampled_means(np.array([[0.0], [0.0], [8.0], [8.0]]), [0, 0, 1, 1], 100)
     assert (families == 4.0).all()  # drawn within each family, never across
 
 
 def test_the_interval_of_many_items_is_the_normal_one() -> None:
     values = np.array([0.0, 1.0] * 200)[:, None]
-    found = interval(0.5, resampled(values, [0] * 400)[:, 0])
+    found = percentile_interval(0.5, resampled_means(values, [0] * 400)[:, 0])
     assert found.low == pytest.approx(0.5 - 1.96 * 0.5 / 20, abs=0.004)
     assert found.high == pytest.approx(0.5 + 1.96 * 0.5 / 20, abs=0.004)
 
 
 def test_areas_worked_by_hand() -> None:
     e = math.e
-    assert area(np.array([1.0, e]), np.array([0.0, 1.0]), 1.0, e) == pytest.approx(0.5)
-    assert area(np.array([e, 1.0]), np.array([1.0, 0.0]), 1.0, e) == pytest.approx(
+    assert area_under_curve(np.array([1.0, e]), np.array([0.0, 1.0]), 1.0, e) == pytest.approx(0.5)
+    assert area_under_curve(np.array([e, 1.0]), np.array([1.0, 0.0]), 1.0, e) == pytest.approx(
         0.5
     )  # the order of points is nothing
-    assert area(np.array([1.0, e, e**2]), np.array([0.0, 10.0, 10.0]), 1.0, e**2) == pytest.approx(
-        7.5
-    )
-    assert area(np.array([1.0, e**2]), np.array([0.0, 10.0]), e, e**2) == pytest.approx(
+    assert area_under_curve(
+        np.array([1.0, e, e**2]), np.array([0.0, 10.0, 10.0]), 1.0, e**2
+    ) == pytest.approx(7.5)
+    assert area_under_curve(np.array([1.0, e**2]), np.array([0.0, 10.0]), e, e**2) == pytest.approx(
         7.5
     )  # cut at the lower end
-    assert area(np.array([e, e**2]), np.array([4.0, 8.0]), 1.0, e**2) == pytest.approx(
+    assert area_under_curve(np.array([e, e**2]), np.array([4.0, 8.0]), 1.0, e**2) == pytest.approx(
         (4 + 6) / 2
     )  # level beyond its end
-    assert area(np.array([1.0, 1.0, e]), np.array([0.0, 4.0, 2.0]), 1.0, e) == pytest.approx(
-        2.0
-    )  # equal passes: their mean
+    assert area_under_curve(
+        np.array([1.0, 1.0, e]), np.array([0.0, 4.0, 2.0]), 1.0, e
+    ) == pytest.approx(2.0)  # equal passes: their mean
 
 
 # Sweeps and templates
@@ -428,7 +433,7 @@ def test_page_and_picture_hold_the_numbers(tmp_path: Path) -> None:
 def test_a_run_has_every_sample_once_in_order(undisturbed: Path, model: str) -> None:
     rows = timeless(undisturbed / "samples.jsonl")
     work = lay_out(plan(model))
-    assert [journal.key(row) for row in rows] == work.order and len(rows) == 2 * 2 * 4 * 4
+    assert [journal.record_key(row) for row in rows] == work.order and len(rows) == 2 * 2 * 4 * 4
     assert sorted(path.name for path in undisturbed.glob("*.jsonl")) == [
         "items.jsonl",
         "samples.jsonl",
@@ -515,9 +520,9 @@ def test_other_settings_or_a_damaged_folder_are_refused(
     with pytest.raises(OptionError, match="line 1 of"):
         run(plan(model), tmp_path)
     with (
-        journal.hold(tmp_path / "held", {}),
+        journal.open_run(tmp_path / "held", {}),
         pytest.raises(OptionError, match="at work"),
-        journal.hold(tmp_path / "held", {}),
+        journal.open_run(tmp_path / "held", {}),
     ):
         pass
 

@@ -189,7 +189,7 @@ def trace_of(lm: LM, **options: Any) -> Trace:
             GenerationConfig(**{"gen_length": 10, "early_stop": False, **options}),
             lm.words,
             99,
-            lm.layout,
+            lm.geometry,
         )
     ]
     trace = lm.trace_of(rows[0])

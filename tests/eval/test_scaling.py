@@ -237,7 +237,7 @@ def test_default_lengths_are_those_that_fit(pocket: LM, tmp_path: Path) -> None:
         128,
     ]
     causal = load(str(make("llada2", tmp_path / "m")), device="cpu")
-    assert causal.layout.causal_block == 32
+    assert causal.geometry.causal_block == 32
     facts = {"families": tuple(families("facts")), "generation": GenerationConfig(gen_length=64)}
     shorter = laid(causal, gen_lengths=None, block_lengths=None, **facts)
     assert list(shorter.points["gen"]) == [64] and list(shorter.points["block"]) == [8, 16, 32]

@@ -84,7 +84,7 @@ def test_items_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 class Answers:
     """Stands for a model: each setting's right and wrong answers."""
 
-    layout = None
+    geometry = None
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, right: dict[str, Sequence[bool]]) -> None:
         self.asked: list[str] = []

@@ -129,7 +129,7 @@ def test_attention_of_the_eager_kind_and_half_precision() -> None:
 def test_shifted_logits_are_read_one_to_the_left(some: bool) -> None:
     model = network("Llama")
     net, size = denoiser(model, MASK, logit_shift=True)
-    net = Foreign(model, net.way, net.layout, fixed=net.fixed, keeps_some=some)
+    net = Foreign(model, net.way, net.geometry, fixed=net.fixed, keeps_some=some)
     ids, read = (
         torch.tensor([[5, 6, 7, 8], [9, 8, 7, 0]]),
         (torch.tensor([0, 0, 1]), torch.tensor([0, 3, 2])),
@@ -139,7 +139,7 @@ def test_shifted_logits_are_read_one_to_the_left(some: bool) -> None:
     torch.testing.assert_close(
         net(ids, read, seen), torch.stack((full[0][0], full[0][2], full[1][1]))
     )
-    assert size == len(WORDS) and net.layout.logit_shift
+    assert size == len(WORDS) and net.geometry.logit_shift
 
 
 def test_block_causal_attention_is_asked_for() -> None:
@@ -181,8 +181,8 @@ def test_what_is_known_of_a_released_network_comes_from_its_config() -> None:
     model = Wrapped(network("Llama")).eval()
     model.config = SimpleNamespace(to_dict=lambda: released, mask_token_id=7)
     lm = bring(model, tokenizer())
-    assert lm.layout.logit_shift and lm.words.mask_id == 7 and lm.max_length == 48
-    assert not bring(model, tokenizer(), logit_shift=False).layout.logit_shift
+    assert lm.geometry.logit_shift and lm.words.mask_id == 7 and lm.max_length == 48
+    assert not bring(model, tokenizer(), logit_shift=False).geometry.logit_shift
 
 
 def test_an_auto_class_from_a_folder_takes_three_lines(tmp_path: Any) -> None:

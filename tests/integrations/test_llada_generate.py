@@ -74,7 +74,7 @@ def network(seed: int = 0, **changes: Any) -> Transformer:
 def dense(model: Transformer) -> Callable[[Tensor], Tensor]:
     """The same network as a callable from ids to all logits."""
     return torch.no_grad()(
-        lambda ids: model.logits(model.trunk(ids).flatten(0, 1)).unflatten(0, ids.shape)
+        lambda ids: model.logits(model.hidden_states(ids).flatten(0, 1)).unflatten(0, ids.shape)
     )
 
 
@@ -256,7 +256,7 @@ def test_the_cached_functions_are_the_caches(function: Any, cache: str) -> None:
     found = traces(
         net,
         [
-            new_request(i, line, config, WORDS, 99, net.layout)
+            new_request(i, line, config, WORDS, 99, net.geometry)
             for i, line in enumerate(prompt.tolist())
         ],
     )
@@ -311,7 +311,7 @@ def test_a_block_causal_network_keeps_its_blocks() -> None:
                 GenerationConfig(decoder="fixed:steps=3", gen_length=9, early_stop=False),
                 WORDS,
                 99,
-                net.layout,
+                net.geometry,
             )
         ],
     )
@@ -476,7 +476,7 @@ def test_guidance_goes_with_caches(cache: str, shift: bool) -> None:
             ),
             WORDS,
             99,
-            net.layout,
+            net.geometry,
         )
         for i, (prompt, x) in enumerate(
             (([1, 2, 3], 1.0), ([4], 0.0), ([5, 6, 7, 8], 0.5), ([9, 9], 2.0))
@@ -496,7 +496,7 @@ def test_guidance_goes_with_caches(cache: str, shift: bool) -> None:
                 net,
                 [
                     new_request(
-                        0, row.canvas[: row.answer_start].tolist(), config, WORDS, 99, net.layout
+                        0, row.canvas[: row.answer_start].tolist(), config, WORDS, 99, net.geometry
                     )
                 ],
             )[0]
@@ -512,7 +512,7 @@ def test_guidance_of_a_block_causal_network_with_its_cache() -> None:
             GenerationConfig(decoder="fixed", gen_length=10, cfg_scale=1.0, cache=cache),
             WORDS,
             99,
-            net.layout,
+            net.geometry,
         )
         for i, cache in enumerate(("none", "block"))
     ]

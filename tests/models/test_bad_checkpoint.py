@@ -504,7 +504,7 @@ def test_hub_ids_go_to_the_hub(
     monkeypatch.setattr(
         "creditdecoding.checkpoint.snapshot_download", lambda name, **given: str(folder)
     )
-    assert creditdecoding.checkpoint.locate(name) == folder
+    assert creditdecoding.checkpoint.resolve_checkpoint(name) == folder
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])

@@ -67,7 +67,7 @@ def test_generate_with_every_cache(
     """The exact caches give what no cache gives; every answer is within its length and of the words
     of the tokenizer.
     """
-    layout = load(folders[family]).layout
+    layout = load(folders[family]).geometry
     assert supported_policies(layout) == (
         ["none", "block"] if family in BLOCKS else ["none", "prefix", "dual", "every", "vicinity"]
     )

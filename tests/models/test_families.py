@@ -26,7 +26,7 @@ from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.models import FAMILIES, load_model, read_config
 from creditdecoding.models.families import dream, fast_dllm, llada2, llada_moe, sdar
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.models.weights import Header, check
+from creditdecoding.models.weights import TensorHeader, check_weights
 from tests.models.test_llada import oracle as llada_oracle
 from tools.checkpoints import ling, oracles, qwen
 from tools.checkpoints.files import LAYOUTS, Table
@@ -292,7 +292,7 @@ def test_parameters_counts_what_is_there(family: str, tmp_path: Path) -> None:
     folder = make(family, tmp_path)
     stored = sum(weight.numel() for weight in load_file(folder / "model.safetensors").values())
     assert (
-        read_config(folder)[0].parameters()
+        read_config(folder)[0].num_parameters()
         == stored
         == sum(weight.numel() for weight in load(folder).state_dict().values())
     )
@@ -338,9 +338,10 @@ def test_names_shapes_and_counts_of_the_published_models(name: str) -> None:
     with torch.device("meta"):
         model = Transformer(config)
     found = {
-        each: Header(Path("model.safetensors"), "BF16", shape) for each, shape in published.items()
+        each: TensorHeader(Path("model.safetensors"), "BF16", shape)
+        for each, shape in published.items()
     }
-    assert check(model, found, family.RENAME).keys() == published.keys()
+    assert check_weights(model, found, family.RENAME).keys() == published.keys()
 
 
 def test_what_each_family_is() -> None:

@@ -19,7 +19,7 @@ from creditdecoding.config import EngineConfig, ModelConfig
 from creditdecoding.models import load_model, read_config
 from creditdecoding.models.families import llada
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.models.weights import save
+from creditdecoding.models.weights import save_weights
 from tools.make_checkpoint import EOS, LLADA_8B, MASK, llada_table, llada_tokenizer, make
 
 torch.set_num_threads(1)
@@ -310,7 +310,7 @@ def test_writing_gives_the_released_files_back(changes: dict[str, Any], tmp_path
     model = load_model(source, EngineConfig(device="cpu", dtype="bfloat16"))
     again = tmp_path / "ours"
     again.mkdir()
-    save(model, again / "model.safetensors", llada.RENAME, torch.bfloat16)
+    save_weights(model, again / "model.safetensors", llada.RENAME, torch.bfloat16)
     (again / "config.json").write_text(json.dumps(llada.to_hf(config, "bfloat16")))
     written, released = (
         load_file(again / "model.safetensors"),
@@ -419,14 +419,14 @@ def test_parameters_counts_what_is_there(changes: dict[str, Any], tmp_path: Path
     config, _ = read_config(folder)
     stored = sum(weight.numel() for weight in load_file(folder / "model.safetensors").values())
     assert (
-        config.parameters()
+        config.num_parameters()
         == stored
         == sum(weight.numel() for weight in load32(folder).parameters())
     )
 
 
 def test_parameters_of_the_published_models() -> None:
-    assert llada.from_hf(LLADA_8B, {}).parameters() == 8_015_581_184
+    assert llada.from_hf(LLADA_8B, {}).num_parameters() == 8_015_581_184
     illada = {
         "n_kv_heads": 8,
         "mlp_hidden_size": 14336,
@@ -434,7 +434,7 @@ def test_parameters_of_the_published_models() -> None:
         "embedding_size": 155136,
         "weight_tying": True,
     }
-    assert llada.from_hf({**LLADA_8B, **illada}, {}).parameters() == 7_615_025_152
+    assert llada.from_hf({**LLADA_8B, **illada}, {}).num_parameters() == 7_615_025_152
 
 
 def test_names_and_shapes_of_the_published_8b_model() -> None:

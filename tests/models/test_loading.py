@@ -26,14 +26,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import creditdecoding
-from creditdecoding.checkpoint import locate, shards
+from creditdecoding.checkpoint import resolve_checkpoint, shards
 from creditdecoding.cli import loading
 from creditdecoding.cli.app import load_lm, main
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import CheckpointError, MissingExtraError, OptionError
 from creditdecoding.lm import describe
-from creditdecoding.models import load_model, memory, outline, quantize
-from creditdecoding.models.weights import Part, Rename, experts, headers, stacked, stream
+from creditdecoding.models import build_on_meta, load_model, memory, quantize
+from creditdecoding.models.weights import Part, Rename, experts, load_weights, read_headers, stacked
 from tools.make_checkpoint import make, write_json, write_weights
 
 torch.set_num_threads(1)
@@ -147,7 +147,7 @@ def load(
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(weights, folder, files)
     model = net()
-    stream(model, folder, rename, CPU, dtype)
+    load_weights(model, folder, rename, CPU, dtype)
     return model
 
 
@@ -264,11 +264,11 @@ def test_one_released_tensor_may_have_several_names(tmp_path: Path) -> None:
 def test_progress_counts_every_byte_once(tmp_path: Path) -> None:
     write_weights(released(wanted(), "one by one"), tmp_path, 3)
     seen: list[tuple[int, int]] = []
-    stream(
+    load_weights(
         net(), tmp_path, RENAME, CPU, torch.float32, lambda done, total: seen.append((done, total))
     )
     size = sum(
-        4 * torch.Size(header.shape).numel() for header in headers(shards(tmp_path)).values()
+        4 * torch.Size(header.shape).numel() for header in read_headers(shards(tmp_path)).values()
     )
     assert [done for done, _ in seen] == sorted({done for done, _ in seen}) and seen[-1] == (
         size,
@@ -355,14 +355,14 @@ def test_a_partial_download_is_not_trusted(lost: str, cache: Path) -> None:
 )
 def test_offline_and_not_cached_says_so(name: str, revision: str | None, cache: Path) -> None:
     with pytest.raises(CheckpointError, match="offline") as caught:
-        locate(name, revision, True, str(cache))
+        resolve_checkpoint(name, revision, True, str(cache))
     assert name in one_line(caught.value) and (revision or "") in str(caught.value)
 
 
 def test_a_folder_has_no_revision(whole: Path) -> None:
     for name in (str(whole), "pocket"):
         with pytest.raises(OptionError, match="revision"):
-            locate(name, "main")
+            resolve_checkpoint(name, "main")
 
 
 def hub_error(kind: type[Exception]) -> Exception:
@@ -391,7 +391,7 @@ def test_what_the_hub_refuses_is_told_apart(
 
     monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", fail)
     with pytest.raises(CheckpointError) as caught:
-        locate("some-org/some-model", "v1")
+        resolve_checkpoint("some-org/some-model", "v1")
     assert said in one_line(caught.value) and "some-org/some-model at v1" in str(caught.value)
 
 
@@ -401,7 +401,7 @@ def test_the_options_reach_the_hub_client(folder: Path, monkeypatch: pytest.Monk
         "creditdecoding.checkpoint.snapshot_download",
         lambda name, **given: asked.append(given) or str(folder),
     )
-    assert locate("some-org/some-model", "v1", False, "/somewhere") == folder
+    assert resolve_checkpoint("some-org/some-model", "v1", False, "/somewhere") == folder
     assert {
         "revision": "v1",
         "cache_dir": "/somewhere",
@@ -531,7 +531,7 @@ for folder, size, name in ((sys.argv[1], window, "shards"), (sys.argv[2], 20 * M
         weights._tensors = lambda found: list(one_by_one(found))
     model, before = net(), status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    weights.stream(model, Path(folder), rename, torch.device("cpu"), torch.float32)
+    weights.load_weights(model, Path(folder), rename, torch.device("cpu"), torch.float32)
     print(name, status("VmHWM") - before)
     assert all((layer.weight == i).all() for i, layer in enumerate(model))
     del model
@@ -571,7 +571,7 @@ def test_the_need_is_that_of_the_loaded_weights(tmp_path: Path) -> None:
         for kind in ("float32", "bfloat16"):
             loaded = load_model(made, EngineConfig(device="cpu", dtype=kind)).state_dict().values()
             held = sum(w.numel() * w.element_size() for w in loaded)
-            assert memory.weight_bytes(outline(made)[0], getattr(torch, kind)) == held
+            assert memory.weight_bytes(build_on_meta(made)[0], getattr(torch, kind)) == held
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
@@ -590,8 +590,8 @@ def test_too_little_memory_is_refused_before_a_file_is_opened(
         load_model(whole, engine, free=lambda device: need - 1)
     said = one_line(caught.value)
     assert (
-        memory.size(need) in said
-        and memory.size(need - 1) in said
+        memory.format_bytes(need) in said
+        and memory.format_bytes(need - 1) in said
         and "int8" in said
         and "another device" in said
     )
@@ -599,26 +599,24 @@ def test_too_little_memory_is_refused_before_a_file_is_opened(
 
 
 def test_the_way_out_is_smaller_than_what_was_refused(whole: Path) -> None:
-    model = outline(whole)[0]
+    model = build_on_meta(whole)[0]
     with pytest.raises(CheckpointError) as caught:
-        memory.refuse_too_big(
-            model, [], torch.device("cpu"), torch.float32, "int8", lambda device: 0
-        )
+        memory.check_memory(model, [], torch.device("cpu"), torch.float32, "int8", lambda device: 0)
     assert (
-        f"dtype bfloat16 ({memory.size(memory.weight_bytes(model, torch.bfloat16, 'int8'))})"
+        f"dtype bfloat16 ({memory.format_bytes(memory.weight_bytes(model, torch.bfloat16, 'int8'))})"
         in one_line(caught.value)
     )
 
 
 def test_another_device_needs_the_weights_and_the_host_one_file(whole: Path) -> None:
-    model, files, gpu = outline(whole)[0], shards(whole), torch.device("meta")
+    model, files, gpu = build_on_meta(whole)[0], shards(whole), torch.device("meta")
     weights, reading = (
         memory.weight_bytes(model, torch.bfloat16),
         max(path.stat().st_size for path in files),
     )
 
     def check(on_gpu: int, on_host: int) -> None:
-        memory.refuse_too_big(
+        memory.check_memory(
             model,
             files,
             gpu,
@@ -641,30 +639,30 @@ def test_what_the_host_has_is_the_least_of_system_and_control_groups(tmp_path: P
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    assert memory.host_free(proc, groups) is None
+    assert memory.host_free_bytes(proc, groups) is None
     write(proc / "meminfo", "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n")
-    assert memory.host_free(proc, groups) == 4000 * 1024
+    assert memory.host_free_bytes(proc, groups) == 4000 * 1024
     write(proc / "self/cgroup", "0::/a/b\n")
     write(groups / "a/b/memory.max", "max\n")
     write(groups / "a/b/memory.current", "1000\n")
-    assert memory.host_free(proc, groups) == 4000 * 1024
+    assert memory.host_free_bytes(proc, groups) == 4000 * 1024
     for name, text in (
         ("max", "500000\n"),
         ("current", "450000\n"),
         ("stat", "anon 5\ninactive_file 30000\n"),
     ):
         write(groups / f"a/memory.{name}", text)
-    assert memory.host_free(proc, groups) == 80000
+    assert memory.host_free_bytes(proc, groups) == 80000
     write(proc / "self/cgroup", "4:memory:/job\n0::/\n")
     write(groups / "memory/job/memory.limit_in_bytes", "70000")
     write(groups / "memory/job/memory.usage_in_bytes", "90000")
-    assert memory.host_free(proc, groups) == 0
+    assert memory.host_free_bytes(proc, groups) == 0
     write(groups / "memory/job/memory.limit_in_bytes", "9223372036854771712")
-    assert memory.host_free(proc, groups) == 4000 * 1024
+    assert memory.host_free_bytes(proc, groups) == 4000 * 1024
 
 
 def test_this_machine_has_some_memory() -> None:
-    found = memory.free(torch.device("cpu"))
+    found = memory.free_bytes(torch.device("cpu"))
     assert found is None or found > 2**20
 
 
@@ -706,7 +704,7 @@ def test_int8_weights_give_nearly_the_same_logits(family: str, kind: str, tmp_pa
         sum(part.numel() * part.element_size() for part in parts(weight))
         for weight in small.state_dict().values()
     )
-    assert held == memory.weight_bytes(outline(made)[0], getattr(torch, kind), "int8")
+    assert held == memory.weight_bytes(build_on_meta(made)[0], getattr(torch, kind), "int8")
 
 
 def parts(weight: Tensor) -> list[Tensor]:
@@ -719,9 +717,9 @@ def test_a_long_weight_is_made_int8_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     for shape in ((50, 16), (7, 6, 16)):
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         monkeypatch.setattr(quantize, "_AT_A_TIME", 2**24)
-        whole = quantize.int8()("layers.0.q.weight", weight)
+        whole = quantize.int8_transform()("layers.0.q.weight", weight)
         monkeypatch.setattr(quantize, "_AT_A_TIME", 100)
-        split = quantize.int8()("layers.0.q.weight", weight)
+        split = quantize.int8_transform()("layers.0.q.weight", weight)
         assert all(torch.equal(a, b) for a, b in zip(parts(whole), parts(split)))
         assert (whole.dequantize() - weight).abs().max() < weight.abs().max() / 200
 
@@ -752,7 +750,7 @@ def test_info_shows_what_will_be_loaded_and_reads_no_weight(
         path.name for path in shards(made)
     ]
     assert "bfloat16" in shown["dtype of the files"] and shown["loads in"] == "float32"
-    assert shown["memory in float32"] == memory.size(4 * count)
+    assert shown["memory in float32"] == memory.format_bytes(4 * count)
     block = {"llada2": 32, "sdar": 4, "fast_dllm": 32}.get(family)
     assert (
         shown["block length"] == (block or "any")

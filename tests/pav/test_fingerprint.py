@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from creditdecoding import load
 from creditdecoding.errors import OptionError
-from creditdecoding.fingerprint import identity
+from creditdecoding.fingerprint import model_identity
 from creditdecoding.lm import LM
 from creditdecoding.pav.verifier.model import Scorer, Verifier, write
-from creditdecoding.run_dir import hold as hold_folder
+from creditdecoding.run_dir import open_run as hold_folder
 from creditdecoding.text.tokenizer import Tokenizer
 
 
@@ -59,12 +59,12 @@ def test_a_tokenizer_that_reads_otherwise_is_refused(
     """
     lm = load("pocket")
     (tmp_path / "new").mkdir()
-    write(tmp_path / "new", Scorer.begin(lm), identity(lm), {"masks": 0})
+    write(tmp_path / "new", Scorer.begin(lm), model_identity(lm), {"masks": 0})
     about = json.loads((tmp_path / "new" / "verifier.json").read_text())
     assert Verifier.load("pocket", lm) and Verifier.load(tmp_path / "new", lm)
     other = LM(lm.model, change(lm.tokenizer), max_length=lm.max_length, device=lm.device)
-    ours, theirs = identity(lm), identity(other)
-    assert ours.tokenizer == theirs.tokenizer and ours.differs(theirs) == "tokenizer"
+    ours, theirs = model_identity(lm), model_identity(other)
+    assert ours.tokenizer == theirs.tokenizer and ours.difference(theirs) == "tokenizer"
     with pytest.raises(OptionError, match="another tokenizer") as caught:
         Verifier.load(tmp_path / "new", other)
     assert "\n" not in str(caught.value)
@@ -87,6 +87,6 @@ def test_a_tokenizer_that_reads_otherwise_is_refused(
 
 def test_padding_and_truncation_say_nothing_of_a_tokenizer() -> None:
     lm = load("pocket")
-    before = identity(lm)
+    before = model_identity(lm)
     lm.tokenizer.backend("some words", truncation=True, max_length=2, padding="max_length")
-    assert identity(lm) == before
+    assert model_identity(lm) == before

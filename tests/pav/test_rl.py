@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from creditdecoding import load
-from creditdecoding.checkpoint import locate
+from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.cli import main
 from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
@@ -266,7 +266,9 @@ def test_a_run_leaves_a_checkpoint(tmp_path: Path) -> None:
         arm="outcome", baseline="others", problems=2, iterations=1, eval_limit=2, lr=1e-3
     )
     generation = GenerationConfig(decoder="threshold:threshold=0.3", gen_length=64, temperature=1.5)
-    run = Run(lm, families("arithmetic"), generation, config, None, tmp_path, locate("pocket"))
+    run = Run(
+        lm, families("arithmetic"), generation, config, None, tmp_path, resolve_checkpoint("pocket")
+    )
     first = [w.clone() for w in lm.model.parameters()]  # type: ignore[union-attr, attr-defined]
     found = [*run.run()]
     assert found[-1]["kl"] >= 0 and {"config.json", "tokenizer.json", "model.safetensors"} <= {

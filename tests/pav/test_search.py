@@ -19,7 +19,7 @@ from creditdecoding import load
 from creditdecoding.cli import main
 from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.fingerprint import identity
+from creditdecoding.fingerprint import model_identity
 from creditdecoding.lm import LM
 from creditdecoding.pav.sampler import Ask, Cost, Sampler
 from creditdecoding.pav.search.best_of_n import (
@@ -635,7 +635,7 @@ def verifier(lm: LM, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that knows nothing."""
     folder = tmp_path_factory.mktemp("verifier") / "v"
     folder.mkdir()
-    write(folder, Scorer.begin(lm), identity(lm), {"masks": 0})
+    write(folder, Scorer.begin(lm), model_identity(lm), {"masks": 0})
     return folder
 
 

@@ -17,7 +17,7 @@ import torch
 
 from creditdecoding import load
 from creditdecoding.errors import CheckpointError, OptionError
-from creditdecoding.fingerprint import Identity, identity
+from creditdecoding.fingerprint import Identity, model_identity
 from creditdecoding.lm import LM
 from creditdecoding.pav.data.label_store import Bill, Header, Label, Labels, opened
 from creditdecoding.pav.steps import State
@@ -54,7 +54,7 @@ def written_verifier(lm: LM, folder: Path, masks: int = 0, model: str = "pocket"
     scorer = Scorer.begin(lm)
     torch.nn.init.normal_(scorer.value.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     folder.mkdir(exist_ok=True)
-    write(folder, scorer, identity(lm), {"masks": masks, "model": model})
+    write(folder, scorer, model_identity(lm), {"masks": masks, "model": model})
     return scorer
 
 
@@ -245,7 +245,7 @@ def some_labels(lm: LM, problems: int = 24, shuffled: bool = False, high: float 
             dataclasses.replace(label, wins=wins, draws=draws)
             for label, (wins, draws) in zip(found, counts)
         ]
-    return Labels(identity(lm), {}, tuple(found))
+    return Labels(model_identity(lm), {}, tuple(found))
 
 
 def learn(lm: LM, labels: Labels, folder: Path, **options: Any) -> tuple[Fit, Verifier]:

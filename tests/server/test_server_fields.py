@@ -245,7 +245,7 @@ def gap(lm: LM, length: int, **options: Any) -> tuple[list[int], Any]:
     config = GenerationConfig(gen_length=length, **options)
     masks = [lm.words.mask_id] * length
     row = new_infill_request(
-        0, [*before, *masks, *after], config, lm.words, lm.max_length, lm.layout
+        0, [*before, *masks, *after], config, lm.words, lm.max_length, lm.geometry
     )
     (done,) = lm.collect([row])
     return list(done.trace.tokens[len(before) : len(before) + length]), done.trace
@@ -319,12 +319,12 @@ def test_a_block_causal_model_fills_in_within_a_block_alone(tmp_path: Path) -> N
     suffix.
     """
     lm = load(str(make("sdar", tmp_path)))
-    block = lm.layout.causal_block
+    block = lm.geometry.causal_block
     assert block is not None
     config = GenerationConfig(gen_length=1)
     row = lm.row([5] * (block - 2), config, suffix=[6])
     expected = new_infill_request(
-        0, row.canvas[:block].tolist(), config, lm.words, lm.max_length, lm.layout
+        0, row.canvas[:block].tolist(), config, lm.words, lm.max_length, lm.geometry
     )
     tokens = lm.collect([dataclasses.replace(row)])[0].trace.tokens
     assert tokens == lm.collect([expected])[0].trace.tokens[block - 2 : block - 1]

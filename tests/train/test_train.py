@@ -180,7 +180,7 @@ def test_two_stream_next_token_equals_a_prefix_followed_by_one_mask(
     given = two_stream(batch, MASK, 1, 40, torch.Generator().manual_seed(5))
     with torch.no_grad():
         ours = run.model.logits(
-            run.model.trunk(given.tokens, given.attention_mask, given.positions)[
+            run.model.hidden_states(given.tokens, given.attention_mask, given.positions)[
                 given.loss_positions
             ]
         )

@@ -64,7 +64,7 @@ def collect(
     check_writable(out)
     chosen = families(tasks)
     lm = load_lm(model, engine)
-    other = None if against is None else check_supported(against, lm.layout)
+    other = None if against is None else check_supported(against, lm.geometry)
     problems = problems_of(lm, chosen, collecting, generation)
     head = header(lm, model, chosen, problems, collecting, generation, engine)
     with opened(out, head) as store, open_progress("problems", resumable=True) as start:

@@ -136,11 +136,11 @@ def _named(given: Sequence[str]) -> Iterator[tuple[str, Path]]:
 
 def _prover(folder: Path, lm: LM, engine: EngineConfig) -> Verifier:
     """Another checkpoint's verifier, with that checkpoint; the tokenizer must be the same."""
-    from creditdecoding.fingerprint import Identity, hold
+    from creditdecoding.fingerprint import Identity, check_identity
     from creditdecoding.pav.verifier.model import Verifier, read
 
     about, _ = read(folder)
-    hold(Identity(**about["identity"]), lm, f"the verifier in {folder}", model=False)
+    check_identity(Identity(**about["identity"]), lm, f"the verifier in {folder}", model=False)
     return Verifier.load(
         folder,
         load_lm(str(about["settings"].get("model", "pocket")), engine),

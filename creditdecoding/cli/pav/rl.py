@@ -124,12 +124,12 @@ def _run(
     engine: EngineConfig,
 ) -> Run:
     """The run of a cell, ready to begin or to go on."""
-    from creditdecoding.checkpoint import locate
+    from creditdecoding.checkpoint import resolve_checkpoint
     from creditdecoding.pav.rl.train import Run
     from creditdecoding.pav.verifier.model import Verifier
 
     lm = load_lm(model, engine)
-    source = locate(model, engine.revision, engine.offline, engine.cache_dir)
+    source = resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
     judge = None if verifier is None else Verifier.load(verifier, lm, compile=engine.compile)
     run = Run(
         lm,

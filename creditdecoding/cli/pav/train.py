@@ -39,13 +39,13 @@ def train(
     from creditdecoding.pav.verifier.fit import Fit
     from creditdecoding.pav.verifier.metrics import measure
     from creditdecoding.pav.verifier.model import Verifier, note
-    from creditdecoding.run_dir import locked
+    from creditdecoding.run_dir import locked_file
 
     check_folder(out, "state.pt", "log.jsonl", "model.safetensors", "verifier.json")
     found = load(labels)
     lm = load_lm(model, engine)
     make_folder(out)
-    with locked(out / ".lock", "Wait for it, or choose another --out."):
+    with locked_file(out / ".lock", "Wait for it, or choose another --out."):
         run = Fit(lm, found, fit, out)
         with progress(run.steps, "learning", run.step, True, lambda: run.saved) as tick:
             for _ in run.run():

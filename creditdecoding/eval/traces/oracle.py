@@ -81,7 +81,7 @@ def oracle_traces(
                 from_mapping(GenerationConfig, known),
                 lm.words,
                 lm.max_length,
-                lm.layout,
+                lm.geometry,
                 begun,
             )
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.models.families.qwen import QWEN
-from creditdecoding.models.hf_config import Fields
+from creditdecoding.models.hf_config import ConfigReader
 
 ARCHITECTURES = ("DreamModel",)
 
@@ -25,6 +25,6 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
     """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
     is not implemented.
     """
-    fields = Fields(raw, generation)
-    fields.only({"use_mrope": False})
-    return fields.plain("dream", qkv_bias=True, logit_shift=True)
+    fields = ConfigReader(raw, generation)
+    fields.require_values({"use_mrope": False})
+    return fields.model_config("dream", qkv_bias=True, logit_shift=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.models.families.qwen import QWEN
-from creditdecoding.models.hf_config import Fields
+from creditdecoding.models.hf_config import ConfigReader
 
 ARCHITECTURES = ("Fast_dLLM_QwenForCausalLM",)
 
@@ -28,7 +28,7 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
     """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
     is not implemented.
     """
-    fields = Fields(raw, generation)
-    return fields.plain(
-        "fast_dllm", qkv_bias=True, logit_shift=True, causal_block=fields.block(BLOCK)
+    fields = ConfigReader(raw, generation)
+    return fields.model_config(
+        "fast_dllm", qkv_bias=True, logit_shift=True, causal_block=fields.causal_block(BLOCK)
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError
-from creditdecoding.models.hf_config import Fields
+from creditdecoding.models.hf_config import ConfigReader
 
 ARCHITECTURES = ("LLaDAModelLM",)
 
@@ -69,12 +69,12 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
     """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
     is not implemented.
     """
-    fields = Fields(raw, generation)
-    fields.only(_FIXED)
-    fields.need(*NEEDED)
-    hidden, heads = fields.count("d_model"), fields.count("n_heads")
+    fields = ConfigReader(raw, generation)
+    fields.require_values(_FIXED)
+    fields.require(*NEEDED)
+    hidden, heads = fields.integer("d_model"), fields.integer("n_heads")
     kv_heads = (
-        1 if fields.flag("multi_query_attention", False) else fields.count("n_kv_heads", heads)
+        1 if fields.boolean("multi_query_attention", False) else fields.integer("n_kv_heads", heads)
     )
     if hidden % heads or heads % kv_heads:
         raise CheckpointError(
@@ -82,24 +82,26 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
             given=(hidden, heads, kv_heads),
             hint="n_heads must divide d_model, n_kv_heads n_heads.",
         )
-    stops = fields.stops()
+    stops = fields.stop_token_ids()
     return ModelConfig(
         family="llada",
         hidden_size=hidden,
-        num_layers=fields.count("n_layers"),
+        num_layers=fields.integer("n_layers"),
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=hidden // heads,
-        intermediate_size=fields.count("mlp_hidden_size", fields.count("mlp_ratio", 4) * hidden),
-        embedding_rows=fields.count("embedding_size", fields.count("vocab_size")),
-        max_length=fields.count("max_sequence_length"),
+        intermediate_size=fields.integer(
+            "mlp_hidden_size", fields.integer("mlp_ratio", 4) * hidden
+        ),
+        embedding_rows=fields.integer("embedding_size", fields.integer("vocab_size")),
+        max_length=fields.integer("max_sequence_length"),
         rope_theta=fields.number("rope_theta"),
         rms_norm_eps=fields.number("rms_norm_eps"),
-        tie_embeddings=fields.flag("weight_tying", False),
-        rope_full_precision=fields.flag("rope_full_precision", True),
-        mask_token_id=fields.id("mask_token_id"),
+        tie_embeddings=fields.boolean("weight_tying", False),
+        rope_full_precision=fields.boolean("rope_full_precision", True),
+        mask_token_id=fields.token_id("mask_token_id"),
         stop_token_ids=stops,
-        pad_token_id=fields.pad(stops),
+        pad_token_id=fields.pad_token_id(stops),
     )
 
 

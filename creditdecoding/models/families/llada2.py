@@ -10,7 +10,7 @@ from typing import Any
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError
 from creditdecoding.models.families.qwen import QWEN
-from creditdecoding.models.hf_config import Fields
+from creditdecoding.models.hf_config import ConfigReader
 from creditdecoding.models.weights import Rename, stacked
 
 ARCHITECTURES = ("LLaDA2MoeModelLM",)
@@ -65,51 +65,51 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
     """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
     is not implemented.
     """
-    fields = Fields(raw, generation)
+    fields = ConfigReader(raw, generation)
     if raw.get("image_token_offset") is not None or raw.get("vocab_size") == _UNI_ROWS:
         raise CheckpointError(
             "LLaDA2.0-Uni writes images too and is not implemented",
             hint="Use LLaDA2.0-mini, -flash or LLaDA2.1.",
         )
-    fields.only(_FIXED)
-    fields.need("moe_intermediate_size", "routed_scaling_factor", "n_group", "topk_group")
-    moe = fields.experts(
+    fields.require_values(_FIXED)
+    fields.require("moe_intermediate_size", "routed_scaling_factor", "n_group", "topk_group")
+    moe = fields.moe_config(
         "moe_intermediate_size",
-        shared_size=fields.count("moe_intermediate_size")
-        * fields.count("num_shared_experts", 0, least=0),
-        dense_layers=fields.count("first_k_dense_replace", 0, least=0),
+        shared_size=fields.integer("moe_intermediate_size")
+        * fields.integer("num_shared_experts", 0, least=0),
+        dense_layers=fields.integer("first_k_dense_replace", 0, least=0),
         score="sigmoid",
-        renormalize=fields.flag("norm_topk_prob", True),
+        renormalize=fields.boolean("norm_topk_prob", True),
         scaling=fields.number("routed_scaling_factor"),
-        groups=fields.count("n_group"),
-        top_groups=fields.count("topk_group"),
+        groups=fields.integer("n_group"),
+        top_groups=fields.integer("topk_group"),
         bias=True,
         router_float32=True,
     )
-    return fields.plain(
+    return fields.model_config(
         "llada2",
         qk_norm=True,
         moe=moe,
         rotary_dim=_rotary(fields),
-        causal_block=fields.block(BLOCK),
+        causal_block=fields.causal_block(BLOCK),
     )
 
 
-def _rotary(fields: Fields) -> int:
+def _rotary(fields: ConfigReader) -> int:
     """How many dimensions of a head are rotated: a share of them, or their number; the two must
     agree.
     """
     share, count = fields.rope()[1], fields.config.get("rotary_dim")
     if share is None and count is None:
-        fields.need("partial_rotary_factor")
-    head = fields.count(
-        "head_dim", fields.count("hidden_size") // fields.count("num_attention_heads")
+        fields.require("partial_rotary_factor")
+    head = fields.integer(
+        "head_dim", fields.integer("hidden_size") // fields.integer("num_attention_heads")
     )
-    found = fields.count("rotary_dim") if share is None else int(head * share)
+    found = fields.integer("rotary_dim") if share is None else int(head * share)
     if (count is not None and count != found) or found > head or found % 2:
         raise CheckpointError(
             "config.json: partial_rotary_factor and rotary_dim do not agree",
             given=(share, count, head),
-            hint=fields.released,
+            hint=fields.hint,
         )
     return found

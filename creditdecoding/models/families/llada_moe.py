@@ -9,7 +9,7 @@ from typing import Any
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.models.families.qwen import QWEN
-from creditdecoding.models.hf_config import Fields
+from creditdecoding.models.hf_config import ConfigReader
 
 ARCHITECTURES = ("LLaDAMoEModel", "LLaDAMoEModelLM")
 
@@ -39,9 +39,9 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
     """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
     is not implemented.
     """
-    fields = Fields(raw, generation)
-    fields.only(_FIXED)
-    moe = fields.experts("expert_intermediate_size")
+    fields = ConfigReader(raw, generation)
+    fields.require_values(_FIXED)
+    moe = fields.moe_config("expert_intermediate_size")
     frequency = raw.get("moe_layer_freq")
     if any(
         each != 1
@@ -49,6 +49,6 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
             frequency if isinstance(frequency, list) else [1 if frequency is None else frequency]
         )
     ):
-        raise fields.refusal("moe_layer_freq", frequency, "1 for every layer")
-    unused = fields.count("dense_intermediate_size", moe.intermediate_size)
-    return fields.plain("llada_moe", intermediate_size=unused, qk_norm=True, moe=moe)
+        raise fields.not_implemented("moe_layer_freq", frequency, "1 for every layer")
+    unused = fields.integer("dense_intermediate_size", moe.intermediate_size)
+    return fields.model_config("llada_moe", intermediate_size=unused, qk_norm=True, moe=moe)

@@ -9,7 +9,7 @@ from typing import Any
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.models.families.qwen import QWEN
-from creditdecoding.models.hf_config import Fields
+from creditdecoding.models.hf_config import ConfigReader
 
 ARCHITECTURES = ("SDARForCausalLM", "SDARMoeForCausalLM")
 
@@ -28,13 +28,13 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
     """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
     is not implemented.
     """
-    fields = Fields(raw, generation)
-    fields.only({"attention_bias": False})
-    own: dict[str, Any] = {"qk_norm": True, "causal_block": fields.block(BLOCK)}
+    fields = ConfigReader(raw, generation)
+    fields.require_values({"attention_bias": False})
+    own: dict[str, Any] = {"qk_norm": True, "causal_block": fields.causal_block(BLOCK)}
     if fields.architecture == ARCHITECTURES[1]:
-        fields.only({"decoder_sparse_step": 1, "mlp_only_layers": []})
-        own["moe"] = fields.experts(
-            "moe_intermediate_size", renormalize=fields.flag("norm_topk_prob", True)
+        fields.require_values({"decoder_sparse_step": 1, "mlp_only_layers": []})
+        own["moe"] = fields.moe_config(
+            "moe_intermediate_size", renormalize=fields.boolean("norm_topk_prob", True)
         )
-        own["intermediate_size"] = fields.count("intermediate_size", own["moe"].intermediate_size)
-    return fields.plain("sdar", **own)
+        own["intermediate_size"] = fields.integer("intermediate_size", own["moe"].intermediate_size)
+    return fields.model_config("sdar", **own)

@@ -19,7 +19,7 @@ _ANOTHER = "Use a checkpoint of docs/models.md."
 
 
 @dataclass(frozen=True)
-class Other:
+class UnsupportedModel:
     """A model that is refused by name: `pattern` finds it in a class, a model type or a
     repository's name, in lower case.
     """
@@ -29,57 +29,61 @@ class Other:
     hint: str = _BRING
 
 
-OTHERS: tuple[Other, ...] = (
-    Other(
+UNSUPPORTED: tuple[UnsupportedModel, ...] = (
+    UnsupportedModel(
         "dreamforcausallm|dream-?reasoner",
         "DreamReasoner is another network than Dream: per-head norms, blocks of 32, no shift",
     ),
-    Other(
+    UnsupportedModel(
         "diffusion_?gemma",
         "DiffusionGemma has no mask token: its canvas starts as random tokens, and none is final before the end",
         _ANOTHER,
     ),
-    Other(
+    UnsupportedModel(
         "nemotron_?-?labs_?-?diffusion",
         "Nemotron-Labs-Diffusion scales its rotary embedding (YaRN) and its queries by position; whether its logits are shifted and "
         "finished text is seen causally is not known here",
     ),
-    Other(
+    UnsupportedModel(
         "llada_?-?moe_?-?v2",
         "LLaDA-MoE-v2 is another network than LLaDA-MoE, and its config.json was not seen",
     ),
-    Other(
+    UnsupportedModel(
         "we_?-?dlm",
         "WeDLM attends causally to reordered positions, which is not implemented",
         _ANOTHER,
     ),
-    Other("mineru", "MinerU-Diffusion reads pictures, which is not implemented", _ANOTHER),
-    Other(
+    UnsupportedModel(
+        "mineru", "MinerU-Diffusion reads pictures, which is not implemented", _ANOTHER
+    ),
+    UnsupportedModel(
         "two_?-?tower",
         "TwoTower runs two networks, one for finished text and one for masks, which is not implemented",
     ),
-    Other(
+    UnsupportedModel(
         "stable_?-?diffcoder",
         "Stable-DiffCoder is another network, and its config.json was not seen",
     ),
-    Other(
+    UnsupportedModel(
         "llada_?-?2(.0)?_?-?uni|lladauni",
         "LLaDA2.0-Uni writes images too and is not implemented",
         "Use LLaDA2.0-mini, -flash or LLaDA2.1.",
     ),
-    Other(
+    UnsupportedModel(
         "mmada|lavida|llada_?-?v(?![a-z0-9])|lladav(?=model|for)|llava",
         "models that read or write images are not implemented",
         _ANOTHER,
     ),
-    Other(
+    UnsupportedModel(
         r"(?<![a-z])i-?dlm(?![a-z])|(?<![a-z])i-?dlm(?=for|model)",
         "I-DLM has SDAR's layers, but attends causally, shifts its logits and accepts tokens by a ratio of probabilities: it is no "
         "masked-block model",
         _ANOTHER,
     ),
-    Other("rnd1", "RND1 is another network of experts with masks, which is not implemented"),
-    Other(
+    UnsupportedModel(
+        "rnd1", "RND1 is another network of experts with masks, which is not implemented"
+    ),
+    UnsupportedModel(
         "blockdiffusion|gidd",
         "this diffusion model starts from random tokens instead of masks",
         _ANOTHER,
@@ -87,12 +91,12 @@ OTHERS: tuple[Other, ...] = (
 )
 
 
-def refuse_others(raw: Mapping[str, Any], folder: Path | None = None) -> None:
+def check_supported_model(raw: Mapping[str, Any], folder: Path | None = None) -> None:
     """Refuse a config that names one of `OTHERS`, in its classes, its model type or its repository.
     Raises `CheckpointError`.
     """
     for name in _names(raw, folder):
-        for other in OTHERS:
+        for other in UNSUPPORTED:
             if re.search(other.pattern, name.lower()):
                 raise CheckpointError(other.what, given=name[:100], hint=other.hint)
 

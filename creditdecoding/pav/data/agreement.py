@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from creditdecoding.bootstrap import Interval, interval, mean, resampled
+from creditdecoding.bootstrap import Interval, percentile_interval, resampled_means, stratified_mean
 from creditdecoding.config import GenerationConfig
 from creditdecoding.lm import LM
 from creditdecoding.pav.data.collect import run
@@ -187,7 +187,9 @@ def compared(ours: Sequence[Label], theirs: Sequence[Label]) -> Comparison:
         family: place for place, family in enumerate(dict.fromkeys(family for family, _ in apart))
     }
     strata = [names[family] for family, _ in apart]
-    difference = interval(float(mean(values, strata)[0]), resampled(values, strata)[:, 0])
+    difference = percentile_interval(
+        float(stratified_mean(values, strata)[0]), resampled_means(values, strata)[:, 0]
+    )
     counts = np.array(
         [(one.wins, one.draws, other.wins, other.draws) for one, other in zip(ours, theirs)]
     )

@@ -19,8 +19,8 @@ from typing import cast
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders import settings
 from creditdecoding.decoding.request import check_supported
-from creditdecoding.errors import OptionError, naming
-from creditdecoding.fingerprint import identity
+from creditdecoding.errors import OptionError, prefix_errors
+from creditdecoding.fingerprint import model_identity
 from creditdecoding.lm import LM
 from creditdecoding.pav.data.label_store import Bill, Header, Key, Label, Store
 from creditdecoding.pav.data.options import CollectConfig
@@ -53,7 +53,7 @@ def problems_of(
         for number, item in enumerate(
             distinct_items(family, split, config.item_seed, config.limit)
         ):
-            with naming(f"item {number + 1} of {family.name}"):
+            with prefix_errors(f"item {number + 1} of {family.name}"):
                 root = State(tuple(lm.encode(item.prompt, config.raw)))
                 lm.row(root.prompt, generation)
             found.append(
@@ -95,7 +95,7 @@ def header(
     )
     given = {
         **dataclasses.asdict(generation),
-        "decoder": settings(check_supported(generation.decoder, lm.layout)),
+        "decoder": settings(check_supported(generation.decoder, lm.geometry)),
     }
     about = {
         "model": model,
@@ -105,7 +105,9 @@ def header(
         **given,
     }
     return Header(
-        identity(lm), {**about, **{name: getattr(engine, name) for name in SETTLED}}, len(problems)
+        model_identity(lm),
+        {**about, **{name: getattr(engine, name) for name in SETTLED}},
+        len(problems),
     )
 
 

@@ -183,8 +183,8 @@ class Store:
             )
 
     def _write(self, *records: Mapping[str, Any]) -> None:
-        data = b"".join(map(journal.line_of, records))
-        journal.append_all(self._file, data, self._path)
+        data = b"".join(map(journal.json_line, records))
+        journal.append_bytes(self._file, data, self._path)
 
 
 @contextmanager
@@ -192,13 +192,13 @@ def opened(path: Path, header: Header) -> Iterator[Store]:
     """A store to append to, made or taken up where it stopped. Raises `OptionError` where the file
     is another run's, in use or something else.
     """
-    with journal.locked(path, "Wait for it, or choose another file.") as file:
-        first = journal.line_of(header.to_json())
+    with journal.locked_file(path, "Wait for it, or choose another file.") as file:
+        first = journal.json_line(header.to_json())
         with open(path, "rb") as now:
             there = now.read(len(first))
         if first.startswith(there) and there != first:  # new, or killed while it was
             os.truncate(path, 0)
-            journal.append_all(file, first, path)
+            journal.append_bytes(file, first, path)
         found = read(path)
         _agree(path, found.header, header)
         if found.size < path.stat().st_size:
@@ -223,7 +223,7 @@ def _agree(path: Path, there: Header, here: Header) -> None:
         raise OptionError(
             f"this store was begun with other settings: {shown}", given=str(path), hint=hint
         )
-    if there.identity.differs(here.identity):
+    if there.identity.difference(here.identity):
         raise OptionError(
             "this store was begun with another model or tokenizer", given=str(path), hint=hint
         )

@@ -80,7 +80,7 @@ def refuse_unscored(lm: LM, generation: GenerationConfig, tokens: str = "written
     """Refuse what tokens cannot be drawn with, or not from the model's own softmax, or not be
     counted as asked. Raises `OptionError`.
     """
-    rule = check_supported(generation.decoder, lm.layout)
+    rule = check_supported(generation.decoder, lm.geometry)
     if tokens == "event":
         _refuse_uneventful(settings(rule)["name"], generation.confidence_eos_eot_inf)
     if capabilities_of(rule).can_revise:

@@ -19,7 +19,7 @@ from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
 from creditdecoding.models import family_of
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.models.weights import save
+from creditdecoding.models.weights import save_weights
 
 FILES = (
     "config.json",
@@ -103,7 +103,7 @@ def export(model: Any, source: Path, folder: Path) -> None:
         if path.is_file() and path.name.startswith(FILES):
             shutil.copy(path, folder / path.name)
     part = folder / "model.part"
-    save(model, part, rename, next(model.parameters()).dtype)
+    save_weights(model, part, rename, next(model.parameters()).dtype)
     os.replace(part, folder / "model.safetensors")
 
 

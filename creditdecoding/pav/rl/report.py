@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from creditdecoding.bootstrap import Interval
 from creditdecoding.errors import OptionError, unknown_name
-from creditdecoding.options import split_spec, typed
+from creditdecoding.options import parse_values, split_spec
 from creditdecoding.pav.rl.options import ARMS, RLConfig
 from creditdecoding.pav.rl.train import records
 
@@ -93,7 +93,7 @@ def configured(spec: str, config: RLConfig) -> RLConfig:
     for knob in knobs:
         if knob not in known:
             raise unknown_name(f"option of {name}", knob, known)
-    return replace(config, arm=name, **typed(RLConfig, knobs))
+    return replace(config, arm=name, **parse_values(RLConfig, knobs))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import load, settings
 from creditdecoding.errors import OptionError
-from creditdecoding.fingerprint import identity
+from creditdecoding.fingerprint import model_identity
 from creditdecoding.lm import LM
 from creditdecoding.pav.rl.logprobs import (
     VALUES,
@@ -54,8 +54,8 @@ from creditdecoding.pav.rl.rewards import baseline, immediate, needs_values, rew
 from creditdecoding.pav.rl.step_rloo import Branch, against_others, branches, dealt, sides
 from creditdecoding.pav.sampler import Ask, Drawn, Sampler
 from creditdecoding.pav.steps import State, delimiter
-from creditdecoding.run_dir import hold
-from creditdecoding.run_dir import replace as write_whole
+from creditdecoding.run_dir import open_run
+from creditdecoding.run_dir import write_atomically as write_whole
 from creditdecoding.tasks.base import Family, Item, distinct_items
 from creditdecoding.train.rows import draw_items
 from creditdecoding.train.schedule import save_state
@@ -127,7 +127,7 @@ class Run:
         self.model, self.first = learner(lm, compile, config.learn)
         self.about = {
             "kind": "rl",
-            **asdict(identity(lm)),
+            **asdict(model_identity(lm)),
             "tasks": [family.name for family in families],
             **{name: value for name, value in asdict(config).items() if name not in FREE},
             "generation": {**asdict(generation), "decoder": settings(load(generation.decoder)[0])},
@@ -143,7 +143,7 @@ class Run:
         """Learn to the end, yielding a record an iteration; number 0 is before the first. Raises
         `OptionError` in a folder of another run.
         """
-        with hold(self.folder, self.about):
+        with open_run(self.folder, self.about):
             self._resume()
             past = [
                 record for record in records(self.folder) if record["iteration"] <= self.iteration

@@ -20,9 +20,9 @@ from typing import Any
 from creditdecoding import run_dir as journal
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError, unknown_name
-from creditdecoding.fingerprint import fingerprint, identity
+from creditdecoding.fingerprint import checkpoint_digest, model_identity
 from creditdecoding.lm import LM
-from creditdecoding.options import split_spec, typed
+from creditdecoding.options import parse_values, split_spec
 from creditdecoding.pav.sampler import Sampler
 from creditdecoding.pav.search.best_of_n import PICKS, voter
 from creditdecoding.pav.search.driver import Found, Judge, Problem, rated
@@ -160,7 +160,7 @@ def configured(spec: str, n: int = 1) -> SearchConfig:
         if knob not in known:
             raise unknown_name(f"option of {name}", knob, KNOBS[name])
     budget = {"n": n} if "n" in KNOBS[name] else {}
-    return SearchConfig(name, **budget, **typed(SearchConfig, knobs))
+    return SearchConfig(name, **budget, **parse_values(SearchConfig, knobs))
 
 
 def manifest(plan: Plan, lm: LM) -> dict[str, Any]:
@@ -173,13 +173,13 @@ def manifest(plan: Plan, lm: LM) -> dict[str, Any]:
     texts = json.dumps(
         [[*place, item.prompt, repr(item.gold)] for place, item in plan.items.items()]
     )
-    own = identity(lm)
+    own = model_identity(lm)
     return {
         "kind": "search",
         "model": {"model": own.model, "tokenizer": own.tokenizer},
         "behaviour": own.behaviour,
         **{
-            name: folder and fingerprint(located(folder))
+            name: folder and checkpoint_digest(located(folder))
             for name, folder in (("verifier", plan.verifier), ("outcome", plan.outcome))
         },
         "tasks": {family.name: dict(family.about) for family in plan.families},
@@ -214,14 +214,14 @@ def run(
     }
     for spec, n, seed in plan.cells:
         check(_config(spec, n), [*problems[seed].values()], sampler)
-    with journal.hold(folder, manifest(plan, lm), "cells"):
-        found = journal.read(folder, KEY)
+    with journal.open_run(folder, manifest(plan, lm), "cells"):
+        found = journal.read_records(folder, KEY)
         tick = (
             on_start(sum(key in found for key in plan.order), len(plan.order))
             if on_start
             else lambda: None
         )
-        with journal.appender(folder, 0) as append:
+        with journal.record_writer(folder, 0) as append:
             for spec, n, seed in plan.cells:
                 todo = {
                     place: problem
@@ -231,8 +231,8 @@ def run(
                 for line in _lines(plan, spec, n, todo, sampler, judge, outcome):
                     append({**dict(zip(KEY, (spec, n, seed))), **line})
                     tick()
-        found = journal.read(folder, KEY)
-        journal.settle(folder, found, plan.order)
+        found = journal.read_records(folder, KEY)
+        journal.finalize(folder, found, plan.order)
         return [found[key] for key in plan.order]
 
 

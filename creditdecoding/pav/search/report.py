@@ -14,7 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from creditdecoding.bootstrap import Interval, Numbers, area, areas, interval, mean, resampled
+from creditdecoding.bootstrap import (
+    FloatArray,
+    Interval,
+    area_under_curve,
+    areas_under_curves,
+    percentile_interval,
+    resampled_means,
+    stratified_mean,
+)
 from creditdecoding.eval.words import signed
 from creditdecoding.pav.search.best_of_n import JUDGED, PICKS, Sample
 from creditdecoding.pav.search.compare import POOL, Plan, configured
@@ -38,7 +46,7 @@ def accuracy(
     def of(mine: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = np.array([_numbers(line) for line in mine])
         strata = [names.index(line["family"]) for line in mine]
-        means, draws = mean(values, strata), resampled(values, strata, resamples)
+        means, draws = stratified_mean(values, strata), resampled_means(values, strata, resamples)
         return {"problems": len(mine), **_numbered(means, draws)}
 
     return {
@@ -65,7 +73,7 @@ class Curve:
 
     name: str
     sizes: tuple[int, ...]
-    values: Numbers
+    values: FloatArray
 
 
 @dataclass(frozen=True)
@@ -74,23 +82,23 @@ class Line:
 
     name: str
     sizes: tuple[int, ...]
-    means: Numbers
-    draws: Numbers
+    means: FloatArray
+    draws: FloatArray
 
-    def cost(self, measure: str) -> tuple[Numbers, Numbers]:
+    def cost(self, measure: str) -> tuple[FloatArray, FloatArray]:
         """Compute [budgets] and [resamples, budgets]."""
         return _cost(self.means, measure), _cost(self.draws, measure)
 
     @property
-    def score(self) -> tuple[Numbers, Numbers]:
+    def score(self) -> tuple[FloatArray, FloatArray]:
         """Accuracy in percent, likewise."""
         return self.means[..., _SCORE], self.draws[..., _SCORE]
 
 
-def _cost(values: Numbers, measure: str) -> Numbers:
+def _cost(values: FloatArray, measure: str) -> FloatArray:
     if measure == "sequences":
         return values[..., _POLICY] + values[..., _VERIFIER]
-    found: Numbers = np.maximum(
+    found: FloatArray = np.maximum(
         values[..., _FIELDS.index(measure)], 1e-9
     )  # it is drawn in logarithms
     return found
@@ -177,8 +185,8 @@ def summarise(
     found = curves(plan, records)
     strata = [[family.name for family in plan.families].index(family) for family, _ in plan.items]
     whole = np.concatenate([curve.values for curve in found], axis=1)
-    means = mean(whole.reshape(len(whole), -1), strata).reshape(whole.shape[1:])
-    draws = resampled(whole.reshape(len(whole), -1), strata, resamples).reshape(
+    means = stratified_mean(whole.reshape(len(whole), -1), strata).reshape(whole.shape[1:])
+    draws = resampled_means(whole.reshape(len(whole), -1), strata, resamples).reshape(
         resamples, *whole.shape[1:]
     )
     lines, at = [], 0
@@ -217,10 +225,10 @@ def _alone(records: Iterable[Mapping[str, Any]], family: str) -> float | None:
     return round(sum(shares) / len(shares), 2) if shares else None
 
 
-def _numbered(means: Numbers, draws: Numbers) -> dict[str, Any]:
+def _numbered(means: FloatArray, draws: FloatArray) -> dict[str, Any]:
     """Means and resamples of the fields as a record."""
     return {
-        "score": interval(means[_SCORE], draws[:, _SCORE]).rounded(2),
+        "score": percentile_interval(means[_SCORE], draws[:, _SCORE]).rounded(2),
         "sequences": round(float(means[_POLICY] + means[_VERIFIER]), 3),
         "policy_sequences": round(float(means[_POLICY]), 3),
         "verifier_sequences": round(float(means[_VERIFIER]), 3),
@@ -252,7 +260,7 @@ def against(line: Line, other: Line, measure: str) -> dict[str, Any]:
             "n": n,
             "compute": round(float(cost[i]), 4),
             "inside": bool(cost0[0] <= cost[i] <= cost0[-1]),
-            "difference": interval(gain[i], gains[:, i]).rounded(2),
+            "difference": percentile_interval(gain[i], gains[:, i]).rounded(2),
             "ratio": _finite(float(ratio[i]), ratios[:, i]),
         }
         for i, n in enumerate(line.sizes)
@@ -260,12 +268,16 @@ def against(line: Line, other: Line, measure: str) -> dict[str, Any]:
     low, high = max(cost.min(), cost0.min()), min(cost.max(), cost0.max())
     over = None
     if low < high:
-        apart = area(cost, score, low, high) - area(cost0, score0, low, high)
-        drawn = areas(costs, scores, low, high) - areas(costs0, scores0, low, high)
+        apart = area_under_curve(cost, score, low, high) - area_under_curve(
+            cost0, score0, low, high
+        )
+        drawn = areas_under_curves(costs, scores, low, high) - areas_under_curves(
+            costs0, scores0, low, high
+        )
         over = {
             "from": round(float(low), 4),
             "to": round(float(high), 4),
-            "difference": interval(apart, drawn).rounded(2),
+            "difference": percentile_interval(apart, drawn).rounded(2),
         }
     return {
         "method": line.name,
@@ -276,13 +288,13 @@ def against(line: Line, other: Line, measure: str) -> dict[str, Any]:
     }
 
 
-def at_equal_compute(cost: Numbers, costs: Numbers, scores: Numbers) -> Numbers:
+def at_equal_compute(cost: FloatArray, costs: FloatArray, scores: FloatArray) -> FloatArray:
     """The height of the curve through (costs, scores) at each of `cost`; level beyond its ends."""
     order = np.argsort(costs)
     return np.interp(np.log(cost), np.log(costs[order]), scores[order])
 
 
-def at_equal_accuracy(score: Numbers, costs: Numbers, scores: Numbers) -> Numbers:
+def at_equal_accuracy(score: FloatArray, costs: FloatArray, scores: FloatArray) -> FloatArray:
     """The compute at which the curve first reaches each of `score`; its first point's where that is
     higher, infinite where it never does.
     """
@@ -299,7 +311,7 @@ def at_equal_accuracy(score: Numbers, costs: Numbers, scores: Numbers) -> Number
     return np.array(reach)
 
 
-def _finite(value: float, draws: Numbers) -> dict[str, float | None]:
+def _finite(value: float, draws: FloatArray) -> dict[str, float | None]:
     """An interval whose ends may be infinite, which JSON has no number for: None."""
     low, high = np.percentile(draws, [2.5, 97.5], method="nearest")
     rounded = Interval(value, float(low), float(high)).rounded(3)

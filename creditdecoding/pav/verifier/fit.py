@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from creditdecoding.errors import OptionError
-from creditdecoding.fingerprint import hold
+from creditdecoding.fingerprint import check_identity
 from creditdecoding.lm import LM
 from creditdecoding.pav.data.label_store import Label, Labels
 from creditdecoding.pav.steps import State
@@ -129,7 +129,7 @@ def check(labels: Labels, lm: LM, tokenizer_only: bool = False) -> None:
     """
     if not labels.labels:
         raise OptionError("the store has no labels", hint="Collect some: credit pav collect.")
-    hold(labels.identity, lm, "the store", model=not tokenizer_only)
+    check_identity(labels.identity, lm, "the store", model=not tokenizer_only)
     for place, label in enumerate((*labels.labels, *labels.answers)):
         given = f"{label.wins} of {label.draws} in label {place + 1}"
         if not 0 <= label.wins <= label.draws or label.draws < 1:

@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from creditdecoding.bootstrap import Interval, Numbers, interval, mean, resampled
+from creditdecoding.bootstrap import (
+    FloatArray,
+    Interval,
+    percentile_interval,
+    resampled_means,
+    stratified_mean,
+)
 from creditdecoding.pav.data.label_store import Label
 
 BINS = 10
@@ -80,12 +86,12 @@ def measure(labels: Sequence[Label], q: Sequence[float], resamples: int = RESAMP
     )
     families = sorted({family for family, _ in problems})
     strata = [families.index(family) for family, _ in problems]
-    point, draws = mean(sums, strata)[None], resampled(sums, strata, resamples)
+    point, draws = stratified_mean(sums, strata)[None], resampled_means(sums, strata, resamples)
 
-    def over(statistic: Callable[[Numbers], Numbers]) -> Interval:
+    def over(statistic: Callable[[FloatArray], FloatArray]) -> Interval:
         with np.errstate(divide="ignore", invalid="ignore"):
             drawn = statistic(draws)
-            return interval(float(statistic(point)[0]), drawn[np.isfinite(drawn)])
+            return percentile_interval(float(statistic(point)[0]), drawn[np.isfinite(drawn)])
 
     repeated = any(label.draws > 1 and not label.state.done for label in labels)
     least = _floor if repeated else _zero
@@ -126,8 +132,8 @@ def gap(
         np.stack([np.ones(len(labels)), more], axis=1),
     )
     strata = [families.index(family) for family, _ in problems]
-    point, draws = mean(sums, strata), resampled(sums, strata, resamples)
-    return interval(float(point[1] / point[0]), draws[:, 1] / draws[:, 0])
+    point, draws = stratified_mean(sums, strata), resampled_means(sums, strata, resamples)
+    return percentile_interval(float(point[1] / point[0]), draws[:, 1] / draws[:, 0])
 
 
 def _noise(label: Label) -> float:
@@ -139,35 +145,35 @@ def _noise(label: Label) -> float:
     return label.value * (1 - label.value) / (label.draws - 1) if label.draws > 1 else np.nan
 
 
-def _order(value: Numbers, given: Numbers) -> tuple[float, float]:
+def _order(value: FloatArray, given: FloatArray) -> tuple[float, float]:
     """Pairs ordered right and pairs with unlike labels, of one problem's states."""
     above = value[:, None] > value[None]
     right = (given[:, None] > given[None]) + 0.5 * (given[:, None] == given[None])
     return float(right[above].sum()), float(above.sum())
 
 
-def _brier(sums: Numbers) -> Numbers:
+def _brier(sums: FloatArray) -> FloatArray:
     return np.asarray(sums[:, 1] / sums[:, 0])
 
 
-def _base(sums: Numbers) -> Numbers:
+def _base(sums: FloatArray) -> FloatArray:
     return np.asarray(sums[:, 3] / sums[:, 0] - (sums[:, 2] / sums[:, 0]) ** 2)
 
 
-def _floor(sums: Numbers) -> Numbers:
+def _floor(sums: FloatArray) -> FloatArray:
     return np.asarray(sums[:, 5] / sums[:, 4])
 
 
-def _zero(sums: Numbers) -> Numbers:
+def _zero(sums: FloatArray) -> FloatArray:
     return np.zeros(len(sums))
 
 
-def _ece(sums: Numbers) -> Numbers:
+def _ece(sums: FloatArray) -> FloatArray:
     given, value = sums[:, 6 + BINS : 6 + 2 * BINS], sums[:, 6 + 2 * BINS : 6 + 3 * BINS]
     return np.asarray(np.abs(given - value).sum(axis=1) / sums[:, 0])
 
 
-def _curve(given: Numbers, value: Numbers, bins: Numbers) -> list[dict[str, float]]:
+def _curve(given: FloatArray, value: FloatArray, bins: FloatArray) -> list[dict[str, float]]:
     found = []
     for b in range(BINS):
         inside = bins == b

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from creditdecoding.checkpoint import read_json
 from creditdecoding.config import ModelConfig, MoEConfig
 from creditdecoding.errors import CheckpointError, CreditError, ModelError, OptionError
-from creditdecoding.fingerprint import Identity, hold
+from creditdecoding.fingerprint import Identity, check_identity
 from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.models.weights import Rename, save, stream
+from creditdecoding.models.weights import Rename, load_weights, save_weights
 from creditdecoding.options import from_mapping
 from creditdecoding.pav.steps import State
 from creditdecoding.pav.verifier.packing import Feed, Packed, chains, pack, width
@@ -128,9 +128,9 @@ class Scorer(nn.Module):
         """Log-odds of the packed states, row by row, in float32 whatever the trunk's type."""
         marks = torch.stack((packed.surprise.clamp(max=1), packed.surprise.log1p() / 3), dim=-1)
         added = self.surprise(marks.to(self.surprise.weight.dtype))
-        hidden = self.trunk.trunk(packed.tokens, packed.allowed, packed.positions, added=added)[
-            packed.read
-        ]
+        hidden = self.trunk.hidden_states(
+            packed.tokens, packed.allowed, packed.positions, added=added
+        )[packed.read]
         seen = (
             packed.allowed[packed.read].float()[:, None] @ marks[packed.read[0]]
         )  # sums over what each state has written
@@ -171,11 +171,11 @@ class Verifier:
         """
         folder = located(folder)
         about, config = read(folder)
-        hold(Identity(**about["identity"]), lm, f"the verifier in {folder}")
+        check_identity(Identity(**about["identity"]), lm, f"the verifier in {folder}")
         base = network(lm)
         with torch.device("meta"):
             scorer = Scorer(config)
-        stream(scorer, folder, _SameNames(), lm.device, base.norm.weight.dtype)
+        load_weights(scorer, folder, _SameNames(), lm.device, base.norm.weight.dtype)
         scorer.value.float()
         if compile:
             scorer.trunk.compile_layers(dynamic=True)
@@ -235,7 +235,7 @@ def write(
     """
     rename: Rename = _SameNames()
     part = folder / "model.part"
-    save(scorer, part, rename, torch.bfloat16)
+    save_weights(scorer, part, rename, torch.bfloat16)
     os.replace(part, folder / WEIGHTS)
     about = {
         "kind": "verifier",

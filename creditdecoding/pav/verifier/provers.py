@@ -23,7 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from creditdecoding.bootstrap import Interval, Numbers, interval, mean, resampled
+from creditdecoding.bootstrap import (
+    FloatArray,
+    Interval,
+    percentile_interval,
+    resampled_means,
+    stratified_mean,
+)
 from creditdecoding.pav.data.label_store import Label
 from creditdecoding.pav.steps import State
 from creditdecoding.pav.verifier.model import best_of
@@ -78,13 +84,13 @@ class Moments:
     Q^pi; NaN where there is none.
     """
 
-    mu: Numbers
-    square: Numbers
-    product: Numbers
-    pi: Numbers
+    mu: FloatArray
+    square: FloatArray
+    product: FloatArray
+    pi: FloatArray
 
     @classmethod
-    def predicted(cls, mu: Numbers, pi: Numbers) -> Moments:
+    def predicted(cls, mu: FloatArray, pi: FloatArray) -> Moments:
         """From predictions."""
         return cls(mu, mu * mu, mu * pi, pi)
 
@@ -185,7 +191,7 @@ def choose(found: Sequence[Fork], provers: Mapping[str, Moments]) -> Choice:
     families = sorted({family for family, _ in problems})
     strata = [families.index(family) for family, _ in problems]
     where = np.array([problems.index(fork.problem) for fork in found], dtype=int)
-    sums: dict[str, Numbers] = {}
+    sums: dict[str, FloatArray] = {}
     for name, moments in provers.items():
         variance, weight = _spread(found, moments, own=True)
         covariance, _ = _spread(found, moments, own=False)
@@ -194,11 +200,15 @@ def choose(found: Sequence[Fork], provers: Mapping[str, Moments]) -> Choice:
         np.add.at(sums[name], where, columns)
     several = sum(len(fork.children) > 1 for fork in found)
     drawn = (
-        {name: resampled(each, strata, RESAMPLES) for name, each in sums.items()}
+        {name: resampled_means(each, strata, RESAMPLES) for name, each in sums.items()}
         if problems
         else {}
     )
-    points = {name: mean(each, strata)[None] for name, each in sums.items()} if problems else {}
+    points = (
+        {name: stratified_mean(each, strata)[None] for name, each in sums.items()}
+        if problems
+        else {}
+    )
     known = {name: bool(points) and points[name][0, 0] > 0 for name in provers}
     listed = tuple(
         _prover(name, points[name], drawn[name]) if known[name] else Prover(name, None, None, None)
@@ -222,7 +232,7 @@ def choose(found: Sequence[Fork], provers: Mapping[str, Moments]) -> Choice:
     )
 
 
-def _spread(found: Sequence[Fork], moments: Moments, own: bool) -> tuple[Numbers, Numbers]:
+def _spread(found: Sequence[Fork], moments: Moments, own: bool) -> tuple[FloatArray, FloatArray]:
     """Unbiased variance of Q^mu (or its covariance with Q^pi) at each fork, and the fork's draws
     that have estimates (0: fewer than two).
     """
@@ -236,7 +246,7 @@ def _spread(found: Sequence[Fork], moments: Moments, own: bool) -> tuple[Numbers
     taken = np.where(np.isfinite(x + y + xy), taken, 0.0)
     x, y, xy = (np.nan_to_num(each) for each in (x, y, xy))
 
-    def total(values: Numbers) -> Numbers:
+    def total(values: FloatArray) -> FloatArray:
         return np.asarray(np.bincount(group, values, minlength=len(found)), dtype=np.float64)
 
     n = total(taken)
@@ -249,15 +259,15 @@ def _spread(found: Sequence[Fork], moments: Moments, own: bool) -> tuple[Numbers
     )
 
 
-def _totals(sums: Numbers) -> Numbers:
+def _totals(sums: FloatArray) -> FloatArray:
     return np.asarray((sums[:, 1] + sums[:, 2]) / sums[:, 0])
 
 
-def _prover(name: str, point: Numbers, drawn: Numbers) -> Prover:
-    def over(statistic: Callable[[Numbers], Numbers]) -> Interval:
+def _prover(name: str, point: FloatArray, drawn: FloatArray) -> Prover:
+    def over(statistic: Callable[[FloatArray], FloatArray]) -> Interval:
         with np.errstate(invalid="ignore", divide="ignore"):
             draws = statistic(drawn)
-            return interval(float(statistic(point)[0]), draws[np.isfinite(draws)])
+            return percentile_interval(float(statistic(point)[0]), draws[np.isfinite(draws)])
 
     return Prover(
         name, over(lambda s: s[:, 1] / s[:, 0]), over(lambda s: s[:, 2] / s[:, 0]), over(_totals)
@@ -265,7 +275,7 @@ def _prover(name: str, point: Numbers, drawn: Numbers) -> Prover:
 
 
 def _differ(
-    one: str, other: str, points: Mapping[str, Numbers], drawn: Mapping[str, Numbers]
+    one: str, other: str, points: Mapping[str, FloatArray], drawn: Mapping[str, FloatArray]
 ) -> bool:
     """Whether the sums of two provers are told apart, over the same draws of problems."""
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -273,7 +283,7 @@ def _differ(
             _totals(points[one]) - _totals(points[other]),
             _totals(drawn[one]) - _totals(drawn[other]),
         )
-    return interval(float(gap[0]), gaps[np.isfinite(gaps)]).excludes_zero
+    return percentile_interval(float(gap[0]), gaps[np.isfinite(gaps)]).excludes_zero
 
 
 def from_predictions(

@@ -46,7 +46,7 @@ def surprise(model: Transformer, states: Sequence[State], mask_id: int) -> list[
         widest, dtype=torch.bool
     )
     device = model.norm.weight.device
-    hidden = model.trunk(tokens.to(device), allowed.to(device), positions.to(device))
+    hidden = model.hidden_states(tokens.to(device), allowed.to(device), positions.to(device))
     found = []
     for row, state in enumerate(states):
         start, count = len(state.prompt), len(state.written)

@@ -92,13 +92,13 @@ def write(path: Path, text: str) -> None:
 
     Raises `OptionError` if the system refuses.
     """
-    from creditdecoding.run_dir import replace
+    from creditdecoding.run_dir import write_atomically
 
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
             path.write_text(text, encoding="utf-8")
         else:
-            replace(path, text)
+            write_atomically(path, text)
     except OSError as error:
         raise OptionError(
             f"cannot write ({error.strerror})", given=str(path), hint="Check the folder."

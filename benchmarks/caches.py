@@ -99,7 +99,7 @@ def main() -> None:
         stores[case].reserve(1, len(rows[case].canvas))
     passes: dict[str, list[tuple[int, int, float]]] = {case: [] for case in CASES}
     for case in CASES:  # warm up
-        denoise_step(models[case], [rows[case]], words, torch.device("cpu"), store=stores[case])
+        denoise_step(models[case], [rows[case]], words, torch.device("cpu"), cache=stores[case])
     while any(row.span < len(row.spans) for row in rows.values()):
         for case in CASES:
             row: Request = rows[case]
@@ -112,7 +112,7 @@ def main() -> None:
             )
             began = time.process_time()
             (rows[case],), _ = denoise_step(
-                models[case], [row], words, torch.device("cpu"), store=stores[case]
+                models[case], [row], words, torch.device("cpu"), cache=stores[case]
             )
             passes[case].append((last - first, work, 1000 * (time.process_time() - began)))
     _print(args, passes, sum(w.numel() for w in models["none"].parameters()))

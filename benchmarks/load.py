@@ -192,7 +192,7 @@ def in_process(lm: LM, jobs: list[Job], batch_size: int, seconds: float, tally: 
             lm.row(lm.encode(job.prompt), job.config(), index) for index, job in enumerate(batch)
         ]
         for done, job in zip(lm.collect(rows), batch):
-            tally.tokens, tally.requests = tally.tokens + done.trace.count, tally.requests + 1
+            tally.tokens, tally.requests = tally.tokens + done.trace.token_count, tally.requests + 1
             if done.text != job.text:
                 tally.wrong.append(
                     f"batch of {batch_size}, {job.decoder} {job.length} {job.prompt!r}: {done.text!r} instead of {job.text!r}"

@@ -26,8 +26,8 @@ from rich.table import Table
 
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.engine import Engine, EngineStats
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import Request
-from creditdecoding.decoding.step import run
 from creditdecoding.lm import LM, load
 from creditdecoding.tasks import families
 from creditdecoding.tasks.base import distinct_items
@@ -61,7 +61,7 @@ def plain(lm: LM, *batches: Sequence[Request]) -> Answers:
     events = (
         event
         for batch in batches
-        for event in run(lm.model, batch, lm.words, lm.device, len(batch))
+        for event in denoise(lm.model, batch, lm.words, lm.device, len(batch))
     )
     return {event.row: event.tokens for event in events if isinstance(event, FinishEvent)}
 
@@ -138,7 +138,7 @@ def _print(
         "forwards": stats.forwards,
         "nfe": round(stats.passes / args.requests, 2),
         "padding_share": round(stats.padding_share, 4),
-        "cache_bytes": stats.cache,
+        "cache_bytes": stats.cache_bytes,
     }
     print(json.dumps({"bench": "serving_engine", **vars(args), **found}))
 

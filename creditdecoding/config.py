@@ -155,7 +155,7 @@ class ServeConfig:
         "GiB for the rows under way: cached keys and values, logits, state, activations; by default 80% of what is free.",
         gt=0.0,
     )
-    overtakes: int = option(
+    max_bypass: int = option(
         8,
         "How often a request that does not fit into memory yet may be passed by others that do.",
         ge=0,

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
+from creditdecoding.decoding.forward import logits_at
 from creditdecoding.decoding.request import Request, new_infill_request, new_request
-from creditdecoding.decoding.step import logits_at
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
 from creditdecoding.ops.vocab_stats import vocab_stats
@@ -77,7 +77,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Score:
+class TraceLikelihood:
     """Log-probability of each written token at the pass that wrote it, by position, in nats."""
 
     by_position: Mapping[int, float]
@@ -89,7 +89,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Query:
+class TokenQuery:
     """Ask for log p of `targets` [n] at `positions` [n] of `row`'s canvas."""
 
     row: Request
@@ -142,7 +142,7 @@ def exact_bound(lm: LM, prompt: Text, answer: Text, **options: Any) -> float:
     )
 
 
-def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> Score:
+def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> TraceLikelihood:
     """Log-probabilities of a trace's tokens, each given what was written before its pass; without
     cache, sampling or credit.
 
@@ -160,10 +160,12 @@ def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> Score:
         )
     queries = replay(lm, trace)
     found = [x for part in _log_probs(lm, queries, batch_size) for x in part.tolist()]
-    return Score(dict(zip((p for query in queries for p in query.positions.tolist()), found)))
+    return TraceLikelihood(
+        dict(zip((p for query in queries for p in query.positions.tolist()), found))
+    )
 
 
-def replay(lm: LM, trace: Trace) -> list[Query]:
+def replay(lm: LM, trace: Trace) -> list[TokenQuery]:
     """A trace's passes, each with the canvas before it and what it wrote. Raises `OptionError` as
     `rescore` does.
     """
@@ -180,7 +182,9 @@ def replay(lm: LM, trace: Trace) -> list[Query]:
                 hint="Only what is written once can be scored.",
             )
         targets = torch.tensor(list(done.values()), dtype=torch.long)
-        queries.append(Query(replace(row, canvas=canvas, block_index=step.block), now, targets))
+        queries.append(
+            TokenQuery(replace(row, canvas=canvas, block_index=step.block), now, targets)
+        )
         canvas = canvas.index_put((now,), targets)
     return queries
 
@@ -288,7 +292,7 @@ def _count(row: Request, config: LikelihoodConfig) -> int:
 
 def _samples(
     plan: Sequence[tuple[Request, Tensor]], mask_id: int, config: LikelihoodConfig
-) -> Iterator[Query]:
+) -> Iterator[TokenQuery]:
     """The noised canvases of all blocks, in the order of their strata."""
     noise = torch.Generator().manual_seed(config.seed)
     for row, tokens in plan:
@@ -302,11 +306,11 @@ def _samples(
             )
 
 
-def _query(row: Request, tokens: Tensor, masked: Tensor, mask_id: int) -> Query:
+def _query(row: Request, tokens: Tensor, masked: Tensor, mask_id: int) -> TokenQuery:
     """The block of `row` written but for the positions `masked`."""
     end = row.block[1]
     canvas = torch.cat((tokens[:end], row.canvas[end:])).index_fill(0, masked, mask_id)
-    return Query(replace(row, canvas=canvas), masked, tokens[masked])
+    return TokenQuery(replace(row, canvas=canvas), masked, tokens[masked])
 
 
 def _estimate(
@@ -328,7 +332,7 @@ def _estimate(
 
 
 @torch.inference_mode()
-def _log_probs(lm: LM, queries: Iterable[Query], batch_size: int) -> Iterator[Tensor]:
+def _log_probs(lm: LM, queries: Iterable[TokenQuery], batch_size: int) -> Iterator[Tensor]:
     """log p of each query's targets in float64, `batch_size` queries a pass."""
     waiting = iter(queries)
     while batch := list(itertools.islice(waiting, batch_size)):

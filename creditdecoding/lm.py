@@ -18,15 +18,16 @@ from creditdecoding.checkpoint import read_optional, resolve_checkpoint, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
 from creditdecoding.decoders import resolve, settings
 from creditdecoding.decoding.cache_policy import supported_policies
+from creditdecoding.decoding.forward import Denoiser
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import (
     Request,
     SpecialTokens,
     new_infill_request,
     new_request,
-    row_seed,
+    sample_seed,
 )
-from creditdecoding.decoding.step import Denoiser, run
-from creditdecoding.decoding.streaming import Reading, cut
+from creditdecoding.decoding.streaming import IncrementalDetokenizer, truncate_at_stop
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.models import build_on_meta, load_model, memory, read_config, resolve_device
 from creditdecoding.models.kv_cache import ModelGeometry
@@ -35,7 +36,7 @@ from creditdecoding.options import from_mapping
 from creditdecoding.text.prompts import Message, Prompt, one_prompt, prompts, whole_characters
 from creditdecoding.text.tokenizer import Tokenizer, load_tokenizer
 from creditdecoding.trace import Event, Trace
-from creditdecoding.trace_svg import card, shortened
+from creditdecoding.trace_svg import html_card, shorten
 
 INFILL_MASK = "[MASK]"
 
@@ -59,18 +60,18 @@ class Completion:
         return self.trace.tpf
 
     def __repr__(self) -> str:
-        return f"<Completion {shortened(self.text, 60)!r}: {self.trace.words}>"
+        return f"<Completion {shorten(self.text, 60)!r}: {self.trace.summary}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return card(self.trace.words, self.trace.picture(), self.text)
+        return html_card(self.trace.summary, self.trace.svg(), self.text)
 
     def to_json(self) -> dict[str, Any]:
         """What `credit generate --json` prints."""
         return {
             "text": self.text,
             "nfe": self.nfe,
-            "tokens": self.trace.count,
+            "tokens": self.trace.token_count,
             "tpf": round(self.tpf, 3),
             "seconds": round(self.trace.seconds, 4),
             "finish_reason": self.finish_reason,
@@ -161,14 +162,14 @@ class LM:
     ) -> list[Request]:
         """One row a prompt, ready for `generate.run`.
 
-        Each row has a seed of its own (`canvas.row_seed`), by its place among the prompts, or by
+        Each row has a seed of its own (`sample_seed`), by its place among the prompts, or by
         `numbers`, one a prompt, where the prompts are a part of something larger.
         """
         numbers = range(len(prompts)) if numbers is None else numbers
         return [
             self.row(
                 self.encode(prompt, raw),
-                dataclasses.replace(config, seed=row_seed(config.seed, number)),
+                dataclasses.replace(config, seed=sample_seed(config.seed, number)),
                 i,
             )
             for i, (prompt, number) in enumerate(zip(prompts, numbers, strict=True))
@@ -211,7 +212,7 @@ class LM:
 
     def events(self, rows: Sequence[Request]) -> Iterator[Event]:
         """Decode rows; the trace events as they happen."""
-        return run(self.model, rows, self.words, self.device, self.batch_size)
+        return denoise(self.model, rows, self.words, self.device, self.batch_size)
 
     def collect(
         self, rows: Sequence[Request], on_event: Callable[[Event], None] | None = None
@@ -245,7 +246,7 @@ class LM:
 
     def text(self, ids: Sequence[int], config: GenerationConfig) -> str:
         """Text of an answer's ids, cut before the first stop string."""
-        return cut(self.tokenizer.decode(ids), config.stop)
+        return truncate_at_stop(self.tokenizer.decode(ids), config.stop)
 
     @overload
     def generate(
@@ -309,7 +310,7 @@ class LM:
     ) -> Iterator[str]:
         """Answer one prompt; pieces of text as soon as no later step can change them."""
         row = self.rows([prompt], _config(config, options), raw)[0]
-        reading = Reading(row, self.words)
+        reading = IncrementalDetokenizer(row, self.words)
         yield from filter(None, map(reading.add, self.events([row])))
 
 

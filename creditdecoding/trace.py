@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.errors import OptionError
-from creditdecoding.trace_svg import card, pass_map
+from creditdecoding.trace_svg import html_card, pass_map
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class StepEvent:
         """Position -> token of what this step wrote."""
         return {p: t for p, t, done in zip(self.positions, self.tokens, self.committed) if done}
 
-    def onto(self, written: Mapping[int, int]) -> dict[int, int]:
+    def apply_to(self, written: Mapping[int, int]) -> dict[int, int]:
         """Position -> token of what stands after this step, if `written` stood before it."""
         found = {**written, **self.commits()}
         return {p: t for p, t in found.items() if p not in self.revoked} if self.revoked else found
@@ -120,7 +120,7 @@ class Trace:
         return self.finish.tokens if self.finish else ()
 
     @property
-    def count(self) -> int:
+    def token_count(self) -> int:
         """Answer tokens that were written; of a text with gaps, the gaps."""
         end = len(self.prompt) + len(self.tokens)
         return sum(position < end for position in self.written)
@@ -128,7 +128,7 @@ class Trace:
     @property
     def tpf(self) -> float:
         """Answer tokens per forward pass."""
-        return self.count / self.nfe if self.nfe else 0.0
+        return self.token_count / self.nfe if self.nfe else 0.0
 
     @property
     def seconds(self) -> float:
@@ -140,23 +140,23 @@ class Trace:
         """Position -> token of everything that stands in the end, end tokens included."""
         found: dict[int, int] = {}
         for step in self.steps:
-            found = step.onto(found)
+            found = step.apply_to(found)
         return found
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """Its counts in a line."""
         reason = self.finish.reason if self.finish else "not finished"
-        return f"{self.count} tokens in {self.nfe} forward passes ({self.tpf:.2f} a pass), {self.seconds:.2f} s, {reason}"
+        return f"{self.token_count} tokens in {self.nfe} forward passes ({self.tpf:.2f} a pass), {self.seconds:.2f} s, {reason}"
 
     def __repr__(self) -> str:
-        return f"<Trace: {self.words}>"
+        return f"<Trace: {self.summary}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return card(self.words, self.picture())
+        return html_card(self.summary, self.svg())
 
-    def picture(self) -> str:
+    def svg(self) -> str:
         """Which pass wrote which position, as SVG."""
         end = len(self.prompt) + len(self.tokens)
         written: dict[int, tuple[int, float]] = {}
@@ -242,7 +242,7 @@ def total(traces: Sequence[Trace]) -> Totals:
         forwards=len(set(passes)),
         passes=sum(trace.nfe for trace in traces),
         sequence_forwards=sum(trace.sequence_forwards for trace in traces),
-        tokens=sum(trace.count for trace in traces),
+        tokens=sum(trace.token_count for trace in traces),
         seconds=max((trace.finish.seconds for trace in traces if trace.finish), default=0.0),
         computed=sum(step.computed * step.sequences for trace in traces for step in trace.steps),
     )

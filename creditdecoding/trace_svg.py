@@ -45,14 +45,14 @@ def pass_map(written: Mapping[int, tuple[int, float]], passes: int) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {box}>{"".join(bars)}</svg>'
 
 
-def card(words: str, drawing: str, text: str = "") -> str:
+def html_card(words: str, drawing: str, text: str = "") -> str:
     """A text, a line of words about it, and a drawing, as HTML; a long text is cut."""
-    cut = shortened(text, _TEXT)
+    cut = shorten(text, _TEXT)
     said = f'<pre style="white-space:pre-wrap">{escape(cut)}</pre>' if cut else ""
     return f"<div>{said}<div>{drawing}</div><small>{escape(words)}</small></div>"
 
 
-def shortened(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     """The text, of a longer one the beginning."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

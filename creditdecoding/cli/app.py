@@ -76,7 +76,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def summary(done: Completion) -> str:
-    return done.trace.words
+    return done.trace.summary
 
 
 def load_lm(model: str, engine: EngineConfig) -> LM:

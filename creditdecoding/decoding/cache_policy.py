@@ -126,30 +126,30 @@ POLICIES: dict[str, type[Any]] = {
 }
 
 
-def supported_policies(layout: ModelGeometry) -> list[str]:
+def supported_policies(geometry: ModelGeometry) -> list[str]:
     """Names of the policies that a network of this layout can use."""
-    if not layout.supports_kv_cache:
+    if not geometry.supports_kv_cache:
         return ["none"]
     return (
         ["none", "block"]
-        if layout.causal_block is not None
+        if geometry.causal_block is not None
         else [name for name in POLICIES if name != "block"]
     )
 
 
-def parse_policy(spec: str, layout: ModelGeometry) -> CachePolicy:
+def parse_policy(spec: str, geometry: ModelGeometry) -> CachePolicy:
     """The policy called `name` or `name:knob=value`; "auto" is `block` where that is exact, else
     `none`. Raises `OptionError`.
     """
-    allowed = supported_policies(layout)
+    allowed = supported_policies(geometry)
     name, knobs = split_spec(spec, "cache")
     if name == "auto" and not knobs:
         name = "block" if "block" in allowed else "none"
     if name not in POLICIES:
         raise unknown_name("cache", name, ["auto", *POLICIES])
     if name not in allowed:
-        kind = "block-causal" if layout.causal_block is not None else "full-attention"
-        reason = f"a {kind} model" if layout.supports_kv_cache else "a model of your own"
+        kind = "block-causal" if geometry.causal_block is not None else "full-attention"
+        reason = f"a {kind} model" if geometry.supports_kv_cache else "a model of your own"
         raise OptionError(
             f"this cache does not fit {reason}",
             given=spec,

@@ -20,7 +20,7 @@ from creditdecoding.decoding.request import ForwardFn, Request
 from creditdecoding.models.kv_cache import KVCache
 
 
-def leaders(rows: Sequence[Request]) -> list[int] | None:
+def representatives(rows: Sequence[Request]) -> list[int] | None:
     """For each row the index of the one that is computed for it, the first of its kind or itself;
     None where that is itself for all.
     """
@@ -29,12 +29,12 @@ def leaders(rows: Sequence[Request]) -> list[int] | None:
     for i, row in enumerate(rows):
         seen = row.block_position.length
         alone = row.guided or row.leave_one_out_positions or row.computed_span != (0, seen)
-        key = (isinstance(row.policy, NoCache), row.canvas[:seen].numpy().tobytes())
+        key = (isinstance(row.cache_policy, NoCache), row.canvas[:seen].numpy().tobytes())
         found.append(i if alone else first.setdefault(key, i))
     return None if found == [*range(len(rows))] else found
 
 
-def distinct(
+def unique_positions(
     leads: Sequence[int], at_row: Tensor, position: Tensor
 ) -> tuple[list[int], Tensor, Tensor]:
     """Which rows lead; the different places [2, m] asked for by (row, position) [n], their rows
@@ -60,12 +60,12 @@ def shared(
     """Logits at (row, position) [n] from a pass over the leaders alone, each place computed once;
     what they stored is stored for all.
     """
-    runs, wanted, back = distinct(leads, at_row, position)
+    runs, wanted, back = unique_positions(leads, at_row, position)
     flat = ask([rows[i] for i in runs], wanted[0], wanted[1])
     kept = [
         (rows[lead].cache_slot, row.cache_slot)
         for lead, row in zip(leads, rows)
-        if row is not rows[lead] and not isinstance(row.policy, NoCache)
+        if row is not rows[lead] and not isinstance(row.cache_policy, NoCache)
     ]
     if store is not None and kept:
         store.copy_slots(*map(list, zip(*kept)))

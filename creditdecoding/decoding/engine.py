@@ -23,9 +23,17 @@ import torch
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.decoding.cache_policy import NoCache
-from creditdecoding.decoding.request import Request, SpecialTokens, finish
-from creditdecoding.decoding.scheduler import Budget, Need, Waiting, Work, deal, size
-from creditdecoding.decoding.step import Denoiser, denoise_step
+from creditdecoding.decoding.forward import Denoiser
+from creditdecoding.decoding.request import Request, SpecialTokens, finish_event
+from creditdecoding.decoding.scheduler import (
+    MemoryBudget,
+    MemoryNeed,
+    PassShape,
+    WaitQueue,
+    group_into_passes,
+    pass_positions,
+)
+from creditdecoding.decoding.step import denoise_step
 from creditdecoding.errors import CreditError, ModelError, OptionError, QueueFullError
 from creditdecoding.models import memory
 from creditdecoding.models.kv_cache import KVCache
@@ -60,9 +68,9 @@ class EngineStats:
     tokens: int
     positions: int
     padding: int
-    cache: int
-    admitted: int
-    memory: int | None
+    cache_bytes: int
+    admitted_bytes: int
+    memory_limit: int | None
 
     @property
     def padding_share(self) -> float:
@@ -78,26 +86,26 @@ class Engine:
     def __init__(
         self,
         model: Denoiser,
-        words: SpecialTokens,
+        vocab: SpecialTokens,
         device: torch.device,
         config: EngineConfig | None = None,
         serve: ServeConfig | None = None,
-        free: memory.FreeBytes = memory.free_bytes,
-        share: bool = False,
+        free_memory: memory.FreeBytes = memory.free_bytes,
+        dedup: bool = False,
     ) -> None:
         """`share`: requests that show the network the same are computed once (sharing.py), and
         their events say who was not.
         """
         config, serve = config or EngineConfig(), serve or ServeConfig()
-        self.model, self.words, self.device, self.serve, self.share = (
+        self.model, self.vocab, self.device, self.serve, self.dedup = (
             model,
-            words,
+            vocab,
             device,
             serve,
-            share,
+            dedup,
         )
-        self._foot = memory.footprint(model, words.size)
-        there = free(device) if serve.memory is None else None
+        self._foot = memory.footprint(model, vocab.size)
+        there = free_memory(device) if serve.memory is None else None
         most = (
             int(serve.memory * 2**30)
             if serve.memory is not None
@@ -105,12 +113,12 @@ class Engine:
             if there is None
             else int(SHARE * there)
         )
-        self._full = self._budget = Budget(
+        self._full = self._budget = MemoryBudget(
             config.batch_size, most, self._foot.cached
         )  # less than full after memory ran out, until idle
-        self._waiting: Waiting[Request] = Waiting(serve.overtakes)
+        self._waiting: WaitQueue[Request] = WaitQueue(serve.max_bypass)
         self._rows: dict[int, Request] = {}
-        self._needs: dict[int, Need] = {}
+        self._needs: dict[int, MemoryNeed] = {}
         self._round: list[list[int]] = []
         self._ceiling: int | None = None  # positions of a pass, once one was too large
         self._store: KVCache | None = None
@@ -146,13 +154,13 @@ class Engine:
         self._next += 1
         return self._next - 1
 
-    def bytes_of(self, row: Request) -> int:
+    def memory_bytes(self, row: Request) -> int:
         """What a row takes while it runs alone, by the estimate that lets it in."""
         return self._budget.taken([self._need(row)])
 
-    def ever_takes(self, rows: Sequence[Request]) -> bool:
+    def could_ever_hold(self, rows: Sequence[Request]) -> bool:
         """Whether all of these rows could run and wait together, were there no others."""
-        line: Waiting[Request] = Waiting(self.serve.overtakes)
+        line: WaitQueue[Request] = WaitQueue(self.serve.max_bypass)
         for row in rows:
             line.add(row, self._need(row))
         line.admit([], self._full)
@@ -193,7 +201,7 @@ class Engine:
         finally:
             self.abort(request)
 
-    def room(self, row: Request) -> int | None:
+    def max_concurrent(self, row: Request) -> int | None:
         """How many rows like this one the memory budget holds at the same time, whatever
         `batch_size` says; None: no limit is known.
         """
@@ -216,7 +224,7 @@ class Engine:
             "cache": held,
             "admitted": admitted,
         }
-        return EngineStats(**now, **self._counts, memory=self._budget.most)
+        return EngineStats(**now, **self._counts, memory_limit=self._budget.most)
 
     # A step
     # ------------------------------------------------------------------------------------------------------------------
@@ -237,7 +245,7 @@ class Engine:
                 works = [_work_of(self._rows[i]) for i in ids]
                 self._round = [
                     [ids[i] for i in group]
-                    for group in deal(
+                    for group in group_into_passes(
                         works, FIXED.get(self.device.type, FIXED["cuda"]), self._ceiling
                     )
                 ]
@@ -254,12 +262,12 @@ class Engine:
             after, events = denoise_step(
                 self.model,
                 rows,
-                self.words,
+                self.vocab,
                 self.device,
                 number,
                 self._seconds,
                 self._store,
-                self.share,
+                self.dedup,
             )
         except (
             Exception
@@ -270,19 +278,22 @@ class Engine:
         works = [_work_of(row) for row, event in zip(rows, events) if event.sequences]
         positions = sum(work.positions for work in works)
         self._counts.update(
-            forwards=1, passes=len(rows), positions=positions, padding=size(works) - positions
+            forwards=1,
+            passes=len(rows),
+            positions=positions,
+            padding=pass_positions(works) - positions,
         )
         for event, row in zip(events, after):
             self._rows[row.index] = row
             self._emit(event)
             try:
-                end = finish(row, self.words, self._seconds())
+                end = finish_event(row, self.vocab, self._seconds())
             except Exception as error:  # ids that the tokenizer cannot read
                 self._fail(row, error)
                 continue
             if end is not None:
                 self._counts["tokens"] += int(
-                    (~row.given[row.answer_start : row.answer_start + len(end.tokens)]).sum()
+                    (~row.read_only[row.answer_start : row.answer_start + len(end.tokens)]).sum()
                 )
                 self._leave(row.index, "finished")
                 self._emit(end)
@@ -292,7 +303,7 @@ class Engine:
         halving.
         """
         if _out_of_memory(error) and len(group) > 1:
-            self._ceiling = max(1, size([_work_of(self._rows[i]) for i in group]) // 2)
+            self._ceiling = max(1, pass_positions([_work_of(self._rows[i]) for i in group]) // 2)
         blamed = [group[i] for i in error.rows] if isinstance(error, ModelError) else []
         if not blamed and len(group) > 1:
             self._run(group[: len(group) // 2])
@@ -332,25 +343,25 @@ class Engine:
     # Memory
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _need(self, row: Request) -> Need:
+    def _need(self, row: Request) -> MemoryNeed:
         """What the row takes while it runs."""
         foot, sequences = self._foot, 1 + row.guided
         width = row.max_window
-        dense = DENSE * width * self.words.size if capabilities_of(row.decoder).dense_state else 0
+        dense = DENSE * width * self.vocab.size if capabilities_of(row.decoder).dense_state else 0
         beside = width * bool(row.leave_one_out_positions)
         working = (
             sequences
             * ((len(row.canvas) + beside) * foot.computed + (width + beside) * foot.logits)
             + dense
         )
-        return Need(
+        return MemoryNeed(
             sequences,
             -(-len(row.canvas) // COLUMNS) * COLUMNS,
             working,
-            not isinstance(row.policy, NoCache),
+            not isinstance(row.cache_policy, NoCache),
         )
 
-    def _figures(self, need: Need) -> str:
+    def _figures(self, need: MemoryNeed) -> str:
         """The parts of what a row needs, for an error."""
         cache = self._budget.taken([need]) - need.working
         most = "no limit" if self._budget.most is None else memory.format_bytes(self._budget.most)
@@ -434,9 +445,9 @@ COUNTED = ("finished", "failed", "aborted", "forwards", "passes", "tokens", "pos
 SMALLER = "Shorten the prompt, lower gen_length or block_length, or give the process more memory."
 
 
-def _work_of(row: Request) -> Work:
+def _work_of(row: Request) -> PassShape:
     first, last = row.computed_span
-    return Work(last - first, 1 + row.guided, len(row.leave_one_out_positions))
+    return PassShape(last - first, 1 + row.guided, len(row.leave_one_out_positions))
 
 
 def _out_of_memory(error: Exception) -> bool:

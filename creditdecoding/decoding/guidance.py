@@ -47,7 +47,9 @@ def guided(
 def blind(row: Request, mask_id: int) -> Request:
     """The row's twin: what was given is masked, what was written stays."""
     return replace(
-        row, canvas=row.canvas.masked_fill(row.given, mask_id), cache_slot=row.unconditional_slot
+        row,
+        canvas=row.canvas.masked_fill(row.read_only, mask_id),
+        cache_slot=row.unconditional_slot,
     )
 
 

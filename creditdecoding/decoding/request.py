@@ -19,9 +19,9 @@ from creditdecoding.errors import OptionError, TooLongError
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.trace import FinishEvent
 
-PLAIN = ModelGeometry()
+PLAIN_GEOMETRY = ModelGeometry()
 _WORD = (1 << 64) - 1
-BLOCK_LENGTH = 32  # where neither the request nor the checkpoint says otherwise
+DEFAULT_BLOCK_LENGTH = 32  # where neither the request nor the checkpoint says otherwise
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Request:
     index: int
     canvas: Tensor
     masked: Tensor
-    given: Tensor
+    read_only: Tensor
     blocks: tuple[tuple[int, int], ...]
     answer_start: int
     answer_end: int
@@ -66,8 +66,8 @@ class Request:
     config: GenerationConfig
     decoder: Decoder
     initial_masks: int
-    geometry: ModelGeometry = PLAIN
-    policy: CachePolicy = NoCache()
+    geometry: ModelGeometry = PLAIN_GEOMETRY
+    cache_policy: CachePolicy = NoCache()
     state: State | None = None
     block_index: int = 0
     step: int = 0
@@ -75,12 +75,12 @@ class Request:
     unconditional_slot: int = 0
     stored_until: int = 0
     joined_at: float = 0.0
-    suffix: int = 0
+    suffix_length: int = 0
 
     @property
     def answer_prefix(self) -> list[int]:
         """The ids of the answer that were given with the prompt, up to the first that was not."""
-        given = self.given[self.answer_start : self.answer_end] & self.may_stop_early
+        given = self.read_only[self.answer_start : self.answer_end] & self.may_stop_early
         return self.canvas[
             self.answer_start : self.answer_start + int(given.long().cumprod(0).sum())
         ].tolist()
@@ -138,14 +138,14 @@ class Request:
         if not capabilities_of(self.decoder).leave_one_out:
             return ()
         start, end = self.block
-        return tuple(((~self.given[start:end]).nonzero()[:, 0] + start).tolist())
+        return tuple(((~self.read_only[start:end]).nonzero()[:, 0] + start).tolist())
 
     @property
     def wants_leave_one_out(self) -> Tensor:
         """Where, [length], the next pass says how likely a written token is without itself: what
         the rule wrote, if it wants shadows.
         """
-        return ~(self.masked | self.given) & capabilities_of(self.decoder).leave_one_out
+        return ~(self.masked | self.read_only) & capabilities_of(self.decoder).leave_one_out
 
     @property
     def guided(self) -> bool:
@@ -166,7 +166,7 @@ class Request:
     @property
     def computed_span(self) -> tuple[int, int]:
         """The positions that the next pass computes; with shifted logits also the one before."""
-        first, last = self.policy.span(self.block_position)
+        first, last = self.cache_policy.span(self.block_position)
         return max(0, first - self.geometry.logit_shift), last
 
     @property
@@ -176,7 +176,7 @@ class Request:
         return last - first + len(self.leave_one_out_positions)
 
 
-def row_seed(seed: int, index: int) -> int:
+def sample_seed(seed: int, index: int) -> int:
     """The seed of the row with number `index` among several that one seed is given for
     (docs/decoders.md, Seeds).
 
@@ -205,10 +205,10 @@ def new_request(
     index: int,
     prompt: Sequence[int],
     config: GenerationConfig,
-    words: SpecialTokens,
+    vocab: SpecialTokens,
     max_length: int,
-    layout: ModelGeometry = PLAIN,
-    begun: Sequence[int] = (),
+    geometry: ModelGeometry = PLAIN_GEOMETRY,
+    answer_prefix: Sequence[int] = (),
     suffix: Sequence[int] = (),
 ) -> Request:
     """A row that continues `prompt` by an answer of `gen_length` positions, the first of them
@@ -231,21 +231,21 @@ def new_request(
             allowed=f"{max_length} together",
             hint="Shorten the prompt or lower gen_length.",
         )
-    if begun:
-        _check_begun(begun, config, words)
-    grid = layout.causal_block or 1
+    if answer_prefix:
+        _check_begun(answer_prefix, config, vocab)
+    grid = geometry.causal_block or 1
     whole = end + len(suffix)
     if suffix:
-        _check_suffix(suffix, len(prompt), whole, words, layout)
+        _check_suffix(suffix, len(prompt), whole, vocab, geometry)
     length = max(whole, min(-(-whole // grid) * grid, max_length))
-    canvas = torch.full((length,), words.mask_id)
-    written = len(prompt) + len(begun)
-    canvas[:written] = torch.tensor([*prompt, *begun], dtype=torch.long)
+    canvas = torch.full((length,), vocab.mask_id)
+    written = len(prompt) + len(answer_prefix)
+    canvas[:written] = torch.tensor([*prompt, *answer_prefix], dtype=torch.long)
     canvas[end:whole] = torch.tensor(list(suffix), dtype=torch.long)
     place = torch.arange(length)
     masked = (place >= written) & (place < end)
-    row = _row(index, canvas, masked, len(prompt), end, not suffix, config, layout)
-    return replace(row, suffix=len(suffix))
+    row = _row(index, canvas, masked, len(prompt), end, not suffix, config, geometry)
+    return replace(row, suffix_length=len(suffix))
 
 
 def _check_suffix(
@@ -291,15 +291,15 @@ def new_infill_request(
     index: int,
     tokens: Sequence[int],
     config: GenerationConfig,
-    words: SpecialTokens,
+    vocab: SpecialTokens,
     max_length: int,
-    layout: ModelGeometry = PLAIN,
+    geometry: ModelGeometry = PLAIN_GEOMETRY,
 ) -> Request:
     """A row that fills the mask tokens inside `tokens`; the rest stays. Raises `OptionError` if
     there is none or it does not fit.
     """
     canvas = torch.tensor(list(tokens), dtype=torch.long)
-    masked = canvas == words.mask_id
+    masked = canvas == vocab.mask_id
     if not bool(masked.any()):
         raise OptionError(
             "there is no mask in the text to fill", hint="Mark each missing token with [MASK]."
@@ -311,7 +311,7 @@ def new_infill_request(
             allowed=max_length,
             hint="Shorten the text.",
         )
-    return _row(index, canvas, masked, 0, len(canvas), False, config, layout)
+    return _row(index, canvas, masked, 0, len(canvas), False, config, geometry)
 
 
 def _row(
@@ -325,7 +325,7 @@ def _row(
     layout: ModelGeometry,
 ) -> Request:
     rule, own = load(config.decoder)
-    width = config.block_length or own or layout.causal_block or BLOCK_LENGTH
+    width = config.block_length or own or layout.causal_block or DEFAULT_BLOCK_LENGTH
     if layout.causal_block is not None and layout.causal_block % width:
         raise OptionError(
             "block_length does not divide the blocks of this block-causal model",
@@ -348,19 +348,19 @@ def _row(
     )
 
 
-def check_supported(decoder: Any, layout: ModelGeometry) -> Decoder:
+def check_supported(decoder: Any, geometry: ModelGeometry) -> Decoder:
     """The rule that `decoders.load` reads, if a network of this layout can run it. Raises
     `OptionError`.
     """
     rule, _ = load(decoder)
-    if capabilities_of(rule).leave_one_out and not layout.supports_kv_cache:
+    if capabilities_of(rule).leave_one_out and not geometry.supports_kv_cache:
         what = "this decoder computes shadow tokens beside the text, and a model of your own cannot be told who sees whom"
         name, allowed = settings(rule)["name"], "models that load() reads"
         raise OptionError(what, given=name, allowed=allowed, hint="Choose another --decoder.")
     return rule
 
 
-def revoked(row: Request, decision: Decision, slot: int) -> Tensor:
+def remasked(row: Request, decision: Decision, slot: int) -> Tensor:
     """Where of its reach, [end - start], row `slot` of a decision takes back what an earlier pass
     wrote. Raises `OptionError`.
     """
@@ -374,7 +374,7 @@ def revoked(row: Request, decision: Decision, slot: int) -> Tensor:
             given=name,
             hint="Set capabilities = Capabilities(can_remask=True) on its class.",
         )
-    return decision.revoke[slot, : end - start] & ~(row.masked | row.given)[start:end]
+    return decision.revoke[slot, : end - start] & ~(row.masked | row.read_only)[start:end]
 
 
 def apply_decision(
@@ -389,9 +389,9 @@ def apply_decision(
     start, end = row.decision_window
     width = end - start
     written = decision.commit[slot, :width] & (
-        ~row.given[start:end] if row.can_edit else row.masked[start:end]
+        ~row.read_only[start:end] if row.can_edit else row.masked[start:end]
     )
-    back = revoked(row, decision, slot)
+    back = remasked(row, decision, slot)
     canvas, masked = row.canvas.clone(), row.masked.clone()
     canvas[start:end] = torch.where(
         written, decision.tokens[slot, :width], canvas[start:end]
@@ -410,7 +410,7 @@ def apply_decision(
     return replace(row, state=None, block_index=span, step=0, initial_masks=size)
 
 
-def finalized_ids(row: Request, words: SpecialTokens) -> tuple[list[int], bool]:
+def finalized_ids(row: Request, vocab: SpecialTokens) -> tuple[list[int], bool]:
     """The answer's ids that no later step can change, up to its end token, and whether that end
     token was reached.
     """
@@ -421,18 +421,18 @@ def finalized_ids(row: Request, words: SpecialTokens) -> tuple[list[int], bool]:
     ids = row.canvas[row.answer_start : stop].tolist()
     if not row.may_stop_early:
         return ids, False
-    end = next((i for i, token in enumerate(ids) if token in words.stop_ids), None)
+    end = next((i for i, token in enumerate(ids) if token in vocab.stop_ids), None)
     return (ids, False) if end is None else (ids[:end], True)
 
 
-def finish(row: Request, words: SpecialTokens, seconds: float) -> FinishEvent | None:
+def finish_event(row: Request, vocab: SpecialTokens, seconds: float) -> FinishEvent | None:
     """The row's last event, if it is done: end token or stop string settled (and stopping allowed),
     or no mask left.
     """
-    ids, ended = finalized_ids(row, words)
+    ids, ended = finalized_ids(row, vocab)
     done = row.block_index == len(row.blocks)
-    if (row.may_stop_early or row.suffix) and _stopped(row, words, ids):
-        n = next(n for n in range(len(ids) + 1) if _stopped(row, words, ids[:n]))
+    if (row.may_stop_early or row.suffix_length) and _stopped(row, vocab, ids):
+        n = next(n for n in range(len(ids) + 1) if _stopped(row, vocab, ids[:n]))
         return FinishEvent(row.index, "stop", tuple(ids[:n]), seconds, row.joined_at)
     if ended and (row.config.early_stop or done):
         return FinishEvent(row.index, "stop", tuple(ids), seconds, row.joined_at)

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """What a row takes while it runs: places in the cache, positions a place must have, other
     bytes; `keeps` whether it uses a cache.
     """
@@ -29,7 +29,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Budget:
+class MemoryBudget:
     """What all rows together may take: `rows` at a time and `most` bytes (None: unknown, not held
     to); `column` bytes a cached position.
     """
@@ -38,7 +38,7 @@ class Budget:
     most: int | None
     column: int
 
-    def shape(self, needs: Sequence[Need]) -> tuple[int, int]:
+    def shape(self, needs: Sequence[MemoryNeed]) -> tuple[int, int]:
         """Places and positions of the cache these rows share: none unless one of them keeps
         something, as wide as the longest.
         """
@@ -46,12 +46,12 @@ class Budget:
             return 0, 0
         return sum(need.slots for need in needs), max(need.columns for need in needs)
 
-    def taken(self, needs: Sequence[Need], shape: tuple[int, int] = (0, 0)) -> int:
+    def taken(self, needs: Sequence[MemoryNeed], shape: tuple[int, int] = (0, 0)) -> int:
         """Bytes that these rows take together, in a cache that has at least this shape."""
         slots, columns = map(max, self.shape(needs), shape)
         return slots * (columns + 1) * self.column + sum(need.working for need in needs)
 
-    def fits(self, needs: Sequence[Need], shape: tuple[int, int] = (0, 0)) -> bool:
+    def fits(self, needs: Sequence[MemoryNeed], shape: tuple[int, int] = (0, 0)) -> bool:
         """Whether these rows can run together."""
         return len(needs) <= self.rows and (
             self.most is None or self.taken(needs, shape) <= self.most
@@ -59,33 +59,33 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Waiter(Generic[T]):
+class WaitingItem(Generic[T]):
     """One in the queue: what it needs, and how often a later one was let in before it."""
 
     item: T
-    need: Need
+    need: MemoryNeed
     passed: int = 0
 
 
 @dataclass
-class Waiting(Generic[T]):
+class WaitQueue(Generic[T]):
     """The queue in order of arrival; nobody is passed more than `overtakes` times."""
 
     overtakes: int
-    line: list[Waiter[T]] = field(default_factory=list)
+    line: list[WaitingItem[T]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.line)
 
-    def add(self, item: T, need: Need, first: bool = False) -> None:
+    def add(self, item: T, need: MemoryNeed, first: bool = False) -> None:
         """Put at the end, or at the front what was let in too early."""
-        self.line.insert(0 if first else len(self.line), Waiter(item, need))
+        self.line.insert(0 if first else len(self.line), WaitingItem(item, need))
 
-    def admit(self, running: Iterable[Need], budget: Budget) -> list[Waiter[T]]:
+    def admit(self, running: Iterable[MemoryNeed], budget: MemoryBudget) -> list[WaitingItem[T]]:
         """Take out what fits beside `running`, in order; later ones may pass those that do not fit."""
         needs = list(running)
-        taken: list[Waiter[T]] = []
-        left: list[Waiter[T]] = []
+        taken: list[WaitingItem[T]] = []
+        left: list[WaitingItem[T]] = []
         for place, one in enumerate(self.line):
             if len(needs) >= budget.rows or any(other.passed >= self.overtakes for other in left):
                 left += self.line[place:]
@@ -108,7 +108,7 @@ class Waiting(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Work:
+class PassShape:
     """What a row adds to its next pass: `sequences` (two under guidance) of `width` positions and
     as many tokens `beside` the text.
     """
@@ -123,13 +123,15 @@ class Work:
         return (self.width + self.beside) * self.sequences
 
 
-def size(works: Sequence[Work]) -> int:
+def pass_positions(works: Sequence[PassShape]) -> int:
     """Positions of a pass that these rows share, padding included: each is as wide as the widest."""
     columns = max(work.width for work in works) + max(work.beside for work in works)
     return columns * sum(work.sequences for work in works)
 
 
-def deal(works: Sequence[Work], fixed: int, most: int | None = None) -> list[list[int]]:
+def group_into_passes(
+    works: Sequence[PassShape], fixed: int, most: int | None = None
+) -> list[list[int]]:
     """Indices of `works` in passes, narrowest first, so that the cost is least; a pass has at most
     `most` positions or a single row.
 

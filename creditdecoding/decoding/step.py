@@ -9,10 +9,8 @@ active rows, shows each decoder its block, and writes what it commits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,33 +25,17 @@ from creditdecoding.decoders.base import (
     stack_states,
     take_rows,
 )
-from creditdecoding.decoding.cache_policy import NoCache
-from creditdecoding.decoding.dedup import leaders, shared
-from creditdecoding.decoding.guidance import guided
-from creditdecoding.decoding.leave_one_out import shadows_of
-from creditdecoding.decoding.request import Request, SpecialTokens, apply_decision, finish, revoked
+from creditdecoding.decoding.dedup import representatives
+from creditdecoding.decoding.forward import Denoiser, logits_at
+from creditdecoding.decoding.request import Request, SpecialTokens, apply_decision, remasked
 from creditdecoding.errors import ModelError
 from creditdecoding.models.kv_cache import KVCache
 from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
-from creditdecoding.trace import Event, StepEvent
+from creditdecoding.trace import StepEvent
 
 NEVER = (
     -9999.0
 )  # log-probability of what must not be written: finite, so that it can be written as JSON
-
-
-class Denoiser(Protocol):
-    """Any callable from ids to logits: (tokens [rows, length], read = (row, column) [n], allowed
-    [rows, 1, length]) -> [n, vocab].
-
-    The logits must be the caller's to change: banned ids are overwritten in place. One that keeps
-    keys and values also has `geometry`,
-    `new_cache()` and the further arguments of `models.transformer.Transformer.forward`.
-    """
-
-    def __call__(
-        self, tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None
-    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -87,12 +69,12 @@ class _View:
 def denoise_step(
     model: Denoiser,
     rows: Sequence[Request],
-    words: SpecialTokens,
+    vocab: SpecialTokens,
     device: torch.device,
     forward: int = 0,
     clock: Callable[[], float] = time.perf_counter,
-    store: KVCache | None = None,
-    share: bool = False,
+    cache: KVCache | None = None,
+    dedup: bool = False,
 ) -> tuple[list[Request], list[StepEvent]]:
     """One forward pass over `rows`, each at its own block, step, decoder and settings: the rows
     advanced, and what happened.
@@ -103,12 +85,12 @@ def denoise_step(
     the model's
     logits have the wrong shape or are not numbers.
     """
-    leads = leaders(rows) if share else None
-    view = _predict(model, rows, words, device, store, leads)
+    leads = representatives(rows) if dedup else None
+    view = _predict(model, rows, vocab, device, cache, leads)
     after: list[Request] = [*rows]
     events: list[StepEvent | None] = [None] * len(rows)
     for members in _groups(rows):
-        decision, state, logprobs = _decide(view, [rows[i] for i in members], members, words)
+        decision, state, logprobs = _decide(view, [rows[i] for i in members], members, vocab)
         seconds = clock()
         parts = (
             decision.tokens,
@@ -126,7 +108,7 @@ def denoise_step(
                 rows[i], host, top[slot], logprobs[slot], slot, forward, seconds, ran
             )
             after[i] = apply_decision(
-                rows[i], host, slot, take_rows(state, slice(slot, slot + 1)), words.mask_id
+                rows[i], host, slot, take_rows(state, slice(slot, slot + 1)), vocab.mask_id
             )
     return after, [event for event in events if event is not None]
 
@@ -145,7 +127,7 @@ def _predict(
     masked = torch.stack([_cut(row.masked, row.decision_window, width) for row in rows])
     shown = torch.stack(
         [
-            _cut(~row.given if row.can_edit else row.masked, row.decision_window, width)
+            _cut(~row.read_only if row.can_edit else row.masked, row.decision_window, width)
             for row in rows
         ]
     )
@@ -180,110 +162,6 @@ def _unseen(flat: Tensor, checked: Tensor, tokens: Tensor) -> Tensor:
     _, peak, rest = vocab_mass(flat)
     found = torch.ones(checked.shape, device=flat.device)
     return found.masked_scatter(checked, ((logit - peak) - rest.log1p()).exp().float())
-
-
-def logits_at(
-    model: Denoiser,
-    rows: Sequence[Request],
-    words: SpecialTokens,
-    device: torch.device,
-    at_row: Tensor,
-    position: Tensor,
-    store: KVCache | None = None,
-    leads: Sequence[int] | None = None,
-) -> Tensor:
-    """Logits at (row, position) [n], those of guided rows guided, with -inf for whatever must not
-    be written there.
-
-    `~p` in place of a position p asks at its shadow, in rows whose rule has some; `leads` as in
-    sharing.py. Forbidden are the mask
-    token, control tokens, ids that mean nothing, and end tokens where the row's options or the text
-    around a gap forbid them.
-    Raises `ModelError` when the model's logits have the wrong shape.
-    """
-    forward = partial(_ask, model, words, device, store)
-
-    def ask(group: Sequence[Request], index: Tensor, positions: Tensor) -> Tensor:
-        return guided(forward, group, words.mask_id, index, positions)
-
-    flat = (
-        ask(rows, at_row, position)
-        if leads is None
-        else shared(ask, rows, leads, at_row, position, store)
-    )
-    for forbidden in (words.mask_id, *words.control_ids):
-        flat[:, forbidden] = -torch.inf
-    flat[:, words.size :] = -torch.inf
-    never = torch.tensor([row.config.logits_eos_inf or not row.may_stop_early for row in rows])[
-        at_row
-    ].to(flat.device)
-    if bool(never.any()):
-        stops = list(words.stop_ids)
-        flat[:, stops] = flat[:, stops].masked_fill(never[:, None], -torch.inf)
-    return flat
-
-
-def _ask(
-    model: Denoiser,
-    words: SpecialTokens,
-    device: torch.device,
-    store: KVCache | None,
-    rows: Sequence[Request],
-    at_row: Tensor,
-    position: Tensor,
-) -> Tensor:
-    """One pass: the model's logits at (row, position) [n]. Each row is computed where its cache
-    policy says; shorter rows are padded.
-    """
-    spans, shadows = (
-        torch.tensor([row.computed_span for row in rows]),
-        shadows_of(rows, words.mask_id),
-    )
-    seen = torch.tensor([row.block_position.length for row in rows])
-    first, count = spans[:, 0], spans[:, 1] - spans[:, 0]
-    width, longest = int(count.max()), int(seen.max())
-    tokens = torch.stack(
-        [
-            F.pad(row.canvas[a:b], (0, width - (b - a)), value=words.mask_id)
-            for row, (a, b) in zip(rows, spans.tolist())
-        ]
-    )
-    allowed = (
-        (torch.arange(longest) < seen[:, None])[:, None].to(device)
-        if int(seen.min()) < longest
-        else None
-    )
-    column, more = position - first[at_row], dict[str, Any]()
-    kept = None if all(isinstance(row.policy, NoCache) for row in rows) else store
-    place = torch.arange(width)
-    columns = torch.where(place < count[:, None], first[:, None] + place, -1)
-    if kept is not None:
-        assert len({row.cache_slot for row in rows}) == len(rows)
-        more["caches"] = kept.layer_caches([row.cache_slot for row in rows], columns, longest)
-    if shadows is not None:
-        tokens, allowed = (
-            torch.cat((tokens, shadows.tokens), dim=1),
-            shadows.allowed(width, seen, longest).to(device),
-        )
-        column = torch.where(position < 0, width + shadows.column(at_row, ~position), column)
-        columns = torch.cat((columns, shadows.at), dim=1)
-    if more or shadows is not None:
-        more["positions"] = columns.clamp(min=0).to(device)
-    found = model(tokens.to(device), (at_row.to(device), column.to(device)), allowed, **more)
-    return _checked(found, len(at_row), words)
-
-
-def _checked(flat: Tensor, n: int, words: SpecialTokens) -> Tensor:
-    """The model's logits, if they have the shape that was asked for."""
-    if flat.dim() != 2 or len(flat) != n or flat.shape[1] < words.size:
-        shape = f"({n}, at least {words.size})"
-        raise ModelError(
-            "the model returned logits of the wrong shape",
-            given=tuple(flat.shape),
-            allowed=shape,
-            hint="Check the model.",
-        )
-    return flat
 
 
 def _statistics(
@@ -409,7 +287,7 @@ def _event(
     ran: bool,
 ) -> StepEvent:
     start, end = row.decision_window
-    where = (~row.given if row.can_edit else row.masked)[start:end].nonzero()[:, 0]
+    where = (~row.read_only if row.can_edit else row.masked)[start:end].nonzero()[:, 0]
     credit = None if decision.credit is None else tuple(decision.credit[slot, where].tolist())
     return StepEvent(
         row=row.index,
@@ -426,64 +304,5 @@ def _event(
         sequences=(1 + row.guided) * ran,
         top=tuple(top[where].tolist()),
         logprobs=tuple(logprobs[where].tolist()),
-        revoked=tuple((revoked(row, decision, slot).nonzero()[:, 0] + start).tolist()),
+        revoked=tuple((remasked(row, decision, slot).nonzero()[:, 0] + start).tolist()),
     )
-
-
-def run(
-    model: Denoiser,
-    rows: Iterable[Request],
-    words: SpecialTokens,
-    device: torch.device,
-    batch_size: int = 16,
-) -> Iterator[Event]:
-    """The plain loop: decode all `rows`, at most `batch_size` at a time, a finished row's place
-    going to the next one.
-
-    Yields a `StepEvent` a row a pass and a `FinishEvent` a row; times count from the start of the
-    run.
-    """
-    zero = time.perf_counter()
-    waiting, forward = iter(rows), 0
-    active: list[Request] = []
-    free = list(range(2 * batch_size))  # two places in the cache for a guided row
-    store: KVCache | None = None
-    while True:
-        while len(active) < batch_size and (row := next(waiting, None)) is not None:
-            slot = free.pop(0)
-            active.append(
-                replace(
-                    row,
-                    joined_at=time.perf_counter() - zero,
-                    cache_slot=slot,
-                    unconditional_slot=free.pop(0) if row.guided else slot,
-                )
-            )
-        if not active:
-            return
-        if store is None and not all(isinstance(row.policy, NoCache) for row in active):
-            store = model.new_cache()  # type: ignore[attr-defined]
-        if store is not None:
-            store.reserve(
-                max(row.unconditional_slot for row in active) + 1,
-                max(len(row.canvas) for row in active),
-            )
-        active, events = denoise_step(
-            model, active, words, device, forward, lambda: time.perf_counter() - zero, store
-        )
-        yield from events
-        forward += 1
-        ends = [finish(row, words, time.perf_counter() - zero) for row in active]
-        yield from (end for end in ends if end is not None)
-        free = sorted(
-            {
-                *free,
-                *(
-                    slot
-                    for row, end in zip(active, ends)
-                    if end is not None
-                    for slot in (row.cache_slot, row.unconditional_slot)
-                ),
-            }
-        )
-        active = [row for row, end in zip(active, ends) if end is None]

@@ -13,7 +13,7 @@ from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.trace import FinishEvent, StepEvent
 
 
-class Reading:
+class IncrementalDetokenizer:
     """What of a row can be read: `text`, final so far, and `ids`, the final ids it comes from (the
     end token left out), what was begun among them.
     """
@@ -29,17 +29,17 @@ class Reading:
     def add(self, event: StepEvent | FinishEvent) -> str:
         """The piece of text that `event` made final, empty where there is none."""
         if isinstance(event, StepEvent):
-            self._written = event.onto(self._written)
+            self._written = event.apply_to(self._written)
             text = self._held() if self._grown(event.block) else self.text
         else:
             self.ids, self._ended = list(event.tokens), True
-            text = cut(self.words.decode(self.ids), self.row.config.stop)
+            text = truncate_at_stop(self.words.decode(self.ids), self.row.config.stop)
         piece = text[len(self.text) :] if text.startswith(self.text) else ""
         self.text += piece
         return piece
 
     @property
-    def covered(self) -> int:
+    def ids_in_text(self) -> int:
         """How many of the first ids lie whole in the text; at the end all."""
         if self._ended:
             self._covered = len(self.ids)
@@ -64,7 +64,7 @@ class Reading:
     def _held(self) -> str:
         """The text so far without what may turn out to be part of a stop string."""
         text, stops = self._whole(len(self.ids)), self.row.config.stop
-        shown = cut(text, stops)
+        shown = truncate_at_stop(text, stops)
         if shown != text:
             return shown
         return text[: len(text) - max((_overlap(text, stop) for stop in stops), default=0)]
@@ -74,7 +74,7 @@ class Reading:
         return self.words.decode(self.ids[:count]).rstrip("\ufffd")
 
 
-def cut(text: str, stops: Sequence[str]) -> str:
+def truncate_at_stop(text: str, stops: Sequence[str]) -> str:
     """`text` before the first stop string."""
     return text[: min((at for at in map(text.find, stops) if at >= 0), default=len(text))]
 

@@ -247,7 +247,7 @@ def _counts(trace: Trace) -> dict[str, Any]:
     return {
         "nfe": trace.nfe,
         "sequence_forwards": trace.sequence_forwards,
-        "tokens": trace.count,
+        "tokens": trace.token_count,
         "tpf": round(trace.tpf, 4),
         "finish": trace.finish.reason if trace.finish else None,
         "committed": [wrote[position] for position in range(start, start + len(trace.tokens))],

@@ -39,7 +39,7 @@ class Sample:
             "right": self.right,
             **({} if self.grade is None else {"f1": round(self.grade, 4)}),
             "nfe": self.completion.nfe,
-            "tokens": self.completion.trace.count,
+            "tokens": self.completion.trace.token_count,
         }
 
 

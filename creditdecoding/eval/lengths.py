@@ -18,7 +18,7 @@ import numpy as np
 
 from creditdecoding.bootstrap import RESAMPLES
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import BLOCK_LENGTH
+from creditdecoding.decoding.request import DEFAULT_BLOCK_LENGTH
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.eval.compare_report import measure
 from creditdecoding.eval.evaluate import Sample, answered, rows_of
@@ -107,7 +107,7 @@ def lay_out(plan: Plan, lm: LM) -> Work:
     """Draw the items and choose the points. Raises `OptionError` where a length that was asked for
     does not fit the model.
     """
-    width = plan.generation.block_length or lm.geometry.causal_block or BLOCK_LENGTH
+    width = plan.generation.block_length or lm.geometry.causal_block or DEFAULT_BLOCK_LENGTH
     plan = replace(plan, generation=replace(plan.generation, block_length=width))
     buckets = _buckets(plan, lm)
     items = [item for bucket in buckets for item in bucket.items]
@@ -266,7 +266,7 @@ def _point(
                 "decoder": spec,
                 **m.plain(spec),
                 "tokens": round(
-                    float(np.mean([s.completion.trace.count for s in samples[spec]])), 2
+                    float(np.mean([s.completion.trace.token_count for s in samples[spec]])), 2
                 ),
                 "per_token": m.per_token(spec).rounded(4),
                 "stopped": round(

@@ -274,7 +274,7 @@ def _report(
 def numbers(sample: Sample) -> list[float]:
     """The fields that `summary.measure` takes: score in percent, passes, sequence-forwards, tokens."""
     trace = sample.completion.trace
-    return [100.0 * sample.right, trace.nfe, trace.sequence_forwards, trace.count]
+    return [100.0 * sample.right, trace.nfe, trace.sequence_forwards, trace.token_count]
 
 
 def _options(config: GenerationConfig) -> dict[str, Any]:

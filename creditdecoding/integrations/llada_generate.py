@@ -21,8 +21,9 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Decoder
-from creditdecoding.decoding.request import Request, new_request, row_seed
-from creditdecoding.decoding.step import Denoiser, run
+from creditdecoding.decoding.forward import Denoiser
+from creditdecoding.decoding.loop import denoise
+from creditdecoding.decoding.request import Request, new_request, sample_seed
 from creditdecoding.errors import OptionError
 from creditdecoding.integrations.external_model import Foreign
 from creditdecoding.lm import LM
@@ -170,7 +171,7 @@ def generate_fast(
             new_request(
                 i,
                 ids[here].tolist(),
-                replace(config, seed=row_seed(seed, i)),
+                replace(config, seed=sample_seed(seed, i)),
                 words,
                 lm.max_length,
                 lm.geometry,
@@ -180,7 +181,7 @@ def generate_fast(
         for i, (ids, here) in enumerate(zip(prompt.cpu(), kept.cpu()))
     ]
     traces = [Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows]
-    for event in run(lm.model, rows, words, lm.device, len(rows)):
+    for event in denoise(lm.model, rows, words, lm.device, len(rows)):
         if isinstance(event, StepEvent):
             traces[event.row].add(event)
     answers = torch.tensor(

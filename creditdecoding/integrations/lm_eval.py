@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoding.request import Request, new_request, row_seed
+from creditdecoding.decoding.request import Request, new_request, sample_seed
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.likelihood import log_likelihoods
 from creditdecoding.lm import load
@@ -212,7 +212,7 @@ class CreditLM(LM):
         groups: dict[GenerationConfig, list[Request]] = {}
         for index, request in enumerate(requests):
             context, config = request.args[0], self._config(request.args[1])
-            own = replace(config, seed=row_seed(config.seed, seen[context, config]))
+            own = replace(config, seed=sample_seed(config.seed, seen[context, config]))
             seen[context, config] += 1
             groups.setdefault(config, []).append(self._row(index, context, own))
         answers: dict[int, str] = {}

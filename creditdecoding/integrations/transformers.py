@@ -25,7 +25,7 @@ from transformers.utils import ModelOutput
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.request import Request, new_request
-from creditdecoding.decoding.streaming import Reading
+from creditdecoding.decoding.streaming import IncrementalDetokenizer
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.integrations.external_model import bring
 from creditdecoding.integrations.llada_generate import check_ids, check_shapes
@@ -241,7 +241,7 @@ def _decoded(lm: LM, rows: list[Request], streamer: Any) -> list[Trace]:
             hint="Leave the streamer out, or ask one at a time.",
         )
     traces, sent = [lm.trace_of(row) for row in rows], 0
-    reading = Reading(rows[0], lm.words)
+    reading = IncrementalDetokenizer(rows[0], lm.words)
     for event in lm.events(rows):
         row, trace = rows[event.row], traces[event.row]
         trace.add(event)

@@ -19,7 +19,7 @@ from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
 from creditdecoding.decoders import load
 from creditdecoding.decoding.engine import Engine
 from creditdecoding.decoding.request import Request
-from creditdecoding.decoding.streaming import Reading
+from creditdecoding.decoding.streaming import IncrementalDetokenizer
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.lm import LM
 from creditdecoding.pav.steps import Mark, State, completed, grown
@@ -96,7 +96,7 @@ class Sampler:
             EngineConfig(batch_size=self.batch_size),
             ServeConfig(max_waiting=self.batch_size, memory=memory),
         )
-        self._engine = Engine(lm.model, lm.words, lm.device, config, serve, share=share)
+        self._engine = Engine(lm.model, lm.words, lm.device, config, serve, dedup=share)
 
     def row(self, ask: Ask) -> Request:
         """The row that continues an ask's state. Raises `OptionError` if it does not fit or the
@@ -117,7 +117,7 @@ class Sampler:
 
     def room(self, ask: Ask) -> int | None:
         """How many asks like this one memory holds at the same time; None: no limit is known."""
-        return self._engine.room(self.row(ask))
+        return self._engine.max_concurrent(self.row(ask))
 
     @property
     def vacant(self) -> int:
@@ -173,7 +173,7 @@ class _Draw:
 
     def __init__(self, ask: Ask, lm: LM, row: Request) -> None:
         self.ask, self.decode = ask, lm.words.decode
-        self.reading, self.trace = Reading(row, lm.words), lm.trace_of(row)
+        self.reading, self.trace = IncrementalDetokenizer(row, lm.words), lm.trace_of(row)
 
     def add(self, event: StepEvent | FinishEvent | FailEvent) -> Drawn | None:
         """Take an event up; what the ask became, if it has ended."""

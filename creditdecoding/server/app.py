@@ -312,7 +312,7 @@ def _news(
         news.append(shape.chunk_choice(i, answer, text, sent.tokens))
         sent.text += len(text)
         sent.ended = answer.done
-        sent.tokens = answer.detokenizer.covered if shape.logprobs else 0
+        sent.tokens = answer.detokenizer.ids_in_text if shape.logprobs else 0
     return news
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from creditdecoding.decoding.engine import Engine, EngineStats
 from creditdecoding.decoding.request import Request, SpecialTokens
-from creditdecoding.decoding.streaming import Reading
+from creditdecoding.decoding.streaming import IncrementalDetokenizer
 from creditdecoding.errors import CreditError, OptionError, QueueFullError
 from creditdecoding.server.engine_thread import EngineThread
 from creditdecoding.server.metrics import Metrics
@@ -32,7 +32,7 @@ class Answer:
     ) -> None:
         self.row, self.bell = request, updated
         self.key: tuple[int, int] | None = None
-        self.detokenizer = Reading(request, words)
+        self.detokenizer = IncrementalDetokenizer(request, words)
         self.steps: list[StepEvent] = []
         self.logprobs: dict[int, float] = {}
         self.nfe = 0
@@ -132,7 +132,7 @@ class AsyncEngine:
                 for key in filter(None, (answer.key for answer in answers)):
                     del self._answers[key]
                     engine.abort(key[1])
-                if isinstance(error, QueueFullError) and not engine.ever_takes(rows):
+                if isinstance(error, QueueFullError) and not engine.could_ever_hold(rows):
                     raise _never(len(rows)) from error
                 raise
 

@@ -96,7 +96,7 @@ class Metrics:
 
     def on_admitted(self, row: Request) -> None:
         """A request was admitted."""
-        given = row.answer_start + row.suffix
+        given = row.answer_start + row.suffix_length
         self._counters["prompt_tokens"].inc(given)
         self._histograms["request_prompt_tokens"].observe(given)
 
@@ -142,8 +142,10 @@ class Metrics:
             shown = {
                 "num_requests_running": stats.running,
                 "num_requests_waiting": stats.waiting,
-                "kv_cache_bytes": stats.cache,
-                "kv_cache_usage_perc": stats.admitted / stats.memory if stats.memory else 0.0,
+                "kv_cache_bytes": stats.cache_bytes,
+                "kv_cache_usage_perc": stats.admitted_bytes / stats.memory_limit
+                if stats.memory_limit
+                else 0.0,
                 "engine_forwards": stats.forwards,
                 "engine_padding_share": stats.padding_share,
             }

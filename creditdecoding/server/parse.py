@@ -11,7 +11,7 @@ from typing import Any
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import load
 from creditdecoding.decoding.cache_policy import parse_policy
-from creditdecoding.decoding.request import Request, check_supported, row_seed
+from creditdecoding.decoding.request import Request, check_supported, sample_seed
 from creditdecoding.errors import OptionError, blame_param, short_repr
 from creditdecoding.lm import LM
 from creditdecoding.options import from_mapping
@@ -100,7 +100,7 @@ def make_requests(lm: LM, asked: Any, limits: Limits) -> list[Request]:
     """A row for each answer: prompts in order, `n` of each. Raises `OptionError`.
 
     Nothing is tokenised, and no row made, of a request that can never be admitted. The k-th row
-    draws with `row_seed(seed, k)`.
+    draws with `sample_seed(seed, k)`.
     """
     n = asked.n or 1
     check_answer_count(_prompts(asked), n, limits)
@@ -118,7 +118,7 @@ def make_requests(lm: LM, asked: Any, limits: Limits) -> list[Request]:
         with blame_param(_field(asked)):
             row = lm.row(prompt, config, suffix=suffix)
         for _ in range(n):
-            seed = row_seed(config.seed, len(rows))
+            seed = sample_seed(config.seed, len(rows))
             rows.append(replace(row, config=replace(row.config, seed=seed)))
     return rows
 
@@ -130,7 +130,7 @@ def response_format(
     `created`).
     """
     chat = isinstance(asked, ChatRequest)
-    count = sum(row.answer_start + row.suffix for row in rows[:: asked.n or 1])
+    count = sum(row.answer_start + row.suffix_length for row in rows[:: asked.n or 1])
     options = asked.stream_options or schema.StreamOptions()
     logprobs = bool(asked.logprobs) if chat else asked.logprobs is not None
     counted, counting = bool(options.include_usage), bool(options.continuous_usage_stats)

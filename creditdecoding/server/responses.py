@@ -179,7 +179,7 @@ class ResponseFormat:
         """The final tokens from number `since` on, each with what the model gave it in the pass
         that wrote it.
         """
-        ids = answer.detokenizer.ids[since : answer.detokenizer.covered]
+        ids = answer.detokenizer.ids[since : answer.detokenizer.ids_in_text]
         values = [
             round(answer.logprobs[answer.row.answer_start + since + i], 6) for i in range(len(ids))
         ]

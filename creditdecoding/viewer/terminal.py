@@ -172,7 +172,7 @@ def _number(value: float) -> str:
 
 
 def _totals(trace: Trace) -> Text:
-    return Text(f"NFE {trace.nfe}   tokens {trace.count}   TPF {trace.tpf:.2f}", style="bold")
+    return Text(f"NFE {trace.nfe}   tokens {trace.token_count}   TPF {trace.tpf:.2f}", style="bold")
 
 
 def _screen(frame: Frame, trace: Trace, ends: Collection[int], console: Console) -> RenderableType:

@@ -18,8 +18,9 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Block, Decision, Decoder, Prediction, State, from_logits
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import SpecialTokens, new_request
-from creditdecoding.decoding.step import denoise_step, run
+from creditdecoding.decoding.step import denoise_step
 from creditdecoding.trace import FinishEvent, StepEvent
 from tests.helpers.oracle import HashModel, Oracle, Verdict, decode_alone
 
@@ -516,7 +517,7 @@ def decode(
     config = GenerationConfig(decoder=decoder, **options)
     rows = [new_request(i, prompt, config, WORDS, 200) for i, prompt in enumerate(prompts)]
     found: dict[int, list[StepEvent | FinishEvent]] = {row.index: [] for row in rows}
-    for event in run(model, rows, WORDS, CPU, batch_size):
+    for event in denoise(model, rows, WORDS, CPU, batch_size):
         found[event.row].append(event)
     return found
 
@@ -596,18 +597,18 @@ def test_no_credit_crosses_blocks_requests_failures_or_abandoned_runs(name: str)
 
     def again() -> dict[int, list[Any]]:
         found: dict[int, list[StepEvent | FinishEvent]] = {0: [], 1: []}
-        for event in run(toy(), rows, WORDS, CPU, 4):
+        for event in denoise(toy(), rows, WORDS, CPU, 4):
             found[event.row].append(event)
         return {i: numbers(events) for i, events in found.items()}
 
     assert again() == expected
-    half = run(toy(), rows, WORDS, CPU, 4)
+    half = denoise(toy(), rows, WORDS, CPU, 4)
     for _ in range(7):
         next(half)
     half.close()
     assert again() == expected
     with pytest.raises(RuntimeError, match="device"):
-        list(run(Broken(WIDTH, MASK), rows, WORDS, CPU, 4))
+        list(denoise(Broken(WIDTH, MASK), rows, WORDS, CPU, 4))
     assert again() == expected
     decode(toy(), [[3, 3], [2, 2, 2]], decoder, **options)  # other requests through the same object
     assert again() == expected

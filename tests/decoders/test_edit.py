@@ -11,8 +11,8 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Block, from_logits
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import SpecialTokens, new_infill_request, new_request
-from creditdecoding.decoding.step import run
 from creditdecoding.trace import FinishEvent, StepEvent
 
 CPU = torch.device("cpu")
@@ -100,7 +100,7 @@ class Restless:
 def test_passes_are_bounded_and_the_prompt_stays(post: int) -> None:
     config = GenerationConfig(decoder=f"edit:max_post_steps={post}", gen_length=7, block_length=4)
     row = new_request(0, [1, 2, 3], config, WORDS, 99)
-    events = list(run(Restless(), [row], WORDS, CPU))
+    events = list(denoise(Restless(), [row], WORDS, CPU))
     steps = [event for event in events if isinstance(event, StepEvent)]
     assert len(steps) == 2 * (1 + post)
     assert all(min(event.positions) >= 3 for event in steps)
@@ -114,7 +114,7 @@ def test_passes_are_bounded_and_the_prompt_stays(post: int) -> None:
 
 def test_infilling_edits_gaps_alone() -> None:
     row = new_infill_request(0, [1, MASK, 2, MASK, 3], GenerationConfig(decoder="edit"), WORDS, 99)
-    events = list(run(Restless(), [row], WORDS, CPU))
+    events = list(denoise(Restless(), [row], WORDS, CPU))
     assert {p for event in events if isinstance(event, StepEvent) for p in event.positions} == {
         1,
         3,
@@ -142,7 +142,7 @@ def test_an_end_token_that_may_still_be_replaced_ends_nothing() -> None:
     row = new_request(
         0, [1], GenerationConfig(decoder="edit", gen_length=4, block_length=4), WORDS, 99
     )
-    events = list(run(Ends(), [row], WORDS, CPU))
+    events = list(denoise(Ends(), [row], WORDS, CPU))
     finish = events[-1]
     assert (
         isinstance(finish, FinishEvent)

@@ -28,8 +28,8 @@ from creditdecoding.decoders.base import (
 )
 from creditdecoding.decoders.hierarchy import best_of_runs
 from creditdecoding.decoders.klass import divergence
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import SpecialTokens, new_request
-from creditdecoding.decoding.step import run
 from creditdecoding.trace import FinishEvent, StepEvent
 from tests.helpers.oracle import HashModel
 
@@ -677,7 +677,7 @@ def test_rows_of_all_widths_together_are_rows_alone(name: str) -> None:
 
     def told(which: Sequence[int], batch: int) -> dict[int, list[Any]]:
         found: dict[int, list[Any]] = {i: [] for i in which}
-        for event in run(
+        for event in denoise(
             HashModel(MASK + 1, MASK), [rows[i] for i in which], WORDS, CPU, batch_size=batch
         ):
             if isinstance(event, StepEvent):

@@ -25,8 +25,9 @@ from creditdecoding.decoders.base import (
     State,
     from_logits,
 )
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import Request, new_infill_request, new_request
-from creditdecoding.decoding.step import denoise_step, run
+from creditdecoding.decoding.step import denoise_step
 from creditdecoding.errors import OptionError
 from creditdecoding.eval.compare import compare
 from creditdecoding.eval.traces.commit_timing import check
@@ -196,7 +197,7 @@ def left_out(model: Transformer, row: Request) -> Tensor:
     token from the definition.
     """
     (start, end), length, grid = row.block, row.block_position.length, row.geometry.causal_block
-    text, of = list(range(length)), [p for p in range(start, end) if not row.given[p]]
+    text, of = list(range(length)), [p for p in range(start, end) if not row.read_only[p]]
     places = text + [max(p - row.geometry.logit_shift, 0) for p in of]
     tokens = row.canvas[:length].tolist() + [
         MASK if at == p else int(row.canvas[at]) for p, at in zip(of, places[length:])
@@ -358,14 +359,14 @@ def test_what_was_revoked_is_masked_again_and_the_trace_says_so(tmp_path: Path) 
         model, [PROMPTS[0]], decoder="wino:threshold=0,threshold_back=1", block_length=22
     )
     seen, state = Trace(tuple(PROMPTS[0])), {}
-    for event in run(model, [row], WORDS, CPU):
+    for event in denoise(model, [row], WORDS, CPU):
         seen.add(event)
         if isinstance(event, StepEvent):
             assert set(event.revoked) <= state.keys() and not set(event.positions) & state.keys()
             assert (
                 event.top is not None and set(event.positions) == set(range(3, 25)) - state.keys()
             )
-            state = event.onto(state)
+            state = event.apply_to(state)
     assert seen.finish is not None and tuple(state[p] for p in range(3, 25)) == tuple(
         seen.written[p] for p in range(3, 25)
     )
@@ -431,7 +432,9 @@ def test_text_that_may_be_taken_back_ends_nothing() -> None:
         GenerationConfig(decoder=Waver(), gen_length=8, block_length=4),
         GenerationConfig(decoder=Waver(), gen_length=8, block_length=8),
     ):
-        *steps, finish = list(run(Flat(), [new_request(0, [1, 2], config, WORDS, 99)], WORDS, CPU))
+        *steps, finish = list(
+            denoise(Flat(), [new_request(0, [1, 2], config, WORDS, 99)], WORDS, CPU)
+        )
         assert (
             isinstance(finish, FinishEvent)
             and finish.tokens == (5,) * 8
@@ -440,13 +443,13 @@ def test_text_that_may_be_taken_back_ends_nothing() -> None:
         assert len(steps) == 3 * (8 // (config.block_length or 8))
     stop = GenerationConfig(decoder=Waver(), gen_length=4, block_length=4, stop=(str(STOPS[0]),))
     assert (
-        list(run(Flat(), [new_request(0, [1, 2], stop, WORDS, 99)], WORDS, CPU))[-1].reason
+        list(denoise(Flat(), [new_request(0, [1, 2], stop, WORDS, 99)], WORDS, CPU))[-1].reason
         == "length"
     )  # type: ignore[union-attr]
     gaps = new_infill_request(
         0, [MASK, 9, MASK, MASK], GenerationConfig(decoder=Waver()), WORDS, 99
     )
-    *steps, finish = list(run(Flat(), [gaps], WORDS, CPU))
+    *steps, finish = list(denoise(Flat(), [gaps], WORDS, CPU))
     assert isinstance(finish, FinishEvent) and finish.tokens == (5, 9, 5, 5)
     assert [step.revoked for step in steps if isinstance(step, StepEvent)] == [(), (0, 2), ()]
 
@@ -476,7 +479,7 @@ def test_what_cannot_be_done_is_refused_by_name(lm: LM) -> None:
     )()
     with pytest.raises(OptionError, match=r"takes tokens back.*Silent.*can_remask=True"):
         list(
-            run(
+            denoise(
                 Flat(),
                 [new_request(0, [1], GenerationConfig(decoder=silent, gen_length=4), WORDS, 99)],
                 WORDS,

@@ -17,8 +17,9 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig, ModelConfig
 from creditdecoding.decoders import names
 from creditdecoding.decoding.cache_policy import POLICIES, NoCache, parse_policy, supported_policies
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import Request, SpecialTokens, new_infill_request, new_request
-from creditdecoding.decoding.step import denoise_step, run
+from creditdecoding.decoding.step import denoise_step
 from creditdecoding.errors import OptionError
 from creditdecoding.models.kv_cache import KVCache, ModelGeometry
 from creditdecoding.models.transformer import Transformer, init_weights, rope_table, rotate
@@ -72,7 +73,7 @@ def network(kind: str, seed: int = 0) -> Transformer:
 
 def traces(model: Transformer, rows: Sequence[Request], batch_size: int = 16) -> list[Trace]:
     found = {row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows}
-    for event in run(model, rows, WORDS, CPU, batch_size):
+    for event in denoise(model, rows, WORDS, CPU, batch_size):
         found[event.row].add(event)
     return list(found.values())
 
@@ -332,7 +333,7 @@ def test_buffers_are_written_in_place() -> None:
     places = [(k.data_ptr(), v.data_ptr()) for k, v in store.buffers]
     before = store.nbytes
     for _ in range(12):
-        rows, _ = denoise_step(model, rows, WORDS, CPU, store=store)
+        rows, _ = denoise_step(model, rows, WORDS, CPU, cache=store)
     assert [
         (k.data_ptr(), v.data_ptr()) for k, v in store.buffers
     ] == places and store.nbytes == before

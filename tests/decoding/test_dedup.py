@@ -13,7 +13,7 @@ from torch import Tensor
 
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.cache_policy import supported_policies
-from creditdecoding.decoding.dedup import leaders
+from creditdecoding.decoding.dedup import representatives
 from creditdecoding.decoding.engine import Engine, EngineStats
 from creditdecoding.decoding.request import Request
 from creditdecoding.lm import LM, load
@@ -57,7 +57,7 @@ def decoded(
     lm: LM, rows: Sequence[Request], share: bool, batch_size: int = 16
 ) -> tuple[list[Trace], EngineStats, int]:
     model = Counting(lm.model)
-    engine = Engine(model, lm.words, lm.device, EngineConfig(batch_size=batch_size), share=share)
+    engine = Engine(model, lm.words, lm.device, EngineConfig(batch_size=batch_size), dedup=share)
     traces = {engine.submit(row): Trace(()) for row in rows}
     while engine.busy:
         for event in engine.step():
@@ -125,7 +125,7 @@ def test_shared_passes_give_the_same_tokens_for_less(lm: LM, decoder: str) -> No
 
 def test_what_cannot_be_shared_is_not(lm: LM) -> None:
     guided = draws(lm, "auto", "credit", cfg_scale=1.0)
-    assert leaders(guided) is None
+    assert representatives(guided) is None
     ours, _, ran = decoded(lm, guided, True)
     assert (
         ran
@@ -136,11 +136,15 @@ def test_what_cannot_be_shared_is_not(lm: LM) -> None:
     mixed = [
         row for pair in zip(draws(lm, "none", "fixed"), draws(lm, kept, "fixed")) for row in pair
     ]
-    assert leaders(mixed)[:4] == [0, 1, 2, 3], "who keeps nothing computes for nobody who does"  # type: ignore[index]
+    assert representatives(mixed)[:4] == [0, 1, 2, 3], (
+        "who keeps nothing computes for nobody who does"
+    )  # type: ignore[index]
     for mine, other in zip(decoded(lm, mixed, True)[0], decoded(lm, mixed, False)[0]):
         assert mine.tokens == other.tokens
 
 
 def test_a_batch_without_twins_is_left_alone(lm: LM) -> None:
     rows = draws(lm, "auto", "fixed")
-    assert leaders([rows[0], rows[1], rows[6]]) is None and leaders(rows[:1]) is None
+    assert (
+        representatives([rows[0], rows[1], rows[6]]) is None and representatives(rows[:1]) is None
+    )

@@ -20,8 +20,8 @@ from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
 from creditdecoding.decoders import names, resolve
 from creditdecoding.decoding.cache_policy import supported_policies
 from creditdecoding.decoding.engine import Engine
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import Request
-from creditdecoding.decoding.step import run
 from creditdecoding.errors import OptionError, QueueFullError
 from creditdecoding.lm import LM, load
 from creditdecoding.trace import FinishEvent, StepEvent, Trace
@@ -56,7 +56,7 @@ def engine(lm: LM, batch_size: int = 16, **serve: Any) -> Engine:
 def alone(lm: LM, row: Request) -> Trace:
     """What the plain loop does for one row."""
     trace = Trace(tuple(row.canvas[: row.answer_start].tolist()))
-    for event in run(lm.model, [row], lm.words, lm.device):
+    for event in denoise(lm.model, [row], lm.words, lm.device):
         trace.add(event)
     return trace
 
@@ -179,7 +179,7 @@ def test_the_embedded_model_answers_as_alone(pocket: LM) -> None:
         step.computed for trace in traces.values() for step in trace.steps
     )
     assert stats.tokens == sum(len(trace.tokens) for trace in traces.values())
-    assert 0 < stats.padding_share < 0.25 and stats.cache > 0
+    assert 0 < stats.padding_share < 0.25 and stats.cache_bytes > 0
 
 
 def test_streams_drive_each_other_and_a_consumer_may_leave(pocket: LM) -> None:

@@ -17,8 +17,8 @@ from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
 from creditdecoding.decoders import resolve
 from creditdecoding.decoders.base import Block, Decision, Prediction, State
 from creditdecoding.decoding.engine import Engine
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import Request
-from creditdecoding.decoding.step import run
 from creditdecoding.lm import LM, load
 from creditdecoding.models import memory
 from creditdecoding.models.kv_cache import KVCache
@@ -56,7 +56,7 @@ def answers(lm: LM, rows: list[Request]) -> list[tuple[int, ...]]:
     return [
         event.tokens
         for row in rows
-        for event in run(lm.model, [row], lm.words, lm.device)
+        for event in denoise(lm.model, [row], lm.words, lm.device)
         if isinstance(event, FinishEvent)
     ]
 
@@ -274,7 +274,7 @@ def test_rows_stay_within_the_memory_that_was_given(lm: LM) -> None:
     probe = Engine(lm.model, lm.words, lm.device)
     probe.submit(long)
     probe.step()
-    most = int(1.3 * probe.stats.admitted)
+    most = int(1.3 * probe.stats.admitted_bytes)
     engine = Engine(lm.model, lm.words, lm.device, serve=ServeConfig(memory=most / 2**30))
     for row in rows:
         engine.submit(row)
@@ -284,9 +284,9 @@ def test_rows_stay_within_the_memory_that_was_given(lm: LM) -> None:
             if isinstance(event, FinishEvent):
                 ends[event.row] = event.tokens
         stats = engine.stats
-        working = stats.admitted - min(stats.admitted, stats.cache)
-        assert stats.cache + working <= most + 4096 and stats.memory is not None
-        shapes.add(stats.cache)
+        working = stats.admitted_bytes - min(stats.admitted_bytes, stats.cache_bytes)
+        assert stats.cache_bytes + working <= most + 4096 and stats.memory_limit is not None
+        shapes.add(stats.cache_bytes)
         most_running = max(most_running, stats.running)
     assert [ends[i] for i in range(len(rows))] == answers(lm, rows)
     assert len(shapes) == 2 and most_running == 4, (
@@ -296,7 +296,7 @@ def test_rows_stay_within_the_memory_that_was_given(lm: LM) -> None:
 
 def test_by_default_four_fifths_of_what_is_free(lm: LM) -> None:
     def stats(free: memory.FreeBytes) -> int | None:
-        return Engine(lm.model, lm.words, lm.device, free=free).stats.memory
+        return Engine(lm.model, lm.words, lm.device, free_memory=free).stats.memory_limit
 
     assert stats(lambda device: 1000) == 800 and stats(lambda device: None) is None
 
@@ -314,7 +314,7 @@ def test_the_estimate_bounds_what_a_pass_allocates_and_is_not_far_from_it(
         engine.submit(row)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         engine.step()
-        most = engine.stats.admitted
+        most = engine.stats.admitted_bytes
     events = sorted(found.profiler.kineto_results.events(), key=lambda event: event.start_ns())  # type: ignore[union-attr]
     sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
     assert most / 3 < max(itertools.accumulate(sizes)) <= most

@@ -20,6 +20,7 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig, ModelConfig
 from creditdecoding.decoders import create, names
 from creditdecoding.decoders.base import capabilities_of
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import (
     Request,
     SpecialTokens,
@@ -27,7 +28,7 @@ from creditdecoding.decoding.request import (
     new_infill_request,
     new_request,
 )
-from creditdecoding.decoding.step import denoise_step, run
+from creditdecoding.decoding.step import denoise_step
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer, init_weights
@@ -90,7 +91,7 @@ def traces_of(model: Any, rows: Iterable[Request], batch_size: int = 16) -> list
     """Decode, one trace a row."""
     rows = list(rows)
     found = {row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows}
-    for event in run(model, rows, WORDS, CPU, batch_size):
+    for event in denoise(model, rows, WORDS, CPU, batch_size):
         found[event.row].add(event)
     return list(found.values())
 
@@ -348,7 +349,7 @@ def test_the_model_is_asked_only_for_masked_positions_of_current_blocks(batch_si
             for d in ("credit", "fixed:k=2", "threshold")
         ),
     )
-    for event in run(model, rows, WORDS, CPU, batch_size):
+    for event in denoise(model, rows, WORDS, CPU, batch_size):
         if isinstance(event, StepEvent):
             events.setdefault(event.forward, []).append(event)
     assert len(model.asked) == len(events) == model.calls
@@ -522,10 +523,10 @@ def test_rows_are_taken_only_when_there_is_a_place() -> None:
 
     seen = [
         (event.row, len(taken))
-        for event in run(plan(*[[(1, 0.9), (2, 0.8)]] * 3), source(), WORDS, CPU, 1)
+        for event in denoise(plan(*[[(1, 0.9), (2, 0.8)]] * 3), source(), WORDS, CPU, 1)
     ]
     assert seen == [(i, i + 1) for i in range(3) for _ in range(3)]
-    assert list(run(toy(), [], WORDS, CPU)) == []
+    assert list(denoise(toy(), [], WORDS, CPU)) == []
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -1014,7 +1015,7 @@ def test_a_requests_seconds_run_from_joining_the_batch_to_its_end() -> None:
     """
     model, now = plan(ALPHABET, ALPHABET), [0.0]
     clock = pytest.MonkeyPatch()
-    clock.setattr("creditdecoding.decoding.step.time.perf_counter", lambda: now[0])
+    clock.setattr("creditdecoding.decoding.loop.time.perf_counter", lambda: now[0])
 
     def slow(tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None) -> Tensor:
         now[0] += 0.01

@@ -8,21 +8,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creditdecoding.decoding.scheduler import Budget, Need, Waiting, Work, deal, size
+from creditdecoding.decoding.scheduler import (
+    MemoryBudget,
+    MemoryNeed,
+    PassShape,
+    WaitQueue,
+    group_into_passes,
+    pass_positions,
+)
 
 FAST = settings(max_examples=200, deadline=None, database=None)
-NEEDS = st.builds(Need, st.integers(1, 2), st.integers(1, 9), st.integers(0, 50), st.booleans())
-WORKS = st.lists(st.builds(Work, st.integers(1, 40), st.integers(1, 2)), min_size=1, max_size=7)
+NEEDS = st.builds(
+    MemoryNeed, st.integers(1, 2), st.integers(1, 9), st.integers(0, 50), st.booleans()
+)
+WORKS = st.lists(
+    st.builds(PassShape, st.integers(1, 40), st.integers(1, 2)), min_size=1, max_size=7
+)
 
 
-def queue(needs: list[Need], overtakes: int = 2) -> Waiting[int]:
-    waiting = Waiting[int](overtakes)
+def queue(needs: list[MemoryNeed], overtakes: int = 2) -> WaitQueue[int]:
+    waiting = WaitQueue[int](overtakes)
     for i, need in enumerate(needs):
         waiting.add(i, need)
     return waiting
 
 
-def admitted(waiting: Waiting[int], running: list[Need], budget: Budget) -> list[int]:
+def admitted(waiting: WaitQueue[int], running: list[MemoryNeed], budget: MemoryBudget) -> list[int]:
     return [one.item for one in waiting.admit(running, budget)]
 
 
@@ -30,17 +41,17 @@ def test_what_rows_take_together() -> None:
     """A cache is as wide as its longest row, for every place, with a column for padding; nobody
     pays for a cache that nobody uses.
     """
-    budget = Budget(4, 1000, 10)
-    kept, plain = Need(2, 7, 5, True), Need(1, 9, 3, False)
+    budget = MemoryBudget(4, 1000, 10)
+    kept, plain = MemoryNeed(2, 7, 5, True), MemoryNeed(1, 9, 3, False)
     assert budget.taken([plain]) == 3 and budget.taken([kept]) == 2 * 8 * 10 + 5
     assert budget.taken([kept, plain]) == 3 * 10 * 10 + 8
     assert budget.taken([kept], shape=(4, 3)) == 4 * 8 * 10 + 5
     assert (
         budget.fits([kept] * 4)
         and not budget.fits([kept] * 5)
-        and not Budget(9, 164, 10).fits([kept])
+        and not MemoryBudget(9, 164, 10).fits([kept])
     )
-    assert Budget(9, None, 10).fits([kept] * 9)
+    assert MemoryBudget(9, None, 10).fits([kept] * 9)
 
 
 @FAST
@@ -52,11 +63,11 @@ def test_what_rows_take_together() -> None:
     data=st.data(),
 )
 def test_everyone_is_served_in_memory_and_nobody_is_passed_too_often(
-    needs: list[Need], rows: int, most: int, overtakes: int, data: st.DataObject
+    needs: list[MemoryNeed], rows: int, most: int, overtakes: int, data: st.DataObject
 ) -> None:
-    budget = Budget(rows, most, 2)
+    budget = MemoryBudget(rows, most, 2)
     needs = [need for need in needs if budget.fits([need])]
-    waiting, running, order = queue(needs, overtakes), dict[int, Need](), list[int]()
+    waiting, running, order = queue(needs, overtakes), dict[int, MemoryNeed](), list[int]()
     while len(waiting) or running:
         for one in waiting.admit(running.values(), budget):
             running[one.item] = one.need
@@ -76,8 +87,8 @@ def test_everyone_is_served_in_memory_and_nobody_is_passed_too_often(
 
 
 def test_who_does_not_fit_is_passed_as_often_as_allowed() -> None:
-    small, large = Need(1, 1, 10, False), Need(1, 1, 90, False)
-    budget = Budget(9, 100, 1)
+    small, large = MemoryNeed(1, 1, 10, False), MemoryNeed(1, 1, 90, False)
+    budget = MemoryBudget(9, 100, 1)
     waiting = queue([small, large, large, *[small] * 5], overtakes=2)
     assert admitted(waiting, [small], budget) == [0, 3, 4]
     assert admitted(waiting, [small] * 2, budget) == []
@@ -88,18 +99,18 @@ def test_who_does_not_fit_is_passed_as_often_as_allowed() -> None:
 
 
 def test_who_leaves_the_queue() -> None:
-    waiting = queue([Need(1, 1, 90, False)] * 3)
+    waiting = queue([MemoryNeed(1, 1, 90, False)] * 3)
     assert waiting.remove(lambda item: item == 1) and not waiting.remove(lambda item: item == 1)
     assert [one.item for one in waiting.line] == [0, 2] and len(waiting) == 2
 
 
-def cost(works: list[Work], fixed: int) -> int:
+def cost(works: list[PassShape], fixed: int) -> int:
     return fixed + max(work.width for work in works) * sum(work.sequences for work in works)
 
 
 def test_a_pass_is_as_wide_as_the_widest_text_and_the_most_beside_it() -> None:
-    works = [Work(30, 2), Work(20, 1, 12)]
-    assert size(works) == 3 * 42 and [work.positions for work in works] == [60, 32]
+    works = [PassShape(30, 2), PassShape(20, 1, 12)]
+    assert pass_positions(works) == 3 * 42 and [work.positions for work in works] == [60, 32]
 
 
 def partitions(items: list[int]) -> list[list[list[int]]]:
@@ -116,8 +127,8 @@ def partitions(items: list[int]) -> list[list[list[int]]]:
 
 @FAST
 @given(works=WORKS, fixed=st.integers(0, 60))
-def test_no_other_way_to_share_is_cheaper(works: list[Work], fixed: int) -> None:
-    dealt = deal(works, fixed)
+def test_no_other_way_to_share_is_cheaper(works: list[PassShape], fixed: int) -> None:
+    dealt = group_into_passes(works, fixed)
     assert sorted(i for group in dealt for i in group) == list(range(len(works)))
     least = min(
         sum(cost([works[i] for i in group], fixed) for group in parts)
@@ -130,11 +141,13 @@ def test_no_other_way_to_share_is_cheaper(works: list[Work], fixed: int) -> None
 
 @FAST
 @given(works=WORKS, fixed=st.integers(0, 60), most=st.integers(1, 80))
-def test_a_pass_has_a_size_at_most(works: list[Work], fixed: int, most: int) -> None:
-    works = [Work(work.width, work.sequences, i % 3) for i, work in enumerate(works)]
-    dealt = deal(works, fixed, most)
+def test_a_pass_has_a_size_at_most(works: list[PassShape], fixed: int, most: int) -> None:
+    works = [PassShape(work.width, work.sequences, i % 3) for i, work in enumerate(works)]
+    dealt = group_into_passes(works, fixed, most)
     assert sorted(i for group in dealt for i in group) == list(range(len(works)))
-    assert all(len(group) == 1 or size([works[i] for i in group]) <= most for group in dealt)
+    assert all(
+        len(group) == 1 or pass_positions([works[i] for i in group]) <= most for group in dealt
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,4 +162,4 @@ def test_a_pass_has_a_size_at_most(works: list[Work], fixed: int, most: int) -> 
 def test_a_canvas_does_not_widen_blocks(
     widths: list[int], fixed: int, expected: list[list[int]]
 ) -> None:
-    assert deal([Work(width) for width in widths], fixed) == expected
+    assert group_into_passes([PassShape(width) for width in widths], fixed) == expected

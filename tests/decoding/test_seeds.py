@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoding.request import row_seed
+from creditdecoding.decoding.request import sample_seed
 from creditdecoding.eval.compare import Plan, answers, lay_out
 from creditdecoding.eval.evaluate import evaluate
 from creditdecoding.eval.sweep import curves
@@ -39,9 +39,9 @@ def lm(folder: Path) -> LM:
 
 def test_the_first_row_has_the_seed_itself_and_the_others_hashes() -> None:
     """Pinned: answers drawn by one version are drawn by the next."""
-    assert row_seed(7, 0) == 7 and row_seed(2**62, 0) == 2**62
-    assert [row_seed(0, 1), row_seed(0, 2), row_seed(2**62, 1)] == PINNED
-    grid = [row_seed(seed, index) for seed in range(60) for index in range(60)]
+    assert sample_seed(7, 0) == 7 and sample_seed(2**62, 0) == 2**62
+    assert [sample_seed(0, 1), sample_seed(0, 2), sample_seed(2**62, 1)] == PINNED
+    grid = [sample_seed(seed, index) for seed in range(60) for index in range(60)]
     assert len(set(grid)) == len(grid) and all(0 <= seed < 2**62 for seed in grid)
 
 
@@ -50,7 +50,7 @@ def test_equal_prompts_are_answered_differently_and_again_the_same(lm: LM) -> No
     found = [done.text for done in lm.generate(prompts, DRAWN)]
     assert len({found[0], found[1], found[3]}) == 3
     assert found == [done.text for done in lm.generate(prompts, DRAWN)]
-    alone = [lm.generate(p, DRAWN, seed=row_seed(7, i)).text for i, p in enumerate(prompts)]
+    alone = [lm.generate(p, DRAWN, seed=sample_seed(7, i)).text for i, p in enumerate(prompts)]
     assert found == alone and found[0] == lm.generate("hello", DRAWN).text
 
 

@@ -25,8 +25,8 @@ import torch
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create, exported
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import SpecialTokens, new_request
-from creditdecoding.decoding.step import run
 from creditdecoding.integrations.blocks import seed_of, usable
 from creditdecoding.integrations.sglang.plugin import ALGORITHMS, algorithm_of, algorithms
 from creditdecoding.models.kv_cache import ModelGeometry
@@ -270,7 +270,7 @@ def ours(decoder: Any, requests: list[Request], length: int) -> dict[int, Commit
             new_request(i, request.prompt, kept, words, 10_000, ModelGeometry(causal_block=length))
         )
     found: dict[int, Commits] = {request.who: [] for request in requests}
-    for event in run(model, rows, words, CPU, len(rows)):
+    for event in denoise(model, rows, words, CPU, len(rows)):
         if isinstance(event, StepEvent):
             commits = {
                 at: token

@@ -13,8 +13,8 @@ from torch import Tensor
 from creditdecoding import decoders
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders.base import capabilities_of
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import new_request
-from creditdecoding.decoding.step import run
 from creditdecoding.errors import CreditError, ModelError, OptionError
 from creditdecoding.integrations import dinfer
 from creditdecoding.integrations.dinfer import (
@@ -89,7 +89,7 @@ def ours(
         )
         rows.append(new_request(i, prompt, config, WORDS, 99))
     found: list[list[tuple[int, int]]] = [[] for _ in prompts]
-    for event in run(net, rows, WORDS, CPU):
+    for event in denoise(net, rows, WORDS, CPU):
         if isinstance(event, StepEvent):
             changed = {
                 at: token

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig, ModelConfig
 from creditdecoding.decoders import create
+from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import (
     Request,
     SpecialTokens,
     new_infill_request,
     new_request,
-    row_seed,
+    sample_seed,
 )
-from creditdecoding.decoding.step import run
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.integrations import llada_generate as compat
 from creditdecoding.lm import LM
@@ -412,7 +412,7 @@ def traces(
     model: Any, rows: list[Request], batch_size: int = 16, words: SpecialTokens = WORDS
 ) -> list[Trace]:
     found = {row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows}
-    for event in run(model, rows, words, CPU, batch_size):
+    for event in denoise(model, rows, words, CPU, batch_size):
         found[event.row].add(event)
     return list(found.values())
 
@@ -592,5 +592,5 @@ def test_rows_with_equal_prompts_draw_differently_and_as_alone() -> None:
     rows = compat.generate(network(), prompt, **options)
     assert len({tuple(row) for row in rows.tolist()}) == 3
     for index, row in enumerate(rows):
-        alone = compat.generate(network(), prompt[:1], **{**options, "seed": row_seed(5, index)})
+        alone = compat.generate(network(), prompt[:1], **{**options, "seed": sample_seed(5, index)})
         assert torch.equal(alone[0], row)

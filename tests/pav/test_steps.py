@@ -145,7 +145,7 @@ def test_a_state_is_continued_where_it_ends(lm: LM) -> None:
         )  # blocks lie where they lay
     ((_, again),) = sampler.draw([Ask(whole.state.prefix(2), ".", 0)])
     trace = again.trace
-    assert trace.count == again.cost.tokens and trace.settings["begun"] == list(
+    assert trace.token_count == again.cost.tokens and trace.settings["begun"] == list(
         whole.state.prefix(2).written
     )
     start = len(trace.prompt) + len(whole.state.prefix(2).written)

@@ -14,7 +14,7 @@ import openai
 import pytest
 import torch
 
-from creditdecoding.decoding.request import row_seed
+from creditdecoding.decoding.request import sample_seed
 from creditdecoding.lm import LM, load
 from creditdecoding.trace import Trace
 from creditdecoding.viewer.frames import frames
@@ -117,7 +117,7 @@ def test_chat_is_generate(lm: LM, client: openai.OpenAI, options: dict[str, Any]
     )
     assert (
         done.usage is not None
-        and done.usage.completion_tokens == own.trace.count
+        and done.usage.completion_tokens == own.trace.token_count
         and done.usage.prompt_tokens == len(own.trace.prompt)
     )
     assert done.usage.model_extra == {"nfe": own.nfe, "tpf": pytest.approx(own.tpf, abs=1e-3)}
@@ -276,7 +276,7 @@ def test_seeds_and_choices(served: Served, lm: LM) -> None:
     several = served.chat(n=3, seed=7, **options).json()
     own = [
         lm.generate(PROMPTS[0], seed=seed, temperature=4.0, gen_length=24).text
-        for seed in (row_seed(7, i) for i in range(3))
+        for seed in (sample_seed(7, i) for i in range(3))
     ]
     assert [choice["message"]["content"] for choice in several["choices"]] == own and [
         c["index"] for c in several["choices"]

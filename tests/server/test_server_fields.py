@@ -29,7 +29,7 @@ from openai.types.chat import (
 )
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import new_infill_request, row_seed
+from creditdecoding.decoding.request import new_infill_request, sample_seed
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.lm import LM, load
 from creditdecoding.server import schema
@@ -225,7 +225,9 @@ def test_equal_prompts_draw_different_answers(lm: LM, served: Served) -> None:
     seeded = texts(served, seed=11, **fields)
     assert len(set(seeded)) == 4 and texts(served, seed=11, **fields) == seeded
     own = [
-        lm.generate(PROMPTS[1], raw=True, gen_length=16, temperature=2.5, seed=row_seed(11, k)).text
+        lm.generate(
+            PROMPTS[1], raw=True, gen_length=16, temperature=2.5, seed=sample_seed(11, k)
+        ).text
         for k in range(4)
     ]
     assert seeded == own
@@ -279,7 +281,7 @@ def test_suffix_is_seen_and_honours_the_rest(lm: LM, served: Served) -> None:
     several = texts(served, **drawn)
     assert len(set(several)) == 3
     assert several[2] == lm.words.decode(
-        gap(lm, 12, decoder="fixed", temperature=2.0, seed=row_seed(5, 2))[0]
+        gap(lm, 12, decoder="fixed", temperature=2.0, seed=sample_seed(5, 2))[0]
     )
     with served.client.stream("POST", TEXT, json={**fields, "stream": True}) as response:
         lines = [line[6:] for line in response.iter_lines() if line.startswith("data: {")]

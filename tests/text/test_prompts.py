@@ -129,7 +129,7 @@ def drawn(html: str) -> list[ElementTree.Element]:
 def test_a_notebook_shows_a_picture(lm: cd.LM) -> None:
     done = lm.generate(TEXT, gen_length=24)
     assert len(repr(done)) < 200 and len(repr(done.trace)) < 120
-    assert len(drawn(done.trace._repr_html_())) == done.trace.count
+    assert len(drawn(done.trace._repr_html_())) == done.trace.token_count
     page = done._repr_html_()
     assert done.text in page and f"{done.nfe} forward passes" in page
 

@@ -37,11 +37,11 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import settings
 from creditdecoding.decoders.base import capabilities_of
-from creditdecoding.decoding.dedup import distinct, leaders
+from creditdecoding.decoding.dedup import representatives, unique_positions
+from creditdecoding.decoding.forward import Denoiser, logits_at
 from creditdecoding.decoding.request import check_supported
-from creditdecoding.decoding.step import Denoiser, logits_at
 from creditdecoding.errors import OptionError
-from creditdecoding.likelihood import Query, replay
+from creditdecoding.likelihood import TokenQuery, replay
 from creditdecoding.lm import LM
 from creditdecoding.pav.sampler import Drawn
 from creditdecoding.pav.steps import Mark, State, grown
@@ -71,7 +71,7 @@ class Pass:
     """
 
     answer: int
-    query: Query
+    query: TokenQuery
     steps: tuple[int, ...]
     bounds: tuple[float, ...]
 
@@ -177,7 +177,7 @@ def _bound(told: Mapping[str, Any], step: StepEvent) -> float:
 
 
 def _counted(
-    lm: LM, place: int, state: State, query: Query, bounds: Sequence[float], every: bool
+    lm: LM, place: int, state: State, query: TokenQuery, bounds: Sequence[float], every: bool
 ) -> Pass:
     """A pass without the tokens that count for nothing; with `every` there are none."""
     kept, steps, first = [], [], len(state.prompt)
@@ -207,7 +207,7 @@ def distributions(model: Denoiser, lm: LM, batch: Sequence[Pass], temperature: f
     """
     rows = [each.query.row for each in batch]
     at_row = torch.cat([torch.full_like(each.query.positions, i) for i, each in enumerate(batch)])
-    runs, wanted, of = distinct(_leads(batch), at_row, _joined(batch, "positions"))
+    runs, wanted, of = unique_positions(_leads(batch), at_row, _joined(batch, "positions"))
     flat = logits_at(model, [rows[i] for i in runs], lm.words, lm.device, wanted[0], wanted[1])
     logp = (flat.to(torch.promote_types(flat.dtype, torch.float32)) / temperature).log_softmax(-1)
     return Lines(logp, of.to(logp.device))
@@ -215,7 +215,7 @@ def distributions(model: Denoiser, lm: LM, batch: Sequence[Pass], temperature: f
 
 def _leads(batch: Sequence[Pass]) -> Sequence[int]:
     """For each pass the first of those that show the network the same."""
-    return leaders([each.query.row for each in batch]) or range(len(batch))
+    return representatives([each.query.row for each in batch]) or range(len(batch))
 
 
 def _joined(batch: Sequence[Pass], name: str) -> Tensor:

@@ -221,8 +221,8 @@ class Engine:
         now = {
             "waiting": len(self._waiting),
             "running": len(self._rows),
-            "cache": held,
-            "admitted": admitted,
+            "cache_bytes": held,
+            "admitted_bytes": admitted,
         }
         return EngineStats(**now, **self._counts, memory_limit=self._budget.most)
 

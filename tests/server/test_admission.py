@@ -101,7 +101,7 @@ def ask(lm: LM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], Cost]
         collected[0] += len(errors)
         return complaint(errors)
 
-    monkeypatch.setattr(lm_module, "start_row", counted_row)
+    monkeypatch.setattr(lm_module, "new_request", counted_row)
     monkeypatch.setattr(app_module, "complaint", counted_errors)
     http = HttpConfig(max_body=2 * MEGA)
     app, _ = app_module.make_app(spied, "pocket", EngineConfig(), ServeConfig(), http)
@@ -323,7 +323,7 @@ def test_rows_of_a_prompt_are_made_once(lm: LM, monkeypatch: pytest.MonkeyPatch)
     made: list[Any] = []
     start_row = lm_module.new_request
     monkeypatch.setattr(
-        lm_module, "start_row", lambda *given: made.append(given) or start_row(*given)
+        lm_module, "new_request", lambda *given: made.append(given) or start_row(*given)
     )
     with serving(lm) as served:
         fields = {"prompt": PROMPTS[:2], "n": 8, "max_tokens": 4}

@@ -172,6 +172,8 @@ class GenerationConfig:
     decoder: Any = option(
         "credit",
         "Decoding rule, as NAME, NAME:knob=value,... or a file (see `credit decoders`, `credit export`).",
+        short="-d",
+        knobs=("threshold",),
     )
     gen_length: int = option(
         128,

@@ -25,11 +25,24 @@ def option(
     gt: float | None = None,
     le: float | None = None,
     choices: tuple[str, ...] | None = None,
+    short: str | None = None,
+    knobs: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field with its help text and bounds (`ge` <= value, `gt` < value, value <= `le`,
     or one of `choices`).
+
+    On the command line the flag may have a `short` name, and `knobs` of a spec such as
+    NAME:knob=value may have flags of their own.
     """
-    metadata = {"help": help, "ge": ge, "gt": gt, "le": le, "choices": choices}
+    metadata = {
+        "help": help,
+        "ge": ge,
+        "gt": gt,
+        "le": le,
+        "choices": choices,
+        "short": short,
+        "knobs": knobs,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -1,28 +1,38 @@
-"""The console script `credit`. Flags come from the option dataclasses (flags.py); heavy modules are
-imported inside the commands.
+"""The console script `credit`. Importing this package registers every command.
+
+Commands import heavy modules inside their functions, so that `credit --help` is fast.
 """
 
-from creditdecoding.cli import batch, compare, export, pav, search, serve, train, tune
-from creditdecoding.cli import eval as measure
-from creditdecoding.cli import generate as ask
-from creditdecoding.cli import info as show
-from creditdecoding.cli import speedups as scaling
-from creditdecoding.cli import trace_analyse as analyse
+from creditdecoding.cli import (
+    analyse,
+    batch,
+    compare,
+    eval,
+    export,
+    generate,
+    info,
+    pav,
+    search,
+    serve,
+    speedups,
+    train,
+    tune,
+)
 from creditdecoding.cli.app import main
 
 __all__ = [
     "analyse",
-    "ask",
     "batch",
     "compare",
+    "eval",
     "export",
+    "generate",
+    "info",
     "main",
-    "measure",
     "pav",
-    "scaling",
     "search",
     "serve",
-    "show",
+    "speedups",
     "train",
     "tune",
 ]

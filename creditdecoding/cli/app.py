@@ -124,7 +124,7 @@ def main(commands: typer.Typer = app) -> None:
     try:
         prepare_streams()
         with signals_as_exceptions():
-            status = commands(args=joined(sys.argv[1:]), standalone_mode=False)
+            status = commands(args=sys.argv[1:], standalone_mode=False)
             sys.stdout.flush()
     except CreditError as error:
         _fail(str(error), 2)
@@ -151,11 +151,6 @@ def main(commands: typer.Typer = app) -> None:
         )  # a usage error of the option parser; empty after it has printed help
         sys.exit(2) if not said else _fail(f"{said.rstrip('.')}. See: credit --help", 2)
     sys.exit(status or 0)
-
-
-def joined(arguments: list[str]) -> list[str]:
-    """`trace analyse` as the command `analyse`; whoever means the prompt types `trace -- analyse`."""
-    return arguments[1:] if arguments[:2] == ["trace", "analyse"] else arguments
 
 
 def _say_no_more() -> None:

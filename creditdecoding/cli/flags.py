@@ -1,4 +1,4 @@
-"""Option dataclasses as command line flags: one flag a field, help and choices from its metadata."""
+"""Command line flags made from option dataclasses: a flag for each field, with its help and choices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import typer
@@ -13,81 +14,93 @@ import typer
 from creditdecoding.options import from_mapping, type_names
 
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "Any": str}
-_Threshold = Annotated[
-    float | None, typer.Option(help="Short for --decoder NAME:threshold=VALUE.", show_default=False)
-]
+_typed: ContextVar[frozenset[str]] = ContextVar("typed", default=frozenset())
 
 
-def _flag(field: dataclasses.Field[Any], panel: str) -> inspect.Parameter:
-    """A command line flag for one option field."""
-    first = type_names(field)[0]
-    many = first.startswith("tuple")
-    kind: Any = list[str] if many else _TYPES[first]
-    default: Any = list(field.default) if many else field.default  # type: ignore[arg-type]
-    choices = field.metadata["choices"]
-    text = field.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
-    names: tuple[str, ...] = (f"--{field.name.replace('_', '-')}",)
-    if kind is bool:
-        names = (f"{names[0]}/--no-{names[0][2:]}",)
-    elif field.name == "decoder":
-        names = (*names, "-d")
-    annotation: Any = Annotated[
-        kind if default is not None else kind | None,
-        typer.Option(*names, help=text, rich_help_panel=panel),
-    ]  # type: ignore[valid-type]
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
+def typed_options() -> frozenset[str]:
+    """The parameters of the running command that its user gave, even if given the default value."""
+    return _typed.get()
 
 
 def with_options(**classes: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command a flag for every field of each dataclass; it receives the built objects under
-    the keyword's names.
+    """Give a command a flag for every field of these dataclasses.
+
+    The command receives the objects built from the flags as keyword arguments of the same names.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            p
-            for p in inspect.signature(command, eval_str=True).parameters.values()
-            if p.name not in classes
-        ]
-        flags = {
-            name: [_flag(f, f"{name} options") for f in dataclasses.fields(cls)]
-            for name, cls in classes.items()
-        }
-        extra = (
-            [
-                inspect.Parameter(
-                    "threshold", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_Threshold
-                )
-            ]
-            if "generation" in flags
-            else []
-        )
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [_keyword("context", typer.Context)]
+        for parameter in signature.parameters.values():
+            if parameter.name not in classes:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        for name, cls in classes.items():
+            for field in dataclasses.fields(cls):
+                parameters += _flags(field, f"{name} options")
 
         @functools.wraps(command)
-        def run(**given: Any) -> None:
-            threshold = given.pop("threshold", None) if extra else None
+        def run(context: typer.Context, **arguments: Any) -> None:
+            sources = {name: context.get_parameter_source(name) for name in arguments}
+            _typed.set(frozenset(n for n, source in sources.items() if _is_typed(source)))
             for name, cls in classes.items():
-                values = {f.name: given.pop(f.name) for f in flags[name]}
-                values = {
-                    key: tuple(value) if isinstance(value, list) else value
-                    for key, value in values.items()
-                }
-                if name == "generation" and threshold is not None:
-                    values["decoder"] += (
-                        f"{',' if ':' in values['decoder'] else ':'}threshold={threshold}"
-                    )
-                given[name] = from_mapping(cls, values)
-            command(**given)
+                arguments[name] = _build(cls, arguments)
+            command(**arguments)
 
-        parameters = (
-            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-            + extra
-            + [f for each in flags.values() for f in each]
-        )
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
 
     return decorate
+
+
+def _keyword(
+    name: str, annotation: Any, default: Any = inspect.Parameter.empty
+) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _is_typed(source: Any) -> bool:
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _flags(field: dataclasses.Field[Any], panel: str) -> list[inspect.Parameter]:
+    """The flag of an option, and those of the knobs that may be set without writing out its spec."""
+    type_name = type_names(field)[0]
+    is_list = type_name.startswith("tuple")
+    value_type: Any = list[str] if is_list else _TYPES[type_name]
+    default: Any = list(field.default) if is_list else field.default  # type: ignore[arg-type]
+    flag = f"--{field.name.replace('_', '-')}"
+    names = [f"{flag}/--no-{flag[2:]}" if value_type is bool else flag]
+    if field.metadata.get("short"):
+        names.append(field.metadata["short"])
+    help = field.metadata["help"]
+    if field.metadata["choices"]:
+        help += f" One of: {', '.join(field.metadata['choices'])}."
+    if default is None:
+        value_type = value_type | None
+    option = typer.Option(*names, help=help, rich_help_panel=panel)
+    flags = [_keyword(field.name, Annotated[value_type, option], default)]
+    for knob in _knobs(field):
+        help = f"Short for {flag} NAME:{knob}=VALUE."
+        option = typer.Option(help=help, rich_help_panel=panel, show_default=False)
+        flags.append(_keyword(knob, Annotated[float | None, option], None))
+    return flags
+
+
+def _knobs(field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """Knobs of a spec that have flags; none if the option has no spec by default."""
+    return field.metadata.get("knobs", ()) if field.default is not None else ()
+
+
+def _build(cls: type[Any], arguments: dict[str, Any]) -> Any:
+    """The options object of class `cls`; its flags are removed from `arguments`."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        value = arguments.pop(field.name)
+        for knob in _knobs(field):
+            knob_value = arguments.pop(knob)
+            if knob_value is not None:
+                value += f"{',' if ':' in value else ':'}{knob}={knob_value}"
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return from_mapping(cls, values)

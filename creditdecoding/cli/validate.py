@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from creditdecoding.cli.flags import typed_options
 from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import MissingExtraError, OptionError, unknown_name
 
@@ -117,8 +118,8 @@ def check_can_plot(png: Path | None) -> None:
 
 
 def check_no_decoder(command: str, generation: GenerationConfig) -> None:
-    """Refuse `--decoder` where `--decoders` names them."""
-    if generation.decoder != GenerationConfig().decoder:
+    """Refuse `--decoder` and its knobs in a command that has `--decoders`."""
+    if typed_options() & {"decoder", "threshold"}:
         raise OptionError(
             f"{command} runs several decoders",
             given=f"--decoder {generation.decoder}",

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from creditdecoding.cli import main
-from creditdecoding.cli.app import joined
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders.base import Block, from_logits
 from creditdecoding.errors import OptionError
@@ -384,7 +383,7 @@ def test_the_command_decodes_and_draws(
         "credit:threshold=0.5",
         *FAST,
     ]
-    assert call(["trace", "analyse", *run, *pictures, "--json"], monkeypatch) == 0
+    assert call(["analyse", *run, *pictures, "--json"], monkeypatch) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["prompts"] == 2 and [each["decoder"] for each in found["decoders"]] == [
         "fixed",
@@ -425,14 +424,14 @@ def test_the_command_reads_saved_traces(
             == 0
         )
     capsys.readouterr()
-    assert call(["trace", "analyse", str(tmp_path), "--json"], monkeypatch) == 0
+    assert call(["analyse", str(tmp_path), "--json"], monkeypatch) == 0
     plain = json.loads(capsys.readouterr().out)
     assert (
         plain["prompts"] == 2
         and plain["oracle"] is None
         and [each["decoder"] for each in plain["decoders"]] == ["fixed", "threshold:threshold=0.5"]
     )
-    assert call(["trace", "analyse", str(tmp_path), "-m", model, "--json"], monkeypatch) == 0
+    assert call(["analyse", str(tmp_path), "-m", model, "--json"], monkeypatch) == 0
     told = json.loads(capsys.readouterr().out)
     assert (
         told["decoders"][0]["over_oracle"] >= 1
@@ -452,21 +451,9 @@ def test_the_command_reads_saved_traces(
         [str(model), "--json"],
     ]
     for arguments in bad:
-        assert call(["trace", "analyse", *arguments], monkeypatch) == 2, arguments
+        assert call(["analyse", *arguments], monkeypatch) == 2, arguments
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1, arguments
-
-
-def test_only_the_word_alone_is_the_command() -> None:
-    assert joined(["trace", "analyse", "--json"]) == ["analyse", "--json"]
-    for arguments in (
-        ["trace", "analyse this"],
-        ["trace", "--", "analyse"],
-        ["trace"],
-        ["generate", "analyse"],
-        [],
-    ):
-        assert joined(arguments) == arguments
 
 
 def broken(**changes: Any) -> list[Trace]:

@@ -1,6 +1,4 @@
-"""The command analyse, also typed `credit trace analyse`: what a set of traces says about the
-decoders and the model.
-"""
+"""The command analyse: what a set of traces says about the decoders and the model."""
 
 from __future__ import annotations
 
@@ -14,7 +12,12 @@ from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.limits import items_per_task
 from creditdecoding.cli.progress import answer_progress
 from creditdecoding.cli.render import print_json
-from creditdecoding.cli.validate import check_can_plot, check_writable, parse_split
+from creditdecoding.cli.validate import (
+    check_can_plot,
+    check_no_decoder,
+    check_writable,
+    parse_split,
+)
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 
@@ -69,17 +72,12 @@ def analyse(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Analyse traces (also `credit trace analyse`): redundancy, the oracle's NFE, wrong commits,
-    what credit changed, calibration.
+    """Analyse traces: redundancy, the oracle's NFE, wrong commits, what credit changed, and
+    calibration.
     """
     from creditdecoding.eval.traces.report import analyse as numbers
 
-    if generation.decoder != GenerationConfig().decoder:
-        raise OptionError(
-            "analyse sets several decoders side by side",
-            given=f"--decoder {generation.decoder}",
-            hint="Name them with --decoders.",
-        )
+    check_no_decoder("analyse", generation)
     check_can_plot(png)
     check_can_plot(reliability_png)
     check_writable(png, reliability_png)

@@ -94,7 +94,7 @@ def analyse(
         )
     found = numbers(cases)
     if png is not None or reliability_png is not None:
-        from creditdecoding.plots import trace as plot
+        from creditdecoding.plots import analysis as plot
 
         if png is not None:
             plot.steps_png(found, png)

@@ -90,7 +90,7 @@ def compare(
     from creditdecoding.eval.compare_report import summarise
     from creditdecoding.eval.sweep import curves
     from creditdecoding.plots.compare_page import compare_html
-    from creditdecoding.plots.trace import tradeoff_png
+    from creditdecoding.plots.tradeoff import tradeoff_png
     from creditdecoding.tasks.templates import templates as named
 
     check_no_decoder("compare", generation)
@@ -106,7 +106,7 @@ def compare(
     items, count = summed["items"], len(records)
     about = f"{model} · {tasks} · templates {', '.join(summed['templates'])} · {items['dev']} dev and {items['test']} test items · {count:,} samples"
     page = report or out / "report.html"
-    write(page, compare_html(summed, "Decoders compared", about))
+    write(page, compare_html(summed, "Decoders compared", about, summed["words"]))
     written = [
         out / "samples.jsonl",
         out / "report.json",

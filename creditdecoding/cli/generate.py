@@ -155,14 +155,14 @@ def _show_traces(
     html: Path | None,
 ) -> None:
     """Print the traces, or write the files asked for; JSONL holds the first alone."""
-    from creditdecoding.plots import trace as plot
+    from creditdecoding.plots.trace import traces_png
     from creditdecoding.viewer import html as page
     from creditdecoding.viewer import terminal
 
     if save is not None:
         write(save, named[0][1].dumps())
     if png is not None:
-        plot.compare_png(named, piece, png)
+        traces_png(named, piece, png)
     if html is not None:
         write(html, page.trace_html(named, piece, "Denoising trace"))
     if save is None and png is None and html is None:

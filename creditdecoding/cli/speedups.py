@@ -93,9 +93,9 @@ def orthogonality(
     with open_progress("batches") as start:
         found = {"model": model, **run(plan, lambda engine: load_lm(model, engine), start)}
     if png is not None:
-        from creditdecoding.plots.trace import orthogonality_png
+        from creditdecoding.plots.speedups import speedups_png
 
-        orthogonality_png(found, png)
+        speedups_png(found, png)
     _give(found, out, png, print_json if as_json else _print_settings)
 
 
@@ -176,9 +176,9 @@ def scaling(
         ) as on_event:
             found = {"model": model, **run(work, lm, on_event, kept)}
         if png is not None:
-            from creditdecoding.plots.trace import scaling_png
+            from creditdecoding.plots.lengths import lengths_png
 
-            scaling_png(found, png)
+            lengths_png(found, png)
         _give(found, out, png, print_json if as_json else _print_sweeps)
 
 

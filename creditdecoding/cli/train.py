@@ -110,7 +110,7 @@ def _report(run: TrainingRun, families: list[Family], limit: int) -> None:
     from creditdecoding.eval.evaluate import evaluate
     from creditdecoding.eval.saved_answers import keeping, manifest
     from creditdecoding.lm import load
-    from creditdecoding.plots.trace import loss_curve
+    from creditdecoding.plots.training import training_png
     from creditdecoding.tasks.base import distinct_items
 
     out = run.folder
@@ -134,4 +134,4 @@ def _report(run: TrainingRun, families: list[Family], limit: int) -> None:
                 out / "report.json",
                 json.dumps({"training": run.report(), "test": found}, indent=1) + "\n",
             )
-            loss_curve(run.records(), out / "loss.png")
+            training_png(run.records(), out / "loss.png")

@@ -1,68 +1,44 @@
-"""The figure of a comparison of searches: accuracy against compute, drawn on a figure that is
-handed in.
-"""
+"""A comparison of searches: accuracy against compute."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from creditdecoding.plots.tradeoff import strokes
-from creditdecoding.viewer.colours import LINE, QUIET, TEXT, WRITTEN
+from creditdecoding.plots.base import band, legend, line_styles, new_figure, save, style
 
-_PANELS = {
-    "sequences": "sequence-forwards a problem, the verifier's among them",
+_COMPUTE = {
+    "sequences": "sequence-forwards a problem, the verifier's included",
     "tokens": "tokens kept a problem",
     "seconds": "seconds a problem",
 }
 
 
-def draw_search(figure: Any, report: Mapping[str, Any]) -> None:
-    """A panel a measure of compute, a line with its band of 95% a method; methods that go step by
-    step are bold.
+def search_png(report: Mapping[str, Any], path: Path) -> None:
+    """Draw a panel for each measure of compute, a line with its 95 % band for each method.
+
+    Step-by-step methods are bold. Raises `MissingExtraError`.
     """
-    bold = {each["method"] for each in report["against"]}
-    looks = strokes([curve["method"] for curve in report["curves"]])
-    for number, (measure, title) in enumerate(_PANELS.items()):
+    figure = new_figure(14.5, 5)
+    step_by_step = {record["method"] for record in report["against"]}
+    styles = line_styles([curve["method"] for curve in report["curves"]])
+    for number, (measure, label) in enumerate(_COMPUTE.items()):
         axes = figure.add_axes((0.045 + 0.275 * number, 0.13, 0.25, 0.81))
         for curve in report["curves"]:
-            colour, dash = looks[curve["method"]]
-            x = [max(point[measure], 1e-6) for point in curve["points"]]
-            y, low, high = (
-                [point["score"][end] for point in curve["points"]]
-                for end in ("value", "low", "high")
-            )
-            line = (0, tuple(map(int, dash.split()))) if dash else "-"
-            heavy = curve["method"] in bold
-            axes.plot(
-                x,
-                y,
+            bold = curve["method"] in step_by_step
+            band(
+                axes,
+                [max(point[measure], 1e-6) for point in curve["points"]],
+                [point["score"] for point in curve["points"]],
+                alpha=0.13 if bold else 0.06,
+                linewidth=2.4 if bold else 1.2,
                 marker="o",
                 markersize=4,
-                color=colour,
-                linestyle=line,
-                linewidth=2.4 if heavy else 1.2,
                 label=curve["method"],
-            )
-            axes.fill_between(
-                x, low, high, color=colour, alpha=0.13 if heavy else 0.06, linewidth=0
+                **styles[curve["method"]],
             )
         axes.set_xscale("log")
-        axes.set_xlabel(title, color=QUIET, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(LINE)
-        axes.tick_params(which="both", colors=QUIET, labelsize=8, length=0)
-        axes.grid(color=WRITTEN, linewidth=1)
-        axes.set_axisbelow(True)
-        if number == 0:
-            axes.set_ylabel("right, %", color=QUIET, fontsize=9)
-            handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="center left",
-        bbox_to_anchor=(0.865, 0.5),
-        frameon=False,
-        fontsize=8,
-        labelcolor=TEXT,
-    )
+        style(axes, xlabel=label, ylabel="" if number else "right, %")
+    legend(figure, axes.lines, loc="center left", bbox_to_anchor=(0.865, 0.5), fontsize=8)
+    save(figure, path)

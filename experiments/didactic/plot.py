@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.plots.sweeps import frame, logarithmic
-from creditdecoding.plots.trace import _figure, _save
-from creditdecoding.viewer.colours import LINE, TEXT, colour_at
+from creditdecoding.plots.base import legend, log_around, new_figure, save, style
+from creditdecoding.viewer.colours import LINE, colour_at
 
 _ARMS = {
     "outcome": ("#7b8794", "-"),
@@ -53,9 +52,9 @@ def draw_didactic(figure: Any, report: Mapping[str, Any]) -> None:
         label="before",
     )
     looks = [each["iteration"] for cell in report["cells"] for each in cell["curve"]]
-    logarithmic(left, [max(look, report["settings"]["every"] / 2) for look in looks])
+    log_around(left.xaxis, [max(look, report["settings"]["every"] / 2) for look in looks])
     _steps(middle, report["cells"], max(looks))
-    logarithmic(right, before["samples"])
+    log_around(right.xaxis, before["samples"])
     for axes in (left, right):
         axes.set_ylim(-3, 103)
     after = report["settings"]["pass_at"]
@@ -65,12 +64,8 @@ def draw_didactic(figure: Any, report: Mapping[str, Any]) -> None:
         (f"Pass@N after {after} updates, %", "N"),
     )
     for axes, (title, below) in zip(panels, titles):
-        frame(axes, below)
-        axes.set_title(title, loc="left", fontsize=11, weight="bold", color=TEXT)
-    handles, labels = right.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower center", ncols=8, frameon=False, fontsize=9, labelcolor=TEXT
-    )
+        style(axes, title, xlabel=below)
+    legend(figure, right.get_legend_handles_labels()[0], loc="lower center", ncols=8)
 
 
 def _shown(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
@@ -160,8 +155,8 @@ def _steps(axes: Any, cells: Sequence[Cell], top: int) -> None:
         axes.vlines(x, lows, highs, color=colour, linewidth=1.2, alpha=0.7)
         missed = [place for place, end in zip(x, ends) if end["value"] is None]
         axes.plot(missed, [top] * len(missed), linestyle="", marker="^", markersize=9, color=colour)
-    logarithmic(axes, strengths or [1.0])
-    logarithmic(axes, heights, "y")
+    log_around(axes.xaxis, strengths or [1.0])
+    log_around(axes.yaxis, heights)
 
 
 def _height(updates: float | None, top: int) -> float:
@@ -173,6 +168,6 @@ def didactic_png(report: Mapping[str, Any], path: Path) -> None:
     """Draw the arms of the didactic task: success, the prover's strength, Pass@N. Raises
     `MissingExtraError`.
     """
-    figure = _figure(*didactic_size(report))
+    figure = new_figure(*didactic_size(report))
     draw_didactic(figure, report)
-    _save(figure, path)
+    save(figure, path)

@@ -25,7 +25,7 @@ from creditdecoding.eval.traces.dataset import Case, saved_cases, spec_of, with_
 from creditdecoding.eval.traces.oracle import Oracle, oracle_traces
 from creditdecoding.eval.traces.report import analyse
 from creditdecoding.lm import LM, load
-from creditdecoding.plots import trace as plot
+from creditdecoding.plots import analysis as plot
 from creditdecoding.trace import FinishEvent, StepEvent, Trace
 from tools.make_checkpoint import make
 

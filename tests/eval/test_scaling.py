@@ -22,7 +22,8 @@ from creditdecoding.eval.evaluate import evaluate
 from creditdecoding.eval.verdicts import orthogonality_words, scaling_words
 from creditdecoding.lm import LM, Completion, load
 from creditdecoding.models.kv_cache import ModelGeometry
-from creditdecoding.plots.trace import orthogonality_png, scaling_png
+from creditdecoding.plots.lengths import lengths_png
+from creditdecoding.plots.speedups import speedups_png
 from creditdecoding.tasks import families
 from tools.make_checkpoint import make
 
@@ -180,7 +181,7 @@ def test_what_cannot_run_here_says_why(tiny: LM, tmp_path: Path) -> None:
     last = report["settings"][-1]
     assert last["decoders"] == [] and "creditdecoding[quant]" in last["reason"]
     assert any("Not measured: int8 weights (" in sentence for sentence in report["words"])
-    orthogonality_png(report, tmp_path / "o.png")
+    speedups_png(report, tmp_path / "o.png")
     assert (tmp_path / "o.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(MissingExtraError):  # the base itself must run
         orthogonality.run(
@@ -272,7 +273,7 @@ def test_passes_per_token_over_lengths(pocket: LM, tmp_path: Path) -> None:
         and "fixed:k=8 grows" in report["words"][2]
         and "do not fit" in report["words"][1]
     )
-    scaling_png(report, tmp_path / "s.png")
+    lengths_png(report, tmp_path / "s.png")
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
     assert scaling_words({**report, "items": 100}) == report["words"][:-1]
 

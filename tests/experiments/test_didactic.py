@@ -575,7 +575,7 @@ def test_bad_input_is_refused_in_one_line(
 
 
 def test_the_figure_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("creditdecoding.plots.trace.Figure", None)
+    monkeypatch.setattr("creditdecoding.plots.base.Figure", None)
     with pytest.raises(MissingExtraError):
         didactic_png({"cells": []}, tmp_path / "x.png")
 

@@ -3,16 +3,10 @@
 import io
 import json
 import re
-import struct
-import zlib
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from creditdecoding.errors import MissingExtraError, OptionError
-from creditdecoding.plots import trace as plot
-from creditdecoding.plots.training import scored, smooth
 from creditdecoding.trace import Event, FinishEvent, StepEvent, Trace
 from creditdecoding.viewer import colours as colour
 from creditdecoding.viewer import terminal
@@ -275,103 +269,3 @@ def test_table_has_a_row_a_pass() -> None:
         ["4", "2", "2", "0"],
     ]
     assert rows[0][4:] == ["The", ".95", "0.5", "␣sat", ".91", "2.5"]
-
-
-# pictures
-
-
-def size(path: Path) -> tuple[int, int]:
-    """Width and height of a PNG, every chunk's checksum held against its data."""
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    at, kinds = 8, []
-    while at < len(data):
-        length, kind = struct.unpack(">I4s", data[at : at + 8])
-        body = data[at + 4 : at + 8 + length]
-        assert zlib.crc32(body) == struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0]
-        kinds.append(kind)
-        at += 12 + length
-    assert kinds[-1] == b"IEND"
-    width, height = struct.unpack(">II", data[16:24])
-    assert 600 <= width <= 3000 and 300 <= height <= 3000 and len(data) > 5000
-    return width, height
-
-
-def test_pictures_of_traces(tmp_path: Path) -> None:
-    plot.trace_png(made(), piece, tmp_path / "credit.png", "A $title$ of \\alpha_")
-    plot.trace_png(made(None), piece, tmp_path / "plain.png")
-    plot.compare_png([("threshold", made(None)), ("credit", made())], piece, tmp_path / "both.png")
-    assert size(tmp_path / "credit.png")[1] > size(tmp_path / "plain.png")[1], (
-        "credit has a panel of its own"
-    )
-    size(tmp_path / "both.png")
-
-
-def test_picture_of_one_decoder_is_its_trace(tmp_path: Path) -> None:
-    plot.compare_png([("credit", infilled())], piece, tmp_path / "one.png")
-    plot.trace_png(infilled(), piece, tmp_path / "trace.png", "credit")
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "trace.png").read_bytes()
-
-
-def test_picture_of_a_long_answer(tmp_path: Path) -> None:
-    steps = [
-        step(
-            i,
-            i // 2,
-            i % 2,
-            1 + 50 * (i // 2),
-            [0] * 50,
-            [0.5] * 50,
-            list(range(25 * (i % 2), 25 * (i % 2) + 25)),
-            None,
-        )
-        for i in range(12)
-    ]
-    plot.trace_png(Trace((9,), steps), piece, tmp_path / "long.png")
-    size(tmp_path / "long.png")
-
-
-def test_picture_of_a_training_log(tmp_path: Path) -> None:
-    log = [
-        {
-            "step": i,
-            "tokens": 100 * i,
-            "seconds": 0.5 * i,
-            "uniform" if i % 2 else "blockwise": 3 / (i + 1),
-        }
-        for i in range(40)
-    ]
-    plot.loss_curve(log, tmp_path / "plain.png")
-    log[20]["eval"] = {"mean": 0.25, "families": {"facts": 0.5, "words": 0.0}}
-    log[39]["eval"] = {
-        "score": 75.0,
-        "families": {"facts": {"score": 100.0}, "words": {"score": 50.0}},
-    }
-    plot.loss_curve(log, tmp_path / "scored.png")
-    assert size(tmp_path / "scored.png")[0] > size(tmp_path / "plain.png")[0]
-    assert scored(log) == [
-        (20, {"facts": 50.0, "words": 0.0, "mean": 25.0}),
-        (39, {"facts": 100.0, "words": 50.0, "mean": 75.0}),
-    ]
-    assert smooth([2.0] * 100) == pytest.approx([2.0] * 100)
-
-
-def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
-    for draw in (
-        lambda: plot.trace_png(Trace((1,)), piece, tmp_path / "x.png"),
-        lambda: plot.loss_curve([], tmp_path / "x.png"),
-    ):
-        with pytest.raises(OptionError):
-            draw()
-
-
-def test_without_matplotlib_the_hint_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(plot, "Figure", None)
-    with pytest.raises(MissingExtraError, match=r"creditdecoding\[plot\]"):
-        plot.trace_png(made(), piece, tmp_path / "x.png")
-    with pytest.raises(MissingExtraError):
-        plot.loss_curve(
-            [{"step": 0, "tokens": 1, "seconds": 1.0, "uniform": 1.0}], tmp_path / "x.png"
-        )

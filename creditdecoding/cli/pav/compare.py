@@ -118,7 +118,7 @@ def _draw(report: Mapping[str, Any], png: Path | None, out: Path) -> Iterator[Pa
     """Draw the curves; without matplotlib only if a picture was asked for."""
     if png is None and find_spec("matplotlib") is None:
         return
-    from creditdecoding.plots.trace import search_png
+    from creditdecoding.plots.search import search_png
 
     path = png or out / "search.png"
     search_png(report, path)

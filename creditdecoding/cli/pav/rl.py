@@ -103,7 +103,7 @@ def rl(
     found = summary(runs, {**asked, "generation": dataclasses.asdict(generation), "seeds": seeds})
     write(out / "rl.json", json.dumps(found, indent=1) + "\n")
     if png is not None:
-        from creditdecoding.plots.trace import rl_png
+        from creditdecoding.plots.rl import rl_png
 
         rl_png(found, png)
     if as_json:

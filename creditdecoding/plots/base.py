@@ -1,0 +1,160 @@
+"""What every figure shares: the canvas, axes styling, line colours, and saving.
+
+The only module of the package that imports matplotlib, and it never uses pyplot's global state.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from creditdecoding.errors import MissingExtraError, OptionError
+from creditdecoding.viewer.colours import LINE, QUIET, TEXT, WRITTEN, Ramp
+
+try:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import PatchCollection
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch, Rectangle
+except ImportError:
+    Figure = None  # type: ignore[assignment,misc]
+
+DPI = 150
+DASHED = (0, (4, 3))
+HEADLINERS = {"credit": "#2a7fc9", "threshold": "#d9680b", "fixed": "#7b8794"}
+"""Decoders whose colour is the same in every figure."""
+_COLOURS = (
+    "#3f9a5f",
+    "#a63fa2",
+    "#c9403a",
+    "#9a7b1d",
+    "#14989c",
+    "#d8579a",
+    "#6a6ed6",
+    "#7ba12c",
+    "#a9633c",
+    "#4b8fb8",
+    "#8d5bd0",
+    "#5f8f3e",
+)
+_DASHES: tuple[Any, ...] = ("-", (0, (7, 4)), (0, (2, 4)), (0, (9, 4, 2, 4)))
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A white figure of this size in inches. Raises `MissingExtraError`."""
+    if Figure is None:
+        raise MissingExtraError("matplotlib", "plot")
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG. Raises `OptionError` if the file cannot be written."""
+    image = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        figure.savefig(image, format="png", dpi=DPI)
+    try:
+        path.write_bytes(image.getvalue())
+    except OSError as error:
+        raise OptionError(
+            f"cannot write ({error.strerror})", given=str(path), hint="Check the folder."
+        ) from error
+
+
+def svg(figure: Any) -> str:
+    """A figure as an SVG element to embed in a page; a gid set on an artist becomes its id."""
+    image = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "creditdecoding"}):
+        figure.savefig(image, format="svg", metadata=metadata)
+    text = image.getvalue()
+    return text[text.index("<svg") :]
+
+
+def style(axes: Any, title: str = "", note: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    """Quiet edges, ticks and grid; `title` above left, `note` above right."""
+    axes.set_title(title, loc="left", fontsize=11, weight="bold", color=TEXT)
+    axes.set_title(note, loc="right", fontsize=9, color=QUIET)
+    axes.set_xlabel(xlabel, color=QUIET, fontsize=9)
+    axes.set_ylabel(ylabel, color=QUIET, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(which="both", colors=QUIET, labelsize=8, length=0)
+    axes.grid(color=WRITTEN, linewidth=1)
+    axes.set_axisbelow(True)
+
+
+def log_axis(axis: Any, low: float, high: float, steps: Sequence[int] = (1, 2, 5)) -> None:
+    """Make `axes.xaxis` or `axes.yaxis` logarithmic, with ticks at `steps` times powers of ten."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low, high)})
+    powers = [10.0**exponent for exponent in range(-6, 6)]
+    ticks = [step * power for power in powers for step in steps if low <= step * power <= high]
+    axis.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axis.set_ticks([], minor=True)
+
+
+def log_around(axis: Any, values: Sequence[float]) -> None:
+    """`log_axis` with some room around `values`."""
+    low = max(1e-6, min(values)) * 0.85
+    high = max(values) * 1.18
+    log_axis(axis, low, high, (1, 2, 5) if high < 2000 * low else (1,))
+
+
+def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of each name's line, as arguments of `axes.plot`."""
+    others = [name for name in names if name not in HEADLINERS]
+    styles = {}
+    for name in names:
+        if name in HEADLINERS:
+            styles[name] = {"color": HEADLINERS[name], "linestyle": "-"}
+        else:
+            turn, number = divmod(others.index(name), len(_COLOURS))
+            dash = _DASHES[min(turn, len(_DASHES) - 1)]
+            styles[name] = {"color": _COLOURS[number], "linestyle": dash}
+    return styles
+
+
+def band(axes: Any, x: Sequence[float], points: Sequence[Mapping[str, float]], **line: Any) -> None:
+    """A line through the values of intervals, and the band between their ends."""
+    low, value, high = ([point[name] for point in points] for name in ("low", "value", "high"))
+    alpha = line.pop("alpha", 0.13)
+    axes.fill_between(x, low, high, color=line["color"], alpha=alpha, linewidth=0)
+    axes.plot(x, value, **line)
+
+
+def legend(parent: Any, handles: Iterable[Any], **place: Any) -> None:
+    """A legend without frame, of a figure or of axes."""
+    arguments = {"frameon": False, "fontsize": 9, "labelcolor": TEXT, **place}
+    parent.legend(handles=handles, **arguments)
+
+
+def swatch(colour: str, label: str, edge: str | None = None) -> Any:
+    """A filled box for a legend."""
+    return Patch(facecolor=colour, edgecolor=edge, linewidth=1.1 if edge else 0, label=label)
+
+
+def outline_cells(axes: Any, cells: Iterable[tuple[float, float]], width: float) -> None:
+    """Outline unit squares by their lower corners; `width` in points."""
+    axes.add_collection(
+        PatchCollection(
+            [Rectangle(corner, 1, 1) for corner in cells],
+            facecolor="none",
+            edgecolor=TEXT,
+            linewidth=width,
+            joinstyle="miter",
+            zorder=3,
+            clip_on=False,
+        )
+    )
+
+
+def colormap(ramp: Ramp) -> Any:
+    """A colour scale of matplotlib."""
+    return LinearSegmentedColormap.from_list("credit", list(ramp))

@@ -74,7 +74,7 @@ def answers(model: Any, prompts: list[list[int]], **options: Any) -> list[list[i
     )
     found = []
     for prompt in prompts:
-        row = creditdecoding.decoding.request.start_row(
+        row = creditdecoding.decoding.request.new_request(
             0, prompt, config, lm.words, lm.max_length, lm.geometry
         )
         (done,) = lm.collect([row])

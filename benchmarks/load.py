@@ -37,7 +37,7 @@ from rich.table import Table
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.lm import LM, load
-from creditdecoding.tasks import families
+from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
 
 DECODERS = (
@@ -203,7 +203,7 @@ def in_process(lm: LM, jobs: list[Job], batch_size: int, seconds: float, tally: 
 
 def make_jobs(lm: LM, count: int) -> list[Job]:
     """Requests of every task family, decoders and lengths in turn, each answered alone."""
-    each = [distinct_items(family, "test", 0, -(-count // 8)) for family in families("pocket")]
+    each = [distinct_items(family, "test", 0, -(-count // 8)) for family in load_tasks("pocket")]
     prompts = [item.prompt for group in zip(*each) for item in group][:count]
     found = []
     for i, prompt in enumerate(prompts):

@@ -29,7 +29,7 @@ from creditdecoding.decoding.engine import Engine, EngineStats
 from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import Request
 from creditdecoding.lm import LM, load
-from creditdecoding.tasks import families
+from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
 from creditdecoding.trace import FinishEvent
 
@@ -39,7 +39,7 @@ Answers = dict[int, tuple[int, ...]]
 
 def requests(lm: LM, count: int) -> list[Request]:
     """Rows that differ in everything that a request can choose."""
-    tasks = [distinct_items(family, "test", 0, count // 8 + 1) for family in families("pocket")]
+    tasks = [distinct_items(family, "test", 0, count // 8 + 1) for family in load_tasks("pocket")]
     prompts = [item.prompt for same in zip(*tasks) for item in same]
     rows = []
     for i in range(count):

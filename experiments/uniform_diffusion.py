@@ -36,7 +36,7 @@ from creditdecoding.lm import LM, load
 from creditdecoding.models.moe import SwiGLU
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.tasks.base import Item, Split, distinct_items
-from creditdecoding.tasks.synthetic import FAMILIES
+from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
 
 CANVAS = 64
 ASKED = ("facts", "discrete", "program", "arithmetic")  # the families whose answers fit
@@ -122,7 +122,9 @@ def train(out: Path, seconds: float, batch: int = 32, rate: float = 2e-3) -> Non
         began = time.perf_counter()
         rng = random.Random(step)
         noise = torch.Generator().manual_seed(step)
-        drawn = (FAMILIES[ASKED[rng.randrange(len(ASKED))]].make(rng) for _ in itertools.count())
+        drawn = (
+            SYNTHETIC_TASKS[ASKED[rng.randrange(len(ASKED))]].make(rng) for _ in itertools.count()
+        )
         tokens, answer, seen, clean = rows_of(
             lm, list(itertools.islice((item for item in drawn if item.split == "train"), batch))
         )
@@ -292,7 +294,7 @@ def compare(out: Path, dev: int, held_out: int) -> None:
         split: [
             (f, i, item)
             for f in HARD
-            for i, item in enumerate(distinct_items(FAMILIES[f], cast(Split, split), 0, n))
+            for i, item in enumerate(distinct_items(SYNTHETIC_TASKS[f], cast(Split, split), 0, n))
         ]
         for split, n in (("dev", dev), ("test", held_out))
     }
@@ -308,7 +310,7 @@ def compare(out: Path, dev: int, held_out: int) -> None:
         fresh = []
         for (family, i, item), ids, nfe in zip(asked[split], best.tolist(), passes.tolist()):
             end = next((at for at, token in enumerate(ids) if token in lm.words.stop_ids), CANVAS)
-            right = FAMILIES[family].score(lm.tokenizer.decode(ids[:end]), item)
+            right = SYNTHETIC_TASKS[family].score(lm.tokenizer.decode(ids[:end]), item)
             counts = {"nfe": nfe, "sequence_forwards": nfe, "tokens": end}
             fresh.append(
                 {

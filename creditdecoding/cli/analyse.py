@@ -139,10 +139,10 @@ def _made(
 ) -> list[Case]:
     """The cases of task items answered now."""
     from creditdecoding.eval.traces.dataset import decoders_of, run_cases
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
 
     where = parse_split(split)
-    chosen, specs = families(tasks), decoders_of(decoders.split(), generation)
+    chosen, specs = load_tasks(tasks), decoders_of(decoders.split(), generation)
     most = items_per_task(limit, 10, chosen)
     lm = load_lm(model, engine)
     with answer_progress(most * len(chosen) * (len(specs) + 1)) as on_event:

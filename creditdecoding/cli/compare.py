@@ -91,7 +91,7 @@ def compare(
     from creditdecoding.eval.sweep import curves
     from creditdecoding.plots.compare_page import compare_html
     from creditdecoding.plots.tradeoff import tradeoff_png
-    from creditdecoding.tasks.templates import templates as named
+    from creditdecoding.tasks.templates import parse_templates as named
 
     check_no_decoder("compare", generation)
     check_can_plot(png)

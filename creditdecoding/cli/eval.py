@@ -68,12 +68,12 @@ def evaluate(
 
     from creditdecoding.eval.evaluate import evaluate as run
     from creditdecoding.eval.saved_answers import keeping, manifest
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
     from creditdecoding.tasks.base import distinct_items
 
     where = parse_split(split)
     check_writable(out)
-    chosen = families(tasks)
+    chosen = load_tasks(tasks)
     most = items_per_task(limit, 50, chosen)
     items = [
         item for family in chosen for item in distinct_items(family, where, 0, most)
@@ -168,7 +168,7 @@ def drift(
 
     from creditdecoding.decoding.cache_policy import supported_policies
     from creditdecoding.eval.cache_agreement import drift as measure
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
 
     if generation.cache != "auto":
         raise OptionError(
@@ -176,7 +176,7 @@ def drift(
             given=f"--cache {generation.cache}",
             hint="Name them with --caches.",
         )
-    chosen, lm = families(tasks), load_lm(model, engine)
+    chosen, lm = load_tasks(tasks), load_lm(model, engine)
     most = items_per_task(limit, 50, chosen)
     names = caches.split() or [name for name in supported_policies(lm.geometry) if name != "none"]
     with answer_progress(most * len(chosen) * (1 + len(names))) as on_event:
@@ -210,12 +210,12 @@ def demo(model: Model = "pocket", *, engine: EngineConfig) -> None:
     from rich.text import Text
 
     from creditdecoding.tasks.base import distinct_items
-    from creditdecoding.tasks.synthetic import FAMILIES
+    from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
 
     console, lm = Console(), load_lm(model, engine)
     specs = ("fixed", "threshold:threshold=0.99", "credit:threshold=0.99")
     passes = dict.fromkeys(specs, 0)
-    for family in (FAMILIES[name] for name in ("facts", "program", "arithmetic", "algebra")):
+    for family in (SYNTHETIC_TASKS[name] for name in ("facts", "program", "arithmetic", "algebra")):
         item = distinct_items(family, "test", 1, 1)[0]
         console.print(f"\n[bold]{family.title}[/]")
         console.print(Text(item.prompt, style="cyan"))

@@ -43,7 +43,7 @@ def export(
     """Write a decoder with all its knobs to a file; `--decoder FILE` reads it, and so does SGLang
     (docs/sglang.md).
     """
-    from creditdecoding.decoders import exported, load, settings
+    from creditdecoding.decoders import export_text, load, settings
     from creditdecoding.errors import OptionError
     from creditdecoding.integrations.blocks import usable
 
@@ -58,7 +58,7 @@ def export(
             allowed="sglang, json",
             hint="Choose another.",
         )
-    text = exported(chosen, format, block_size or size, usage_comment(chosen))
+    text = export_text(chosen, format, block_size or size, usage_comment(chosen))
     if out is None:
         sys.stdout.write(text)
     else:

@@ -162,9 +162,9 @@ def _accuracy(
     from creditdecoding.pav.search.compare import chosen, judged, line_of, posed
     from creditdecoding.pav.search.methods import search as find
     from creditdecoding.pav.search.report import accuracy
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
 
-    found = {family.name: family for family in families(tasks)}
+    found = {family.name: family for family in load_tasks(tasks)}
     items = chosen([*found.values()], parse_split(split), limit)
     problems = posed([*found.values()], items, lm, sampler.generation, sampler.generation.seed)
     places, lines = [*problems], []

@@ -75,10 +75,10 @@ def orthogonality(
     thread unless --threads says more.
     """
     from creditdecoding.eval.speedups import Plan, run
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
 
     _check("orthogonality", generation, out, png)
-    chosen, specs = tuple(families(tasks)), tuple(decoders.split())
+    chosen, specs = tuple(load_tasks(tasks)), tuple(decoders.split())
     engine = _one_thread(engine)
     plan = Plan(
         chosen,
@@ -146,7 +146,7 @@ def scaling(
     """
     from creditdecoding.eval.lengths import Plan, lay_out, run
     from creditdecoding.eval.saved_answers import keeping, manifest
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
 
     _check("scaling", generation, out, png)
     lengths = (
@@ -154,7 +154,7 @@ def scaling(
         parse_whole_numbers("block_lengths", block_lengths),
     )
     plan = Plan(
-        tuple(families(tasks)),
+        tuple(load_tasks(tasks)),
         tuple(decoders.split()),
         limit,
         buckets,

@@ -17,7 +17,7 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.train.options import TrainConfig
 
 if TYPE_CHECKING:
-    from creditdecoding.tasks.base import Family
+    from creditdecoding.tasks.base import Task
     from creditdecoding.train.loop import TrainingRun
 
 REPORTED = ("fixed", "threshold", "credit")
@@ -56,11 +56,11 @@ def train(
     from creditdecoding.eval.evaluate import evaluate as score
     from creditdecoding.lm import load
     from creditdecoding.run_dir import locked_file
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
     from creditdecoding.train.loop import run_peer
     from creditdecoding.train.parallel import peer_processes
 
-    chosen = families(tasks)
+    chosen = load_tasks(tasks)
     check_can_plot(out / "loss.png")
     make_folder(out, "report.json", "loss.png", "model.safetensors", "state.pt", "log.jsonl")
 
@@ -91,7 +91,7 @@ def train(
 
 
 def _begun(
-    training: TrainConfig, families: list[Family], out: Path, start_from: str | None
+    training: TrainConfig, families: list[Task], out: Path, start_from: str | None
 ) -> TrainingRun:
     """The run in this folder, new or taken up."""
     from creditdecoding.train.loop import TrainingRun, start_from_checkpoint
@@ -103,7 +103,7 @@ def _begun(
     return TrainingRun(training, tokenizer, families, out)
 
 
-def _report(run: TrainingRun, families: list[Family], limit: int) -> None:
+def _report(run: TrainingRun, families: list[Task], limit: int) -> None:
     """Score the trained model on test items; write report.json and loss.png. Answers are kept until
     both are written.
     """

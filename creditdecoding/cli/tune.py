@@ -66,14 +66,14 @@ def tune(
     from creditdecoding.eval.saved_answers import keeping, manifest
     from creditdecoding.eval.tune import Promise, drawn, sequence
     from creditdecoding.eval.tune import tune as run
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
 
     where = parse_split(split)
     check_writable(out)
     promise, settings, chosen = (
         Promise(bound, confidence),
         sequence(generation.decoder),
-        families(tasks),
+        load_tasks(tasks),
     )
     items = drawn(chosen, where, limit, item_seed)
     lm = load_lm(model, engine)
@@ -96,7 +96,7 @@ def tune(
             "generation": _options(generation),
             "engine": dataclasses.asdict(engine),
         }
-        about_tasks = {family.name: dict(family.about) for family in chosen}
+        about_tasks = {family.name: dict(family.metadata) for family in chosen}
         print_json(
             {
                 "model": model,
@@ -120,13 +120,13 @@ def _options(generation: GenerationConfig) -> dict[str, Any]:
 
 
 def _save(found: Tuned, block_length: int | None, out: Path) -> None:
-    from creditdecoding.decoders import exported, load
+    from creditdecoding.decoders import export_text, load
 
     rule, size = load(found.chosen)
     format = "json" if out.suffix.lower() == ".json" else "sglang"
     write(
         out,
-        exported(
+        export_text(
             rule, format, block_length or size, "\n".join([*found.words(), usage_comment(rule)])
         ),
     )

@@ -41,7 +41,7 @@ def _files(folder: Path) -> list[str]:
     ]
 
 
-def kind(name: str) -> type[Any]:
+def decoder_class(name: str) -> type[Any]:
     """The dataclass of the decoder called `name`: the one its file defines with an `init` and a
     `step`. Raises `OptionError`.
     """
@@ -71,7 +71,7 @@ def create(name: str, **knobs: Any) -> Decoder:
     """The decoder called `name` with some knobs changed. Raises `OptionError` on an unknown name,
     knob or bad value.
     """
-    made: Decoder = from_mapping(kind(name), knobs)
+    made: Decoder = from_mapping(decoder_class(name), knobs)
     return made
 
 
@@ -91,7 +91,7 @@ def resolve(given: Any) -> Decoder:
             hint="See docs/adding-a-decoder.md.",
         )
     name, knobs = split_spec(given, "decoder")
-    return create(name, **parse_values(kind(name), knobs))
+    return create(name, **parse_values(decoder_class(name), knobs))
 
 
 def load(given: Any) -> tuple[Decoder, int | None]:
@@ -104,10 +104,10 @@ def load(given: Any) -> tuple[Decoder, int | None]:
     if not isinstance(given, str) or not _file.is_file(given.partition(":")[0]):
         return resolve(given), None
     path, knobs = split_spec(given, "decoder")
-    return described({**_file.read(path), **knobs})
+    return from_settings({**_file.read(path), **knobs})
 
 
-def described(values: Mapping[str, Any], rule: str | None = None) -> tuple[Decoder, int | None]:
+def from_settings(values: Mapping[str, Any], rule: str | None = None) -> tuple[Decoder, int | None]:
     """Decoder and block size of a mapping with `name`, knobs and `block_size`, all but the name
     optional.
 
@@ -138,10 +138,10 @@ def described(values: Mapping[str, Any], rule: str | None = None) -> tuple[Decod
             hint="Change it or leave it out.",
         )
     written = {key: value for key, value in knobs.items() if isinstance(value, str)}
-    return create(name, **{**knobs, **parse_values(kind(name), written)}), size
+    return create(name, **{**knobs, **parse_values(decoder_class(name), written)}), size
 
 
-def exported(
+def export_text(
     decoder: Decoder, format: str, block_size: int | None = None, heading: str = ""
 ) -> str:
     """The text of a file that `load` (of format text: `resolve`) turns into this decoder. Raises
@@ -167,7 +167,7 @@ def describe(name: str) -> dict[str, Any]:
     """Rule in one line and every knob with default, bounds and help: what `credit decoders` and the
     docs show.
     """
-    cls = kind(name)
+    cls = decoder_class(name)
     knobs = [
         {
             "name": f.name,

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from creditdecoding.ops.noise import gumbel_noise, uniform_noise
-from creditdecoding.ops.vocab_stats import log_sum, row_chunks, vocab_mass, widest
+from creditdecoding.ops.vocab_stats import log_sum, row_chunks, vocab_mass, widest_float
 
 State = dict[str, Tensor]
 """A decoder's memory: tensors whose first axis is the row. A step returns a new one."""
@@ -101,7 +101,7 @@ class Prediction:
             total = total + (self._above(ids, peak).exp() * boost.expm1()).sum(-1)
         return (own.exp() / total).masked_fill(~self.masked, 0.0).nan_to_num(nan=0.0)
 
-    def doubt(self, tokens: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length"]:
+    def error_probability(self, tokens: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length"]:
         """1 - confidence, with all its digits however small it is."""
         peak, rest = self._mass()
         own = self._above(tokens[..., None], peak)[..., 0]
@@ -122,7 +122,7 @@ class Prediction:
         ):  # the top-1 may be hushed, and then it is not the best of the others
             _, peak, rest = (x[self.logit_row] for x in vocab_mass(self.logits))
         else:
-            peak, dtype = self.logit, widest(self.logit.device)
+            peak, dtype = self.logit, widest_float(self.logit.device)
             rest = (self.lse.to(dtype) - peak.to(dtype)).expm1().clamp(min=0.0)
         return peak.to(rest.dtype), rest
 
@@ -332,7 +332,7 @@ class Decision:
     confidence: Float[Tensor, "rows length"]
     credit: Float[Tensor, "rows length"] | None = None
     needs_another_pass: Bool[Tensor, " rows"] | None = None
-    revoke: Bool[Tensor, "rows length"] | None = None
+    remask: Bool[Tensor, "rows length"] | None = None
 
 
 @dataclass(frozen=True)

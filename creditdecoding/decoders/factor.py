@@ -41,7 +41,7 @@ class Factor:
         tokens, _ = prediction.pick()
         confidence = prediction.confidence(tokens)
         order = best_first(confidence, block.editable)
-        doubt = prediction.doubt(tokens).gather(-1, order)
+        doubt = prediction.error_probability(tokens).gather(-1, order)
         rank = torch.arange(1, order.shape[1] + 1, device=order.device)
         commit = commit_in_order((rank + 1) * doubt < self.factor, order, block.editable)
         return Decision(tokens, commit, confidence.float()), state

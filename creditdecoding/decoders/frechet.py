@@ -43,7 +43,7 @@ class Frechet:
         tokens, _ = prediction.pick()
         confidence = prediction.confidence(tokens)
         order = best_first(confidence, block.editable)
-        doubt = prediction.doubt(tokens).gather(-1, order)
+        doubt = prediction.error_probability(tokens).gather(-1, order)
         commit = commit_in_order(
             1.0 - doubt.cumsum(-1) - doubt > self.margin, order, block.editable
         )

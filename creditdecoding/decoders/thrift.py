@@ -69,7 +69,7 @@ class Thrift:
         """Decide this pass."""
         tokens, _ = prediction.pick()
         confidence = prediction.confidence(tokens)
-        risk, unit, here = prediction.doubt(tokens), 1 - self.threshold, block.current
+        risk, unit, here = prediction.error_probability(tokens), 1 - self.threshold, block.current
         sure = block.editable & (confidence >= self.threshold)
         passed = sure | near(sure & here, self.radius) & (risk <= self.leap * unit)
         passed |= best_of_runs(confidence, block.masked & here, here) & (risk <= self.split * unit)

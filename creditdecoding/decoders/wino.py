@@ -63,7 +63,7 @@ class Wino:
         doubtful = (chance < self.threshold_back) & ~block.masked
         room = torch.where(accepted > 1, state["accepted"] - 1, 0)
         revoke = doubtful & (_rank(-chance, doubtful) < room[:, None])
-        return Decision(tokens, commit, confidence.float(), revoke=revoke), {"accepted": accepted}
+        return Decision(tokens, commit, confidence.float(), remask=revoke), {"accepted": accepted}
 
 
 def _rank(score: torch.Tensor, among: torch.Tensor) -> torch.Tensor:

@@ -365,7 +365,7 @@ def remasked(row: Request, decision: Decision, slot: int) -> Tensor:
     wrote. Raises `OptionError`.
     """
     start, end = row.decision_window
-    if decision.revoke is None:
+    if decision.remask is None:
         return torch.zeros(end - start, dtype=torch.bool)
     if not row.can_remask:
         name = type(row.decoder).__name__
@@ -374,7 +374,7 @@ def remasked(row: Request, decision: Decision, slot: int) -> Tensor:
             given=name,
             hint="Set capabilities = Capabilities(can_remask=True) on its class.",
         )
-    return decision.revoke[slot, : end - start] & ~(row.masked | row.read_only)[start:end]
+    return decision.remask[slot, : end - start] & ~(row.masked | row.read_only)[start:end]
 
 
 def apply_decision(

@@ -98,7 +98,7 @@ def denoise_step(
             decision.confidence,
             decision.credit,
             decision.needs_another_pass,
-            decision.revoke,
+            decision.remask,
         )
         host = Decision(*(None if x is None else x.cpu() for x in parts))  # type: ignore[arg-type]
         top, logprobs = view.ids[members].cpu(), logprobs.cpu()

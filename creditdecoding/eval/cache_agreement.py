@@ -9,7 +9,7 @@ from typing import Any
 from creditdecoding.config import GenerationConfig
 from creditdecoding.eval.evaluate import Report, evaluate
 from creditdecoding.lm import LM
-from creditdecoding.tasks.base import Family, Split
+from creditdecoding.tasks.base import Split, Task
 from creditdecoding.trace import Event, total
 
 
@@ -23,7 +23,7 @@ def agreement(ours: Sequence[int], theirs: Sequence[int]) -> float:
 
 def drift(
     lm: LM,
-    families: Sequence[Family],
+    families: Sequence[Task],
     config: GenerationConfig,
     caches: Sequence[str],
     limit: int,

@@ -35,10 +35,10 @@ from creditdecoding.lm import LM, load
 from creditdecoding.models.weights import Progress
 from creditdecoding.options import from_mapping
 from creditdecoding.run_dir import Key
-from creditdecoding.tasks import families
-from creditdecoding.tasks.base import Family, Item, Split, distinct_items
-from creditdecoding.tasks.templates import templates as named
-from creditdecoding.tasks.templates import wrap
+from creditdecoding.tasks import load_tasks
+from creditdecoding.tasks.base import Item, Split, Task, distinct_items
+from creditdecoding.tasks.templates import apply_template
+from creditdecoding.tasks.templates import parse_templates as named
 from creditdecoding.trace import FinishEvent, Trace
 
 _SPLITS: tuple[Split, ...] = ("dev", "test")
@@ -54,7 +54,7 @@ class Plan:
     """
 
     model: str
-    tasks: str | tuple[Family, ...]
+    tasks: str | tuple[Task, ...]
     templates: tuple[str, ...]
     curves: tuple[Curve, ...]
     dev_limit: int
@@ -87,7 +87,7 @@ class Work:
 
     plan: Plan
     items: Mapping[tuple[str, str, int], Item]
-    families: Mapping[str, Family]
+    families: Mapping[str, Task]
     chunks: tuple[Chunk, ...]
 
     @property
@@ -119,7 +119,7 @@ def lay_out(plan: Plan) -> Work:
     """
     asked = {
         family.name: family
-        for family in (families(plan.tasks) if isinstance(plan.tasks, str) else plan.tasks)
+        for family in (load_tasks(plan.tasks) if isinstance(plan.tasks, str) else plan.tasks)
     }
     items: dict[tuple[str, str, int], Item] = {}
     for family in asked.values():
@@ -151,11 +151,11 @@ def lay_out(plan: Plan) -> Work:
     return Work(plan, items, asked, tuple(chunks))
 
 
-def _split(family: Family, dev_limit: int, limit: int) -> tuple[list[Item], list[Item]]:
+def _split(family: Task, dev_limit: int, limit: int) -> tuple[list[Item], list[Item]]:
     """Items of dev and of test. Published items have no split of ours: one draw is dealt out to the
     two.
     """
-    if family.listed is None:
+    if family.fixed_items is None:
         return distinct_items(family, "dev", 0, dev_limit), distinct_items(family, "test", 0, limit)
     drawn = distinct_items(family, "test", 0, dev_limit + limit)
     random.Random(f"{family.name}/dev").shuffle(drawn)
@@ -189,7 +189,7 @@ def manifest(work: Work, lm: LM | None = None) -> dict[str, Any]:
         )
         if lm is None
         else weights_digest(lm),
-        "tasks": {name: dict(family.about) for name, family in work.families.items()},
+        "tasks": {name: dict(family.metadata) for name, family in work.families.items()},
         "items": {
             "dev": plan.dev_limit,
             "test": plan.limit,
@@ -213,13 +213,17 @@ def refuse_too_long(lm: LM, work: Work, todo: Sequence[int]) -> None:
     asked = dict.fromkeys((key[0], key[1], key[3], key[4]) for key in keys)
     for split, template, family, number in asked:
         with prefix_errors(f"{split} item {number + 1} of {family}"):
-            lm.rows([wrap(template, work.items[split, family, number].prompt)], config, plan.raw)
+            lm.rows(
+                [apply_template(template, work.items[split, family, number].prompt)],
+                config,
+                plan.raw,
+            )
 
 
 def answers(lm: LM, work: Work, chunk: Chunk) -> Iterator[dict[str, Any]]:
     """The samples of a chunk as they are finished."""
     config = dataclasses.replace(work.plan.generation, decoder=chunk.keys[0][2])
-    prompts = [wrap(key[1], work.item(key).prompt) for key in chunk.keys]
+    prompts = [apply_template(key[1], work.item(key).prompt) for key in chunk.keys]
     rows = lm.rows(prompts, config, work.plan.raw, numbers=[key[4] for key in chunk.keys])
     rows.sort(key=lambda row: len(row.canvas))
     of, traces = {row.index: row for row in rows}, {row.index: lm.trace_of(row) for row in rows}
@@ -258,7 +262,7 @@ def _counts(trace: Trace) -> dict[str, Any]:
 def compare(
     lm: LM,
     decoders: str = "fixed threshold credit",
-    tasks: str | Sequence[Family] = "pocket",
+    tasks: str | Sequence[Task] = "pocket",
     *,
     templates: str = "plain",
     limit: int = 100,

@@ -12,7 +12,7 @@ from creditdecoding.decoding.request import Request
 from creditdecoding.errors import OptionError, TooLongError, prefix_errors
 from creditdecoding.eval.saved_answers import Cell, brief, later, taken_up
 from creditdecoding.lm import LM, Completion
-from creditdecoding.tasks.base import Family, Item, Split, digest, distinct_items
+from creditdecoding.tasks.base import Item, Split, Task, distinct_items, items_digest
 from creditdecoding.trace import Event, FinishEvent, total
 
 CHUNK_BATCHES = 4  # a chunk holds as many rows as this many full batches
@@ -32,7 +32,7 @@ class Sample:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record."""
         return {
-            "family": self.item.family,
+            "family": self.item.task,
             "prompt": self.item.prompt,
             "text": self.completion.text,
             "reference": self.item.answer,
@@ -58,9 +58,9 @@ class Report:
 
         `items_digest` says which items these are (`tasks.base.digest`).
         """
-        names = list(dict.fromkeys(sample.item.family for sample in self.samples))
+        names = list(dict.fromkeys(sample.item.task for sample in self.samples))
         by_family = {
-            name: _numbers([s for s in self.samples if s.item.family == name]) for name in names
+            name: _numbers([s for s in self.samples if s.item.task == name]) for name in names
         }
         totals = total([s.completion.trace for s in self.samples])
         return {
@@ -71,7 +71,7 @@ class Report:
             "tpf": round(totals.tpf, 3),
             "tps": round(totals.tokens / totals.seconds, 1) if totals.seconds else 0.0,
             "items": totals.requests,
-            "items_digest": digest(sample.item for sample in self.samples),
+            "items_digest": items_digest(sample.item for sample in self.samples),
             "sequence_forwards": totals.sequence_forwards,
             "batch_forwards": totals.forwards,
             "tokens": totals.tokens,
@@ -103,7 +103,7 @@ def _numbers(samples: Sequence[Sample]) -> dict[str, Any]:
         "tpf": round(totals.tpf, 3),
         "tps": tps,
         "items": len(samples),
-        "items_digest": digest(sample.item for sample in samples),
+        "items_digest": items_digest(sample.item for sample in samples),
     }
     grades = [s.grade for s in samples if s.grade is not None]
     return {**found, "f1": round(100 * sum(grades) / len(grades), 2)} if grades else found
@@ -111,7 +111,7 @@ def _numbers(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def evaluate(
     lm: LM,
-    families: Sequence[Family],
+    families: Sequence[Task],
     config: GenerationConfig,
     limit: int,
     split: Split = "test",
@@ -136,7 +136,7 @@ def evaluate(
         items, numbers, skipped = without_too_long(lm, items, config, raw)
     samples = answered(lm, families, items, config, on_event, raw, kept, numbers)
     first = samples[0].completion.trace.settings if samples else {}
-    tasks = {family.name: dict(family.about) for family in families}
+    tasks = {family.name: dict(family.metadata) for family in families}
     asked = {
         "limit": limit,
         "split": split,
@@ -161,7 +161,7 @@ def without_too_long(
         try:
             lm.rows([item.prompt], config, raw)
         except TooLongError:
-            skipped.setdefault(item.family, []).append(number + 1)
+            skipped.setdefault(item.task, []).append(number + 1)
         else:
             fitting.append(item)
             numbers.append(number)
@@ -190,20 +190,20 @@ def rows_of(
         return lm.rows([item.prompt for item in items], config, raw, numbers)
     except OptionError:
         for item, number in zip(items, numbers):
-            with prefix_errors(f"item {number + 1} of {item.family}"):
+            with prefix_errors(f"item {number + 1} of {item.task}"):
                 lm.rows([item.prompt], config, raw)
         raise
 
 
 def numbers_in_family(items: Sequence[Item]) -> list[int]:
     """The place of each item among those of its family, from 0."""
-    counts: dict[str, Iterator[int]] = {item.family: itertools.count() for item in items}
-    return [next(counts[item.family]) for item in items]
+    counts: dict[str, Iterator[int]] = {item.task: itertools.count() for item in items}
+    return [next(counts[item.task]) for item in items]
 
 
 def answered(
     lm: LM,
-    families: Sequence[Family],
+    families: Sequence[Task],
     items: Sequence[Item],
     config: GenerationConfig,
     on_event: Callable[[Event], None] | None = None,
@@ -220,7 +220,7 @@ def answered(
     by_name = {family.name: family for family in families}
     order = {name: place for place, name in enumerate(by_name)}
     rows = rows_of(lm, items, config, raw, numbers)
-    rows.sort(key=lambda row: (order[items[row.index].family], len(row.canvas)))
+    rows.sort(key=lambda row: (order[items[row.index].task], len(row.canvas)))
     size = CHUNK_BATCHES * lm.batch_size
     found: dict[int, Sample] = {}
     forwards = 0
@@ -236,7 +236,7 @@ def answered(
 
 def _chunk(
     lm: LM,
-    families: Mapping[str, Family],
+    families: Mapping[str, Task],
     items: Sequence[Item],
     rows: Sequence[Request],
     on_event: Callable[[Event], None] | None,
@@ -262,7 +262,7 @@ def _chunk(
             continue
         if isinstance(event, FinishEvent):
             item = items[event.row]
-            sample = judged(families[item.family], item, lm.completion(by_index[event.row], trace))
+            sample = judged(families[item.task], item, lm.completion(by_index[event.row], trace))
             found[event.row] = sample
             if kept is not None:
                 kept.add(event.row, _record_of(sample))
@@ -296,7 +296,7 @@ def _later(sample: Sample, forwards: int, seconds: float) -> Sample:
     )
 
 
-def judged(family: Family, item: Item, answer: Completion) -> Sample:
+def judged(family: Task, item: Item, answer: Completion) -> Sample:
     """An answer with its verdict."""
-    grade = None if family.grade is None else family.grade(answer.text, item)
+    grade = None if family.partial_credit is None else family.partial_credit(answer.text, item)
     return Sample(item, answer, family.score(answer.text, item), grade)

@@ -26,7 +26,7 @@ from creditdecoding.eval.saved_answers import Kept
 from creditdecoding.eval.speedups import check_decoders, numbers
 from creditdecoding.eval.verdicts import scaling_words
 from creditdecoding.lm import LM
-from creditdecoding.tasks.base import Family, Item, Split, distinct_items
+from creditdecoding.tasks.base import Item, Split, Task, distinct_items
 from creditdecoding.trace import Event
 
 SWEEPS = ("answer", "gen", "gen-full", "block")
@@ -43,7 +43,7 @@ class Plan:
     None: the usual ones that fit the model.
     """
 
-    families: tuple[Family, ...]
+    families: tuple[Task, ...]
     decoders: tuple[str, ...]
     limit: int
     buckets: int = 4
@@ -161,9 +161,9 @@ def _buckets(plan: Plan, lm: LM) -> tuple[Bucket, ...]:
     return tuple(found)
 
 
-def _pool(plan: Plan, family: Family) -> int:
+def _pool(plan: Plan, family: Task) -> int:
     wanted = _POOL * plan.limit * plan.buckets // len(plan.families) + 1
-    return wanted if family.listed is None else min(wanted, len(family.listed))
+    return wanted if family.fixed_items is None else min(wanted, len(family.fixed_items))
 
 
 def run(

@@ -28,7 +28,7 @@ from creditdecoding.config import EngineConfig
 from creditdecoding.decoders import load
 from creditdecoding.decoders import settings as decoder_settings
 from creditdecoding.fingerprint import checkpoint_digest
-from creditdecoding.tasks.base import Family, Item
+from creditdecoding.tasks.base import Item, Task
 from creditdecoding.trace import FinishEvent, StepEvent, Trace
 
 KEY = ("cell", "item")
@@ -93,7 +93,7 @@ def manifest(
     kind: str,
     model: str,
     engine: EngineConfig,
-    families: Sequence[Family],
+    families: Sequence[Task],
     items: Sequence[Item],
     decoders: Sequence[str],
     **more: Any,
@@ -101,7 +101,7 @@ def manifest(
     """What answers depend on: the checkpoint's bytes, the engine, the texts of the items, the
     decoders' knobs, and what else a command names.
     """
-    texts = json.dumps([[item.family, item.prompt, repr(item.gold)] for item in items])
+    texts = json.dumps([[item.task, item.prompt, repr(item.gold)] for item in items])
     options = {
         name: value for name, value in dataclasses.asdict(engine).items() if name not in WHERE
     }
@@ -111,7 +111,7 @@ def manifest(
         "checkpoint": checkpoint_digest(
             resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
         ),
-        "tasks": {family.name: dict(family.about) for family in families},
+        "tasks": {family.name: dict(family.metadata) for family in families},
         "items": {
             "count": len(items),
             "texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest(),

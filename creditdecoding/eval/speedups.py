@@ -31,7 +31,7 @@ from creditdecoding.eval.evaluate import Sample, judged, rows_of
 from creditdecoding.eval.verdicts import orthogonality_words
 from creditdecoding.lm import LM
 from creditdecoding.models.kv_cache import ModelGeometry
-from creditdecoding.tasks.base import Family, Item, Split, distinct_items
+from creditdecoding.tasks.base import Item, Split, Task, distinct_items
 
 KINDS = ("early-stop", "cache", "compile", "int8", "together")
 """What can be changed: early stop, each cache, torch.compile, int8 weights, and the last three at
@@ -57,7 +57,7 @@ class Plan:
     `engine` are the base.
     """
 
-    families: tuple[Family, ...]
+    families: tuple[Task, ...]
     decoders: tuple[str, ...]
     limit: int
     split: Split = "test"
@@ -217,7 +217,7 @@ def _under(
                 tick()
             cell.seconds.append(median(seconds))
             cell.samples |= {
-                row.index: judged(by_name[items[row.index].family], items[row.index], answer)
+                row.index: judged(by_name[items[row.index].task], items[row.index], answer)
                 for row, answer in zip(batch, found)
             }
     return cells
@@ -241,7 +241,7 @@ def _report(
     values = np.array(
         [[numbers(cell.samples[i]) for cell in cells.values()] for i in range(len(items))]
     )
-    strata = [families.index(item.family) for item in items]
+    strata = [families.index(item.task) for item in items]
     found = _Found(
         plan.decoders,
         measure(values, strata, [" / ".join(key) for key in cells], RESAMPLES, 0),

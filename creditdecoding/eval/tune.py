@@ -26,7 +26,7 @@ from creditdecoding.eval.paired_test import MOST_ITEMS, Counts, needed, p_value
 from creditdecoding.eval.saved_answers import Kept
 from creditdecoding.eval.sweep import REFERENCE, SWEEPS, Curve, curves
 from creditdecoding.lm import LM
-from creditdecoding.tasks.base import Family, Item, Split, distinct_items, items
+from creditdecoding.tasks.base import Item, Split, Task, distinct_items, generate_items
 from creditdecoding.trace import Event
 
 
@@ -181,7 +181,7 @@ def _safest_first(curve: Curve) -> Sequence[Any]:
     return sorted(curve.points, key=lambda point: float(point.value), reverse=not sweep.low_is_safe)
 
 
-def drawn(families: Sequence[Family], split: Split, limit: int, seed: int = 0) -> list[Item]:
+def drawn(families: Sequence[Task], split: Split, limit: int, seed: int = 0) -> list[Item]:
     """`limit` items a family on average, each drawn independently: first its family, all alike,
     then the item. Raises `OptionError`.
 
@@ -195,9 +195,9 @@ def drawn(families: Sequence[Family], split: Split, limit: int, seed: int = 0) -
     chosen: list[Item] = []
     for family in families:
         count = shares[family.name]
-        if family.listed is None:
-            chosen += islice(items(family, split, seed), count)
-        elif count > len(family.listed):
+        if family.fixed_items is None:
+            chosen += islice(generate_items(family, split, seed), count)
+        elif count > len(family.fixed_items):
             what, hint = (
                 f"the limit is too large for {family.name}",
                 "Lower --limit, or take all items with --limit 0.",
@@ -205,7 +205,7 @@ def drawn(families: Sequence[Family], split: Split, limit: int, seed: int = 0) -
             raise OptionError(
                 what,
                 given=f"{limit}, of which the draw of families makes {count}",
-                allowed=f"{len(family.listed)} items",
+                allowed=f"{len(family.fixed_items)} items",
                 hint=hint,
             )
         elif count:
@@ -215,7 +215,7 @@ def drawn(families: Sequence[Family], split: Split, limit: int, seed: int = 0) -
 
 def tune(
     lm: LM,
-    families: Sequence[Family],
+    families: Sequence[Task],
     chosen: Sequence[Item],
     decoder: str,
     promise: Promise,

@@ -32,7 +32,7 @@ def vocab_mass(
     """
     ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     top = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    rest = torch.empty(len(logits), dtype=widest(logits.device), device=logits.device)
+    rest = torch.empty(len(logits), dtype=widest_float(logits.device), device=logits.device)
     for part in row_chunks(logits):
         wide = logits[part].float()
         first = _first_maximum(wide)[:, None]
@@ -42,7 +42,7 @@ def vocab_mass(
     return ids, top, rest
 
 
-def widest(device: torch.device) -> torch.dtype:
+def widest_float(device: torch.device) -> torch.dtype:
     """float64, or float32 on Apple's devices, which have nothing wider."""
     return torch.float32 if device.type == "mps" else torch.float64
 

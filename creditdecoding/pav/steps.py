@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from creditdecoding.errors import OptionError
-from creditdecoding.tasks.base import Family
+from creditdecoding.tasks.base import Task
 
 Mark = str | int
 """What ends a step: a text, or that it has so many tokens."""
@@ -53,18 +53,18 @@ class State:
         return [self.prefix(steps) for steps in range(self.depth + 1)]
 
 
-def delimiter(family: Family, given: str | None = None) -> Mark:
+def delimiter(family: Task, given: str | None = None) -> Mark:
     """What ends a step of the family's answers: what was `given`, as typed, or else what the task
     declares. Raises `OptionError` for neither.
     """
     if given is not None:
         return spelled(given)
-    if not family.delimiter:
-        hint = "Say it with --delimiter (credit pav collect, credit pav rl), in Family(delimiter=...), or choose a task that is worked out in steps."
+    if not family.step_delimiter:
+        hint = "Say it with --delimiter (credit pav collect, credit pav rl), in Task(step_delimiter=...), or choose a task that is worked out in steps."
         raise OptionError(
             "this task does not say what ends a step of its answers", given=family.name, hint=hint
         )
-    return family.delimiter
+    return family.step_delimiter
 
 
 def spelled(text: str) -> Mark:

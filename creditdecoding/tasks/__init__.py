@@ -9,26 +9,28 @@ from __future__ import annotations
 from creditdecoding.errors import unknown_name
 from creditdecoding.tasks import benchmarks
 from creditdecoding.tasks import custom as questions
-from creditdecoding.tasks.base import Family
-from creditdecoding.tasks.synthetic import FAMILIES, chain
+from creditdecoding.tasks.base import Task
+from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS, chain
 
-MADE = {**FAMILIES, chain.FAMILY.name: chain.FAMILY}
+GENERATED_TASKS = {**SYNTHETIC_TASKS, chain.TASK.name: chain.TASK}
 """Every family whose items are made, by name."""
 
 
-def families(names: str) -> list[Family]:
+def load_tasks(names: str) -> list[Task]:
     """The families that a comma-separated text names, without repeats. Raises `OptionError`."""
-    found: dict[str, Family] = {}
+    found: dict[str, Task] = {}
     for name in (part.strip() for part in names.split(",")):
         if name == "pocket":
-            found |= FAMILIES
-        elif name in MADE:
-            found[name] = MADE[name]
+            found |= SYNTHETIC_TASKS
+        elif name in GENERATED_TASKS:
+            found[name] = GENERATED_TASKS[name]
         elif benchmarks.is_named(name):
             loaded = benchmarks.load(name)
             found[loaded.name] = loaded
         elif questions.is_file(name):
             found[name] = questions.load(name)
         else:
-            raise unknown_name("task", name.partition("=")[0], ["pocket", *MADE, *benchmarks.NAMES])
+            raise unknown_name(
+                "task", name.partition("=")[0], ["pocket", *GENERATED_TASKS, *benchmarks.NAMES]
+            )
     return list(found.values())

@@ -21,7 +21,7 @@ class Item:
     the split.
     """
 
-    family: str
+    task: str
     prompt: str
     answer: str
     gold: Any
@@ -30,13 +30,13 @@ class Item:
     @property
     def split(self) -> Split:
         """Split by a hash of the structure, never of the wording: 10% test, 5% dev, the rest train."""
-        digest = hashlib.blake2b(repr((self.family, self.key)).encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(repr((self.task, self.key)).encode(), digest_size=8).digest()
         bucket = int.from_bytes(digest, "big") % 20
         return "test" if bucket < 2 else "dev" if bucket == 2 else "train"
 
 
 @dataclass(frozen=True)
-class Family:
+class Task:
     """A task family: how items are made and scored.
 
     `delimiter` ends a step of a worked answer, "" where none does; `share` is how often training
@@ -51,38 +51,38 @@ class Family:
     title: str
     make: Callable[[random.Random], Item]
     score: Callable[[str, Item], bool]
-    delimiter: str = ""
-    share: int = 1
-    grade: Callable[[str, Item], float] | None = None
-    listed: tuple[Item, ...] | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
-    answer: Callable[[str], str | None] | None = None
+    step_delimiter: str = ""
+    train_weight: int = 1
+    partial_credit: Callable[[str, Item], float] | None = None
+    fixed_items: tuple[Item, ...] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    extract_answer: Callable[[str], str | None] | None = None
 
 
-def items(family: Family, split: Split, seed: int) -> Iterator[Item]:
+def generate_items(family: Task, split: Split, seed: int) -> Iterator[Item]:
     """Endless items of one split, the same for the same seed."""
     return (item for item in _all_items(family, split, seed) if item.split == split)
 
 
-def _all_items(family: Family, split: Split, seed: int) -> Iterator[Item]:
+def _all_items(family: Task, split: Split, seed: int) -> Iterator[Item]:
     rng = random.Random(f"{family.name}/{split}/{seed}")
     while True:
         yield family.make(rng)
 
 
-class UpTo(int):
+class DefaultLimit(int):
     """A limit that is a default and nobody's wish: of a list that is shorter all items are taken."""
 
 
-def distinct_items(family: Family, split: Split, seed: int, limit: int) -> list[Item]:
+def distinct_items(family: Task, split: Split, seed: int, limit: int) -> list[Item]:
     """`limit` items no two of which share a structure (fewer if the family has fewer).
 
     Of a listed family `limit` items drawn by the seed, in their order, 0 for all. Raises
     `OptionError` if there are fewer, unless the
     limit is an `UpTo`.
     """
-    if family.listed is not None:
-        return _drawn(family.name, family.listed, seed, limit)
+    if family.fixed_items is not None:
+        return _drawn(family.name, family.fixed_items, seed, limit)
     if limit < 1:
         raise OptionError(
             "items of this family are made, so there is no end of them",
@@ -98,16 +98,16 @@ def distinct_items(family: Family, split: Split, seed: int, limit: int) -> list[
     return list(chosen.values())
 
 
-def digest(chosen: Iterable[Item]) -> str:
+def items_digest(chosen: Iterable[Item]) -> str:
     """Twelve hex digits that say which items these are: of their texts and gold answers, in order."""
     found = hashlib.blake2b(digest_size=6)
     for item in chosen:
-        found.update(f"{(item.family, item.prompt, item.answer, item.gold)!r}\n".encode())
+        found.update(f"{(item.task, item.prompt, item.answer, item.gold)!r}\n".encode())
     return found.hexdigest()
 
 
 def _drawn(name: str, listed: tuple[Item, ...], seed: int, limit: int) -> list[Item]:
-    if isinstance(limit, UpTo):
+    if isinstance(limit, DefaultLimit):
         limit = min(limit, len(listed))
     if limit > len(listed):
         what = f"the limit is larger than {name}"

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from creditdecoding.tasks.base import Family
+from creditdecoding.tasks.base import Task
 from creditdecoding.tasks.benchmarks import base
 from creditdecoding.tasks.benchmarks.extract import short
 from creditdecoding.tasks.benchmarks.files import KINDS
@@ -30,12 +30,12 @@ def is_file(spec: str) -> bool:
     return "=" not in spec.split("/")[0] and spec.lower().removesuffix(".gz").endswith(KINDS)
 
 
-def load(path: str) -> Family:
+def load(path: str) -> Task:
     """The questions of a file, named by its path. Raises `OptionError`."""
     return base.family(dataclasses.replace(_QUESTIONS, name=path), path=path)
 
 
-def normal(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """A text as it is compared."""
     plain = " ".join(text.casefold().split()).strip(_OUTER)
     return (
@@ -50,12 +50,14 @@ def _questions(record: Mapping[str, Any]) -> Iterator[base.Question]:
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("the prompt is not some text")
     if not answers or any(
-        isinstance(each, bool) or not isinstance(each, (str, int, float)) or not normal(str(each))
+        isinstance(each, bool)
+        or not isinstance(each, (str, int, float))
+        or not normalize_answer(str(each))
         for each in answers
     ):
         raise ValueError("the answer is not a text, a number or a list of them")
     yield base.Question(
-        {"prompt": prompt}, str(answers[0]), tuple(normal(str(each)) for each in answers)
+        {"prompt": prompt}, str(answers[0]), tuple(normalize_answer(str(each)) for each in answers)
     )
 
 
@@ -70,7 +72,7 @@ def _only(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _judge(text: str, gold: tuple[str, ...]) -> bool:
-    return normal(text) in gold or normal(short(text)) in gold
+    return normalize_answer(text) in gold or normalize_answer(short(text)) in gold
 
 
 _QUESTIONS = base.Benchmark(

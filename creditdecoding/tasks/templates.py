@@ -19,7 +19,7 @@ TEMPLATES: dict[str, str] = {
 }
 
 
-def templates(names: str) -> list[str]:
+def parse_templates(names: str) -> list[str]:
     """The template names of a comma-separated text, or `all`, without repeats. Raises
     `OptionError`.
     """
@@ -35,6 +35,6 @@ def templates(names: str) -> list[str]:
     return list(found)
 
 
-def wrap(template: str, question: str) -> str:
+def apply_template(template: str, question: str) -> str:
     """The prompt of `question` in the template of that name."""
     return TEMPLATES[template].replace("{question}", question)

@@ -26,7 +26,7 @@ from creditdecoding.models import read_config
 from creditdecoding.models.families import llada
 from creditdecoding.models.transformer import Transformer, init_weights
 from creditdecoding.models.weights import load_weights, save_weights
-from creditdecoding.tasks.base import Family
+from creditdecoding.tasks.base import Task
 from creditdecoding.text.tokenizer import Tokenizer, load_tokenizer
 from creditdecoding.train.initial import DRILL_ANSWER, init_induction_heads, lookup_drill
 from creditdecoding.train.objective import (
@@ -85,7 +85,7 @@ class TrainingRun:
         self,
         config: TrainConfig,
         tokenizer: Tokenizer,
-        families: Sequence[Family],
+        families: Sequence[Task],
         folder: Path,
         rank: int = 0,
     ) -> None:
@@ -334,7 +334,7 @@ def run_peer(
     world: int,
     meeting: Path,
     config: TrainConfig,
-    families: Sequence[Family],
+    families: Sequence[Task],
     folder: Path,
 ) -> None:
     """A further process of a run: the same steps on rows of its own, nothing saved or logged."""

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 import torch
 
-from creditdecoding.tasks.base import Family, Item
+from creditdecoding.tasks.base import Item, Task
 from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.objective import TrainingBatch
 
 LENGTH_MULTIPLE = 32  # row lengths are multiples of this, so that few shapes are compiled
 
 
-def draw_items(families: Sequence[Family], count: int, rng: random.Random) -> list[Item]:
+def draw_items(families: Sequence[Task], count: int, rng: random.Random) -> list[Item]:
     """`count` training items, families in turn by their share, starting anywhere."""
-    turn = [family for family in families for _ in range(family.share)]
+    turn = [family for family in families for _ in range(family.train_weight)]
     start = rng.randrange(len(turn))
     found: list[Item] = []
     while len(found) < count:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from creditdecoding.tasks.base import Family, items
+from creditdecoding.tasks.base import Task, generate_items
 from creditdecoding.text.tokenizer import Tokenizer as TaskTokenizer
 from creditdecoding.text.tokenizer import load_tokenizer
 
@@ -61,14 +61,14 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def task_tokenizer(families: Sequence[Family], size: int, folder: Path) -> TaskTokenizer:
+def task_tokenizer(families: Sequence[Task], size: int, folder: Path) -> TaskTokenizer:
     """The tokenizer in `folder`, trained there first on 4,000 training items a family if it has
     none.
     """
     if not (folder / "tokenizer.json").exists():
         texts = ["user\n\n", "assistant\n\n"] * 20000
         for family in families:
-            for item in itertools.islice(items(family, "train", 0), 4000):
+            for item in itertools.islice(generate_items(family, "train", 0), 4000):
                 texts += [item.prompt, item.answer]
         save_tokenizer(train_tokenizer(texts, size), folder)
     return load_tokenizer(folder)

@@ -21,7 +21,7 @@ from creditdecoding.cli import app
 from creditdecoding.cli.signals import signals_as_exceptions
 from creditdecoding.eval import evaluate as runner
 from creditdecoding.pav.data.label_store import load as load_labels
-from creditdecoding.tasks import families
+from creditdecoding.tasks import load_tasks
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.tokenizer import task_tokenizer
 from tests.helpers.cli import run_credit
@@ -319,7 +319,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make("llada", folder / "llada")
     assert run_credit(collecting(folder, folder)).status == 0
     (folder / "tokenizer").mkdir()
-    task_tokenizer(families("facts"), TrainConfig().vocabulary, folder / "tokenizer")
+    task_tokenizer(load_tasks("facts"), TrainConfig().vocabulary, folder / "tokenizer")
     return folder
 
 

@@ -50,7 +50,7 @@ def test_by_hand() -> None:
     decision, state = step(decoder, logits, [0, 0, 3, MASK, MASK, 0], 1, decoder.init(1, 6, 8, CPU))
     assert decision.commit.tolist() == [[False, True, False, False, True, False]]
     assert decision.tokens[0, [1, 4]].tolist() == [2, 5]
-    assert decision.again.tolist() == [False] and state["post"].tolist() == [
+    assert decision.needs_another_pass.tolist() == [False] and state["post"].tolist() == [
         0
     ]  # a mask is left: the loop comes back anyway
 
@@ -60,25 +60,29 @@ def test_the_best_mask_is_written_when_none_passes_and_the_block_is_looked_at_ag
     decision, state = step(
         decoder, chance({1: 0.6}, {2: 0.5}), [MASK, 2], 0, decoder.init(1, 2, 8, CPU)
     )
-    assert decision.commit.tolist() == [[True, False]] and decision.again.tolist() == [True]
+    assert decision.commit.tolist() == [[True, False]] and decision.needs_another_pass.tolist() == [
+        True
+    ]
     decision, state = step(
         decoder, chance({3: 0.6}, {2: 0.5}), [1, 2], 0, state
     )  # first pass without masks: 1 becomes 3
     assert (
         decision.commit.tolist() == [[True, False]]
-        and decision.again.tolist() == [True]
+        and decision.needs_another_pass.tolist() == [True]
         and state["post"].tolist() == [1]
     )
     decision, state = step(
         decoder, chance({1: 0.6}, {2: 0.5}), [3, 2], 0, state
     )  # the second is the last one allowed
-    assert decision.commit.tolist() == [[True, False]] and decision.again.tolist() == [False]
+    assert decision.commit.tolist() == [[True, False]] and decision.needs_another_pass.tolist() == [
+        False
+    ]
 
 
 def test_a_pass_that_changes_nothing_ends_the_block() -> None:
     decoder = create("edit")
     decision, _ = step(decoder, chance({1: 0.9}, {2: 0.9}), [1, 2], 0, decoder.init(1, 2, 8, CPU))
-    assert not decision.commit.any() and decision.again.tolist() == [False]
+    assert not decision.commit.any() and decision.needs_another_pass.tolist() == [False]
 
 
 class Restless:

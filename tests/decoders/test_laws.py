@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from creditdecoding.decoders import create, describe, kind, names, resolve
+from creditdecoding.decoders import create, decoder_class, describe, names, resolve
 from creditdecoding.decoders import settings as settings_of
 from creditdecoding.decoders.base import (
     Block,
@@ -109,7 +109,7 @@ def cases(draw: st.DrawFn, rows: st.SearchStrategy[int] | None = None) -> Case:
 def knobs(name: str) -> list[dict[str, Any]]:
     """Settings to try: the defaults, and every threshold or count at some extreme."""
     found: list[dict[str, Any]] = [{}]
-    for field in dataclasses.fields(kind(name)):
+    for field in dataclasses.fields(decoder_class(name)):
         meta = field.metadata
         if meta.get("choices"):
             found += [{field.name: choice} for choice in meta["choices"]]
@@ -142,16 +142,16 @@ def left(masked: Tensor, decision: Decision) -> Tensor:
     """What is masked after a decision."""
     return (
         masked & ~decision.commit
-        if decision.revoke is None
-        else masked & ~decision.commit | decision.revoke
+        if decision.remask is None
+        else masked & ~decision.commit | decision.remask
     )
 
 
 def same(ours: Decision, theirs: Decision, masked: Tensor) -> None:
     """Equal decisions at masked positions; numbers to float tolerance."""
     assert torch.equal(ours.commit, theirs.commit)
-    assert (ours.revoke is None) == (theirs.revoke is None)
-    assert ours.revoke is None or theirs.revoke is None or torch.equal(ours.revoke, theirs.revoke)
+    assert (ours.remask is None) == (theirs.remask is None)
+    assert ours.remask is None or theirs.remask is None or torch.equal(ours.remask, theirs.remask)
     assert torch.equal(ours.tokens[masked], theirs.tokens[masked])
     assert torch.allclose(ours.confidence[masked], theirs.confidence[masked], rtol=1e-4, atol=1e-6)
     assert (ours.credit is None) == (theirs.credit is None)
@@ -266,11 +266,11 @@ def test_only_what_was_written_in_the_block_is_revoked_and_only_by_rules_that_sa
     """
     decoder = create(name, **data.draw(st.sampled_from(knobs(name))))
     for decision, masked, _ in play(decoder, case, slice(None)):
-        if decision.revoke is not None:
+        if decision.remask is not None:
             assert capabilities_of(decoder).can_remask
-            assert decision.revoke.dtype == torch.bool and decision.revoke.shape == masked.shape
-            assert not bool((decision.revoke & (masked | ~case.masked | decision.commit)).any())
-            assert not bool((decision.revoke.any(-1) & ~masked.any(-1)).any())
+            assert decision.remask.dtype == torch.bool and decision.remask.shape == masked.shape
+            assert not bool((decision.remask & (masked | ~case.masked | decision.commit)).any())
+            assert not bool((decision.remask.any(-1) & ~masked.any(-1)).any())
 
 
 @every_decoder
@@ -397,7 +397,7 @@ def test_stacking_pads_every_axis_but_the_row() -> None:
 
 @every_decoder
 def test_a_decoder_is_a_frozen_value_with_valid_defaults(name: str) -> None:
-    cls = kind(name)
+    cls = decoder_class(name)
     decoder = create(name)
     assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert isinstance(decoder, Decoder) and decoder == cls() and hash(decoder) == hash(cls())
@@ -426,7 +426,7 @@ def unchecked(cls: type[Any], **knobs: Any) -> Any:
 def test_unknown_knobs_and_values_out_of_range_are_refused(name: str) -> None:
     with pytest.raises(OptionError, match="unknown option"):
         create(name, no_such_knob=1)
-    for field in dataclasses.fields(kind(name)):
+    for field in dataclasses.fields(decoder_class(name)):
         meta, bad = field.metadata, [object()]
         bad += [meta["ge"] - 1] if meta.get("ge") is not None else []
         bad += [meta["gt"]] if meta.get("gt") is not None else []
@@ -437,7 +437,7 @@ def test_unknown_knobs_and_values_out_of_range_are_refused(name: str) -> None:
         )
         for value in bad:
             with pytest.raises(OptionError, match=field.name):
-                unchecked(kind(name), **{field.name: value}).__post_init__()
+                unchecked(decoder_class(name), **{field.name: value}).__post_init__()
             if type(value) is type(field.default):
                 with pytest.raises(OptionError, match=field.name):
                     create(name, **{field.name: value})
@@ -446,7 +446,7 @@ def test_unknown_knobs_and_values_out_of_range_are_refused(name: str) -> None:
 @every_decoder
 @pytest.mark.parametrize("value", (-0.01, 1.01, 2.0, -1.0))
 def test_thresholds_outside_zero_to_one_are_refused(name: str, value: float) -> None:
-    for field in dataclasses.fields(kind(name)):
+    for field in dataclasses.fields(decoder_class(name)):
         if "threshold" in field.name and isinstance(field.default, float):
             with pytest.raises(OptionError, match=field.name):
                 create(name, **{field.name: value})

@@ -79,8 +79,8 @@ def decide(
     decision, state = create("wino", **knobs).step(
         seen, block, {"accepted": torch.tensor([accepted])}
     )
-    assert decision.revoke is not None
-    return *(x[0].nonzero()[:, 0].tolist() for x in (decision.commit, decision.revoke)), int(
+    assert decision.remask is not None
+    return *(x[0].nonzero()[:, 0].tolist() for x in (decision.commit, decision.remask)), int(
         state["accepted"]
     )  # type: ignore[return-value]
 
@@ -139,8 +139,8 @@ def test_a_rule_without_shadows_to_look_at_drafts_alone() -> None:
         seen, Block(seen.ids, seen.masked, seen.masked, zero + 6, zero), rule.init(2, 6, 9, CPU)
     )
     assert (
-        decision.revoke is not None
-        and not bool(decision.revoke.any())
+        decision.remask is not None
+        and not bool(decision.remask.any())
         and bool(decision.commit.any(-1).all())
     )
 
@@ -410,7 +410,7 @@ class Waver:
         commit = block.masked & ((turn > 1) | ~last)
         tokens = torch.where(turn == 0, STOPS[0], 5).expand(commit.shape)
         back = ~block.masked & (turn == 1)
-        return Decision(tokens, commit & (turn != 1), prediction.probability, revoke=back), {
+        return Decision(tokens, commit & (turn != 1), prediction.probability, remask=back), {
             "step": state["step"] + 1
         }
 

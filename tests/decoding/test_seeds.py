@@ -15,7 +15,7 @@ from creditdecoding.eval.compare import Plan, answers, lay_out
 from creditdecoding.eval.evaluate import evaluate
 from creditdecoding.eval.sweep import curves
 from creditdecoding.lm import LM, load
-from creditdecoding.tasks.synthetic import FAMILIES
+from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
 from tools.make_checkpoint import make
 
 torch.set_num_threads(1)
@@ -56,12 +56,12 @@ def test_equal_prompts_are_answered_differently_and_again_the_same(lm: LM) -> No
 
 def test_an_item_draws_alike_whatever_other_items_are_asked(lm: LM) -> None:
     """More items, other families: the answers of those that were there stay."""
-    one, two = FAMILIES["facts"], FAMILIES["algebra"]
+    one, two = SYNTHETIC_TASKS["facts"], SYNTHETIC_TASKS["algebra"]
     few = [sample.completion.text for sample in evaluate(lm, [two], DRAWN, 2).samples]
     many = [
         sample
         for sample in evaluate(lm, [one, two], DRAWN, 3).samples
-        if sample.item.family == "algebra"
+        if sample.item.task == "algebra"
     ]
     assert few == [sample.completion.text for sample in many][:2]
 

@@ -32,8 +32,8 @@ from creditdecoding.eval.compare_report import summarise
 from creditdecoding.eval.sweep import REFERENCE, SWEEPS, Curve, curves, specs
 from creditdecoding.plots.compare_page import compare_html
 from creditdecoding.plots.tradeoff import tradeoff_png
-from creditdecoding.tasks.base import Family, Item
-from creditdecoding.tasks.templates import TEMPLATES, templates, wrap
+from creditdecoding.tasks.base import Item, Task
+from creditdecoding.tasks.templates import TEMPLATES, apply_template, parse_templates
 from tests.helpers.cli import run_credit
 from tools.make_checkpoint import make
 
@@ -208,15 +208,15 @@ def test_a_bad_text_of_decoders_is_refused(text: str, said: str) -> None:
 def test_templates_are_three_or_more_and_keep_the_question() -> None:
     assert (
         len(TEMPLATES) >= 3
-        and templates("steps, plain,steps") == ["steps", "plain"]
-        and templates("all") == list(TEMPLATES)
+        and parse_templates("steps, plain,steps") == ["steps", "plain"]
+        and parse_templates("all") == list(TEMPLATES)
     )
     question = "What does f{x} print? {question}"
-    assert wrap("plain", question) == question
-    assert all(question in wrap(name, question) for name in TEMPLATES)
+    assert apply_template("plain", question) == question
+    assert all(question in apply_template(name, question) for name in TEMPLATES)
     for bad in ("stpes", " , "):
         with pytest.raises(OptionError):
-            templates(bad)
+            parse_templates(bad)
 
 
 # What the samples say
@@ -581,7 +581,7 @@ def test_published_items_are_dealt_out_to_dev_and_test(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         compare,
         "families",
-        lambda _: [Family("quiz", "quiz", lambda _: listed[0], lambda *_: True, listed=listed)],
+        lambda _: [Task("quiz", "quiz", lambda _: listed[0], lambda *_: True, fixed_items=listed)],
     )
     work = lay_out(Plan("pocket", "quiz", ("plain",), tuple(curves("fixed")), 3, 6))
     assert {item.prompt for item in work.items.values()} == {

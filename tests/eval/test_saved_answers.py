@@ -19,7 +19,7 @@ from creditdecoding.eval.evaluate import answered, evaluate, rows_of
 from creditdecoding.eval.saved_answers import keeping
 from creditdecoding.eval.sweep import curves
 from creditdecoding.lm import LM, load
-from creditdecoding.tasks import families
+from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import Item, distinct_items
 from creditdecoding.trace import Event, FinishEvent
 from tests.helpers.cli import run_credit
@@ -69,7 +69,7 @@ def numbers(report: dict[str, Any]) -> dict[str, Any]:
 def test_an_evaluation_that_is_killed_twice_ends_as_an_undisturbed_one(
     count: int, lm: LM, tmp_path: Path
 ) -> None:
-    chosen = families("algebra,facts")
+    chosen = load_tasks("algebra,facts")
     undisturbed = evaluate(lm, chosen, CONFIG, 10)
     out = tmp_path / "e.json"
     for _ in range(2):
@@ -102,7 +102,7 @@ def test_an_evaluation_that_is_killed_twice_ends_as_an_undisturbed_one(
 
 def test_the_chunks_of_a_run_are_one_run(lm: LM) -> None:
     """Passes are told apart, times go on: no pass of a later chunk is taken for one of an earlier."""
-    chosen = families("facts")
+    chosen = load_tasks("facts")
     items = distinct_items(chosen[0], "test", 0, 10)
     samples = answered(lm, chosen, items, CONFIG)
     forwards = {step.forward for sample in samples for step in sample.completion.trace.steps}
@@ -215,7 +215,7 @@ def tight(lm: LM) -> tuple[int, list[Item], int]:
     """A gen_length for which the longest of some items does not fit, the items, and the place of
     that one.
     """
-    items = distinct_items(families("algebra")[0], "test", 0, 8)
+    items = distinct_items(load_tasks("algebra")[0], "test", 0, 8)
     lengths = [row.answer_start for row in rows_of(lm, items, CONFIG)]
     longest = max(range(8), key=lengths.__getitem__)
     assert lengths.count(lengths[longest]) == 1
@@ -272,7 +272,7 @@ def test_items_that_do_not_fit_are_left_out_and_counted(
 ) -> None:
     gen_length, _, longest = tight
     config = GenerationConfig(decoder="fixed:k=64", gen_length=gen_length, block_length=gen_length)
-    report = evaluate(lm, families("algebra"), config, 8, skip_too_long=True).to_json()
+    report = evaluate(lm, load_tasks("algebra"), config, 8, skip_too_long=True).to_json()
     assert (report["items"], report["skipped"], report["skipped_items"]) == (
         7,
         1,
@@ -281,7 +281,7 @@ def test_items_that_do_not_fit_are_left_out_and_counted(
     with pytest.raises(OptionError, match="no item fits"):
         evaluate(
             lm,
-            families("algebra"),
+            load_tasks("algebra"),
             GenerationConfig(gen_length=lm.max_length),
             8,
             skip_too_long=True,
@@ -297,4 +297,4 @@ def test_items_that_do_not_fit_are_left_out_and_counted(
     ]
     done = run_credit(["eval", "-m", model, "--tasks", "algebra", "--limit", "8", *flags, "--json"])
     assert json.loads(done.stdout)["skipped"] == 1
-    assert "skipped" not in evaluate(lm, families("algebra"), CONFIG, 2).to_json()
+    assert "skipped" not in evaluate(lm, load_tasks("algebra"), CONFIG, 2).to_json()

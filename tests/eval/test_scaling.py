@@ -24,7 +24,7 @@ from creditdecoding.lm import LM, Completion, load
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.plots.lengths import lengths_png
 from creditdecoding.plots.speedups import speedups_png
-from creditdecoding.tasks import families
+from creditdecoding.tasks import load_tasks
 from tools.make_checkpoint import make
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def pocket() -> LM:
 
 def plan(**changes: Any) -> orthogonality.Plan:
     given = {
-        "families": tuple(families("facts,algebra")),
+        "families": tuple(load_tasks("facts,algebra")),
         "decoders": ("fixed", FAST),
         "limit": 2,
         "generation": SHORT,
@@ -209,7 +209,7 @@ def test_the_verdict_follows_the_intervals(report: dict[str, Any]) -> None:
 
 def laid(lm: LM, **changes: Any) -> scaling.Work:
     given = {
-        "families": tuple(families("output")),
+        "families": tuple(load_tasks("output")),
         "decoders": ("fixed", "credit"),
         "limit": 4,
         "gen_lengths": (64,),
@@ -219,11 +219,11 @@ def laid(lm: LM, **changes: Any) -> scaling.Work:
 
 
 def test_items_are_drawn_by_the_length_of_their_answers(pocket: LM) -> None:
-    work = laid(pocket, families=tuple(families("output,rule")))
+    work = laid(pocket, families=tuple(load_tasks("output,rule")))
     assert [len(bucket.items) for bucket in work.buckets] == [4] * 4
     assert all(max(a.lengths) < min(b.lengths) for a, b in zip(work.buckets, work.buckets[1:]))
     assert work.lengths == [len(pocket.tokenizer.encode(item.answer)) for item in work.items]
-    assert {item.family for item in work.items} == {"output", "rule"} and all(
+    assert {item.task for item in work.items} == {"output", "rule"} and all(
         item.split == "test" for item in work.items
     )
 
@@ -239,7 +239,7 @@ def test_default_lengths_are_those_that_fit(pocket: LM, tmp_path: Path) -> None:
     ]
     causal = load(str(make("llada2", tmp_path / "m")), device="cpu")
     assert causal.geometry.causal_block == 32
-    facts = {"families": tuple(families("facts")), "generation": GenerationConfig(gen_length=64)}
+    facts = {"families": tuple(load_tasks("facts")), "generation": GenerationConfig(gen_length=64)}
     shorter = laid(causal, gen_lengths=None, block_lengths=None, **facts)
     assert list(shorter.points["gen"]) == [64] and list(shorter.points["block"]) == [8, 16, 32]
     with pytest.raises(OptionError, match="do not fit into the model"):

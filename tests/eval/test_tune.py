@@ -21,7 +21,7 @@ from creditdecoding.eval import tune as tuning
 from creditdecoding.eval.paired_test import Counts, needed, p_value
 from creditdecoding.eval.tune import Promise, Tuned, drawn, sequence
 from creditdecoding.tasks import custom as questions
-from creditdecoding.tasks import families
+from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
 
 pytestmark = pytest.mark.slow
@@ -183,14 +183,14 @@ def test_settings_go_from_safe_to_fast() -> None:
 
 
 def test_items_are_drawn_from_the_mixture() -> None:
-    pocket = families("algebra,facts")
+    pocket = load_tasks("algebra,facts")
     found = drawn(pocket, "dev", 30)
     assert (
         len(found) == 60
         and all(item.split == "dev" for item in found)
         and found == drawn(pocket, "dev", 30) != drawn(pocket, "dev", 30, 1)
     )
-    assert len({item.family for item in found}) == 2
+    assert len({item.task for item in found}) == 2
 
 
 def test_questions_of_your_own(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_questions_of_your_own(tmp_path: Path) -> None:
     path.write_text(
         '{"prompt": "2+2? {x}", "answer": 1234}\n{"prompt": "Capital?", "answer": ["Lima", "Ciudad de los Reyes"]}\n'
     )
-    family = families(str(path))[0]
+    family = load_tasks(str(path))[0]
     first, second = distinct_items(family, "test", 0, 0)
     assert first.prompt == "2+2? {x}"
     assert (
@@ -211,7 +211,7 @@ def test_questions_of_your_own(tmp_path: Path) -> None:
         and family.score("**Ciudad de  los Reyes**", second)
         and not family.score("Lima or Rome", second)
     )
-    assert questions.normal('"A, b!"') == "a, b"
+    assert questions.normalize_answer('"A, b!"') == "a, b"
     assert len(drawn([family], "dev", 0)) == 2
     for bad, match in (
         ('{"prompt": "a"}', "no 'answer'"),
@@ -220,7 +220,7 @@ def test_questions_of_your_own(tmp_path: Path) -> None:
     ):
         path.write_text(bad)
         with pytest.raises(OptionError, match=match):
-            families(str(path))
+            load_tasks(str(path))
 
 
 def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from creditdecoding import load
-from creditdecoding.tasks.synthetic import FAMILIES
+from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
 from experiments.uniform_diffusion import CANVAS, Denoiser, Sampler, accepted, decode, rows_of
 
 
@@ -51,7 +51,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     lm = load("pocket")
     net = Denoiser(lm.model).eval()  # type: ignore[arg-type]
     tokens, answer, seen, clean = rows_of(
-        lm, [FAMILIES[name].make(random.Random(0)) for name in ("facts", "arithmetic")]
+        lm, [SYNTHETIC_TASKS[name].make(random.Random(0)) for name in ("facts", "arithmetic")]
     )
     assert int(clean.max()) < lm.words.size and tokens.shape[1] == int(answer.max()) + CANVAS
     sampler = replace(Sampler(alpha=0.65), steps=3)

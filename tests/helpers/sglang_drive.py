@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoders import create, exported
+from creditdecoding.decoders import create, export_text
 from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import SpecialTokens, new_request
 from creditdecoding.integrations.blocks import seed_of, usable
@@ -338,7 +338,9 @@ def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[i
         sglang.base.DllmAlgorithm, "_prompt_mask"
     )  # mask tokens in prompts from masks to write
     requests = some_requests(dice, length, odd=MASK if tells else 5)
-    algorithm = made(sglang, algorithm_of(name), fdfo, length, exported(decoder, "sglang", length))
+    algorithm = made(
+        sglang, algorithm_of(name), fdfo, length, export_text(decoder, "sglang", length)
+    )
     wanted = ours(decoder, requests, length)
     aborted = {request.rid for request in requests if fdfo and dice.random() < 0.25}
     known = {request.rid: request for request in requests}

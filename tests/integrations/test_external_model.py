@@ -19,7 +19,7 @@ from creditdecoding import OptionError, bring
 from creditdecoding.errors import ModelError
 from creditdecoding.eval.compare import compare
 from creditdecoding.integrations.external_model import Foreign, denoiser
-from creditdecoding.tasks.base import Family, Item
+from creditdecoding.tasks.base import Item, Task
 from tests.helpers.foreign_models import END, MASK, WORDS, network, tokenizer, two_way
 
 torch.set_num_threads(1)
@@ -358,7 +358,7 @@ def _make(rng: random.Random) -> Item:
     return Item("echo", word, word, word, (word, rng.random()))
 
 
-ECHO = Family("echo", "say a word", _make, lambda text, item: item.gold in text.split())
+ECHO = Task("echo", "say a word", _make, lambda text, item: item.gold in text.split())
 
 
 def test_decoders_are_compared_in_three_lines(tmp_path: Any) -> None:

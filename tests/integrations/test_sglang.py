@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoders import _credit, create, describe, exported, load, names, resolve
+from creditdecoding.decoders import _credit, create, describe, export_text, load, names, resolve
 from creditdecoding.decoders.base import Capabilities
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.integrations.blocks import Drawing, advance, seats, seed_of, usable
@@ -192,9 +192,9 @@ def test_one_file_describes_a_decoder_everywhere(tmp_path: Path) -> None:
         knob = next((k for k in describe(name)["knobs"] if k["name"] == "threshold"), None)
         decoder = create(name, **({"threshold": 0.83} if knob else {}))
         for format, file in (("sglang", "a.yaml"), ("json", "a.json")):
-            (tmp_path / file).write_text(exported(decoder, format, 16))
+            (tmp_path / file).write_text(export_text(decoder, format, 16))
             assert load(str(tmp_path / file)) == (decoder, 16)
-        assert resolve(exported(decoder, "text").strip()) == decoder
+        assert resolve(export_text(decoder, "text").strip()) == decoder
     file = tmp_path / "credit.yaml"
     file.write_text("name: credit\nthreshold: 99e-2\nblock_size: 16\n")
     assert load(f"{file}:alpha=0.3") == (create("credit", threshold=0.99, alpha=0.3), 16)

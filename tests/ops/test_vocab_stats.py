@@ -491,7 +491,7 @@ def test_confidence_near_one_has_the_digits_of_float64(boosted: bool, temperatur
     assert torch.allclose(1.0 - confidence, doubt, rtol=1e-5, atol=3e-16)
     assert torch.equal(confidence.argsort(stable=True), wanted.argsort(stable=True))
     if not boosted:
-        assert torch.allclose(seen.doubt(tokens), doubt, rtol=1e-5, atol=0.0)
+        assert torch.allclose(seen.error_probability(tokens), doubt, rtol=1e-5, atol=0.0)
 
 
 def test_entropy_and_log_probabilities_keep_small_values() -> None:

@@ -27,7 +27,7 @@ from creditdecoding.pav.data.options import CollectConfig
 from creditdecoding.pav.data.strategies import Problem, plan, seed_of
 from creditdecoding.pav.sampler import Ask, Cost, Drawn
 from creditdecoding.pav.steps import State
-from creditdecoding.tasks import families
+from creditdecoding.tasks import load_tasks
 from creditdecoding.trace import Trace
 from tests.helpers.cli import run_credit
 
@@ -334,7 +334,7 @@ def answers_of(found: list[Collected]) -> dict[store.Key, tuple[Label, ...]]:
 @pytest.mark.parametrize("strategy", ["random", "first_pit"])
 def test_labels_are_the_same_for_any_batch_size(lm: LM, strategy: str) -> None:
     config = dataclasses.replace(SMALL, strategy=strategy, limit=1)
-    problems = problems_of(lm, families("arithmetic,algebra"), config, GENERATION)
+    problems = problems_of(lm, load_tasks("arithmetic,algebra"), config, GENERATION)
     one, *others = [[*collect(lm, problems, config, GENERATION, size)] for size in (64, 1)]
     assert len(one) == 2 and all(labels_of(one) == labels_of(other) for other in others)
     assert all(answers_of(one) == answers_of(other) for other in others)
@@ -396,7 +396,10 @@ def test_the_command_labels_and_reports(lm: LM, tmp_path: Path) -> None:
     whole = labels_of(
         [
             *collect(
-                lm, problems_of(lm, families("arithmetic"), config, generation), config, generation
+                lm,
+                problems_of(lm, load_tasks("arithmetic"), config, generation),
+                config,
+                generation,
             )
         ]
     )
@@ -404,7 +407,7 @@ def test_the_command_labels_and_reports(lm: LM, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_labelled_is_refused(lm: LM) -> None:
-    chosen = families("arithmetic")
+    chosen = load_tasks("arithmetic")
     for options, message in (
         ({"temperature": 0.0}, "temperature above 0"),
         ({"top_k": 1}, "top_k 1"),
@@ -412,7 +415,7 @@ def test_what_cannot_be_labelled_is_refused(lm: LM) -> None:
     ):
         with pytest.raises(OptionError, match=message):
             problems_of(lm, chosen, SMALL, dataclasses.replace(GENERATION, **options))
-    silent = [dataclasses.replace(chosen[0], delimiter="")]
+    silent = [dataclasses.replace(chosen[0], step_delimiter="")]
     with pytest.raises(OptionError, match="does not say what ends a step"):
         problems_of(lm, silent, SMALL, GENERATION)
     with pytest.raises(OptionError, match="n_mc is out of range"):
@@ -422,7 +425,7 @@ def test_what_cannot_be_labelled_is_refused(lm: LM) -> None:
 
 
 def test_a_store_is_filled_and_says_how(lm: LM, tmp_path: Path) -> None:
-    chosen = families("arithmetic")
+    chosen = load_tasks("arithmetic")
     problems = problems_of(lm, chosen, SMALL, GENERATION)
     head = header(lm, "pocket", chosen, problems, SMALL, GENERATION, EngineConfig())
     with opened(tmp_path / "s.jsonl", head) as target:
@@ -454,7 +457,7 @@ def test_scatter_is_one_where_labels_are_alike_and_more_where_they_are_not() -> 
 
 
 def test_another_decoder_is_held_to_the_same_states(lm: LM) -> None:
-    problems = problems_of(lm, families("arithmetic"), SMALL, GENERATION)
+    problems = problems_of(lm, load_tasks("arithmetic"), SMALL, GENERATION)
     labels = [label for each in collect(lm, problems, SMALL, GENERATION) for label in each.labels]
     some = chosen(labels, 3, 0)
     assert (

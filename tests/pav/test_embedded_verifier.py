@@ -10,7 +10,7 @@ from creditdecoding import load
 from creditdecoding.errors import OptionError
 from creditdecoding.pav.steps import State, step_ends
 from creditdecoding.pav.verifier.model import Verifier, located
-from creditdecoding.tasks import families
+from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
 from tools.make_checkpoint import make
 
@@ -18,7 +18,7 @@ from tools.make_checkpoint import make
 def test_it_prefers_the_worked_answer_to_one_with_a_wrong_number() -> None:
     lm = load("pocket")
     verifier = Verifier.load("pocket", lm)
-    (family,) = families("arithmetic")
+    (family,) = load_tasks("arithmetic")
     won, pairs = 0, 0
     for item in distinct_items(family, "test", 3, 30):
         steps = item.answer.split(". ")

@@ -31,7 +31,7 @@ from creditdecoding.pav.rl.policy_weights import learner
 from creditdecoding.pav.rl.rewards import baseline, rewards
 from creditdecoding.pav.sampler import Ask, Drawn, Sampler
 from creditdecoding.pav.steps import State
-from creditdecoding.tasks import families
+from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
 from tests.helpers.tiny_policy import (
     CONFIG,
@@ -52,7 +52,7 @@ def lm() -> LM:
 
 def drawn(lm: LM, decoder: str, temperature: float = 1.5, steps: int | None = None) -> list[Drawn]:
     """A whole answer, one from the end of its first step, and another question's."""
-    (family,) = families("arithmetic")
+    (family,) = load_tasks("arithmetic")
     config = GenerationConfig(decoder=decoder, gen_length=80, temperature=temperature)
     first, second = (
         State(tuple(lm.encode(item.prompt))) for item in distinct_items(family, "dev", 1, 2)

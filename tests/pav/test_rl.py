@@ -32,19 +32,19 @@ from creditdecoding.pav.rl.rewards import baseline, rewards
 from creditdecoding.pav.rl.train import Run, records
 from creditdecoding.pav.steps import State
 from creditdecoding.pav.verifier.model import best_of
-from creditdecoding.tasks import families
-from creditdecoding.tasks.base import Family, Item
+from creditdecoding.tasks import load_tasks
+from creditdecoding.tasks.base import Item, Task
 from tests.helpers.tiny_policy import CONFIG, IDS, WORDS, Tiny, every_draw, tiny_lm
 
 pytestmark = pytest.mark.slow
 
 Q = st.lists(st.floats(0, 1), min_size=1, max_size=6)
-FAMILY = Family(
+FAMILY = Task(
     "tiny",
     "tiny",
     lambda rng: Item("tiny", "go", "b.", "b.", (rng.random(),)),
     lambda text, item: text.startswith(item.gold),
-    delimiter=".",
+    step_delimiter=".",
 )
 RL = RLConfig(
     arm="outcome",
@@ -247,7 +247,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, asked: dict[str
 
 
 def test_steps_end_where_a_run_says(tmp_path: Path) -> None:
-    unmarked = [dataclasses.replace(FAMILY, delimiter="")]
+    unmarked = [dataclasses.replace(FAMILY, step_delimiter="")]
     lm = tiny_lm(Tiny(dtype=torch.float32, scale=0.3))
     with pytest.raises(OptionError, match="does not say what ends a step"):
         Run(lm, unmarked, CONFIG, RL, None, tmp_path)
@@ -267,7 +267,13 @@ def test_a_run_leaves_a_checkpoint(tmp_path: Path) -> None:
     )
     generation = GenerationConfig(decoder="threshold:threshold=0.3", gen_length=64, temperature=1.5)
     run = Run(
-        lm, families("arithmetic"), generation, config, None, tmp_path, resolve_checkpoint("pocket")
+        lm,
+        load_tasks("arithmetic"),
+        generation,
+        config,
+        None,
+        tmp_path,
+        resolve_checkpoint("pocket"),
     )
     first = [w.clone() for w in lm.model.parameters()]  # type: ignore[union-attr, attr-defined]
     found = [*run.run()]
@@ -292,7 +298,7 @@ def test_the_scales_of_the_norms_learn_alone_where_asked(tmp_path: Path) -> None
         lr=1e-3,
     )
     generation = GenerationConfig(decoder="threshold:threshold=0.3", gen_length=64, temperature=1.5)
-    run = Run(lm, families("arithmetic"), generation, config, None, tmp_path)
+    run = Run(lm, load_tasks("arithmetic"), generation, config, None, tmp_path)
     first = {name: weight.clone() for name, weight in run.model.named_parameters()}
     run.step()
     changed = {

@@ -46,12 +46,12 @@ from creditdecoding.pav.search.report import (
 from creditdecoding.pav.steps import State
 from creditdecoding.pav.verifier.model import Scorer, Verifier, write
 from creditdecoding.pav.verifier.packing import chains
-from creditdecoding.tasks import families
-from creditdecoding.tasks.base import Family, distinct_items
+from creditdecoding.tasks import load_tasks
+from creditdecoding.tasks.base import Task, distinct_items
 
 pytestmark = pytest.mark.slow
 
-(FAMILY,) = families("arithmetic")
+(FAMILY,) = load_tasks("arithmetic")
 ITEMS = distinct_items(FAMILY, "dev", 0, 3)
 HOT = GenerationConfig(decoder="threshold:threshold=0.4", temperature=1.5, gen_length=96)
 
@@ -65,7 +65,7 @@ def problems(lm: LM, seed: int = 0) -> list[Problem]:
     return [
         Problem(
             tuple(lm.encode(item.prompt)),
-            FAMILY.delimiter,
+            FAMILY.step_delimiter,
             seed,
             voter(FAMILY, lm, GenerationConfig()),
         )
@@ -603,7 +603,7 @@ NONSENSE: list[dict[str, Any]] = [
         for spec in ("beem", "beam:n=3", "majority:alpha=2", "beam:c=0", "beam:d=1")
     ),
     *({"sizes": ()}, {"sizes": (0,)}, {"limit": 1}),
-    {"families": (Family("quiz", "quiz", lambda _: ITEMS[0], lambda *_: True),)},
+    {"families": (Task("quiz", "quiz", lambda _: ITEMS[0], lambda *_: True),)},
 ]
 
 

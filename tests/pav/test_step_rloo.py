@@ -23,7 +23,7 @@ from creditdecoding.pav.rl.report import cells
 from creditdecoding.pav.rl.step_rloo import Branch, against_others, branches, dealt, sides
 from creditdecoding.pav.sampler import Ask, Drawn, Sampler
 from creditdecoding.pav.steps import Mark, State
-from creditdecoding.tasks import families
+from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def lm() -> LM:
 
 def drawn(lm: LM, decoder: str, mark: Mark, block: int | None) -> tuple[list[Drawn], list[Branch]]:
     """Some answers, and two more draws of each of their steps."""
-    (family,) = families("arithmetic")
+    (family,) = load_tasks("arithmetic")
     config = GenerationConfig(decoder=decoder, gen_length=80, temperature=2.0, block_length=block)
     asks = [
         Ask(State(tuple(lm.encode(item.prompt))), mark, i)

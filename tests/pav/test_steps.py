@@ -13,8 +13,8 @@ from creditdecoding.likelihood import rescore
 from creditdecoding.lm import LM
 from creditdecoding.pav.sampler import Ask, Sampler
 from creditdecoding.pav.steps import State, completed, delimiter, grown, step_ends
-from creditdecoding.tasks import families
-from creditdecoding.tasks.base import Family, distinct_items
+from creditdecoding.tasks import load_tasks
+from creditdecoding.tasks.base import Task, distinct_items
 from tools.make_checkpoint import FAMILIES, make
 
 pytestmark = pytest.mark.slow
@@ -74,8 +74,8 @@ def test_steps_of_a_size_lie_where_blocks_lie(ids: list[int], size: int, limit: 
 
 
 def test_a_task_must_say_what_ends_a_step() -> None:
-    assert [delimiter(family) for family in families("arithmetic,output")] == [".", "\n"]
-    (family,) = families("arithmetic")
+    assert [delimiter(family) for family in load_tasks("arithmetic,output")] == [".", "\n"]
+    (family,) = load_tasks("arithmetic")
     assert [
         delimiter(family, given) for given in (";", "\\n", "8 tokens", "1 token", "8 tokens.")
     ] == [";", "\n", 8, 1, "8 tokens."]
@@ -83,7 +83,7 @@ def test_a_task_must_say_what_ends_a_step() -> None:
         with pytest.raises(OptionError, match="nothing ends a step"):
             delimiter(family, nothing)
     with pytest.raises(OptionError, match="'quiz'"):
-        delimiter(Family("quiz", "quiz", lambda _: None, lambda *_: True))  # type: ignore[arg-type, return-value]
+        delimiter(Task("quiz", "quiz", lambda _: None, lambda *_: True))  # type: ignore[arg-type, return-value]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def lm() -> LM:
 
 
 def states(lm: LM, count: int = 3) -> list[State]:
-    (family,) = families("arithmetic")
+    (family,) = load_tasks("arithmetic")
     return [
         State(tuple(lm.encode(item.prompt))) for item in distinct_items(family, "dev", 0, count)
     ]

@@ -22,8 +22,8 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.eval.evaluate import evaluate
 from creditdecoding.lm import load
-from creditdecoding.tasks import benchmarks, families
-from creditdecoding.tasks.base import Family, Item, distinct_items
+from creditdecoding.tasks import benchmarks, load_tasks
+from creditdecoding.tasks.base import Item, Task, distinct_items
 from creditdecoding.tasks.benchmarks import extract, files
 from creditdecoding.tasks.benchmarks.livecodebench import same_output
 
@@ -41,12 +41,12 @@ SPECS = {
 each_benchmark = pytest.mark.parametrize("name", benchmarks.NAMES)
 
 
-def one(name: str, path: str | Path | None = None) -> Family:
+def one(name: str, path: str | Path | None = None) -> Task:
     """The family of a benchmark from its file here, or another."""
     pytest.importorskip("math_verify", reason="the extra eval is not installed") if name.startswith(
         "math"
     ) else None
-    return families(f"{name}={path or DATA / SPECS[name.partition('@')[0]]}")[0]
+    return load_tasks(f"{name}={path or DATA / SPECS[name.partition('@')[0]]}")[0]
 
 
 def items(name: str, path: str | Path | None = None) -> list[Item]:
@@ -59,7 +59,9 @@ def test_the_reference_answers_score_100(name: str) -> None:
     family = one(name)
     found = distinct_items(family, "test", 0, 0)
     assert len(found) >= 2 and all(family.score(item.answer, item) is True for item in found)
-    assert family.grade is None or all(family.grade(item.answer, item) == 1 for item in found)
+    assert family.partial_credit is None or all(
+        family.partial_credit(item.answer, item) == 1 for item in found
+    )
 
 
 @each_benchmark
@@ -78,7 +80,7 @@ def test_other_and_missing_answers_score_nothing(name: str) -> None:
             "Answer:",
         ):
             assert not family.score(text, item), (text, item)
-            assert family.grade is None or family.grade(text, item) == 0
+            assert family.partial_credit is None or family.partial_credit(text, item) == 0
     for item, other in itertools.pairwise(found):
         assert not family.score(other.answer, item), (item, other)
 
@@ -122,8 +124,8 @@ def test_the_hub_is_asked_for_the_files_by_name(name: str, monkeypatch: pytest.M
         return str(DATA / SPECS[name])
 
     monkeypatch.setattr(files, "hf_hub_download", download)
-    family = families(name)[0]
-    assert family.listed and family.about["source"].startswith("hub: ")
+    family = load_tasks(name)[0]
+    assert family.fixed_items and family.metadata["source"].startswith("hub: ")
     assert asked == [
         (benchmarks.get(name).repo, file, "dataset") for file in benchmarks.get(name).files
     ]
@@ -138,7 +140,7 @@ def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         OptionError,
         match=r"the hub did not give the data set \(no route\).*openai/gsm8k.*TASK=PATH",
     ) as found:
-        families("gsm8k")
+        load_tasks("gsm8k")
     assert "\n" not in str(found.value)
 
 
@@ -343,16 +345,16 @@ def test_mathematics(text: str, gold: str, right: bool) -> None:
 def test_squad_counts_f1_and_knows_no_answer() -> None:
     family = one("squad2")
     first, second, third = distinct_items(family, "test", 0, 0)
-    assert family.grade is not None
+    assert family.partial_credit is not None
     assert family.score("Novak built it.\nAnswer: novak!", first) and not family.score(
         "Answer: Jan", first
     )
-    assert family.grade("Answer: Jan", first) == pytest.approx(2 / 3)
+    assert family.partial_credit("Answer: Jan", first) == pytest.approx(2 / 3)
     assert family.score("Answer: Brook family.", second)
     for text in ("Answer: unanswerable", "No answer", "The question is unanswerable."):
         assert (
             family.score(text, third)
-            and family.grade(text, third) == 1
+            and family.partial_credit(text, third) == 1
             and not family.score(text, first)
         ), text
 
@@ -360,13 +362,13 @@ def test_squad_counts_f1_and_knows_no_answer() -> None:
 def test_drop_aligns_spans_and_needs_the_numbers() -> None:
     family = one("drop")
     number, players, date, team = distinct_items(family, "test", 0, 0)
-    assert family.grade is not None
+    assert family.partial_credit is not None
     assert (
         family.score("21 + 10 = 31.\nAnswer: 31.0 ", number)
-        and family.grade("Answer: 32", number) == 0
+        and family.partial_credit("Answer: 32", number) == 0
     )
     assert family.score("Answer: Mott and Reed", players) and family.score("Mott; Reed", players)
-    assert family.grade("Answer: Reed", players) == 0.5 and not family.score(
+    assert family.partial_credit("Answer: Reed", players) == 0.5 and not family.score(
         "Answer: Reed", players
     )
     assert family.score("Answer: May 3, 1998", date) and family.score("Answer: bears", team)
@@ -498,15 +500,15 @@ def test_a_bad_file_is_one_line_with_its_place(
 
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"unknown task; got 'gsm8'.*Did you mean 'gsm8k'"):
-        families("gsm8=x.jsonl")
+        load_tasks("gsm8=x.jsonl")
     with pytest.raises(OptionError, match=r"no such file.*nowhere"):
-        families("gsm8k=nowhere/x.jsonl")
+        load_tasks("gsm8k=nowhere/x.jsonl")
     with pytest.raises(OptionError, match="no such file"):
-        families("korbench=nowhere")
+        load_tasks("korbench=nowhere")
     with pytest.raises(OptionError, match="no data file in the folder"):
-        families(f"gsm8k={tmp_path}")
+        load_tasks(f"gsm8k={tmp_path}")
     with pytest.raises(OptionError, match="no questions of korbench"):
-        families(f"korbench={DATA / 'korbench' / 'logic_rule.jsonl'}")
+        load_tasks(f"korbench={DATA / 'korbench' / 'logic_rule.jsonl'}")
 
 
 def test_without_the_extra_the_hint_names_it(
@@ -535,7 +537,7 @@ def test_limit() -> None:
     ):
         distinct_items(family, "test", 0, 5)
     with pytest.raises(OptionError, match="no end of them"):
-        distinct_items(families("facts")[0], "test", 0, 0)
+        distinct_items(load_tasks("facts")[0], "test", 0, 0)
 
 
 def test_a_report_has_every_setting() -> None:

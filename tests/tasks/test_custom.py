@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from creditdecoding.errors import OptionError
-from creditdecoding.tasks import families
-from creditdecoding.tasks.base import UpTo, distinct_items
+from creditdecoding.tasks import load_tasks
+from creditdecoding.tasks.base import DefaultLimit, distinct_items
 from tests.helpers.cli import run_credit
 
 TWO = [
@@ -41,9 +41,12 @@ def test_a_limit_that_is_asked_for_may_not_be_larger_than_the_list(file: Path) -
 
 
 def test_a_default_is_a_number_that_takes_what_is_there(file: Path) -> None:
-    (family,) = families(str(file))
-    assert len(distinct_items(family, "test", 0, UpTo(50))) == 2
-    assert len(distinct_items(family, "test", 0, UpTo(1))) == 1 and json.dumps(UpTo(50)) == "50"
+    (family,) = load_tasks(str(file))
+    assert len(distinct_items(family, "test", 0, DefaultLimit(50))) == 2
+    assert (
+        len(distinct_items(family, "test", 0, DefaultLimit(1))) == 1
+        and json.dumps(DefaultLimit(50)) == "50"
+    )
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -62,4 +65,4 @@ def test_other_records_are_refused_by_line(
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(TWO[0]) + "\n" + json.dumps(record) + "\n")
     with pytest.raises(OptionError, match=message):
-        families(str(path))
+        load_tasks(str(path))

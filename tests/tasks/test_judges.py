@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from creditdecoding.tasks import families
-from creditdecoding.tasks.base import Family, Item, distinct_items
+from creditdecoding.tasks import load_tasks
+from creditdecoding.tasks.base import Item, Task, distinct_items
 from creditdecoding.tasks.benchmarks.livecodebench import same_value
 from creditdecoding.tasks.sandbox import gives, passes
 from creditdecoding.tasks.sandbox_child import channel, values
@@ -23,13 +23,13 @@ from creditdecoding.tasks.synthetic import program
 DATA = Path(__file__).parents[1] / "data"
 
 
-def first(spec: str, index: int = 0) -> tuple[Family, Item]:
+def first(spec: str, index: int = 0) -> tuple[Task, Item]:
     """A task of code and one of its items."""
-    family = families(spec)[0]
-    return family, distinct_items(family, "test", 0, 0 if family.listed else 3)[index]
+    family = load_tasks(spec)[0]
+    return family, distinct_items(family, "test", 0, 0 if family.fixed_items else 3)[index]
 
 
-def judged() -> dict[str, tuple[Family, Item, str]]:
+def judged() -> dict[str, tuple[Task, Item, str]]:
     """Every judge that calls a function: its family, an item, the function's name."""
     human, doubled = first(f"humaneval={DATA / 'humaneval.jsonl'}")
     contest, most = first(f"livecodebench={DATA / 'livecodebench.jsonl'}", 1)

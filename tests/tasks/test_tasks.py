@@ -20,19 +20,19 @@ import pytest
 import torch
 
 from creditdecoding.errors import OptionError
-from creditdecoding.tasks import MADE, families
+from creditdecoding.tasks import GENERATED_TASKS, load_tasks
 from creditdecoding.tasks.base import (
     SPLITS,
-    Family,
     Item,
-    digest,
+    Task,
     distinct_items,
     final_answer,
-    items,
+    generate_items,
+    items_digest,
     same_answer,
 )
 from creditdecoding.tasks.sandbox import gives
-from creditdecoding.tasks.synthetic import FAMILIES, program, words
+from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS, program, words
 from creditdecoding.tasks.synthetic.facts import COUNTRIES
 from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.options import TrainConfig
@@ -41,7 +41,9 @@ from creditdecoding.train.tokenizer import task_tokenizer
 
 torch.set_num_threads(1)
 
-each_family = pytest.mark.parametrize("family", list(MADE.values()), ids=list(MADE))
+each_family = pytest.mark.parametrize(
+    "family", list(GENERATED_TASKS.values()), ids=list(GENERATED_TASKS)
+)
 PACKAGE = Path(sys.modules["creditdecoding"].__file__ or "").parent
 
 
@@ -49,7 +51,7 @@ PACKAGE = Path(sys.modules["creditdecoding"].__file__ or "").parent
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """The tokenizer that training makes for these families."""
     return task_tokenizer(
-        list(FAMILIES.values()), TrainConfig().vocabulary, tmp_path_factory.mktemp("words")
+        list(SYNTHETIC_TASKS.values()), TrainConfig().vocabulary, tmp_path_factory.mktemp("words")
     )
 
 
@@ -57,15 +59,17 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def trained() -> dict[str, list[Item]]:
     """3,000 training items a family."""
     return {
-        name: list(itertools.islice(items(family, "train", 0), 3000))
-        for name, family in MADE.items()
+        name: list(itertools.islice(generate_items(family, "train", 0), 3000))
+        for name, family in GENERATED_TASKS.items()
     }
 
 
 @pytest.fixture(scope="module")
 def tested() -> dict[str, list[Item]]:
     """200 distinct test items a family."""
-    return {name: distinct_items(family, "test", 0, 200) for name, family in MADE.items()}
+    return {
+        name: distinct_items(family, "test", 0, 200) for name, family in GENERATED_TASKS.items()
+    }
 
 
 def in_process(code: str, function: str, cases: Iterable[tuple[Sequence[Any], object]]) -> bool:
@@ -85,7 +89,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_are_the_eight_families() -> None:
-    assert list(FAMILIES) == [
+    assert list(SYNTHETIC_TASKS) == [
         "facts",
         "span",
         "discrete",
@@ -95,33 +99,33 @@ def test_there_are_the_eight_families() -> None:
         "arithmetic",
         "algebra",
     ]
-    assert all(name == family.name and family.title for name, family in FAMILIES.items())
-    assert families("pocket") == list(FAMILIES.values())
-    assert families("span, facts,span") == [FAMILIES["span"], FAMILIES["facts"]]
+    assert all(name == family.name and family.title for name, family in SYNTHETIC_TASKS.items())
+    assert load_tasks("pocket") == list(SYNTHETIC_TASKS.values())
+    assert load_tasks("span, facts,span") == [SYNTHETIC_TASKS["span"], SYNTHETIC_TASKS["facts"]]
     with pytest.raises(OptionError, match=r"algebr.*algebra"):
-        families("algebr")
+        load_tasks("algebr")
 
 
 @each_family
-def test_enough_items_none_twice(family: Family, tested: dict[str, list[Item]]) -> None:
+def test_enough_items_none_twice(family: Task, tested: dict[str, list[Item]]) -> None:
     for split, found, count in (
         ("test", tested[family.name], 200),
         ("dev", distinct_items(family, "dev", 0, 60), 60),
     ):
         assert len({item.key for item in found}) == len(found) == count
-        assert all(item.split == split and item.family == family.name for item in found)
+        assert all(item.split == split and item.task == family.name for item in found)
         assert len({item.prompt for item in found}) == count
 
 
 @each_family
-def test_the_reference_answer_is_right(family: Family, tested: dict[str, list[Item]]) -> None:
+def test_the_reference_answer_is_right(family: Task, tested: dict[str, list[Item]]) -> None:
     for item in tested[family.name][: 12 if family.name == "program" else 60]:
         assert family.score(item.answer, item), item
 
 
 @each_family
 def test_every_reference_program_is_right(
-    family: Family, tested: dict[str, list[Item]], quick: None
+    family: Task, tested: dict[str, list[Item]], quick: None
 ) -> None:
     """As above over all items, program by program in this process."""
     assert [item for item in tested[family.name] if not family.score(item.answer, item)] == []
@@ -129,7 +133,7 @@ def test_every_reference_program_is_right(
 
 @each_family
 def test_another_items_answer_is_wrong(
-    family: Family, tested: dict[str, list[Item]], quick: None
+    family: Task, tested: dict[str, list[Item]], quick: None
 ) -> None:
     found = tested[family.name]
     for item, other in itertools.pairwise(found):
@@ -138,14 +142,14 @@ def test_another_items_answer_is_wrong(
 
 
 @each_family
-def test_nothing_is_wrong(family: Family, tested: dict[str, list[Item]]) -> None:
+def test_nothing_is_wrong(family: Task, tested: dict[str, list[Item]]) -> None:
     item = tested[family.name][0]
     for text in ("", " \n", "Answer:", "Answer: ", "I do not know.", item.prompt, "\ufffd"):
         assert not family.score(text, item), text
 
 
 @each_family
-def test_a_cut_answer_is_wrong(family: Family, tested: dict[str, list[Item]], quick: None) -> None:
+def test_a_cut_answer_is_wrong(family: Task, tested: dict[str, list[Item]], quick: None) -> None:
     """Wherever it is cut."""
     for item in tested[family.name][: 4 if family.name == "program" else 30]:
         for end in range(len(item.answer)):
@@ -154,7 +158,7 @@ def test_a_cut_answer_is_wrong(family: Family, tested: dict[str, list[Item]], qu
 
 @each_family
 def test_a_wrong_last_line_is_wrong_and_what_follows_it_does_not_matter(
-    family: Family, tested: dict[str, list[Item]], quick: None
+    family: Task, tested: dict[str, list[Item]], quick: None
 ) -> None:
     item = tested[family.name][1]
     assert family.score(item.answer + "\n", item)
@@ -168,7 +172,7 @@ def test_a_wrong_last_line_is_wrong_and_what_follows_it_does_not_matter(
 
 @each_family
 def test_no_test_structure_is_trained_on(
-    family: Family, trained: dict[str, list[Item]], tested: dict[str, list[Item]]
+    family: Task, trained: dict[str, list[Item]], tested: dict[str, list[Item]]
 ) -> None:
     keys, prompts = (
         {getattr(item, name) for item in trained[family.name]} for name in ("key", "prompt")
@@ -183,18 +187,18 @@ def test_no_test_structure_is_trained_on(
 
 def test_training_rows_are_drawn_from_the_training_split() -> None:
     drawn = draw_items(
-        list(FAMILIES.values()),
-        4 * sum(family.share for family in FAMILIES.values()),
+        list(SYNTHETIC_TASKS.values()),
+        4 * sum(family.train_weight for family in SYNTHETIC_TASKS.values()),
         random.Random(0),
     )
     assert {item.split for item in drawn} == {"train"}
-    assert Counter(item.family for item in drawn) == {
-        name: 4 * family.share for name, family in FAMILIES.items()
+    assert Counter(item.task for item in drawn) == {
+        name: 4 * family.train_weight for name, family in SYNTHETIC_TASKS.items()
     }
 
 
 @each_family
-def test_splits_have_their_shares(family: Family) -> None:
+def test_splits_have_their_shares(family: Task) -> None:
     rng = random.Random(0)
     counts = Counter(
         item.split
@@ -221,9 +225,9 @@ def wording(item: Item) -> str:
 
 
 @pytest.mark.parametrize(
-    "family", list(FAMILIES.values()), ids=list(FAMILIES)
+    "family", list(SYNTHETIC_TASKS.values()), ids=list(SYNTHETIC_TASKS)
 )  # no two made chains are alike
-def test_wording_varies_and_does_not_change_the_split(family: Family) -> None:
+def test_wording_varies_and_does_not_change_the_split(family: Task) -> None:
     rng = random.Random(1)
     by_key: dict[tuple[Any, ...], list[Item]] = defaultdict(list)
     for item in (family.make(rng) for _ in range(3000)):
@@ -236,9 +240,9 @@ def test_wording_varies_and_does_not_change_the_split(family: Family) -> None:
 
 
 @each_family
-def test_the_same_seed_gives_the_same_items(family: Family) -> None:
+def test_the_same_seed_gives_the_same_items(family: Task) -> None:
     first, again, other = (
-        [*itertools.islice(items(family, "test", seed), 20)] for seed in (3, 3, 4)
+        [*itertools.islice(generate_items(family, "test", seed), 20)] for seed in (3, 3, 4)
     )
     assert first == again and first != other
     assert distinct_items(family, "dev", 5, 10) == distinct_items(family, "dev", 5, 10)
@@ -260,14 +264,14 @@ PINNED = {
 
 @each_family
 def test_the_items_are_those_that_published_numbers_are_of(
-    family: Family, tested: dict[str, list[Item]]
+    family: Task, tested: dict[str, list[Item]]
 ) -> None:
     """Whoever changes a draw, be it only its order, makes every table anew (docs/results.md) and
     then pins the new items here.
     """
     dev = distinct_items(family, "dev", 0, 200)
     test = tested[family.name]
-    found = tuple(digest(part) for part in (test[:10], test, dev[:10], dev))
+    found = tuple(items_digest(part) for part in (test[:10], test, dev[:10], dev))
     assert found == PINNED[family.name]
     assert test[:10] == distinct_items(family, "test", 0, 10) and dev[:10] == distinct_items(
         family, "dev", 0, 10
@@ -276,9 +280,15 @@ def test_the_items_are_those_that_published_numbers_are_of(
 
 def test_a_digest_names_items_and_their_order(tested: dict[str, list[Item]]) -> None:
     one, two = tested["facts"][:2]
-    others = (digest([one]), digest([two]), digest([one, two]), digest([two, one]), digest([]))
+    others = (
+        items_digest([one]),
+        items_digest([two]),
+        items_digest([one, two]),
+        items_digest([two, one]),
+        items_digest([]),
+    )
     assert len(set(others)) == 5
-    assert digest([one]) != digest([dataclasses.replace(one, gold="other")])
+    assert items_digest([one]) != items_digest([dataclasses.replace(one, gold="other")])
 
 
 def test_items_and_splits_do_not_depend_on_the_process() -> None:
@@ -289,8 +299,8 @@ def test_items_and_splits_do_not_depend_on_the_process() -> None:
         "import sys, types, json\n"
         f"package = types.ModuleType('creditdecoding'); package.__path__ = [{str(PACKAGE)!r}]; sys.modules['creditdecoding'] = package\n"
         "from creditdecoding.tasks.base import distinct_items\n"
-        "from creditdecoding.tasks.synthetic import FAMILIES\n"
-        "print(json.dumps({n: [[i.prompt, i.answer] for i in distinct_items(f, 'test', 0, 200)] for n, f in FAMILIES.items()}))\n"
+        "from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS\n"
+        "print(json.dumps({n: [[i.prompt, i.answer] for i in distinct_items(f, 'test', 0, 200)] for n, f in SYNTHETIC_TASKS.items()}))\n"
         "assert 'torch' not in sys.modules\n"
     )
     done = subprocess.run(
@@ -302,14 +312,14 @@ def test_items_and_splits_do_not_depend_on_the_process() -> None:
     )
     here = {
         name: [[item.prompt, item.answer] for item in distinct_items(family, "test", 0, 200)]
-        for name, family in FAMILIES.items()
+        for name, family in SYNTHETIC_TASKS.items()
     }
     assert json.loads(done.stdout) == here
 
 
 @each_family
 def test_answers_are_worked_but_short(
-    family: Family,
+    family: Task,
     tokenizer: Tokenizer,
     trained: dict[str, list[Item]],
     tested: dict[str, list[Item]],
@@ -318,7 +328,7 @@ def test_answers_are_worked_but_short(
     lengths = [len(tokenizer.encode(item.answer)) for item in found]
     assert min(lengths) >= 20 and max(lengths) <= 120, (min(lengths), max(lengths))
     assert all(
-        family.delimiter in item.answer for item in found
+        family.step_delimiter in item.answer for item in found
     )  # steps that a verifier can tell apart
     assert all(
         tokenizer.decode(tokenizer.encode(text)) == text
@@ -332,7 +342,7 @@ def test_a_program_is_judged_by_what_it_does(quick: None) -> None:
     condition left out must fail.
     """
     accepted, tried = [], 0
-    for item in distinct_items(program.FAMILY, "test", 0, 200):
+    for item in distinct_items(program.TASK, "test", 0, 200):
         for changed in mutants(item.answer):
             if differs(changed, item.answer, item.gold[0]):
                 tried += 1
@@ -419,7 +429,7 @@ def test_a_number_is_compared_by_its_digits() -> None:
     assert not same_answer("12", item) and not same_answer("none", Item("x", "", "", None, ()))
 
 
-def tiny(*keys: int) -> Family:
+def tiny(*keys: int) -> Task:
     """A family with few structures, whose maker gives up where a caller would go on for ever."""
     left = itertools.count()
 
@@ -427,7 +437,7 @@ def tiny(*keys: int) -> Family:
         assert next(left) < 300_000, "this would not end"
         return Item("tiny", "?", "!", "", (rng.choice(keys),))
 
-    return Family("tiny", "tiny", make, same_answer)
+    return Task("tiny", "tiny", make, same_answer)
 
 
 def test_a_small_family_gives_what_it_has() -> None:

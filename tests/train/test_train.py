@@ -15,7 +15,7 @@ import torch
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import load
 from creditdecoding.models.transformer import rope_table, rotate
-from creditdecoding.tasks.synthetic import FAMILIES
+from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
 from creditdecoding.train.initial import OFFSETS, lookup_drill
 from creditdecoding.train.loop import TrainingRun, start_from_checkpoint
 from creditdecoding.train.objective import TrainingBatch, mask_block, mask_uniform, two_stream
@@ -42,7 +42,7 @@ SMALL: dict[str, object] = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the task tokenizer in it."""
     path = tmp_path_factory.mktemp("tokenizer")
-    task_tokenizer(list(FAMILIES.values()), 1152, path)
+    task_tokenizer(list(SYNTHETIC_TASKS.values()), 1152, path)
     return path
 
 
@@ -51,7 +51,7 @@ def make_run(tokens: Path, out: Path, **options: object) -> TrainingRun:
     out.mkdir(exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (out / name).write_text((tokens / name).read_text())
-    families = list(FAMILIES.values())
+    families = list(SYNTHETIC_TASKS.values())
     return TrainingRun(
         TrainConfig(**{**SMALL, **options}), task_tokenizer(families, 1152, out), families, out
     )
@@ -201,9 +201,9 @@ def test_two_stream_next_token_equals_a_prefix_followed_by_one_mask(
 
 
 def test_batches_hold_every_row_whole(folder: Path) -> None:
-    tokenizer = task_tokenizer(list(FAMILIES.values()), 1152, folder)
-    items = draw_items(list(FAMILIES.values()), 16, random.Random(0))
-    assert {item.split for item in items} == {"train"} and len({item.family for item in items}) == 8
+    tokenizer = task_tokenizer(list(SYNTHETIC_TASKS.values()), 1152, folder)
+    items = draw_items(list(SYNTHETIC_TASKS.values()), 16, random.Random(0))
+    assert {item.split for item in items} == {"train"} and len({item.task for item in items}) == 8
     found = make_batches(items, tokenizer, 5, 1, 2, random.Random(0))
     rows = []
     for batch in found:

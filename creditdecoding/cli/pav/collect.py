@@ -59,10 +59,10 @@ def collect(
     from creditdecoding.pav.data import agreement
     from creditdecoding.pav.data.collect import fill, header, problems_of
     from creditdecoding.pav.data.label_store import opened
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
 
     check_writable(out)
-    chosen = families(tasks)
+    chosen = load_tasks(tasks)
     lm = load_lm(model, engine)
     other = None if against is None else check_supported(against, lm.geometry)
     problems = problems_of(lm, chosen, collecting, generation)

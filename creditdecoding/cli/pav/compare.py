@@ -73,7 +73,7 @@ def compare(
     """Compare searches under a verifier over budgets: accuracy, compute, intervals."""
     from creditdecoding.pav.search.compare import Plan, run
     from creditdecoding.pav.search.report import summarise
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
 
     check_can_plot(png)
     check_writable(png)
@@ -84,7 +84,7 @@ def compare(
             hint="Train one with: credit pav train; name it with --verifier.",
         )
     engine = dataclasses.replace(engine, threads=engine.threads or 1)
-    chosen = tuple(families(tasks))
+    chosen = tuple(load_tasks(tasks))
     plan = Plan(
         chosen,
         tuple(dict.fromkeys(comparison.methods.split())),

@@ -21,7 +21,7 @@ from creditdecoding.pav.rl.options import RLConfig
 if TYPE_CHECKING:
     from creditdecoding.pav.rl.report import Cell
     from creditdecoding.pav.rl.train import Run
-    from creditdecoding.tasks.base import Family
+    from creditdecoding.tasks.base import Task
 
 
 @pav.command()
@@ -75,12 +75,12 @@ def rl(
     """
     from creditdecoding.pav.rl.report import cells, summary
     from creditdecoding.pav.steps import delimiter
-    from creditdecoding.tasks import families
+    from creditdecoding.tasks import load_tasks
 
     check_can_plot(png)
     check_writable(png)
     check_folder(out, "rl.json")
-    chosen = families(tasks)
+    chosen = load_tasks(tasks)
     runs = cells(out, rl.arm if arms is None else arms, rl, generation.seed, seeds)
     for family in chosen:
         delimiter(family, rl.delimiter)
@@ -118,7 +118,7 @@ def rl(
 def _run(
     cell: Cell,
     verifier: Path | None,
-    families: list[Family],
+    families: list[Task],
     model: str,
     generation: GenerationConfig,
     engine: EngineConfig,

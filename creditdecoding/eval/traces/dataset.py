@@ -16,7 +16,7 @@ from creditdecoding.eval.evaluate import evaluate
 from creditdecoding.eval.traces.commit_timing import check
 from creditdecoding.eval.traces.oracle import oracle_traces
 from creditdecoding.lm import LM
-from creditdecoding.tasks.base import Family, Split
+from creditdecoding.tasks.base import Split, Task
 from creditdecoding.trace import Event, Trace
 
 STANDARD = "fixed"
@@ -128,7 +128,7 @@ def decoders_of(specs: Sequence[str], config: GenerationConfig) -> list[str]:
 
 def run_cases(
     lm: LM,
-    families: Sequence[Family],
+    families: Sequence[Task],
     config: GenerationConfig,
     specs: Sequence[str],
     limit: int,

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from creditdecoding.decoders import described
+from creditdecoding.decoders import from_settings
 from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.errors import MissingExtraError, ModelError, OptionError
 from creditdecoding.integrations.blocks import Drawing, advance, dropped, seats, seed_of, usable
@@ -65,13 +65,13 @@ class CreditAlgorithm(DllmAlgorithm):
 
     def __init__(self, config: DllmConfig) -> None:
         super().__init__(config)
-        self.decoder = usable(described(config.algorithm_config, self.rule)[0], self.rule)
+        self.decoder = usable(from_settings(config.algorithm_config, self.rule)[0], self.rule)
 
     @classmethod
     def configure_server_args(cls, server_args: Any) -> None:
         """Refuse a bad configuration in the launching process, before any model is loaded."""
         config = DllmConfig.from_server_args(server_args)
-        usable(described(config.algorithm_config, cls.rule)[0], cls.rule)
+        usable(from_settings(config.algorithm_config, cls.rule)[0], cls.rule)
         asked = resolving_view(server_args)
         hf = ModelConfig.from_server_args(
             server_args, model_path=asked.model_path, model_revision=asked.revision

@@ -27,14 +27,14 @@ from creditdecoding.pav.data.options import CollectConfig
 from creditdecoding.pav.data.strategies import Plan, Problem, plan
 from creditdecoding.pav.sampler import Ask, Cost, Drawn, Sampler
 from creditdecoding.pav.steps import State, delimiter
-from creditdecoding.tasks.base import Family, Item, Split, distinct_items
+from creditdecoding.tasks.base import Item, Split, Task, distinct_items
 
 SETTLED = ("dtype", "quantize", "causal_block")
 """Engine options that answers depend on."""
 
 
 def problems_of(
-    lm: LM, families: Sequence[Family], config: CollectConfig, generation: GenerationConfig
+    lm: LM, families: Sequence[Task], config: CollectConfig, generation: GenerationConfig
 ) -> list[Problem]:
     """The problems to label, family by family. Raises `OptionError` where one has no delimiter or
     no room, or all draws would be alike.
@@ -67,7 +67,7 @@ def problems_of(
 
 
 def _judge(
-    lm: LM, family: Family, item: Item, generation: GenerationConfig
+    lm: LM, family: Task, item: Item, generation: GenerationConfig
 ) -> Callable[[tuple[int, ...]], bool]:
     known: dict[tuple[int, ...], bool] = {}
 
@@ -82,7 +82,7 @@ def _judge(
 def header(
     lm: LM,
     model: str,
-    families: Sequence[Family],
+    families: Sequence[Task],
     problems: Sequence[Problem],
     config: CollectConfig,
     generation: GenerationConfig,

@@ -56,7 +56,7 @@ from creditdecoding.pav.sampler import Ask, Drawn, Sampler
 from creditdecoding.pav.steps import State, delimiter
 from creditdecoding.run_dir import open_run
 from creditdecoding.run_dir import write_atomically as write_whole
-from creditdecoding.tasks.base import Family, Item, distinct_items
+from creditdecoding.tasks.base import Item, Task, distinct_items
 from creditdecoding.train.rows import draw_items
 from creditdecoding.train.schedule import save_state
 
@@ -97,7 +97,7 @@ class Run:
     def __init__(
         self,
         lm: LM,
-        families: Sequence[Family],
+        families: Sequence[Task],
         generation: GenerationConfig,
         config: RLConfig,
         judge: Judge | None,
@@ -219,12 +219,12 @@ class Run:
         """An answer to each item by the weights as they are, with its verdict."""
         sampler = Sampler(self.lm, self.generation, self.lm.batch_size)
         asks = [
-            Ask(State(tuple(self.lm.encode(item.prompt))), self.marks[item.family], seed)
+            Ask(State(tuple(self.lm.encode(item.prompt))), self.marks[item.task], seed)
             for item, seed in zip(items, seeds)
         ]
         found: dict[int, Judged] = {}
         for place, drawn in sampler.draw(asks):
-            state = with_end(drawn.state, self.marks[items[place].family], self.lm.words.decode)
+            state = with_end(drawn.state, self.marks[items[place].task], self.lm.words.decode)
             found[place] = Judged(
                 items[place], replace(drawn, state=state), self._right(state, items[place])
             )
@@ -232,7 +232,7 @@ class Run:
 
     def _right(self, state: State, item: Item) -> bool:
         """Whether a complete answer is."""
-        return self.score[item.family](self.lm.text(state.written, self.generation), item)
+        return self.score[item.task](self.lm.text(state.written, self.generation), item)
 
     def weights(self, answers: Sequence[Judged]) -> list[Float[Tensor, " steps"]]:
         """What the score function of each step of each answer is weighed by."""
@@ -259,7 +259,7 @@ class Run:
         """Further draws of each step of the answers."""
         sampler = Sampler(self.lm, self.generation, self.lm.batch_size, share=True)
         marks, seeds = (
-            [self.marks[each.item.family] for each in answers],
+            [self.marks[each.item.task] for each in answers],
             iter(lambda: rng.getrandbits(60), None),
         )
         return branches(
@@ -364,7 +364,7 @@ class Run:
         """
         answers = self.draw(self.held, range(len(self.held)))
         by_family = {
-            name: [each for each in answers if each.item.family == name] for name in self.marks
+            name: [each for each in answers if each.item.task == name] for name in self.marks
         }
         shares = {
             name: sum(each.right for each in found) / len(found)
@@ -421,10 +421,12 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [found[iteration] for iteration in sorted(found)]
 
 
-def problems(families: Sequence[Family], count: int, rng: random.Random) -> list[Item]:
+def problems(families: Sequence[Task], count: int, rng: random.Random) -> list[Item]:
     """`count` items of the train split; of published questions those whose structure falls there."""
-    listed = [item for family in families for item in family.listed or () if item.split == "train"]
-    made = [family for family in families if family.listed is None]
+    listed = [
+        item for family in families for item in family.fixed_items or () if item.split == "train"
+    ]
+    made = [family for family in families if family.fixed_items is None]
     if not made:
         return [rng.choice(listed) for _ in range(count)]
     return [
@@ -433,18 +435,18 @@ def problems(families: Sequence[Family], count: int, rng: random.Random) -> list
     ]
 
 
-def held_out(family: Family, limit: int) -> list[Item]:
+def held_out(family: Task, limit: int) -> list[Item]:
     """At most `limit` items of the dev split that no run learns from. Raises `OptionError` where
     there are none.
     """
-    if family.listed is None:
+    if family.fixed_items is None:
         return distinct_items(family, "dev", 0, limit)
-    found = [item for item in family.listed if item.split == "dev"][:limit]
-    if not found or not any(item.split == "train" for item in family.listed):
+    found = [item for item in family.fixed_items if item.split == "dev"][:limit]
+    if not found or not any(item.split == "train" for item in family.fixed_items):
         what = "too few questions to learn from some and hold others out"
         raise OptionError(
             what,
-            given=f"{len(family.listed)} of {family.name}",
+            given=f"{len(family.fixed_items)} of {family.name}",
             allowed="about 40 or more",
             hint="Give more questions.",
         )

@@ -12,8 +12,8 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.lm import LM
 from creditdecoding.pav.sampler import Ask
 from creditdecoding.pav.search.driver import Candidate, Choice, Problem, Search, draw, kept, rate
-from creditdecoding.tasks.base import Family, final_answer
-from creditdecoding.tasks.custom import normal
+from creditdecoding.tasks.base import Task, final_answer
+from creditdecoding.tasks.custom import normalize_answer
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,20 @@ def sample_of(candidate: Candidate, problem: Problem) -> Sample:
 
 
 def voter(
-    family: Family | None, lm: LM, generation: GenerationConfig
+    family: Task | None, lm: LM, generation: GenerationConfig
 ) -> Callable[[Sequence[int]], str]:
     """What ids of an answer vote for: what the family says the answer is, else what follows the
     last "Answer:", else the whole text.
     """
-    read = family.answer if family is not None and family.answer is not None else final_answer
+    read = (
+        family.extract_answer
+        if family is not None and family.extract_answer is not None
+        else final_answer
+    )
 
     def vote(ids: Sequence[int]) -> str:
         text = lm.text(ids, generation)
         found = read(text)
-        return normal(text) if found is None else found
+        return normalize_answer(text) if found is None else found
 
     return vote

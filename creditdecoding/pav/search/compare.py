@@ -30,7 +30,7 @@ from creditdecoding.pav.search.methods import check, search
 from creditdecoding.pav.search.options import KNOBS, SearchConfig
 from creditdecoding.pav.steps import delimiter
 from creditdecoding.pav.verifier.model import located
-from creditdecoding.tasks.base import Family, Item, Split, distinct_items
+from creditdecoding.tasks.base import Item, Split, Task, distinct_items
 
 KEY = ("method", "n", "seed", "family", "item")
 """The fields of a line that tell it from all others of a run."""
@@ -47,7 +47,7 @@ class Plan:
     `step_sizes` are the budgets of methods that go step by step; by default those of all.
     """
 
-    families: tuple[Family, ...]
+    families: tuple[Task, ...]
     methods: tuple[str, ...]
     sizes: tuple[int, ...]
     limit: int
@@ -111,7 +111,7 @@ class Plan:
         return [(*cell, *place) for cell in self.cells for place in self.items]
 
 
-def chosen(families: Sequence[Family], split: Split, limit: int) -> dict[Place, Item]:
+def chosen(families: Sequence[Task], split: Split, limit: int) -> dict[Place, Item]:
     """Problems by family and number. Raises `OptionError` where a family has too few for an
     interval.
     """
@@ -129,7 +129,7 @@ def chosen(families: Sequence[Family], split: Split, limit: int) -> dict[Place, 
 
 
 def posed(
-    families: Sequence[Family],
+    families: Sequence[Task],
     items: Mapping[Place, Item],
     lm: LM,
     generation: GenerationConfig,
@@ -182,7 +182,7 @@ def manifest(plan: Plan, lm: LM) -> dict[str, Any]:
             name: folder and checkpoint_digest(located(folder))
             for name, folder in (("verifier", plan.verifier), ("outcome", plan.outcome))
         },
-        "tasks": {family.name: dict(family.about) for family in plan.families},
+        "tasks": {family.name: dict(family.metadata) for family in plan.families},
         "items": {
             "split": plan.split,
             "limit": plan.limit,
@@ -262,7 +262,7 @@ def _lines(
         yield {"family": place[0], "item": place[1], **made}
 
 
-def judged(family: Family, item: Item) -> Callable[[str], bool]:
+def judged(family: Task, item: Item) -> Callable[[str], bool]:
     """Whether a text is right."""
     return lambda text: family.score(text, item)
 

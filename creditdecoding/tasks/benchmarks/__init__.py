@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 
 from creditdecoding.errors import unknown_name
-from creditdecoding.tasks.base import Family
+from creditdecoding.tasks.base import Task
 from creditdecoding.tasks.benchmarks import base
 
 NAMES = ("mmlu", "squad2", "drop", "korbench", "humaneval", "livecodebench", "gsm8k", "math")
@@ -28,7 +28,7 @@ def is_named(spec: str) -> bool:
     return spec.partition("=")[0].partition("@")[0] in NAMES
 
 
-def load(spec: str) -> Family:
+def load(spec: str) -> Task:
     """The family of `NAME`, `NAME@TEMPLATE`, `NAME=PATH` or `NAME@TEMPLATE=PATH`. Raises
     `OptionError`.
     """

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from creditdecoding.errors import OptionError, unknown_name
-from creditdecoding.tasks.base import Family, Item
+from creditdecoding.tasks.base import Item, Task
 from creditdecoding.tasks.benchmarks.files import Record, digest, fetch, read
 
 _BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)
@@ -65,7 +65,7 @@ class Benchmark:
     answer: Callable[[str], object] | None = None
 
 
-def family(benchmark: Benchmark, template: str = "", path: str = "") -> Family:
+def family(benchmark: Benchmark, template: str = "", path: str = "") -> Task:
     """The benchmark's items from a local file or folder, or without one from the hub, in one of its
     templates. Raises `OptionError`.
     """
@@ -103,22 +103,22 @@ def family(benchmark: Benchmark, template: str = "", path: str = "") -> Family:
         found = None if answer is None else answer(cut(text))
         return None if found is None else str(found)
 
-    return Family(
+    return Task(
         name,
         benchmark.title,
         draw,
         lambda text, item: benchmark.judge(cut(text), item.gold),
-        grade=None if grade is None else lambda text, item: grade(cut(text), item.gold),
-        delimiter=benchmark.delimiter,
-        listed=found,
-        about={
+        partial_credit=None if grade is None else lambda text, item: grade(cut(text), item.gold),
+        step_delimiter=benchmark.delimiter,
+        fixed_items=found,
+        metadata={
             "source": path or f"hub: {benchmark.repo}",
             "sha256": {file.name: digest(file) for file in paths if file.is_file()},
             "items": len(found),
             "template": chosen,
             **dataclasses.asdict(wording),
         },
-        answer=None if answer is None else voted,
+        extract_answer=None if answer is None else voted,
     )
 
 

@@ -4,7 +4,7 @@ benchmark in the paper.
 
 from __future__ import annotations
 
-from creditdecoding.tasks.base import Family
+from creditdecoding.tasks.base import Task
 from creditdecoding.tasks.synthetic import (
     algebra,
     arithmetic,
@@ -16,7 +16,6 @@ from creditdecoding.tasks.synthetic import (
     span,
 )
 
-FAMILIES: dict[str, Family] = {
-    m.FAMILY.name: m.FAMILY
-    for m in (facts, span, discrete, rule, program, output, arithmetic, algebra)
+SYNTHETIC_TASKS: dict[str, Task] = {
+    m.TASK.name: m.TASK for m in (facts, span, discrete, rule, program, output, arithmetic, algebra)
 }

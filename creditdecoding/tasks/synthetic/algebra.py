@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from creditdecoding.tasks.base import Family, Item, same_answer
+from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import LETTERS
 
 
@@ -53,4 +53,4 @@ def make(rng: random.Random) -> Item:
     return Item("algebra", prompt, answer, f"{v}={x}", key)
 
 
-FAMILY = Family("algebra", "algebra", make, same_answer, delimiter=".")
+TASK = Task("algebra", "algebra", make, same_answer, step_delimiter=".")

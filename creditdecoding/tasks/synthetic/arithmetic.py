@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from creditdecoding.tasks.base import Family, Item, same_answer
+from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import PEOPLE, THINGS
 
 _GAIN = (
@@ -90,4 +90,4 @@ def make(rng: random.Random) -> Item:
     return chain(rng, rng.choice((2, 3))) if rng.random() < 0.7 else _compare(rng)
 
 
-FAMILY = Family("arithmetic", "arithmetic word problems", make, same_answer, delimiter=".")
+TASK = Task("arithmetic", "arithmetic word problems", make, same_answer, step_delimiter=".")

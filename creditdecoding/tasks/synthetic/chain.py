@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from creditdecoding.tasks.base import Family, Item, same_answer
+from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.arithmetic import chain
 
 
@@ -18,4 +18,4 @@ def make(rng: random.Random) -> Item:
     return chain(rng, rng.randint(4, 7), "chain")
 
 
-FAMILY = Family("chain", "long arithmetic word problems", make, same_answer, delimiter=".")
+TASK = Task("chain", "long arithmetic word problems", make, same_answer, step_delimiter=".")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 
-from creditdecoding.tasks.base import Family, Item, same_answer
+from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import PEOPLE, THINGS, listing
 
 
@@ -63,6 +63,11 @@ def make(rng: random.Random) -> Item:
     return Item("discrete", f"{passage} {question}", answer, gold, (kind, *values))
 
 
-FAMILY = Family(
-    "discrete", "discrete reasoning over a passage", make, same_answer, delimiter=".", share=2
+TASK = Task(
+    "discrete",
+    "discrete reasoning over a passage",
+    make,
+    same_answer,
+    step_delimiter=".",
+    train_weight=2,
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 
-from creditdecoding.tasks.base import Family, Item, same_answer
+from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import listing
 
 _TABLE = """
@@ -114,4 +114,4 @@ def make(rng: random.Random) -> Item:
     return rng.choice((_two, _three, _choice, _same))(rng)
 
 
-FAMILY = Family("facts", "knowledge look-up", make, same_answer, delimiter=".")
+TASK = Task("facts", "knowledge look-up", make, same_answer, step_delimiter=".")

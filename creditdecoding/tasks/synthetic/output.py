@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from creditdecoding.tasks.base import Family, Item, same_answer
+from creditdecoding.tasks.base import Item, Task, same_answer
 
 _ASK = (
     "What does this program print?",
@@ -80,6 +80,11 @@ def make(rng: random.Random) -> Item:
     return _straight(rng) if rng.random() < 0.6 else _loop(rng)
 
 
-FAMILY = Family(
-    "output", "predicting a program's output", make, same_answer, delimiter="\n", share=2
+TASK = Task(
+    "output",
+    "predicting a program's output",
+    make,
+    same_answer,
+    step_delimiter="\n",
+    train_weight=2,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from creditdecoding.tasks.base import Family, Item
+from creditdecoding.tasks.base import Item, Task
 from creditdecoding.tasks.benchmarks.extract import code, defines
 from creditdecoding.tasks.sandbox import gives
 
@@ -86,4 +86,4 @@ def score(text: str, item: Item) -> bool:
     return gives(code(text, defines(name)), name, calls)
 
 
-FAMILY = Family("program", "writing a small program", make, score, delimiter="\n")
+TASK = Task("program", "writing a small program", make, score, step_delimiter="\n")

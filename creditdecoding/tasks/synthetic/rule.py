@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 
-from creditdecoding.tasks.base import Family, Item, same_answer
+from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import LETTERS
 
 
@@ -97,6 +97,11 @@ def make(rng: random.Random) -> Item:
     return rng.choice((_each, _each, _letters, _operator, _operator))(rng)
 
 
-FAMILY = Family(
-    "rule", "applying a rule given in the prompt", make, same_answer, delimiter=".", share=2
+TASK = Task(
+    "rule",
+    "applying a rule given in the prompt",
+    make,
+    same_answer,
+    step_delimiter=".",
+    train_weight=2,
 )

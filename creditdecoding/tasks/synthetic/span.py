@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 
-from creditdecoding.tasks.base import Family, Item, same_answer
+from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import ANIMALS, CITIES, COLOURS, PEOPLE
 
 
@@ -72,4 +72,4 @@ def make(rng: random.Random) -> Item:
     return Item("span", prompt, answer, gold, key)
 
 
-FAMILY = Family("span", "span extraction", make, same_answer, delimiter=".", share=3)
+TASK = Task("span", "span extraction", make, same_answer, step_delimiter=".", train_weight=3)

@@ -159,6 +159,7 @@ class ServeConfig:
         8,
         "How often a request that does not fit into memory yet may be passed by others that do.",
         ge=0,
+        short="--overtakes",  # its earlier name
     )
 
     def __post_init__(self) -> None:

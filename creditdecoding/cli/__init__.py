@@ -6,7 +6,9 @@ Commands import heavy modules inside their functions, so that `credit --help` is
 from creditdecoding.cli import (
     analyse,
     batch,
+    chat,
     compare,
+    decoders,
     eval,
     export,
     generate,
@@ -15,6 +17,7 @@ from creditdecoding.cli import (
     search,
     serve,
     speedups,
+    trace,
     train,
     tune,
 )
@@ -23,7 +26,9 @@ from creditdecoding.cli.app import main
 __all__ = [
     "analyse",
     "batch",
+    "chat",
     "compare",
+    "decoders",
     "eval",
     "export",
     "generate",
@@ -33,6 +38,7 @@ __all__ = [
     "search",
     "serve",
     "speedups",
+    "trace",
     "train",
     "tune",
 ]

@@ -1,6 +1,6 @@
-"""What the commands share: the app, common arguments, reading prompts, printing, exit codes.
+"""What the commands share: the app, common arguments, reading prompts, loading models, exit codes.
 
-Errors meant for the caller are one line on standard error and exit code 2.
+Errors meant for the user are one line on standard error and exit status 2.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from creditdecoding.cli.streams import prepare_streams
 from creditdecoding.errors import CreditError, OptionError
 
 if TYPE_CHECKING:
-    from creditdecoding.config import EngineConfig, GenerationConfig
-    from creditdecoding.lm import LM, Completion
+    from creditdecoding.config import EngineConfig
+    from creditdecoding.lm import LM
 
 app = typer.Typer(
     name="credit",
@@ -52,6 +52,7 @@ Raw = Annotated[
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The prompt from the command line, a file, or standard input. Raises `OptionError`."""
     if file is not None:
         if prompt is not None:
             raise OptionError(
@@ -65,62 +66,27 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
                 given=str(file),
                 hint="Check the path; it must be UTF-8 text.",
             ) from error
-    if prompt is None or prompt == "-":
-        if prompt is None and sys.stdin.isatty():
-            raise OptionError(
-                "no prompt",
-                hint='Give it as an argument, with --file, or on standard input: credit generate "..."',
-            )
-        return sys.stdin.read()
-    return prompt
-
-
-def summary(done: Completion) -> str:
-    return done.trace.summary
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        raise OptionError(
+            "no prompt",
+            hint='Give it as an argument, with --file, or on standard input: credit generate "..."',
+        )
+    return sys.stdin.read()
 
 
 def load_lm(model: str, engine: EngineConfig) -> LM:
+    """Load a model, showing progress if it takes long."""
     from creditdecoding.cli.loading import loading_progress
     from creditdecoding.lm import load
 
-    with loading_progress() as onprogress:
-        return load(model, engine, onprogress)
-
-
-def complete(
-    lm: LM,
-    text: str,
-    config: GenerationConfig,
-    raw: bool = False,
-    infill: bool = False,
-    watch: bool = False,
-) -> Completion:
-    if infill and raw:
-        raise OptionError(
-            "--infill and --raw exclude each other",
-            hint="Leave --raw out: infilling is always plain text.",
-        )
-    row = lm.infill_row(text, config) if infill else lm.rows([text], config, raw)[0]
-    if not watch:
-        return lm.collect([row])[0]
-    from creditdecoding.viewer.terminal import watch as show
-
-    trace = lm.trace_of(row)
-    show(
-        lm.events([row]),
-        trace,
-        lm.tokenizer.piece,
-        ends=lm.tokenizer.stop_ids,
-        decode=lm.tokenizer.decode,
-        delay=0.1,
-    )
-    return lm.completion(row, trace)
+    with loading_progress() as on_progress:
+        return load(model, engine, on_progress)
 
 
 def main(commands: typer.Typer = app) -> None:
-    """Run the command line; errors meant for the caller are one line on standard error and exit
-    code 2.
-    """
+    """Run the command line and exit with its status."""
     try:
         prepare_streams()
         with signals_as_exceptions():
@@ -135,33 +101,39 @@ def main(commands: typer.Typer = app) -> None:
     except typer.Abort:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        _say_no_more()
+        _discard_stdout()
         sys.exit(1)
     except OSError as error:
-        _say_no_more()
-        _fail(
-            f"the system refused ({error.strerror or error}); got {str(error.filename or 'output')!r}. Make room, or check the path.",
-            2,
-        )
+        _discard_stdout()
+        reason = error.strerror or error
+        name = str(error.filename or "output")
+        _fail(f"the system refused ({reason}); got {name!r}. Make room, or check the path.", 2)
     except Exception as error:
-        if not hasattr(error, "format_message"):
-            raise
-        said = (
-            error.format_message()
-        )  # a usage error of the option parser; empty after it has printed help
-        sys.exit(2) if not said else _fail(f"{said.rstrip('.')}. See: credit --help", 2)
+        _fail_on_usage(error)
     sys.exit(status or 0)
 
 
-def _say_no_more() -> None:
-    """What standard output still holds goes nowhere: it would be refused again at the end of the
-    process.
-    """
+def _discard_stdout() -> None:
+    """Send what standard output still buffers to nowhere; flushing it at exit would fail again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(text: str, status: int) -> NoReturn:
-    with suppress(OSError):  # standard error may be on the disk that is full
-        sys.stderr.write(f"error: {' '.join(text.split())}\n")
+def _fail_on_usage(error: Exception) -> NoReturn:
+    """Report a usage error of the option parser; raise any other error again.
+
+    Releases of Typer raise classes of their own or of click, so the method tells them apart. The
+    message is empty if help was printed.
+    """
+    if not hasattr(error, "format_message"):
+        raise error
+    message = error.format_message().rstrip(".")
+    if not message:
+        sys.exit(2)
+    _fail(f"{message}. See: credit --help", 2)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    with suppress(OSError):  # standard error may be on a full disk
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.exit(status)

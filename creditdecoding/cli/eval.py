@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.cli.app import Json, Model, Raw, app, complete, load_lm
+from creditdecoding.cli.app import Json, Model, Raw, app, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.limits import items_per_task
 from creditdecoding.cli.progress import answer_progress
@@ -220,7 +220,7 @@ def demo(model: Model = "pocket", *, engine: EngineConfig) -> None:
         console.print(f"\n[bold]{family.title}[/]")
         console.print(Text(item.prompt, style="cyan"))
         table = Table("decoder", "answer", "right", "passes", "speed-up")
-        done = {spec: complete(lm, item.prompt, GenerationConfig(decoder=spec)) for spec in specs}
+        done = {spec: lm.generate(item.prompt, decoder=spec) for spec in specs}
         for spec in specs:
             passes[spec] += done[spec].nfe
             right = "[green]yes[/]" if family.score(done[spec].text, item) else "[red]no[/]"

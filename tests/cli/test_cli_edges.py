@@ -64,7 +64,7 @@ def test_a_trace_looks_at_its_outputs_first(flag: str, monkeypatch: pytest.Monke
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(app, "load_lm", load_lm)
-    monkeypatch.setattr("creditdecoding.cli.generate.load_lm", load_lm)
+    monkeypatch.setattr("creditdecoding.cli.trace.load_lm", load_lm)
     result = run_credit(["trace", "hello", flag, "/nowhere/out.png"])
     assert result.status == 2
     assert "/nowhere/out.png" in result.stderr

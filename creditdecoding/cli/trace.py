@@ -1,0 +1,102 @@
+"""The command trace."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from creditdecoding.cli.app import Model, Prompt, PromptFile, Raw, app, load_lm, read_prompt
+from creditdecoding.cli.flags import typed_options, with_options
+from creditdecoding.cli.render import report_written, write
+from creditdecoding.cli.validate import check_can_plot, check_writable
+from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.errors import OptionError
+
+if TYPE_CHECKING:
+    from creditdecoding.trace import Trace
+    from creditdecoding.viewer.frames import Piece
+
+WITH_LOAD = {"load", "model", "save", "png", "html"}
+"""The options that apply to a saved trace."""
+
+
+@app.command()
+@with_options(generation=GenerationConfig, engine=EngineConfig)
+def trace(
+    prompt: Prompt = None,
+    model: Model = "pocket",
+    file: PromptFile = None,
+    raw: Raw = False,
+    load: Annotated[
+        Path | None,
+        typer.Option(help="Read a saved trace instead of decoding.", show_default=False),
+    ] = None,
+    against: Annotated[
+        list[str], typer.Option(help="Another decoder to show next to --decoder; may be repeated.")
+    ] = [],  # noqa: B006
+    save: Annotated[
+        Path | None, typer.Option(help="Save the trace of --decoder as JSONL.", show_default=False)
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw step x position as PNG.", show_default=False)
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a stand-alone HTML page.", show_default=False)
+    ] = None,
+    *,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Decode one prompt and show what was committed when; save or draw it."""
+    from creditdecoding.lm import load_words
+    from creditdecoding.trace import Trace
+
+    check_can_plot(png)
+    check_writable(save, png, html)
+    if load is not None:
+        unused = sorted(typed_options() - WITH_LOAD)
+        if unused:
+            raise OptionError(
+                "--load decodes nothing, so it takes no prompt and no decoding options",
+                given=", ".join(unused),
+                hint="Leave them out, or leave --load out.",
+            )
+        traces = [("trace", Trace.load(load))]
+        piece = load_words(model).piece
+    else:
+        text = read_prompt(prompt, file)
+        lm = load_lm(model, engine)
+        piece = lm.tokenizer.piece
+        configs = [dataclasses.replace(generation, decoder=spec) for spec in against]
+        traces = [
+            (config.decoder, lm.generate(text, config, raw=raw).trace)
+            for config in [generation, *configs]
+        ]
+    _output(traces, piece, save, png, html)
+
+
+def _output(
+    traces: list[tuple[str, Trace]],
+    piece: Piece,
+    save: Path | None,
+    png: Path | None,
+    html: Path | None,
+) -> None:
+    """Write the files that were asked for, or print the traces. JSONL holds the first one only."""
+    from creditdecoding.plots.trace import traces_png
+    from creditdecoding.viewer.html import trace_html
+    from creditdecoding.viewer.terminal import print_trace
+
+    if save is not None:
+        write(save, traces[0][1].dumps())
+    if png is not None:
+        traces_png(traces, piece, png)
+    if html is not None:
+        write(html, trace_html(traces, piece, "Denoising trace"))
+    if save is None and png is None and html is None:
+        for _, decoded in traces:
+            print_trace(decoded, piece)
+    report_written(save, png, html)

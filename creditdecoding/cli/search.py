@@ -108,14 +108,14 @@ def load_verifier(folder: Path | None, lm: LM, engine: EngineConfig) -> Verifier
 def _one(
     lm: LM, sampler: Any, judge: Any, config: SearchConfig, prompt: str, raw: bool, delimiter: str
 ) -> Found:
-    from creditdecoding.pav.search.best_of_n import voter
+    from creditdecoding.pav.search.best_of_n import answer_extractor
     from creditdecoding.pav.search.driver import Problem
     from creditdecoding.pav.search.methods import search as find
-    from creditdecoding.pav.steps import spelled
+    from creditdecoding.pav.steps import parse_delimiter
 
-    mark, generation = spelled(delimiter), sampler.generation
+    mark, generation = parse_delimiter(delimiter), sampler.generation
     problem = Problem(
-        tuple(lm.encode(prompt, raw)), mark, generation.seed, voter(None, lm, generation)
+        tuple(lm.encode(prompt, raw)), mark, generation.seed, answer_extractor(None, lm, generation)
     )
     ((_, found),) = find(config, [problem], sampler, judge)
     return found

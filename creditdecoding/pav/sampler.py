@@ -22,18 +22,18 @@ from creditdecoding.decoding.request import Request
 from creditdecoding.decoding.streaming import IncrementalDetokenizer
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.lm import LM
-from creditdecoding.pav.steps import Mark, State, completed, grown
+from creditdecoding.pav.steps import Delimiter, PartialAnswer, complete, extend
 from creditdecoding.trace import FailEvent, FinishEvent, StepEvent, Trace
 
 
 @dataclass(frozen=True)
-class Ask:
+class RolloutRequest:
     """Continue `state` by `steps` steps (None: to the end), each ended by `delimiter`, drawn with
     `seed`.
     """
 
-    state: State
-    delimiter: Mark
+    state: PartialAnswer
+    delimiter: Delimiter
     seed: int
     steps: int | None = None
 
@@ -54,14 +54,14 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Rollout:
     """What an ask became: the state it reached, its cost, and the trace.
 
     `logprob` is the sum of the model's own log-probabilities of the new tokens, each at the pass
     that wrote it, in nats.
     """
 
-    state: State
+    state: PartialAnswer
     cost: Cost
     logprob: float
     trace: Trace
@@ -98,7 +98,7 @@ class Sampler:
         )
         self._engine = Engine(lm.model, lm.words, lm.device, config, serve, dedup=share)
 
-    def row(self, ask: Ask) -> Request:
+    def request(self, ask: RolloutRequest) -> Request:
         """The row that continues an ask's state. Raises `OptionError` if it does not fit or the
         state is complete.
         """
@@ -111,31 +111,31 @@ class Sampler:
         config = dataclasses.replace(self._config, seed=ask.seed)
         return self.lm.row(ask.state.prompt, config, begun=ask.state.written)
 
-    def text(self, state: State) -> str:
+    def text(self, state: PartialAnswer) -> str:
         """What a state's answer says, cut before the first stop string."""
         return self.lm.text(state.written, self.generation)
 
-    def room(self, ask: Ask) -> int | None:
+    def capacity(self, ask: RolloutRequest) -> int | None:
         """How many asks like this one memory holds at the same time; None: no limit is known."""
-        return self._engine.max_concurrent(self.row(ask))
+        return self._engine.max_concurrent(self.request(ask))
 
     @property
-    def vacant(self) -> int:
+    def free_slots(self) -> int:
         """How many more asks can be under way at once."""
         return self.batch_size - len(self._under_way)
 
-    def submit(self, ask: Ask) -> int:
+    def submit(self, ask: RolloutRequest) -> int:
         """Begin an ask; the number that `step` will call it by. Raises `OptionError` as `row` does."""
-        row = self.row(ask)
+        row = self.request(ask)
         number = self._engine.submit(row)
         self._under_way[number] = _Draw(ask, self.lm, row)
         return number
 
-    def step(self) -> list[tuple[int, Drawn]]:
+    def step(self) -> list[tuple[int, Rollout]]:
         """One pass: the numbers of the asks that ended with it, and what became of them. Raises
         `ModelError` where a pass fails.
         """
-        ended: list[tuple[int, Drawn]] = []
+        ended: list[tuple[int, Rollout]] = []
         for event in self._engine.step():
             draw = self._under_way.get(event.row)
             drawn = None if draw is None else draw.add(event)
@@ -149,7 +149,7 @@ class Sampler:
         self._under_way.pop(number, None)
         self._engine.abort(number)
 
-    def draw(self, asks: Iterable[Ask]) -> Iterator[tuple[int, Drawn]]:
+    def draw(self, asks: Iterable[RolloutRequest]) -> Iterator[tuple[int, Rollout]]:
         """The asks' places and what became of them, in the order in which they end. Raises
         `ModelError` where a pass fails.
         """
@@ -157,7 +157,7 @@ class Sampler:
         places: dict[int, int] = {}
         try:
             while True:
-                while self.vacant and (one := next(waiting, None)) is not None:
+                while self.free_slots and (one := next(waiting, None)) is not None:
                     places[self.submit(one[1])] = one[0]
                 if not places:
                     return
@@ -171,11 +171,11 @@ class Sampler:
 class _Draw:
     """An ask under way."""
 
-    def __init__(self, ask: Ask, lm: LM, row: Request) -> None:
+    def __init__(self, ask: RolloutRequest, lm: LM, row: Request) -> None:
         self.ask, self.decode = ask, lm.words.decode
         self.reading, self.trace = IncrementalDetokenizer(row, lm.words), lm.trace_of(row)
 
-    def add(self, event: StepEvent | FinishEvent | FailEvent) -> Drawn | None:
+    def add(self, event: StepEvent | FinishEvent | FailEvent) -> Rollout | None:
         """Take an event up; what the ask became, if it has ended."""
         if isinstance(event, FailEvent):
             raise ModelError(
@@ -184,7 +184,7 @@ class _Draw:
             )
         self.trace.add(event)
         if isinstance(event, FinishEvent):
-            whole = completed(
+            whole = complete(
                 self.ask.state, event.tokens, event.reason, self.ask.delimiter, self.decode
             )
             return self._drawn(
@@ -198,12 +198,12 @@ class _Draw:
         self.reading.add(event)
         if len(self.reading.ids) == before:
             return None
-        found = grown(
+        found = extend(
             self.ask.state, self.reading.ids, self.ask.delimiter, self.decode, self.ask.steps
         )
         return self._drawn(found) if found.depth == self.ask.state.depth + self.ask.steps else None
 
-    def _drawn(self, state: State) -> Drawn:
+    def _drawn(self, state: PartialAnswer) -> Rollout:
         """The result; of what was written behind the state nothing is kept. A state without a mask
         behind it is complete.
         """
@@ -223,4 +223,4 @@ class _Draw:
             positions=sum(step.computed * step.sequences for step in self.trace.steps),
             tokens=len(fresh),
         )
-        return Drawn(state, cost, math.fsum(found[p] for p in fresh), self.trace)
+        return Rollout(state, cost, math.fsum(found[p] for p in fresh), self.trace)

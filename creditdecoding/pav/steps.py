@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from creditdecoding.errors import OptionError
 from creditdecoding.tasks.base import Task
 
-Mark = str | int
+Delimiter = str | int
 """What ends a step: a text, or that it has so many tokens."""
 
 
 @dataclass(frozen=True)
-class State:
+class PartialAnswer:
     """The ids of a prompt and of the answer as far as it is finished; `ends` says behind how many
     of them each step ended.
 
@@ -39,26 +39,26 @@ class State:
         """Steps so far."""
         return len(self.ends)
 
-    def prefix(self, steps: int) -> State:
+    def prefix(self, steps: int) -> PartialAnswer:
         """The state after the first `steps` steps; all of them is this state itself."""
         if steps >= self.depth:
             return self
-        return State(
+        return PartialAnswer(
             self.prompt, self.written[: self.ends[steps - 1]] if steps else (), self.ends[:steps]
         )
 
     @property
-    def prefixes(self) -> list[State]:
+    def prefixes(self) -> list[PartialAnswer]:
         """The states after 0, 1, ... all of its steps."""
         return [self.prefix(steps) for steps in range(self.depth + 1)]
 
 
-def delimiter(family: Task, given: str | None = None) -> Mark:
+def task_delimiter(family: Task, given: str | None = None) -> Delimiter:
     """What ends a step of the family's answers: what was `given`, as typed, or else what the task
     declares. Raises `OptionError` for neither.
     """
     if given is not None:
-        return spelled(given)
+        return parse_delimiter(given)
     if not family.step_delimiter:
         hint = "Say it with --delimiter (credit pav collect, credit pav rl), in Task(step_delimiter=...), or choose a task that is worked out in steps."
         raise OptionError(
@@ -67,7 +67,7 @@ def delimiter(family: Task, given: str | None = None) -> Mark:
     return family.step_delimiter
 
 
-def spelled(text: str) -> Mark:
+def parse_delimiter(text: str) -> Delimiter:
     """The delimiter that somebody wrote on a command line, \\n for a line's end, "8 tokens" for a
     number. Raises `OptionError` for none.
     """
@@ -83,7 +83,7 @@ def spelled(text: str) -> Mark:
 
 def step_ends(
     ids: Sequence[int],
-    delimiter: Mark,
+    delimiter: Delimiter,
     decode: Callable[[Sequence[int]], str],
     since: int = 0,
     limit: int | None = None,
@@ -109,13 +109,13 @@ def step_ends(
     return found
 
 
-def grown(
-    state: State,
+def extend(
+    state: PartialAnswer,
     ids: Sequence[int],
-    delimiter: Mark,
+    delimiter: Delimiter,
     decode: Callable[[Sequence[int]], str],
     limit: int | None = None,
-) -> State:
+) -> PartialAnswer:
     """The state with the steps that end within `ids`, which begin with its own; at most `limit`
     more.
     """
@@ -128,14 +128,14 @@ def grown(
     )
 
 
-def completed(
-    state: State,
+def complete(
+    state: PartialAnswer,
     ids: Sequence[int],
     reason: str,
-    delimiter: Mark,
+    delimiter: Delimiter,
     decode: Callable[[Sequence[int]], str],
-) -> State:
+) -> PartialAnswer:
     """The state of a whole answer: what is behind its last delimiter is its last step."""
-    whole = grown(state, ids, delimiter, decode)
+    whole = extend(state, ids, delimiter, decode)
     ends = whole.ends if whole.written == tuple(ids) and whole.ends else (*whole.ends, len(ids))
-    return State(state.prompt, tuple(ids), ends, True, reason)
+    return PartialAnswer(state.prompt, tuple(ids), ends, True, reason)

@@ -20,7 +20,7 @@ import pytest
 from creditdecoding.cli import app
 from creditdecoding.cli.signals import signals_as_exceptions
 from creditdecoding.eval import evaluate as runner
-from creditdecoding.pav.data.label_store import load as load_labels
+from creditdecoding.pav.data.label_store import load_labels as load_labels
 from creditdecoding.tasks import load_tasks
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.tokenizer import task_tokenizer

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from creditdecoding.config import GenerationConfig
 from creditdecoding.lm import LM, load_words
 from creditdecoding.pav.rl.logprobs import with_end
-from creditdecoding.pav.sampler import Cost, Drawn
-from creditdecoding.pav.steps import State, completed
+from creditdecoding.pav.sampler import Cost, Rollout
+from creditdecoding.pav.steps import PartialAnswer, complete
 from creditdecoding.trace import FinishEvent, StepEvent
 
 LENGTH, TEMPERATURE = 3, 1.7
@@ -62,7 +62,7 @@ def tiny_lm(model: Tiny) -> LM:
     return LM(model, WORDS, max_length=64, device=torch.device("cpu"), batch_size=64)
 
 
-def every_answer(lm: LM, config: GenerationConfig = CONFIG) -> list[Drawn]:
+def every_answer(lm: LM, config: GenerationConfig = CONFIG) -> list[Rollout]:
     """Each answer that can be written, with the trace of writing it."""
     whole = {
         ids[: ids.index(IDS[-1]) + 1] if IDS[-1] in ids else ids
@@ -71,12 +71,12 @@ def every_answer(lm: LM, config: GenerationConfig = CONFIG) -> list[Drawn]:
     return [_written(lm, ids, config) for ids in sorted(whole)]
 
 
-def every_draw(lm: LM, config: GenerationConfig, threshold: float) -> list[tuple[float, Drawn]]:
+def every_draw(lm: LM, config: GenerationConfig, threshold: float) -> list[tuple[float, Rollout]]:
     """Each way in which a threshold rule can write one block of the tiny policy, all draws told,
     with its chance.
     """
     row = lm.row(PROMPT, config)
-    found: list[tuple[float, Drawn]] = []
+    found: list[tuple[float, Rollout]] = []
 
     def go(canvas: Tensor, chance: float, steps: list[StepEvent]) -> None:
         masked = (canvas == WORDS.mask_id).nonzero()[:, 0]
@@ -86,11 +86,15 @@ def every_draw(lm: LM, config: GenerationConfig, threshold: float) -> list[tuple
             kept = ids[: ids.index(IDS[-1])] if IDS[-1] in ids else ids
             for event in (*steps, FinishEvent(0, "stop" if kept != ids else "length", kept, 0.0)):
                 trace.add(event)
-            state = completed(
-                State(PROMPT), kept, trace.finish.reason if trace.finish else "", ".", WORDS.decode
+            state = complete(
+                PartialAnswer(PROMPT),
+                kept,
+                trace.finish.reason if trace.finish else "",
+                ".",
+                WORDS.decode,
             )
             return found.append(
-                (chance, Drawn(with_end(state, ".", WORDS.decode), Cost(), math.nan, trace))
+                (chance, Rollout(with_end(state, ".", WORDS.decode), Cost(), math.nan, trace))
             )
         with torch.no_grad():
             logits = lm.model(canvas[None], (torch.zeros_like(masked), masked))
@@ -122,14 +126,14 @@ def every_draw(lm: LM, config: GenerationConfig, threshold: float) -> list[tuple
     return found
 
 
-def _written(lm: LM, ids: tuple[int, ...], config: GenerationConfig) -> Drawn:
+def _written(lm: LM, ids: tuple[int, ...], config: GenerationConfig) -> Rollout:
     trace = lm.trace_of(lm.row(PROMPT, config))
     for i, token in enumerate(ids):
         trace.add(StepEvent(0, i, i, 0, (len(PROMPT) + i,), (token,), (1.0,), None, (True,), 0.0))
     kept = ids[:-1] if ids[-1] == IDS[-1] else ids
     trace.add(FinishEvent(0, "length" if kept == ids else "stop", kept, 0.0))
-    state = completed(
-        State(PROMPT), kept, trace.finish.reason if trace.finish else "", ".", WORDS.decode
+    state = complete(
+        PartialAnswer(PROMPT), kept, trace.finish.reason if trace.finish else "", ".", WORDS.decode
     )
     state = with_end(state, ".", WORDS.decode)
-    return Drawn(state, Cost(len(ids), len(ids), 0, len(kept)), math.nan, trace)
+    return Rollout(state, Cost(len(ids), len(ids), 0, len(kept)), math.nan, trace)

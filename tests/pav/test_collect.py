@@ -22,11 +22,11 @@ from creditdecoding.lm import LM, load
 from creditdecoding.pav.data import label_store as store
 from creditdecoding.pav.data.agreement import agree, chosen, compared, scatter
 from creditdecoding.pav.data.collect import Collected, collect, fill, header, problems_of
-from creditdecoding.pav.data.label_store import Bill, Header, Label, opened
+from creditdecoding.pav.data.label_store import Label, LabelCost, StoreHeader, open_store
 from creditdecoding.pav.data.options import CollectConfig
 from creditdecoding.pav.data.strategies import Problem, plan, seed_of
-from creditdecoding.pav.sampler import Ask, Cost, Drawn
-from creditdecoding.pav.steps import State
+from creditdecoding.pav.sampler import Cost, Rollout, RolloutRequest
+from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.tasks import load_tasks
 from creditdecoding.trace import Trace
 from tests.helpers.cli import run_credit
@@ -45,17 +45,17 @@ def lm() -> LM:
 # The store
 # ---------------------------------------------------------------------------------------------------------------------
 
-HEAD = Header(
+HEAD = StoreHeader(
     Identity("m", "t"), {"model": "pocket", "tasks": ["b", "a"], "n_mc": 8, "stop": ()}, 3
 )
 KEYS = [("a", 0), ("b", 1), ("b", 0)]
 
 
-def some(key: store.Key) -> list[Label]:
+def some(key: store.ProblemKey) -> list[Label]:
     states = [
-        State((1, 2)),
-        State((1, 2), (5, 6), (2,)),
-        State((1, 2), (5, 6, 7), (2, 3), True, "stop"),
+        PartialAnswer((1, 2)),
+        PartialAnswer((1, 2), (5, 6), (2,)),
+        PartialAnswer((1, 2), (5, 6, 7), (2, 3), True, "stop"),
     ]
     return [
         Label(*key, state, i, 8 - 7 * state.done)
@@ -63,23 +63,23 @@ def some(key: store.Key) -> list[Label]:
     ][: 2 - (key == KEYS[0])]
 
 
-def drawn_answers(key: store.Key) -> list[Label]:
+def drawn_answers(key: store.ProblemKey) -> list[Label]:
     """Complete answers, one of them drawn three times."""
-    ends = [State((1, 2), (5, 6, last), (2, 3), True, "stop") for last in (7, 8)]
+    ends = [PartialAnswer((1, 2), (5, 6, last), (2, 3), True, "stop") for last in (7, 8)]
     return [Label(*key, ends[0], 3, 3), Label(*key, ends[1], 0, 1)]
 
 
-def made(path: Path, keys: list[store.Key] = KEYS) -> Path:
-    with opened(path, HEAD) as target:
+def made(path: Path, keys: list[store.ProblemKey] = KEYS) -> Path:
+    with open_store(path, HEAD) as target:
         for key in keys:
             if key not in target.found.labels:
-                bill = Bill(4, Cost(3, 2, 20, 9), 0.5)
+                bill = LabelCost(4, Cost(3, 2, 20, 9), 0.5)
                 target.add(key, some(key), bill, drawn_answers(key))
     return path
 
 
 def test_a_store_gives_back_what_it_was_given_in_the_order_of_its_tasks(tmp_path: Path) -> None:
-    found = store.load(made(tmp_path / "s.jsonl"))
+    found = store.load_labels(made(tmp_path / "s.jsonl"))
     assert found.labels == tuple(
         label for key in (("b", 0), ("b", 1), ("a", 0)) for label in some(key)
     )
@@ -105,11 +105,11 @@ def test_wherever_a_store_is_cut_off_it_goes_on_and_holds_nothing_twice(tmp_path
         with pytest.raises(
             OptionError, match="is empty" if not size else "no end|not a store"
         ) as caught:
-            store.load(path)
+            store.load_labels(path)
         assert "\n" not in str(caught.value)
         if size % 55 == 0:
             assert (
-                store.load(made(path)) == store.load(tmp_path / "whole.jsonl")
+                store.load_labels(made(path)) == store.load_labels(tmp_path / "whole.jsonl")
                 and path.read_bytes() == whole
             )
     assert made(path).read_bytes() == whole, "a finished one stays as it is"
@@ -125,8 +125,8 @@ def test_a_store_of_version_1_is_read_and_its_answers_are_its_labels_of_complete
     for record in old:
         record.pop("answers", None)
     path.write_text("".join(json.dumps(record) + "\n" for record in old))
-    found = store.load(path)
-    assert found.labels == store.load(made(tmp_path / "new.jsonl")).labels
+    found = store.load_labels(path)
+    assert found.labels == store.load_labels(made(tmp_path / "new.jsonl")).labels
     assert found.answers == ()
     assert found.outcomes == tuple(label for label in found.labels if label.state.done) != ()
 
@@ -138,8 +138,8 @@ def test_a_store_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
     old = [record for record in records if record["kind"] != "answer"]
     del old[-1]["answers"]
     path.write_text("".join(json.dumps(record) + "\n" for record in old))
-    found = store.load(made(path))
-    assert found.labels == store.load(made(tmp_path / "new.jsonl")).labels
+    found = store.load_labels(made(path))
+    assert found.labels == store.load_labels(made(tmp_path / "new.jsonl")).labels
     assert found.answers == tuple(
         answer for key in (("b", 0), ("b", 1)) for answer in drawn_answers(key)
     )
@@ -179,7 +179,7 @@ def test_what_is_no_store_is_refused_with_the_line(
     lines[line] = json.dumps(change(json.loads(lines[line])))
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(OptionError, match=message):
-        store.load(path)
+        store.load_labels(path)
     path.write_text(path.read_text() + lines[1] + "\n")
     with pytest.raises(OptionError):
         made(path)
@@ -190,12 +190,12 @@ def test_a_broken_line_and_a_doubled_problem_are_refused(tmp_path: Path) -> None
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], "{", *lines[2:]]) + "\n")
     with pytest.raises(OptionError, match="line 3 of"):
-        store.load(path)
+        store.load_labels(path)
     path.write_text("\n".join([*lines[:5], *lines[1:]]) + "\n")
     with pytest.raises(OptionError, match=r"line 9 .*there twice"):
-        store.load(path)
+        store.load_labels(path)
     with pytest.raises(OptionError, match="cannot be read"):
-        store.load(tmp_path / "none.jsonl")
+        store.load_labels(tmp_path / "none.jsonl")
 
 
 def test_a_store_of_other_settings_another_model_or_in_use_is_refused(tmp_path: Path) -> None:
@@ -208,13 +208,13 @@ def test_a_store_of_other_settings_another_model_or_in_use_is_refused(tmp_path: 
         (dataclasses.replace(HEAD, identity=Identity("m", "u")), "another model or tokenizer"),
         (dataclasses.replace(HEAD, problems=4), "problems"),
     ):
-        with pytest.raises(OptionError, match=message), opened(path, head):
+        with pytest.raises(OptionError, match=message), open_store(path, head):
             pass
-    with opened(
+    with open_store(
         path, dataclasses.replace(HEAD, settings={**HEAD.settings, "model": "elsewhere"})
     ) as target:
         assert set(target.found.labels) == {KEYS[0]}
-        with pytest.raises(OptionError, match="another run is at work"), opened(path, HEAD):
+        with pytest.raises(OptionError, match="another run is at work"), open_store(path, HEAD):
             pass
     other = tmp_path / "notes.txt"
     other.write_text("my notes")
@@ -235,7 +235,10 @@ def test_a_full_disk_costs_one_problem(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, before)
     assert path.stat().st_size == 600
-    assert store.load(made(path)).labels == store.load(made(tmp_path / "whole.jsonl")).labels
+    assert (
+        store.load_labels(made(path)).labels
+        == store.load_labels(made(tmp_path / "whole.jsonl")).labels
+    )
 
 
 # What is labelled
@@ -243,11 +246,11 @@ def test_a_full_disk_costs_one_problem(tmp_path: Path) -> None:
 
 
 def tree(
-    problem: Problem, config: CollectConfig, answer: Callable[[Ask], tuple[int, ...]]
+    problem: Problem, config: CollectConfig, answer: Callable[[RolloutRequest], tuple[int, ...]]
 ) -> tuple[list[Label], int]:
     """What a strategy labels where an ask's answer is known; one id a step."""
     found, asked, strategy = [], 0, plan(problem, config, 0)
-    drawn: list[Drawn] | None = None
+    drawn: list[Rollout] | None = None
     try:
         while True:
             asks = strategy.send(drawn)  # type: ignore[arg-type]
@@ -258,9 +261,10 @@ def tree(
                 for ids, ask in zip(written, asks)
             )
             states = [
-                State((1,), ids, tuple(range(1, len(ids) + 1)), True, "stop") for ids in written
+                PartialAnswer((1,), ids, tuple(range(1, len(ids) + 1)), True, "stop")
+                for ids in written
             ]
-            drawn = [Drawn(state, Cost(), 0.0, Trace(())) for state in states]
+            drawn = [Rollout(state, Cost(), 0.0, Trace(())) for state in states]
     except StopIteration as end:
         found = end.value
     assert len({label.state for label in found}) == len(found)
@@ -268,7 +272,7 @@ def tree(
 
 
 def test_random_labels_every_prefix_of_the_first_answers() -> None:
-    problem = Problem(("f", 0), State((1,)), ".", lambda ids: ids[-1] == 9)
+    problem = Problem(("f", 0), PartialAnswer((1,)), ".", lambda ids: ids[-1] == 9)
     found, asked = tree(
         problem, CollectConfig(n_cov=2, n_mc=3), lambda ask: (*ask.state.written, 2, 3, 9)[:3]
     )
@@ -284,14 +288,14 @@ def test_first_pit_follows_wrong_answers_to_promising_states_up_to_the_first_wit
     """Right is 1 1 1; the second completion of a state goes wrong at once (id 7), and nothing that
     has a 7 is right.
     """
-    problem = Problem(("f", 0), State((1,)), ".", lambda ids: ids == (1, 1, 1))
+    problem = Problem(("f", 0), PartialAnswer((1,)), ".", lambda ids: ids == (1, 1, 1))
     seeds = {
         ask.seed: i
         for depth in range(3)
-        for i, ask in enumerate(problem.asks(State((1,), (1,) * depth), "complete", 2, 0))
+        for i, ask in enumerate(problem.asks(PartialAnswer((1,), (1,) * depth), "complete", 2, 0))
     }
 
-    def answer(ask: Ask) -> tuple[int, ...]:
+    def answer(ask: RolloutRequest) -> tuple[int, ...]:
         rest = 3 - len(ask.state.written)
         if 7 in ask.state.written:
             return (*ask.state.written, *(5,) * rest)
@@ -323,11 +327,11 @@ def test_seeds_depend_on_what_is_drawn_alone() -> None:
 # --------------------------------------------------------------------------------------------------------------------------
 
 
-def labels_of(found: list[Collected]) -> dict[store.Key, tuple[Label, ...]]:
+def labels_of(found: list[Collected]) -> dict[store.ProblemKey, tuple[Label, ...]]:
     return {each.key: each.labels for each in found}
 
 
-def answers_of(found: list[Collected]) -> dict[store.Key, tuple[Label, ...]]:
+def answers_of(found: list[Collected]) -> dict[store.ProblemKey, tuple[Label, ...]]:
     return {each.key: each.answers for each in found}
 
 
@@ -383,7 +387,7 @@ def test_the_command_labels_and_reports(lm: LM, tmp_path: Path) -> None:
         ["pav", "collect", path, *asked, "--batch-size", "4", "--threads", "1", "--json"]
     )
     assert done.status == 0, done.stderr
-    report, found = json.loads(done.stdout), store.load(path)
+    report, found = json.loads(done.stdout), store.load_labels(path)
     assert (
         report["problems"] == 2
         and report["labels"] == len(found.labels)
@@ -428,9 +432,9 @@ def test_a_store_is_filled_and_says_how(lm: LM, tmp_path: Path) -> None:
     chosen = load_tasks("arithmetic")
     problems = problems_of(lm, chosen, SMALL, GENERATION)
     head = header(lm, "pocket", chosen, problems, SMALL, GENERATION, EngineConfig())
-    with opened(tmp_path / "s.jsonl", head) as target:
+    with open_store(tmp_path / "s.jsonl", head) as target:
         fill(target, lm, problems, SMALL, GENERATION)
-    found = store.load(tmp_path / "s.jsonl")
+    found = store.load_labels(tmp_path / "s.jsonl")
     assert found.identity == head.identity and found.settings["decoder"] == {
         "name": "threshold",
         "threshold": 0.4,
@@ -482,7 +486,7 @@ def test_another_decoder_is_held_to_the_same_states(lm: LM) -> None:
 
 
 def test_a_difference_is_that_of_problems_not_of_states() -> None:
-    root = State((1,))
+    root = PartialAnswer((1,))
     ours = [Label("f", problem, root, 1, 2) for problem in (0, 0, 0, 1)]
     theirs = [dataclasses.replace(label, wins=2 - label.problem) for label in ours]
     found = compared(ours, theirs)

@@ -8,8 +8,8 @@ import pytest
 
 from creditdecoding import load
 from creditdecoding.errors import OptionError
-from creditdecoding.pav.steps import State, step_ends
-from creditdecoding.pav.verifier.model import Verifier, located
+from creditdecoding.pav.steps import PartialAnswer, step_ends
+from creditdecoding.pav.verifier.model import Verifier, verifier_folder
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
 from tools.make_checkpoint import make
@@ -32,7 +32,10 @@ def test_it_prefers_the_worked_answer_to_one_with_a_wrong_number() -> None:
         written = [tuple(lm.tokenizer.encode(text)) for text in texts]
         ends = [tuple(step_ends(ids, ".", lm.words.decode)) for ids in written]
         good, bad = verifier.q(
-            [State(tuple(lm.encode(item.prompt)), ids, end) for ids, end in zip(written, ends)]
+            [
+                PartialAnswer(tuple(lm.encode(item.prompt)), ids, end)
+                for ids, end in zip(written, ends)
+            ]
         )
         won, pairs = won + bool(good > bad + 0.1), pairs + 1
     assert pairs >= 10 and won >= 0.9 * pairs
@@ -44,7 +47,7 @@ def test_it_is_of_the_embedded_model_alone(tmp_path_factory: pytest.TempPathFact
 
 
 def test_it_says_how_good_it_was_on_problems_held_out() -> None:
-    measures = json.loads((located("pocket") / "verifier.json").read_text())["measures"]
+    measures = json.loads((verifier_folder("pocket") / "verifier.json").read_text())["measures"]
     assert (
         measures["problems"] == 400
         and measures["skill"]["low"] > 0.3

@@ -17,7 +17,7 @@ from creditdecoding import load
 from creditdecoding.errors import OptionError
 from creditdecoding.fingerprint import model_identity
 from creditdecoding.lm import LM
-from creditdecoding.pav.verifier.model import Scorer, Verifier, write
+from creditdecoding.pav.verifier.model import Scorer, Verifier, write_verifier
 from creditdecoding.run_dir import open_run as hold_folder
 from creditdecoding.text.tokenizer import Tokenizer
 
@@ -59,7 +59,7 @@ def test_a_tokenizer_that_reads_otherwise_is_refused(
     """
     lm = load("pocket")
     (tmp_path / "new").mkdir()
-    write(tmp_path / "new", Scorer.begin(lm), model_identity(lm), {"masks": 0})
+    write_verifier(tmp_path / "new", Scorer.begin(lm), model_identity(lm), {"masks": 0})
     about = json.loads((tmp_path / "new" / "verifier.json").read_text())
     assert Verifier.load("pocket", lm) and Verifier.load(tmp_path / "new", lm)
     other = LM(lm.model, change(lm.tokenizer), max_length=lm.max_length, device=lm.device)

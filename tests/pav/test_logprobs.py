@@ -19,18 +19,18 @@ from creditdecoding.likelihood import rescore
 from creditdecoding.lm import LM
 from creditdecoding.pav.rl.logprobs import (
     batches,
-    chosen,
     distributions,
     divergence,
-    passes,
     refuse_unscored,
+    scored_passes,
     step_logprobs,
+    token_logprobs,
 )
 from creditdecoding.pav.rl.options import BASELINES, TOKENS
-from creditdecoding.pav.rl.policy_weights import learner
+from creditdecoding.pav.rl.policy_weights import learning_copy
 from creditdecoding.pav.rl.rewards import baseline, rewards
-from creditdecoding.pav.sampler import Ask, Drawn, Sampler
-from creditdecoding.pav.steps import State
+from creditdecoding.pav.sampler import Rollout, RolloutRequest, Sampler
+from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
 from tests.helpers.tiny_policy import (
@@ -50,16 +50,20 @@ def lm() -> LM:
     return load("pocket", batch_size=8)
 
 
-def drawn(lm: LM, decoder: str, temperature: float = 1.5, steps: int | None = None) -> list[Drawn]:
+def drawn(
+    lm: LM, decoder: str, temperature: float = 1.5, steps: int | None = None
+) -> list[Rollout]:
     """A whole answer, one from the end of its first step, and another question's."""
     (family,) = load_tasks("arithmetic")
     config = GenerationConfig(decoder=decoder, gen_length=80, temperature=temperature)
     first, second = (
-        State(tuple(lm.encode(item.prompt))) for item in distinct_items(family, "dev", 1, 2)
+        PartialAnswer(tuple(lm.encode(item.prompt))) for item in distinct_items(family, "dev", 1, 2)
     )
     sampler = Sampler(lm, config)
-    found = dict(sampler.draw([Ask(first, ".", 1, steps), Ask(second, ".", 2, steps)]))
-    ((_, more),) = sampler.draw([Ask(found[0].state.prefix(1), ".", 3, steps)])
+    found = dict(
+        sampler.draw([RolloutRequest(first, ".", 1, steps), RolloutRequest(second, ".", 2, steps)])
+    )
+    ((_, more),) = sampler.draw([RolloutRequest(found[0].state.prefix(1), ".", 3, steps)])
     return [found[0], more, found[1]]
 
 
@@ -86,7 +90,7 @@ def test_steps_sum_to_what_rescoring_a_trace_says(lm: LM, decoder: str, steps: i
         )
 
 
-def stated(model: torch.nn.Module, lm: LM, answer: Drawn, temperature: float) -> Tensor:
+def stated(model: torch.nn.Module, lm: LM, answer: Rollout, temperature: float) -> Tensor:
     """The same again, plainly: pass by pass, the canvas before it in full, every position's
     softmax.
     """
@@ -109,7 +113,7 @@ def stated(model: torch.nn.Module, lm: LM, answer: Drawn, temperature: float) ->
 
 
 def test_the_gradient_is_that_of_a_plain_restatement_and_of_finite_differences(lm: LM) -> None:
-    model, _ = learner(lm)
+    model, _ = learning_copy(lm)
     answers = drawn(lm, "threshold:threshold=0.4")
     mine = LM(model.double(), lm.tokenizer, max_length=lm.max_length, device=lm.device)
     found = torch.autograd.grad(
@@ -155,7 +159,7 @@ def test_answers_are_drawn_as_often_as_their_steps_say(tiny: LM) -> None:
     seen = Counter(
         (*d.state.written, d.state.reason)
         for _, d in Sampler(tiny, CONFIG).draw(
-            Ask(State(PROMPT), ".", seed) for seed in range(count)
+            RolloutRequest(PartialAnswer(PROMPT), ".", seed) for seed in range(count)
         )
     )
     assert set(seen) <= set(chance)
@@ -163,7 +167,9 @@ def test_answers_are_drawn_as_often_as_their_steps_say(tiny: LM) -> None:
         assert abs(seen[answer] - count * p) < 4.5 * (count * p * (1 - p)) ** 0.5 + 1
 
 
-def exact_q(answers: list[Drawn], chance: Tensor, verdict: Tensor) -> dict[tuple[int, ...], float]:
+def exact_q(
+    answers: list[Rollout], chance: Tensor, verdict: Tensor
+) -> dict[tuple[int, ...], float]:
     """Q^pi of every state: the chance of a right end, given that an answer begins with its steps."""
     found: dict[tuple[int, ...], Tensor] = {}
     for answer, p, right in zip(answers, chance, verdict):
@@ -274,7 +280,7 @@ def test_where_draws_are_discarded_all_of_them_make_the_score_function(tiny: LM)
     torch.manual_seed(0)
     way = torch.randn_like(tiny.model.table)  # type: ignore[attr-defined]
 
-    def right(answer: Drawn) -> float:
+    def right(answer: Rollout) -> float:
         return float(answer.state.written == IDS[1:3])
 
     def success(step: float) -> float:
@@ -309,7 +315,7 @@ def test_where_draws_are_discarded_all_of_them_make_the_score_function(tiny: LM)
 
 def test_the_divergence_is_exact_and_falls_to_its_gradient(tiny: LM) -> None:
     other = tiny_lm(Tiny(seed=1))
-    batch = passes(tiny, every_answer(tiny)[:4])
+    batch = scored_passes(tiny, every_answer(tiny)[:4])
     found, base = (distributions(each.model, each, batch, TEMPERATURE) for each in (tiny, other))
     wanted = torch.nn.functional.kl_div(
         base.logp[:, list(IDS)], found.logp[:, list(IDS)], log_target=True, reduction="none"
@@ -317,25 +323,27 @@ def test_the_divergence_is_exact_and_falls_to_its_gradient(tiny: LM) -> None:
     torch.testing.assert_close(divergence(found.logp, base.logp), wanted)
     assert (
         divergence(found.logp, found.logp).abs().max() == 0
-        and chosen(found, batch, TEMPERATURE).isfinite().all()
+        and token_logprobs(found, batch, TEMPERATURE).isfinite().all()
     )
     assert gradient(tiny, divergence(found.logp, base.logp).sum()).isfinite().all()
 
 
 @pytest.mark.parametrize("tokens", ["written", "event"])
 def test_what_many_were_drawn_from_is_computed_once(tiny: LM, tokens: str) -> None:
-    every = passes(tiny, every_answer(tiny), tokens)
+    every = scored_passes(tiny, every_answer(tiny), tokens)
     lines = distributions(tiny.model, tiny, every, TEMPERATURE)
     assert len(lines.logp) < len(lines.of) / 3 and [
         len(part) for part in batches(every, 10**6)
     ] == [len(every)]
     alone = torch.cat(
         [
-            chosen(distributions(tiny.model, tiny, [each], TEMPERATURE), [each], TEMPERATURE)
+            token_logprobs(
+                distributions(tiny.model, tiny, [each], TEMPERATURE), [each], TEMPERATURE
+            )
             for each in every
         ]
     )
-    torch.testing.assert_close(chosen(lines, every, TEMPERATURE), alone)
+    torch.testing.assert_close(token_logprobs(lines, every, TEMPERATURE), alone)
     kinds = [
         {each.query.row.canvas.numpy().tobytes() for each in part} for part in batches(every, 3)
     ]

@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 from creditdecoding import load
 from creditdecoding.errors import OptionError
 from creditdecoding.pav.data.label_store import Label
-from creditdecoding.pav.steps import State
+from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.pav.verifier.provers import (
     FEWEST,
-    Fork,
+    Branching,
     Moments,
     Predict,
     _failing,
     _spread,
-    choose,
-    forks,
-    from_counts,
-    from_predictions,
+    branchings,
+    compare_provers,
+    provers_from_counts,
+    provers_from_predictions,
 )
 from tests.helpers.cli import run_credit
 from tests.pav.test_verifier import some_labels, stored, written_verifier
@@ -41,9 +41,9 @@ VALUES = (0.05, 0.15, 0.40)  # Q^pi of them
 MANY = 10**6
 
 
-def state(problem: int, *steps: int, done: bool = False) -> State:
+def state(problem: int, *steps: int, done: bool = False) -> PartialAnswer:
     """One id a step."""
-    return State(
+    return PartialAnswer(
         (problem + 100,), steps, tuple(range(1, len(steps) + 1)), done, "stop" if done else ""
     )
 
@@ -69,8 +69,8 @@ def exact(x: Sequence[float], y: Sequence[float]) -> float:
     return float(p @ (np.array(x) * np.array(y)) - (p @ np.array(x)) * (p @ np.array(y)))
 
 
-def roots(labels: Sequence[Label]) -> list[Fork]:
-    return [fork for fork in forks(labels) if fork.children[0].depth == 1]
+def roots(labels: Sequence[Label]) -> list[Branching]:
+    return [fork for fork in branchings(labels) if fork.children[0].depth == 1]
 
 
 def test_a_tree_where_all_is_known() -> None:
@@ -88,7 +88,7 @@ def test_a_tree_where_all_is_known() -> None:
         "against": predict(against),
         "blind": predict(blind),
     }
-    choice = from_predictions(found, predict(VALUES), ks, others)
+    choice = provers_from_predictions(found, predict(VALUES), ks, others)
     by = {each.name: each for each in choice.provers}
     for name, values in {
         **{f"bo{k}": [1 - (1 - q) ** k for q in VALUES] for k in ks},
@@ -132,7 +132,7 @@ def test_the_tree_of_a_store() -> None:
         Label("quiz", 0, state(0, 1, 6, done=True), 3, 3),  # drawn three times
         Label("quiz", 1, state(1, 1, done=True), 0, 1),  # a problem with one answer has no fork
     ]
-    found = {fork.children[0].depth: fork for fork in forks(labels)}
+    found = {fork.children[0].depth: fork for fork in branchings(labels)}
     assert set(found) == {1, 2} and all(fork.problem == ("quiz", 0) for fork in found.values())
     assert dict(zip(found[1].children, found[1].taken)) == {state(0, 1): 4, state(0, 2): 1}
     assert dict(zip(found[2].children, found[2].taken)) == {
@@ -168,7 +168,7 @@ def test_spreads_over_few_draws_are_without_bias() -> None:
     variance = covariance = 0.0
     for drawn in itertools.product(range(3), repeat=3):
         counts = Counter(drawn)
-        fork = Fork(("quiz", 0), tuple(state(0, a) for a in counts), tuple(counts.values()))
+        fork = Branching(("quiz", 0), tuple(state(0, a) for a in counts), tuple(counts.values()))
         places = list(counts)
         moments = Moments.predicted(mu[places], pi[places])
         chance = math.prod(CHANCES[a] for a in drawn)
@@ -196,7 +196,7 @@ def test_the_noise_of_counts_is_taken_out() -> None:
                 )
             )
     taken = roots(labels)
-    choice = from_counts(taken, labels, (1, 2, 4, 8))
+    choice = provers_from_counts(taken, labels, (1, 2, 4, 8))
     for prover, k in zip(choice.provers, (1, 2, 4)):
         values = [1 - (1 - q) ** k for q in VALUES]
         assert prover.distinguishability is not None and prover.alignment is not None
@@ -207,7 +207,7 @@ def test_the_noise_of_counts_is_taken_out() -> None:
     assert choice.provers[3].total is None  # 16 draws would be needed
     raw = {(label.problem, label.state): label.value for label in labels}
     known: Predict = lambda states: [raw[each.prompt[0] - 100, each] for each in states]  # noqa: E731
-    (naive,) = from_predictions(taken, known, (1,), {}).provers
+    (naive,) = provers_from_predictions(taken, known, (1,), {}).provers
     assert naive.distinguishability is not None and naive.distinguishability.low > 1.2 * exact(
         VALUES, VALUES
     )
@@ -215,23 +215,23 @@ def test_the_noise_of_counts_is_taken_out() -> None:
 
 def test_a_prover_is_named_only_where_there_is_enough_to_go_by() -> None:
     taken = [5, 3, 2]
-    few = from_predictions(roots(answers(taken, FEWEST - 1)), predict(VALUES), (2, 4), {})
+    few = provers_from_predictions(roots(answers(taken, FEWEST - 1)), predict(VALUES), (2, 4), {})
     assert few.chosen is None and "Too few" in few.words()[0] and few.provers[0].total is not None
-    nothing = from_predictions([], predict(VALUES), (2, 4), {})
+    nothing = provers_from_predictions([], predict(VALUES), (2, 4), {})
     assert (
         nothing.chosen is None
         and nothing.provers[0].total is None
         and nothing.to_json()["states"] == 0
     )
-    alone = from_predictions(roots(answers(taken)), predict(VALUES), (1,), {})
+    alone = provers_from_predictions(roots(answers(taken)), predict(VALUES), (1,), {})
     assert alone.chosen is None and "adds nothing" in alone.words()[0]
     rng = np.random.default_rng(0)
     noise = dict(zip(range(FEWEST), rng.random((FEWEST, 3)).tolist()))
 
-    def noisy(states: Sequence[State]) -> list[float]:
+    def noisy(states: Sequence[PartialAnswer]) -> list[float]:
         return [noise[state.prompt[0] - 100][state.written[0]] for state in states]
 
-    choice = from_predictions(roots(answers(taken)), noisy, (1, 2, 2.5, 1000), {})
+    choice = provers_from_predictions(roots(answers(taken)), noisy, (1, 2, 2.5, 1000), {})
     assert (
         choice.chosen in ("bo2", "bo2.5")
         and len(choice.equals) == 1
@@ -239,8 +239,8 @@ def test_a_prover_is_named_only_where_there_is_enough_to_go_by() -> None:
     )
     for k in (0, 0.5, -1, math.inf):
         with pytest.raises(OptionError, match="K of 1 or more"):
-            from_predictions(roots(answers(taken)), predict(VALUES), (k,), {})
-    assert choose([], {}).provers == ()
+            provers_from_predictions(roots(answers(taken)), predict(VALUES), (k,), {})
+    assert compare_provers([], {}).provers == ()
 
 
 def test_the_command_compares_provers(tmp_path: Path) -> None:

@@ -27,10 +27,18 @@ from creditdecoding.errors import OptionError
 from creditdecoding.pav.rl import train as reinforce
 from creditdecoding.pav.rl.options import BASELINES, RLConfig
 from creditdecoding.pav.rl.policy_weights import cosine
-from creditdecoding.pav.rl.report import Curve, cells, reached, saving, smooth, student, summary
+from creditdecoding.pav.rl.report import (
+    LearningCurve,
+    reached,
+    run_specs,
+    saving,
+    smooth,
+    student,
+    summary,
+)
 from creditdecoding.pav.rl.rewards import baseline, rewards
-from creditdecoding.pav.rl.train import Run, records
-from creditdecoding.pav.steps import State
+from creditdecoding.pav.rl.train import PolicyTraining, records
+from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.pav.verifier.model import best_of
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import Item, Task
@@ -65,7 +73,7 @@ class Prefix:
 
     sequences = 0
 
-    def q(self, states: Sequence[State]) -> Tensor:
+    def q(self, states: Sequence[PartialAnswer]) -> Tensor:
         self.sequences += len(states)
         right = IDS[1:3]
         return torch.tensor(
@@ -78,9 +86,9 @@ class Prefix:
         )
 
 
-def tiny_run(folder: Path, judge: Prefix | None = None, **changes: Any) -> Run:
+def tiny_run(folder: Path, judge: Prefix | None = None, **changes: Any) -> PolicyTraining:
     folder.mkdir(exist_ok=True)
-    return Run(
+    return PolicyTraining(
         tiny_lm(Tiny(dtype=torch.float32, scale=0.3)),
         [FAMILY],
         CONFIG,
@@ -145,7 +153,7 @@ def test_every_draw_may_count(tmp_path: Path, tokens: str) -> None:
     config = dataclasses.replace(
         CONFIG, decoder="threshold:threshold=0.5", block_length=2, gen_length=2
     )
-    run = Run(
+    run = PolicyTraining(
         tiny_lm(Tiny(dtype=torch.float32, scale=0.3)),
         [FAMILY],
         config,
@@ -222,7 +230,7 @@ def test_the_divergence_holds_a_policy_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asked", [{}, {"arm": "q", "candidates": 3}])
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, asked: dict[str, Any]) -> None:
-    def begin(name: str, **changes: Any) -> Run:
+    def begin(name: str, **changes: Any) -> PolicyTraining:
         return tiny_run(
             tmp_path / name, Prefix() if asked else None, **{"iterations": 7, **asked, **changes}
         )
@@ -250,11 +258,11 @@ def test_steps_end_where_a_run_says(tmp_path: Path) -> None:
     unmarked = [dataclasses.replace(FAMILY, step_delimiter="")]
     lm = tiny_lm(Tiny(dtype=torch.float32, scale=0.3))
     with pytest.raises(OptionError, match="does not say what ends a step"):
-        Run(lm, unmarked, CONFIG, RL, None, tmp_path)
+        PolicyTraining(lm, unmarked, CONFIG, RL, None, tmp_path)
     found = [
-        Run(lm, unmarked, CONFIG, dataclasses.replace(RL, delimiter=mark), None, tmp_path).step()[
-            "steps"
-        ]
+        PolicyTraining(
+            lm, unmarked, CONFIG, dataclasses.replace(RL, delimiter=mark), None, tmp_path
+        ).step()["steps"]
         for mark in ("b", "\\n")
     ]
     assert found[0] > found[1] == 32  # with a mark that nobody writes an answer is one step
@@ -266,7 +274,7 @@ def test_a_run_leaves_a_checkpoint(tmp_path: Path) -> None:
         arm="outcome", baseline="others", problems=2, iterations=1, eval_limit=2, lr=1e-3
     )
     generation = GenerationConfig(decoder="threshold:threshold=0.3", gen_length=64, temperature=1.5)
-    run = Run(
+    run = PolicyTraining(
         lm,
         load_tasks("arithmetic"),
         generation,
@@ -298,7 +306,7 @@ def test_the_scales_of_the_norms_learn_alone_where_asked(tmp_path: Path) -> None
         lr=1e-3,
     )
     generation = GenerationConfig(decoder="threshold:threshold=0.3", gen_length=64, temperature=1.5)
-    run = Run(lm, load_tasks("arithmetic"), generation, config, None, tmp_path)
+    run = PolicyTraining(lm, load_tasks("arithmetic"), generation, config, None, tmp_path)
     first = {name: weight.clone() for name, weight in run.model.named_parameters()}
     run.step()
     changed = {
@@ -318,8 +326,10 @@ def test_samples_until_a_level() -> None:
         samples, line, 0.25
     ) == pytest.approx(15)
     assert reached(samples, line, 0.9) is None
-    slow = Curve("outcome", samples, 10 * samples, np.stack([line, line]), np.ones((2, 5)))
-    fast = Curve("effective", samples / 4, 5 * samples, np.stack([line, line]), np.ones((2, 5)))
+    slow = LearningCurve("outcome", samples, 10 * samples, np.stack([line, line]), np.ones((2, 5)))
+    fast = LearningCurve(
+        "effective", samples / 4, 5 * samples, np.stack([line, line]), np.ones((2, 5))
+    )
     found = saving(fast, slow, 0.45)
     assert found["sequences_ratio"] == pytest.approx(2)
     assert (
@@ -327,7 +337,9 @@ def test_samples_until_a_level() -> None:
         and found["low"] == found["high"] == pytest.approx(4)
         and found["runs"] == 2
     )
-    assert saving(Curve("q", samples, samples, 0 * slow.accuracy, slow.passes), slow, 0.45) == {
+    assert saving(
+        LearningCurve("q", samples, samples, 0 * slow.accuracy, slow.passes), slow, 0.45
+    ) == {
         "samples": None,
         "runs": 0,
         **dict.fromkeys(("ratio", "low", "high", "sequences", "sequences_ratio")),
@@ -337,12 +349,12 @@ def test_samples_until_a_level() -> None:
 
 
 def test_arms_side_by_side(tmp_path: Path) -> None:
-    runs = cells(tmp_path, "outcome,effective", RL, 3, 2)
+    runs = run_specs(tmp_path, "outcome,effective", RL, 3, 2)
     assert [(run.arm, run.seed, run.folder.name) for run in runs][:2] == [
         ("outcome", 3, "outcome-3"),
         ("effective", 3, "effective-3"),
     ]
-    assert cells(tmp_path, "q", RL, 0, 1)[0].folder == tmp_path
+    assert run_specs(tmp_path, "q", RL, 0, 1)[0].folder == tmp_path
     for i, run in enumerate(runs):
         run.folder.mkdir()
         held = [{"accuracy": min(1.0, (n + i % 2) / 5), "passes": 3.0} for n in range(5)]
@@ -364,7 +376,7 @@ def test_arms_side_by_side(tmp_path: Path) -> None:
     assert found["arms"][0]["sequences"] == [32 * n for n in range(5)]
     assert found["arms"][1]["reaches"]["ratio"] > 1 and found["arms"][0]["reaches"]["ratio"] == 1
     with pytest.raises(OptionError, match="effective"):
-        cells(tmp_path, "efective", RL, 0, 1)
+        run_specs(tmp_path, "efective", RL, 0, 1)
 
 
 def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,31 +21,31 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.fingerprint import model_identity
 from creditdecoding.lm import LM
-from creditdecoding.pav.sampler import Ask, Cost, Sampler
+from creditdecoding.pav.sampler import Cost, RolloutRequest, Sampler
 from creditdecoding.pav.search.best_of_n import (
-    Sample,
+    SampledAnswer,
+    answer_extractor,
     certainty,
     certainty_mean,
     majority,
-    voter,
     weighted,
 )
-from creditdecoding.pav.search.compare import Plan, line_of, posed, run
+from creditdecoding.pav.search.compare import SearchPlan, line_of, posed, run
 from creditdecoding.pav.search.costs import verifier_cost, verifier_sequences
 from creditdecoding.pav.search.driver import Found, Problem
 from creditdecoding.pav.search.methods import METHODS, search
 from creditdecoding.pav.search.options import SearchConfig
 from creditdecoding.pav.search.report import (
-    Line,
+    CurveEstimate,
     against,
     at_equal_accuracy,
     at_equal_compute,
     chosen,
     summarise,
 )
-from creditdecoding.pav.steps import State
-from creditdecoding.pav.verifier.model import Scorer, Verifier, write
-from creditdecoding.pav.verifier.packing import chains
+from creditdecoding.pav.steps import PartialAnswer
+from creditdecoding.pav.verifier.model import Scorer, Verifier, write_verifier
+from creditdecoding.pav.verifier.packing import prefix_chains
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import Task, distinct_items
 
@@ -67,7 +67,7 @@ def problems(lm: LM, seed: int = 0) -> list[Problem]:
             tuple(lm.encode(item.prompt)),
             FAMILY.step_delimiter,
             seed,
-            voter(FAMILY, lm, GenerationConfig()),
+            answer_extractor(FAMILY, lm, GenerationConfig()),
         )
         for item in ITEMS
     ]
@@ -82,8 +82,8 @@ class Exact:
         self.lm, self.sequences = lm, 0
         self.answers = {tuple(lm.encode(item.prompt)): item.answer for item in ITEMS}
 
-    def q(self, states: Sequence[State]) -> Tensor:
-        self.sequences += 2 * len(chains(states))
+    def q(self, states: Sequence[PartialAnswer]) -> Tensor:
+        self.sequences += 2 * len(prefix_chains(states))
         texts = [
             (self.lm.words.decode(state.written), self.answers[state.prompt], state.done)
             for state in states
@@ -205,7 +205,7 @@ def test_a_beam_of_one_is_sampling_step_by_step(lm: LM) -> None:
     for problem, one in zip(problems(lm), found(lm, SearchConfig("beam", n=1, c=1))):
         state, cost, seeds = problem.root, Cost(), problem.seeds()
         while not state.done:
-            ((_, drawn),) = sampler.draw([Ask(state, ".", next(seeds), 1)])
+            ((_, drawn),) = sampler.draw([RolloutRequest(state, ".", next(seeds), 1)])
             state, cost = drawn.state, cost + drawn.cost
         assert one.choice.answer.state == state and one.spent.policy == cost
         assert one.spent.verifier.sequences == 2 * len(
@@ -215,7 +215,9 @@ def test_a_beam_of_one_is_sampling_step_by_step(lm: LM) -> None:
 
 def test_a_beam_that_goes_all_steps_at_once_samples_whole_answers(lm: LM) -> None:
     problem = problems(lm)[0]
-    ((_, whole),) = Sampler(lm, HOT).draw([Ask(problem.root, ".", next(problem.seeds()))])
+    ((_, whole),) = Sampler(lm, HOT).draw(
+        [RolloutRequest(problem.root, ".", next(problem.seeds()))]
+    )
     (one,) = found(lm, SearchConfig("beam", n=1, c=1, steps=99), asked=[problem])
     assert (
         one.choice.answer.state == whole.state
@@ -238,7 +240,7 @@ def test_a_beam_keeps_the_best_different_states_and_chooses_by_q_alone(lm: LM) -
     class Odd(Exact):
         """Values without sense, so that Q and the effective reward disagree."""
 
-        def q(self, states: Sequence[State]) -> Tensor:
+        def q(self, states: Sequence[PartialAnswer]) -> Tensor:
             return torch.tensor(
                 [(hash((state.written, state.done)) % 997 + 1) / 999 for state in states]
             )
@@ -301,11 +303,11 @@ def test_redraft_spends_its_drafts_and_begins_where_it_was_right(lm: LM) -> None
 
 def test_votes() -> None:
     samples = [
-        Sample("a", -9.0, 3, 0.9),
-        Sample("b", -3.0, 1, 0.2),
-        Sample("b", -4.0, 4, 0.3),
-        Sample("a", -8.0, 2, 0.1),
-        Sample("c", -5.0, 2, 0.8),
+        SampledAnswer("a", -9.0, 3, 0.9),
+        SampledAnswer("b", -3.0, 1, 0.2),
+        SampledAnswer("b", -4.0, 4, 0.3),
+        SampledAnswer("a", -8.0, 2, 0.1),
+        SampledAnswer("c", -5.0, 2, 0.8),
     ]
     assert (
         majority(samples) == 0 and majority(samples[1:]) == 0 and majority(samples[2:]) == 0
@@ -315,7 +317,7 @@ def test_votes() -> None:
 
 
 def test_votes_count_answers_not_texts(lm: LM) -> None:
-    vote = voter(FAMILY, lm, GenerationConfig())
+    vote = answer_extractor(FAMILY, lm, GenerationConfig())
     assert (
         vote(lm.tokenizer.encode("So. Answer: 12"))
         == vote(lm.tokenizer.encode("Thus 3*4=12. Answer: 12."))
@@ -348,7 +350,7 @@ def test_what_cannot_be_searched_is_refused(lm: LM) -> None:
 
 def test_a_step_that_fills_the_canvas_is_the_last(lm: LM) -> None:
     problem = problems(lm)[0]
-    ((_, whole),) = Sampler(lm, HOT).draw([Ask(problem.root, ".", 0)])
+    ((_, whole),) = Sampler(lm, HOT).draw([RolloutRequest(problem.root, ".", 0)])
     short = GenerationConfig(
         decoder="threshold:threshold=0.4", temperature=1.5, gen_length=whole.state.ends[1]
     )
@@ -363,9 +365,9 @@ def test_a_step_that_fills_the_canvas_is_the_last(lm: LM) -> None:
 # Comparing
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> SearchPlan:
     methods = ("beam", "redraft:c=2", "best_of_n", "majority", "certainty", "single")
-    return Plan(
+    return SearchPlan(
         **{
             "families": (FAMILY,),
             "methods": methods,
@@ -548,12 +550,12 @@ def test_every_method_is_charged_the_same_for_what_it_draws_and_reads(
 def test_a_verifier_costs_what_it_runs(lm: LM, verifier: Path) -> None:
     """Two networks for each row: for a beam's states, and for whole answers of a pool alike."""
     loaded = Verifier.load(verifier, lm)
-    ((_, one),) = Sampler(lm, HOT).draw([Ask(problems(lm)[0].root, ".", 0)])
-    ((_, two),) = Sampler(lm, HOT).draw([Ask(problems(lm)[1].root, ".", 0)])
+    ((_, one),) = Sampler(lm, HOT).draw([RolloutRequest(problems(lm)[0].root, ".", 0)])
+    ((_, two),) = Sampler(lm, HOT).draw([RolloutRequest(problems(lm)[1].root, ".", 0)])
     for states in ([one.state], [one.state, two.state], [*one.state.prefixes, two.state]):
         before = loaded.sequences
         loaded.q(states)
-        rows = len(chains(states))
+        rows = len(prefix_chains(states))
         assert loaded.sequences - before == verifier_cost(states).sequences
         assert verifier_cost(states).sequences == verifier_sequences(rows) == 2 * rows
 
@@ -579,9 +581,11 @@ def test_curves_are_held_against_each_other_in_logarithms_of_compute() -> None:
         np.array([5.0, 20.0, 30.0, 31.0]), cost, score
     ).tolist() == pytest.approx([1.0, 2.0, 4.0, math.inf])
 
-    def line(name: str, costs: list[float], scores: list[float]) -> Line:
+    def line(name: str, costs: list[float], scores: list[float]) -> CurveEstimate:
         means = np.array([[s, c, 0.0, c, c] for s, c in zip(scores, costs)])
-        return Line(name, tuple(range(1, len(costs) + 1)), means, np.repeat(means[None], 3, 0))
+        return CurveEstimate(
+            name, tuple(range(1, len(costs) + 1)), means, np.repeat(means[None], 3, 0)
+        )
 
     told = against(
         line("beam", [2.0, 4.0], [30.0, 40.0]),
@@ -635,7 +639,7 @@ def verifier(lm: LM, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that knows nothing."""
     folder = tmp_path_factory.mktemp("verifier") / "v"
     folder.mkdir()
-    write(folder, Scorer.begin(lm), model_identity(lm), {"masks": 0})
+    write_verifier(folder, Scorer.begin(lm), model_identity(lm), {"masks": 0})
     return folder
 
 
@@ -702,9 +706,9 @@ def test_a_stop_string_ends_what_is_judged_voted_for_and_shown(lm: LM) -> None:
     text, heard = sampler.text(found.choice.answer.state), []
     line = line_of(found, lambda given: bool(heard.append(given)), sampler)
     assert "Answer" not in text and line["text"] == text and heard == [text]
-    assert voter(FAMILY, lm, config)(found.choice.answer.state.written) == voter(FAMILY, lm, HOT)(
-        lm.tokenizer.encode(text)
-    )
+    assert answer_extractor(FAMILY, lm, config)(
+        found.choice.answer.state.written
+    ) == answer_extractor(FAMILY, lm, HOT)(lm.tokenizer.encode(text))
 
 
 @pytest.mark.parametrize("flag", [["--delimiter", ";"], ["--raw"]])

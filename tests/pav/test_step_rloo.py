@@ -19,10 +19,16 @@ from creditdecoding.likelihood import rescore
 from creditdecoding.lm import LM
 from creditdecoding.pav.rl.logprobs import step_logprobs, with_end
 from creditdecoding.pav.rl.options import RLConfig
-from creditdecoding.pav.rl.report import cells
-from creditdecoding.pav.rl.step_rloo import Branch, against_others, branches, dealt, sides
-from creditdecoding.pav.sampler import Ask, Drawn, Sampler
-from creditdecoding.pav.steps import Mark, State
+from creditdecoding.pav.rl.report import run_specs
+from creditdecoding.pav.rl.step_rloo import (
+    StepSample,
+    leave_one_out_weights,
+    sample_steps,
+    sides,
+    split_weights,
+)
+from creditdecoding.pav.sampler import Rollout, RolloutRequest, Sampler
+from creditdecoding.pav.steps import Delimiter, PartialAnswer
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
 
@@ -34,22 +40,25 @@ def lm() -> LM:
     return load("pocket", batch_size=16)
 
 
-def drawn(lm: LM, decoder: str, mark: Mark, block: int | None) -> tuple[list[Drawn], list[Branch]]:
+def drawn(
+    lm: LM, decoder: str, mark: Delimiter, block: int | None
+) -> tuple[list[Rollout], list[StepSample]]:
     """Some answers, and two more draws of each of their steps."""
     (family,) = load_tasks("arithmetic")
     config = GenerationConfig(decoder=decoder, gen_length=80, temperature=2.0, block_length=block)
     asks = [
-        Ask(State(tuple(lm.encode(item.prompt))), mark, i)
+        RolloutRequest(PartialAnswer(tuple(lm.encode(item.prompt))), mark, i)
         for i, item in enumerate(distinct_items(family, "dev", 1, 3))
     ]
     found = dict(Sampler(lm, config).draw(asks))
     answers = [found[i] for i in range(3)]
     answers = [
-        Drawn(with_end(x.state, mark, lm.words.decode), x.cost, x.logprob, x.trace) for x in answers
+        Rollout(with_end(x.state, mark, lm.words.decode), x.cost, x.logprob, x.trace)
+        for x in answers
     ]
     rng = random.Random(0)
     seeds = iter(lambda: rng.getrandbits(60), None)
-    return answers, branches(
+    return answers, sample_steps(
         answers, [mark] * len(answers), 2, Sampler(lm, config, share=True), seeds
     )
 
@@ -59,7 +68,7 @@ def drawn(lm: LM, decoder: str, mark: Mark, block: int | None) -> tuple[list[Dra
     [("fixed:k=8", 8, 8), ("threshold:threshold=0.4", ".", None), ("fixed:k=4", ".", 8)],
 )
 def test_branches_go_one_step_from_where_the_answers_were(
-    lm: LM, decoder: str, mark: Mark, block: int | None
+    lm: LM, decoder: str, mark: Delimiter, block: int | None
 ) -> None:
     answers, others = drawn(lm, decoder, mark, block)
     assert len(others) == 2 * sum(each.state.depth for each in answers)
@@ -72,7 +81,7 @@ def test_branches_go_one_step_from_where_the_answers_were(
     assert any(
         other.drawn.state != answers[other.answer].state.prefix(other.step + 1) for other in others
     )
-    lessons = [other.lesson for other in others]
+    lessons = [other.as_one_step for other in others]
     whole, alone = (
         step_logprobs(lm, each, 1.0) for each in ([other.drawn for other in others], lessons)
     )
@@ -98,7 +107,7 @@ def test_weights_find_their_steps(lm: LM) -> None:
     )
     steps = [step for each in answers for step in range(each.state.depth)]
     table = torch.arange(3.0 * len(steps)).view(-1, 3)
-    found = dealt(table, [each.state.depth for each in answers])
+    found = split_weights(table, [each.state.depth for each in answers])
     named = {
         (i // 3, i % 3): state for i, state in enumerate(state for line in behind for state in line)
     }
@@ -115,7 +124,7 @@ def expected(logits: Tensor, rewards: Tensor, count: int) -> tuple[Tensor, float
     chance, found = logits.detach().softmax(0), []
     for draw in itertools.product(range(len(logits)), repeat=count):
         given = rewards[list(draw)]
-        weights = against_others(given[None])[0] if count > 1 else given - chance @ rewards
+        weights = leave_one_out_weights(given[None])[0] if count > 1 else given - chance @ rewards
         (slope,) = torch.autograd.grad((weights * logits.log_softmax(0)[list(draw)]).mean(), logits)
         found.append((float(chance[list(draw)].prod()), slope))
     mean = sum((p * slope for p, slope in found), torch.zeros_like(rewards))
@@ -144,8 +153,8 @@ def test_candidates_are_for_arms_that_a_verifier_pays(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="step alone that was taken"):
         RLConfig(arm="outcome", candidates=2)
     with pytest.raises(OptionError, match="effective:candidates=4"):
-        cells(tmp_path, "outcome,effective", RLConfig(candidates=2), 0, 1)
-    found = cells(
+        run_specs(tmp_path, "outcome,effective", RLConfig(candidates=2), 0, 1)
+    found = run_specs(
         tmp_path,
         "outcome effective:candidates=8,lr=1e-4 effective",
         RLConfig(iterations=7, lr=1e-5),
@@ -177,4 +186,4 @@ def test_candidates_are_for_arms_that_a_verifier_pays(tmp_path: Path) -> None:
 )
 def test_arms_that_are_none_are_refused(tmp_path: Path, arms: str, said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        cells(tmp_path, arms, RLConfig(), 0, 1)
+        run_specs(tmp_path, arms, RLConfig(), 0, 1)

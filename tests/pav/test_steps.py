@@ -11,8 +11,8 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.likelihood import rescore
 from creditdecoding.lm import LM
-from creditdecoding.pav.sampler import Ask, Sampler
-from creditdecoding.pav.steps import State, completed, delimiter, grown, step_ends
+from creditdecoding.pav.sampler import RolloutRequest, Sampler
+from creditdecoding.pav.steps import PartialAnswer, complete, extend, step_ends, task_delimiter
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import Task, distinct_items
 from tools.make_checkpoint import FAMILIES, make
@@ -43,13 +43,13 @@ def test_steps_cut_an_answer_where_delimiters_are(ids: list[int], mark: str, lim
     assert step_ends(ids, mark, decode, limit=limit) == ends[:limit]
     if ends:  # going on from a step's end finds the rest
         assert step_ends(ids, mark, decode, since=ends[0]) == ends[1:]
-    whole = completed(State((1,)), ids, "stop", mark, decode)
+    whole = complete(PartialAnswer((1,)), ids, "stop", mark, decode)
     assert whole.done and whole.written == tuple(ids) and whole.ends[-1] == len(ids)
     assert [state.depth for state in whole.prefixes] == list(
         range(whole.depth + 1)
     ) and whole.prefixes[-1] is whole
     assert all(
-        grown(state, ids, mark, decode, 1) == other
+        extend(state, ids, mark, decode, 1) == other
         for state, other in zip(whole.prefixes, whole.prefixes[1:])
         if not other.done
     )
@@ -65,7 +65,7 @@ def test_steps_of_a_size_lie_where_blocks_lie(ids: list[int], size: int, limit: 
     assert step_ends(ids, size, decode, since=3) == [end for end in ends if end > 3], (
         "also behind a state that ended elsewhere"
     )
-    whole = completed(State((1,)), ids, "stop", size, decode)
+    whole = complete(PartialAnswer((1,)), ids, "stop", size, decode)
     assert (
         whole.ends == tuple(ends)
         if ids and len(ids) % size == 0
@@ -74,16 +74,16 @@ def test_steps_of_a_size_lie_where_blocks_lie(ids: list[int], size: int, limit: 
 
 
 def test_a_task_must_say_what_ends_a_step() -> None:
-    assert [delimiter(family) for family in load_tasks("arithmetic,output")] == [".", "\n"]
+    assert [task_delimiter(family) for family in load_tasks("arithmetic,output")] == [".", "\n"]
     (family,) = load_tasks("arithmetic")
     assert [
-        delimiter(family, given) for given in (";", "\\n", "8 tokens", "1 token", "8 tokens.")
+        task_delimiter(family, given) for given in (";", "\\n", "8 tokens", "1 token", "8 tokens.")
     ] == [";", "\n", 8, 1, "8 tokens."]
     for nothing in ("", "0 tokens"):
         with pytest.raises(OptionError, match="nothing ends a step"):
-            delimiter(family, nothing)
+            task_delimiter(family, nothing)
     with pytest.raises(OptionError, match="'quiz'"):
-        delimiter(Task("quiz", "quiz", lambda _: None, lambda *_: True))  # type: ignore[arg-type, return-value]
+        task_delimiter(Task("quiz", "quiz", lambda _: None, lambda *_: True))  # type: ignore[arg-type, return-value]
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +91,11 @@ def lm() -> LM:
     return load("pocket", batch_size=8)
 
 
-def states(lm: LM, count: int = 3) -> list[State]:
+def states(lm: LM, count: int = 3) -> list[PartialAnswer]:
     (family,) = load_tasks("arithmetic")
     return [
-        State(tuple(lm.encode(item.prompt))) for item in distinct_items(family, "dev", 0, count)
+        PartialAnswer(tuple(lm.encode(item.prompt)))
+        for item in distinct_items(family, "dev", 0, count)
     ]
 
 
@@ -103,7 +104,10 @@ def test_a_step_and_the_rest_are_drawn_alike_in_any_company(lm: LM, decoder: str
     config = GenerationConfig(decoder=decoder, gen_length=96, temperature=1.5)
     begun = states(lm)
     asks = [
-        Ask(state, ".", seed, steps) for seed in (1, 2) for steps in (1, 2, None) for state in begun
+        RolloutRequest(state, ".", seed, steps)
+        for seed in (1, 2)
+        for steps in (1, 2, None)
+        for state in begun
     ]
     sampler = Sampler(lm, config)
     together = dict(sampler.draw(asks))
@@ -123,27 +127,27 @@ def test_a_step_and_the_rest_are_drawn_alike_in_any_company(lm: LM, decoder: str
             and found.cost.sequences == found.cost.passes
         )
     whole = lm.collect([lm.row(begun[0].prompt, config)])[0]
-    ((_, same),) = sampler.draw([Ask(begun[0], ".", config.seed)])
+    ((_, same),) = sampler.draw([RolloutRequest(begun[0], ".", config.seed)])
     assert same.state.written == whole.trace.tokens and same.cost.passes == whole.nfe
 
 
 def test_a_state_is_continued_where_it_ends(lm: LM) -> None:
     config = GenerationConfig(decoder="threshold", gen_length=96)
     sampler = Sampler(lm, config)
-    ((_, whole),) = sampler.draw([Ask(states(lm)[0], ".", 0)])
+    ((_, whole),) = sampler.draw([RolloutRequest(states(lm)[0], ".", 0)])
     assert whole.state.done and whole.state.depth > 2
     for state in whole.state.prefixes[:-1]:
-        ((_, one),) = sampler.draw([Ask(state, ".", 0, steps=1)])
+        ((_, one),) = sampler.draw([RolloutRequest(state, ".", 0, steps=1)])
         assert (
             one.state.written[: len(state.written)] == state.written
             and one.state.depth == state.depth + 1
         )
         assert one.cost.tokens == len(one.state.written) - len(state.written)
-        row = sampler.row(Ask(state, ".", 0))
+        row = sampler.request(RolloutRequest(state, ".", 0))
         assert row.blocks[0][0] % 32 == row.answer_start % 32 and row.answer_prefix == list(
             state.written
         )  # blocks lie where they lay
-    ((_, again),) = sampler.draw([Ask(whole.state.prefix(2), ".", 0)])
+    ((_, again),) = sampler.draw([RolloutRequest(whole.state.prefix(2), ".", 0)])
     trace = again.trace
     assert trace.token_count == again.cost.tokens and trace.settings["begun"] == list(
         whole.state.prefix(2).written
@@ -163,10 +167,10 @@ def test_every_family_continues_states(
     model = load(str(make(family, tmp_path_factory.mktemp(family))))
     config = GenerationConfig(decoder="credit", gen_length=24, temperature=1.0)
     prompt = tuple(model.encode("Say something."))
-    ((_, whole),) = Sampler(model, config).draw([Ask(State(prompt), "e", 3)])
+    ((_, whole),) = Sampler(model, config).draw([RolloutRequest(PartialAnswer(prompt), "e", 3)])
     for cut in {1, len(whole.state.written) // 2, len(whole.state.written) - 1} - {0}:
-        begun = State(prompt, whole.state.written[:cut], (cut,))
-        ((_, found),) = Sampler(model, config).draw([Ask(begun, "e", 4)])
+        begun = PartialAnswer(prompt, whole.state.written[:cut], (cut,))
+        ((_, found),) = Sampler(model, config).draw([RolloutRequest(begun, "e", 4)])
         assert found.state.written[:cut] == begun.written and found.state.done
 
 
@@ -178,4 +182,6 @@ def test_what_cannot_be_continued_is_refused(lm: LM) -> None:
     with pytest.raises(OptionError, match="a mask, an end token"):
         lm.row(prompt, config, begun=[5, lm.words.mask_id])
     with pytest.raises(OptionError, match="complete answer"):
-        Sampler(lm, config).row(Ask(State(tuple(prompt), (5,), (1,), True, "stop"), ".", 0))
+        Sampler(lm, config).request(
+            RolloutRequest(PartialAnswer(tuple(prompt), (5,), (1,), True, "stop"), ".", 0)
+        )

@@ -19,34 +19,39 @@ from creditdecoding import load
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.fingerprint import Identity, model_identity
 from creditdecoding.lm import LM
-from creditdecoding.pav.data.label_store import Bill, Header, Label, Labels, opened
-from creditdecoding.pav.steps import State
-from creditdecoding.pav.verifier.fit import Fit, digest, divide, platt
-from creditdecoding.pav.verifier.metrics import Measures, gap, measure
+from creditdecoding.pav.data.label_store import Label, LabelCost, Labels, StoreHeader, open_store
+from creditdecoding.pav.steps import PartialAnswer
+from creditdecoding.pav.verifier.fit import (
+    VerifierTraining,
+    fit_log_odds,
+    labels_digest,
+    split_labels,
+)
+from creditdecoding.pav.verifier.metrics import VerifierMetrics, brier_difference, measure
 from creditdecoding.pav.verifier.model import (
     Scorer,
     Verifier,
     advantage,
     best_of,
-    effective,
-    feed_of,
+    effective_reward,
     network,
-    write,
+    suffix_of,
+    write_verifier,
 )
 from creditdecoding.pav.verifier.options import FitConfig
-from creditdecoding.pav.verifier.packing import Feed, chains, pack, width
-from creditdecoding.pav.verifier.surprisal import surprise
+from creditdecoding.pav.verifier.packing import Suffix, pack, prefix_chains, row_width
+from creditdecoding.pav.verifier.surprisal import token_surprisal
 from tests.helpers.cli import run_credit
 from tools.make_checkpoint import FAMILIES, make
 
 pytestmark = pytest.mark.slow
 
 
-def some_states(count: int = 6) -> list[State]:
+def some_states(count: int = 6) -> list[PartialAnswer]:
     """A complete answer with its prefixes, and a state of another problem."""
     written = tuple(range(20, 20 + count))
-    whole = State((7, 8, 9), written, tuple(range(1, count + 1)), True, "stop")
-    return [*whole.prefixes, State((7, 8), (31, 32, 33), (2, 3))]
+    whole = PartialAnswer((7, 8, 9), written, tuple(range(1, count + 1)), True, "stop")
+    return [*whole.prefixes, PartialAnswer((7, 8), (31, 32, 33), (2, 3))]
 
 
 def written_verifier(lm: LM, folder: Path, masks: int = 0, model: str = "pocket") -> Scorer:
@@ -54,7 +59,7 @@ def written_verifier(lm: LM, folder: Path, masks: int = 0, model: str = "pocket"
     scorer = Scorer.begin(lm)
     torch.nn.init.normal_(scorer.value.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     folder.mkdir(exist_ok=True)
-    write(folder, scorer, model_identity(lm), {"masks": masks, "model": model})
+    write_verifier(folder, scorer, model_identity(lm), {"masks": masks, "model": model})
     return scorer
 
 
@@ -83,21 +88,23 @@ def test_a_verifier_of_every_family_gives_each_state_what_it_gets_alone(
             found[:8], torch.cat([verifier.q([state]) for state in states]), atol=1e-5
         )
         assert torch.allclose(
-            found[:8], Verifier(network(model), scorer, feed_of(model, masks)).q(states), atol=0.02
+            found[:8],
+            Verifier(network(model), scorer, suffix_of(model, masks)).q(states),
+            atol=0.02,
         )  # weights lie in bfloat16
 
 
 def test_what_the_network_is_shown() -> None:
-    whole = State((1, 2), (3, 4, 5), (1, 3), True, "stop")
-    (chain,) = chains([whole, *whole.prefixes])
+    whole = PartialAnswer((1, 2), (3, 4, 5), (1, 3), True, "stop")
+    (chain,) = prefix_chains([whole, *whole.prefixes])
     assert (
         chain == tuple(whole.prefixes)
-        and width(chain, Feed(9, 8, 1)) == 8
-        and width(chain, Feed(9, 8)) == 6
+        and row_width(chain, Suffix(9, 8, 1)) == 8
+        and row_width(chain, Suffix(9, 8)) == 6
     )
     packed = pack(
         [chain, chain[:1]],
-        Feed(9, 8, 1),
+        Suffix(9, 8, 1),
         [torch.tensor([0.5, 0.25, 0.125]), torch.zeros(0)],
         multiple=5,
     )
@@ -118,7 +125,7 @@ def test_what_the_network_is_shown() -> None:
         [0, 1, 2, 3, 4, 7],
     ]
     assert (
-        pack([chain], Feed(9, 8), [torch.zeros(3)]).read[1].tolist() == [1, 2, 5]
+        pack([chain], Suffix(9, 8), [torch.zeros(3)]).read[1].tolist() == [1, 2, 5]
         and packed.allowed.any(2).all()
     )
 
@@ -126,11 +133,11 @@ def test_what_the_network_is_shown() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_surprise_looks_at_nothing_but_what_stands_before(family: str, tmp_path: Path) -> None:
     model = load(str(make(family, tmp_path)))
-    whole = State((7, 8, 9), (20, 21, 22, 23), (2, 4))
+    whole = PartialAnswer((7, 8, 9), (20, 21, 22, 23), (2, 4))
     base = network(model)
-    found, short, other, none = surprise(
+    found, short, other, none = token_surprisal(
         base,
-        [whole, whole.prefix(1), State((7, 8, 9), (20, 21, 22, 60)), State((7, 8))],
+        [whole, whole.prefix(1), PartialAnswer((7, 8, 9), (20, 21, 22, 60)), PartialAnswer((7, 8))],
         model.words.mask_id,
     )
     assert found.shape == (4,) and bool((found > 0).all()) and none.shape == (0,)
@@ -139,13 +146,13 @@ def test_surprise_looks_at_nothing_but_what_stands_before(family: str, tmp_path:
         and torch.allclose(found[:3], other[:3], atol=1e-5)
         and abs(found[3] - other[3]) > 1e-4
     )
-    (alone,) = surprise(base, [whole], model.words.mask_id)
+    (alone,) = token_surprisal(base, [whole], model.words.mask_id)
     assert torch.allclose(found, alone, atol=1e-5)
 
 
 def test_surprise_is_what_the_model_says(tiny: LM) -> None:
     """At the first token: the log-probability at one mask behind a prompt that does not see it."""
-    base, state = network(tiny), State((7, 8, 9), (20,), (1,))
+    base, state = network(tiny), PartialAnswer((7, 8, 9), (20,), (1,))
     allowed = torch.ones(1, 4, 4, dtype=torch.bool)
     allowed[:, :3, 3] = False
     logits = base(
@@ -153,14 +160,14 @@ def test_surprise_is_what_the_model_says(tiny: LM) -> None:
         (torch.tensor([0]), torch.tensor([3])),
         allowed,
     )
-    (found,) = surprise(base, [state], tiny.words.mask_id)
+    (found,) = token_surprisal(base, [state], tiny.words.mask_id)
     assert found[0].item() == pytest.approx(-logits.log_softmax(-1)[0, 20].item(), abs=1e-4)
 
 
 def test_rewards() -> None:
     assert best_of(0.5, 1) == 0.5 and best_of(0.5, 2) == 0.75 and best_of(1.0, 7) == 1.0
     assert advantage(0.2, 0.5, 1) == pytest.approx(0.3) and advantage(0.5, 0.5, 4) == 0
-    assert effective(0.2, 0.5, 2.0, 2) == pytest.approx(0.5 + 2 * (0.75 - 0.36))
+    assert effective_reward(0.2, 0.5, 2.0, 2) == pytest.approx(0.5 + 2 * (0.75 - 0.36))
     assert best_of(torch.tensor([0.0, 0.5]), 4).tolist() == [0.0, 0.9375]
     for k in (0, 0.99, -3, float("nan"), float("inf")):
         with pytest.raises(OptionError, match="K of 1 or more"):
@@ -234,7 +241,7 @@ def some_labels(lm: LM, problems: int = 24, shuffled: bool = False, high: float 
             wins = (
                 int(good) if done else sum(rng.random() < (0.9 if good else 0.1) for _ in range(8))
             )
-            state = State(
+            state = PartialAnswer(
                 (7, problem + 100), written, (len(written),), done, "stop" if done else ""
             )
             found.append(Label("quiz", problem, state, wins, 1 if done else 8))
@@ -248,15 +255,17 @@ def some_labels(lm: LM, problems: int = 24, shuffled: bool = False, high: float 
     return Labels(model_identity(lm), {}, tuple(found))
 
 
-def learn(lm: LM, labels: Labels, folder: Path, **options: Any) -> tuple[Fit, Verifier]:
+def learn(
+    lm: LM, labels: Labels, folder: Path, **options: Any
+) -> tuple[VerifierTraining, Verifier]:
     """A whole run."""
     folder.mkdir(exist_ok=True)
-    fit = Fit(lm, labels, FitConfig(**{**SMALL, **options}), folder)
+    fit = VerifierTraining(lm, labels, FitConfig(**{**SMALL, **options}), folder)
     list(fit.run())
     return fit, Verifier.load(folder, lm)
 
 
-def held_to(fit: Fit, verifier: Verifier, **options: Any) -> Measures:
+def held_to(fit: VerifierTraining, verifier: Verifier, **options: Any) -> VerifierMetrics:
     """What it is worth on its problems held out."""
     held_out = fit.division.held_out
     return measure(held_out, verifier.q([label.state for label in held_out]).tolist(), **options)
@@ -266,19 +275,19 @@ def test_it_learns_from_labels_and_not_from_noise(tiny: LM, tmp_path: Path) -> N
     fit, verifier = learn(tiny, some_labels(tiny, 60), tmp_path / "told")
     told = held_to(fit, verifier)
     assert (
-        told.skill is not None
-        and told.skill.low > 0.6
-        and told.rank is not None
-        and told.rank.low > 0.8
+        told.brier_skill is not None
+        and told.brier_skill.low > 0.6
+        and told.pairwise_accuracy is not None
+        and told.pairwise_accuracy.low > 0.8
     )
     assert told.floor is not None and told.floor.low < told.brier.value < told.base.low
     fit, verifier = learn(tiny, some_labels(tiny, 60, shuffled=True), tmp_path / "noise")
     noise = held_to(fit, verifier)
     assert (
-        noise.skill is not None
-        and noise.skill.value < 0.1
-        and noise.rank is not None
-        and noise.rank.low < 0.5
+        noise.brier_skill is not None
+        and noise.brier_skill.value < 0.1
+        and noise.pairwise_accuracy is not None
+        and noise.pairwise_accuracy.low < 0.5
     )
 
 
@@ -305,11 +314,13 @@ def test_an_outcome_verifier_learns_every_answer_as_often_as_it_was_drawn(
         for label, count in zip(counted, times)
     )
     whole = dataclasses.replace(labels, answers=answers)
-    parts = divide(whole, FitConfig(outcome=True))
+    parts = split_labels(whole, FitConfig(outcome=True))
     every = (*parts.learned, *parts.calibration, *parts.held_out)
     assert sorted(map(repr, every)) == sorted(map(repr, answers)), "none is thrown away"
-    assert divide(whole, FitConfig()) == divide(labels, FitConfig()), "states are what they were"
-    fit = Fit(tiny, whole, FitConfig(outcome=True, **SMALL), tmp_path)
+    assert split_labels(whole, FitConfig()) == split_labels(labels, FitConfig()), (
+        "states are what they were"
+    )
+    fit = VerifierTraining(tiny, whole, FitConfig(outcome=True, **SMALL), tmp_path)
     weights = fit.weights(fit.rows)
     for high in (False, True):
         mine = [
@@ -320,7 +331,7 @@ def test_an_outcome_verifier_learns_every_answer_as_often_as_it_was_drawn(
         drawn = sum(draws for _, draws in mine)
         assert sum(weight for weight, _ in mine) == pytest.approx(0.5)
         assert all(weight == pytest.approx(draws / drawn / 2) for weight, draws in mine)
-    assert digest(whole) != digest(labels) != digest(some_labels(tiny, 39))
+    assert labels_digest(whole) != labels_digest(labels) != labels_digest(some_labels(tiny, 39))
 
 
 def test_both_buckets_weigh_alike_and_every_label_is_seen(tiny: LM, tmp_path: Path) -> None:
@@ -330,7 +341,7 @@ def test_both_buckets_weigh_alike_and_every_label_is_seen(tiny: LM, tmp_path: Pa
         dataclasses.replace(label, state=label.state.prefix(0), wins=2, draws=8)
         for label in {x.problem: x for x in begun}.values()
     ]
-    fit = Fit(
+    fit = VerifierTraining(
         tiny,
         dataclasses.replace(labels, labels=(*labels.labels, *more)),
         FitConfig(**SMALL),
@@ -338,7 +349,7 @@ def test_both_buckets_weigh_alike_and_every_label_is_seen(tiny: LM, tmp_path: Pa
     )
     low, high = fit.division.buckets
     assert len(low) > 4 * len(high)
-    seen: Counter[State] = Counter()
+    seen: Counter[PartialAnswer] = Counter()
     for step in range(-(-len(fit.rows) // 8)):
         rows = fit.batch(step)
         states = [state for chain in rows for state in chain]
@@ -367,12 +378,14 @@ def test_both_buckets_weigh_alike_and_every_label_is_seen(tiny: LM, tmp_path: Pa
         len(shares) == len(mine) > 1 and sum(shares) < max(fit.weights(mine)) * 1.01
     )  # one state, in however many rows
     assert (
-        fit.batch(3) == Fit(tiny, fit.labels, FitConfig(**SMALL), tmp_path).batch(3) != fit.batch(4)
+        fit.batch(3)
+        == VerifierTraining(tiny, fit.labels, FitConfig(**SMALL), tmp_path).batch(3)
+        != fit.batch(4)
     )
     all_bad = dataclasses.replace(
         labels, labels=tuple(label for label in labels.labels if label.value < 0.5)
     )
-    one = Fit(tiny, all_bad, FitConfig(**SMALL), tmp_path)
+    one = VerifierTraining(tiny, all_bad, FitConfig(**SMALL), tmp_path)
     assert (
         sum(one.weights(one.batch(0))) == pytest.approx(0.5)
         and one.loss(one.batch(0), one.weights(one.batch(0))).isfinite()
@@ -382,7 +395,7 @@ def test_both_buckets_weigh_alike_and_every_label_is_seen(tiny: LM, tmp_path: Pa
 @pytest.mark.parametrize("outcome", [False, True])
 def test_problems_are_divided_and_not_states(tiny: LM, outcome: bool) -> None:
     labels = some_labels(tiny)
-    parts = divide(labels, FitConfig(outcome=outcome))
+    parts = split_labels(labels, FitConfig(outcome=outcome))
     problems = [
         {label.problem for label in part}
         for part in (parts.learned, parts.calibration, parts.held_out)
@@ -397,22 +410,22 @@ def test_problems_are_divided_and_not_states(tiny: LM, outcome: bool) -> None:
     assert sorted(map(repr, every)) == sorted(
         repr(label) for label in labels.labels if label.state.done or not outcome
     )
-    whole = divide(labels, FitConfig())
+    whole = split_labels(labels, FitConfig())
     assert problems[2] <= {
         label.problem for label in whole.held_out
     }  # both kinds of verifier are measured on the same problems
-    assert divide(labels, FitConfig(seed=1)).held_out != whole.held_out
+    assert split_labels(labels, FitConfig(seed=1)).held_out != whole.held_out
 
 
 def test_a_run_goes_on_where_it_was_killed(tiny: LM, tmp_path: Path) -> None:
     labels = some_labels(tiny)
     whole, _ = learn(tiny, labels, tmp_path / "whole")
     (tmp_path / "parts").mkdir()
-    first = Fit(tiny, labels, FitConfig(**SMALL), tmp_path / "parts")
+    first = VerifierTraining(tiny, labels, FitConfig(**SMALL), tmp_path / "parts")
     for record in first.run():
         if record["step"] == 6:  # the state of step 4 was saved
             break
-    second = Fit(tiny, labels, FitConfig(**SMALL), tmp_path / "parts")
+    second = VerifierTraining(tiny, labels, FitConfig(**SMALL), tmp_path / "parts")
     assert second.step == 4
     list(second.run())
     for name, weight in whole.scorer.state_dict().items():
@@ -426,24 +439,27 @@ def test_a_run_goes_on_where_it_was_killed(tiny: LM, tmp_path: Path) -> None:
     ).read_bytes()
     for other, options in ((labels, {"lr": 0.02}), (some_labels(tiny, 30), {})):
         with pytest.raises(OptionError, match=r"another (lr|labels)"):
-            Fit(tiny, other, FitConfig(**{**SMALL, **options}), tmp_path / "parts")
+            VerifierTraining(tiny, other, FitConfig(**{**SMALL, **options}), tmp_path / "parts")
     (tmp_path / "parts" / "state.pt").write_bytes(b"no state")
     with pytest.raises(OptionError, match="cannot be read"):
-        Fit(tiny, labels, FitConfig(**SMALL), tmp_path / "parts")
+        VerifierTraining(tiny, labels, FitConfig(**SMALL), tmp_path / "parts")
 
 
 def test_the_last_two_numbers_bring_back_the_odds() -> None:
     generator = torch.Generator().manual_seed(0)
     odds = torch.randn(4000, generator=generator).double() * 2
-    scale, shift = platt(odds, (0.5 * odds - 1).sigmoid())
+    scale, shift = fit_log_odds(odds, (0.5 * odds - 1).sigmoid())
     assert scale == pytest.approx(0.5, abs=0.01) and shift == pytest.approx(-1, abs=0.01)
     halves = (
         torch.cat([odds[:50], odds[:50]]),
         torch.cat([odds[:50].sigmoid(), odds[50:100].sigmoid()]),
     )
-    once = platt(halves[0].repeat_interleave(3), halves[1].repeat_interleave(3))
-    assert platt(*halves, torch.full((100,), 3.0).double()) == pytest.approx(once, abs=1e-4)
-    assert platt(odds, odds.sigmoid()) == (pytest.approx(1, abs=1e-4), pytest.approx(0, abs=1e-4))
+    once = fit_log_odds(halves[0].repeat_interleave(3), halves[1].repeat_interleave(3))
+    assert fit_log_odds(*halves, torch.full((100,), 3.0).double()) == pytest.approx(once, abs=1e-4)
+    assert fit_log_odds(odds, odds.sigmoid()) == (
+        pytest.approx(1, abs=1e-4),
+        pytest.approx(0, abs=1e-4),
+    )
 
 
 def test_labels_that_cannot_be_are_refused(tiny: LM, tmp_path: Path) -> None:
@@ -452,7 +468,7 @@ def test_labels_that_cannot_be_are_refused(tiny: LM, tmp_path: Path) -> None:
 
     def refused(labels: Labels, text: str, **options: Any) -> None:
         with pytest.raises(OptionError, match=text) as caught:
-            Fit(tiny, labels, FitConfig(**options), tmp_path)
+            VerifierTraining(tiny, labels, FitConfig(**options), tmp_path)
         assert "\n" not in str(caught.value)
 
     refused(dataclasses.replace(fine, labels=()), "no labels")
@@ -463,7 +479,11 @@ def test_labels_that_cannot_be_are_refused(tiny: LM, tmp_path: Path) -> None:
             ),
             r"outside \[0, 1\]",
         )
-    for state in (State((), (5,), (1,)), State((7, 10_000)), State((7,) * 300)):
+    for state in (
+        PartialAnswer((), (5,), (1,)),
+        PartialAnswer((7, 10_000)),
+        PartialAnswer((7,) * 300),
+    ):
         refused(
             dataclasses.replace(
                 fine, labels=(*fine.labels, dataclasses.replace(first, state=state))
@@ -492,7 +512,7 @@ def test_labels_that_cannot_be_are_refused(tiny: LM, tmp_path: Path) -> None:
 
 def counted(problem: int, wins: int, draws: int, done: bool = False) -> Label:
     """A label of some state."""
-    return Label("quiz", problem, State((7,), (wins + 50,), (1,), done), wins, draws)
+    return Label("quiz", problem, PartialAnswer((7,), (wins + 50,), (1,), done), wins, draws)
 
 
 def test_measures_of_a_small_case_by_hand() -> None:
@@ -503,7 +523,7 @@ def test_measures_of_a_small_case_by_hand() -> None:
     assert found.floor is not None and found.floor.value == pytest.approx(
         (0.1875 / 3 * 2 + 0.25 / 3) / 4
     )
-    assert found.rank is not None and found.rank.value == pytest.approx(
+    assert found.pairwise_accuracy is not None and found.pairwise_accuracy.value == pytest.approx(
         (0.5 + 1) / 2
     )  # one pair is tied, one is in order
     assert (
@@ -517,8 +537,12 @@ def test_measures_of_a_small_case_by_hand() -> None:
         (0.9, 1),
     ]
     once = measure([counted(0, 1, 1), counted(1, 0, 1)], [0.9, 0.2])
-    assert once.floor is None and once.rank is None and once.brier.value == pytest.approx(0.025)
-    assert once.skill is not None and once.skill.value == pytest.approx(
+    assert (
+        once.floor is None
+        and once.pairwise_accuracy is None
+        and once.brier.value == pytest.approx(0.025)
+    )
+    assert once.brier_skill is not None and once.brier_skill.value == pytest.approx(
         0.9
     )  # of the way from 0.25 to 0
     ends = measure(
@@ -538,15 +562,15 @@ def test_a_perfect_verifier_reaches_the_floor() -> None:
         found.brier.value, rel=0.05
     )
     assert (
-        found.skill is not None
-        and found.skill.low < 1 < found.skill.high
+        found.brier_skill is not None
+        and found.brier_skill.low < 1 < found.brier_skill.high
         and found.ece.value < 0.03
     )
     worse = measure(labels, rng.permutation(chances.ravel()).tolist(), resamples=500)
     assert (
         worse.brier.value > worse.base.value
-        and worse.rank is not None
-        and worse.rank.low < 0.5 < worse.rank.high
+        and worse.pairwise_accuracy is not None
+        and worse.pairwise_accuracy.low < 0.5 < worse.pairwise_accuracy.high
     )
 
 
@@ -555,13 +579,13 @@ def test_the_gap_of_two_verifiers_is_the_difference_of_their_brier_scores_and_pa
     chances = rng.random((300, 4))
     labels = [counted(i, int(rng.binomial(2, q)), 2) for i, row in enumerate(chances) for q in row]
     good, poor = chances.ravel(), np.clip(chances.ravel() + rng.normal(0, 0.2, chances.size), 0, 1)
-    found = gap(labels, poor.tolist(), good.tolist())
+    found = brier_difference(labels, poor.tolist(), good.tolist())
     apart = measure(labels, poor.tolist()).brier, measure(labels, good.tolist()).brier
     assert found.value == pytest.approx(apart[0].value - apart[1].value) and found.low > 0
     assert found.high - found.low < (
         apart[0].high - apart[0].low
     )  # the labels' own noise is in both
-    nothing = gap(labels, good.tolist(), good.tolist())
+    nothing = brier_difference(labels, good.tolist(), good.tolist())
     assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
 
 
@@ -575,9 +599,11 @@ def stored(labels: Labels, path: Path) -> str:
         (label.family, label.problem): [x for x in labels.labels if x.problem == label.problem]
         for label in labels.labels
     }
-    with opened(path, Header(labels.identity, {"tasks": ["quiz"]}, len(problems))) as store:
+    with open_store(
+        path, StoreHeader(labels.identity, {"tasks": ["quiz"]}, len(problems))
+    ) as store:
         for key, found in problems.items():
-            store.add(key, found, Bill())
+            store.add(key, found, LabelCost())
     return str(path)
 
 

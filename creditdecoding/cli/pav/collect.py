@@ -18,7 +18,7 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.pav.data.options import CollectConfig
 
 if TYPE_CHECKING:
-    from creditdecoding.pav.data.label_store import Found
+    from creditdecoding.pav.data.label_store import StoreContents
 
 
 @pav.command()
@@ -58,7 +58,7 @@ def collect(
     from creditdecoding.decoding.request import check_supported
     from creditdecoding.pav.data import agreement
     from creditdecoding.pav.data.collect import fill, header, problems_of
-    from creditdecoding.pav.data.label_store import opened
+    from creditdecoding.pav.data.label_store import open_store
     from creditdecoding.tasks import load_tasks
 
     check_writable(out)
@@ -67,7 +67,7 @@ def collect(
     other = None if against is None else check_supported(against, lm.geometry)
     problems = problems_of(lm, chosen, collecting, generation)
     head = header(lm, model, chosen, problems, collecting, generation, engine)
-    with opened(out, head) as store, open_progress("problems", resumable=True) as start:
+    with open_store(out, head) as store, open_progress("problems", resumable=True) as start:
         tick = start(len(store.found.labels), len(problems))
         fill(store, lm, problems, collecting, generation, tick)
     report = {"model": model, **_report(store.found)}
@@ -86,7 +86,7 @@ def collect(
     typer.echo(f"wrote {out}", err=True)
 
 
-def _report(found: Found) -> dict[str, Any]:
+def _report(found: StoreContents) -> dict[str, Any]:
     """Labels and their cost in figures."""
     labels = [label for each in found.labels.values() for label in each]
     states = [label for label in labels if not label.state.done]

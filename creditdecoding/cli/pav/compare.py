@@ -71,7 +71,7 @@ def compare(
     engine: EngineConfig,
 ) -> None:
     """Compare searches under a verifier over budgets: accuracy, compute, intervals."""
-    from creditdecoding.pav.search.compare import Plan, run
+    from creditdecoding.pav.search.compare import SearchPlan, run
     from creditdecoding.pav.search.report import summarise
     from creditdecoding.tasks import load_tasks
 
@@ -85,7 +85,7 @@ def compare(
         )
     engine = dataclasses.replace(engine, threads=engine.threads or 1)
     chosen = tuple(load_tasks(tasks))
-    plan = Plan(
+    plan = SearchPlan(
         chosen,
         tuple(dict.fromkeys(comparison.methods.split())),
         parse_whole_numbers("n", comparison.n) or (),

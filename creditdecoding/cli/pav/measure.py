@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from creditdecoding.pav.data.label_store import Label
-    from creditdecoding.pav.verifier.metrics import Measures
+    from creditdecoding.pav.verifier.metrics import VerifierMetrics
 
 Store = Annotated[
     Path, typer.Argument(metavar="LABELS", help="Labelled states, written by credit pav collect.")
@@ -29,9 +29,9 @@ ROWS = {
     "brier": "Brier score",
     "base": "the same of the mean label",
     "floor": "the same of a perfect verifier",
-    "skill": "share of the way to it, or else to 0",
+    "brier_skill": "share of the way to it, or else to 0",
     "ece": "calibration error",
-    "rank": "pairs of states ordered right",
+    "pairwise_accuracy": "pairs of states ordered right",
 }
 
 
@@ -53,20 +53,20 @@ def measure(
     """Measure verifiers on labels that they were not trained on, and how they differ; the first is
     what the others are compared with.
     """
-    from creditdecoding.pav.data.label_store import load
-    from creditdecoding.pav.verifier.fit import check, unseen
-    from creditdecoding.pav.verifier.metrics import gap
+    from creditdecoding.pav.data.label_store import load_labels
+    from creditdecoding.pav.verifier.fit import check_labels, held_out_labels
+    from creditdecoding.pav.verifier.metrics import brier_difference
     from creditdecoding.pav.verifier.metrics import measure as measured
     from creditdecoding.pav.verifier.model import Verifier
 
-    found = load(labels)
+    found = load_labels(labels)
     lm = load_lm(model, engine)
-    check(found, lm)
+    check_labels(found, lm)
     judges = {
         str(folder): Verifier.load(folder, lm, compile=engine.compile)
         for folder in dict.fromkeys(verifier)
     }
-    chosen = _common(found.labels, [unseen(judge, found) for judge in judges.values()])
+    chosen = _common(found.labels, [held_out_labels(judge, found) for judge in judges.values()])
     q = {}
     with progress(len(judges), "predicting") as tick:
         for name, judge in judges.items():
@@ -74,7 +74,7 @@ def measure(
             tick()
     first, *others = judges
     measures = {name: measured(chosen, values) for name, values in q.items()}
-    gaps = {name: gap(chosen, q[name], q[first]).rounded(4) for name in others}
+    gaps = {name: brier_difference(chosen, q[name], q[first]).rounded(4) for name in others}
     if as_json:
         print_json(
             {
@@ -106,7 +106,7 @@ def _common(labels: Sequence[Label], unseen: Sequence[Sequence[Label]]) -> list[
     return chosen
 
 
-def show(measures: Measures, title: str) -> None:
+def show(measures: VerifierMetrics, title: str) -> None:
     """Print measures as tables."""
     from rich.console import Console
     from rich.table import Table

@@ -19,9 +19,9 @@ from creditdecoding.errors import OptionError
 
 if TYPE_CHECKING:
     from creditdecoding.lm import LM
-    from creditdecoding.pav.steps import State
+    from creditdecoding.pav.steps import PartialAnswer
     from creditdecoding.pav.verifier.model import Verifier
-    from creditdecoding.pav.verifier.provers import Choice, Predict
+    from creditdecoding.pav.verifier.provers import Predict, ProverComparison
 
 STATES = 256  # predicted between two ticks of the bar
 
@@ -61,13 +61,18 @@ def provers(
     """Compare provers before compute is spent on one: do they tell steps apart, and do they agree
     with the base policy (docs/verifiers.md)?
     """
-    from creditdecoding.pav.data.label_store import load
-    from creditdecoding.pav.verifier.fit import check, unseen
+    from creditdecoding.pav.data.label_store import load_labels
+    from creditdecoding.pav.verifier.fit import check_labels, held_out_labels
     from creditdecoding.pav.verifier.model import Verifier
-    from creditdecoding.pav.verifier.provers import forks, from_counts, from_predictions, name_of
+    from creditdecoding.pav.verifier.provers import (
+        best_of_name,
+        branchings,
+        provers_from_counts,
+        provers_from_predictions,
+    )
 
-    ks, named, found = _numbers(k), dict(_named(prover or [])), load(labels)
-    taken = sorted({name_of(each) for each in ks} & set(named))
+    ks, named, found = _numbers(k), dict(_named(prover or [])), load_labels(labels)
+    taken = sorted({best_of_name(each) for each in ks} & set(named))
     if taken:
         raise OptionError(
             "a prover's name is taken by best-of-K",
@@ -75,21 +80,21 @@ def provers(
             hint="Choose another NAME for --prover.",
         )
     lm = load_lm(model, engine)
-    check(found, lm)
+    check_labels(found, lm)
     base = Verifier.load(verifier, lm, compile=engine.compile)
     others = {name: _prover(folder, lm, engine) for name, folder in named.items()}
-    chosen = unseen(base, found)
-    seen = forks(chosen)
+    chosen = held_out_labels(base, found)
+    seen = branchings(chosen)
     children = sum(len(fork.children) for fork in seen)
     with progress((1 + len(others)) * -(-children // STATES), "predicting") as tick:
 
         def shown(each: Verifier) -> Predict:
             return lambda states: list(_predicted(each, states, tick))
 
-        choice = from_predictions(
+        choice = provers_from_predictions(
             seen, shown(base), ks, {name: shown(each) for name, each in others.items()}
         )
-    counted = from_counts(seen, chosen, ks) if counts else None
+    counted = provers_from_counts(seen, chosen, ks) if counts else None
     held_out = len(chosen) < len(found.labels)
     if as_json:
         about = {
@@ -137,9 +142,9 @@ def _named(given: Sequence[str]) -> Iterator[tuple[str, Path]]:
 def _prover(folder: Path, lm: LM, engine: EngineConfig) -> Verifier:
     """Another checkpoint's verifier, with that checkpoint; the tokenizer must be the same."""
     from creditdecoding.fingerprint import Identity, check_identity
-    from creditdecoding.pav.verifier.model import Verifier, read
+    from creditdecoding.pav.verifier.model import Verifier, read_verifier
 
-    about, _ = read(folder)
+    about, _ = read_verifier(folder)
     check_identity(Identity(**about["identity"]), lm, f"the verifier in {folder}", model=False)
     return Verifier.load(
         folder,
@@ -149,14 +154,14 @@ def _prover(folder: Path, lm: LM, engine: EngineConfig) -> Verifier:
 
 
 def _predicted(
-    verifier: Verifier, states: Sequence[State], tick: Callable[[], None]
+    verifier: Verifier, states: Sequence[PartialAnswer], tick: Callable[[], None]
 ) -> Iterator[float]:
     for start in range(0, len(states), STATES):
         yield from verifier.q(states[start : start + STATES]).tolist()
         tick()
 
 
-def _print(choice: Choice, counted: Choice | None, held_out: bool) -> None:
+def _print(choice: ProverComparison, counted: ProverComparison | None, held_out: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -19,8 +19,8 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.pav.rl.options import RLConfig
 
 if TYPE_CHECKING:
-    from creditdecoding.pav.rl.report import Cell
-    from creditdecoding.pav.rl.train import Run
+    from creditdecoding.pav.rl.report import RunSpec
+    from creditdecoding.pav.rl.train import PolicyTraining
     from creditdecoding.tasks.base import Task
 
 
@@ -73,19 +73,19 @@ def rl(
     Each run's folder ends up as a checkpoint: credit generate -m FOLDER. Needs a --temperature
     above 0.
     """
-    from creditdecoding.pav.rl.report import cells, summary
-    from creditdecoding.pav.steps import delimiter
+    from creditdecoding.pav.rl.report import run_specs, summary
+    from creditdecoding.pav.steps import task_delimiter
     from creditdecoding.tasks import load_tasks
 
     check_can_plot(png)
     check_writable(png)
     check_folder(out, "rl.json")
     chosen = load_tasks(tasks)
-    runs = cells(out, rl.arm if arms is None else arms, rl, generation.seed, seeds)
+    runs = run_specs(out, rl.arm if arms is None else arms, rl, generation.seed, seeds)
     for family in chosen:
-        delimiter(family, rl.delimiter)
+        task_delimiter(family, rl.delimiter)
     ended = 0
-    run: Run | None = None
+    run: PolicyTraining | None = None
     with open_progress("iterations", True, lambda: ended + (run.saved if run else 0)) as start:
         logged = [_logged(cell) for cell in runs]
         tick = start(sum(logged), sum(cell.config.iterations for cell in runs))
@@ -116,22 +116,22 @@ def rl(
 
 
 def _run(
-    cell: Cell,
+    cell: RunSpec,
     verifier: Path | None,
     families: list[Task],
     model: str,
     generation: GenerationConfig,
     engine: EngineConfig,
-) -> Run:
+) -> PolicyTraining:
     """The run of a cell, ready to begin or to go on."""
     from creditdecoding.checkpoint import resolve_checkpoint
-    from creditdecoding.pav.rl.train import Run
+    from creditdecoding.pav.rl.train import PolicyTraining
     from creditdecoding.pav.verifier.model import Verifier
 
     lm = load_lm(model, engine)
     source = resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
     judge = None if verifier is None else Verifier.load(verifier, lm, compile=engine.compile)
-    run = Run(
+    run = PolicyTraining(
         lm,
         families,
         dataclasses.replace(generation, seed=cell.seed),
@@ -145,7 +145,7 @@ def _run(
     return run
 
 
-def _logged(cell: Cell) -> int:
+def _logged(cell: RunSpec) -> int:
     """Iterations that a run found in its folder has done."""
     from creditdecoding.pav.rl.train import records
 
@@ -153,7 +153,7 @@ def _logged(cell: Cell) -> int:
     return min(max(done, default=0), cell.config.iterations)
 
 
-def _pursue(run: Run, arm: str, told: int, tick: Tick) -> None:
+def _pursue(run: PolicyTraining, arm: str, told: int, tick: Tick) -> None:
     """Carry a run out; `told` iterations are counted already."""
     for record in run.run():
         for _ in range(told, record["iteration"]):

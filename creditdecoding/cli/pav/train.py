@@ -35,18 +35,18 @@ def train(
     """Train a verifier: how likely the base policy ends a begun answer right; measured on problems
     held out (docs/verifiers.md).
     """
-    from creditdecoding.pav.data.label_store import load
-    from creditdecoding.pav.verifier.fit import Fit
+    from creditdecoding.pav.data.label_store import load_labels
+    from creditdecoding.pav.verifier.fit import VerifierTraining
     from creditdecoding.pav.verifier.metrics import measure
-    from creditdecoding.pav.verifier.model import Verifier, note
+    from creditdecoding.pav.verifier.model import Verifier, write_about
     from creditdecoding.run_dir import locked_file
 
     check_folder(out, "state.pt", "log.jsonl", "model.safetensors", "verifier.json")
-    found = load(labels)
+    found = load_labels(labels)
     lm = load_lm(model, engine)
     make_folder(out)
     with locked_file(out / ".lock", "Wait for it, or choose another --out."):
-        run = Fit(lm, found, fit, out)
+        run = VerifierTraining(lm, found, fit, out)
         with progress(run.steps, "learning", run.step, True, lambda: run.saved) as tick:
             for _ in run.run():
                 tick()
@@ -58,7 +58,7 @@ def train(
                 "settings": {**verifier.about["settings"], "model": model},
                 "measures": measures.to_json(),
             }
-            note(out, about)
+            write_about(out, about)
     if as_json:
         print_json(
             {"labels": str(labels), "verifier": str(out), "seconds": round(run.seconds, 1), **about}

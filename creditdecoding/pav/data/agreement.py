@@ -22,9 +22,9 @@ from creditdecoding.bootstrap import Interval, percentile_interval, resampled_me
 from creditdecoding.config import GenerationConfig
 from creditdecoding.lm import LM
 from creditdecoding.pav.data.collect import run
-from creditdecoding.pav.data.label_store import Bill, Key, Label
+from creditdecoding.pav.data.label_store import Label, LabelCost, ProblemKey
 from creditdecoding.pav.data.strategies import Plan, Problem, seed_of
-from creditdecoding.pav.steps import State
+from creditdecoding.pav.steps import PartialAnswer
 
 DEALS = 2_000
 
@@ -67,8 +67,8 @@ class Agreement:
     labels against our own, drawn again.
     """
 
-    ours: Bill
-    theirs: Bill
+    ours: LabelCost
+    theirs: LabelCost
     states: int
     problems: int
     success: tuple[float, float]
@@ -106,7 +106,7 @@ def chosen(labels: Iterable[Label], limit: int, seed: int) -> list[Label]:
         (label for label in labels if not label.state.done),
         key=lambda label: seed_of(seed, "chosen", vars(label)),
     )
-    seen: dict[Key, int] = defaultdict(int)
+    seen: dict[ProblemKey, int] = defaultdict(int)
     rounds = []
     for label in drawn:
         key = (label.family, label.problem)
@@ -138,13 +138,13 @@ def agree(
             for label in wanted
         ]
 
-    def drawn(what: str, rule: Any) -> tuple[list[Label], Bill]:
+    def drawn(what: str, rule: Any) -> tuple[list[Label], LabelCost]:
         config = dataclasses.replace(generation, decoder=rule)
         list(
             run(lm, plans("warm", labels[:1]), config, batch_size)
         )  # what is compiled at first use is not timed
-        found: dict[tuple[Key, State], Label] = {}
-        bill = Bill()
+        found: dict[tuple[ProblemKey, PartialAnswer], Label] = {}
+        bill = LabelCost()
         for each in run(lm, plans(what, labels), config, batch_size):
             bill += each.bill
             found |= {(each.key, label.state): label for label in each.labels}
@@ -179,7 +179,7 @@ def compared(ours: Sequence[Label], theirs: Sequence[Label]) -> Comparison:
     """Two labels of each state, in the same order: states count within their problem, problems
     within their family.
     """
-    apart: dict[Key, list[float]] = defaultdict(list)
+    apart: dict[ProblemKey, list[float]] = defaultdict(list)
     for one, other in zip(ours, theirs):
         apart[one.family, one.problem].append(100 * (other.value - one.value))
     values = np.array([[sum(each) / len(each)] for each in apart.values()])

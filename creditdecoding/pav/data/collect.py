@@ -22,11 +22,17 @@ from creditdecoding.decoding.request import check_supported
 from creditdecoding.errors import OptionError, prefix_errors
 from creditdecoding.fingerprint import model_identity
 from creditdecoding.lm import LM
-from creditdecoding.pav.data.label_store import Bill, Header, Key, Label, Store
+from creditdecoding.pav.data.label_store import (
+    Label,
+    LabelCost,
+    LabelStore,
+    ProblemKey,
+    StoreHeader,
+)
 from creditdecoding.pav.data.options import CollectConfig
 from creditdecoding.pav.data.strategies import Plan, Problem, plan
-from creditdecoding.pav.sampler import Ask, Cost, Drawn, Sampler
-from creditdecoding.pav.steps import State, delimiter
+from creditdecoding.pav.sampler import Cost, Rollout, RolloutRequest, Sampler
+from creditdecoding.pav.steps import PartialAnswer, task_delimiter
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items
 
 SETTLED = ("dtype", "quantize", "causal_block")
@@ -46,7 +52,7 @@ def problems_of(
             given=f"temperature {generation.temperature}, top_k {generation.top_k}",
             hint=hint,
         )
-    marks = [delimiter(family, config.delimiter) for family in families]
+    marks = [task_delimiter(family, config.delimiter) for family in families]
     split = cast(Split, config.split)
     found = []
     for family, mark in zip(families, marks):
@@ -54,7 +60,7 @@ def problems_of(
             distinct_items(family, split, config.item_seed, config.limit)
         ):
             with prefix_errors(f"item {number + 1} of {family.name}"):
-                root = State(tuple(lm.encode(item.prompt, config.raw)))
+                root = PartialAnswer(tuple(lm.encode(item.prompt, config.raw)))
                 lm.row(root.prompt, generation)
             found.append(
                 Problem((family.name, number), root, mark, _judge(lm, family, item, generation))
@@ -87,7 +93,7 @@ def header(
     config: CollectConfig,
     generation: GenerationConfig,
     engine: EngineConfig,
-) -> Header:
+) -> StoreHeader:
     """What a store of these labels begins with."""
     asked = hashlib.blake2b(
         repr([(problem.key, problem.root, problem.delimiter) for problem in problems]).encode(),
@@ -104,7 +110,7 @@ def header(
         **dataclasses.asdict(config),
         **given,
     }
-    return Header(
+    return StoreHeader(
         model_identity(lm),
         {**about, **{name: getattr(engine, name) for name in SETTLED}},
         len(problems),
@@ -118,9 +124,9 @@ class Collected:
     Seconds are those since the last problem was finished.
     """
 
-    key: Key
+    key: ProblemKey
     labels: tuple[Label, ...]
-    bill: Bill
+    bill: LabelCost
     answers: tuple[Label, ...] = ()
 
 
@@ -136,7 +142,7 @@ def run(
     since = time.perf_counter()
     for each in _Desk(Sampler(lm, generation, batch_size, share=True), iter(plans)).ended():
         now = time.perf_counter()
-        bill = Bill(each.rollouts, each.cost, now - since)
+        bill = LabelCost(each.rollouts, each.cost, now - since)
         answers = tuple(each.problem.outcomes(each.answers))
         yield Collected(each.problem.key, tuple(each.labels), bill, answers)
         since = now
@@ -159,7 +165,7 @@ def collect(
 
 
 def fill(
-    store: Store,
+    store: LabelStore,
     lm: LM,
     problems: Sequence[Problem],
     config: CollectConfig,
@@ -179,12 +185,12 @@ class _Run:
     def __init__(self, problem: Problem, strategy: Plan) -> None:
         self.problem, self.strategy = problem, strategy
         self.labels: list[Label] = []
-        self.answers: list[State] = []
+        self.answers: list[PartialAnswer] = []
         self.rollouts, self.cost = 0, Cost()
-        self.drawn: dict[int, Drawn] = {}
+        self.drawn: dict[int, Rollout] = {}
         self.asks = next(strategy)
 
-    def take(self, place: int, drawn: Drawn) -> bool:
+    def take(self, place: int, drawn: Rollout) -> bool:
         """Take an answer up; whether the strategy has gone on."""
         self.drawn[place] = drawn
         self.rollouts, self.cost = self.rollouts + 1, self.cost + drawn.cost
@@ -211,7 +217,9 @@ class _Desk:
 
     def __init__(self, sampler: Sampler, source: Iterator[tuple[Problem, Plan]]) -> None:
         self.sampler, self.source = sampler, source
-        self.waiting: list[tuple[int, int, _Run, list[Ask]]] = []  # problem, place of the first ask
+        self.waiting: list[
+            tuple[int, int, _Run, list[RolloutRequest]]
+        ] = []  # problem, place of the first ask
         self.under_way: dict[int, tuple[int, int, _Run]] = {}
         self.begun = 0
 
@@ -230,12 +238,12 @@ class _Desk:
 
     def _submit(self) -> None:
         """Hand the sampler what it has room for."""
-        while self.sampler.vacant and (self.waiting or self._open()):
+        while self.sampler.free_slots and (self.waiting or self._open()):
             order, place, run, group = self.waiting[0]
-            if len(group) > self.sampler.vacant and self.under_way:
+            if len(group) > self.sampler.free_slots and self.under_way:
                 return
             heapq.heappop(self.waiting)
-            now, later = group[: self.sampler.vacant], group[self.sampler.vacant :]
+            now, later = group[: self.sampler.free_slots], group[self.sampler.free_slots :]
             if later:
                 heapq.heappush(self.waiting, (order, place + len(now), run, later))
             for i, ask in enumerate(now):

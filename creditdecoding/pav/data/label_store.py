@@ -26,7 +26,7 @@ from creditdecoding import run_dir as journal
 from creditdecoding.errors import OptionError
 from creditdecoding.fingerprint import Identity
 from creditdecoding.pav.sampler import Cost
-from creditdecoding.pav.steps import State
+from creditdecoding.pav.steps import PartialAnswer
 
 KIND, VERSION = "pav labels", 2
 READABLE = (1, VERSION)
@@ -37,7 +37,7 @@ its digest says.
 """
 AGAIN = "Run the same credit pav collect command again: it goes on where it stopped."
 
-Key = tuple[str, int]
+ProblemKey = tuple[str, int]
 """A family's name and the number of a problem."""
 
 
@@ -49,7 +49,7 @@ class Label:
 
     family: str
     problem: int
-    state: State
+    state: PartialAnswer
     wins: int
     draws: int
 
@@ -84,15 +84,15 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Bill:
+class LabelCost:
     """What labels cost: answers drawn, what was computed for them, seconds of the clock."""
 
     rollouts: int = 0
     cost: Cost = Cost()
     seconds: float = 0.0
 
-    def __add__(self, other: Bill) -> Bill:
-        return Bill(
+    def __add__(self, other: LabelCost) -> LabelCost:
+        return LabelCost(
             self.rollouts + other.rollouts, self.cost + other.cost, self.seconds + other.seconds
         )
 
@@ -106,7 +106,7 @@ class Bill:
 
 
 @dataclass(frozen=True)
-class Header:
+class StoreHeader:
     """Whose labels a store holds, how they are made, and of how many problems."""
 
     identity: Identity
@@ -124,15 +124,15 @@ class Header:
 
 
 @dataclass
-class Found:
+class StoreContents:
     """What a store holds so far: labels and answers by problem, what they cost, how many of its
     bytes are whole, whether it has its end.
     """
 
-    header: Header
-    labels: dict[Key, tuple[Label, ...]] = field(default_factory=dict)
-    answers: dict[Key, tuple[Label, ...]] = field(default_factory=dict)
-    bill: Bill = Bill()
+    header: StoreHeader
+    labels: dict[ProblemKey, tuple[Label, ...]] = field(default_factory=dict)
+    answers: dict[ProblemKey, tuple[Label, ...]] = field(default_factory=dict)
+    bill: LabelCost = LabelCost()
     size: int = 0
     ended: bool = False
 
@@ -142,14 +142,18 @@ class Found:
         return sum(map(len, self.labels.values()))
 
 
-class Store:
+class LabelStore:
     """A store that is being written: `found` is what it holds."""
 
-    def __init__(self, file: RawIOBase, found: Found, path: Path) -> None:
+    def __init__(self, file: RawIOBase, found: StoreContents, path: Path) -> None:
         self.found, self._file, self._path = found, file, path
 
     def add(
-        self, key: Key, labels: Sequence[Label], bill: Bill, answers: Sequence[Label] = ()
+        self,
+        key: ProblemKey,
+        labels: Sequence[Label],
+        bill: LabelCost,
+        answers: Sequence[Label] = (),
     ) -> None:
         """Append a problem's labels and answers with their mark; the last problem brings the end."""
         assert key not in self.found.labels
@@ -188,7 +192,7 @@ class Store:
 
 
 @contextmanager
-def opened(path: Path, header: Header) -> Iterator[Store]:
+def open_store(path: Path, header: StoreHeader) -> Iterator[LabelStore]:
     """A store to append to, made or taken up where it stopped. Raises `OptionError` where the file
     is another run's, in use or something else.
     """
@@ -199,17 +203,17 @@ def opened(path: Path, header: Header) -> Iterator[Store]:
         if first.startswith(there) and there != first:  # new, or killed while it was
             os.truncate(path, 0)
             journal.append_bytes(file, first, path)
-        found = read(path)
+        found = read_store(path)
         _agree(path, found.header, header)
         if found.size < path.stat().st_size:
             os.truncate(path, found.size)
-        store = Store(file, found, path)
+        store = LabelStore(file, found, path)
         store._close()
         yield store
         os.fsync(file.fileno())
 
 
-def _agree(path: Path, there: Header, here: Header) -> None:
+def _agree(path: Path, there: StoreHeader, here: StoreHeader) -> None:
     """Hold a run to what the store was begun with."""
     theirs, ours = (_plain({**each.settings, "problems": each.problems}) for each in (there, here))
     differ = [
@@ -234,11 +238,11 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def load(path: str | Path) -> Labels:
+def load_labels(path: str | Path) -> Labels:
     """Read a finished store, its problems in the order of their tasks. Raises `OptionError` for one
     that is not finished, or something else.
     """
-    found = read(Path(path))
+    found = read_store(Path(path))
     if not found.ended:
         there = f"{len(found.labels)} of {found.header.problems} problems"
         raise OptionError(
@@ -253,7 +257,7 @@ def load(path: str | Path) -> Labels:
     return Labels(found.header.identity, found.header.settings, labels, answers)
 
 
-def read(path: Path) -> Found:
+def read_store(path: Path) -> StoreContents:
     """What a store holds, finished or not. Raises `OptionError` for other files and for broken
     lines, with their number.
     """
@@ -271,7 +275,7 @@ def read(path: Path) -> Found:
             given=str(path),
             hint="Make one with credit pav collect.",
         )
-    found = Found(_header(path, lines[0]), size=len(lines[0]))
+    found = StoreContents(_header(path, lines[0]), size=len(lines[0]))
     pending: dict[str, list[Label]] = {"label": [], "answer": []}
     size = found.size
     for number, line in enumerate(itertools.islice(lines, 1, None), 2):
@@ -289,11 +293,11 @@ def read(path: Path) -> Found:
     return found
 
 
-def _header(path: Path, line: bytes) -> Header:
+def _header(path: Path, line: bytes) -> StoreHeader:
     try:
         head = json.loads(line)
         if head["kind"] == KIND and head["version"] in READABLE:
-            return Header(
+            return StoreHeader(
                 Identity(**head["identity"]), dict(head["settings"]), int(head["problems"])
             )
         what = f"{head['kind']!r} of version {head['version']!r}"
@@ -306,7 +310,9 @@ def _header(path: Path, line: bytes) -> Header:
     )
 
 
-def _take(found: Found, pending: Mapping[str, list[Label]], record: Mapping[str, Any]) -> bool:
+def _take(
+    found: StoreContents, pending: Mapping[str, list[Label]], record: Mapping[str, Any]
+) -> bool:
     """Take a line up; whether it is a mark, so that all up to it is whole.
 
     `pending` holds what came since the last mark. Raises `ValueError` and its like for lines that
@@ -332,7 +338,9 @@ def _take(found: Found, pending: Mapping[str, list[Label]], record: Mapping[str,
     return True
 
 
-def _mark(found: Found, pending: Mapping[str, list[Label]], record: Mapping[str, Any]) -> None:
+def _mark(
+    found: StoreContents, pending: Mapping[str, list[Label]], record: Mapping[str, Any]
+) -> None:
     """Take up the mark of a problem, whose labels and answers are pending. Raises `ValueError`."""
     key = (str(record["family"]), int(record["problem"]))
     counts = {"label": record["labels"], "answer": record.get("answers", 0)}
@@ -345,7 +353,7 @@ def _mark(found: Found, pending: Mapping[str, list[Label]], record: Mapping[str,
     found.labels[key] = tuple(pending["label"])
     found.answers[key] = tuple(pending["answer"])
     cost = Cost(**{f.name: record[f.name] for f in dataclasses.fields(Cost)})
-    found.bill += Bill(record["rollouts"], cost, record["seconds"])
+    found.bill += LabelCost(record["rollouts"], cost, record["seconds"])
     for labels in pending.values():
         labels.clear()
 
@@ -370,7 +378,7 @@ def _label(record: Mapping[str, Any]) -> Label:
         or (ends and not 0 <= ends[0] <= ends[-1] <= len(written))
     ):
         raise ValueError("its state is none")
-    state = State(prompt, written, ends, bool(record["done"]), str(record["reason"]))
+    state = PartialAnswer(prompt, written, ends, bool(record["done"]), str(record["reason"]))
     return Label(str(record["family"]), _whole(record["problem"]), state, wins, draws)
 
 

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
-from creditdecoding.pav.data.label_store import Key, Label
+from creditdecoding.pav.data.label_store import Label, ProblemKey
 from creditdecoding.pav.data.options import CollectConfig
-from creditdecoding.pav.sampler import Ask, Drawn
-from creditdecoding.pav.steps import Mark, State
+from creditdecoding.pav.sampler import Rollout, RolloutRequest
+from creditdecoding.pav.steps import Delimiter, PartialAnswer
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,24 @@ class Problem:
     complete answer's ids are right.
     """
 
-    key: Key
-    root: State
-    delimiter: Mark
+    key: ProblemKey
+    root: PartialAnswer
+    delimiter: Delimiter
     right: Callable[[tuple[int, ...]], bool]
 
-    def asks(self, state: State, what: str, count: int, seed: int) -> list[Ask]:
+    def asks(self, state: PartialAnswer, what: str, count: int, seed: int) -> list[RolloutRequest]:
         """Draws of the rest of an answer behind `state`; `what` tells draws for one purpose from
         those for another.
         """
         parts = [(seed, *self.key, what, state.written, number) for number in range(count)]
-        return [Ask(state, self.delimiter, seed_of(*part)) for part in parts]
+        return [RolloutRequest(state, self.delimiter, seed_of(*part)) for part in parts]
 
-    def label(self, state: State, found: Iterable[Drawn]) -> Label:
+    def label(self, state: PartialAnswer, found: Iterable[Rollout]) -> Label:
         """The label of a state with these continuations."""
         verdicts = [self.right(drawn.state.written) for drawn in found]
         return Label(*self.key, state, sum(verdicts), len(verdicts))
 
-    def outcomes(self, answers: Iterable[State]) -> list[Label]:
+    def outcomes(self, answers: Iterable[PartialAnswer]) -> list[Label]:
         """The labels of complete answers: right or not, as often as each was drawn."""
         return [
             Label(*self.key, answer, times * self.right(answer.written), times)
@@ -49,7 +49,7 @@ class Problem:
         ]
 
 
-Plan = Generator[list[Ask], list[Drawn], list[Label]]
+Plan = Generator[list[RolloutRequest], list[Rollout], list[Label]]
 """Asks for answers, is sent them in the order of the asks, and in the end returns a problem's
 labels.
 """
@@ -105,11 +105,11 @@ def _first_pit(problem: Problem, config: CollectConfig, seed: int) -> Plan:
     where answers go wrong. Answers to the prompt and those followed are labelled too, by whether
     they are right.
     """
-    labels: dict[State, Label] = {}
-    answers: list[State] = []
-    wrong: list[State] = []
+    labels: dict[PartialAnswer, Label] = {}
+    answers: list[PartialAnswer] = []
+    wrong: list[PartialAnswer] = []
 
-    def take(state: State, drawn: list[Drawn]) -> None:
+    def take(state: PartialAnswer, drawn: list[Rollout]) -> None:
         label = labels[state] = problem.label(state, drawn)
         if label.value > config.promising:
             wrong.extend(
@@ -119,7 +119,7 @@ def _first_pit(problem: Problem, config: CollectConfig, seed: int) -> Plan:
     drawn = yield problem.asks(problem.root, "complete", config.n_mc, seed)
     take(problem.root, drawn)
     answers += [each.state for each in drawn]
-    followed: set[State] = set()
+    followed: set[PartialAnswer] = set()
     while wrong and len(followed) < config.n_cov:
         answer = wrong.pop()
         if answer in followed:

@@ -43,8 +43,8 @@ from creditdecoding.decoding.request import check_supported
 from creditdecoding.errors import OptionError
 from creditdecoding.likelihood import TokenQuery, replay
 from creditdecoding.lm import LM
-from creditdecoding.pav.sampler import Drawn
-from creditdecoding.pav.steps import Mark, State, grown
+from creditdecoding.pav.sampler import Rollout
+from creditdecoding.pav.steps import Delimiter, PartialAnswer, extend
 from creditdecoding.trace import StepEvent
 
 EVENTS = ("threshold", "fixed")
@@ -62,7 +62,7 @@ CERTAIN = 2.0
 
 
 @dataclass(frozen=True)
-class Pass:
+class ScoredPass:
     """A pass of an answer (its place among those given): the tokens that count, and the step, from
     0, in which each lies.
 
@@ -119,14 +119,16 @@ def refuse_unscored(lm: LM, generation: GenerationConfig, tokens: str = "written
         )
 
 
-def with_end(state: State, delimiter: Mark, decode: Callable[[Sequence[int]], str]) -> State:
+def with_end(
+    state: PartialAnswer, delimiter: Delimiter, decode: Callable[[Sequence[int]], str]
+) -> PartialAnswer:
     """A complete answer's state, with a step of its own for the end token where the last step had
     ended at its delimiter.
 
     Ending there or going on is a choice made in the state behind that step, and so weighed by what
     is known of that state.
     """
-    over = grown(State(state.prompt), state.written, delimiter, decode).ends
+    over = extend(PartialAnswer(state.prompt), state.written, delimiter, decode).ends
     return (
         replace(state, ends=(*state.ends, state.ends[-1]))
         if state.reason == "stop" and over == state.ends
@@ -134,7 +136,7 @@ def with_end(state: State, delimiter: Mark, decode: Callable[[Sequence[int]], st
     )
 
 
-def passes(lm: LM, answers: Sequence[Drawn], tokens: str = "written") -> list[Pass]:
+def scored_passes(lm: LM, answers: Sequence[Rollout], tokens: str = "written") -> list[ScoredPass]:
     """The passes of the answers, with what counts (one of `options.TOKENS`). Raises `OptionError`
     for traces that `likelihood.rescore` refuses.
     """
@@ -177,8 +179,13 @@ def _bound(told: Mapping[str, Any], step: StepEvent) -> float:
 
 
 def _counted(
-    lm: LM, place: int, state: State, query: TokenQuery, bounds: Sequence[float], every: bool
-) -> Pass:
+    lm: LM,
+    place: int,
+    state: PartialAnswer,
+    query: TokenQuery,
+    bounds: Sequence[float],
+    every: bool,
+) -> ScoredPass:
     """A pass without the tokens that count for nothing; with `every` there are none."""
     kept, steps, first = [], [], len(state.prompt)
     for i, (position, token) in enumerate(zip(query.positions.tolist(), query.targets.tolist())):
@@ -188,7 +195,7 @@ def _counted(
             kept.append(i)
             steps.append(min(bisect_right(state.ends, offset), state.depth - 1))
     query = replace(query, positions=query.positions[kept], targets=query.targets[kept])
-    return Pass(place, query, tuple(steps), tuple(bounds[i] for i in kept))
+    return ScoredPass(place, query, tuple(steps), tuple(bounds[i] for i in kept))
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,9 @@ class Lines:
     of: Int[Tensor, " n"]
 
 
-def distributions(model: Denoiser, lm: LM, batch: Sequence[Pass], temperature: float) -> Lines:
+def distributions(
+    model: Denoiser, lm: LM, batch: Sequence[ScoredPass], temperature: float
+) -> Lines:
     """What each counted token of some passes was drawn from; one forward pass of `model`, over each
     canvas and each place in it once.
     """
@@ -213,16 +222,18 @@ def distributions(model: Denoiser, lm: LM, batch: Sequence[Pass], temperature: f
     return Lines(logp, of.to(logp.device))
 
 
-def _leads(batch: Sequence[Pass]) -> Sequence[int]:
+def _leads(batch: Sequence[ScoredPass]) -> Sequence[int]:
     """For each pass the first of those that show the network the same."""
     return representatives([each.query.row for each in batch]) or range(len(batch))
 
 
-def _joined(batch: Sequence[Pass], name: str) -> Tensor:
+def _joined(batch: Sequence[ScoredPass], name: str) -> Tensor:
     return torch.cat([getattr(each.query, name) for each in batch])
 
 
-def chosen(found: Lines, batch: Sequence[Pass], temperature: float) -> Float[Tensor, " n"]:
+def token_logprobs(
+    found: Lines, batch: Sequence[ScoredPass], temperature: float
+) -> Float[Tensor, " n"]:
     """Log-probability of each counted token of some passes, from their `distributions`; of a
     discarded draw that of being discarded.
     """
@@ -248,14 +259,16 @@ def divergence(
     return (found.exp() * gap).sum(-1)
 
 
-def batches(every: Sequence[Pass], size: int, lines: int | None = None) -> list[list[Pass]]:
+def batches(
+    every: Sequence[ScoredPass], size: int, lines: int | None = None
+) -> list[list[ScoredPass]]:
     """Passes in batches of at most `size` canvases, those of a canvas and of similar length
     together, the longest first.
 
     With `lines` a batch asks for logits at no more than so many places: a canvas with more is shown
     several times.
     """
-    kinds: dict[int, list[Pass]] = {}
+    kinds: dict[int, list[ScoredPass]] = {}
     for lead, each in zip(_leads(every), every):
         kinds.setdefault(lead, []).append(each)
     order = sorted(kinds.values(), key=lambda kind: len(kind[0].query.row.canvas), reverse=True)
@@ -267,12 +280,12 @@ def batches(every: Sequence[Pass], size: int, lines: int | None = None) -> list[
     ]
 
 
-def _places(kind: Sequence[Pass]) -> list[int]:
+def _places(kind: Sequence[ScoredPass]) -> list[int]:
     """The positions at which the passes over one canvas ask for logits, each once."""
     return sorted({position for each in kind for position in each.query.positions.tolist()})
 
 
-def _parts(kind: list[Pass], lines: int) -> list[list[Pass]]:
+def _parts(kind: list[ScoredPass], lines: int) -> list[list[ScoredPass]]:
     """The passes over one canvas, cut by position so that each part asks at `lines` places at most."""
     places = _places(kind)
     if len(places) <= lines:
@@ -285,7 +298,7 @@ def _parts(kind: list[Pass], lines: int) -> list[list[Pass]]:
     return parts
 
 
-def _only(whole: Pass, wanted: set[int]) -> Pass:
+def _only(whole: ScoredPass, wanted: set[int]) -> ScoredPass:
     """What of a pass lies at some positions."""
     kept = [i for i, position in enumerate(whole.query.positions.tolist()) if position in wanted]
     query = replace(
@@ -293,12 +306,12 @@ def _only(whole: Pass, wanted: set[int]) -> Pass:
     )
     steps = tuple(whole.steps[i] for i in kept)
     bounds = tuple(whole.bounds[i] for i in kept)
-    return Pass(whole.answer, query, steps, bounds)
+    return ScoredPass(whole.answer, query, steps, bounds)
 
 
-def _narrow(parts: Sequence[list[Pass]], size: int, lines: int) -> list[list[Pass]]:
+def _narrow(parts: Sequence[list[ScoredPass]], size: int, lines: int) -> list[list[ScoredPass]]:
     """Parts joined, in their order, to batches of at most `size` parts and `lines` places."""
-    joined: list[list[Pass]] = []
+    joined: list[list[ScoredPass]] = []
     count = 0
     used = 0
     for part in parts:
@@ -315,7 +328,7 @@ def _narrow(parts: Sequence[list[Pass]], size: int, lines: int) -> list[list[Pas
 
 def step_logprobs(
     lm: LM,
-    answers: Sequence[Drawn],
+    answers: Sequence[Rollout],
     temperature: float,
     tokens: str = "written",
     batch_size: int = 16,
@@ -327,8 +340,8 @@ def step_logprobs(
     does.
     """
     found: list[Tensor] = [torch.zeros(drawn.state.depth, device=lm.device) for drawn in answers]
-    for batch in batches(passes(lm, answers, tokens), batch_size):
-        values = chosen(distributions(lm.model, lm, batch, temperature), batch, temperature)
+    for batch in batches(scored_passes(lm, answers, tokens), batch_size):
+        values = token_logprobs(distributions(lm.model, lm, batch, temperature), batch, temperature)
         for each, part in zip(batch, values.split([len(each.steps) for each in batch])):
             places = torch.tensor(each.steps, device=part.device)
             found[each.answer] = found[each.answer].to(part.dtype).index_add(0, places, part)

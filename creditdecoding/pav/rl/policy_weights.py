@@ -34,7 +34,7 @@ FILES = (
 """How the files of a checkpoint begin that are no weights."""
 
 
-def learner(lm: LM, compile: bool = False, learn: str = "all") -> tuple[nn.Module, nn.Module]:
+def learning_copy(lm: LM, compile: bool = False, learn: str = "all") -> tuple[nn.Module, nn.Module]:
     """A float32 copy of the model that samples, to learn, and one as it is, frozen; of the copy all
     weights `learn`, or the scales of its norms.
 
@@ -72,7 +72,7 @@ def learner(lm: LM, compile: bool = False, learn: str = "all") -> tuple[nn.Modul
 
 
 @torch.no_grad()
-def renew(lm: LM, model: nn.Module) -> None:
+def sync_sampler(lm: LM, model: nn.Module) -> None:
     """Give the model that samples the weights of `model`."""
     assert isinstance(lm.model, nn.Module)
     for theirs, mine in zip(lm.model.parameters(), model.parameters()):

@@ -49,7 +49,7 @@ _STUDENT = (
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """One run: its arm as it was asked for, what that means, its seed, its folder."""
 
     arm: str
@@ -58,7 +58,7 @@ class Cell:
     folder: Path
 
 
-def cells(folder: Path, arms: str, config: RLConfig, first: int, seeds: int) -> list[Cell]:
+def run_specs(folder: Path, arms: str, config: RLConfig, first: int, seeds: int) -> list[RunSpec]:
     """A run for each arm and seed, in subfolders where there are several. Raises `OptionError`.
 
     Arms are separated by commas, or by blanks where one has options of its own: `outcome
@@ -76,7 +76,7 @@ def cells(folder: Path, arms: str, config: RLConfig, first: int, seeds: int) -> 
     several = len(specs) * seeds > 1
     places = {spec: re.sub(r"[^\w=.+-]", ",", spec) for spec in specs}
     return [
-        Cell(spec, own, seed, folder / f"{places[spec]}-{seed}" if several else folder)
+        RunSpec(spec, own, seed, folder / f"{places[spec]}-{seed}" if several else folder)
         for seed in range(first, first + seeds)
         for spec, own in chosen
     ]
@@ -97,7 +97,7 @@ def configured(spec: str, config: RLConfig) -> RLConfig:
 
 
 @dataclass(frozen=True)
-class Curve:
+class LearningCurve:
     """The measurements of an arm's runs: `samples` and `sequences` (of the policy and of the
     verifier) [points], the others [seeds, points].
     """
@@ -109,7 +109,7 @@ class Curve:
     passes: Numbers
 
 
-def curve(arm: str, runs: Sequence[Cell]) -> Curve:
+def curve(arm: str, runs: Sequence[RunSpec]) -> LearningCurve:
     """What the logs of an arm's runs hold, as far as all of them are. Raises `OptionError` if one
     has measured nothing.
     """
@@ -124,7 +124,7 @@ def curve(arm: str, runs: Sequence[Cell]) -> Curve:
     spent = np.array(
         [[float(record["sequences"] + record["judged"]) for record in run[:points]] for run in held]
     )
-    return Curve(
+    return LearningCurve(
         arm,
         np.array([float(record["samples"]) for record in held[0][:points]]),
         spent.mean(axis=0),
@@ -170,7 +170,7 @@ def reached(samples: Numbers, values: Numbers, level: float) -> float | None:
     return float(samples[i - 1] + share * (samples[i] - samples[i - 1]))
 
 
-def saving(arm: Curve, base: Curve, level: float) -> dict[str, Any]:
+def saving(arm: LearningCurve, base: LearningCurve, level: float) -> dict[str, Any]:
     """Samples at which `arm` reaches `level`, and how many times fewer than those of `base` that
     is; the same in sequences.
 
@@ -208,7 +208,7 @@ def saving(arm: Curve, base: Curve, level: float) -> dict[str, Any]:
     return found
 
 
-def summary(runs: Sequence[Cell], settings: Mapping[str, Any]) -> dict[str, Any]:
+def summary(runs: Sequence[RunSpec], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON-ready record of all arms; savings are against the first arm `outcome`, if there is
     one.
     """

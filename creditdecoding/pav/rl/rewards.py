@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from creditdecoding.pav.verifier.model import advantage, effective
+from creditdecoding.pav.verifier.model import advantage, effective_reward
 
 
 def rewards(
@@ -34,10 +34,10 @@ def rewards(
         return q[-1].expand(len(q) - 1)
     if arm == "telescoped":
         return q[-1] + alpha * advantage(q[:-1], q[1:], k).flip(0).cumsum(0).flip(0)
-    return immediate(arm, q[:-1], q[1:], alpha, k)
+    return step_reward(arm, q[:-1], q[1:], alpha, k)
 
 
-def immediate(
+def step_reward(
     arm: str,
     before: Float[Tensor, "*steps"],
     behind: Float[Tensor, "*steps"],
@@ -47,7 +47,7 @@ def immediate(
     """What the arms `q` and `effective` reward a step with, from Q^pi of the states before and
     behind it alone.
     """
-    return behind if arm == "q" else effective(before, behind, alpha, k)
+    return behind if arm == "q" else effective_reward(before, behind, alpha, k)
 
 
 def needs_values(arm: str, baseline: str) -> bool:
@@ -64,7 +64,7 @@ def baseline(name: str, q: Float[Tensor, " states"], others: float) -> Float[Ten
     return q.new_full((len(q) - 1,), others if name == "others" else 0.0)
 
 
-def spread(weights: Sequence[Float[Tensor, " steps"]]) -> list[Float[Tensor, " steps"]]:
+def whiten(weights: Sequence[Float[Tensor, " steps"]]) -> list[Float[Tensor, " steps"]]:
     """The weights of several answers, changed to have the mean 0 and the spread 1 together."""
     flat = torch.cat(list(weights))
     flat = (flat - flat.mean()) / (flat.std(correction=0).item() or 1.0)

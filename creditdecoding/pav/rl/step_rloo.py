@@ -19,35 +19,35 @@ from jaxtyping import Float
 from torch import Tensor
 
 from creditdecoding.pav.rl.logprobs import with_end
-from creditdecoding.pav.sampler import Ask, Drawn, Sampler
-from creditdecoding.pav.steps import Mark, State
+from creditdecoding.pav.sampler import Rollout, RolloutRequest, Sampler
+from creditdecoding.pav.steps import Delimiter, PartialAnswer
 
 
 @dataclass(frozen=True)
-class Branch:
+class StepSample:
     """A draw of the step number `step`, from 0, of the answer number `answer`, beside the one that
     the answer took.
     """
 
     answer: int
     step: int
-    drawn: Drawn
+    drawn: Rollout
 
     @property
-    def lesson(self) -> Drawn:
+    def as_one_step(self) -> Rollout:
         """The draw as an answer of one step, for its log-probability: what it was begun with was
         not drawn.
         """
         return replace(self.drawn, state=replace(self.drawn.state, ends=self.drawn.state.ends[-1:]))
 
 
-def branches(
-    answers: Sequence[Drawn],
-    marks: Sequence[Mark],
+def sample_steps(
+    answers: Sequence[Rollout],
+    marks: Sequence[Delimiter],
     count: int,
     sampler: Sampler,
     seeds: Iterator[int],
-) -> list[Branch]:
+) -> list[StepSample]:
     """`count` more draws of each step of each answer, whose steps end as `marks` say, in the order
     of answers, steps and draws.
 
@@ -60,7 +60,7 @@ def branches(
         for _ in range(count)
     ]
     asks = [
-        Ask(answers[answer].state.prefix(step), marks[answer], next(seeds), 1)
+        RolloutRequest(answers[answer].state.prefix(step), marks[answer], next(seeds), 1)
         for answer, step in places
     ]
     found = dict(sampler.draw(asks))
@@ -70,14 +70,14 @@ def branches(
         for i, (answer, step) in enumerate(places)
     ]
     return [
-        Branch(answer, step, replace(found[i], state=ends[i]))
+        StepSample(answer, step, replace(found[i], state=ends[i]))
         for i, (answer, step) in enumerate(places)
     ]
 
 
 def sides(
-    answers: Sequence[State], others: Sequence[Branch]
-) -> tuple[list[State], list[list[State]]]:
+    answers: Sequence[PartialAnswer], others: Sequence[StepSample]
+) -> tuple[list[PartialAnswer], list[list[PartialAnswer]]]:
     """The states before all steps of all answers, in order, and for each those behind it: the one
     that was taken, then the other draws'.
     """
@@ -91,7 +91,7 @@ def sides(
     return before, behind
 
 
-def against_others(
+def leave_one_out_weights(
     rewards: Float[Tensor, "states candidates"],
 ) -> Float[Tensor, "states candidates"]:
     """Each reward less the mean of the others' of its state."""
@@ -99,7 +99,7 @@ def against_others(
     return (rewards - rewards.mean(dim=1, keepdim=True)) * (count / (count - 1))
 
 
-def dealt(
+def split_weights(
     weights: Float[Tensor, "states candidates"], depths: Sequence[int]
 ) -> list[Float[Tensor, " steps"]]:
     """Weights by lesson: of the answers, which have so many steps, then of each other draw alone,

@@ -39,21 +39,33 @@ from creditdecoding.fingerprint import model_identity
 from creditdecoding.lm import LM
 from creditdecoding.pav.rl.logprobs import (
     VALUES,
-    Pass,
+    ScoredPass,
     batches,
-    chosen,
     distributions,
     divergence,
-    passes,
     refuse_unscored,
+    scored_passes,
+    token_logprobs,
     with_end,
 )
 from creditdecoding.pav.rl.options import RLConfig
-from creditdecoding.pav.rl.policy_weights import cosine, export, learner, refuse_unwritable, renew
-from creditdecoding.pav.rl.rewards import baseline, immediate, needs_values, rewards, spread
-from creditdecoding.pav.rl.step_rloo import Branch, against_others, branches, dealt, sides
-from creditdecoding.pav.sampler import Ask, Drawn, Sampler
-from creditdecoding.pav.steps import State, delimiter
+from creditdecoding.pav.rl.policy_weights import (
+    cosine,
+    export,
+    learning_copy,
+    refuse_unwritable,
+    sync_sampler,
+)
+from creditdecoding.pav.rl.rewards import baseline, needs_values, rewards, step_reward, whiten
+from creditdecoding.pav.rl.step_rloo import (
+    StepSample,
+    leave_one_out_weights,
+    sample_steps,
+    sides,
+    split_weights,
+)
+from creditdecoding.pav.sampler import Rollout, RolloutRequest, Sampler
+from creditdecoding.pav.steps import PartialAnswer, task_delimiter
 from creditdecoding.run_dir import open_run
 from creditdecoding.run_dir import write_atomically as write_whole
 from creditdecoding.tasks.base import Item, Task, distinct_items
@@ -71,7 +83,7 @@ class Judge(Protocol):
 
     sequences: int
 
-    def q(self, states: Sequence[State]) -> Float[Tensor, " n"]:
+    def q(self, states: Sequence[PartialAnswer]) -> Float[Tensor, " n"]:
         """Q^pi of each state."""
         ...
 
@@ -81,15 +93,15 @@ FREE = ("iterations", "save_every", "eval_every")
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredAnswer:
     """A drawn answer and its verdict."""
 
     item: Item
-    drawn: Drawn
+    drawn: Rollout
     right: bool
 
 
-class Run:
+class PolicyTraining:
     """One run in a folder. `lm` samples, and its weights are changed; `source` is its checkpoint's
     folder, None to write none in the end.
     """
@@ -122,9 +134,11 @@ class Run:
             judge,
         )
         self.folder, self.source = folder, source
-        self.marks = {family.name: delimiter(family, config.delimiter) for family in families}
-        self.held = [item for family in families for item in held_out(family, config.eval_limit)]
-        self.model, self.first = learner(lm, compile, config.learn)
+        self.marks = {family.name: task_delimiter(family, config.delimiter) for family in families}
+        self.held = [
+            item for family in families for item in held_out_items(family, config.eval_limit)
+        ]
+        self.model, self.first = learning_copy(lm, compile, config.learn)
         self.about = {
             "kind": "rl",
             **asdict(model_identity(lm)),
@@ -194,7 +208,7 @@ class Run:
         weights = self.weights_beside(answers, others) if others else self.weights(answers)
         self.iteration += 1
         self.samples += len(answers)
-        lessons = [*(each.drawn for each in answers), *(other.lesson for other in others)]
+        lessons = [*(each.drawn for each in answers), *(other.as_one_step for other in others)]
         self.sequences += sum(each.cost.sequences for each in lessons)
         self.judged += self.judge.sequences - before if self.judge else 0
         of = [*range(len(answers)), *(other.answer for other in others)]
@@ -215,26 +229,28 @@ class Run:
             **found,
         }
 
-    def draw(self, items: Sequence[Item], seeds: Sequence[int]) -> list[Judged]:
+    def draw(self, items: Sequence[Item], seeds: Sequence[int]) -> list[ScoredAnswer]:
         """An answer to each item by the weights as they are, with its verdict."""
         sampler = Sampler(self.lm, self.generation, self.lm.batch_size)
         asks = [
-            Ask(State(tuple(self.lm.encode(item.prompt))), self.marks[item.task], seed)
+            RolloutRequest(
+                PartialAnswer(tuple(self.lm.encode(item.prompt))), self.marks[item.task], seed
+            )
             for item, seed in zip(items, seeds)
         ]
-        found: dict[int, Judged] = {}
+        found: dict[int, ScoredAnswer] = {}
         for place, drawn in sampler.draw(asks):
             state = with_end(drawn.state, self.marks[items[place].task], self.lm.words.decode)
-            found[place] = Judged(
+            found[place] = ScoredAnswer(
                 items[place], replace(drawn, state=state), self._right(state, items[place])
             )
         return [found[place] for place in range(len(items))]
 
-    def _right(self, state: State, item: Item) -> bool:
+    def _right(self, state: PartialAnswer, item: Item) -> bool:
         """Whether a complete answer is."""
         return self.score[item.task](self.lm.text(state.written, self.generation), item)
 
-    def weights(self, answers: Sequence[Judged]) -> list[Float[Tensor, " steps"]]:
+    def weights(self, answers: Sequence[ScoredAnswer]) -> list[Float[Tensor, " steps"]]:
         """What the score function of each step of each answer is weighed by."""
         config, count = self.config, self.config.samples
         states = [state for each in answers for state in each.drawn.state.prefixes[:-1]]
@@ -255,19 +271,19 @@ class Run:
             )
         return found
 
-    def others(self, answers: Sequence[Judged], rng: random.Random) -> list[Branch]:
+    def others(self, answers: Sequence[ScoredAnswer], rng: random.Random) -> list[StepSample]:
         """Further draws of each step of the answers."""
         sampler = Sampler(self.lm, self.generation, self.lm.batch_size, share=True)
         marks, seeds = (
             [self.marks[each.item.task] for each in answers],
             iter(lambda: rng.getrandbits(60), None),
         )
-        return branches(
+        return sample_steps(
             [each.drawn for each in answers], marks, self.config.candidates - 1, sampler, seeds
         )
 
     def weights_beside(
-        self, answers: Sequence[Judged], others: Sequence[Branch]
+        self, answers: Sequence[ScoredAnswer], others: Sequence[StepSample]
     ) -> list[Float[Tensor, " steps"]]:
         """What the score function is weighed by of each step of each answer, then of each other
         draw: its reward less those beside it.
@@ -286,14 +302,14 @@ class Run:
         known.update(zip(unknown, self.judge.q(unknown).tolist()))
         worth = torch.tensor([[known[state] for state in line] for line in behind])
         was = torch.tensor([known[state] for state in before])[:, None].expand_as(worth)
-        found = against_others(
-            immediate(self.config.arm, was, worth, self.config.alpha, self.config.k)
+        found = leave_one_out_weights(
+            step_reward(self.config.arm, was, worth, self.config.alpha, self.config.k)
         )
-        return dealt(found, [each.drawn.state.depth for each in answers])
+        return split_weights(found, [each.drawn.state.depth for each in answers])
 
     def learn(
         self,
-        lessons: Sequence[Drawn],
+        lessons: Sequence[Rollout],
         weights: Sequence[Tensor],
         problem: Sequence[int],
         answers: int,
@@ -308,9 +324,12 @@ class Run:
         """
         weights = [
             each / self.config.candidates
-            for each in (spread(weights) if self.config.normalise else weights)
+            for each in (whiten(weights) if self.config.normalise else weights)
         ]
-        every, middle = passes(self.lm, lessons, self.config.tokens), self.config.problems // 2
+        every, middle = (
+            scored_passes(self.lm, lessons, self.config.tokens),
+            self.config.problems // 2,
+        )
         lines = max(1, VALUES // self.lm.words.size)
         total, tokens, first = 0.0, 0.0, list[Tensor | None]()
         for late in (False, True):
@@ -325,7 +344,7 @@ class Run:
         norm = torch.nn.utils.clip_grad_norm_(self.learning, self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        renew(self.lm, self.model)
+        sync_sampler(self.lm, self.model)
         return {
             "gradient": round(float(norm), 4),
             "agree": agree,
@@ -333,7 +352,7 @@ class Run:
         }
 
     def _backward(
-        self, batch: Sequence[Pass], weights: Sequence[Tensor], answers: int
+        self, batch: Sequence[ScoredPass], weights: Sequence[Tensor], answers: int
     ) -> tuple[float, float]:
         """Add the gradient of some passes; the sum of KL over the answers' tokens among them, and
         how many these are.
@@ -353,7 +372,7 @@ class Run:
         far = (divergence(found.logp, base.logp.clone()) * count).sum()
         loss = (
             self.config.kl * far
-            - (weight * chosen(found, batch, self.generation.temperature)).sum()
+            - (weight * token_logprobs(found, batch, self.generation.temperature)).sum()
         ) / answers
         loss.backward()  # type: ignore[no-untyped-call]
         return float(far.detach()), float(own.sum())
@@ -399,7 +418,7 @@ class Run:
         for name in COUNTS:
             setattr(self, name, state[name])
         self.saved = self.iteration
-        renew(self.lm, self.model)
+        sync_sampler(self.lm, self.model)
 
     def _log(self, record: dict[str, Any]) -> dict[str, Any]:
         with (self.folder / LOG).open("a") as file:
@@ -435,7 +454,7 @@ def problems(families: Sequence[Task], count: int, rng: random.Random) -> list[I
     ]
 
 
-def held_out(family: Task, limit: int) -> list[Item]:
+def held_out_items(family: Task, limit: int) -> list[Item]:
     """At most `limit` items of the dev split that no run learns from. Raises `OptionError` where
     there are none.
     """

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from creditdecoding.pav.sampler import Ask
+from creditdecoding.pav.sampler import RolloutRequest
 from creditdecoding.pav.search.driver import Candidate, Choice, Problem, Search, draw, kept, rate
-from creditdecoding.pav.steps import State
+from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.pav.verifier.model import advantage
 
 
@@ -49,15 +49,20 @@ def beam(problem: Problem, n: int, c: int, reward: Reward, steps: int = 1) -> Se
     round draws `c` a place that is not complete; a complete answer keeps its place while it is
     among the best.
     """
-    seeds, known, rounds = problem.seeds(), dict[State, float](), list[tuple[Candidate, ...]]()
+    seeds, known, rounds = (
+        problem.seeds(),
+        dict[PartialAnswer, float](),
+        list[tuple[Candidate, ...]](),
+    )
     elements = [Candidate(problem.root)]
     while opened := [each for each in elements if not each.state.done]:
         complete = [each for each in elements if each.state.done]
         parents = _dealt(opened, n - len(complete), c)
         drawn = yield from draw(
-            Ask(parent.state, problem.delimiter, next(seeds), steps) for parent in parents
+            RolloutRequest(parent.state, problem.delimiter, next(seeds), steps)
+            for parent in parents
         )
-        grown: dict[State, tuple[Candidate, State]] = {}
+        grown: dict[PartialAnswer, tuple[Candidate, PartialAnswer]] = {}
         for one, parent in zip(drawn, parents):
             grown.setdefault(one.state, (one, parent.state))
         fresh = (
@@ -91,7 +96,7 @@ class _Front:
     how the drafts from here ended.
     """
 
-    state: State
+    state: PartialAnswer
     q: float = 0.0
     before: float = 0.0
     ends: float = 0.0
@@ -118,7 +123,7 @@ def redraft(problem: Problem, n: int, c: int, reward: Reward) -> Search:
     """
     seeds, known, drafts, rounds = (
         problem.seeds(),
-        dict[State, float](),
+        dict[PartialAnswer, float](),
         list[Candidate](),
         list[tuple[Candidate, ...]](),
     )
@@ -131,7 +136,9 @@ def redraft(problem: Problem, n: int, c: int, reward: Reward) -> Search:
             reverse=True,
         )
         begun = [best[place % len(best)] for place in range(min(c, n - len(drafts)))]
-        drawn = yield from draw(Ask(front.state, problem.delimiter, next(seeds)) for front in begun)
+        drawn = yield from draw(
+            RolloutRequest(front.state, problem.delimiter, next(seeds)) for front in begun
+        )
         fresh = [
             state
             for state in dict.fromkeys(state for one in drawn for state in one.state.prefixes)

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.lm import LM
-from creditdecoding.pav.sampler import Ask
+from creditdecoding.pav.sampler import RolloutRequest
 from creditdecoding.pav.search.driver import Candidate, Choice, Problem, Search, draw, kept, rate
 from creditdecoding.tasks.base import Task, final_answer
 from creditdecoding.tasks.custom import normalize_answer
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampledAnswer:
     """What is known of a whole answer: what it votes for, its log-probability [nats] and tokens,
     and Q^pi where a verifier rated it.
     """
@@ -28,45 +28,45 @@ class Sample:
     q: float = 0.0
 
 
-Pick = Callable[[Sequence[Sample]], int]
+Pick = Callable[[Sequence[SampledAnswer]], int]
 """The place of the answer to give."""
 
 
-def first(samples: Sequence[Sample]) -> int:
+def first(samples: Sequence[SampledAnswer]) -> int:
     """The first one drawn."""
     return 0
 
 
-def best(samples: Sequence[Sample]) -> int:
+def best(samples: Sequence[SampledAnswer]) -> int:
     """The one a verifier of whole answers finds likeliest to be right."""
     return _most([sample.q for sample in samples])
 
 
-def majority(samples: Sequence[Sample]) -> int:
+def majority(samples: Sequence[SampledAnswer]) -> int:
     """The first one with the answer that most have; of answers that equally many have, the first
     seen.
     """
     return _voted(samples, lambda sample: 1.0)
 
 
-def weighted(samples: Sequence[Sample]) -> int:
+def weighted(samples: Sequence[SampledAnswer]) -> int:
     """The first one with the answer whose samples have the greatest Q^pi together."""
     return _voted(samples, lambda sample: sample.q)
 
 
-def certainty(samples: Sequence[Sample]) -> int:
+def certainty(samples: Sequence[SampledAnswer]) -> int:
     """The one with the greatest sum of log-probabilities, each of a token when it was written: the
     likeliest.
     """
     return _most([sample.logprob for sample in samples])
 
 
-def certainty_mean(samples: Sequence[Sample]) -> int:
+def certainty_mean(samples: Sequence[SampledAnswer]) -> int:
     """The one with the greatest log-probability a token."""
     return _most([sample.logprob / max(1, sample.tokens) for sample in samples])
 
 
-def _voted(samples: Sequence[Sample], weight: Callable[[Sample], float]) -> int:
+def _voted(samples: Sequence[SampledAnswer], weight: Callable[[SampledAnswer], float]) -> int:
     sums: dict[str, float] = defaultdict(float)
     for sample in samples:
         sums[sample.vote] += weight(sample)
@@ -93,7 +93,9 @@ JUDGED = ("best_of_n", "weighted")
 def sampled(problem: Problem, n: int, pick: Pick, judged: bool) -> Search:
     """`n` whole answers, one of them picked; rated at their ends first where the pick is `judged`."""
     seeds = problem.seeds()
-    drawn = yield from draw(Ask(problem.root, problem.delimiter, next(seeds)) for _ in range(n))
+    drawn = yield from draw(
+        RolloutRequest(problem.root, problem.delimiter, next(seeds)) for _ in range(n)
+    )
     if judged:
         ends = dict.fromkeys(one.state for one in drawn)
         q = dict(zip(ends, (yield from rate(ends))))
@@ -104,17 +106,17 @@ def sampled(problem: Problem, n: int, pick: Pick, judged: bool) -> Search:
     return Choice(found[at], found, (found,))
 
 
-def sample_of(candidate: Candidate, problem: Problem) -> Sample:
+def sample_of(candidate: Candidate, problem: Problem) -> SampledAnswer:
     """What is known of a drawn answer."""
     vote = (
         repr(candidate.state.written)
         if problem.vote is None
         else problem.vote(candidate.state.written)
     )
-    return Sample(vote, candidate.logprob, candidate.tokens, candidate.q or 0.0)
+    return SampledAnswer(vote, candidate.logprob, candidate.tokens, candidate.q or 0.0)
 
 
-def voter(
+def answer_extractor(
     family: Task | None, lm: LM, generation: GenerationConfig
 ) -> Callable[[Sequence[int]], str]:
     """What ids of an answer vote for: what the family says the answer is, else what follows the

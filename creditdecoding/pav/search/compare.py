@@ -24,12 +24,12 @@ from creditdecoding.fingerprint import checkpoint_digest, model_identity
 from creditdecoding.lm import LM
 from creditdecoding.options import parse_values, split_spec
 from creditdecoding.pav.sampler import Sampler
-from creditdecoding.pav.search.best_of_n import PICKS, voter
-from creditdecoding.pav.search.driver import Found, Judge, Problem, rated
+from creditdecoding.pav.search.best_of_n import PICKS, answer_extractor
+from creditdecoding.pav.search.driver import Found, Problem, ValueModel, rated
 from creditdecoding.pav.search.methods import check, search
 from creditdecoding.pav.search.options import KNOBS, SearchConfig
-from creditdecoding.pav.steps import delimiter
-from creditdecoding.pav.verifier.model import located
+from creditdecoding.pav.steps import task_delimiter
+from creditdecoding.pav.verifier.model import verifier_folder
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items
 
 KEY = ("method", "n", "seed", "family", "item")
@@ -40,7 +40,7 @@ Place = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """All that decides the lines of a run; `methods` and `sizes` are specs and budgets, `verifier`
     and `outcome` folders.
 
@@ -74,7 +74,7 @@ class Plan:
                 hint="Give a method and two problems.",
             )
         for family in self.families:
-            delimiter(family)
+            task_delimiter(family)
         for spec in self.methods:
             configured(spec, max(self.sizes))
 
@@ -138,7 +138,10 @@ def posed(
     """Items as problems, those of like length one after the other. Raises `OptionError` where a
     family does not say what ends a step.
     """
-    known = {family.name: (delimiter(family), voter(family, lm, generation)) for family in families}
+    known = {
+        family.name: (task_delimiter(family), answer_extractor(family, lm, generation))
+        for family in families
+    }
     found = {
         place: Problem(tuple(lm.encode(item.prompt)), known[place[0]][0], seed, known[place[0]][1])
         for place, item in items.items()
@@ -163,7 +166,7 @@ def configured(spec: str, n: int = 1) -> SearchConfig:
     return SearchConfig(name, **budget, **parse_values(SearchConfig, knobs))
 
 
-def manifest(plan: Plan, lm: LM) -> dict[str, Any]:
+def manifest(plan: SearchPlan, lm: LM) -> dict[str, Any]:
     """What a folder's lines depend on."""
     engine = {
         f.name: getattr(plan.engine, f.name)
@@ -179,7 +182,7 @@ def manifest(plan: Plan, lm: LM) -> dict[str, Any]:
         "model": {"model": own.model, "tokenizer": own.tokenizer},
         "behaviour": own.behaviour,
         **{
-            name: folder and checkpoint_digest(located(folder))
+            name: folder and checkpoint_digest(verifier_folder(folder))
             for name, folder in (("verifier", plan.verifier), ("outcome", plan.outcome))
         },
         "tasks": {family.name: dict(family.metadata) for family in plan.families},
@@ -195,11 +198,11 @@ def manifest(plan: Plan, lm: LM) -> dict[str, Any]:
 
 
 def run(
-    plan: Plan,
+    plan: SearchPlan,
     folder: Path,
     lm: LM,
-    judge: Judge,
-    outcome: Judge | None = None,
+    judge: ValueModel,
+    outcome: ValueModel | None = None,
     on_start: Callable[[int, int], Callable[[], None]] | None = None,
 ) -> list[dict[str, Any]]:
     """Do what is left of a plan in its folder; all its lines, in order. Raises `OptionError`s.
@@ -241,13 +244,13 @@ def _config(spec: str, n: int) -> SearchConfig:
 
 
 def _lines(
-    plan: Plan,
+    plan: SearchPlan,
     spec: str,
     n: int,
     todo: Mapping[Place, Problem],
     sampler: Sampler,
-    judge: Judge,
-    outcome: Judge | None,
+    judge: ValueModel,
+    outcome: ValueModel | None,
 ) -> Iterator[dict[str, Any]]:
     """The lines of a cell as its problems end."""
     places, families = [*todo], {family.name: family for family in plan.families}
@@ -289,8 +292,8 @@ def _pool(
     problem: Problem,
     right: Callable[[str], bool],
     sampler: Sampler,
-    judge: Judge,
-    outcome: Judge | None,
+    judge: ValueModel,
+    outcome: ValueModel | None,
 ) -> dict[str, Any]:
     """A pool as columns: of equal `passes` one is run, of answers that are the `same` (the place of
     the first one) a verifier reads one.

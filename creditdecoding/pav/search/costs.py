@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from creditdecoding.pav.sampler import Cost
-from creditdecoding.pav.steps import State
-from creditdecoding.pav.verifier.packing import chains
+from creditdecoding.pav.steps import PartialAnswer
+from creditdecoding.pav.verifier.packing import prefix_chains
 
 FORWARDS_A_ROW = 2
 """Networks that a row goes through before a verifier's word on it is known."""
@@ -56,9 +56,9 @@ def verifier_sequences(rows: int) -> int:
     return FORWARDS_A_ROW * rows
 
 
-def verifier_cost(states: Sequence[State]) -> Cost:
+def verifier_cost(states: Sequence[PartialAnswer]) -> Cost:
     """What a verifier's word on states costs: a row for each that no other of them continues."""
-    rows = [chain[-1] for chain in chains(states)]
+    rows = [chain[-1] for chain in prefix_chains(states)]
     sequences = verifier_sequences(len(rows))
     positions = sum(2 * len(state.prompt) + 3 * len(state.written) for state in rows)
     return Cost(sequences, sequences, positions)

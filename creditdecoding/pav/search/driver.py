@@ -18,16 +18,16 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from creditdecoding.pav.sampler import Ask, Cost, Sampler
+from creditdecoding.pav.sampler import Cost, RolloutRequest, Sampler
 from creditdecoding.pav.search.costs import Bought, Pass, policy_cost, verifier_cost
-from creditdecoding.pav.steps import Mark, State
+from creditdecoding.pav.steps import Delimiter, PartialAnswer
 from creditdecoding.trace import Trace
 
 
-class Judge(Protocol):
+class ValueModel(Protocol):
     """What says how likely the policy ends right from each of some states: [n] in (0, 1)."""
 
-    def q(self, states: Sequence[State]) -> Tensor: ...
+    def q(self, states: Sequence[PartialAnswer]) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Problem:
     """
 
     prompt: tuple[int, ...]
-    delimiter: Mark
+    delimiter: Delimiter
     seed: int = 0
     vote: Callable[[Sequence[int]], str] | None = None
 
     @property
-    def root(self) -> State:
+    def root(self) -> PartialAnswer:
         """Nothing written yet."""
-        return State(self.prompt)
+        return PartialAnswer(self.prompt)
 
     def seeds(self) -> Iterator[int]:
         """Seeds without end, others for another problem."""
@@ -60,7 +60,7 @@ class Candidate:
     `logprob` [nats], `tokens` and `passes` are those of the draw that wrote its last part.
     """
 
-    state: State
+    state: PartialAnswer
     q: float | None = None
     advantage: float | None = None
     score: float = 0.0
@@ -114,32 +114,32 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Draws:
+class Sample:
     """A wish: continue these."""
 
-    asks: tuple[Ask, ...]
+    asks: tuple[RolloutRequest, ...]
 
 
 @dataclass(frozen=True)
-class Ratings:
+class Score:
     """A wish: say what these are worth."""
 
-    states: tuple[State, ...]
+    states: tuple[PartialAnswer, ...]
 
 
-Search = Generator[Draws | Ratings, list[Any], Choice]
+Search = Generator[Sample | Score, list[Any], Choice]
 
 
-def draw(asks: Iterable[Ask]) -> Generator[Draws, list[Any], list[Candidate]]:
+def draw(asks: Iterable[RolloutRequest]) -> Generator[Sample, list[Any], list[Candidate]]:
     """Inside a search: the states that asks became, in the order of the asks, not rated yet."""
     wanted = tuple(asks)
-    return (yield Draws(wanted)) if wanted else []
+    return (yield Sample(wanted)) if wanted else []
 
 
-def rate(states: Iterable[State]) -> Generator[Ratings, list[Any], list[float]]:
+def rate(states: Iterable[PartialAnswer]) -> Generator[Score, list[Any], list[float]]:
     """Inside a search: Q^pi of states."""
     wanted = tuple(states)
-    return (yield Ratings(wanted)) if wanted else []
+    return (yield Score(wanted)) if wanted else []
 
 
 @dataclass
@@ -147,7 +147,7 @@ class _Live:
     """A search under way, its wish, and what it cost so far."""
 
     search: Search
-    wish: Draws | Ratings | None = None
+    wish: Sample | Score | None = None
     spent: Spent = field(default_factory=Spent)
     choice: Choice | None = None
 
@@ -160,7 +160,7 @@ class _Live:
 
 
 def run(
-    searches: Iterable[Search], sampler: Sampler, judge: Judge | None, at_once: int
+    searches: Iterable[Search], sampler: Sampler, judge: ValueModel | None, at_once: int
 ) -> Iterator[tuple[int, Found]]:
     """Places and results of searches as they end, `at_once` of them under way."""
     waiting, live = iter(enumerate(searches)), dict[int, _Live]()
@@ -174,24 +174,24 @@ def run(
             if each.choice is not None:
                 del live[place]
                 yield place, Found(each.choice, each.spent)
-        rating = [each for each in live.values() if isinstance(each.wish, Ratings)]
+        rating = [each for each in live.values() if isinstance(each.wish, Score)]
         if rating:
             _rate(rating, judge)
-        drawing = [each for each in live.values() if isinstance(each.wish, Draws)]
+        drawing = [each for each in live.values() if isinstance(each.wish, Sample)]
         if drawing:
             _draw(drawing, sampler)
 
 
-def rated(judge: Judge, states: Sequence[State]) -> tuple[list[float], float]:
+def rated(judge: ValueModel, states: Sequence[PartialAnswer]) -> tuple[list[float], float]:
     """Q^pi of states, and the seconds it took."""
     began = time.perf_counter()
     found: list[float] = judge.q(states).tolist()
     return found, time.perf_counter() - began
 
 
-def _rate(live: Sequence[_Live], judge: Judge | None) -> None:
+def _rate(live: Sequence[_Live], judge: ValueModel | None) -> None:
     assert judge is not None, "a search that asks a verifier is not begun without one"
-    wishes = [each.wish.states for each in live if isinstance(each.wish, Ratings)]
+    wishes = [each.wish.states for each in live if isinstance(each.wish, Score)]
     values, seconds = rated(judge, [state for states in wishes for state in states])
     reply, costs = iter(values), [verifier_cost(states) for states in wishes]
     whole = sum(cost.sequences for cost in costs)
@@ -201,7 +201,7 @@ def _rate(live: Sequence[_Live], judge: Judge | None) -> None:
 
 
 def _draw(live: Sequence[_Live], sampler: Sampler) -> None:
-    wishes = [each.wish.asks for each in live if isinstance(each.wish, Draws)]
+    wishes = [each.wish.asks for each in live if isinstance(each.wish, Sample)]
     asks = [ask for wish in wishes for ask in wish]
     replies: list[Candidate] = [Candidate(ask.state) for ask in asks]
     began, guided = time.perf_counter(), sampler.generation.cfg_scale > 0
@@ -222,7 +222,7 @@ def _draw(live: Sequence[_Live], sampler: Sampler) -> None:
         each.send(part)
 
 
-def _passes(state: State, trace: Trace, sequences: int, alone: int) -> Iterator[Pass]:
+def _passes(state: PartialAnswer, trace: Trace, sequences: int, alone: int) -> Iterator[Pass]:
     """The passes of a draw; those of draws with the same `alone` are the same as long as they write
     the same.
     """

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from creditdecoding.errors import OptionError
-from creditdecoding.pav.sampler import Ask, Sampler
+from creditdecoding.pav.sampler import RolloutRequest, Sampler
 from creditdecoding.pav.search.beam import Reward, beam, redraft
 from creditdecoding.pav.search.best_of_n import JUDGED, PICKS, sampled
-from creditdecoding.pav.search.driver import Found, Judge, Problem, Search, run
+from creditdecoding.pav.search.driver import Found, Problem, Search, ValueModel, run
 from creditdecoding.pav.search.options import KNOBS, SearchConfig
 
 _BATCHES = 4  # rows of searches under way, in batches: so that passes stay full while some searches end their rounds
@@ -65,7 +65,10 @@ METHODS: Mapping[str, Method] = {
 
 
 def search(
-    config: SearchConfig, problems: Sequence[Problem], sampler: Sampler, judge: Judge | None = None
+    config: SearchConfig,
+    problems: Sequence[Problem],
+    sampler: Sampler,
+    judge: ValueModel | None = None,
 ) -> Iterator[tuple[int, Found]]:
     """Places of the problems and what was found, in the order in which searches end; what is found
     for one does not depend on the others.
@@ -95,7 +98,7 @@ def check(config: SearchConfig, problems: Sequence[Problem], sampler: Sampler) -
         )
     if "c" in KNOBS[config.method] and problems:
         longest = max(problems, key=lambda problem: len(problem.prompt))
-        room = sampler.room(Ask(longest.root, longest.delimiter, 0))
+        room = sampler.capacity(RolloutRequest(longest.root, longest.delimiter, 0))
         if room is not None and width > room:
             what, hint = (
                 "the candidates of a step do not fit into memory together",

@@ -24,8 +24,8 @@ from creditdecoding.bootstrap import (
     stratified_mean,
 )
 from creditdecoding.eval.words import signed
-from creditdecoding.pav.search.best_of_n import JUDGED, PICKS, Sample
-from creditdecoding.pav.search.compare import POOL, Plan, configured
+from creditdecoding.pav.search.best_of_n import JUDGED, PICKS, SampledAnswer
+from creditdecoding.pav.search.compare import POOL, SearchPlan, configured
 from creditdecoding.pav.search.costs import verifier_sequences
 
 RESAMPLES = 2_000
@@ -68,7 +68,7 @@ def _numbers(line: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class Curve:
+class SearchCurve:
     """A method at its budgets: for each problem [problems, budgets, fields] means over seeds."""
 
     name: str
@@ -77,7 +77,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Line:
+class CurveEstimate:
     """A curve's means [budgets, fields] and their resamples [resamples, budgets, fields]."""
 
     name: str
@@ -104,7 +104,7 @@ def _cost(values: FloatArray, measure: str) -> FloatArray:
     return found
 
 
-def curves(plan: Plan, records: Iterable[Mapping[str, Any]]) -> list[Curve]:
+def curves(plan: SearchPlan, records: Iterable[Mapping[str, Any]]) -> list[SearchCurve]:
     """The curves of a run's lines."""
     place = {key: number for number, key in enumerate(plan.items)}
     sums = {
@@ -118,20 +118,22 @@ def curves(plan: Plan, records: Iterable[Mapping[str, Any]]) -> list[Curve]:
                     sums[name][row, number] += chosen(line, spec, n, rated)
         else:
             sums[line["method"]][row, plan.steps.index(line["n"])] += _numbers(line)
-    return [Curve(name, _sizes(plan, name), found / plan.seeds) for name, found in sums.items()]
+    return [
+        SearchCurve(name, _sizes(plan, name), found / plan.seeds) for name, found in sums.items()
+    ]
 
 
-def _names(plan: Plan) -> list[str]:
+def _names(plan: SearchPlan) -> list[str]:
     return [*plan.searches, *(name for name, _, _ in _read_from(plan))]
 
 
-def _sizes(plan: Plan, name: str) -> tuple[int, ...]:
+def _sizes(plan: SearchPlan, name: str) -> tuple[int, ...]:
     if name in plan.searches:
         return plan.steps
     return (1,) if name == "single" else plan.sizes
 
 
-def _read_from(plan: Plan) -> Iterator[tuple[str, str, str]]:
+def _read_from(plan: SearchPlan) -> Iterator[tuple[str, str, str]]:
     """The curves that are read from pools: their name, what picks, and whose word on the answers
     counts ("" for nobody's).
     """
@@ -153,7 +155,7 @@ def chosen(line: Mapping[str, Any], spec: str, n: int, rated: str) -> tuple[floa
     count = len(line["right"])
     qs = line[rated] if rated else [0.0] * count
     columns = zip(line["vote"], line["logprob"], line["tokens"], qs)
-    samples = [Sample(*column) for column in columns]
+    samples = [SampledAnswer(*column) for column in columns]
     groups = [range(start, start + n) for start in range(0, count - n + 1, n)]
     sums = np.zeros(len(_FIELDS))
     for group in groups:
@@ -179,7 +181,7 @@ def _group_costs(line: Mapping[str, Any], group: range, rated: bool) -> tuple[fl
 
 
 def summarise(
-    plan: Plan, records: Sequence[Mapping[str, Any]], resamples: int = RESAMPLES
+    plan: SearchPlan, records: Sequence[Mapping[str, Any]], resamples: int = RESAMPLES
 ) -> dict[str, Any]:
     """The report as JSON-ready data."""
     found = curves(plan, records)
@@ -192,7 +194,7 @@ def summarise(
     lines, at = [], 0
     for curve in found:
         here = slice(at, at := at + len(curve.sizes))
-        lines.append(Line(curve.name, curve.sizes, means[here], draws[:, here]))
+        lines.append(CurveEstimate(curve.name, curve.sizes, means[here], draws[:, here]))
     rest = [line for line in lines if line.name not in plan.searches and len(line.sizes) > 1]
     pairs = [(line, other) for line in lines if line.name in plan.searches for other in rest]
     report = {
@@ -237,7 +239,7 @@ def _numbered(means: FloatArray, draws: FloatArray) -> dict[str, Any]:
     }
 
 
-def against(line: Line, other: Line, measure: str) -> dict[str, Any]:
+def against(line: CurveEstimate, other: CurveEstimate, measure: str) -> dict[str, Any]:
     """A method against another: its points held against the other's curve, which is linear in the
     logarithm of compute.
 

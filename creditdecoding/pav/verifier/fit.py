@@ -34,11 +34,11 @@ from creditdecoding.errors import OptionError
 from creditdecoding.fingerprint import check_identity
 from creditdecoding.lm import LM
 from creditdecoding.pav.data.label_store import Label, Labels
-from creditdecoding.pav.steps import State
-from creditdecoding.pav.verifier.model import Scorer, Verifier, feed_of, network, write
+from creditdecoding.pav.steps import PartialAnswer
+from creditdecoding.pav.verifier.model import Scorer, Verifier, network, suffix_of, write_verifier
 from creditdecoding.pav.verifier.options import FitConfig
-from creditdecoding.pav.verifier.packing import chains, pack, width
-from creditdecoding.pav.verifier.surprisal import surprise
+from creditdecoding.pav.verifier.packing import pack, prefix_chains, row_width
+from creditdecoding.pav.verifier.surprisal import token_surprisal
 from creditdecoding.train.rows import LENGTH_MULTIPLE
 from creditdecoding.train.schedule import learning_rate, save_state, truncate_log
 
@@ -46,7 +46,7 @@ LOG = "log.jsonl"
 
 
 @dataclass(frozen=True)
-class Division:
+class LabelSplit:
     """Labels by the part that their problem belongs to."""
 
     learned: tuple[Label, ...]
@@ -61,7 +61,7 @@ class Division:
         ]
 
 
-def divide(labels: Labels, config: FitConfig) -> Division:
+def split_labels(labels: Labels, config: FitConfig) -> LabelSplit:
     """Divide the problems, the same way for the same seed. Raises `OptionError` where none can be
     held out or nothing is left to learn from.
     """
@@ -76,7 +76,7 @@ def divide(labels: Labels, config: FitConfig) -> Division:
         raise OptionError(
             "too few complete answers to learn from and to hold out", given=len(chosen), hint=hint
         )
-    return Division(learned, calibration, held_out)
+    return LabelSplit(learned, calibration, held_out)
 
 
 def _parts(labels: Labels, config: FitConfig) -> dict[tuple[str, int], int]:
@@ -99,12 +99,12 @@ def _parts(labels: Labels, config: FitConfig) -> dict[tuple[str, int], int]:
     }
 
 
-def unseen(verifier: Verifier, labels: Labels) -> tuple[Label, ...]:
+def held_out_labels(verifier: Verifier, labels: Labels) -> tuple[Label, ...]:
     """Those of problems held out when the verifier was trained; all of them, if it was trained on
     other labels.
     """
     settings = verifier.about.get("settings", {})
-    if settings.get("labels") != digest(labels):
+    if settings.get("labels") != labels_digest(labels):
         return labels.labels
     part = _parts(
         labels,
@@ -113,7 +113,7 @@ def unseen(verifier: Verifier, labels: Labels) -> tuple[Label, ...]:
     return tuple(label for label in labels.labels if part[label.family, label.problem] == 2)
 
 
-def digest(labels: Labels) -> str:
+def labels_digest(labels: Labels) -> str:
     """Of all labels: by it a run, and a verifier, knows its store again."""
     found = hashlib.blake2b(digest_size=8)
     for label in (*labels.labels, *labels.answers):
@@ -123,7 +123,7 @@ def digest(labels: Labels) -> str:
     return found.hexdigest()
 
 
-def check(labels: Labels, lm: LM, tokenizer_only: bool = False) -> None:
+def check_labels(labels: Labels, lm: LM, tokenizer_only: bool = False) -> None:
     """Refuse labels that are none, outside of [0, 1], or of another model or tokenizer. Raises
     `OptionError`.
     """
@@ -152,19 +152,19 @@ def check(labels: Labels, lm: LM, tokenizer_only: bool = False) -> None:
             )
 
 
-class Fit:
+class VerifierTraining:
     """One training run in a folder: `state.pt` while it runs, the verifier when it ends."""
 
     def __init__(self, lm: LM, labels: Labels, config: FitConfig, folder: Path) -> None:
-        check(labels, lm)
+        check_labels(labels, lm)
         self.lm, self.labels, self.config, self.folder = lm, labels, config, folder
-        self.division = divide(labels, config)
-        self.feed = feed_of(lm, config.masks)
+        self.division = split_labels(labels, config)
+        self.feed = suffix_of(lm, config.masks)
         self.labels_of = {label.state: label for label in self.division.learned}
-        self.rows = chains(self.labels_of)
+        self.rows = prefix_chains(self.labels_of)
         self.shared = Counter(state for chain in self.rows for state in chain)
         self._orders: dict[int, list[int]] = {}
-        self._surprises: dict[State, Tensor] = {}
+        self._surprises: dict[PartialAnswer, Tensor] = {}
         self.steps = -(-config.epochs * len(self.rows) // config.fit_batch)
         self.scorer = Scorer.begin(lm, "math" if lm.device.type == "cpu" else "sdpa")
         self.optimizer = torch.optim.AdamW(
@@ -191,7 +191,7 @@ class Fit:
             for name, value in dataclasses.asdict(self.config).items()
             if name not in free
         }
-        return {**mine, "labels": digest(self.labels), "model": self.labels.identity.model}
+        return {**mine, "labels": labels_digest(self.labels), "model": self.labels.identity.model}
 
     def _resume(self) -> None:
         if not self.state_file.exists():
@@ -236,7 +236,7 @@ class Fit:
         save_state(self.state_file, {**state, "step": self.step, "seconds": self.seconds})
         self.saved = self.step
 
-    def batch(self, step: int) -> list[tuple[State, ...]]:
+    def batch(self, step: int) -> list[tuple[PartialAnswer, ...]]:
         """The rows of a step: the next ones of an endless order in which all come once before any
         comes again, sorted by length.
         """
@@ -244,7 +244,7 @@ class Fit:
         for at in range(step * size, (step + 1) * size):
             turn, place = divmod(at, len(self.rows))
             chosen.append(self.rows[self._order(turn)[place]])
-        return sorted(chosen, key=lambda chain: width(chain, self.feed))
+        return sorted(chosen, key=lambda chain: row_width(chain, self.feed))
 
     def _order(self, turn: int) -> list[int]:
         if turn not in self._orders:
@@ -255,7 +255,7 @@ class Fit:
             }
         return self._orders[turn]
 
-    def weights(self, rows: Sequence[Sequence[State]]) -> list[float]:
+    def weights(self, rows: Sequence[Sequence[PartialAnswer]]) -> list[float]:
         """What the loss of each state of a step weighs: both buckets 1/2, in each a state by its
         count, however many rows it is in.
         """
@@ -271,7 +271,7 @@ class Fit:
         """How often a label counts: an outcome verifier's as often as its answer was drawn."""
         return label.draws if self.config.outcome else 1
 
-    def loss(self, rows: Sequence[Sequence[State]], weights: Sequence[float]) -> Tensor:
+    def loss(self, rows: Sequence[Sequence[PartialAnswer]], weights: Sequence[float]) -> Tensor:
         """Weighted cross-entropy against the soft labels, in nats."""
         device = self.lm.device
         target = torch.tensor(
@@ -285,11 +285,13 @@ class Fit:
             odds, target, torch.tensor(weights, device=device), reduction="sum"
         )
 
-    def _surprise(self, rows: Sequence[Sequence[State]]) -> list[Tensor]:
+    def _surprise(self, rows: Sequence[Sequence[PartialAnswer]]) -> list[Tensor]:
         """The base model's surprise, which stays what it is: asked for once."""
         new = [chain[-1] for chain in rows if chain[-1] not in self._surprises]
         if new:
-            self._surprises.update(zip(new, surprise(network(self.lm), new, self.feed.mask_id)))
+            self._surprises.update(
+                zip(new, token_surprisal(network(self.lm), new, self.feed.mask_id))
+            )
         return [self._surprises[chain[-1]] for chain in rows]
 
     def train_step(self) -> dict[str, float]:
@@ -337,8 +339,8 @@ class Fit:
             "buckets": list(map(len, self.division.buckets)),
             "odds": [scale, shift],
         }
-        settings = {**dataclasses.asdict(self.config), **more, "labels": digest(self.labels)}
-        write(self.folder, self.scorer, self.labels.identity, settings)
+        settings = {**dataclasses.asdict(self.config), **more, "labels": labels_digest(self.labels)}
+        write_verifier(self.folder, self.scorer, self.labels.identity, settings)
 
     def calibrate(self) -> tuple[float, float]:
         """Fit scale and shift of the log-odds on the problems kept for it, and lay them into the
@@ -352,14 +354,14 @@ class Fit:
             odds = verifier.q([label.state for label in aside]).double().logit(eps=1e-6)
         target = torch.tensor([label.value for label in aside], dtype=torch.double)
         counts = torch.tensor([self.count(label) for label in aside], dtype=torch.double)
-        scale, shift = platt(odds, target, counts)
+        scale, shift = fit_log_odds(odds, target, counts)
         with torch.no_grad():
             self.scorer.value.weight.mul_(scale)
             self.scorer.value.bias.mul_(scale).add_(shift)
         return scale, shift
 
 
-def platt(
+def fit_log_odds(
     odds: Tensor, target: Tensor, counts: Tensor | None = None, prior: float = 1.0
 ) -> tuple[float, float]:
     """Scale and shift of log-odds [n] that fit `target` [n] best, each counted `counts` [n] times.

@@ -28,7 +28,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Measures:
+class VerifierMetrics:
     """What was found on `states` states of `problems` problems.
 
     `brier` beside `base` (the same number predicted for every state: the mean label) and `floor`
@@ -46,15 +46,20 @@ class Measures:
     brier: Interval
     base: Interval
     floor: Interval | None
-    skill: Interval | None
+    brier_skill: Interval | None
     ece: Interval
-    rank: Interval | None
+    pairwise_accuracy: Interval | None
     curve: tuple[dict[str, float], ...]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record."""
         named = {
-            name: getattr(self, name) for name in ("brier", "base", "floor", "skill", "ece", "rank")
+            "brier": self.brier,
+            "base": self.base,
+            "floor": self.floor,
+            "skill": self.brier_skill,
+            "ece": self.ece,
+            "rank": self.pairwise_accuracy,
         }
         shown = {name: None if value is None else value.rounded(4) for name, value in named.items()}
         return {
@@ -65,7 +70,9 @@ class Measures:
         }
 
 
-def measure(labels: Sequence[Label], q: Sequence[float], resamples: int = RESAMPLES) -> Measures:
+def measure(
+    labels: Sequence[Label], q: Sequence[float], resamples: int = RESAMPLES
+) -> VerifierMetrics:
     """Hold predictions `q` [states] to labels."""
     problems: dict[tuple[str, int], list[int]] = {}
     for place, label in enumerate(labels):
@@ -96,7 +103,7 @@ def measure(labels: Sequence[Label], q: Sequence[float], resamples: int = RESAMP
     repeated = any(label.draws > 1 and not label.state.done for label in labels)
     least = _floor if repeated else _zero
     spread, pairs = bool((_base(point) - least(point))[0] > 0), bool(point[0, -1])
-    return Measures(
+    return VerifierMetrics(
         len(problems),
         len(labels),
         over(_brier),
@@ -109,7 +116,7 @@ def measure(labels: Sequence[Label], q: Sequence[float], resamples: int = RESAMP
     )
 
 
-def gap(
+def brier_difference(
     labels: Sequence[Label],
     one: Sequence[float],
     other: Sequence[float],

@@ -35,9 +35,9 @@ from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import Rename, load_weights, save_weights
 from creditdecoding.options import from_mapping
-from creditdecoding.pav.steps import State
-from creditdecoding.pav.verifier.packing import Feed, Packed, chains, pack, width
-from creditdecoding.pav.verifier.surprisal import length, surprise
+from creditdecoding.pav.steps import PartialAnswer
+from creditdecoding.pav.verifier.packing import Packed, Suffix, pack, prefix_chains, row_width
+from creditdecoding.pav.verifier.surprisal import length, token_surprisal
 
 ABOUT, WEIGHTS = "verifier.json", "model.safetensors"
 EMBEDDED = {"pocket": Path(__file__).parents[2] / "assets" / "pocket-verifier"}
@@ -67,16 +67,16 @@ def advantage(q_parent: Q, q_child: Q, k: float = 4.0) -> Q:
     return best_of(q_child, k) - best_of(q_parent, k)
 
 
-def effective(q_parent: Q, q_child: Q, alpha: float, k: float = 4.0) -> Q:
+def effective_reward(q_parent: Q, q_child: Q, alpha: float, k: float = 4.0) -> Q:
     """The effective reward of a step, Q^pi + alpha A^BoK (Eq. 5)."""
     return q_child + alpha * advantage(q_parent, q_child, k)
 
 
-def feed_of(lm: LM, masks: int = 0) -> Feed:
+def suffix_of(lm: LM, masks: int = 0) -> Suffix:
     """What stands behind states: ids of the model's tokenizer, the last of its end tokens (the end
     of a turn where it has both).
     """
-    return Feed(lm.words.mask_id, lm.words.stop_ids[-1], masks)
+    return Suffix(lm.words.mask_id, lm.words.stop_ids[-1], masks)
 
 
 def network(lm: LM) -> Transformer:
@@ -151,7 +151,7 @@ class Verifier:
         self,
         base: Transformer,
         scorer: Scorer,
-        feed: Feed,
+        feed: Suffix,
         batch_size: int = 16,
         about: Mapping[str, Any] | None = None,
     ) -> None:
@@ -169,8 +169,8 @@ class Verifier:
         Raises `CheckpointError` for files that are missing, broken or another thing's,
         `OptionError` for another model or tokenizer.
         """
-        folder = located(folder)
-        about, config = read(folder)
+        folder = verifier_folder(folder)
+        about, config = read_verifier(folder)
         check_identity(Identity(**about["identity"]), lm, f"the verifier in {folder}")
         base = network(lm)
         with torch.device("meta"):
@@ -182,26 +182,28 @@ class Verifier:
         return cls(
             base,
             scorer,
-            feed_of(lm, about["settings"]["masks"]),
+            suffix_of(lm, about["settings"]["masks"]),
             batch_size or lm.batch_size,
             about,
         )
 
     @torch.no_grad()
-    def q(self, states: Sequence[State]) -> Float[Tensor, " n"]:
+    def q(self, states: Sequence[PartialAnswer]) -> Float[Tensor, " n"]:
         """Q^pi of each state [n], float32 on the CPU. Raises `ModelError` if the network gives no
         number.
         """
-        rows = sorted(chains(states), key=lambda chain: width(chain, self.feed), reverse=True)
-        found: dict[State, Tensor] = {}
+        rows = sorted(
+            prefix_chains(states), key=lambda chain: row_width(chain, self.feed), reverse=True
+        )
+        found: dict[PartialAnswer, Tensor] = {}
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
             ends = [chain[-1] for chain in part]
-            packed = pack(part, self.feed, surprise(self.base, ends, self.feed.mask_id))
+            packed = pack(part, self.feed, token_surprisal(self.base, ends, self.feed.mask_id))
             odds = self.scorer(packed.to(self.scorer.value.weight.device))
             found.update(zip((state for chain in part for state in chain), odds.sigmoid().cpu()))
             self.sequences += 2 * len(part)
-            self.positions += sum(width(chain, self.feed) + length(chain[-1]) for chain in part)
+            self.positions += sum(row_width(chain, self.feed) + length(chain[-1]) for chain in part)
         values = torch.stack([found[state] for state in states]) if states else torch.zeros(0)
         if not values.isfinite().all():
             raise ModelError(
@@ -211,7 +213,7 @@ class Verifier:
         return values
 
 
-def located(name: Path | str) -> Path:
+def verifier_folder(name: Path | str) -> Path:
     """The folder of a verifier: "pocket" is the embedded one."""
     return EMBEDDED.get(str(name), Path(name))
 
@@ -223,7 +225,7 @@ class _SameNames(dict[str, Any]):
         return name
 
 
-def write(
+def write_verifier(
     folder: Path,
     scorer: Scorer,
     identity: Identity,
@@ -244,17 +246,17 @@ def write(
         "settings": dict(settings),
         "measures": dict(measures or {}),
     }
-    note(folder, about)
+    write_about(folder, about)
 
 
-def note(folder: Path, about: Mapping[str, Any]) -> None:
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
     """Write what is known of the verifier in `folder`."""
     part = folder / "verifier.part"
     part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     os.replace(part, folder / ABOUT)
 
 
-def read(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
+def read_verifier(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
     """`verifier.json` and the architecture in it. Raises `CheckpointError`."""
     hint = "Make one: credit pav train LABELS --out DIR."
     if not (folder / ABOUT).is_file():

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from creditdecoding.pav.steps import State
+from creditdecoding.pav.steps import PartialAnswer
 
 BEHIND = 2**30  # the step of padding: behind all others
 
 
 @dataclass(frozen=True)
-class Feed:
+class Suffix:
     """The ids behind a state: a complete answer's end token, `masks` masks behind an unfinished
     one.
     """
@@ -31,7 +31,7 @@ class Feed:
     end_id: int
     masks: int = 0
 
-    def tail(self, state: State) -> tuple[int, ...]:
+    def suffix_ids(self, state: PartialAnswer) -> tuple[int, ...]:
         """What stands behind this state alone."""
         return (self.end_id,) if state.done else (self.mask_id,) * self.masks
 
@@ -57,7 +57,7 @@ class Packed:
         return Packed(tokens, positions, surprise, allowed, (row, column))
 
 
-def chains(states: Iterable[State]) -> list[tuple[State, ...]]:
+def prefix_chains(states: Iterable[PartialAnswer]) -> list[tuple[PartialAnswer, ...]]:
     """Distinct states as rows: each state that no other continues, behind those of the others that
     it continues.
 
@@ -73,22 +73,25 @@ def chains(states: Iterable[State]) -> list[tuple[State, ...]]:
     ]
 
 
-def width(chain: Sequence[State], feed: Feed) -> int:
+def row_width(chain: Sequence[PartialAnswer], feed: Suffix) -> int:
     """Ids of a chain's row."""
     return (
         len(chain[-1].prompt)
         + len(chain[-1].written)
-        + sum(len(feed.tail(state)) for state in chain)
+        + sum(len(feed.suffix_ids(state)) for state in chain)
     )
 
 
 def pack(
-    rows: Sequence[Sequence[State]], feed: Feed, surprise: Sequence[Tensor], multiple: int = 1
+    rows: Sequence[Sequence[PartialAnswer]],
+    feed: Suffix,
+    surprise: Sequence[Tensor],
+    multiple: int = 1,
 ) -> Packed:
     """Lay out chains with the surprise at what their last states have written, as wide as the
     widest (a multiple of `multiple`).
     """
-    length = -(-max(width(chain, feed) for chain in rows) // multiple) * multiple
+    length = -(-max(row_width(chain, feed) for chain in rows) // multiple) * multiple
     tokens = torch.full((len(rows), length), feed.mask_id)
     positions, own = (
         torch.zeros(len(rows), length, dtype=torch.long),
@@ -100,7 +103,7 @@ def pack(
         ids, places, steps = _trunk_of(chain[-1])
         tails = [0] * len(ids)
         for number, state in enumerate(chain, 1):
-            tail, end = feed.tail(state), len(state.prompt) + len(state.written)
+            tail, end = feed.suffix_ids(state), len(state.prompt) + len(state.written)
             read.append((row, len(ids) if tail else end - 1))
             ids += tail
             places += range(end, end + len(tail))
@@ -116,7 +119,7 @@ def pack(
     return Packed(tokens, positions, surprises, shared | tail_of_query, (at[0], at[1]))
 
 
-def _trunk_of(state: State) -> tuple[list[int], list[int], list[int]]:
+def _trunk_of(state: PartialAnswer) -> tuple[list[int], list[int], list[int]]:
     """Ids of a whole state, their positions, and the step of each: 0 for the prompt."""
     ids = [*state.prompt, *state.written]
     steps = [0] * len(state.prompt)

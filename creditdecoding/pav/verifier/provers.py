@@ -31,7 +31,7 @@ from creditdecoding.bootstrap import (
     stratified_mean,
 )
 from creditdecoding.pav.data.label_store import Label
-from creditdecoding.pav.steps import State
+from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.pav.verifier.model import best_of
 
 FEWEST = 10
@@ -40,21 +40,21 @@ RESAMPLES = 2000
 PI = "bo1"
 """The base policy itself as a prover."""
 
-Predict = Callable[[Sequence[State]], Sequence[float]]
+Predict = Callable[[Sequence[PartialAnswer]], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Fork:
+class Branching:
     """A state of a problem that was visited more than once: the next steps from there as states,
     and how often each was taken.
     """
 
     problem: tuple[str, int]
-    children: tuple[State, ...]
+    children: tuple[PartialAnswer, ...]
     taken: tuple[int, ...]
 
 
-def forks(labels: Sequence[Label]) -> list[Fork]:
+def branchings(labels: Sequence[Label]) -> list[Branching]:
     """The forks of a store; a complete answer was drawn as often as its label says, a state that
     nothing in the store continues once.
     """
@@ -63,7 +63,7 @@ def forks(labels: Sequence[Label]) -> list[Fork]:
         for label in labels
         for prefix in label.state.prefixes[:-1]
     }
-    taken: dict[tuple[tuple[str, int], State], dict[State, int]] = {}
+    taken: dict[tuple[tuple[str, int], PartialAnswer], dict[PartialAnswer, int]] = {}
     for label in labels:
         if (label.family, label.problem, label.state) in continued:
             continue
@@ -72,7 +72,7 @@ def forks(labels: Sequence[Label]) -> list[Fork]:
             children = taken.setdefault(((label.family, label.problem), parent), {})
             children[child] = children.get(child, 0) + (label.draws if label.state.done else 1)
     return [
-        Fork(problem, tuple(found), tuple(found.values()))
+        Branching(problem, tuple(found), tuple(found.values()))
         for (problem, _), found in taken.items()
         if sum(found.values()) > 1
     ]
@@ -141,7 +141,7 @@ class Prover:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ProverComparison:
     """Provers, on `states` states visited more than once (`several` with unlike next steps) of
     `problems` problems; the best one, and its equals.
 
@@ -185,7 +185,7 @@ class Choice:
         }
 
 
-def choose(found: Sequence[Fork], provers: Mapping[str, Moments]) -> Choice:
+def compare_provers(found: Sequence[Branching], provers: Mapping[str, Moments]) -> ProverComparison:
     """Compare provers on forks, whose next steps the moments list fork by fork."""
     problems = sorted({fork.problem for fork in found})
     families = sorted({family for family, _ in problems})
@@ -227,12 +227,14 @@ def choose(found: Sequence[Fork], provers: Mapping[str, Moments]) -> Choice:
         and each is not best
         and not _differ(best.name, each.name, points, drawn)
     ]
-    return Choice(
+    return ProverComparison(
         listed, len(problems), len(found), several, best.name if best else None, tuple(equals)
     )
 
 
-def _spread(found: Sequence[Fork], moments: Moments, own: bool) -> tuple[FloatArray, FloatArray]:
+def _spread(
+    found: Sequence[Branching], moments: Moments, own: bool
+) -> tuple[FloatArray, FloatArray]:
     """Unbiased variance of Q^mu (or its covariance with Q^pi) at each fork, and the fork's draws
     that have estimates (0: fewer than two).
     """
@@ -286,32 +288,36 @@ def _differ(
     return percentile_interval(float(gap[0]), gaps[np.isfinite(gaps)]).excludes_zero
 
 
-def from_predictions(
-    found: Sequence[Fork], pi: Predict, ks: Sequence[float], others: Mapping[str, Predict]
-) -> Choice:
+def provers_from_predictions(
+    found: Sequence[Branching], pi: Predict, ks: Sequence[float], others: Mapping[str, Predict]
+) -> ProverComparison:
     """Best-of-K provers of one predictor of Q^pi, and predictors of other policies' Q by name.
     Raises `OptionError` for K below 1.
     """
     children = [child for fork in found for child in fork.children]
     base = np.asarray(pi(children), dtype=np.float64)
-    provers = {name_of(k): Moments.predicted(best_of(base, k), base) for k in ks}
+    provers = {best_of_name(k): Moments.predicted(best_of(base, k), base) for k in ks}
     provers |= {
         name: Moments.predicted(np.asarray(predict(children), dtype=np.float64), base)
         for name, predict in others.items()
     }
-    return choose(found, provers)
+    return compare_provers(found, provers)
 
 
-def from_counts(found: Sequence[Fork], labels: Sequence[Label], ks: Sequence[float]) -> Choice:
+def provers_from_counts(
+    found: Sequence[Branching], labels: Sequence[Label], ks: Sequence[float]
+) -> ProverComparison:
     """Best-of-K provers, for whole K, from the counts themselves; next steps without a label are
     left out.
     """
     known = {(label.family, label.problem, label.state): label for label in labels}
     listed = [known.get((*fork.problem, child)) for fork in found for child in fork.children]
-    return choose(found, {name_of(k): Moments.counted(listed, int(k)) for k in ks if k == int(k)})
+    return compare_provers(
+        found, {best_of_name(k): Moments.counted(listed, int(k)) for k in ks if k == int(k)}
+    )
 
 
-def name_of(k: float) -> str:
+def best_of_name(k: float) -> str:
     """What best-of-K is called."""
     best_of(0.5, k)
     return f"bo{k:g}"

@@ -16,17 +16,19 @@ import torch
 from torch import Tensor
 
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.pav.steps import State
+from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.pav.verifier.packing import BEHIND
 
 
-def length(state: State) -> int:
+def length(state: PartialAnswer) -> int:
     """Positions that the pass runs for a state."""
     return len(state.prompt) + 2 * len(state.written)
 
 
 @torch.no_grad()
-def surprise(model: Transformer, states: Sequence[State], mask_id: int) -> list[Tensor]:
+def token_surprisal(
+    model: Transformer, states: Sequence[PartialAnswer], mask_id: int
+) -> list[Tensor]:
     """-ln p of the written ids of each state [written], float32 on the CPU."""
     widest = max(map(length, states))
     shape = (len(states), widest)

@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from creditdecoding.eval.compare_report import BASELINE, summarise
-from creditdecoding.eval.sweep import REFERENCE, Curve, Point
+from creditdecoding.eval.compare_report import BASELINE, compare_report
+from creditdecoding.eval.sweep import REFERENCE, CurvePoint, DecoderCurve
 from creditdecoding.lm import LM, load
 from creditdecoding.models.moe import SwiGLU
 from creditdecoding.models.transformer import Transformer
@@ -327,10 +327,12 @@ def compare(out: Path, dev: int, held_out: int) -> None:
             sink.write("".join(json.dumps(record) + "\n" for record in fresh))
         records += fresh
     curves = [
-        Curve(name, "sure", tuple(Point(str(sure), spec_of(name, sure)) for sure in SURE))
+        DecoderCurve(
+            name, "sure", tuple(CurvePoint(str(sure), spec_of(name, sure)) for sure in SURE)
+        )
         for name in CURVES
     ]
-    report = summarise(records, curves)
+    report = compare_report(records, curves)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     for curve in report["curves"]:
         print(

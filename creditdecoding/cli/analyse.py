@@ -22,7 +22,7 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 
 if TYPE_CHECKING:
-    from creditdecoding.eval.traces.dataset import Case
+    from creditdecoding.eval.traces.dataset import PromptTraces
 
 
 @app.command()
@@ -109,9 +109,9 @@ def analyse(
             typer.echo(f"wrote {path}", err=True)
 
 
-def _saved(paths: list[Path], model: str | None, engine: EngineConfig) -> list[Case]:
+def _saved(paths: list[Path], model: str | None, engine: EngineConfig) -> list[PromptTraces]:
     """The cases of some files and folders, with the oracle's run if a model is named."""
-    from creditdecoding.eval.traces.dataset import references, saved_cases, with_oracle
+    from creditdecoding.eval.traces.dataset import group_traces, standard_traces, with_oracle
     from creditdecoding.trace import Trace
 
     files = [
@@ -119,10 +119,10 @@ def _saved(paths: list[Path], model: str | None, engine: EngineConfig) -> list[C
         for path in paths
         for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])
     ]
-    cases = saved_cases([(str(file), Trace.load(file)) for file in files])
+    cases = group_traces([(str(file), Trace.load(file)) for file in files])
     if model is None:
         return cases
-    references(cases)
+    standard_traces(cases)
     lm = load_lm(model, engine)
     with answer_progress(len(cases), "answers of the oracle") as on_event:
         return with_oracle(lm, cases, on_event)
@@ -136,17 +136,17 @@ def _made(
     model: str,
     generation: GenerationConfig,
     engine: EngineConfig,
-) -> list[Case]:
+) -> list[PromptTraces]:
     """The cases of task items answered now."""
-    from creditdecoding.eval.traces.dataset import decoders_of, run_cases
+    from creditdecoding.eval.traces.dataset import decode_prompts, decoders_to_trace
     from creditdecoding.tasks import load_tasks
 
     where = parse_split(split)
-    chosen, specs = load_tasks(tasks), decoders_of(decoders.split(), generation)
+    chosen, specs = load_tasks(tasks), decoders_to_trace(decoders.split(), generation)
     most = items_per_task(limit, 10, chosen)
     lm = load_lm(model, engine)
     with answer_progress(most * len(chosen) * (len(specs) + 1)) as on_event:
-        return run_cases(lm, chosen, generation, specs, most, where, on_event)
+        return decode_prompts(lm, chosen, generation, specs, most, where, on_event)
 
 
 def _print_report(found: dict[str, Any]) -> None:

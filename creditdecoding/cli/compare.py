@@ -86,9 +86,9 @@ def compare(
     after an interruption.
     """
     from creditdecoding.cli.loading import loading_progress
-    from creditdecoding.eval.compare import Plan, run
-    from creditdecoding.eval.compare_report import summarise
-    from creditdecoding.eval.sweep import curves
+    from creditdecoding.eval.compare import ComparePlan, run
+    from creditdecoding.eval.compare_report import compare_report
+    from creditdecoding.eval.sweep import parse_curves
     from creditdecoding.plots.compare_page import compare_html
     from creditdecoding.plots.tradeoff import tradeoff_png
     from creditdecoding.tasks.templates import parse_templates as named
@@ -97,11 +97,13 @@ def compare(
     check_can_plot(png)
     check_writable(report, png)
     check_folder(out, "samples.jsonl", "report.json", "report.html", "curves.png")
-    found = tuple(curves(decoders))
-    plan = Plan(model, tasks, tuple(named(templates)), found, dev_limit, limit, generation, engine)
+    found = tuple(parse_curves(decoders))
+    plan = ComparePlan(
+        model, tasks, tuple(named(templates)), found, dev_limit, limit, generation, engine
+    )
     with open_progress("samples", resumable=True) as start, loading_progress() as on_load:
         records = run(plan, out, jobs, start, on_load)
-        summed = {"model": model, **summarise(records, found, bound)}
+        summed = {"model": model, **compare_report(records, found, bound)}
     write(out / "report.json", json.dumps(summed, indent=1, ensure_ascii=False) + "\n")
     items, count = summed["items"], len(records)
     about = f"{model} · {tasks} · templates {', '.join(summed['templates'])} · {items['dev']} dev and {items['test']} test items · {count:,} samples"

@@ -67,7 +67,7 @@ def evaluate(
     import dataclasses
 
     from creditdecoding.eval.evaluate import evaluate as run
-    from creditdecoding.eval.saved_answers import keeping, manifest
+    from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.tasks import load_tasks
     from creditdecoding.tasks.base import distinct_items
 
@@ -85,8 +85,8 @@ def evaluate(
         "raw": raw,
         "skip_too_long": skip_too_long,
     }
-    with keeping(
-        out, manifest("eval", model, engine, chosen, items, [generation.decoder], **asked)
+    with save_answers(
+        out, answers_manifest("eval", model, engine, chosen, items, [generation.decoder], **asked)
     ) as kept:
         done = 0 if kept is None else kept.count
         with answer_progress(len(items), done=done, resumable=kept is not None) as on_event:
@@ -100,7 +100,7 @@ def evaluate(
                 on_event,
                 raw,
                 skip_too_long,
-                None if kept is None else kept.cell(""),
+                None if kept is None else kept.of_setting(""),
             )
         found = report.to_json()
         found["settings"] |= {"model": model, "engine": dataclasses.asdict(engine)}

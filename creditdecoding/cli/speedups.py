@@ -145,7 +145,7 @@ def scaling(
     on after an interruption.
     """
     from creditdecoding.eval.lengths import Plan, lay_out, run
-    from creditdecoding.eval.saved_answers import keeping, manifest
+    from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.tasks import load_tasks
 
     _check("scaling", generation, out, png)
@@ -167,8 +167,11 @@ def scaling(
     lm = load_lm(model, engine)
     work = lay_out(plan, lm)
     asked = {"generation": dataclasses.asdict(generation), "split": split}
-    with keeping(
-        out, manifest("scaling", model, engine, plan.families, work.items, plan.decoders, **asked)
+    with save_answers(
+        out,
+        answers_manifest(
+            "scaling", model, engine, plan.families, work.items, plan.decoders, **asked
+        ),
     ) as kept:
         done = 0 if kept is None else kept.count
         with answer_progress(

@@ -108,7 +108,7 @@ def _report(run: TrainingRun, families: list[Task], limit: int) -> None:
     both are written.
     """
     from creditdecoding.eval.evaluate import evaluate
-    from creditdecoding.eval.saved_answers import keeping, manifest
+    from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.lm import load
     from creditdecoding.plots.training import training_png
     from creditdecoding.tasks.base import distinct_items
@@ -118,8 +118,8 @@ def _report(run: TrainingRun, families: list[Task], limit: int) -> None:
     items = [item for family in families for item in distinct_items(family, "test", 0, limit)]
     lm = load(str(out), engine)
     total = len(REPORTED) * len(items)
-    with keeping(
-        out / "report.json", manifest("train", str(out), engine, families, items, REPORTED)
+    with save_answers(
+        out / "report.json", answers_manifest("train", str(out), engine, families, items, REPORTED)
     ) as kept:
         assert kept is not None
         with answer_progress(total, "answers for the report", kept.count, True) as on_event:
@@ -127,7 +127,7 @@ def _report(run: TrainingRun, families: list[Task], limit: int) -> None:
             for spec in REPORTED:
                 config = GenerationConfig(decoder=spec)
                 scored = evaluate(
-                    lm, families, config, limit, on_event=on_event, kept=kept.cell(spec)
+                    lm, families, config, limit, on_event=on_event, saved=kept.of_setting(spec)
                 )
                 found[spec] = scored.to_json()
             write(

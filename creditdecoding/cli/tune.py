@@ -17,7 +17,7 @@ from creditdecoding.cli.validate import check_writable, parse_split
 from creditdecoding.config import EngineConfig, GenerationConfig
 
 if TYPE_CHECKING:
-    from creditdecoding.eval.tune import Tuned
+    from creditdecoding.eval.tune import TuneResult
 
 
 @app.command()
@@ -63,22 +63,24 @@ def tune(
     With --out answers are kept in FILE.partial until the file is written, and the same command goes
     on after an interruption.
     """
-    from creditdecoding.eval.saved_answers import keeping, manifest
-    from creditdecoding.eval.tune import Promise, drawn, sequence
+    from creditdecoding.eval.saved_answers import answers_manifest, save_answers
+    from creditdecoding.eval.tune import LossBound, draw_items, settings_in_order
     from creditdecoding.eval.tune import tune as run
     from creditdecoding.tasks import load_tasks
 
     where = parse_split(split)
     check_writable(out)
     promise, settings, chosen = (
-        Promise(bound, confidence),
-        sequence(generation.decoder),
+        LossBound(bound, confidence),
+        settings_in_order(generation.decoder),
         load_tasks(tasks),
     )
-    items = drawn(chosen, where, limit, item_seed)
+    items = draw_items(chosen, where, limit, item_seed)
     lm = load_lm(model, engine)
     asked = {"generation": _options(generation), "split": split, "raw": raw}
-    with keeping(out, manifest("tune", model, engine, chosen, items, settings, **asked)) as kept:
+    with save_answers(
+        out, answers_manifest("tune", model, engine, chosen, items, settings, **asked)
+    ) as kept:
         done = 0 if kept is None else kept.count
         with answer_progress(
             len(items) * (1 + len(settings)), "answers at most", done, kept is not None
@@ -119,7 +121,7 @@ def _options(generation: GenerationConfig) -> dict[str, Any]:
     }
 
 
-def _save(found: Tuned, block_length: int | None, out: Path) -> None:
+def _save(found: TuneResult, block_length: int | None, out: Path) -> None:
     from creditdecoding.decoders import export_text, load
 
     rule, size = load(found.chosen)
@@ -132,7 +134,7 @@ def _save(found: Tuned, block_length: int | None, out: Path) -> None:
     )
 
 
-def _print(found: Tuned) -> None:
+def _print(found: TuneResult) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.eval.evaluate import Report, evaluate
+from creditdecoding.eval.evaluate import EvalReport, evaluate
 from creditdecoding.lm import LM
 from creditdecoding.tasks.base import Split, Task
 from creditdecoding.trace import Event, total
@@ -63,5 +63,5 @@ def drift(
     return found
 
 
-def _computed(report: Report) -> int:
+def _computed(report: EvalReport) -> int:
     return total([sample.completion.trace for sample in report.samples]).computed

@@ -28,8 +28,8 @@ from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.request import check_supported
 from creditdecoding.errors import CreditError, OptionError, prefix_errors
-from creditdecoding.eval.compare_report import BOUND, summarise
-from creditdecoding.eval.sweep import Curve, curves, specs
+from creditdecoding.eval.compare_report import BOUND, compare_report
+from creditdecoding.eval.sweep import DecoderCurve, all_specs, parse_curves
 from creditdecoding.fingerprint import checkpoint_digest, weights_digest
 from creditdecoding.lm import LM, load
 from creditdecoding.models.weights import Progress
@@ -46,7 +46,7 @@ _BATCHES = 2  # a chunk holds as many rows as this many batches
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparePlan:
     """All that decides the rows of a run. `dev_limit` and `limit` are items a family of the dev and
     the test split.
 
@@ -56,7 +56,7 @@ class Plan:
     model: str
     tasks: str | tuple[Task, ...]
     templates: tuple[str, ...]
-    curves: tuple[Curve, ...]
+    curves: tuple[DecoderCurve, ...]
     dev_limit: int
     limit: int
     generation: GenerationConfig = GenerationConfig()
@@ -85,7 +85,7 @@ class Chunk:
 class Work:
     """A plan with its items: what is to be done, and in which order it is written down."""
 
-    plan: Plan
+    plan: ComparePlan
     items: Mapping[tuple[str, str, int], Item]
     families: Mapping[str, Task]
     chunks: tuple[Chunk, ...]
@@ -94,7 +94,7 @@ class Work:
     def order(self) -> list[Key]:
         """Every sample in the order of the finished file."""
         numbers = {name: i for i, name in enumerate((*_SPLITS, *self.plan.templates))}
-        decoders = {name: i for i, name in enumerate(specs(self.plan.curves))}
+        decoders = {name: i for i, name in enumerate(all_specs(self.plan.curves))}
         ranks = {family: i for i, family in enumerate(self.families)}
         every = (key for chunk in self.chunks for key in chunk.keys)
         return sorted(
@@ -113,7 +113,7 @@ class Work:
         return self.items[key[0], key[3], key[4]]
 
 
-def lay_out(plan: Plan) -> Work:
+def lay_out(plan: ComparePlan) -> Work:
     """The items of a plan and its chunks, short prompts first. Raises `OptionError` where a family
     has too few items.
     """
@@ -138,7 +138,7 @@ def lay_out(plan: Plan) -> Work:
             key=lambda place: len(items[place].prompt),
         )
         for template in plan.templates:
-            for spec in specs(plan.curves):
+            for spec in all_specs(plan.curves):
                 for start in range(0, len(inside), size):
                     chunks.append(
                         Chunk(
@@ -286,11 +286,11 @@ def compare(
             given=generation["decoder"],
             hint="Name them in decoders.",
         )
-    found, asked = tuple(curves(decoders)), tasks if isinstance(tasks, str) else tuple(tasks)
-    for spec in specs(found):
+    found, asked = tuple(parse_curves(decoders)), tasks if isinstance(tasks, str) else tuple(tasks)
+    for spec in all_specs(found):
         check_supported(spec, lm.geometry)
     engine = EngineConfig(batch_size=lm.batch_size)
-    plan = Plan(
+    plan = ComparePlan(
         "",
         asked,
         tuple(named(templates)),
@@ -302,11 +302,11 @@ def compare(
         raw,
     )
     with tempfile.TemporaryDirectory() as passing:
-        return summarise(run(plan, out or Path(passing), lm=lm), found, bound)
+        return compare_report(run(plan, out or Path(passing), lm=lm), found, bound)
 
 
 def run(
-    plan: Plan,
+    plan: ComparePlan,
     folder: Path,
     jobs: int = 1,
     on_start: Callable[[int, int], Callable[[], None]] | None = None,
@@ -382,7 +382,7 @@ def _do(
 
 
 def _spread(
-    plan: Plan,
+    plan: ComparePlan,
     folder: Path,
     todo: Sequence[int],
     known: frozenset[Key],
@@ -420,7 +420,7 @@ def _spread(
 
 def _help(
     number: int,
-    plan: Plan,
+    plan: ComparePlan,
     folder: Path,
     todo: Sequence[int],
     known: frozenset[Key],

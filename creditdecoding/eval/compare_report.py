@@ -24,7 +24,7 @@ from creditdecoding.bootstrap import (
     stratified_mean,
 )
 from creditdecoding.errors import OptionError
-from creditdecoding.eval.sweep import REFERENCE, Curve, specs
+from creditdecoding.eval.sweep import REFERENCE, DecoderCurve, all_specs
 from creditdecoding.eval.words import paragraph, setting
 
 BOUND = 1.0
@@ -117,7 +117,7 @@ class Measured:
 
 
 def tabulate(
-    records: Sequence[Mapping[str, Any]], split: str, found: Sequence[Curve]
+    records: Sequence[Mapping[str, Any]], split: str, found: Sequence[DecoderCurve]
 ) -> tuple[Table, tuple[str, ...]]:
     """The samples of a split as a table, and the names of its templates. Raises `OptionError` where
     one is missing.
@@ -126,7 +126,7 @@ def tabulate(
     templates = tuple(sorted({record["template"] for record in mine}))
     names = tuple(dict.fromkeys(sorted(record["family"] for record in mine)))
     places = sorted({(names.index(record["family"]), record["item"]) for record in mine})
-    wanted = tuple(specs(found))
+    wanted = tuple(all_specs(found))
     row, column = (
         {place: i for i, place in enumerate(places)},
         {spec: i for i, spec in enumerate(wanted)},
@@ -159,7 +159,7 @@ def measure(
     return Measured(tuple(wanted), means, draws[..., 0], draws[..., 1], draws[..., 2])
 
 
-def choose(curve: Curve, dev: Measured, bound: float) -> str | None:
+def choose(curve: DecoderCurve, dev: Measured, bound: float) -> str | None:
     """The setting with the fewest passes that loses nothing measurable on the dev split, None where
     every one does.
 
@@ -176,9 +176,9 @@ def choose(curve: Curve, dev: Measured, bound: float) -> str | None:
     return min(fine)[3] if fine else None
 
 
-def summarise(
+def compare_report(
     records: Sequence[Mapping[str, Any]],
-    found: Sequence[Curve],
+    found: Sequence[DecoderCurve],
     bound: float = BOUND,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -238,7 +238,7 @@ def _point(value: str, spec: str, dev: Measured, test: Measured) -> dict[str, An
 
 
 def _chosen(
-    curve: Curve | None,
+    curve: DecoderCurve | None,
     spec: str,
     dev: Measured,
     test: Measured,
@@ -264,7 +264,7 @@ def _chosen(
     }
 
 
-def _areas(found: Sequence[Curve], test: Measured) -> dict[str, Any]:
+def _areas(found: Sequence[DecoderCurve], test: Measured) -> dict[str, Any]:
     """Area under each swept curve over the range that all share, and its difference to the
     baseline's over the range of the two.
 

@@ -10,7 +10,12 @@ from typing import Any
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.request import Request
 from creditdecoding.errors import OptionError, TooLongError, prefix_errors
-from creditdecoding.eval.saved_answers import Cell, brief, later, taken_up
+from creditdecoding.eval.saved_answers import (
+    SettingAnswers,
+    compact_trace,
+    restore_trace,
+    shift_trace,
+)
 from creditdecoding.lm import LM, Completion
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items, items_digest
 from creditdecoding.trace import Event, FinishEvent, total
@@ -19,7 +24,7 @@ CHUNK_BATCHES = 4  # a chunk holds as many rows as this many full batches
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoredAnswer:
     """One item with its answer and verdict, and the partial credit of a family that gives some
     (F1).
     """
@@ -44,12 +49,12 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Report:
+class EvalReport:
     """All samples of one evaluation with its settings; by family the numbers of items left out
     because they do not fit, if that was asked for.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[ScoredAnswer, ...]
     settings: dict[str, Any]
     skipped: dict[str, list[int]] | None = None
 
@@ -89,7 +94,7 @@ class Report:
         }
 
 
-def _numbers(samples: Sequence[Sample]) -> dict[str, Any]:
+def _numbers(samples: Sequence[ScoredAnswer]) -> dict[str, Any]:
     totals = total([s.completion.trace for s in samples])
     score = 100 * sum(s.right for s in samples) / len(samples)
     ends = [s.completion.trace.finish for s in samples if s.completion.trace.finish is not None]
@@ -119,8 +124,8 @@ def evaluate(
     on_event: Callable[[Event], None] | None = None,
     raw: bool = False,
     skip_too_long: bool = False,
-    kept: Cell | None = None,
-) -> Report:
+    saved: SettingAnswers | None = None,
+) -> EvalReport:
     """Answer `limit` items of each family, family by family and short ones first; `on_event` sees
     every trace event.
 
@@ -130,11 +135,11 @@ def evaluate(
     this one.
     """
     items = [item for family in families for item in distinct_items(family, split, seed, limit)]
-    numbers = numbers_in_family(items)
+    numbers = indices_in_family(items)
     skipped: dict[str, list[int]] = {}
     if skip_too_long:
-        items, numbers, skipped = without_too_long(lm, items, config, raw)
-    samples = answered(lm, families, items, config, on_event, raw, kept, numbers)
+        items, numbers, skipped = drop_too_long(lm, items, config, raw)
+    samples = answer_items(lm, families, items, config, on_event, raw, saved, numbers)
     first = samples[0].completion.trace.settings if samples else {}
     tasks = {family.name: dict(family.metadata) for family in families}
     asked = {
@@ -145,10 +150,10 @@ def evaluate(
         "raw": raw,
         "tasks": tasks,
     }
-    return Report(samples, {**first, **asked}, skipped if skip_too_long else None)
+    return EvalReport(samples, {**first, **asked}, skipped if skip_too_long else None)
 
 
-def without_too_long(
+def drop_too_long(
     lm: LM, items: Sequence[Item], config: GenerationConfig, raw: bool = False
 ) -> tuple[list[Item], list[int], dict[str, list[int]]]:
     """The items that fit into the model with their numbers, and by family which do not, counted
@@ -157,7 +162,7 @@ def without_too_long(
     fitting = []
     numbers = []
     skipped: dict[str, list[int]] = {}
-    for item, number in zip(items, numbers_in_family(items)):
+    for item, number in zip(items, indices_in_family(items)):
         try:
             lm.rows([item.prompt], config, raw)
         except TooLongError:
@@ -174,7 +179,7 @@ def without_too_long(
     return fitting, numbers, skipped
 
 
-def rows_of(
+def requests_for(
     lm: LM,
     items: Sequence[Item],
     config: GenerationConfig,
@@ -185,7 +190,7 @@ def rows_of(
 
     An item draws by its number among those of its family, whatever other families are asked.
     """
-    numbers = numbers_in_family(items) if numbers is None else numbers
+    numbers = indices_in_family(items) if numbers is None else numbers
     try:
         return lm.rows([item.prompt for item in items], config, raw, numbers)
     except OptionError:
@@ -195,22 +200,22 @@ def rows_of(
         raise
 
 
-def numbers_in_family(items: Sequence[Item]) -> list[int]:
+def indices_in_family(items: Sequence[Item]) -> list[int]:
     """The place of each item among those of its family, from 0."""
     counts: dict[str, Iterator[int]] = {item.task: itertools.count() for item in items}
     return [next(counts[item.task]) for item in items]
 
 
-def answered(
+def answer_items(
     lm: LM,
     families: Sequence[Task],
     items: Sequence[Item],
     config: GenerationConfig,
     on_event: Callable[[Event], None] | None = None,
     raw: bool = False,
-    kept: Cell | None = None,
+    saved: SettingAnswers | None = None,
     numbers: Sequence[int] | None = None,
-) -> tuple[Sample, ...]:
+) -> tuple[ScoredAnswer, ...]:
     """Answer `items` of `families` and judge them; samples in the order of `items`. `numbers` are
     those of the items in their families.
 
@@ -219,14 +224,14 @@ def answered(
     """
     by_name = {family.name: family for family in families}
     order = {name: place for place, name in enumerate(by_name)}
-    rows = rows_of(lm, items, config, raw, numbers)
+    rows = requests_for(lm, items, config, raw, numbers)
     rows.sort(key=lambda row: (order[items[row.index].task], len(row.canvas)))
     size = CHUNK_BATCHES * lm.batch_size
-    found: dict[int, Sample] = {}
+    found: dict[int, ScoredAnswer] = {}
     forwards = 0
     seconds = 0.0
     for first in range(0, len(rows), size):
-        chunk = _chunk(lm, by_name, items, rows[first : first + size], on_event, kept)
+        chunk = _chunk(lm, by_name, items, rows[first : first + size], on_event, saved)
         traces = [sample.completion.trace for sample in chunk.values()]
         found |= {index: _later(sample, forwards, seconds) for index, sample in chunk.items()}
         forwards += 1 + max((step.forward for trace in traces for step in trace.steps), default=0)
@@ -240,12 +245,12 @@ def _chunk(
     items: Sequence[Item],
     rows: Sequence[Request],
     on_event: Callable[[Event], None] | None,
-    kept: Cell | None,
-) -> dict[int, Sample]:
+    kept: SettingAnswers | None,
+) -> dict[int, ScoredAnswer]:
     """The samples of some rows by the number of their item: those kept, or all decoded together and
     those kept that are not yet.
     """
-    known = {} if kept is None else kept.known
+    known = {} if kept is None else kept.by_item
     found = {
         row.index: _sample_of(lm, row, items[row.index], known[row.index])
         for row in rows
@@ -262,7 +267,9 @@ def _chunk(
             continue
         if isinstance(event, FinishEvent):
             item = items[event.row]
-            sample = judged(families[item.task], item, lm.completion(by_index[event.row], trace))
+            sample = score_answer(
+                families[item.task], item, lm.completion(by_index[event.row], trace)
+            )
             found[event.row] = sample
             if kept is not None:
                 kept.add(event.row, _record_of(sample))
@@ -271,32 +278,33 @@ def _chunk(
     return found
 
 
-def _record_of(sample: Sample) -> dict[str, Any]:
+def _record_of(sample: ScoredAnswer) -> dict[str, Any]:
     """A sample as a line of what is kept."""
     completion = sample.completion
     return {
         "text": completion.text,
         "right": sample.right,
         "grade": sample.grade,
-        **brief(completion.trace),
+        **compact_trace(completion.trace),
     }
 
 
-def _sample_of(lm: LM, row: Request, item: Item, record: dict[str, Any]) -> Sample:
+def _sample_of(lm: LM, row: Request, item: Item, record: dict[str, Any]) -> ScoredAnswer:
     """The sample of a kept line."""
-    trace = taken_up(record, lm.trace_of(row))
+    trace = restore_trace(record, lm.trace_of(row))
     completion = Completion(record["text"], record["finish"]["reason"], trace)
-    return Sample(item, completion, record["right"], record["grade"])
+    return ScoredAnswer(item, completion, record["right"], record["grade"])
 
 
-def _later(sample: Sample, forwards: int, seconds: float) -> Sample:
+def _later(sample: ScoredAnswer, forwards: int, seconds: float) -> ScoredAnswer:
     completion = sample.completion
     return replace(
-        sample, completion=replace(completion, trace=later(completion.trace, forwards, seconds))
+        sample,
+        completion=replace(completion, trace=shift_trace(completion.trace, forwards, seconds)),
     )
 
 
-def judged(family: Task, item: Item, answer: Completion) -> Sample:
+def score_answer(family: Task, item: Item, answer: Completion) -> ScoredAnswer:
     """An answer with its verdict."""
     grade = None if family.partial_credit is None else family.partial_credit(answer.text, item)
-    return Sample(item, answer, family.score(answer.text, item), grade)
+    return ScoredAnswer(item, answer, family.score(answer.text, item), grade)

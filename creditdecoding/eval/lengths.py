@@ -21,8 +21,8 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.request import DEFAULT_BLOCK_LENGTH
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.eval.compare_report import measure
-from creditdecoding.eval.evaluate import Sample, answered, rows_of
-from creditdecoding.eval.saved_answers import Kept
+from creditdecoding.eval.evaluate import ScoredAnswer, answer_items, requests_for
+from creditdecoding.eval.saved_answers import SavedAnswers
 from creditdecoding.eval.speedups import check_decoders, numbers
 from creditdecoding.eval.verdicts import scaling_words
 from creditdecoding.lm import LM
@@ -112,7 +112,7 @@ def lay_out(plan: Plan, lm: LM) -> Work:
     buckets = _buckets(plan, lm)
     items = [item for bucket in buckets for item in bucket.items]
     longest = max(
-        row.answer_start for row in rows_of(lm, items, replace(plan.generation, gen_length=1))
+        row.answer_start for row in requests_for(lm, items, replace(plan.generation, gen_length=1))
     )
     grid = lm.geometry.causal_block
     gens = plan.gen_lengths or tuple(n for n in GEN_LENGTHS if longest + n <= lm.max_length)
@@ -131,7 +131,7 @@ def lay_out(plan: Plan, lm: LM) -> Work:
     }
     work = Work(plan, buckets, {name: points[name] for name in points if name in plan.sweeps})
     for config in work.cells:
-        rows_of(lm, items, config)
+        requests_for(lm, items, config)
     return work
 
 
@@ -167,15 +167,20 @@ def _pool(plan: Plan, family: Task) -> int:
 
 
 def run(
-    work: Work, lm: LM, on_event: Callable[[Event], None] | None = None, kept: Kept | None = None
+    work: Work,
+    lm: LM,
+    on_event: Callable[[Event], None] | None = None,
+    kept: SavedAnswers | None = None,
 ) -> dict[str, Any]:
     """Answer every item with every decoder at every point; JSON-ready. `kept` holds answers of an
     earlier run and takes those of this one.
     """
     answers = {}
     for config in work.cells:
-        cell = None if kept is None else kept.cell(json.dumps(asdict(config)))
-        answers[config] = answered(lm, work.plan.families, work.items, config, on_event, kept=cell)
+        cell = None if kept is None else kept.of_setting(json.dumps(asdict(config)))
+        answers[config] = answer_items(
+            lm, work.plan.families, work.items, config, on_event, saved=cell
+        )
     plan, lengths = work.plan, work.lengths
     whole = range(len(work.items))
     sweeps = []
@@ -227,7 +232,7 @@ def _sweep(name: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     return {"name": name, "title": _TITLES[name], "points": points}
 
 
-Answers = Mapping[GenerationConfig, Sequence[Sample]]
+Answers = Mapping[GenerationConfig, Sequence[ScoredAnswer]]
 
 
 def _bucket_point(work: Work, number: int, answers: Answers) -> dict[str, Any]:

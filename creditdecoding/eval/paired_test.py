@@ -27,7 +27,7 @@ _ROUNDS, _WIDTH = 12, 64
 
 
 @dataclass(frozen=True)
-class Counts:
+class PairedCounts:
     """Of `items` items, `lost` are right under standard decoding alone, `won` under the other
     decoder alone.
     """
@@ -41,14 +41,14 @@ class Counts:
         """Mean loss, in [-1, 1]."""
         return (self.lost - self.won) / self.items
 
-    def scaled(self, items: int) -> Counts:
+    def scaled(self, items: int) -> PairedCounts:
         """The same shares of another number of items; losses rounded up, gains down."""
-        return Counts(
+        return PairedCounts(
             items, math.ceil(self.lost * items / self.items), self.won * items // self.items
         )
 
 
-def p_value(counts: Counts, bound: float) -> float:
+def p_value(counts: PairedCounts, bound: float) -> float:
     """Chance of evidence as strong as this at most, were the expected loss `bound` (a share, in (0,
     1)) or more.
 
@@ -83,7 +83,7 @@ def p_value(counts: Counts, bound: float) -> float:
     return min(1.0, max(done, float(above.max())))
 
 
-def needed(counts: Counts, bound: float, level: float) -> int | None:
+def items_needed(counts: PairedCounts, bound: float, level: float) -> int | None:
     """About how many items would give a p-value of `level` at most if their shares stayed as they
     are; None beyond `MOST_ITEMS`.
     """
@@ -123,7 +123,7 @@ def _wealth(lost: Numbers, won: Numbers, items: int, bound: float) -> Numbers:
     return np.asarray((loses + wins).max(-1))
 
 
-def _reach(counts: Counts, bound: float) -> NDArray[np.int64]:
+def _reach(counts: PairedCounts, bound: float) -> NDArray[np.int64]:
     """For each number of gains [items + 1] the most losses that are evidence as strong, -1 where
     none is.
     """

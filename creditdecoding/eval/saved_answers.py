@@ -40,11 +40,11 @@ Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Cell:
+class SettingAnswers:
     """The answers of one cell by the number of their item, and how one is added."""
 
     name: str
-    known: Mapping[int, Record]
+    by_item: Mapping[int, Record]
     append: Callable[[Record], object]
 
     def add(self, item: int, record: Record) -> None:
@@ -53,43 +53,43 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedAnswers:
     """All answers of a run that were there when it began."""
 
-    found: Mapping[Key, Record]
+    records: Mapping[Key, Record]
     append: Callable[[Record], object]
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return len(self.found)
+        return len(self.records)
 
-    def cell(self, name: str) -> Cell:
+    def of_setting(self, name: str) -> SettingAnswers:
         """The answers of one cell."""
-        known = {item: record for (cell, item), record in self.found.items() if cell == name}
-        return Cell(name, known, self.append)
+        known = {item: record for (cell, item), record in self.records.items() if cell == name}
+        return SettingAnswers(name, known, self.append)
 
 
 @contextmanager
-def keeping(out: Path | None, settings: Mapping[str, Any]) -> Iterator[Kept | None]:
+def save_answers(out: Path | None, settings: Mapping[str, Any]) -> Iterator[SavedAnswers | None]:
     """Keep answers beside `out` for the time of the body; None without an output. Raises
     `OptionError` where other settings are kept there.
     """
     if out is None:
         yield None
         return
-    folder = partial(out)
+    folder = partial_folder(out)
     with journal.open_run(folder, settings), journal.record_writer(folder, 0) as append:
-        yield Kept(journal.read_records(folder, KEY), append)
+        yield SavedAnswers(journal.read_records(folder, KEY), append)
     journal.delete_run(folder)
 
 
-def partial(out: Path) -> Path:
+def partial_folder(out: Path) -> Path:
     """The folder of what is kept until `out` is written."""
     return out.with_name(f"{out.name}.partial")
 
 
-def manifest(
+def answers_manifest(
     kind: str,
     model: str,
     engine: EngineConfig,
@@ -122,7 +122,7 @@ def manifest(
     }
 
 
-def brief(trace: Trace) -> Record:
+def compact_trace(trace: Trace) -> Record:
     """A finished trace without what no report is made of."""
     assert trace.finish is not None
     return {
@@ -146,7 +146,7 @@ def _brief_step(step: StepEvent) -> Record:
     }
 
 
-def taken_up(record: Record, trace: Trace) -> Trace:
+def restore_trace(record: Record, trace: Trace) -> Trace:
     """Fill an empty trace from what `brief` gave; confidences and choices that were not committed
     are not there.
     """
@@ -176,7 +176,7 @@ def _step_of(step: Record, row: int) -> StepEvent:
     )
 
 
-def later(trace: Trace, forwards: int, seconds: float) -> Trace:
+def shift_trace(trace: Trace, forwards: int, seconds: float) -> Trace:
     """The trace of a chunk as one of the whole run, before which there were so many passes and
     seconds.
     """

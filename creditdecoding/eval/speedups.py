@@ -27,7 +27,7 @@ from creditdecoding.decoding.cache_policy import parse_policy, supported_policie
 from creditdecoding.decoding.request import Request
 from creditdecoding.errors import CreditError, OptionError, unknown_name
 from creditdecoding.eval.compare_report import Measured, measure
-from creditdecoding.eval.evaluate import Sample, judged, rows_of
+from creditdecoding.eval.evaluate import ScoredAnswer, requests_for, score_answer
 from creditdecoding.eval.verdicts import orthogonality_words
 from creditdecoding.lm import LM
 from creditdecoding.models.kv_cache import ModelGeometry
@@ -94,7 +94,7 @@ def check_decoders(specs: Sequence[str]) -> None:
 class _Cell:
     """One decoder under one setting: samples in the order of the items, seconds of each batch."""
 
-    samples: dict[int, Sample]
+    samples: dict[int, ScoredAnswer]
     seconds: list[float]
 
 
@@ -217,7 +217,7 @@ def _under(
                 tick()
             cell.seconds.append(median(seconds))
             cell.samples |= {
-                row.index: judged(by_name[items[row.index].task], items[row.index], answer)
+                row.index: score_answer(by_name[items[row.index].task], items[row.index], answer)
                 for row, answer in zip(batch, found)
             }
     return cells
@@ -225,7 +225,7 @@ def _under(
 
 def _batches(lm: LM, items: Sequence[Item], config: GenerationConfig) -> list[list[Request]]:
     """The rows of the items in batches, short prompts first."""
-    rows = sorted(rows_of(lm, items, config), key=lambda row: len(row.canvas))
+    rows = sorted(requests_for(lm, items, config), key=lambda row: len(row.canvas))
     return [rows[first : first + lm.batch_size] for first in range(0, len(rows), lm.batch_size)]
 
 
@@ -271,7 +271,7 @@ def _report(
     return report
 
 
-def numbers(sample: Sample) -> list[float]:
+def numbers(sample: ScoredAnswer) -> list[float]:
     """The fields that `summary.measure` takes: score in percent, passes, sequence-forwards, tokens."""
     trace = sample.completion.trace
     return [100.0 * sample.right, trace.nfe, trace.sequence_forwards, trace.token_count]

@@ -68,7 +68,7 @@ SWEEPS: dict[str, Sweep] = {
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One setting of a curve: the value of its knob ("" where it has none), and the decoder as
     text.
     """
@@ -78,15 +78,15 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
+class DecoderCurve:
     """A decoder over the values of one knob; `knob` is "" for a single setting."""
 
     name: str
     knob: str
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
 
 
-def curves(text: str) -> list[Curve]:
+def parse_curves(text: str) -> list[DecoderCurve]:
     """The curves of a text of decoders separated by blanks, or `all`; every setting is checked.
     Raises `OptionError`.
     """
@@ -101,14 +101,14 @@ def curves(text: str) -> list[Curve]:
     return list(_once(list(found.values())))
 
 
-def specs(found: Sequence[Curve]) -> list[str]:
+def all_specs(found: Sequence[DecoderCurve]) -> list[str]:
     """Every decoder of the curves once, standard decoding first."""
     return list(
         dict.fromkeys([REFERENCE, *(point.spec for curve in found for point in curve.points)])
     )
 
 
-def _curve(word: str) -> Curve:
+def _curve(word: str) -> DecoderCurve:
     """One entry: its name without the knob that is swept, and its settings."""
     name, knobs = split_spec(word, "decoder")
     load(name)
@@ -126,7 +126,7 @@ def _curve(word: str) -> Curve:
     elif sweep is not None and sweep.knob not in knobs:
         knob, values, ties = sweep.knob, [f"{value:g}" for value in sweep.values], sweep.tied
     else:
-        return Curve(word, "", (_point("", name, knobs),))
+        return DecoderCurve(word, "", (_point("", name, knobs),))
     if "" in values:
         raise OptionError(
             f"no value between two bars for {knob}",
@@ -143,20 +143,20 @@ def _curve(word: str) -> Curve:
             if key not in kept
         }
         points.append(_point(value, name, {knob: value, **tied, **kept}))
-    return Curve(_text(name, kept), knob, tuple(points))
+    return DecoderCurve(_text(name, kept), knob, tuple(points))
 
 
 def _text(name: str, knobs: Mapping[str, str]) -> str:
     return f"{name}:{','.join(f'{key}={value}' for key, value in knobs.items())}" if knobs else name
 
 
-def _point(value: str, name: str, knobs: Mapping[str, str]) -> Point:
+def _point(value: str, name: str, knobs: Mapping[str, str]) -> CurvePoint:
     spec = _text(name, knobs)
     load(spec)
-    return Point(value, spec)
+    return CurvePoint(value, spec)
 
 
-def _once(found: Sequence[Curve]) -> list[Curve]:
+def _once(found: Sequence[DecoderCurve]) -> list[DecoderCurve]:
     """The same curves, where two settings are the same decoder both under the text that came first."""
     known: dict[Any, str] = {load(REFERENCE): REFERENCE}
     chosen = []

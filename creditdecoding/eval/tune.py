@@ -21,17 +21,17 @@ from typing import Any
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.request import check_supported
 from creditdecoding.errors import OptionError
-from creditdecoding.eval.evaluate import Sample, answered
-from creditdecoding.eval.paired_test import MOST_ITEMS, Counts, needed, p_value
-from creditdecoding.eval.saved_answers import Kept
-from creditdecoding.eval.sweep import REFERENCE, SWEEPS, Curve, curves
+from creditdecoding.eval.evaluate import ScoredAnswer, answer_items
+from creditdecoding.eval.paired_test import MOST_ITEMS, PairedCounts, items_needed, p_value
+from creditdecoding.eval.saved_answers import SavedAnswers
+from creditdecoding.eval.sweep import REFERENCE, SWEEPS, DecoderCurve, parse_curves
 from creditdecoding.lm import LM
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items, generate_items
 from creditdecoding.trace import Event
 
 
 @dataclass(frozen=True)
-class Promise:
+class LossBound:
     """Points of score that may be lost, and the confidence with which no more are. Raises
     `OptionError`.
     """
@@ -62,11 +62,11 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class Tested:
+class SettingResult:
     """A setting with its paired counts, mean passes, score in % and p-value."""
 
     spec: str
-    counts: Counts
+    counts: PairedCounts
     nfe: float
     score: float
     p: float
@@ -87,21 +87,21 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuneResult:
     """What was found: standard decoding's passes and score, the settings tested in order, those
     left untested, items needed at the failure.
     """
 
-    promise: Promise
+    bound: LossBound
     items: int
     nfe: float
     score: float
-    tested: tuple[Tested, ...]
+    tested: tuple[SettingResult, ...]
     untested: tuple[str, ...]
     needed: int | None
 
     @property
-    def certified(self) -> Tested | None:
+    def certified(self) -> SettingResult | None:
         """The last setting that passed."""
         return next((each for each in reversed(self.tested) if each.certified), None)
 
@@ -112,7 +112,7 @@ class Tuned:
 
     def words(self) -> list[str]:
         """The verdict in sentences."""
-        bound, confidence = f"{self.promise.bound:g} points", f"{100 * self.promise.confidence:g} %"
+        bound, confidence = f"{self.bound.bound:g} points", f"{100 * self.bound.confidence:g} %"
         best = self.certified
         if best is None:
             said = [
@@ -125,9 +125,9 @@ class Tuned:
             ]
         return said + [self._why(self.tested[-1])] * (not self.tested[-1].certified)
 
-    def _why(self, failed: Tested) -> str:
+    def _why(self, failed: SettingResult) -> str:
         found = f"{failed.spec} could not: it lost {100 * failed.counts.loss:+.2f} points on {self.items} items"
-        if 100 * failed.counts.loss >= self.promise.bound:
+        if 100 * failed.counts.loss >= self.bound.bound:
             return f"{found}, so it loses too much."
         count = f"about {self.needed:,}" if self.needed else f"more than {MOST_ITEMS:,}"
         return f"{found}, and the data are too few: {count} items would be needed if this went on."
@@ -135,7 +135,7 @@ class Tuned:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record."""
         return {
-            **dataclasses.asdict(self.promise),
+            **dataclasses.asdict(self.bound),
             "items": self.items,
             "standard": {
                 "setting": REFERENCE,
@@ -148,17 +148,17 @@ class Tuned:
             "chosen": self.chosen,
             "too_few": bool(self.tested)
             and not self.tested[-1].certified
-            and 100 * self.tested[-1].counts.loss < self.promise.bound,
+            and 100 * self.tested[-1].counts.loss < self.bound.bound,
             "items_needed": self.needed,
             "words": self.words(),
         }
 
 
-def sequence(decoder: str) -> tuple[str, ...]:
+def settings_in_order(decoder: str) -> tuple[str, ...]:
     """The settings of one decoder's sweep, safest first; values of a knob that is not its main one
     in the order given. Raises `OptionError`.
     """
-    found = curves(decoder)
+    found = parse_curves(decoder)
     if len(found) != 1:
         raise OptionError("one decoder can be tuned at a time", given=decoder, hint="Name one.")
     curve = found[0]
@@ -174,14 +174,14 @@ def sequence(decoder: str) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _safest_first(curve: Curve) -> Sequence[Any]:
+def _safest_first(curve: DecoderCurve) -> Sequence[Any]:
     sweep = SWEEPS.get(curve.name.partition(":")[0])
     if sweep is None or sweep.knob != curve.knob:
         return curve.points
     return sorted(curve.points, key=lambda point: float(point.value), reverse=not sweep.low_is_safe)
 
 
-def drawn(families: Sequence[Task], split: Split, limit: int, seed: int = 0) -> list[Item]:
+def draw_items(families: Sequence[Task], split: Split, limit: int, seed: int = 0) -> list[Item]:
     """`limit` items a family on average, each drawn independently: first its family, all alike,
     then the item. Raises `OptionError`.
 
@@ -218,30 +218,30 @@ def tune(
     families: Sequence[Task],
     chosen: Sequence[Item],
     decoder: str,
-    promise: Promise,
+    promise: LossBound,
     generation: GenerationConfig | None = None,
     on_event: Callable[[Event], None] | None = None,
     raw: bool = False,
-    kept: Kept | None = None,
-) -> Tuned:
+    kept: SavedAnswers | None = None,
+) -> TuneResult:
     """Test the settings of `decoder` on the items `drawn`, against standard decoding; its file or
     text may pin other knobs.
 
     `kept` holds answers of an earlier run and takes those of this one.
     """
-    settings = sequence(decoder)
+    settings = settings_in_order(decoder)
     for spec in settings:
         check_supported(spec, lm.geometry)
     asked = generation if generation is not None else GenerationConfig()
 
-    def run(spec: str) -> tuple[Sample, ...]:
-        cell = None if kept is None else kept.cell(spec)
-        return answered(
+    def run(spec: str) -> tuple[ScoredAnswer, ...]:
+        cell = None if kept is None else kept.of_setting(spec)
+        return answer_items(
             lm, families, chosen, dataclasses.replace(asked, decoder=spec), on_event, raw, cell
         )
 
     standard = run(REFERENCE)
-    tested: list[Tested] = []
+    tested: list[SettingResult] = []
     for spec in settings:
         samples = run(spec)
         tested.append(_test(spec, standard, samples, promise))
@@ -251,9 +251,9 @@ def tune(
     more = (
         None
         if last.certified or 100 * last.counts.loss >= promise.bound
-        else needed(last.counts, promise.bound / 100, promise.level)
+        else items_needed(last.counts, promise.bound / 100, promise.level)
     )
-    return Tuned(
+    return TuneResult(
         promise,
         len(chosen),
         _passes(standard),
@@ -265,17 +265,17 @@ def tune(
 
 
 def _test(
-    spec: str, standard: Sequence[Sample], samples: Sequence[Sample], promise: Promise
-) -> Tested:
+    spec: str, standard: Sequence[ScoredAnswer], samples: Sequence[ScoredAnswer], promise: LossBound
+) -> SettingResult:
     pairs = Counter((before.right, after.right) for before, after in zip(standard, samples))
-    counts = Counts(len(samples), pairs[True, False], pairs[False, True])
+    counts = PairedCounts(len(samples), pairs[True, False], pairs[False, True])
     p = p_value(counts, promise.bound / 100)
-    return Tested(spec, counts, _passes(samples), _score(samples), p, p <= promise.level)
+    return SettingResult(spec, counts, _passes(samples), _score(samples), p, p <= promise.level)
 
 
-def _passes(samples: Sequence[Sample]) -> float:
+def _passes(samples: Sequence[ScoredAnswer]) -> float:
     return sum(sample.completion.nfe for sample in samples) / len(samples)
 
 
-def _score(samples: Sequence[Sample]) -> float:
+def _score(samples: Sequence[ScoredAnswer]) -> float:
     return 100 * sum(sample.right for sample in samples) / len(samples)

@@ -409,8 +409,8 @@ def test_what_keeps_nothing_says_so(
         return judge(*arguments)
 
     calls: list[int] = []
-    judge = runner.judged
-    monkeypatch.setattr(runner, "judged", judged)
+    judge = runner.score_answer
+    monkeypatch.setattr(runner, "score_answer", judged)
     monkeypatch.setattr(app, "end_at_once_next_time", lambda: None)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -30,8 +30,8 @@ from creditdecoding.decoding.request import Request, new_infill_request, new_req
 from creditdecoding.decoding.step import denoise_step
 from creditdecoding.errors import OptionError
 from creditdecoding.eval.compare import compare
-from creditdecoding.eval.traces.commit_timing import check
-from creditdecoding.eval.traces.dataset import decoders_of
+from creditdecoding.eval.traces.commit_timing import check_trace
+from creditdecoding.eval.traces.dataset import decoders_to_trace
 from creditdecoding.likelihood import rescore
 from creditdecoding.lm import LM, load
 from creditdecoding.models.transformer import Transformer, rope_table, rotate
@@ -487,9 +487,9 @@ def test_what_cannot_be_done_is_refused_by_name(lm: LM) -> None:
             )
         )
     with pytest.raises(OptionError, match="takes them back"):
-        decoders_of(["wino"], GenerationConfig())
+        decoders_to_trace(["wino"], GenerationConfig())
     trace = lm.generate(QUESTION, decoder="wino:threshold=0.05,threshold_back=1").trace
     assert any(step.revoked for step in trace.steps)
-    for refuse in (lambda: rescore(lm, trace), lambda: check(trace, "wino")):
+    for refuse in (lambda: rescore(lm, trace), lambda: check_trace(trace, "wino")):
         with pytest.raises(OptionError, match="takes them back"):
             refuse()

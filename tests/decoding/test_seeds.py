@@ -11,9 +11,9 @@ import torch
 
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.request import sample_seed
-from creditdecoding.eval.compare import Plan, answers, lay_out
+from creditdecoding.eval.compare import ComparePlan, answers, lay_out
 from creditdecoding.eval.evaluate import evaluate
-from creditdecoding.eval.sweep import curves
+from creditdecoding.eval.sweep import parse_curves
 from creditdecoding.lm import LM, load
 from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
 from tools.make_checkpoint import make
@@ -70,8 +70,8 @@ def test_compared_decoders_draw_alike_at_every_batch_size(lm: LM, folder: Path) 
     found = []
     for size in (1, 4):
         engine = EngineConfig(batch_size=size, device="cpu")
-        kept = tuple(curves("threshold:threshold=0.9"))
-        plan = Plan(
+        kept = tuple(parse_curves("threshold:threshold=0.9"))
+        plan = ComparePlan(
             str(folder),
             curves=kept,
             tasks="facts,algebra",

@@ -19,10 +19,15 @@ from creditdecoding.cli import main
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders.base import Block, from_logits
 from creditdecoding.errors import OptionError
-from creditdecoding.eval.traces.calibration import looks, reliability, verdict
-from creditdecoding.eval.traces.commit_timing import bound, check, moments, needed
-from creditdecoding.eval.traces.dataset import Case, saved_cases, spec_of, with_oracle
-from creditdecoding.eval.traces.oracle import Oracle, oracle_traces
+from creditdecoding.eval.traces.calibration import calibration, observations, verdict
+from creditdecoding.eval.traces.commit_timing import (
+    answer_end,
+    check_trace,
+    token_timings,
+    trace_bound,
+)
+from creditdecoding.eval.traces.dataset import PromptTraces, decoder_spec, group_traces, with_oracle
+from creditdecoding.eval.traces.oracle import Oracle, decode_with_oracle
 from creditdecoding.eval.traces.report import analyse
 from creditdecoding.lm import LM, load
 from creditdecoding.plots import analysis as plot
@@ -92,41 +97,43 @@ def credited() -> Trace:
 
 
 def test_moments_by_hand() -> None:
-    found = moments(standard())
-    assert [(m.position, m.token, m.begin, m.candidate, m.commit, m.redundancy) for m in found] == [
+    found = token_timings(standard())
+    assert [
+        (m.position, m.token, m.block_start, m.candidate, m.commit, m.redundancy) for m in found
+    ] == [
         (2, 5, 1, 1, 1, 0),
         (3, 6, 1, 2, 2, 0),
         (5, END, 3, 3, 3, 0),
         (4, 7, 3, 3, 4, 1),
     ]
-    assert bound(found) == 2 + 1
-    assert bound(moments(credited())) == 1 + 1
+    assert trace_bound(found) == 2 + 1
+    assert trace_bound(token_timings(credited())) == 1 + 1
 
 
 def test_a_candidate_that_was_left_and_found_again_counts_from_the_second_time() -> None:
     steps = [step(0, n, {1: (token, 0.5, n == 4)}) for n, token in enumerate((5, 6, 5, 5, 5))]
-    found = moments(Trace((1,), steps, FinishEvent(0, "length", (5,), 1.0)))
-    assert [(m.candidate, m.commit, m.redundancy) for m in found] == [(3, 5, 2)] and bound(
+    found = token_timings(Trace((1,), steps, FinishEvent(0, "length", (5,), 1.0)))
+    assert [(m.candidate, m.commit, m.redundancy) for m in found] == [(3, 5, 2)] and trace_bound(
         found
     ) == 3
 
 
 def test_what_lies_behind_the_end_does_not_count() -> None:
     trace = standard()
-    assert trace.finish is not None and needed(trace) == 6
+    assert trace.finish is not None and answer_end(trace) == 6
     trace.finish = replace(trace.finish, tokens=(5,))
-    assert needed(trace) == 4 and {m.position for m in moments(trace)} == {2, 3}
+    assert answer_end(trace) == 4 and {m.position for m in token_timings(trace)} == {2, 3}
     trace.settings["stop"] = ["x"]
-    assert {m.position for m in moments(trace)} == {2}
+    assert {m.position for m in token_timings(trace)} == {2}
     trace.settings |= {"stop": [], "early_stop": False}
-    assert needed(trace) == math.inf and len(moments(trace)) == 4
+    assert answer_end(trace) == math.inf and len(token_timings(trace)) == 4
 
 
 def test_the_report_by_hand() -> None:
     oracle = Trace(
         (1, 1), [*standard().steps[:2], credited().steps[2]], FinishEvent(0, "stop", (5, 6, 7), 0.3)
     )
-    case = Case(
+    case = PromptTraces(
         {"fixed": standard(), "credit": credited()},
         {"fixed": True, "credit": False},
         (5, 6, 7),
@@ -206,18 +213,20 @@ def test_a_change_for_the_better_and_what_a_trace_does_not_say() -> None:
     other = standard()
     other.steps[1] = step(0, 1, {3: (8, 0.6, True)})
     other.finish = FinishEvent(0, "stop", (5, 8, 7), 0.4)
-    record = analyse([Case({"fixed": other, "credit": trace})])["decoders"][1]
+    record = analyse([PromptTraces({"fixed": other, "credit": trace})])["decoders"][1]
     assert (
         record["changed"]["by_standard"]["better"] == 1
         and record["score"] is None
         and record["over_oracle"] is None
     )
     trace.steps = [replace(each, top=None) for each in trace.steps]
-    assert analyse([Case({"fixed": other, "credit": trace})])["decoders"][1]["changed"] is None
+    assert (
+        analyse([PromptTraces({"fixed": other, "credit": trace})])["decoders"][1]["changed"] is None
+    )
 
 
 def test_without_standard_decoding_only_what_one_trace_says() -> None:
-    found = analyse([Case({"credit": credited()})])
+    found = analyse([PromptTraces({"credit": credited()})])
     assert (
         found["calibration"] is None
         and found["decoders"][0]["wrong"] is None
@@ -228,14 +237,14 @@ def test_without_standard_decoding_only_what_one_trace_says() -> None:
 
 def test_looks_by_hand() -> None:
     trace = standard()
-    found = looks([(trace, moments(trace), {2: 5, 3: 8, 4: 7})])
+    found = observations([(trace, token_timings(trace), {2: 5, 3: 8, 4: 7})])
     assert found.confidence.tolist() == [0.9, 0.3, 0.6, 0.4, 0.8, 0.7]
     assert found.ratio.tolist() == [1, 1, 0.5, 1, 1, 0.5]
     assert found.run.tolist() == [1, 1, 1, 1, 1, 2]
     assert found.final.tolist() == [True, False, True, True, True, True]
     assert found.judged.tolist() == [True, True, True, True, False, True]
     assert found.right.tolist() == [True, False, False, True, False, True]
-    report = reliability([(trace, moments(trace), {2: 5, 3: 8, 4: 7})])
+    report = calibration([(trace, token_timings(trace), {2: 5, 3: 8, 4: 7})])
     early = report["final"]["early"]
     assert (early["looks"], early["confidence"], early["frequency"], early["gap"]) == (
         4,
@@ -273,8 +282,8 @@ def made_up(chance: Any, prompts: int = 60, seed: int = 0) -> dict[str, Any]:
         ]
         steps.append(step(0, 4, dict.fromkeys(final, (5, 0.7, True))))
         trace = Trace((1,), steps, FinishEvent(0, "length", (5,) * 8, 1.0))
-        cases.append((trace, moments(trace), None))
-    return reliability(cases)
+        cases.append((trace, token_timings(trace), None))
+    return calibration(cases)
 
 
 def test_the_verdict_follows_its_rule() -> None:
@@ -353,11 +362,11 @@ def test_the_oracle_reaches_standard_decodings_answer_in_no_more_passes(
 ) -> None:
     config = GenerationConfig(decoder="fixed", gen_length=12, block_length=5, early_stop=early_stop)
     references = [done.trace for done in lm.generate(["hello", "one two three", "x"], config)]
-    found = oracle_traces(lm, references)
+    found = decode_with_oracle(lm, references)
     for reference, trace in zip(references, found):
         assert trace.tokens == reference.tokens and len(reference.steps[0].top or ()) == 5
         assert 3 <= trace.nfe <= reference.nfe
-        assert bound(moments(reference)) <= reference.nfe
+        assert trace_bound(token_timings(reference)) <= reference.nfe
     assert sum(trace.nfe for trace in found) < sum(trace.nfe for trace in references)
 
 
@@ -474,7 +483,7 @@ def broken(**changes: Any) -> list[Trace]:
 def test_traces_that_no_definition_fits_are_refused() -> None:
     for i, trace in enumerate(broken()):
         with pytest.raises(OptionError, match=r"f\.jsonl"):
-            check(trace, "f.jsonl")
+            check_trace(trace, "f.jsonl")
             pytest.fail(f"trace {i} was let through")
 
 
@@ -491,8 +500,8 @@ def test_sets_of_traces_that_do_not_fit_together_are_refused(tmp_path: Path) -> 
     ]
     for traces in sets:
         with pytest.raises(OptionError):
-            saved_cases([(f"{i}.jsonl", trace) for i, trace in enumerate(traces)])
-    assert [list(case.traces) for case in saved_cases([("a", standard()), ("b", credited())])] == [
+            group_traces([(f"{i}.jsonl", trace) for i, trace in enumerate(traces)])
+    assert [list(case.traces) for case in group_traces([("a", standard()), ("b", credited())])] == [
         ["fixed", "credit"]
     ]
     standard().save(tmp_path / "t.jsonl")
@@ -500,30 +509,32 @@ def test_sets_of_traces_that_do_not_fit_together_are_refused(tmp_path: Path) -> 
     for cut in ("", text[: len(text) // 2]):
         (tmp_path / "t.jsonl").write_text(cut)
         with pytest.raises(OptionError):
-            saved_cases([("t.jsonl", Trace.load(tmp_path / "t.jsonl"))])
+            group_traces([("t.jsonl", Trace.load(tmp_path / "t.jsonl"))])
 
 
 def test_names_of_decoders() -> None:
-    assert spec_of(standard(), "f") == "fixed" and spec_of(credited(), "f") == "credit"
+    assert decoder_spec(standard(), "f") == "fixed" and decoder_spec(credited(), "f") == "credit"
     assert (
-        spec_of(replace(credited(), settings=settings("credit", threshold=0.8, alpha=0.65)), "f")
+        decoder_spec(
+            replace(credited(), settings=settings("credit", threshold=0.8, alpha=0.65)), "f"
+        )
         == "credit:threshold=0.8"
     )
-    assert spec_of(replace(credited(), settings=settings("mine", k=2)), "f") == "mine:k=2"
+    assert decoder_spec(replace(credited(), settings=settings("mine", k=2)), "f") == "mine:k=2"
 
 
 def test_the_oracle_of_another_model_and_without_a_reference(lm: LM) -> None:
     with pytest.raises(OptionError, match="fixed"):
-        with_oracle(lm, [Case({"credit": credited()})])
+        with_oracle(lm, [PromptTraces({"credit": credited()})])
     stranger = standard()
     stranger.prompt = (10**6, 1)
     with pytest.raises(OptionError, match="another model"):
-        with_oracle(lm, [Case({"fixed": stranger})])
+        with_oracle(lm, [PromptTraces({"fixed": stranger})])
 
 
 def test_pictures_of_little(tmp_path: Path) -> None:
-    found = analyse([Case({"fixed": standard(), "credit": credited()})])
+    found = analyse([PromptTraces({"fixed": standard(), "credit": credited()})])
     plot.steps_png(found, tmp_path / "s.png")
     plot.reliability_png(found, tmp_path / "r.png")
     with pytest.raises(OptionError, match="fixed"):
-        plot.reliability_png(analyse([Case({"credit": credited()})]), tmp_path / "n.png")
+        plot.reliability_png(analyse([PromptTraces({"credit": credited()})]), tmp_path / "n.png")

@@ -27,9 +27,9 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders import names, resolve
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.eval import compare
-from creditdecoding.eval.compare import Plan, lay_out, run
-from creditdecoding.eval.compare_report import summarise
-from creditdecoding.eval.sweep import REFERENCE, SWEEPS, Curve, curves, specs
+from creditdecoding.eval.compare import ComparePlan, lay_out, run
+from creditdecoding.eval.compare_report import compare_report
+from creditdecoding.eval.sweep import REFERENCE, SWEEPS, DecoderCurve, all_specs, parse_curves
 from creditdecoding.plots.compare_page import compare_html
 from creditdecoding.plots.tradeoff import tradeoff_png
 from creditdecoding.tasks.base import Item, Task
@@ -49,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(make("llada", tmp_path_factory.mktemp("model") / "tiny"))
 
 
-def plan(model: str, decoders: str = DECODERS, **changes: Any) -> Plan:
+def plan(model: str, decoders: str = DECODERS, **changes: Any) -> ComparePlan:
     """A run of a few seconds: two families, two items each."""
     given = {
         "tasks": "algebra,facts",
@@ -59,9 +59,9 @@ def plan(model: str, decoders: str = DECODERS, **changes: Any) -> Plan:
         "generation": SHORT,
         **changes,
     }
-    return Plan(
+    return ComparePlan(
         model,
-        curves=tuple(curves(decoders)),
+        curves=tuple(parse_curves(decoders)),
         engine=EngineConfig(batch_size=2, device="cpu"),
         **given,
     )
@@ -153,7 +153,7 @@ def test_areas_worked_by_hand() -> None:
 
 def test_every_sweep_is_of_a_decoder_that_is_there() -> None:
     assert set(SWEEPS) <= set(names())
-    found = {curve.name: curve for curve in curves("all")}
+    found = {curve.name: curve for curve in parse_curves("all")}
     assert set(found) == set(names())
     for name, curve in found.items():
         assert len(curve.points) == (len(SWEEPS[name].values) if name in SWEEPS else 1)
@@ -161,17 +161,19 @@ def test_every_sweep_is_of_a_decoder_that_is_there() -> None:
             resolve(point.spec)
     for name in ("stable", "localleap", "hierarchy", "prophet"):  # tied knobs meet the defaults
         assert (
-            any(resolve(point.spec) == resolve(name) for point in curves(name)[0].points)
+            any(resolve(point.spec) == resolve(name) for point in parse_curves(name)[0].points)
             or name == "stable"
         )
     assert resolve(
-        next(point.spec for point in curves("stable")[0].points if point.value == "0.8")
+        next(point.spec for point in parse_curves("stable")[0].points if point.value == "0.8")
     ) == resolve("stable")
 
 
 def test_the_text_of_decoders() -> None:
-    mine, pinned, alone = curves("threshold:threshold=0.8|0.9 credit:beta=0 klass:threshold=0.7")
-    assert mine == Curve("threshold", "threshold", mine.points) and [
+    mine, pinned, alone = parse_curves(
+        "threshold:threshold=0.8|0.9 credit:beta=0 klass:threshold=0.7"
+    )
+    assert mine == DecoderCurve("threshold", "threshold", mine.points) and [
         point.value for point in mine.points
     ] == ["0.8", "0.9"]
     assert (
@@ -180,8 +182,8 @@ def test_the_text_of_decoders() -> None:
         and len(pinned.points) == len(SWEEPS["credit"].values)
     )
     assert alone.knob == "" and [point.spec for point in alone.points] == ["klass:threshold=0.7"]
-    both = curves("fixed:k=1|2 fixed:k=2|4,order=low_confidence")
-    assert specs(both) == [
+    both = parse_curves("fixed:k=1|2 fixed:k=2|4,order=low_confidence")
+    assert all_specs(both) == [
         REFERENCE,
         "fixed:k=2",
         "fixed:k=4,order=low_confidence",
@@ -202,7 +204,7 @@ def test_the_text_of_decoders() -> None:
 )
 def test_a_bad_text_of_decoders_is_refused(text: str, said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        curves(text)
+        parse_curves(text)
 
 
 def test_templates_are_three_or_more_and_keep_the_question() -> None:
@@ -244,7 +246,7 @@ def made(
             "tokens": 40,
         }
         for split in ("dev", "test")
-        for spec in specs(curves(decoders))
+        for spec in all_specs(parse_curves(decoders))
         for family in ("algebra", "facts")
         for i in range(items)
     ]
@@ -264,7 +266,7 @@ def _disagree(split: str, spec: str, item: int) -> bool:
 
 
 def test_settings_are_chosen_on_dev_and_reported_on_test() -> None:
-    report = summarise(made(_disagree, _passes, KNOBS), curves(KNOBS), resamples=1000)
+    report = compare_report(made(_disagree, _passes, KNOBS), parse_curves(KNOBS), resamples=1000)
     chosen = report["curves"][0]["chosen"]
     assert chosen["value"] == "0.7" and chosen["dev"]["difference"] == {
         "value": 0.0,
@@ -279,9 +281,9 @@ def test_settings_are_chosen_on_dev_and_reported_on_test() -> None:
         and chosen["test"]["tpf"] == 5.0
     )
     assert "a loss that the test split does measure" in report["words"][0]
-    other = summarise(
+    other = compare_report(
         made(lambda split, *rest: _disagree("dev", *rest), _passes, KNOBS),
-        curves(KNOBS),
+        parse_curves(KNOBS),
         resamples=1000,
     )
     assert other["curves"][0]["chosen"]["value"] == "0.7"  # whatever the test split says
@@ -301,7 +303,7 @@ def test_the_headline_says_where_it_was_chosen_and_names_who_takes_fewer_on_test
             return 3.0 if spec.startswith("factor") else 4.0
         return 4.0 if spec.startswith("factor") else 3.97
 
-    report = summarise(made(lambda *_: True, passes, text), curves(text), resamples=200)
+    report = compare_report(made(lambda *_: True, passes, text), parse_curves(text), resamples=200)
     assert (report["chosen_on"], report["reported_on"]) == ("dev", "test")
     names = ["threshold:threshold=0.9", "margin:threshold=0.9"]
     assert report["best"] == "factor:factor=1" and report["fewest_on_test"] == names
@@ -314,10 +316,12 @@ def test_the_headline_says_where_it_was_chosen_and_names_who_takes_fewer_on_test
     print_comparison(report)
     printed = " ".join(capsys.readouterr().out.split())
     assert "chosen on dev, reported on test" in printed and "3.97." in printed
-    level = summarise(made(lambda *_: True, lambda *_: 4.0, text), curves(text), resamples=200)
+    level = compare_report(
+        made(lambda *_: True, lambda *_: 4.0, text), parse_curves(text), resamples=200
+    )
     assert set(level["fewest_on_test"]) == {"factor:factor=1", *names}
     assert "As few on test: " in level["words"][0]
-    alone = summarise(made(_disagree, _passes, KNOBS), curves(KNOBS), resamples=200)
+    alone = compare_report(made(_disagree, _passes, KNOBS), parse_curves(KNOBS), resamples=200)
     assert "No other chosen setting takes as few on test." in alone["words"][0]
 
 
@@ -329,9 +333,10 @@ def test_the_rule_of_no_measurable_loss() -> None:
         KNOBS,
     )
     assert (
-        summarise(records, curves(KNOBS), resamples=1000)["curves"][0]["chosen"]["value"] == "0.9"
+        compare_report(records, parse_curves(KNOBS), resamples=1000)["curves"][0]["chosen"]["value"]
+        == "0.9"
     )
-    report = summarise(records, curves(KNOBS), bound=0.5, resamples=1000)
+    report = compare_report(records, parse_curves(KNOBS), bound=0.5, resamples=1000)
     assert report["curves"][0]["chosen"] is None and report["best"] is None
     assert "No setting of any decoder" in report["words"][0]
 
@@ -348,13 +353,13 @@ def test_areas_and_words_of_a_report() -> None:
         "factor:factor=2": 4.0,
     }
     wrong = {"threshold:threshold=0.5": 50}
-    report = summarise(
+    report = compare_report(
         made(
             lambda _, spec, i: i >= wrong.get(spec, 10),
             lambda _, spec: passes.get(spec, 32.0),
             text,
         ),
-        curves(text),
+        parse_curves(text),
         resamples=1000,
     )
     found = {curve["name"]: curve for curve in report["curves"]}
@@ -374,11 +379,11 @@ def test_areas_and_words_of_a_report() -> None:
 
 def test_the_order_of_samples_is_nothing_and_a_missing_one_is_noticed() -> None:
     records = made(_disagree, _passes, KNOBS, items=10)
-    report = summarise(records, curves(KNOBS), resamples=200)
-    assert report == summarise(records[::-1], curves(KNOBS), resamples=200)
+    report = compare_report(records, parse_curves(KNOBS), resamples=200)
+    assert report == compare_report(records[::-1], parse_curves(KNOBS), resamples=200)
     assert "too few" in report["words"][-1] and "20 dev and 20 test" in report["words"][-1]
     with pytest.raises(OptionError, match="missing"):
-        summarise(records[:-1], curves(KNOBS), resamples=200)
+        compare_report(records[:-1], parse_curves(KNOBS), resamples=200)
 
 
 class _Page(HTMLParser):
@@ -400,7 +405,7 @@ class _Page(HTMLParser):
 
 
 def test_page_and_picture_hold_the_numbers(tmp_path: Path) -> None:
-    report = summarise(made(_disagree, _passes, KNOBS), curves(KNOBS), resamples=500)
+    report = compare_report(made(_disagree, _passes, KNOBS), parse_curves(KNOBS), resamples=500)
     text = compare_html(report, "Compared <b>", "pocket & more", report["words"])
     page = _Page()
     page.feed(text)
@@ -583,7 +588,7 @@ def test_published_items_are_dealt_out_to_dev_and_test(monkeypatch: pytest.Monke
         "families",
         lambda _: [Task("quiz", "quiz", lambda _: listed[0], lambda *_: True, fixed_items=listed)],
     )
-    work = lay_out(Plan("pocket", "quiz", ("plain",), tuple(curves("fixed")), 3, 6))
+    work = lay_out(ComparePlan("pocket", "quiz", ("plain",), tuple(parse_curves("fixed")), 3, 6))
     assert {item.prompt for item in work.items.values()} == {
         item.prompt for item in listed
     } and len(work.items) == 9

@@ -15,9 +15,9 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.eval import compare
 from creditdecoding.eval import evaluate as runner
-from creditdecoding.eval.evaluate import answered, evaluate, rows_of
-from creditdecoding.eval.saved_answers import keeping
-from creditdecoding.eval.sweep import curves
+from creditdecoding.eval.evaluate import answer_items, evaluate, requests_for
+from creditdecoding.eval.saved_answers import save_answers
+from creditdecoding.eval.sweep import parse_curves
 from creditdecoding.lm import LM, load
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import Item, distinct_items
@@ -73,7 +73,7 @@ def test_an_evaluation_that_is_killed_twice_ends_as_an_undisturbed_one(
     undisturbed = evaluate(lm, chosen, CONFIG, 10)
     out = tmp_path / "e.json"
     for _ in range(2):
-        with pytest.raises(Killed), keeping(out, {}) as kept:
+        with pytest.raises(Killed), save_answers(out, {}) as kept:
             assert kept is not None
             evaluate(
                 lm,
@@ -81,14 +81,14 @@ def test_an_evaluation_that_is_killed_twice_ends_as_an_undisturbed_one(
                 CONFIG,
                 10,
                 on_event=killed_after(min(count, 20 - kept.count)),
-                kept=kept.cell(""),
+                saved=kept.of_setting(""),
             )
         with open(tmp_path / "e.json.partial" / "samples.0.jsonl", "ab") as file:
             file.write(b'{"cell": "", "it')
     rest: list[Event] = []
-    with keeping(out, {}) as kept:
+    with save_answers(out, {}) as kept:
         assert kept is not None and kept.count == min(20, 2 * count)
-        again = evaluate(lm, chosen, CONFIG, 10, on_event=rest.append, kept=kept.cell(""))
+        again = evaluate(lm, chosen, CONFIG, 10, on_event=rest.append, saved=kept.of_setting(""))
     assert sum(isinstance(event, FinishEvent) for event in rest) == 20 - min(20, 2 * count)
     assert numbers(again.to_json()) == numbers(undisturbed.to_json())
     assert [sample.to_json() for sample in again.samples] == [
@@ -104,7 +104,7 @@ def test_the_chunks_of_a_run_are_one_run(lm: LM) -> None:
     """Passes are told apart, times go on: no pass of a later chunk is taken for one of an earlier."""
     chosen = load_tasks("facts")
     items = distinct_items(chosen[0], "test", 0, 10)
-    samples = answered(lm, chosen, items, CONFIG)
+    samples = answer_items(lm, chosen, items, CONFIG)
     forwards = {step.forward for sample in samples for step in sample.completion.trace.steps}
     assert forwards == set(range(len(forwards)))
     size = runner.CHUNK_BATCHES * lm.batch_size
@@ -138,7 +138,7 @@ def test_other_settings_are_not_mixed(
         *OPTIONS,
     ]
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "judged", fail_at(4, runner.judged))
+        patch.setattr(runner, "score_answer", fail_at(4, runner.score_answer))
         with pytest.raises(Killed):
             run_credit(asked)
     assert not out.exists()
@@ -194,7 +194,7 @@ def test_scaling_goes_on(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     asked += ["--sweeps", "answer block", "--block-lengths", "4 8", "--json"]
     undisturbed = run_credit(asked)
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "judged", fail_at(9, runner.judged))
+        patch.setattr(runner, "score_answer", fail_at(9, runner.score_answer))
         with pytest.raises(Killed):
             run_credit([*asked, "--out", out])
     again = run_credit([*asked, "--out", out])
@@ -216,7 +216,7 @@ def tight(lm: LM) -> tuple[int, list[Item], int]:
     that one.
     """
     items = distinct_items(load_tasks("algebra")[0], "test", 0, 8)
-    lengths = [row.answer_start for row in rows_of(lm, items, CONFIG)]
+    lengths = [row.answer_start for row in requests_for(lm, items, CONFIG)]
     longest = max(range(8), key=lengths.__getitem__)
     assert lengths.count(lengths[longest]) == 1
     return lm.max_length - lengths[longest] + 1, items, longest
@@ -250,11 +250,11 @@ def test_a_comparison_names_it_before_any_work_too(
 ) -> None:
     gen_length, _, longest = tight
     config = GenerationConfig(gen_length=gen_length)
-    plan = compare.Plan(
+    plan = compare.ComparePlan(
         model,
         "algebra",
         ("plain",),
-        tuple(curves("fixed")),
+        tuple(parse_curves("fixed")),
         2,
         8,
         config,

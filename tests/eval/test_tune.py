@@ -18,8 +18,8 @@ from creditdecoding.decoders import load as decoder_of
 from creditdecoding.errors import OptionError
 from creditdecoding.eval import paired_test as risk
 from creditdecoding.eval import tune as tuning
-from creditdecoding.eval.paired_test import Counts, needed, p_value
-from creditdecoding.eval.tune import Promise, Tuned, drawn, sequence
+from creditdecoding.eval.paired_test import PairedCounts, items_needed, p_value
+from creditdecoding.eval.tune import LossBound, TuneResult, draw_items, settings_in_order
 from creditdecoding.tasks import custom as questions
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
@@ -43,15 +43,19 @@ def test_at_the_edge_of_the_hypothesis_the_level_is_kept(
     ).tolist():
         if (lost, won) not in table:
             table[lost, won] = (
-                p_value(Counts(items, lost, won), bound) if lost - won < items * bound else 1.0
+                p_value(PairedCounts(items, lost, won), bound)
+                if lost - won < items * bound
+                else 1.0
             )
         rejected.append(table[lost, won] <= 0.1)
     assert np.mean(rejected) <= 0.1 + 3 * (0.1 * 0.9 / 2000) ** 0.5
 
 
 def test_without_any_change_it_is_the_binomial_one() -> None:
-    assert p_value(Counts(230, 0, 0), 0.01) == pytest.approx(0.99**230, rel=0.006)
-    assert p_value(Counts(50, 0, 0), 0.01) > 0.5 and p_value(Counts(60, 3, 0), 0.05) == 1.0
+    assert p_value(PairedCounts(230, 0, 0), 0.01) == pytest.approx(0.99**230, rel=0.006)
+    assert (
+        p_value(PairedCounts(50, 0, 0), 0.01) > 0.5 and p_value(PairedCounts(60, 3, 0), 0.05) == 1.0
+    )
 
 
 @settings(max_examples=15, deadline=None)
@@ -65,20 +69,22 @@ def test_more_losses_are_less_evidence_and_gains_are_more(
     items: int, lost: int, won: int, bound: float
 ) -> None:
     lost, won = min(lost, items // 3), min(won, items // 3)
-    p = p_value(Counts(items, lost, won), bound)
+    p = p_value(PairedCounts(items, lost, won), bound)
     assert 0 < p <= 1
-    assert p_value(Counts(items, lost + 1, won), bound) >= p * 0.99
-    assert p_value(Counts(items, lost, won + 1), bound) <= p * 1.01
+    assert p_value(PairedCounts(items, lost + 1, won), bound) >= p * 0.99
+    assert p_value(PairedCounts(items, lost, won + 1), bound) <= p * 1.01
 
 
 def test_items_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert needed(Counts(20, 0, 0), 0.05, 0.1) == pytest.approx(45, abs=1)  # 0.95^45 = 0.0994
-    count = needed(Counts(60, 1, 0), 0.05, 0.1)
-    assert count is not None and p_value(Counts(60, 1, 0).scaled(count), 0.05) <= 0.1 < p_value(
-        Counts(60, 1, 0).scaled(count - 10), 0.05
-    )
+    assert items_needed(PairedCounts(20, 0, 0), 0.05, 0.1) == pytest.approx(
+        45, abs=1
+    )  # 0.95^45 = 0.0994
+    count = items_needed(PairedCounts(60, 1, 0), 0.05, 0.1)
+    assert count is not None and p_value(
+        PairedCounts(60, 1, 0).scaled(count), 0.05
+    ) <= 0.1 < p_value(PairedCounts(60, 1, 0).scaled(count - 10), 0.05)
     monkeypatch.setattr(risk, "MOST_ITEMS", 300)
-    assert needed(Counts(100, 50, 41), 0.0901, 0.1) is None
+    assert items_needed(PairedCounts(100, 50, 41), 0.0901, 0.1) is None
 
 
 class Answers:
@@ -99,11 +105,11 @@ class Answers:
                 for each in right[config.decoder]
             )
 
-        monkeypatch.setattr(tuning, "answered", answered)
-        monkeypatch.setattr(tuning, "fitted", lambda *given: None)
+        monkeypatch.setattr(tuning, "answer_items", answered)
+        monkeypatch.setattr(tuning, "check_supported", lambda *given: None)
 
-    def tune(self, decoder: str, count: int, bound: float = 10.0) -> Tuned:
-        return tuning.tune(self, [], [None] * count, decoder, Promise(bound, 0.9))  # type: ignore[arg-type,list-item]
+    def tune(self, decoder: str, count: int, bound: float = 10.0) -> TuneResult:
+        return tuning.tune(self, [], [None] * count, decoder, LossBound(bound, 0.9))  # type: ignore[arg-type,list-item]
 
 
 def test_it_stops_at_the_first_failure_and_keeps_the_last_that_passed(
@@ -158,7 +164,7 @@ def test_of_all_certified_settings_none_is_wrong_more_often_than_promised() -> N
         for share in (0.0, 0.02, 0.1001, 0.12, 0.2):
             count = int((lost < share).sum())
             if count not in table:
-                table[count] = p_value(Counts(60, count, 0), 0.1)
+                table[count] = p_value(PairedCounts(60, count, 0), 0.1)
             if table[count] > 0.1:
                 break
             if share > 0.1:
@@ -169,26 +175,26 @@ def test_of_all_certified_settings_none_is_wrong_more_often_than_promised() -> N
 
 def test_settings_go_from_safe_to_fast() -> None:
     assert (
-        sequence("thrift")[0] == "thrift:threshold=0.999"
-        and sequence("thrift")[-1] == "thrift:threshold=0.8"
+        settings_in_order("thrift")[0] == "thrift:threshold=0.999"
+        and settings_in_order("thrift")[-1] == "thrift:threshold=0.8"
     )
     assert (
-        sequence("fixed") == ("fixed:k=2", "fixed:k=3", "fixed:k=4")
-        and sequence("factor")[0] == "factor:factor=0.01"
+        settings_in_order("fixed") == ("fixed:k=2", "fixed:k=3", "fixed:k=4")
+        and settings_in_order("factor")[0] == "factor:factor=0.01"
     )
-    assert sequence("thrift:leap=9|5") == ("thrift:leap=9", "thrift:leap=5")
+    assert settings_in_order("thrift:leap=9|5") == ("thrift:leap=9", "thrift:leap=5")
     for bad in ("thrift:threshold=0.9", "thrift credit", "fixed:k=1"):
         with pytest.raises(OptionError):
-            sequence(bad)
+            settings_in_order(bad)
 
 
 def test_items_are_drawn_from_the_mixture() -> None:
     pocket = load_tasks("algebra,facts")
-    found = drawn(pocket, "dev", 30)
+    found = draw_items(pocket, "dev", 30)
     assert (
         len(found) == 60
         and all(item.split == "dev" for item in found)
-        and found == drawn(pocket, "dev", 30) != drawn(pocket, "dev", 30, 1)
+        and found == draw_items(pocket, "dev", 30) != draw_items(pocket, "dev", 30, 1)
     )
     assert len({item.task for item in found}) == 2
 
@@ -212,7 +218,7 @@ def test_questions_of_your_own(tmp_path: Path) -> None:
         and not family.score("Lima or Rome", second)
     )
     assert questions.normalize_answer('"A, b!"') == "a, b"
-    assert len(drawn([family], "dev", 0)) == 2
+    assert len(draw_items([family], "dev", 0)) == 2
     for bad, match in (
         ('{"prompt": "a"}', "no 'answer'"),
         ('{"prompt": "", "answer": "b"}', "prompt is not"),
@@ -289,7 +295,7 @@ def test_bad_options_are_refused(
 
 
 def test_words_without_a_failure() -> None:
-    best = tuning.Tested("a", Counts(100, 0, 0), 2.0, 90.0, 0.01, True)
-    assert Tuned(Promise(), 100, 4.0, 90.0, (best,), (), None).words() == [
+    best = tuning.SettingResult("a", PairedCounts(100, 0, 0), 2.0, 90.0, 0.01, True)
+    assert TuneResult(LossBound(), 100, 4.0, 90.0, (best,), (), None).words() == [
         "a loses at most 1 points on items like these with 90 % confidence, and takes 2.00 times fewer passes than standard decoding."
     ]

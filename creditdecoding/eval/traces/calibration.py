@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from creditdecoding.eval.traces.commit_timing import Moment
+from creditdecoding.eval.traces.commit_timing import TokenTiming
 from creditdecoding.trace import Trace
 
 Floats = NDArray[np.float64]
@@ -48,7 +48,7 @@ _PAYS = {
 
 
 @dataclass(frozen=True)
-class Looks:
+class Observations:
     """Every first choice that standard decoding saw, one a pass and masked position that the answer
     needed, as columns.
 
@@ -58,7 +58,7 @@ class Looks:
     reference answer's token (`judged` where known).
     """
 
-    case: NDArray[np.int64]
+    prompt: NDArray[np.int64]
     confidence: Floats
     ratio: Floats
     run: NDArray[np.int64]
@@ -66,12 +66,14 @@ class Looks:
     right: Bools
     judged: Bools
 
-    def at(self, chosen: Bools) -> Looks:
+    def where(self, chosen: Bools) -> Observations:
         """Those of `chosen`."""
-        return Looks(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+        return Observations(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
 
-def looks(cases: Sequence[tuple[Trace | None, Sequence[Moment], dict[int, int] | None]]) -> Looks:
+def observations(
+    cases: Sequence[tuple[Trace | None, Sequence[TokenTiming], dict[int, int] | None]],
+) -> Observations:
     """From (trace, its moments, reference tokens by position) of every prompt."""
     rows: list[tuple[int, float, float, int, bool, bool, bool]] = []
     for case, (trace, found, gold) in enumerate(cases):
@@ -99,30 +101,30 @@ def looks(cases: Sequence[tuple[Trace | None, Sequence[Moment], dict[int, int] |
                     )
     columns = list(zip(*rows)) if rows else [()] * 7
     kinds = (np.int64, np.float64, np.float64, np.int64, np.bool_, np.bool_, np.bool_)
-    return Looks(*(np.array(column, dtype=kind) for column, kind in zip(columns, kinds)))  # type: ignore[arg-type]
+    return Observations(*(np.array(column, dtype=kind) for column, kind in zip(columns, kinds)))  # type: ignore[arg-type]
 
 
-def reliability(
-    cases: Sequence[tuple[Trace | None, Sequence[Moment], dict[int, int] | None]],
+def calibration(
+    cases: Sequence[tuple[Trace | None, Sequence[TokenTiming], dict[int, int] | None]],
 ) -> dict[str, Any]:
     """Curves of all looks, by mask ratio and by run length, for `final` and `right`; what
     recalibration and history gain; the verdict.
     """
-    every = looks(cases)
-    judged = every.at(every.judged)
+    every = observations(cases)
+    judged = every.where(every.judged)
     gains = _gains(every)
-    found: dict[str, Any] = {"looks": len(every.case), "prompts": len(np.unique(every.case))}
+    found: dict[str, Any] = {"looks": len(every.prompt), "prompts": len(np.unique(every.prompt))}
     for name, part in (("final", every), ("right", judged)):
         hit = getattr(part, name)
         found[name] = {
             "all": _side(part, hit),
-            "early": _side(part.at(part.ratio > EARLY), hit[part.ratio > EARLY]),
+            "early": _side(part.where(part.ratio > EARLY), hit[part.ratio > EARLY]),
             "by_ratio": [
-                {"band": text, **_side(part.at(chosen), hit[chosen])}
+                {"band": text, **_side(part.where(chosen), hit[chosen])}
                 for text, chosen in _bands(part.ratio, RATIOS, _ratio_names())
             ],
             "by_run": [
-                {"band": text, **_side(part.at(chosen), hit[chosen])}
+                {"band": text, **_side(part.where(chosen), hit[chosen])}
                 for text, chosen in _bands(part.run, RUNS, _run_names())
             ],
         }
@@ -187,7 +189,7 @@ def _kind(side: dict[str, Any], what: str) -> tuple[str, str]:
     )
 
 
-def _side(part: Looks, hit: Bools) -> dict[str, Any]:
+def _side(part: Observations, hit: Bools) -> dict[str, Any]:
     """Numbers and curve of some looks: `gap` = frequency - confidence in points, above 0 where the
     model is underconfident; `ece` likewise.
     """
@@ -215,7 +217,7 @@ def _side(part: Looks, hit: Bools) -> dict[str, Any]:
         hit
     )
     mean, rate = float(part.confidence.mean()), float(hit.mean())
-    spread = _interval(part.case, hit - part.confidence, np.ones(len(hit)))
+    spread = _interval(part.prompt, hit - part.confidence, np.ones(len(hit)))
     return {
         "looks": len(hit),
         "confidence": round(mean, 4),
@@ -227,7 +229,7 @@ def _side(part: Looks, hit: Bools) -> dict[str, Any]:
     }
 
 
-def _gains(part: Looks) -> dict[str, Any]:
+def _gains(part: Observations) -> dict[str, Any]:
     """Share of the Brier score that each step removes, told by halves of the prompts about each
     other.
 
@@ -237,7 +239,7 @@ def _gains(part: Looks) -> dict[str, Any]:
     """
     cell = np.digitize(part.confidence, EDGES) * 4 + np.digitize(part.ratio, RATIOS, right=True)
     plain = part.confidence
-    half = part.case % 2
+    half = part.prompt % 2
     again = _told(cell, half, plain, part.final)
     told = _told(cell * 5 + np.digitize(part.run, RUNS, right=True), half, again, part.final)
     losses = [(chance - part.final) ** 2 for chance in (plain, again, told)]
@@ -246,7 +248,7 @@ def _gains(part: Looks) -> dict[str, Any]:
         ("recalibration", losses[0], losses[1]),
         ("history", losses[1], losses[2]),
     ):
-        spread = _interval(part.case, before - after, before)
+        spread = _interval(part.prompt, before - after, before)
         share = (
             float((before - after).sum() / before.sum()) if len(before) and before.sum() else 0.0
         )

@@ -12,7 +12,7 @@ from creditdecoding.trace import Trace
 
 
 @dataclass(frozen=True)
-class Moment:
+class TokenTiming:
     """One committed token. Passes count from 1 over the whole trace, `begin` is the first pass of
     the token's block.
 
@@ -25,7 +25,7 @@ class Moment:
     position: int
     token: int
     block: int
-    begin: int
+    block_start: int
     candidate: int
     commit: int
     confidence: float
@@ -38,13 +38,13 @@ class Moment:
         return self.commit - self.candidate
 
 
-def moments(trace: Trace) -> list[Moment]:
+def token_timings(trace: Trace) -> list[TokenTiming]:
     """Every token that the answer needed, in the order of its commits; what was written behind the
     end does not count.
     """
     since: dict[int, tuple[int, int]] = {}
     begins: dict[int, int] = {}
-    found, end = [], needed(trace)
+    found, end = [], answer_end(trace)
     for number, step in enumerate(trace.steps, 1):
         begin = begins.setdefault(step.block, number)
         for i, (position, token) in enumerate(zip(step.positions, step.tokens)):
@@ -54,7 +54,7 @@ def moments(trace: Trace) -> list[Moment]:
                 credit = None if step.credit is None else step.credit[i]
                 top = None if step.top is None else step.top[i]
                 found.append(
-                    Moment(
+                    TokenTiming(
                         position,
                         token,
                         step.block,
@@ -69,7 +69,7 @@ def moments(trace: Trace) -> list[Moment]:
     return found
 
 
-def needed(trace: Trace) -> float:
+def answer_end(trace: Trace) -> float:
     """The position from which on nothing had to be written: behind the end token, or behind what
     holds the stop string.
     """
@@ -80,17 +80,19 @@ def needed(trace: Trace) -> float:
     return len(trace.prompt) + len(trace.finish.tokens) + (not stops)
 
 
-def bound(found: list[Moment]) -> int:
+def trace_bound(found: list[TokenTiming]) -> int:
     """Passes if every token were committed as soon as it is the candidate for good and no other
     prediction changed by that: by blocks.
     """
     last: dict[int, int] = {}
     for moment in found:
-        last[moment.block] = max(last.get(moment.block, 1), moment.candidate - moment.begin + 1)
+        last[moment.block] = max(
+            last.get(moment.block, 1), moment.candidate - moment.block_start + 1
+        )
     return sum(last.values())
 
 
-def check(trace: Trace, name: str) -> None:
+def check_trace(trace: Trace, name: str) -> None:
     """Raise `OptionError` unless the trace is whole and each of its tokens was written once,
     greedily, behind a prompt.
     """

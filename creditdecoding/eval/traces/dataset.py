@@ -13,8 +13,8 @@ from creditdecoding.decoders import create, load, settings
 from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.eval.evaluate import evaluate
-from creditdecoding.eval.traces.commit_timing import check
-from creditdecoding.eval.traces.oracle import oracle_traces
+from creditdecoding.eval.traces.commit_timing import check_trace
+from creditdecoding.eval.traces.oracle import decode_with_oracle
 from creditdecoding.lm import LM
 from creditdecoding.tasks.base import Split, Task
 from creditdecoding.trace import Event, Trace
@@ -24,14 +24,14 @@ STANDARD = "fixed"
 
 
 @dataclass(frozen=True)
-class Case:
+class PromptTraces:
     """One prompt: a trace by decoder, whether each answer is `right`, the tokens of the `gold`
     answer, and the oracle's trace.
     """
 
     traces: Mapping[str, Trace]
     right: Mapping[str, bool] = field(default_factory=dict)
-    gold: tuple[int, ...] | None = None
+    reference: tuple[int, ...] | None = None
     oracle: Trace | None = None
 
     @property
@@ -40,7 +40,7 @@ class Case:
         return self.traces.get(STANDARD)
 
 
-def saved_cases(named: Sequence[tuple[str, Trace]]) -> list[Case]:
+def group_traces(named: Sequence[tuple[str, Trace]]) -> list[PromptTraces]:
     """Traces from (file name, trace), gathered by prompt. Raises `OptionError` where they cannot be
     compared.
     """
@@ -52,8 +52,8 @@ def saved_cases(named: Sequence[tuple[str, Trace]]) -> list[Case]:
     groups: dict[tuple[int, ...], dict[str, Trace]] = {}
     frames: dict[tuple[int, ...], Mapping[str, Any]] = {}
     for file, trace in named:
-        check(trace, file)
-        name = spec_of(trace, file)
+        check_trace(trace, file)
+        name = decoder_spec(trace, file)
         group = groups.setdefault(trace.prompt, {})
         if name in group:
             raise OptionError(
@@ -83,10 +83,10 @@ def saved_cases(named: Sequence[tuple[str, Trace]]) -> list[Case]:
                 given=f"a prompt without {missing[0]}",
                 hint="Give a trace of every decoder for each prompt.",
             )
-    return [Case({name: group[name] for name in names}) for group in groups.values()]
+    return [PromptTraces({name: group[name] for name in names}) for group in groups.values()]
 
 
-def spec_of(trace: Trace, file: str) -> str:
+def decoder_spec(trace: Trace, file: str) -> str:
     """The decoder of a trace as `NAME:knob=value,...`, knobs that have their default left out.
     Raises `OptionError`.
     """
@@ -109,7 +109,7 @@ def spec_of(trace: Trace, file: str) -> str:
     return str(known["name"]) + (":" + ",".join(knobs) if knobs else "")
 
 
-def decoders_of(specs: Sequence[str], config: GenerationConfig) -> list[str]:
+def decoders_to_trace(specs: Sequence[str], config: GenerationConfig) -> list[str]:
     """Standard decoding and `specs`, without repeats. Raises `OptionError` where the definitions do
     not apply.
     """
@@ -126,7 +126,7 @@ def decoders_of(specs: Sequence[str], config: GenerationConfig) -> list[str]:
     return list(dict.fromkeys((STANDARD, *specs)))
 
 
-def run_cases(
+def decode_prompts(
     lm: LM,
     families: Sequence[Task],
     config: GenerationConfig,
@@ -134,9 +134,9 @@ def run_cases(
     limit: int,
     split: Split = "test",
     on_event: Callable[[Event], None] | None = None,
-) -> list[Case]:
+) -> list[PromptTraces]:
     """Answer `limit` items of each family with every decoder of `decoders_of`, and with the oracle."""
-    specs = decoders_of(specs, config)
+    specs = decoders_to_trace(specs, config)
     reports = {
         spec: evaluate(lm, families, replace(config, decoder=spec), limit, split, on_event=on_event)
         for spec in specs
@@ -146,23 +146,23 @@ def run_cases(
         traces = {spec: sample.completion.trace for spec, sample in zip(specs, samples)}
         right = {spec: sample.right for spec, sample in zip(specs, samples)}
         gold = tuple(lm.tokenizer.encode(samples[0].item.answer))
-        cases.append(Case(traces, right, gold or None))
+        cases.append(PromptTraces(traces, right, gold or None))
     return with_oracle(lm, cases, on_event)
 
 
 def with_oracle(
-    lm: LM, cases: Sequence[Case], on_event: Callable[[Event], None] | None = None
-) -> list[Case]:
+    lm: LM, cases: Sequence[PromptTraces], on_event: Callable[[Event], None] | None = None
+) -> list[PromptTraces]:
     """The cases, each with the oracle's trace to standard decoding's answer. Raises `OptionError`
     where that is missing.
     """
     return [
         replace(case, oracle=trace)
-        for case, trace in zip(cases, oracle_traces(lm, references(cases), on_event))
+        for case, trace in zip(cases, decode_with_oracle(lm, standard_traces(cases), on_event))
     ]
 
 
-def references(cases: Sequence[Case]) -> list[Trace]:
+def standard_traces(cases: Sequence[PromptTraces]) -> list[Trace]:
     """The traces of standard decoding. Raises `OptionError` if there are none."""
     found = [case.standard for case in cases if case.standard is not None]
     if len(found) < len(cases):

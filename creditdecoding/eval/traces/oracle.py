@@ -13,7 +13,7 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders.base import Block, Decision, Prediction, State
 from creditdecoding.decoding.request import new_request
 from creditdecoding.errors import OptionError
-from creditdecoding.eval.traces.commit_timing import moments
+from creditdecoding.eval.traces.commit_timing import token_timings
 from creditdecoding.lm import LM
 from creditdecoding.options import from_mapping
 from creditdecoding.trace import Event, Trace
@@ -55,7 +55,7 @@ class Oracle:
         ), state
 
 
-def oracle_traces(
+def decode_with_oracle(
     lm: LM, references: Sequence[Trace], on_event: Callable[[Event], None] | None = None
 ) -> list[Trace]:
     """The oracle's trace to the answer of each reference trace, under that trace's settings. Raises
@@ -63,7 +63,7 @@ def oracle_traces(
     """
     rows = []
     for index, trace in enumerate(references):
-        answer = {moment.position: moment.token for moment in moments(trace)}
+        answer = {moment.position: moment.token for moment in token_timings(trace)}
         if any(not 0 <= token < lm.words.size for token in (*trace.prompt, *answer.values())):
             raise OptionError(
                 "the trace is of another model", hint="Name the model that made it with --model."

@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from creditdecoding.eval.traces.calibration import reliability
-from creditdecoding.eval.traces.commit_timing import Moment, bound, moments
-from creditdecoding.eval.traces.dataset import STANDARD, Case
+from creditdecoding.eval.traces.calibration import calibration
+from creditdecoding.eval.traces.commit_timing import TokenTiming, token_timings, trace_bound
+from creditdecoding.eval.traces.dataset import STANDARD, PromptTraces
 from creditdecoding.trace import Trace
 
 CONFIDENCE = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -19,12 +19,12 @@ CREDIT = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, math.inf)
 """Lower edges of the bins of commits, and the upper edge of the last."""
 
 
-def analyse(cases: Sequence[Case]) -> dict[str, Any]:
+def analyse(cases: Sequence[PromptTraces]) -> dict[str, Any]:
     """Every number, JSON-ready: `decoders` a record each, `calibration` of the model, `tokens` and
     `changes` one by one.
     """
     names = list(cases[0].traces)
-    found = {name: [moments(case.traces[name]) for case in cases] for name in names}
+    found = {name: [token_timings(case.traces[name]) for case in cases] for name in names}
     standard = (
         [{moment.position: moment.token for moment in each} for each in found[STANDARD]]
         if STANDARD in names
@@ -42,7 +42,7 @@ def analyse(cases: Sequence[Case]) -> dict[str, Any]:
         "prompts": len(cases),
         "oracle": _oracle(cases) if oracle else None,
         "decoders": records,
-        "calibration": reliability(
+        "calibration": calibration(
             [(case.standard, found[STANDARD][i], gold[STANDARD][i]) for i, case in enumerate(cases)]
         )
         if standard
@@ -58,8 +58,8 @@ def analyse(cases: Sequence[Case]) -> dict[str, Any]:
 
 def _decoder(
     name: str,
-    cases: Sequence[Case],
-    found: Sequence[list[Moment]],
+    cases: Sequence[PromptTraces],
+    found: Sequence[list[TokenTiming]],
     standard: Sequence[dict[int, int]] | None,
     gold: Sequence[dict[int, int] | None],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -67,7 +67,7 @@ def _decoder(
     every = [moment for each in found for moment in each]
     nfe, bounds = (
         _mean([case.traces[name].nfe for case in cases]),
-        _mean([bound(each) for each in found]),
+        _mean([trace_bound(each) for each in found]),
     )
     right = [case.right[name] for case in cases if name in case.right]
     records = (
@@ -86,8 +86,10 @@ def _decoder(
         "tokens": _rounded(_mean([len(each) for each in found])),
         "trace_bound": _rounded(bounds),
         "over_bound": _ratio(nfe, bounds),
-        "candidate": _rounded(_mean([moment.candidate - moment.begin + 1 for moment in every])),
-        "commit": _rounded(_mean([moment.commit - moment.begin + 1 for moment in every])),
+        "candidate": _rounded(
+            _mean([moment.candidate - moment.block_start + 1 for moment in every])
+        ),
+        "commit": _rounded(_mean([moment.commit - moment.block_start + 1 for moment in every])),
         "redundancy": _rounded(_mean([moment.redundancy for moment in every])),
         "redundant": _percent([moment.redundancy > 0 for moment in every]),
         "wrong": None if standard is None else _wrong(found, standard),
@@ -97,25 +99,25 @@ def _decoder(
     }, changes or []
 
 
-def _record(found: Sequence[Moment]) -> dict[int, int]:
+def _record(found: Sequence[TokenTiming]) -> dict[int, int]:
     return {moment.position: moment.token for moment in found}
 
 
-def _credits(cases: Sequence[Case], name: str) -> bool:
+def _credits(cases: Sequence[PromptTraces], name: str) -> bool:
     """Whether the decoder keeps credit."""
     return any(step.credit is not None for case in cases for step in case.traces[name].steps)
 
 
-def _aligned(case: Case, trace: Trace) -> dict[int, int] | None:
+def _aligned(case: PromptTraces, trace: Trace) -> dict[int, int] | None:
     """The reference answer's tokens by position, if the trace's answer has as many tokens; None
     where they cannot be set side by side.
     """
-    if case.gold is None or len(case.gold) != len(trace.tokens):
+    if case.reference is None or len(case.reference) != len(trace.tokens):
         return None
-    return {len(trace.prompt) + i: token for i, token in enumerate(case.gold)}
+    return {len(trace.prompt) + i: token for i, token in enumerate(case.reference)}
 
 
-def _oracle(cases: Sequence[Case]) -> dict[str, Any]:
+def _oracle(cases: Sequence[PromptTraces]) -> dict[str, Any]:
     """The oracle's passes, and how many of its commits were told to the model because none of its
     first choices was in the answer.
     """
@@ -130,7 +132,7 @@ def _oracle(cases: Sequence[Case]) -> dict[str, Any]:
 
 
 def _wrong(
-    found: Sequence[list[Moment]], answers: Sequence[dict[int, int] | None]
+    found: Sequence[list[TokenTiming]], answers: Sequence[dict[int, int] | None]
 ) -> dict[str, Any]:
     """Commits that differ from `answers` where these have a token, in all and by confidence and
     credit.
@@ -154,7 +156,9 @@ def _wrong(
 
 
 def _histogram(
-    judged: Sequence[tuple[Moment, bool]], edges: Sequence[float], value: Callable[[Moment], float]
+    judged: Sequence[tuple[TokenTiming, bool]],
+    edges: Sequence[float],
+    value: Callable[[TokenTiming], float],
 ) -> list[dict[str, Any]]:
     """Commits and wrong ones by bins [low, high), the last one closed; an open end is None."""
     bins = []
@@ -177,8 +181,8 @@ def _histogram(
 
 def _changes(
     name: str,
-    cases: Sequence[Case],
-    found: Sequence[list[Moment]],
+    cases: Sequence[PromptTraces],
+    found: Sequence[list[TokenTiming]],
     standard: Sequence[dict[int, int]] | None,
     gold: Sequence[dict[int, int] | None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
@@ -226,7 +230,7 @@ def _changes(
 _JUDGES = ("by_standard", "by_reference")
 
 
-def _verdict(moment: Moment, answer: dict[int, int] | None) -> str | None:
+def _verdict(moment: TokenTiming, answer: dict[int, int] | None) -> str | None:
     """Whether the change led to the answer's token, away from it, or neither; None where the answer
     has no token there.
     """
@@ -237,8 +241,8 @@ def _verdict(moment: Moment, answer: dict[int, int] | None) -> str | None:
 
 
 def _steps(
-    cases: Sequence[Case],
-    found: Sequence[list[Moment]],
+    cases: Sequence[PromptTraces],
+    found: Sequence[list[TokenTiming]],
     name: str,
     standard: Sequence[dict[int, int]] | None,
 ) -> dict[str, Any]:
@@ -250,7 +254,7 @@ def _steps(
         told = (
             {}
             if case.oracle is None
-            else {moment.position: moment.commit for moment in moments(case.oracle)}
+            else {moment.position: moment.commit for moment in token_timings(case.oracle)}
         )
         for moment in each:
             if standard is None or standard[i].get(moment.position) == moment.token:
@@ -268,7 +272,7 @@ def _steps(
     }
 
 
-def _table(found: Sequence[Moment], trace: Trace) -> dict[str, list[int]]:
+def _table(found: Sequence[TokenTiming], trace: Trace) -> dict[str, list[int]]:
     """Every token of one trace as columns, by position in the answer; passes from 1, `first` those
     at which their blocks began.
     """
@@ -276,7 +280,7 @@ def _table(found: Sequence[Moment], trace: Trace) -> dict[str, list[int]]:
     return {
         "position": [moment.position - len(trace.prompt) for moment in rows],
         "token": [moment.token for moment in rows],
-        "first": [moment.begin for moment in rows],
+        "first": [moment.block_start for moment in rows],
         "candidate": [moment.candidate for moment in rows],
         "commit": [moment.commit for moment in rows],
         "redundancy": [moment.redundancy for moment in rows],

@@ -1,24 +1,35 @@
-"""A run's folder: what was asked for, and every sample as a line, so that a run that was killed
-goes on where it stopped.
+"""Folders of runs that survive a kill: the same command again continues where the run stopped.
 
-`manifest.json` holds the settings; other settings in the same folder are refused, but decoders may
-be added to it. While a run is
-under way each process appends to a file of its own, `samples.K.jsonl`, one write a line; a last
-line that was torn off is dropped,
-a line that is there twice counts once. A finished run has one `samples.jsonl` in the order of the
-plan.
+Runs that collect records (answers, samples) use a journal:
+
+    with open_journal(folder, settings, key=("decoder", "item")) as journal:
+        records = journal.read()
+        with journal.writer() as append:
+            append({"decoder": "credit", "item": 3, "correct": True})
+        journal.finalize(journal.read(), order)
+
+`manifest.json` holds the settings. Each process appends to its own `samples.K.jsonl`, one write a
+line; a torn last line is dropped and of duplicates the first counts. A finished run has one
+`samples.jsonl`.
+
+Training runs use `ResumableRun`: `state.pt`, replaced as a whole, and `log.jsonl`, cut to the saved
+step. Either way a folder with other settings, or in use by another process, is refused.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import torch
 
 from creditdecoding.errors import OptionError
 
@@ -28,30 +39,33 @@ except ImportError:  # not a POSIX system: two runs in one folder are not notice
     fcntl = None  # type: ignore[assignment]
 
 KEY = ("split", "template", "decoder", "family", "item")
-"""The fields of a sample that tell it from all others of a run."""
+"""The fields that identify a sample of `credit compare`."""
+
 NOT_REPRODUCIBLE = ("seconds",)
 """The fields that differ between two runs of the same settings."""
 
 EXTENDABLE = "decoders"
-"""The entry of a manifest, a list, to which a later run may add: no sample depends on which others
-there are.
-"""
+"""A list in the manifest to which a later run may add: no sample depends on its other entries."""
 
 NEWER = ("behaviour",)
-"""Entries that manifests of earlier versions lack: one without them is not held to them."""
+"""Entries that manifests of earlier versions lack; they are compared only where both have them."""
 
+SHOWN = 40
+"""Characters of a setting that an error shows."""
+
+Record = dict[str, Any]
 Key = tuple[Any, ...]
+Append = Callable[[Mapping[str, Any]], None]
 
 
-def record_key(record: Mapping[str, Any], names: Sequence[str] = KEY) -> Key:
-    """What identifies a sample."""
-    return tuple(record[name] for name in names)
+# Locks
 
 
 @contextmanager
 def locked_file(path: Path, hint: str) -> Iterator[Any]:
-    """A file to append to, unbuffered, made if it is not there. Raises `OptionError`, with `hint`
-    where another run has it at the same time.
+    """Open `path` unbuffered for appending, created if absent, and hold a lock on it.
+
+    Raises `OptionError`, with `hint` if another process holds the lock.
     """
     try:
         file = open(path, "ab", buffering=0)  # noqa: SIM115
@@ -71,14 +85,8 @@ def locked_file(path: Path, hint: str) -> Iterator[Any]:
 
 
 @contextmanager
-def open_run(
-    folder: Path, manifest: Mapping[str, Any], extendable: str = EXTENDABLE
-) -> Iterator[None]:
-    """Make or take up a run's folder for the time of the body. Raises `OptionError` where it is
-    another run's or in use.
-
-    `grows` is the entry of the manifest, a list, to which a later run may add.
-    """
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make `folder` and lock it for the time of the body. Raises `OptionError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,163 +96,345 @@ def open_run(
             hint="Choose another output.",
         ) from error
     with locked_file(folder / ".lock", "Wait for it, or choose another --out."):
-        _agree(folder, json.loads(json.dumps(manifest)), extendable)
         yield
 
 
-def _agree(folder: Path, manifest: Mapping[str, Any], grows: str) -> None:
-    """Write the manifest, or hold it to the one that is there."""
+# Settings
+
+
+def check_settings(
+    where: Path,
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    may_change: Iterable[str] = (),
+) -> None:
+    """Refuse to continue a run in `where` with other settings than it began with.
+
+    Raises `OptionError` naming every setting that differs, apart from those that `may_change`.
+    """
+    saved, current = plain_json(saved), plain_json(current)
+    ignored = set(may_change)
+    differences = [
+        difference
+        for name in dict.fromkeys((*current, *saved))
+        if name not in ignored
+        for difference in setting_differences(name, saved.get(name), current.get(name))
+    ]
+    if differences:
+        kind = "folder" if where.is_dir() else "file"
+        raise OptionError(
+            f"this {kind} holds a run with other settings ({'; '.join(differences)})",
+            given=str(where),
+            hint="Give the same settings, choose another output, "
+            f"or delete the {kind} to start again.",
+        )
+
+
+def plain_json(value: Any) -> Any:
+    """`value` as it comes back from a JSON file: tuples as lists, keys as strings."""
+    return json.loads(json.dumps(value))
+
+
+def setting_differences(name: str, saved: Any, current: Any) -> Iterator[str]:
+    """What differs between the saved and the current value of a setting, entry by entry."""
+    if saved == current:
+        return
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for inner in dict.fromkeys((*saved, *current)):
+            yield from setting_differences(f"{name}.{inner}", saved.get(inner), current.get(inner))
+    else:
+        yield f"{name}: {_short_json(saved)} there, {_short_json(current)} here"
+
+
+def _short_json(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+@contextmanager
+def open_run(
+    folder: Path, manifest: Mapping[str, Any], extendable: str = EXTENDABLE
+) -> Iterator[None]:
+    """Lock a run's folder, made if absent, for the time of the body, and check its manifest.
+
+    `extendable` names a list in the manifest to which a later run may add. Raises `OptionError` if
+    the folder is in use or holds a run with other settings.
+    """
+    with locked_folder(folder):
+        _check_manifest(folder, plain_json(manifest), extendable)
+        yield
+
+
+def _check_manifest(folder: Path, manifest: Record, extendable: str) -> None:
+    """Write the manifest, or compare it with the one that is there."""
     path = folder / "manifest.json"
     if not path.exists():
-        if _files(folder):
+        if _sample_files(folder):
             raise OptionError(
                 "there are samples without a manifest",
                 given=str(folder),
                 hint="Choose another output.",
             )
-        write_atomically(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(path, _manifest_text(manifest))
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        free = {grows, *(name for name in NEWER if name not in found)}
-        differ = [
-            name
-            for name in {**manifest, **found}
-            if name not in free and manifest.get(name) != found.get(name)
-        ]
-        known = [*found.get(grows, [])]
-    except (OSError, ValueError, TypeError) as error:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        entries = [*saved.get(extendable, [])]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise OptionError(
             f"the manifest cannot be read ({error})", given=str(path), hint="Choose another output."
         ) from error
-    if differ:
-        shown = "; ".join(
-            change
-            for name in differ
-            for change in setting_differences(name, found.get(name), manifest.get(name))
-        )
-        raise OptionError(
-            f"this folder holds a run with other settings ({shown})",
-            given=str(folder),
-            hint="Give the same settings, choose another output, or delete the folder to begin anew.",
-        )
-    added = [entry for entry in manifest.get(grows, []) if entry not in known]
+    newer = [name for name in NEWER if name not in saved]
+    check_settings(folder, saved, manifest, may_change=(extendable, *newer))
+    added = [entry for entry in manifest.get(extendable, []) if entry not in entries]
     if added:
-        write_atomically(
-            path, json.dumps({**found, grows: known + added}, indent=1, ensure_ascii=False) + "\n"
-        )
+        write_atomically(path, _manifest_text({**saved, extendable: entries + added}))
 
 
-def setting_differences(name: str, there: Any, here: Any) -> Iterator[str]:
-    """What differs between a setting of the run that is there and the same one of this run, entry
-    by entry of nested settings.
+def _manifest_text(manifest: Record) -> str:
+    return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+
+
+# Journals
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The records of a run in `folder`, each identified by the values of its fields `key`.
+
+    Further processes of a run make their own `Journal` to write; only the first one opens it.
     """
-    if isinstance(there, dict) and isinstance(here, dict):
-        for inner in dict.fromkeys((*there, *here)):
-            if there.get(inner) != here.get(inner):
-                yield from setting_differences(f"{name}.{inner}", there.get(inner), here.get(inner))
-    else:
-        yield f"{name}: {_short(there)} there, {_short(here)} here"
 
+    folder: Path
+    key: tuple[str, ...]
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    def key_of(self, record: Mapping[str, Any]) -> Key:
+        """The values that identify a record."""
+        return tuple(record[name] for name in self.key)
 
+    def read(self) -> dict[Key, Record]:
+        """All records written so far. Cuts torn last lines off the files. Raises `OptionError`."""
+        records: dict[Key, Record] = {}
+        for path in _sample_files(self.folder):
+            for number, (_, line) in enumerate(complete_lines(path), 1):
+                try:
+                    record = json.loads(line)
+                    records.setdefault(self.key_of(record), record)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise OptionError(
+                        f"line {number} of {path.name} is not a sample",
+                        given=str(self.folder),
+                        hint="Delete the line, or choose another --out.",
+                    ) from error
+        return records
 
-def read_records(folder: Path, names: Sequence[str] = KEY) -> dict[Key, dict[str, Any]]:
-    """All samples written so far by what identifies them, the values of `names`; torn last lines
-    are cut off the files. Raises `OptionError`.
-    """
-    found: dict[Key, dict[str, Any]] = {}
-    for path in _files(folder):
-        for number, (_, line) in enumerate(complete_lines(path)):
-            try:
-                record = json.loads(line)
-                found.setdefault(record_key(record, names), record)
-            except (ValueError, KeyError, TypeError) as error:
-                raise OptionError(
-                    f"line {number + 1} of {path.name} is not a sample",
-                    given=str(folder),
-                    hint="Take the line out, or choose another --out.",
-                ) from error
-    return found
+    @contextmanager
+    def writer(self, process: int = 0) -> Iterator[Append]:
+        """A function that appends a record, whole, to the file of process number `process`.
 
+        It raises `OptionError` if the disk refuses.
+        """
+        path = self.folder / f"samples.{process}.jsonl"
+        with open(path, "ab", buffering=0) as file:
+            yield lambda record: append_bytes(file, json_line(record), path)
+            os.fsync(file.fileno())
 
-def complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every line and the byte it begins at; a last one that was torn off is cut off the file."""
-    at = 0
-    with open(path, "rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                return os.truncate(path, at)
-            yield at, line[:-1]
-            at += len(line)
+    def finalize(self, records: Mapping[Key, Mapping[str, Any]], order: Sequence[Key]) -> None:
+        """Merge the files into one: the records in this order, then those not in it."""
+        data = b"".join(json_line(records[key]) for key in dict.fromkeys((*order, *records)))
+        path = self.folder / "samples.jsonl"
+        if not path.exists() or path.read_bytes() != data:
+            write_atomically(path, data)
+        for other in _sample_files(self.folder):
+            if other != path:
+                other.unlink()
 
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("samples*.jsonl"))
+    def delete(self) -> None:
+        """Delete the folder, records first: what a kill leaves cannot be taken for a run."""
+        for path in _sample_files(self.folder):
+            path.unlink()
+        shutil.rmtree(self.folder)
 
 
 @contextmanager
-def record_writer(folder: Path, number: int) -> Iterator[Any]:
-    """A function that appends a record to the file of process `number`, whole and at once. It
-    raises `OptionError` where the disk refuses.
-    """
-    path = folder / f"samples.{number}.jsonl"
-    with open(path, "ab", buffering=0) as file:
-        yield lambda record: append_bytes(file, json_line(record), path)
-        os.fsync(file.fileno())
+def open_journal(
+    folder: Path, settings: Mapping[str, Any], key: Sequence[str], extendable: str = EXTENDABLE
+) -> Iterator[Journal]:
+    """The journal in `folder`, locked, with its manifest checked as in `open_run`."""
+    with open_run(folder, settings, extendable):
+        yield Journal(folder, tuple(key))
 
 
-def append_bytes(file: RawIOBase, data: bytes, path: Path) -> None:
-    """Append all of `data`; what a full disk cuts off is dropped when the run goes on. Raises
-    `OptionError`.
-    """
-    left = memoryview(data)
-    try:
-        while left:
-            left = left[file.write(left) or 0 :]
-    except OSError as error:
-        hint = "Make room, or check the folder; run the command again, it goes on where it stopped."
-        raise OptionError(
-            f"the disk refused ({error.strerror})", given=str(path), hint=hint
-        ) from error
+def record_key(record: Mapping[str, Any], names: Sequence[str] = KEY) -> Key:
+    """As `Journal.key_of`."""
+    return tuple(record[name] for name in names)
+
+
+def read_records(folder: Path, names: Sequence[str] = KEY) -> dict[Key, Record]:
+    """As `Journal.read`."""
+    return Journal(folder, tuple(names)).read()
+
+
+@contextmanager
+def record_writer(folder: Path, process: int) -> Iterator[Append]:
+    """As `Journal.writer`."""
+    with Journal(folder, ()).writer(process) as append:
+        yield append
 
 
 def finalize(folder: Path, records: Mapping[Key, Mapping[str, Any]], order: Sequence[Key]) -> None:
-    """Put all samples into one file, these in this order and then those of decoders not asked for;
-    take the files of the processes away.
-    """
-    data = b"".join(json_line(records[each]) for each in dict.fromkeys((*order, *records)))
-    path = folder / "samples.jsonl"
-    if not path.exists() or path.read_bytes() != data:
-        write_atomically(path, data.decode())
-    for other in _files(folder):
-        if other != path:
-            other.unlink()
+    """As `Journal.finalize`."""
+    Journal(folder, ()).finalize(records, order)
 
 
 def delete_run(folder: Path) -> None:
-    """Take a run's folder away, samples first: what a kill leaves of it is no run, or one that
-    begins anew.
+    """As `Journal.delete`."""
+    Journal(folder, ()).delete()
+
+
+def _sample_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("samples*.jsonl"))
+
+
+# Training runs
+
+
+class ResumableRun:
+    """The state file and the log of a training run.
+
+    `settings` are saved with the state and compared when the run continues, apart from those that
+    `may_change`; they are under `settings_key` of the state. `step_key` is the counter in states
+    and log records.
+
+        run = ResumableRun(folder, settings, may_change=("steps",))
+        if state := run.load(device):
+            model.load_state_dict(state["model"])
+        run.cut_log(step)                           # drop what was logged after the saved step
+        while step < steps:
+            run.log({"step": step, "loss": loss})
+            run.save({"step": step, "model": model.state_dict()})
     """
-    for path in _files(folder):
-        path.unlink()
-    shutil.rmtree(folder)
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        may_change: Sequence[str] = (),
+        settings_key: str = "settings",
+        step_key: str = "step",
+    ) -> None:
+        self.settings, self.may_change = plain_json(settings), tuple(may_change)
+        self.settings_key, self.step_key = settings_key, step_key
+        self.state_file, self.log_file = folder / "state.pt", folder / "log.jsonl"
+        self.saved_step = 0
+
+    def load(self, device: Any = "cpu") -> Record | None:
+        """The saved state with its tensors on `device`; None for a new run.
+
+        Raises `OptionError` if it cannot be read or was saved with other settings.
+        """
+        if not self.state_file.exists():
+            return None
+        try:
+            state = torch.load(self.state_file, map_location=device, weights_only=True)
+            saved_settings, step = dict(state[self.settings_key]), int(state[self.step_key])
+        except (
+            OSError,
+            RuntimeError,
+            EOFError,
+            LookupError,
+            TypeError,
+            ValueError,
+            pickle.UnpicklingError,
+        ) as error:
+            raise OptionError(
+                "the state of this run cannot be read",
+                given=str(self.state_file),
+                hint="Delete it to start again, or choose another output.",
+            ) from error
+        check_settings(self.state_file, saved_settings, self.settings, self.may_change)
+        self.saved_step = step
+        return dict(state)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Save a state, which must hold `step_key`; a kill leaves the old or the new one."""
+        with atomic_file(self.state_file) as file:
+            torch.save({self.settings_key: self.settings, **state}, file)
+        self.saved_step = state[self.step_key]
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a record to the log."""
+        with self.log_file.open("ab") as file:
+            file.write(json_line(record))
+
+    def records(self) -> list[Record]:
+        """The log by step. Of duplicates the last counts; a torn line is left out."""
+        return read_log(self.log_file, self.step_key)
+
+    def cut_log(self, end: int) -> None:
+        """Drop the records of step `end` and later: they will be logged again."""
+        if self.log_file.exists():
+            kept = [record for record in self.records() if record[self.step_key] < end]
+            write_atomically(self.log_file, b"".join(map(json_line, kept)))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    write_parts_atomically(path, [text.encode()])
+def read_log(path: Path, step_key: str = "step") -> list[Record]:
+    """As `ResumableRun.records`, for the log `path` alone; empty if there is none."""
+    records: dict[int, Record] = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+            records[record[step_key]] = record
+        except (ValueError, LookupError, TypeError):
+            continue
+    return [records[step] for step in sorted(records)]
 
 
-def write_parts_atomically(path: Path, parts: Iterable[bytes]) -> None:
-    """`replace` for what is too large to be held at once."""
+# Files
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """A record as a line of JSON."""
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
+
+def complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every line of a file with the offset of its first byte; a torn last line is cut off."""
+    offset = 0
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                os.truncate(path, offset)
+                return
+            yield offset, line[:-1]
+            offset += len(line)
+
+
+def append_bytes(file: RawIOBase, data: bytes, path: Path) -> None:
+    """Append all of `data`; what a full disk tears off is dropped when the run continues.
+
+    Raises `OptionError`.
+    """
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) or 0 :]
+    except OSError as error:
+        raise OptionError(
+            f"the disk refused ({error.strerror})",
+            given=str(path),
+            hint="Make room or check the folder, then run the command again to continue.",
+        ) from error
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that replaces `path` when the body ends; a kill leaves the old or the new."""
     new = path.with_name(f".{path.name}.new")
     try:
         with open(new, "wb") as file:
-            file.writelines(parts)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
@@ -253,6 +443,13 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes]) -> None:
         raise
 
 
-def json_line(record: Mapping[str, Any]) -> bytes:
-    """A record as a line."""
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Write a whole file; a kill leaves the old or the new one."""
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def write_parts_atomically(path: Path, parts: Iterable[bytes]) -> None:
+    """`write_atomically` for data that is too large to be held at once."""
+    with atomic_file(path) as file:
+        file.writelines(parts)

@@ -153,7 +153,7 @@ def test_other_settings_are_not_mixed(
         assert (
             done.status == 2
             and said in done.stderr
-            and "delete the folder to begin anew" in done.stderr
+            and "delete the folder to start again" in done.stderr
             and done.stderr.count("\n") == 1
         )
     assert run_credit(asked).status == 0

@@ -18,7 +18,7 @@ from creditdecoding.errors import OptionError
 from creditdecoding.fingerprint import model_identity
 from creditdecoding.lm import LM
 from creditdecoding.pav.verifier.model import Scorer, Verifier, write_verifier
-from creditdecoding.run_dir import open_run as hold_folder
+from creditdecoding.run_dir import open_run
 from creditdecoding.text.tokenizer import Tokenizer
 
 
@@ -68,20 +68,20 @@ def test_a_tokenizer_that_reads_otherwise_is_refused(
     with pytest.raises(OptionError, match="another tokenizer") as caught:
         Verifier.load(tmp_path / "new", other)
     assert "\n" not in str(caught.value)
-    with hold_folder(tmp_path / "run", {"kind": "rl", **dataclasses.asdict(ours)}):
+    with open_run(tmp_path / "run", {"kind": "rl", **dataclasses.asdict(ours)}):
         pass
     with (
         pytest.raises(OptionError, match="behaviour"),
-        hold_folder(tmp_path / "run", {"kind": "rl", **dataclasses.asdict(theirs)}),
+        open_run(tmp_path / "run", {"kind": "rl", **dataclasses.asdict(theirs)}),
     ):
         pass
     del about["identity"]["behaviour"]
     (tmp_path / "new" / "verifier.json").write_text(json.dumps(about))
     assert Verifier.load(tmp_path / "new", other)
     old = {"kind": "rl", "model": ours.model, "tokenizer": ours.tokenizer}
-    with hold_folder(tmp_path / "old", old):
+    with open_run(tmp_path / "old", old):
         pass
-    with hold_folder(tmp_path / "old", {"kind": "rl", **dataclasses.asdict(ours)}):
+    with open_run(tmp_path / "old", {"kind": "rl", **dataclasses.asdict(ours)}):
         pass
 
 

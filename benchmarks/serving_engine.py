@@ -61,14 +61,14 @@ def plain(lm: LM, *batches: Sequence[Request]) -> Answers:
     events = (
         event
         for batch in batches
-        for event in denoise(lm.model, batch, lm.words, lm.device, len(batch))
+        for event in denoise(lm.model, batch, lm.vocab, lm.device, len(batch))
     )
     return {event.row: event.tokens for event in events if isinstance(event, FinishEvent)}
 
 
 def served(lm: LM, rows: Sequence[Request], arrivals: int, report: list[EngineStats]) -> Answers:
     """In the engine: `arrivals` rows more before each pass."""
-    engine = Engine(lm.model, lm.words, lm.device, EngineConfig(batch_size=len(rows)))
+    engine = Engine(lm.model, lm.vocab, lm.device, EngineConfig(batch_size=len(rows)))
     left, found = list(rows), {}
     while left or engine.busy:
         for row in left[:arrivals]:

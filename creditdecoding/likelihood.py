@@ -108,7 +108,7 @@ def log_likelihoods(lm: LM, pairs: Iterable[tuple[Text, Text]], **options: Any) 
     """The same for many (prompt, answer) in shared batches."""
     config = from_mapping(LikelihoodConfig, options)
     plans = [_blocks(lm, prompt, answer, config) for prompt, answer in pairs]
-    queries = (query for plan in plans for query in _samples(plan, lm.words.mask_id, config))
+    queries = (query for plan in plans for query in _samples(plan, lm.vocab.mask_id, config))
     found = _log_probs(lm, queries, config.batch_size)
     return [
         _estimate([[next(found) for _ in range(_count(row, config))] for row, _ in plan], plan)
@@ -136,7 +136,7 @@ def exact_bound(lm: LM, prompt: Text, answer: Text, **options: Any) -> float:
         for count in range(1, row.initial_masks + 1):
             for chosen in itertools.combinations(range(row.initial_masks), count):
                 weights.append(1 / (count * math.comb(row.initial_masks, count)))
-                queries.append(_query(row, tokens, where[list(chosen)], lm.words.mask_id))
+                queries.append(_query(row, tokens, where[list(chosen)], lm.vocab.mask_id))
     return math.fsum(
         w * float(x.sum()) for w, x in zip(weights, _log_probs(lm, queries, config.batch_size))
     )
@@ -174,7 +174,7 @@ def replay(lm: LM, trace: Trace) -> list[TokenQuery]:
     for step in trace.steps:
         done = step.commits()
         now = torch.tensor(list(done), dtype=torch.long)
-        if step.revoked or not bool((canvas[now] == lm.words.mask_id).all()):
+        if step.revoked or not bool((canvas[now] == lm.vocab.mask_id).all()):
             what = "the trace writes over tokens or takes them back"
             raise OptionError(
                 what,
@@ -209,7 +209,7 @@ def _replayed(lm: LM, trace: Trace) -> Request:
             0,
             trace.prompt,
             config,
-            lm.words,
+            lm.vocab,
             lm.max_length,
             lm.geometry,
             trace.settings.get("begun", ()),
@@ -218,16 +218,16 @@ def _replayed(lm: LM, trace: Trace) -> Request:
         given = trace.finish.tokens if trace.finish is not None else ()
         row = new_infill_request(
             0,
-            [lm.words.mask_id if i in written else x for i, x in enumerate(given)],
+            [lm.vocab.mask_id if i in written else x for i, x in enumerate(given)],
             config,
-            lm.words,
+            lm.vocab,
             lm.max_length,
             lm.geometry,
         )
     fits = all(step.block < len(row.blocks) for step in trace.steps) and max(
         written, default=0
     ) < len(row.canvas)
-    if not fits or any(not 0 <= x < lm.words.size for x in (*trace.prompt, *written.values())):
+    if not fits or any(not 0 <= x < lm.vocab.size for x in (*trace.prompt, *written.values())):
         raise OptionError(
             "the trace is of another model", hint="Score it with the model that made it."
         )
@@ -249,7 +249,7 @@ def _blocks(
         cache="none",
         cfg_scale=config.cfg_scale,
     )
-    row = new_request(0, given, request, lm.words, lm.max_length, lm.geometry)
+    row = new_request(0, given, request, lm.vocab, lm.max_length, lm.geometry)
     tokens = row.canvas.clone()
     tokens[row.answer_start : row.answer_end] = torch.tensor(wanted)
     found = []
@@ -273,9 +273,9 @@ def _ids(lm: LM, text: Text, noun: str) -> list[int]:
     ids = lm.read(text) if isinstance(text, str) else [int(i) for i in text]
     if not ids:
         raise OptionError(f"the {noun} is empty", hint="Give at least one token.")
-    bad = [i for i in ids if not 0 <= i < lm.words.size or i == lm.words.mask_id]
+    bad = [i for i in ids if not 0 <= i < lm.vocab.size or i == lm.vocab.mask_id]
     if bad:
-        allowed = f"0 <= id < {lm.words.size}, not the mask {lm.words.mask_id}"
+        allowed = f"0 <= id < {lm.vocab.size}, not the mask {lm.vocab.mask_id}"
         raise OptionError(
             f"the {noun} has ids that no text has",
             given=bad[0],
@@ -339,7 +339,7 @@ def _log_probs(lm: LM, queries: Iterable[TokenQuery], batch_size: int) -> Iterat
         at_row = torch.cat([torch.full_like(query.positions, i) for i, query in enumerate(batch)])
         position = torch.cat([query.positions for query in batch])
         flat = logits_at(
-            lm.model, [query.row for query in batch], lm.words, lm.device, at_row, position
+            lm.model, [query.row for query in batch], lm.vocab, lm.device, at_row, position
         )
         targets = torch.cat([query.targets for query in batch]).to(flat.device)
         found = flat.gather(1, targets[:, None])[:, 0].double() - vocab_stats(flat)[2].double()

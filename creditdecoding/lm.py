@@ -107,7 +107,7 @@ class LM:
         self.defaults: dict[
             str, Any
         ] = {}  # options of requests where these say nothing: of the checkpoint, or of an operator
-        self.words = SpecialTokens(
+        self.vocab = SpecialTokens(
             tokenizer.mask_id,
             tokenizer.stop_ids,
             tokenizer.size,
@@ -188,13 +188,13 @@ class LM:
 
         Raises `OptionError` if it does not fit, or has a mask.
         """
-        if self.words.mask_id in ids:
+        if self.vocab.mask_id in ids:
             hint = "Take it out; gaps inside a text are filled by LM.infill."
             raise OptionError(
-                "the mask token is in the prompt", given=self.words.mask_id, hint=hint
+                "the mask token is in the prompt", given=self.vocab.mask_id, hint=hint
             )
         return new_request(
-            index, ids, config, self.words, self.max_length, self.geometry, begun, suffix
+            index, ids, config, self.vocab, self.max_length, self.geometry, begun, suffix
         )
 
     def infill_row(self, text: str, config: GenerationConfig) -> Request:
@@ -208,11 +208,11 @@ class LM:
         ids = self.read(first)
         for part in others:
             ids += [self.tokenizer.mask_id, *self.read(part)]
-        return new_infill_request(0, ids, config, self.words, self.max_length, self.geometry)
+        return new_infill_request(0, ids, config, self.vocab, self.max_length, self.geometry)
 
     def events(self, rows: Sequence[Request]) -> Iterator[Event]:
         """Decode rows; the trace events as they happen."""
-        return denoise(self.model, rows, self.words, self.device, self.batch_size)
+        return denoise(self.model, rows, self.vocab, self.device, self.batch_size)
 
     def collect(
         self, rows: Sequence[Request], on_event: Callable[[Event], None] | None = None
@@ -310,7 +310,7 @@ class LM:
     ) -> Iterator[str]:
         """Answer one prompt; pieces of text as soon as no later step can change them."""
         row = self.rows([prompt], _config(config, options), raw)[0]
-        reading = IncrementalDetokenizer(row, self.words)
+        reading = IncrementalDetokenizer(row, self.vocab)
         yield from filter(None, map(reading.add, self.events([row])))
 
 

@@ -85,7 +85,7 @@ def rows_of(lm: LM, asked: list[Item]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     clean canvases.
     """
     end = int(lm.tokenizer.backend.eos_token_id)
-    stop = next(i for i in lm.words.stop_ids if i != end)
+    stop = next(i for i in lm.vocab.stop_ids if i != end)
     prompts = [lm.encode(item.prompt) for item in asked]
     answer = torch.tensor([len(prompt) for prompt in prompts])
     tokens = torch.full((len(asked), int(answer.max()) + CANVAS), end)
@@ -129,7 +129,7 @@ def train(out: Path, seconds: float, batch: int = 32, rate: float = 2e-3) -> Non
             lm, list(itertools.islice((item for item in drawn if item.split == "train"), batch))
         )
         t = (torch.arange(batch) + torch.rand(batch, generator=noise))[:, None] / batch
-        random_ids = torch.randint(lm.words.size, clean.shape, generator=noise)
+        random_ids = torch.randint(lm.vocab.size, clean.shape, generator=noise)
         noisy = placed(
             tokens,
             answer,
@@ -306,10 +306,10 @@ def compare(out: Path, dev: int, held_out: int) -> None:
         spec = spec_of(name, sure)
         if (split, spec) in known:
             continue
-        best, passes = decode(net, lm.words.size, given[split], replace(sampler, sure=sure))
+        best, passes = decode(net, lm.vocab.size, given[split], replace(sampler, sure=sure))
         fresh = []
         for (family, i, item), ids, nfe in zip(asked[split], best.tolist(), passes.tolist()):
-            end = next((at for at, token in enumerate(ids) if token in lm.words.stop_ids), CANVAS)
+            end = next((at for at, token in enumerate(ids) if token in lm.vocab.stop_ids), CANVAS)
             right = SYNTHETIC_TASKS[family].score(lm.tokenizer.decode(ids[:end]), item)
             counts = {"nfe": nfe, "sequence_forwards": nfe, "tokens": end}
             fresh.append(

@@ -135,7 +135,7 @@ class Desk:
 
     def _engine(self) -> Engine:
         return Engine(
-            self._lm.model, self._lm.words, self._lm.device, self._set.engine, self._serve
+            self._lm.model, self._lm.vocab, self._lm.device, self._set.engine, self._serve
         )
 
     def _begin(self, engine: Engine, line: Line) -> Reply | None:
@@ -192,7 +192,7 @@ class Desk:
         job, bell = _Job(line, name, shape, {}), asyncio.Event()
         try:
             for row in rows:
-                job.answers[engine.submit(row)] = Answer(row, self._lm.words, bell, False)
+                job.answers[engine.submit(row)] = Answer(row, self._lm.vocab, bell, False)
         except Exception:
             for number in job.answers:
                 engine.abort(number)

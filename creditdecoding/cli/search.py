@@ -127,7 +127,7 @@ def _record(found: Found, sampler: Any) -> dict[str, Any]:
     lm = sampler.lm
 
     def told(each: Candidate) -> dict[str, Any]:
-        step = lm.words.decode(
+        step = lm.vocab.decode(
             each.state.written[
                 each.state.prefix(each.state.depth - 1).ends[-1] if each.state.depth > 1 else 0 :
             ]
@@ -135,7 +135,7 @@ def _record(found: Found, sampler: Any) -> dict[str, Any]:
         numbers = {"q": each.q, "advantage": each.advantage, "score": each.score}
         return {
             "step": step,
-            "text": lm.words.decode(each.state.written),
+            "text": lm.vocab.decode(each.state.written),
             "done": each.state.done,
             "kept": each.kept,
             **numbers,

@@ -1,7 +1,7 @@
 """Requests that come and go while others run: the second driver of `denoise_step`, beside the plain
 loop of generate.py.
 
-    engine = Engine(lm.model, lm.words, lm.device)
+    engine = Engine(lm.model, lm.vocab, lm.device)
     first = engine.submit(row)
     while engine.busy:
         for event in engine.step():

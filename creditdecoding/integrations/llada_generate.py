@@ -160,7 +160,7 @@ def generate_fast(
         else attention_mask.bool()
     )
     check_ids(prompt[kept], lm)
-    words = replace(lm.words, stop_ids=_ends(asked, lm, isinstance(model, LM)))
+    words = replace(lm.vocab, stop_ids=_ends(asked, lm, isinstance(model, LM)))
     seed = int(torch.randint(2**62, ())) if asked.seed is None else asked.seed
     config = replace(
         asked.config(seed),
@@ -214,7 +214,7 @@ def _ends(asked: Options, lm: LM, whole: bool) -> tuple[int, ...]:
     """The ids that the end-token option in use is about; `whole`: the model knows all of them."""
     if not (asked.logits_eos_inf or asked.confidence_eos_eot_inf):
         return ()
-    found = asked.stop_ids or lm.words.stop_ids
+    found = asked.stop_ids or lm.vocab.stop_ids
     own = getattr(lm.tokenizer.backend, "eos_token_id", None)
     if asked.stop_ids is None and own in found:
         found = (own, *(i for i in found if i != own))
@@ -223,11 +223,11 @@ def _ends(asked: Options, lm: LM, whole: bool) -> tuple[int, ...]:
             "this option needs the end tokens",
             hint="Give stop_ids=(end of text, end of turn), LLaDA's are (126081, 126348).",
         )
-    if max(found) >= lm.words.size or min(found) < 0:
+    if max(found) >= lm.vocab.size or min(found) < 0:
         raise OptionError(
             "stop_ids outside the vocabulary",
             given=found,
-            allowed=f"0 <= id < {lm.words.size}",
+            allowed=f"0 <= id < {lm.vocab.size}",
             hint="Correct stop_ids.",
         )
     return found[:1] if asked.logits_eos_inf else found
@@ -273,17 +273,17 @@ def check_shapes(prompt: Tensor, attention_mask: Tensor | None) -> None:
 
 def check_ids(ids: Tensor, lm: LM) -> None:
     """Hold the ids of prompts to the vocabulary without its mask. Raises `OptionError`."""
-    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < lm.words.size:
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < lm.vocab.size:
         raise OptionError(
             "ids outside the vocabulary",
             given=(int(ids.min()), int(ids.max())),
-            allowed=f"below {lm.words.size}",
+            allowed=f"below {lm.vocab.size}",
             hint="Check them.",
         )
-    if bool((ids == lm.words.mask_id).any()):
+    if bool((ids == lm.vocab.mask_id).any()):
         raise OptionError(
             "the mask token is in the prompt",
-            given=lm.words.mask_id,
+            given=lm.vocab.mask_id,
             hint="Fill masks inside a text with LM.infill.",
         )
 
@@ -301,11 +301,11 @@ def wrap(
     ids its logits have.
     """
     if isinstance(model, LM):
-        if mask_id is not None and mask_id != model.words.mask_id:
+        if mask_id is not None and mask_id != model.vocab.mask_id:
             raise OptionError(
                 "mask_id is not this model's",
                 given=mask_id,
-                allowed=model.words.mask_id,
+                allowed=model.vocab.mask_id,
                 hint="Leave mask_id out.",
             )
         return model

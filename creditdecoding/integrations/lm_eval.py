@@ -318,7 +318,7 @@ class CreditLM(LM):
             )
             rows.append(
                 new_request(
-                    index, given, config, self.lm.words, self.lm.max_length, self.lm.geometry
+                    index, given, config, self.lm.vocab, self.lm.max_length, self.lm.geometry
                 )
             )
         done = self.lm.collect(rows)

@@ -136,9 +136,9 @@ def custom_generate(
         lm = bring(model, None, batch_size=len(input_ids), **facts)
         ends = _ids(getattr(asked, "eos_token_id", None))
         if not ends and isinstance(model, Transformer):
-            ends = lm.words.stop_ids  # a network of ours keeps them in its own config
-        inside = tuple(i for i in ends if i < lm.words.size)  # a config's default may lie outside
-        lm.words = replace(lm.words, stop_ids=inside, decode=lambda ids: "")
+            ends = lm.vocab.stop_ids  # a network of ours keeps them in its own config
+        inside = tuple(i for i in ends if i < lm.vocab.size)  # a config's default may lie outside
+        lm.vocab = replace(lm.vocab, stop_ids=inside, decode=lambda ids: "")
         config = _config(asked, input_ids.shape[1], decoder, block_length, cfg_scale)
         rows = _rows(
             lm,
@@ -224,7 +224,7 @@ def _rows(
             i,
             prompt,
             replace(config, seed=(seed + i) % 2**62),
-            lm.words,
+            lm.vocab,
             lm.max_length,
             lm.geometry,
         )
@@ -241,7 +241,7 @@ def _decoded(lm: LM, rows: list[Request], streamer: Any) -> list[Trace]:
             hint="Leave the streamer out, or ask one at a time.",
         )
     traces, sent = [lm.trace_of(row) for row in rows], 0
-    reading = IncrementalDetokenizer(rows[0], lm.words)
+    reading = IncrementalDetokenizer(rows[0], lm.vocab)
     for event in lm.events(rows):
         row, trace = rows[event.row], traces[event.row]
         trace.add(event)

@@ -96,7 +96,7 @@ class Sampler:
             EngineConfig(batch_size=self.batch_size),
             ServeConfig(max_waiting=self.batch_size, memory=memory),
         )
-        self._engine = Engine(lm.model, lm.words, lm.device, config, serve, dedup=share)
+        self._engine = Engine(lm.model, lm.vocab, lm.device, config, serve, dedup=share)
 
     def request(self, ask: RolloutRequest) -> Request:
         """The row that continues an ask's state. Raises `OptionError` if it does not fit or the
@@ -172,8 +172,8 @@ class _Draw:
     """An ask under way."""
 
     def __init__(self, ask: RolloutRequest, lm: LM, row: Request) -> None:
-        self.ask, self.decode = ask, lm.words.decode
-        self.reading, self.trace = IncrementalDetokenizer(row, lm.words), lm.trace_of(row)
+        self.ask, self.decode = ask, lm.vocab.decode
+        self.reading, self.trace = IncrementalDetokenizer(row, lm.vocab), lm.trace_of(row)
 
     def add(self, event: StepEvent | FinishEvent | FailEvent) -> Rollout | None:
         """Take an event up; what the ask became, if it has ended."""

@@ -83,7 +83,7 @@ def make_app(
     """
     metrics = Metrics(name)
     service = AsyncEngine(
-        lm.words, lambda: Engine(lm.model, lm.words, lm.device, engine, serve), metrics
+        lm.vocab, lambda: Engine(lm.model, lm.vocab, lm.device, engine, serve), metrics
     )
     limits = admission_limits(lm, engine, serve)
     front = Routes(lm, name, service, limits)

@@ -189,8 +189,8 @@ def _check_prompt(lm: LM, prompt: str | list[int], room: int, limits: Limits) ->
         check_texts(lm, [prompt], room, limits, "prompt")
     elif len(prompt) > room:
         raise too_long(f"{len(prompt)} tokens", f"{room} tokens", "prompt")
-    elif not all(0 <= token < lm.words.size for token in prompt):
-        what, allowed = "prompt has a token id that means nothing", f"0 to {lm.words.size - 1}"
+    elif not all(0 <= token < lm.vocab.size for token in prompt):
+        what, allowed = "prompt has a token id that means nothing", f"0 to {lm.vocab.size - 1}"
         raise OptionError(what, allowed=allowed, hint="Change the prompt.", param="prompt")
 
 

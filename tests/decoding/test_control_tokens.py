@@ -92,7 +92,7 @@ def test_no_rule_writes_a_control_token_that_the_model_prefers(
     lm = LM(model, tokenizer, max_length=64, device=torch.device("cpu"))
     options = GenerationConfig(decoder=decoder, gen_length=8, temperature=temperature)
     try:
-        row = new_request(0, [65, 66], options, lm.words, lm.max_length)
+        row = new_request(0, [65, 66], options, lm.vocab, lm.max_length)
     except OptionError as error:
         pytest.skip(f"this rule needs a network of this package: {error}")
     answer = lm.collect([row])[0]

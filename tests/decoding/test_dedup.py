@@ -57,7 +57,7 @@ def decoded(
     lm: LM, rows: Sequence[Request], share: bool, batch_size: int = 16
 ) -> tuple[list[Trace], EngineStats, int]:
     model = Counting(lm.model)
-    engine = Engine(model, lm.words, lm.device, EngineConfig(batch_size=batch_size), dedup=share)
+    engine = Engine(model, lm.vocab, lm.device, EngineConfig(batch_size=batch_size), dedup=share)
     traces = {engine.submit(row): Trace(()) for row in rows}
     while engine.busy:
         for event in engine.step():

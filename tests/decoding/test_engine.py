@@ -49,14 +49,14 @@ def tiny(folder: Path) -> LM:
 
 def engine(lm: LM, batch_size: int = 16, **serve: Any) -> Engine:
     return Engine(
-        lm.model, lm.words, lm.device, EngineConfig(batch_size=batch_size), ServeConfig(**serve)
+        lm.model, lm.vocab, lm.device, EngineConfig(batch_size=batch_size), ServeConfig(**serve)
     )
 
 
 def alone(lm: LM, row: Request) -> Trace:
     """What the plain loop does for one row."""
     trace = Trace(tuple(row.canvas[: row.answer_start].tolist()))
-    for event in denoise(lm.model, [row], lm.words, lm.device):
+    for event in denoise(lm.model, [row], lm.vocab, lm.device):
         trace.add(event)
     return trace
 

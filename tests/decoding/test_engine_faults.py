@@ -56,7 +56,7 @@ def answers(lm: LM, rows: list[Request]) -> list[tuple[int, ...]]:
     return [
         event.tokens
         for row in rows
-        for event in denoise(lm.model, [row], lm.words, lm.device)
+        for event in denoise(lm.model, [row], lm.vocab, lm.device)
         if isinstance(event, FinishEvent)
     ]
 
@@ -130,8 +130,8 @@ def test_a_row_of_nan_ends_alone_and_its_place_is_clean(guided: float, lm: LM) -
     long, *others = rows_of(lm, ("dual", "none", "prefix", "every:n=3", "dual"), cfg_scale=guided)
     poison = next(
         i
-        for i in range(lm.words.size)
-        if all(i not in row.canvas for row in [long, *others]) and i not in lm.words.stop_ids
+        for i in range(lm.vocab.size)
+        if all(i not in row.canvas for row in [long, *others]) and i not in lm.vocab.stop_ids
     )
     expected = answers(lm, others)
     assert not any(poison in tokens for tokens in expected)
@@ -139,7 +139,7 @@ def test_a_row_of_nan_ends_alone_and_its_place_is_clean(guided: float, lm: LM) -
     bad = lm.rows([ASKED[2]], dataclasses.replace(long.config, cache="dual"))[0]
     bad = dataclasses.replace(bad, canvas=bad.canvas.clone())
     bad.canvas[2] = poison
-    engine = Engine(broken.model, lm.words, lm.device, EngineConfig(batch_size=3))
+    engine = Engine(broken.model, lm.vocab, lm.device, EngineConfig(batch_size=3))
     ends = drive(engine, [bad, *others[:3], bad, others[3]])
     failed = [ends[0], ends[4]]
     assert all(
@@ -162,7 +162,7 @@ def test_a_token_that_breaks_the_model_once_written(lm: LM) -> None:
         for t in expected[1]
         if t not in {*expected[0], *expected[2]} and all(t not in row.canvas for row in rows)
     )
-    ends = drive(Engine(with_a_broken_id(odd).model, lm.words, lm.device), rows)
+    ends = drive(Engine(with_a_broken_id(odd).model, lm.vocab, lm.device), rows)
     assert isinstance(ends[1], FailEvent) and [ends[i].tokens for i in (0, 2)] == [
         expected[0],
         expected[2],
@@ -173,7 +173,7 @@ def test_a_model_that_says_nothing_but_nan_ends_everyone_and_the_engine_lives(lm
     broken = load("pocket")
     with torch.no_grad():
         broken.model.norm.weight.fill_(torch.nan)  # type: ignore[attr-defined]
-    engine = Engine(broken.model, lm.words, lm.device, EngineConfig(batch_size=2))
+    engine = Engine(broken.model, lm.vocab, lm.device, EngineConfig(batch_size=2))
     ends = drive(engine, rows_of(lm, ("dual",) * 5))
     assert len(ends) == 5 and all(isinstance(end, FailEvent) for end in ends.values())
     assert not engine.busy and engine.stats.running == 0
@@ -200,7 +200,7 @@ def test_a_rule_that_raises_ends_its_row_alone(lm: LM) -> None:
     rows = rows_of(lm, ("none", "dual", "prefix", "dual", "none"))
     expected = answers(lm, rows)
     rows[1:3] = [dataclasses.replace(row, decoder=Brittle()) for row in rows[1:3]]
-    ends = drive(Engine(lm.model, lm.words, lm.device), rows)
+    ends = drive(Engine(lm.model, lm.vocab, lm.device), rows)
     for i, end in ends.items():
         if i in (1, 2):
             assert (
@@ -213,7 +213,7 @@ def test_a_rule_that_raises_ends_its_row_alone(lm: LM) -> None:
 
 
 def test_a_stream_of_a_row_that_fails_ends_with_why(lm: LM) -> None:
-    *steps, end = Engine(lm.model, lm.words, lm.device).stream(
+    *steps, end = Engine(lm.model, lm.vocab, lm.device).stream(
         dataclasses.replace(rows_of(lm)[0], decoder=Brittle())
     )
     assert len(steps) == 2 and isinstance(end, FailEvent)
@@ -236,7 +236,7 @@ def test_a_pass_too_large_is_split_and_later_ones_are_smaller(limit: int, lm: LM
     )
     large = [i for i, row in enumerate(rows) if len(row.canvas) > limit]
     model = Wrapped(lm, limit)
-    ends = drive(engine := Engine(model, lm.words, lm.device), rows)
+    ends = drive(engine := Engine(model, lm.vocab, lm.device), rows)
     for i, end in ends.items():
         if i in large:
             assert (
@@ -254,10 +254,10 @@ def test_a_pass_too_large_is_split_and_later_ones_are_smaller(limit: int, lm: LM
 def test_a_cache_that_cannot_grow_sends_rows_back_to_wait(lm: LM) -> None:
     rows = rows_of(lm, ("dual", "prefix", "every:n=2", "none", "dual"))
     expected = answers(lm, rows)
-    ends = drive(engine := Engine(Wrapped(lm, slots=2), lm.words, lm.device), rows)
+    ends = drive(engine := Engine(Wrapped(lm, slots=2), lm.vocab, lm.device), rows)
     assert [ends[i].tokens for i in range(5)] == expected  # type: ignore[union-attr]
     assert engine.stats.failed == 0
-    (end,) = drive(Engine(Wrapped(lm, slots=0), lm.words, lm.device), rows[:1]).values()
+    (end,) = drive(Engine(Wrapped(lm, slots=0), lm.vocab, lm.device), rows[:1]).values()
     assert isinstance(end, FailEvent) and end.reason == "memory"
 
 
@@ -271,11 +271,11 @@ def test_rows_stay_within_the_memory_that_was_given(lm: LM) -> None:
         GenerationConfig(gen_length=64, block_length=16, cache="prefix", decoder="fixed:k=4"),
     )[0]
     rows = [*short, long, *short]
-    probe = Engine(lm.model, lm.words, lm.device)
+    probe = Engine(lm.model, lm.vocab, lm.device)
     probe.submit(long)
     probe.step()
     most = int(1.3 * probe.stats.admitted_bytes)
-    engine = Engine(lm.model, lm.words, lm.device, serve=ServeConfig(memory=most / 2**30))
+    engine = Engine(lm.model, lm.vocab, lm.device, serve=ServeConfig(memory=most / 2**30))
     for row in rows:
         engine.submit(row)
     ends, shapes, most_running = {}, set(), 0
@@ -296,7 +296,7 @@ def test_rows_stay_within_the_memory_that_was_given(lm: LM) -> None:
 
 def test_by_default_four_fifths_of_what_is_free(lm: LM) -> None:
     def stats(free: memory.FreeBytes) -> int | None:
-        return Engine(lm.model, lm.words, lm.device, free_memory=free).stats.memory_limit
+        return Engine(lm.model, lm.vocab, lm.device, free_memory=free).stats.memory_limit
 
     assert stats(lambda device: 1000) == 800 and stats(lambda device: None) is None
 
@@ -309,7 +309,7 @@ def test_the_estimate_bounds_what_a_pass_allocates_and_is_not_far_from_it(
 ) -> None:
     """Without caches what rows are reckoned to take is activations, logits and state."""
     rows = rows_of(lm, ("none",) * 4, decoder=decoder, gen_length=gen_length, block_length=32)
-    engine = Engine(lm.model, lm.words, lm.device)
+    engine = Engine(lm.model, lm.vocab, lm.device)
     for row in rows:
         engine.submit(row)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:

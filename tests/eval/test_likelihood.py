@@ -187,7 +187,7 @@ def trace_of(lm: LM, **options: Any) -> Trace:
             0,
             PROMPT,
             GenerationConfig(**{"gen_length": 10, "early_stop": False, **options}),
-            lm.words,
+            lm.vocab,
             99,
             lm.geometry,
         )
@@ -239,14 +239,14 @@ def test_credit_boosts_confidences_and_not_scores() -> None:
 def test_an_infilled_text_is_scored_at_its_gaps() -> None:
     lm = lm_of(network(3))
     row = new_infill_request(
-        0, [1, MASK, 3, MASK, MASK, 2], GenerationConfig(decoder="fixed"), lm.words, 99
+        0, [1, MASK, 3, MASK, MASK, 2], GenerationConfig(decoder="fixed"), lm.vocab, 99
     )
     (done,) = [lm.trace_of(row)]
     for event in lm.events([row]):
         done.add(event)
     found = rescore(lm, done)
     assert found.by_position.keys() == {1, 3, 4} and all(x < 0 for x in found.by_position.values())
-    banned = torch.tensor([MASK, *lm.words.stop_ids])
+    banned = torch.tensor([MASK, *lm.vocab.stop_ids])
     logits = dense(lm.model)(torch.tensor([[1, MASK, 3, MASK, MASK, 2]]))[0].index_fill(
         1, banned, -torch.inf
     )  # type: ignore[arg-type]

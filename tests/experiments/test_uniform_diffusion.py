@@ -53,10 +53,10 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     tokens, answer, seen, clean = rows_of(
         lm, [SYNTHETIC_TASKS[name].make(random.Random(0)) for name in ("facts", "arithmetic")]
     )
-    assert int(clean.max()) < lm.words.size and tokens.shape[1] == int(answer.max()) + CANVAS
+    assert int(clean.max()) < lm.vocab.size and tokens.shape[1] == int(answer.max()) + CANVAS
     sampler = replace(Sampler(alpha=0.65), steps=3)
-    both, passes = decode(net, lm.words.size, (tokens, answer, seen), sampler)
-    alone, _ = decode(net, lm.words.size, (tokens[:1], answer[:1], seen[:1]), sampler)
+    both, passes = decode(net, lm.vocab.size, (tokens, answer, seen), sampler)
+    alone, _ = decode(net, lm.vocab.size, (tokens[:1], answer[:1], seen[:1]), sampler)
     assert (
         passes.tolist() == [3, 3] and float((both[0] == alone[0]).float().mean()) > 0.9
     )  # bfloat16 sums differ with the batch

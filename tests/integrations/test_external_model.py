@@ -181,7 +181,7 @@ def test_what_is_known_of_a_released_network_comes_from_its_config() -> None:
     model = Wrapped(network("Llama")).eval()
     model.config = SimpleNamespace(to_dict=lambda: released, mask_token_id=7)
     lm = bring(model, tokenizer())
-    assert lm.geometry.logit_shift and lm.words.mask_id == 7 and lm.max_length == 48
+    assert lm.geometry.logit_shift and lm.vocab.mask_id == 7 and lm.max_length == 48
     assert not bring(model, tokenizer(), logit_shift=False).geometry.logit_shift
 
 
@@ -209,10 +209,10 @@ def test_a_network_of_ours_is_taken_as_it_is() -> None:
 def test_a_network_of_ours_without_a_tokenizer_takes_ids_and_says_what_is_missing() -> None:
     pocket = cd.load("pocket")
     ends = (
-        pocket.words.stop_ids
+        pocket.vocab.stop_ids
     )  # the template's end of turn among them, which only the tokenizer knows
-    lm = bring(pocket.model, None, mask_token_id=pocket.words.mask_id, stop_token_ids=ends)
-    assert lm.words.size == pocket.model.config.embedding_rows
+    lm = bring(pocket.model, None, mask_token_id=pocket.vocab.mask_id, stop_token_ids=ends)
+    assert lm.vocab.size == pocket.model.config.embedding_rows
     (done,) = lm.collect([lm.row(pocket.encode("Solve 2x+3=9 for x."), cd.GenerationConfig())])
     assert done.trace.tokens == pocket.generate("Solve 2x+3=9 for x.").trace.tokens
     assert done.text == ""
@@ -243,12 +243,12 @@ def test_what_contradicts_a_network_of_ours_is_refused(
     pocket = cd.load("pocket")
     with pytest.raises(OptionError, match=message):
         bring(pocket.model, pocket.tokenizer if words else None, **options)
-    assert bring(pocket.model, pocket.tokenizer, stop_token_ids=[7]).words.stop_ids == (7,)
+    assert bring(pocket.model, pocket.tokenizer, stop_token_ids=[7]).vocab.stop_ids == (7,)
 
 
 def test_facts_that_are_given_win_and_foreign_defaults_are_left_out() -> None:
     lm = bring(network("Roberta"), tokenizer())
-    assert lm.words.mask_id == MASK and lm.words.stop_ids == (END,) and lm.max_length == 63
+    assert lm.vocab.mask_id == MASK and lm.vocab.stop_ids == (END,) and lm.max_length == 63
     lm = bring(
         network("Bert", eos_token_id=999),
         tokenizer(),
@@ -257,8 +257,8 @@ def test_facts_that_are_given_win_and_foreign_defaults_are_left_out() -> None:
         max_length=20,
         batch_size=2,
     )
-    assert (lm.words.mask_id, lm.words.stop_ids, lm.max_length, lm.batch_size) == (9, (8,), 20, 2)
-    assert bring(network("Bert", eos_token_id=999), tokenizer()).words.stop_ids == (END,)
+    assert (lm.vocab.mask_id, lm.vocab.stop_ids, lm.max_length, lm.batch_size) == (9, (8,), 20, 2)
+    assert bring(network("Bert", eos_token_id=999), tokenizer()).vocab.stop_ids == (END,)
     with pytest.raises(OptionError, match="do not fit"):
         lm.generate("w1 w2", raw=True, gen_length=19)
 
@@ -320,7 +320,7 @@ def test_a_tokenizer_without_a_mask_asks_for_its_id() -> None:
     plain.get_added_vocab = dict
     with pytest.raises(OptionError, match="Give mask_token_id"):
         bring(network("Bert"), plain)
-    assert bring(network("Bert"), plain, mask_token_id=MASK).words.mask_id == MASK
+    assert bring(network("Bert"), plain, mask_token_id=MASK).vocab.mask_id == MASK
     with pytest.raises(OptionError, match="not a tokenizer"):
         bring(network("Bert"), "bert-base-uncased")
 
@@ -330,7 +330,7 @@ def test_numbers_that_go_wrong_later_fail_that_request() -> None:
     with pytest.raises(ModelError, match="not numbers"):
         lm.generate("w4 w1", raw=True, gen_length=4)  # w4 is id 9
     assert lm.generate("w5 w1", raw=True, gen_length=4).nfe
-    engine, ended = cd.Engine(lm.model, lm.words, lm.device), []
+    engine, ended = cd.Engine(lm.model, lm.vocab, lm.device), []
     numbers = [
         engine.submit(row)
         for row in lm.rows(["w5 w1", "w4 w1", "w6"], cd.GenerationConfig(gen_length=4), raw=True)

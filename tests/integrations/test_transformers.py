@@ -75,7 +75,7 @@ def answers(model: Any, prompts: list[list[int]], **options: Any) -> list[list[i
     found = []
     for prompt in prompts:
         row = creditdecoding.decoding.request.new_request(
-            0, prompt, config, lm.words, lm.max_length, lm.geometry
+            0, prompt, config, lm.vocab, lm.max_length, lm.geometry
         )
         (done,) = lm.collect([row])
         ids = list(done.trace.tokens)
@@ -461,7 +461,7 @@ def test_several_answers_a_prompt_of_a_class_without_generate() -> None:
 def test_a_network_of_ours_without_its_tokenizer() -> None:
     pocket = creditdecoding.load("pocket")
     ids = torch.tensor([pocket.encode("Solve 3x+4=19 for x.")])
-    found = generate(ids, model=pocket.model, mask_token_id=pocket.words.mask_id, max_new_tokens=32)
+    found = generate(ids, model=pocket.model, mask_token_id=pocket.vocab.mask_id, max_new_tokens=32)
     tokens = list(pocket.generate("Solve 3x+4=19 for x.", gen_length=32).trace.tokens)
     assert found[0, ids.shape[1] :].tolist()[: len(tokens)] == tokens
     assert (

@@ -30,7 +30,7 @@ def test_it_prefers_the_worked_answer_to_one_with_a_wrong_number() -> None:
             for number in (int(right), int(right) + 1)
         ]
         written = [tuple(lm.tokenizer.encode(text)) for text in texts]
-        ends = [tuple(step_ends(ids, ".", lm.words.decode)) for ids in written]
+        ends = [tuple(step_ends(ids, ".", lm.vocab.decode)) for ids in written]
         good, bad = verifier.q(
             [
                 PartialAnswer(tuple(lm.encode(item.prompt)), ids, end)

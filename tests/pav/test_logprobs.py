@@ -95,11 +95,11 @@ def stated(model: torch.nn.Module, lm: LM, answer: Rollout, temperature: float) 
     softmax.
     """
     total, settings = torch.zeros(()), answer.trace.settings
-    canvas = torch.full((len(answer.trace.prompt) + settings["gen_length"],), lm.words.mask_id)
+    canvas = torch.full((len(answer.trace.prompt) + settings["gen_length"],), lm.vocab.mask_id)
     canvas[: len(answer.trace.prompt)] = torch.tensor(answer.trace.prompt)
     for i, token in enumerate(settings.get("begun", ())):
         canvas[len(answer.trace.prompt) + i] = token
-    allowed = [i for i in range(lm.words.size) if i != lm.words.mask_id]
+    allowed = [i for i in range(lm.vocab.size) if i != lm.vocab.mask_id]
     for step in answer.trace.steps:
         every = torch.arange(len(canvas))
         logits = (

@@ -85,7 +85,7 @@ class Exact:
     def q(self, states: Sequence[PartialAnswer]) -> Tensor:
         self.sequences += 2 * len(prefix_chains(states))
         texts = [
-            (self.lm.words.decode(state.written), self.answers[state.prompt], state.done)
+            (self.lm.vocab.decode(state.written), self.answers[state.prompt], state.done)
             for state in states
         ]
         return torch.tensor(
@@ -117,7 +117,7 @@ def found(
 
 def right(lm: LM, results: Sequence[Found]) -> int:
     return sum(
-        FAMILY.score(lm.words.decode(one.choice.answer.state.written), item)
+        FAMILY.score(lm.vocab.decode(one.choice.answer.state.written), item)
         for one, item in zip(results, ITEMS)
     )
 

@@ -53,7 +53,7 @@ def drawn(
     found = dict(Sampler(lm, config).draw(asks))
     answers = [found[i] for i in range(3)]
     answers = [
-        Rollout(with_end(x.state, mark, lm.words.decode), x.cost, x.logprob, x.trace)
+        Rollout(with_end(x.state, mark, lm.vocab.decode), x.cost, x.logprob, x.trace)
         for x in answers
     ]
     rng = random.Random(0)

@@ -120,7 +120,7 @@ def test_a_step_and_the_rest_are_drawn_alike_in_any_company(lm: LM, decoder: str
             and abs(found.logprob - alone.logprob) < 1e-2
         )
         assert found.state.done or found.state.depth == ask.steps
-        text = lm.words.decode(found.state.written)
+        text = lm.vocab.decode(found.state.written)
         assert found.state.done or text.rstrip().endswith(".")
         assert (
             found.cost.tokens == len(found.state.written)
@@ -180,7 +180,7 @@ def test_what_cannot_be_continued_is_refused(lm: LM) -> None:
     with pytest.raises(OptionError, match="nothing to write"):
         lm.row(prompt, config, begun=[5] * 8)
     with pytest.raises(OptionError, match="a mask, an end token"):
-        lm.row(prompt, config, begun=[5, lm.words.mask_id])
+        lm.row(prompt, config, begun=[5, lm.vocab.mask_id])
     with pytest.raises(OptionError, match="complete answer"):
         Sampler(lm, config).request(
             RolloutRequest(PartialAnswer(tuple(prompt), (5,), (1,), True, "stop"), ".", 0)

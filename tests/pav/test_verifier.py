@@ -138,7 +138,7 @@ def test_surprise_looks_at_nothing_but_what_stands_before(family: str, tmp_path:
     found, short, other, none = token_surprisal(
         base,
         [whole, whole.prefix(1), PartialAnswer((7, 8, 9), (20, 21, 22, 60)), PartialAnswer((7, 8))],
-        model.words.mask_id,
+        model.vocab.mask_id,
     )
     assert found.shape == (4,) and bool((found > 0).all()) and none.shape == (0,)
     assert (
@@ -146,7 +146,7 @@ def test_surprise_looks_at_nothing_but_what_stands_before(family: str, tmp_path:
         and torch.allclose(found[:3], other[:3], atol=1e-5)
         and abs(found[3] - other[3]) > 1e-4
     )
-    (alone,) = token_surprisal(base, [whole], model.words.mask_id)
+    (alone,) = token_surprisal(base, [whole], model.vocab.mask_id)
     assert torch.allclose(found, alone, atol=1e-5)
 
 
@@ -156,11 +156,11 @@ def test_surprise_is_what_the_model_says(tiny: LM) -> None:
     allowed = torch.ones(1, 4, 4, dtype=torch.bool)
     allowed[:, :3, 3] = False
     logits = base(
-        torch.tensor([[7, 8, 9, tiny.words.mask_id]]),
+        torch.tensor([[7, 8, 9, tiny.vocab.mask_id]]),
         (torch.tensor([0]), torch.tensor([3])),
         allowed,
     )
-    (found,) = token_surprisal(base, [state], tiny.words.mask_id)
+    (found,) = token_surprisal(base, [state], tiny.vocab.mask_id)
     assert found[0].item() == pytest.approx(-logits.log_softmax(-1)[0, 20].item(), abs=1e-4)
 
 

@@ -245,9 +245,9 @@ def gap(lm: LM, length: int, **options: Any) -> tuple[list[int], Any]:
     """Ids of the gap, and its trace, by filling masks inside a given text."""
     before, after = lm.encode(BEFORE, raw=True), lm.encode(AFTER, raw=True)
     config = GenerationConfig(gen_length=length, **options)
-    masks = [lm.words.mask_id] * length
+    masks = [lm.vocab.mask_id] * length
     row = new_infill_request(
-        0, [*before, *masks, *after], config, lm.words, lm.max_length, lm.geometry
+        0, [*before, *masks, *after], config, lm.vocab, lm.max_length, lm.geometry
     )
     (done,) = lm.collect([row])
     return list(done.trace.tokens[len(before) : len(before) + length]), done.trace
@@ -260,7 +260,7 @@ def test_suffix_is_infill(length: int, decoder: str, lm: LM, served: Served) -> 
     fields = {"prompt": BEFORE, "suffix": AFTER, "max_tokens": length, "decoder": decoder}
     done = served.client.post(TEXT, json={**fields, "logprobs": 0}).json()
     (choice,) = done["choices"]
-    assert choice["text"] == lm.words.decode(ids) and choice["finish_reason"] == "length"
+    assert choice["text"] == lm.vocab.decode(ids) and choice["finish_reason"] == "length"
     assert choice["logprobs"]["tokens"] == [lm.tokenizer.piece(i) for i in ids]
     given = len(lm.encode(BEFORE, raw=True)) + len(lm.encode(AFTER, raw=True))
     usage = done["usage"]
@@ -280,7 +280,7 @@ def test_suffix_is_seen_and_honours_the_rest(lm: LM, served: Served) -> None:
     drawn = {**fields, "temperature": 2.0, "seed": 5, "n": 3}
     several = texts(served, **drawn)
     assert len(set(several)) == 3
-    assert several[2] == lm.words.decode(
+    assert several[2] == lm.vocab.decode(
         gap(lm, 12, decoder="fixed", temperature=2.0, seed=sample_seed(5, 2))[0]
     )
     with served.client.stream("POST", TEXT, json={**fields, "stream": True}) as response:
@@ -326,7 +326,7 @@ def test_a_block_causal_model_fills_in_within_a_block_alone(tmp_path: Path) -> N
     config = GenerationConfig(gen_length=1)
     row = lm.row([5] * (block - 2), config, suffix=[6])
     expected = new_infill_request(
-        0, row.canvas[:block].tolist(), config, lm.words, lm.max_length, lm.geometry
+        0, row.canvas[:block].tolist(), config, lm.vocab, lm.max_length, lm.geometry
     )
     tokens = lm.collect([dataclasses.replace(row)])[0].trace.tokens
     assert tokens == lm.collect([expected])[0].trace.tokens[block - 2 : block - 1]
@@ -337,7 +337,7 @@ def test_a_block_causal_model_fills_in_within_a_block_alone(tmp_path: Path) -> N
 
 def test_a_suffix_has_no_masks(lm: LM) -> None:
     with pytest.raises(OptionError, match="the mask token is in the suffix") as refused:
-        lm.row([5], GenerationConfig(gen_length=2), suffix=[6, lm.words.mask_id])
+        lm.row([5], GenerationConfig(gen_length=2), suffix=[6, lm.vocab.mask_id])
     assert refused.value.param == "suffix"
 
 

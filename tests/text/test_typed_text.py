@@ -51,7 +51,7 @@ def test_prompts_and_messages_are_plain_text(lm: LM) -> None:
 
 def test_an_option_reads_special_tokens_and_a_mask_among_them_is_refused(parsing: LM) -> None:
     ids = parsing.encode(f"A{EOT}", raw=True)
-    assert ids[-1] in parsing.words.stop_ids
+    assert ids[-1] in parsing.vocab.stop_ids
     for raw in (True, False):
         with pytest.raises(OptionError, match="the mask token is in the prompt"):
             parsing.generate(f"A{MASK}", CONFIG, raw=raw)
@@ -59,12 +59,12 @@ def test_an_option_reads_special_tokens_and_a_mask_among_them_is_refused(parsing
 
 def test_a_mask_among_ids_is_refused(lm: LM) -> None:
     with pytest.raises(OptionError, match="the mask token is in the prompt"):
-        lm.row([1, lm.words.mask_id, 2], CONFIG)
+        lm.row([1, lm.vocab.mask_id, 2], CONFIG)
 
 
 def test_only_the_marker_is_a_gap(lm: LM, parsing: LM) -> None:
     row = lm.infill_row(f"a [MASK] b{MASK}c[MASK]", CONFIG)
-    assert row.masked.sum() == 2 and lm.words.mask_id not in row.canvas[~row.masked].tolist()
+    assert row.masked.sum() == 2 and lm.vocab.mask_id not in row.canvas[~row.masked].tolist()
     assert parsing.infill_row(f"a [MASK] b{MASK}c[MASK]", CONFIG).masked.sum() == 3
     with pytest.raises(OptionError, match="no mask in the text"):
         lm.infill_row(f"a {MASK}", CONFIG)

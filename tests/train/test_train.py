@@ -239,7 +239,7 @@ def test_learns_and_exports_a_checkpoint_that_loads(folder: Path, tmp_path: Path
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     assert records[-1]["eval"]["path"] == str(run.folder)
     lm = load(str(run.folder))
-    assert lm.turns == 1 and lm.words.mask_id == MASK
+    assert lm.turns == 1 and lm.vocab.mask_id == MASK
     assert isinstance(lm.generate("What is 2+2?", gen_length=8).text, str)
     raw = json.loads((run.folder / "config.json").read_text())
     assert raw["architectures"] == ["LLaDAModelLM"] and raw["model_type"] == "llada"

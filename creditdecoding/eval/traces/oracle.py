@@ -64,7 +64,7 @@ def decode_with_oracle(
     rows = []
     for index, trace in enumerate(references):
         answer = {moment.position: moment.token for moment in token_timings(trace)}
-        if any(not 0 <= token < lm.words.size for token in (*trace.prompt, *answer.values())):
+        if any(not 0 <= token < lm.vocab.size for token in (*trace.prompt, *answer.values())):
             raise OptionError(
                 "the trace is of another model", hint="Name the model that made it with --model."
             )
@@ -79,7 +79,7 @@ def decode_with_oracle(
                 index,
                 trace.prompt,
                 from_mapping(GenerationConfig, known),
-                lm.words,
+                lm.vocab,
                 lm.max_length,
                 lm.geometry,
                 begun,

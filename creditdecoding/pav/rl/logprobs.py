@@ -190,7 +190,7 @@ def _counted(
     kept, steps, first = [], [], len(state.prompt)
     for i, (position, token) in enumerate(zip(query.positions.tolist(), query.targets.tolist())):
         offset = position - first
-        ended = state.done and offset == len(state.written) and token in lm.words.stop_ids
+        ended = state.done and offset == len(state.written) and token in lm.vocab.stop_ids
         if every or offset < len(state.written) or ended:
             kept.append(i)
             steps.append(min(bisect_right(state.ends, offset), state.depth - 1))
@@ -217,7 +217,7 @@ def distributions(
     rows = [each.query.row for each in batch]
     at_row = torch.cat([torch.full_like(each.query.positions, i) for i, each in enumerate(batch)])
     runs, wanted, of = unique_positions(_leads(batch), at_row, _joined(batch, "positions"))
-    flat = logits_at(model, [rows[i] for i in runs], lm.words, lm.device, wanted[0], wanted[1])
+    flat = logits_at(model, [rows[i] for i in runs], lm.vocab, lm.device, wanted[0], wanted[1])
     logp = (flat.to(torch.promote_types(flat.dtype, torch.float32)) / temperature).log_softmax(-1)
     return Lines(logp, of.to(logp.device))
 

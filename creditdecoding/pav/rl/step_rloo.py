@@ -64,7 +64,7 @@ def sample_steps(
         for answer, step in places
     ]
     found = dict(sampler.draw(asks))
-    decode = sampler.lm.words.decode
+    decode = sampler.lm.vocab.decode
     ends = [
         with_end(found[i].state, marks[answer], decode).prefix(step + 1)
         for i, (answer, step) in enumerate(places)

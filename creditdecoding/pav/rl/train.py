@@ -240,7 +240,7 @@ class PolicyTraining:
         ]
         found: dict[int, ScoredAnswer] = {}
         for place, drawn in sampler.draw(asks):
-            state = with_end(drawn.state, self.marks[items[place].task], self.lm.words.decode)
+            state = with_end(drawn.state, self.marks[items[place].task], self.lm.vocab.decode)
             found[place] = ScoredAnswer(
                 items[place], replace(drawn, state=state), self._right(state, items[place])
             )
@@ -330,7 +330,7 @@ class PolicyTraining:
             scored_passes(self.lm, lessons, self.config.tokens),
             self.config.problems // 2,
         )
-        lines = max(1, VALUES // self.lm.words.size)
+        lines = max(1, VALUES // self.lm.vocab.size)
         total, tokens, first = 0.0, 0.0, list[Tensor | None]()
         for late in (False, True):
             first = [

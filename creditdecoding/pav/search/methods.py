@@ -5,7 +5,7 @@ against.
     problem = Problem(tuple(lm.encode("...")), delimiter=".")
     for place, found in search(config, [problem], Sampler(lm, GenerationConfig(temperature=1.0)),
     verifier):
-        print(lm.words.decode(found.choice.answer.state.written), found.spent.sequences)
+        print(lm.vocab.decode(found.choice.answer.state.written), found.spent.sequences)
 """
 
 from __future__ import annotations

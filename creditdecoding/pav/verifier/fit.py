@@ -143,7 +143,7 @@ def check_labels(labels: Labels, lm: LM, tokenizer_only: bool = False) -> None:
         if (
             not label.state.prompt
             or len(ids) > lm.max_length
-            or not 0 <= min(ids) <= max(ids) < lm.words.size
+            or not 0 <= min(ids) <= max(ids) < lm.vocab.size
         ):
             raise OptionError(
                 "a state is not one of this model",

@@ -76,7 +76,7 @@ def suffix_of(lm: LM, masks: int = 0) -> Suffix:
     """What stands behind states: ids of the model's tokenizer, the last of its end tokens (the end
     of a turn where it has both).
     """
-    return Suffix(lm.words.mask_id, lm.words.stop_ids[-1], masks)
+    return Suffix(lm.vocab.mask_id, lm.vocab.stop_ids[-1], masks)
 
 
 def network(lm: LM) -> Transformer:

@@ -189,7 +189,8 @@ def in_process(lm: LM, jobs: list[Job], batch_size: int, seconds: float, tally: 
     while time.perf_counter() < begun + seconds:
         batch = [chosen.choice(jobs) for _ in range(4 * batch_size)]
         rows = [
-            lm.row(lm.encode(job.prompt), job.config(), index) for index, job in enumerate(batch)
+            lm.new_request(lm.encode(job.prompt), job.config(), index)
+            for index, job in enumerate(batch)
         ]
         for done, job in zip(lm.collect(rows), batch):
             tally.tokens, tally.requests = tally.tokens + done.trace.token_count, tally.requests + 1

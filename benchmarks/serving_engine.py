@@ -52,7 +52,7 @@ def requests(lm: LM, count: int) -> list[Request]:
             cfg_scale=0.5 * (i % 11 == 10),
             seed=i,
         )
-        rows.append(replace(lm.rows([prompts[i]], config)[0], index=i))
+        rows.append(replace(lm.new_requests([prompts[i]], config)[0], index=i))
     return rows
 
 

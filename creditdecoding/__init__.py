@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         OptionError,
         QueueFullError,
     )
-    from creditdecoding.integrations.external_model import bring
+    from creditdecoding.integrations.external_model import wrap
     from creditdecoding.lm import LM, Completion, load
     from creditdecoding.trace import FailEvent, FinishEvent, StepEvent, Trace
 
@@ -51,7 +51,7 @@ _HOME = {
         "OptionError",
         "QueueFullError",
     ),
-    "integrations.external_model": ("bring",),
+    "integrations.external_model": ("wrap",),
     "lm": ("LM", "Completion", "load"),
     "trace": ("FailEvent", "FinishEvent", "StepEvent", "Trace"),
 }
@@ -81,9 +81,9 @@ __all__ = [
     "StepEvent",
     "Trace",
     "at_least_one",
-    "bring",
     "from_logits",
     "load",
+    "wrap",
 ]
 
 

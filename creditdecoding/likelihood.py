@@ -270,7 +270,7 @@ def _blocks(
 
 
 def _ids(lm: LM, text: Text, noun: str) -> list[int]:
-    ids = lm.read(text) if isinstance(text, str) else [int(i) for i in text]
+    ids = lm.encode_text(text) if isinstance(text, str) else [int(i) for i in text]
     if not ids:
         raise OptionError(f"the {noun} is empty", hint="Give at least one token.")
     bad = [i for i in ids if not 0 <= i < lm.vocab.size or i == lm.vocab.mask_id]

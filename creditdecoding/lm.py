@@ -33,8 +33,14 @@ from creditdecoding.models import build_on_meta, load_model, memory, read_config
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.models.weights import DTYPES, Progress, check_weights, read_headers
 from creditdecoding.options import from_mapping
-from creditdecoding.text.prompts import Message, Prompt, one_prompt, prompts, whole_characters
-from creditdecoding.text.tokenizer import Tokenizer, load_tokenizer
+from creditdecoding.text.prompts import (
+    Message,
+    Prompt,
+    parse_prompt,
+    parse_prompts,
+    require_valid_unicode,
+)
+from creditdecoding.text.tokenizer import Tokenizer, read_tokenizer
 from creditdecoding.trace import Event, Trace
 from creditdecoding.trace_svg import html_card, shorten
 
@@ -93,14 +99,14 @@ class LM:
         max_length: int,
         device: torch.device,
         batch_size: int = 16,
-        turns: int | None = None,
+        max_turns: int | None = None,
         parse_special: bool = False,
     ) -> None:
-        self.model, self.tokenizer, self.max_length, self.turns = (
+        self.model, self.tokenizer, self.max_length, self.max_turns = (
             model,
             tokenizer,
             max_length,
-            turns,
+            max_turns,
         )
         self.device, self.batch_size, self.parse_special = device, batch_size, parse_special
         self.geometry: ModelGeometry = getattr(model, "geometry", ModelGeometry())
@@ -122,11 +128,11 @@ class LM:
         Names of special tokens in it are plain text too, unless the model was loaded with
         `parse_special`.
         """
-        prompt = one_prompt(prompt)
+        prompt = parse_prompt(prompt)
         text = (
             prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
         )
-        if not whole_characters(text).strip():
+        if not require_valid_unicode(text).strip():
             raise OptionError("the prompt is empty", hint="Give some text.")
         if raw:
             if not isinstance(prompt, str):
@@ -135,47 +141,49 @@ class LM:
                     given=type(prompt).__name__,
                     hint="Give a string, or leave raw off.",
                 )
-            return self.read(prompt)
+            return self.encode_text(prompt)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return self.tokenizer.chat(messages, self.parse_special)
+        return self.tokenizer.encode_chat(messages, self.parse_special)
 
-    def read(self, text: str) -> list[int]:
+    def encode_text(self, text: str) -> list[int]:
         """Ids of a text that somebody typed, without a template; names of special tokens as in
         `encode`.
         """
-        return self.tokenizer.encode(text) if self.parse_special else self.tokenizer.plain(text)
+        return (
+            self.tokenizer.encode(text) if self.parse_special else self.tokenizer.encode_plain(text)
+        )
 
-    def recent(self, history: Sequence[Message]) -> list[Message]:
+    def recent_turns(self, history: Sequence[Message]) -> list[Message]:
         """The last turns of a conversation that the checkpoint was trained to take into account."""
         return (
             list(history)
-            if self.turns is None
-            else list(history[max(0, len(history) - 2 * (self.turns - 1)) :])
+            if self.max_turns is None
+            else list(history[max(0, len(history) - 2 * (self.max_turns - 1)) :])
         )
 
-    def rows(
+    def new_requests(
         self,
         prompts: Sequence[Prompt],
         config: GenerationConfig,
         raw: bool = False,
-        numbers: Sequence[int] | None = None,
+        seed_indices: Sequence[int] | None = None,
     ) -> list[Request]:
         """One row a prompt, ready for `generate.run`.
 
         Each row has a seed of its own (`sample_seed`), by its place among the prompts, or by
         `numbers`, one a prompt, where the prompts are a part of something larger.
         """
-        numbers = range(len(prompts)) if numbers is None else numbers
+        seed_indices = range(len(prompts)) if seed_indices is None else seed_indices
         return [
-            self.row(
+            self.new_request(
                 self.encode(prompt, raw),
                 dataclasses.replace(config, seed=sample_seed(config.seed, number)),
                 i,
             )
-            for i, (prompt, number) in enumerate(zip(prompts, numbers, strict=True))
+            for i, (prompt, number) in enumerate(zip(prompts, seed_indices, strict=True))
         ]
 
-    def row(
+    def new_request(
         self,
         ids: Sequence[int],
         config: GenerationConfig,
@@ -197,7 +205,7 @@ class LM:
             index, ids, config, self.vocab, self.max_length, self.geometry, begun, suffix
         )
 
-    def infill_row(self, text: str, config: GenerationConfig) -> Request:
+    def new_infill_request(self, text: str, config: GenerationConfig) -> Request:
         """A row for a text in which `[MASK]` marks each missing token.
 
         A blank before `[MASK]` belongs to the gap: in most vocabularies it is the first character
@@ -205,9 +213,9 @@ class LM:
         The tokenizer's own mask token marks one too in a model loaded with `parse_special`.
         """
         first, *others = text.replace(f" {INFILL_MASK}", INFILL_MASK).split(INFILL_MASK)
-        ids = self.read(first)
+        ids = self.encode_text(first)
         for part in others:
-            ids += [self.tokenizer.mask_id, *self.read(part)]
+            ids += [self.tokenizer.mask_id, *self.encode_text(part)]
         return new_infill_request(0, ids, config, self.vocab, self.max_length, self.geometry)
 
     def events(self, rows: Sequence[Request]) -> Iterator[Event]:
@@ -220,14 +228,14 @@ class LM:
         """Decode rows to the end, showing each event to `on_event`; completions in the order of
         `rows`.
         """
-        traces = {row.index: self.trace_of(row) for row in rows}
+        traces = {row.index: self.new_trace(row) for row in rows}
         for event in self.events(rows):
             traces[event.row].add(event)
             if on_event is not None:
                 on_event(event)
         return [self.completion(row, traces[row.index]) for row in rows]
 
-    def trace_of(self, row: Request) -> Trace:
+    def new_trace(self, row: Request) -> Trace:
         """An empty trace for a row, its settings filled in."""
         config = {
             f.name: getattr(row.config, f.name)
@@ -290,15 +298,15 @@ class LM:
         conversations is many.
         """
         config = _config(config, options)
-        given, single = prompts(prompt)
-        found = self.collect(self.rows(given, config, raw))
+        given, single = parse_prompts(prompt)
+        found = self.collect(self.new_requests(given, config, raw))
         return found[0] if single else found
 
     def infill(
         self, text: str, config: GenerationConfig | None = None, **options: Any
     ) -> Completion:
         """Fill every `[MASK]` of `text`, one token each; the rest of the text stays as it is."""
-        return self.collect([self.infill_row(text, _config(config, options))])[0]
+        return self.collect([self.new_infill_request(text, _config(config, options))])[0]
 
     def stream(
         self,
@@ -309,7 +317,7 @@ class LM:
         **options: Any,
     ) -> Iterator[str]:
         """Answer one prompt; pieces of text as soon as no later step can change them."""
-        row = self.rows([prompt], _config(config, options), raw)[0]
+        row = self.new_requests([prompt], _config(config, options), raw)[0]
         reading = IncrementalDetokenizer(row, self.vocab)
         yield from filter(None, map(reading.add, self.events([row])))
 
@@ -348,7 +356,7 @@ def load(
         max_length=architecture.max_length,
         device=device,
         batch_size=engine.batch_size,
-        turns=turns,
+        max_turns=turns,
         parse_special=engine.parse_special,
     )
     lm.defaults = _defaults(generation)
@@ -375,7 +383,7 @@ def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def load_words(name: str) -> Tokenizer:
+def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a checkpoint alone. Raises `CheckpointError`."""
     return _open(name, EngineConfig())[2]
 
@@ -384,7 +392,7 @@ def _open(name: str, engine: EngineConfig) -> tuple[Path, ModelConfig, Tokenizer
     """Everything of a checkpoint but its weights."""
     folder = resolve_checkpoint(name, engine.revision, engine.offline, engine.cache_dir)
     architecture, _ = read_config(folder, engine.ignore_config_keys)
-    return folder, architecture, load_tokenizer(folder, architecture)
+    return folder, architecture, read_tokenizer(folder, architecture)
 
 
 def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
@@ -408,7 +416,7 @@ def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
         "bfloat16": (torch.bfloat16, "none"),
         "int8 and bfloat16": (torch.bfloat16, "int8"),
     }
-    piece = tokenizer.piece
+    piece = tokenizer.token_text
     return {
         "checkpoint": str(folder),
         "parameters": architecture.num_parameters(),

@@ -32,14 +32,14 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Survey:
+class InputScan:
     """How many requests a file has, and a digest of its bytes."""
 
     count: int
     digest: str
 
 
-def lines(path: Path, most: int) -> Iterator[Line]:
+def read_lines(path: Path, most: int) -> Iterator[Line]:
     """The lines that are not blank; of each no more than a few bytes beyond `most` are held."""
     number = index = 0
     enough = most + 5  # the end of a line and a byte order mark are not counted
@@ -56,7 +56,7 @@ def lines(path: Path, most: int) -> Iterator[Line]:
                 index += 1
 
 
-def survey(path: Path, most: int) -> Survey:
+def scan_input(path: Path, most: int) -> InputScan:
     """Look at every line before any is answered. Raises `OptionError` if the file cannot be read or
     two lines share a custom_id.
     """
@@ -64,7 +64,7 @@ def survey(path: Path, most: int) -> Survey:
     first: dict[bytes, int] = {}
     again: dict[str, list[int]] = {}
     count = 0
-    for line in lines(path, most):
+    for line in read_lines(path, most):
         count += 1
         name = _name(line, most)
         if name is None:
@@ -88,10 +88,10 @@ def survey(path: Path, most: int) -> Survey:
         digest = hashlib.sha256()
         while part := file.read(1 << 20):
             digest.update(part)
-    return Survey(count, digest.hexdigest())
+    return InputScan(count, digest.hexdigest())
 
 
-def parse(line: Line, most: int) -> Any:
+def parse_line(line: Line, most: int) -> Any:
     """The JSON of a line. Raises `OptionError`."""
     if len(line.data) > most:
         raise OptionError(
@@ -121,7 +121,7 @@ def custom_id(value: Any) -> str | None:
     )
 
 
-def request(value: Any, line: Line) -> tuple[str, dict[str, Any]]:
+def parse_request(value: Any, line: Line) -> tuple[str, dict[str, Any]]:
     """Where a parsed line wants to go, and its body. Raises `OptionError`."""
     where = f"line {line.number}"
     if not isinstance(value, dict):
@@ -156,7 +156,7 @@ def _shown(value: Any) -> str:
 
 def _name(line: Line, most: int) -> str | None:
     try:
-        return custom_id(parse(line, most))
+        return custom_id(parse_line(line, most))
     except OptionError:
         return None
 

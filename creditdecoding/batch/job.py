@@ -17,74 +17,74 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding import run_dir as journal
-from creditdecoding.batch.input import Line, lines, survey
+from creditdecoding.batch.input import Line, read_lines, scan_input
 from creditdecoding.batch.options import BatchConfig
-from creditdecoding.batch.processor import Reply, Setting
+from creditdecoding.batch.processor import BatchSettings, Reply
 from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.fingerprint import checkpoint_digest
 
-INDIFFERENT = ("threads", "batch_size", "offline", "cache_dir", "compile")
+UNRECORDED_OPTIONS = ("threads", "batch_size", "offline", "cache_dir", "compile")
 """Engine options that a run may be taken up with differently: they change who shares a pass, not
 what is asked.
 """
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchJob:
     """A batch: where it reads and writes, what identifies it, how many rows it will have."""
 
-    source: Path
-    out: Path
-    setting: Setting
+    input_path: Path
+    output_path: Path
+    settings: BatchSettings
     manifest: Mapping[str, Any]
     count: int
 
     @property
-    def journal(self) -> Path:
+    def run_dir(self) -> Path:
         """The folder of a run that is not finished."""
-        return self.out.with_name(f"{self.out.name}.partial")
+        return self.output_path.with_name(f"{self.output_path.name}.partial")
 
     @property
     def done(self) -> bool:
         """Whether the output is there. Raises `OptionError` if it is another run's."""
-        if not self.out.exists():
+        if not self.output_path.exists():
             return False
-        with _files(self.out), open(self.out, "rb") as file:
+        with _files(self.output_path), open(self.output_path, "rb") as file:
             if (
                 self.count == sum(1 for _ in file)
                 and not file.seek(0)
-                and all(_id(line) == self.setting.id(i) for i, line in enumerate(file))
+                and all(_id(line) == self.settings.id(i) for i, line in enumerate(file))
             ):
                 return True
         raise OptionError(
             "the output is there already and belongs to another run",
-            given=str(self.out),
+            given=str(self.output_path),
             hint="Choose another, or delete it first.",
         )
 
 
 @dataclass(frozen=True)
-class Tally:
+class BatchSummary:
     """What came out: rows, those of them without an answer, forward passes and tokens of the
     answers.
     """
 
-    rows: int
+    requests: int
     failed: int
     nfe: int
     tokens: int
 
 
-def plan(
+def plan_job(
     source: Path,
     out: Path,
     model: str,
     batch: BatchConfig,
     engine: EngineConfig,
     serve: ServeConfig,
-) -> Plan:
+) -> BatchJob:
     """Look at the input and settle what the run is. Raises `OptionError` for files that cannot be
     used and custom_ids that repeat.
     """
@@ -99,12 +99,12 @@ def plan(
         raise OptionError(
             "input and output are the same file", given=str(source), hint="Choose another output."
         )
-    found = survey(source, batch.max_line)
+    found = scan_input(source, batch.max_line)
     name = batch.name or (Path(model).resolve().name if Path(model).is_dir() else model)
     options = {
         f.name: getattr(engine, f.name)
         for f in dataclasses.fields(engine)
-        if f.name not in INDIFFERENT
+        if f.name not in UNRECORDED_OPTIONS
     }
     checkpoint = checkpoint_digest(
         resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
@@ -117,28 +117,32 @@ def plan(
         **options,
     }
     run = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    setting = Setting(model, name, engine, serve, run, int(source.stat().st_mtime), batch.max_line)
-    return Plan(source, out, setting, manifest, found.count)
+    setting = BatchSettings(
+        model, name, engine, serve, run, int(source.stat().st_mtime), batch.max_line
+    )
+    return BatchJob(source, out, setting, manifest, found.count)
 
 
-def finish(
-    plan: Plan,
+def run_job(
+    plan: BatchJob,
     answer: Callable[[Iterable[Line]], Iterator[Reply]],
     start: Callable[[int, int], Callable[[], None]],
-) -> Tally:
+) -> BatchSummary:
     """Answer the lines that are not yet answered and write the output; `start` gets how many are
     done and how many there are, its result a
     call a row. Raises `OptionError` where the journal is another run's or in use, `CreditError` if
     a row is missing at the end.
     """
-    with _files(plan.journal):
-        with journal.open_run(plan.journal, plan.manifest):
+    with _files(plan.run_dir):
+        with journal.open_run(plan.run_dir, plan.manifest):
             places = _found(plan)
             tick = start(sum(place >= 0 for place in places), plan.count)
-            with journal.record_writer(plan.journal, 0) as note:
+            with journal.record_writer(plan.run_dir, 0) as note:
                 left = (
                     line
-                    for line in islice(lines(plan.source, plan.setting.max_line), plan.count)
+                    for line in islice(
+                        read_lines(plan.input_path, plan.settings.max_line), plan.count
+                    )
                     if places[line.index] < 0
                 )
                 for index, row in answer(left):
@@ -153,16 +157,16 @@ def finish(
                     hint="Run the command again: it goes on where it stopped.",
                 )
             tally = _settle(plan, _found(plan))
-        shutil.rmtree(plan.journal)
+        shutil.rmtree(plan.run_dir)
     return tally
 
 
-def tidy(plan: Plan) -> None:
+def cleanup(plan: BatchJob) -> None:
     """Take away what is left of the journal of a finished run."""
-    shutil.rmtree(plan.journal, ignore_errors=True)
+    shutil.rmtree(plan.run_dir, ignore_errors=True)
 
 
-def _found(plan: Plan) -> array[int]:
+def _found(plan: BatchJob) -> array[int]:
     """Where in the journal the row of each line begins, -1 for those that are not there."""
     places = array("q", [-1]) * plan.count
     path = _noted(plan)
@@ -180,7 +184,7 @@ def _found(plan: Plan) -> array[int]:
     return places
 
 
-def _settle(plan: Plan, places: array[int]) -> Tally:
+def _settle(plan: BatchJob, places: array[int]) -> BatchSummary:
     """Write the rows in the order of their lines."""
     counts = [0, 0, 0]
 
@@ -198,12 +202,12 @@ def _settle(plan: Plan, places: array[int]) -> Tally:
                     counts[i] += value
                 yield journal.json_line(row)
 
-    journal.write_parts_atomically(plan.out, ordered())
-    return Tally(plan.count, *counts)
+    journal.write_parts_atomically(plan.output_path, ordered())
+    return BatchSummary(plan.count, *counts)
 
 
-def _noted(plan: Plan) -> Path:
-    return plan.journal / "samples.0.jsonl"
+def _noted(plan: BatchJob) -> Path:
+    return plan.run_dir / "samples.0.jsonl"
 
 
 def _id(line: bytes) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from creditdecoding.batch.input import Line, custom_id, parse, request
+from creditdecoding.batch.input import Line, custom_id, parse_line, parse_request
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.decoding.engine import Engine
 from creditdecoding.errors import CreditError, OptionError
@@ -42,7 +42,7 @@ Reply = tuple[int, Row]
 
 
 @dataclass(frozen=True)
-class Setting:
+class BatchSettings:
     """All that answers depend on. `run` identifies input and settings: ids and the seeds that lines
     leave out are made from it.
     """
@@ -51,13 +51,13 @@ class Setting:
     name: str
     engine: EngineConfig
     serve: ServeConfig
-    run: str
+    run_id: str
     created: int
     max_line: int
 
     def key(self, index: int) -> str:
         """A name for the answer to a line, the same whenever the same run is done."""
-        return hashlib.blake2b(f"{self.run}:{index}".encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(f"{self.run_id}:{index}".encode(), digest_size=16).hexdigest()
 
     def id(self, index: int) -> str:
         """The id of a row."""
@@ -80,10 +80,10 @@ class _Job:
         )
 
 
-class Desk:
+class BatchProcessor:
     """Answers lines; `lm` is any model with its tokenizer."""
 
-    def __init__(self, lm: LM, setting: Setting) -> None:
+    def __init__(self, lm: LM, setting: BatchSettings) -> None:
         self._lm, self._set = lm, setting
         most = max(1, setting.serve.max_waiting)
         self._queue = most
@@ -142,9 +142,9 @@ class Desk:
         """Hand a line's rows to the engine; the reply where it cannot be served."""
         name = None
         try:
-            value = parse(line, self._set.max_line)
+            value = parse_line(line, self._set.max_line)
             name = custom_id(value)
-            url, body = request(value, line)
+            url, body = parse_request(value, line)
         except OptionError as error:
             return line.index, self._row(
                 line, name, None, {"code": "invalid_line", "message": str(error)}
@@ -186,7 +186,7 @@ class Desk:
             self._set.name,
             asked,
             rows,
-            number=self._set.key(line.index),
+            id=self._set.key(line.index),
             created=self._set.created,
         )
         job, bell = _Job(line, name, shape, {}), asyncio.Event()
@@ -235,6 +235,6 @@ class Desk:
         }
 
 
-def answerer(setting: Setting) -> Desk:
+def make_processor(setting: BatchSettings) -> BatchProcessor:
     """A desk with a model of its own: what a worker on another machine begins with."""
-    return Desk(load(setting.model, setting.engine), setting)
+    return BatchProcessor(load(setting.model, setting.engine), setting)

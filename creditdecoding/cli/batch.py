@@ -38,23 +38,25 @@ def batch(
     engine: EngineConfig,
 ) -> None:
     """Answer a file of requests; goes on after an interruption."""
-    from creditdecoding.batch.job import finish, plan, tidy
-    from creditdecoding.batch.processor import Desk, answerer
+    from creditdecoding.batch.job import cleanup, plan_job, run_job
+    from creditdecoding.batch.processor import BatchProcessor, make_processor
 
     check_writable(out)
-    planned = plan(source, out, model, options, engine, serving)
+    planned = plan_job(source, out, model, options, engine, serving)
     if planned.done:
-        tidy(planned)
+        cleanup(planned)
         return typer.echo(f"{out} is complete already", err=True)
     if options.ray:
-        from creditdecoding.integrations.ray import spread
+        from creditdecoding.integrations.ray import answer_on_ray
 
         answer: Callable[[Iterable[Line]], Iterator[Reply]] = partial(
-            spread, partial(answerer, planned.setting), options, engine
+            answer_on_ray, partial(make_processor, planned.settings), options, engine
         )
     else:
-        answer = Desk(load_lm(model, engine), planned.setting).answers
+        answer = BatchProcessor(load_lm(model, engine), planned.settings).answers
     with open_progress("lines", resumable=True) as start:
-        tally = finish(planned, answer, start)
+        tally = run_job(planned, answer, start)
     passes = f"; {tally.tokens} tokens in {tally.nfe} forward passes" if tally.nfe else ""
-    typer.echo(f"wrote {out}: {tally.rows} rows, {tally.failed} of them errors{passes}", err=True)
+    typer.echo(
+        f"wrote {out}: {tally.requests} rows, {tally.failed} of them errors{passes}", err=True
+    )

@@ -28,7 +28,7 @@ def chat(model: Model = "pocket", *, generation: GenerationConfig, engine: Engin
         if line == "/new":
             history = []
         elif line:
-            history = [*lm.recent(history), {"role": "user", "content": line}]
+            history = [*lm.recent_turns(history), {"role": "user", "content": line}]
             answer = ""
             for piece in lm.stream(history, generation):
                 answer += piece

@@ -45,12 +45,12 @@ def export(
     """
     from creditdecoding.decoders import export_text, load, settings
     from creditdecoding.errors import OptionError
-    from creditdecoding.integrations.blocks import usable
+    from creditdecoding.integrations.blocks import check_decoder
 
     check_writable(out)
     chosen, size = load(decoder)
     if format == "sglang":
-        usable(chosen, settings(chosen)["name"])
+        check_decoder(chosen, settings(chosen)["name"])
     if format == "text" and (block_size or size) is not None:
         raise OptionError(
             "the format text has no place for a block length",
@@ -70,12 +70,12 @@ def usage_comment(decoder: Decoder) -> str:
     """How a decoder's file is used, for its head; without SGLang where that cannot run the decoder."""
     from creditdecoding.decoders import settings
     from creditdecoding.errors import OptionError
-    from creditdecoding.integrations.blocks import usable
-    from creditdecoding.integrations.sglang.plugin import algorithm_of
+    from creditdecoding.integrations.blocks import check_decoder
+    from creditdecoding.integrations.sglang.plugin import algorithm_name
 
     name, here = settings(decoder)["name"], "credit ... --decoder FILE"
     try:
-        usable(decoder, name)
+        check_decoder(decoder, name)
     except OptionError:
         return here
-    return f"{here}\nsglang serve ... --dllm-algorithm {algorithm_of(name)} --dllm-algorithm-config FILE"
+    return f"{here}\nsglang serve ... --dllm-algorithm {algorithm_name(name)} --dllm-algorithm-config FILE"

@@ -46,7 +46,11 @@ def generate(
         raise OptionError("--infill and --raw exclude each other", hint=hint)
     text = read_prompt(prompt, file)
     lm = load_lm(model, engine)
-    request = lm.infill_row(text, generation) if infill else lm.rows([text], generation, raw)[0]
+    request = (
+        lm.new_infill_request(text, generation)
+        if infill
+        else lm.new_requests([text], generation, raw)[0]
+    )
     completion = _watch(lm, request) if watch else lm.collect([request])[0]
     if as_json:
         print_json(completion.to_json())
@@ -62,8 +66,8 @@ def _watch(lm: LM, request: Request) -> Completion:
 
     trace = watch(
         lm.events([request]),
-        lm.trace_of(request),
-        lm.tokenizer.piece,
+        lm.new_trace(request),
+        lm.tokenizer.token_text,
         ends=lm.tokenizer.stop_ids,
         decode=lm.tokenizer.decode,
         delay=FRAME_SECONDS,

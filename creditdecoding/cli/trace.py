@@ -51,7 +51,7 @@ def trace(
     engine: EngineConfig,
 ) -> None:
     """Decode one prompt and show what was committed when; save or draw it."""
-    from creditdecoding.lm import load_words
+    from creditdecoding.lm import load_tokenizer
     from creditdecoding.trace import Trace
 
     check_can_plot(png)
@@ -65,11 +65,11 @@ def trace(
                 hint="Leave them out, or leave --load out.",
             )
         traces = [("trace", Trace.load(load))]
-        piece = load_words(model).piece
+        piece = load_tokenizer(model).token_text
     else:
         text = read_prompt(prompt, file)
         lm = load_lm(model, engine)
-        piece = lm.tokenizer.piece
+        piece = lm.tokenizer.token_text
         configs = [dataclasses.replace(generation, decoder=spec) for spec in against]
         traces = [
             (config.decoder, lm.generate(text, config, raw=raw).trace)

@@ -213,7 +213,7 @@ def refuse_too_long(lm: LM, work: Work, todo: Sequence[int]) -> None:
     asked = dict.fromkeys((key[0], key[1], key[3], key[4]) for key in keys)
     for split, template, family, number in asked:
         with prefix_errors(f"{split} item {number + 1} of {family}"):
-            lm.rows(
+            lm.new_requests(
                 [apply_template(template, work.items[split, family, number].prompt)],
                 config,
                 plan.raw,
@@ -224,9 +224,11 @@ def answers(lm: LM, work: Work, chunk: Chunk) -> Iterator[dict[str, Any]]:
     """The samples of a chunk as they are finished."""
     config = dataclasses.replace(work.plan.generation, decoder=chunk.keys[0][2])
     prompts = [apply_template(key[1], work.item(key).prompt) for key in chunk.keys]
-    rows = lm.rows(prompts, config, work.plan.raw, numbers=[key[4] for key in chunk.keys])
+    rows = lm.new_requests(
+        prompts, config, work.plan.raw, seed_indices=[key[4] for key in chunk.keys]
+    )
     rows.sort(key=lambda row: len(row.canvas))
-    of, traces = {row.index: row for row in rows}, {row.index: lm.trace_of(row) for row in rows}
+    of, traces = {row.index: row for row in rows}, {row.index: lm.new_trace(row) for row in rows}
     for event in lm.events(rows):
         traces[event.row].add(event)
         if isinstance(event, FinishEvent):

@@ -164,7 +164,7 @@ def drop_too_long(
     skipped: dict[str, list[int]] = {}
     for item, number in zip(items, indices_in_family(items)):
         try:
-            lm.rows([item.prompt], config, raw)
+            lm.new_requests([item.prompt], config, raw)
         except TooLongError:
             skipped.setdefault(item.task, []).append(number + 1)
         else:
@@ -192,11 +192,11 @@ def requests_for(
     """
     numbers = indices_in_family(items) if numbers is None else numbers
     try:
-        return lm.rows([item.prompt for item in items], config, raw, numbers)
+        return lm.new_requests([item.prompt for item in items], config, raw, numbers)
     except OptionError:
         for item, number in zip(items, numbers):
             with prefix_errors(f"item {number + 1} of {item.task}"):
-                lm.rows([item.prompt], config, raw)
+                lm.new_requests([item.prompt], config, raw)
         raise
 
 
@@ -258,7 +258,7 @@ def _chunk(
     }
     if len(found) == len(rows):
         return found
-    traces = {row.index: lm.trace_of(row) for row in rows}
+    traces = {row.index: lm.new_trace(row) for row in rows}
     by_index = {row.index: row for row in rows}
     for event in lm.events(rows):
         trace = traces[event.row]
@@ -291,7 +291,7 @@ def _record_of(sample: ScoredAnswer) -> dict[str, Any]:
 
 def _sample_of(lm: LM, row: Request, item: Item, record: dict[str, Any]) -> ScoredAnswer:
     """The sample of a kept line."""
-    trace = restore_trace(record, lm.trace_of(row))
+    trace = restore_trace(record, lm.new_trace(row))
     completion = Completion(record["text"], record["finish"]["reason"], trace)
     return ScoredAnswer(item, completion, record["right"], record["grade"])
 

@@ -31,7 +31,7 @@ from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingParams:
     """How a request's tokens are drawn: temperature 0 takes the likeliest, else seeded Gumbel noise
     after top_k and top_p.
     """
@@ -42,7 +42,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Seat:
+class BlockState:
     """A request in one block. `owner` says whose block it is; `place` holds, one row each, what was
     `given` at the block's start, the masks
     it began with, the step, the seed, whether the rule is through, and what was `lost` when it
@@ -50,18 +50,18 @@ class Seat:
     before the first step."""
 
     owner: Hashable
-    drawing: Drawing
+    drawing: SamplingParams
     place: State
     rule: State | None = None
     failed: bool = False
 
 
-def seed_of(name: str) -> int:
+def seed_from_name(name: str) -> int:
     """A seed that every process of a deployment gives the request called `name`."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 2
 
 
-def usable(decoder: Decoder, name: str) -> Decoder:
+def check_decoder(decoder: Decoder, name: str) -> Decoder:
     """The decoder, if a block's own logits are all it needs. Raises `OptionError` that names it and
     says what it needs beside.
     """
@@ -81,18 +81,18 @@ def usable(decoder: Decoder, name: str) -> Decoder:
     return decoder
 
 
-def seats(
+def new_blocks(
     masked: Tensor,
     given: Tensor,
     owners: Sequence[Hashable],
-    drawings: Sequence[Drawing],
+    drawings: Sequence[SamplingParams],
     seeds: Sequence[int],
-) -> list[Seat]:
+) -> list[BlockState]:
     """Fresh seats for blocks whose `masked` [rows, length] is to be written and whose `given` never
     changes.
     """
     through = ~masked.any(-1)
-    seed = on(seeds, masked.device)
+    seed = to_device(seeds, masked.device)
     place = {
         "given": given,
         "size": masked.sum(-1),
@@ -102,12 +102,12 @@ def seats(
         "lost": torch.zeros_like(given),
     }
     return [
-        Seat(owner, drawing, take_rows(place, slice(i, i + 1)))
+        BlockState(owner, drawing, take_rows(place, slice(i, i + 1)))
         for i, (owner, drawing) in enumerate(zip(owners, drawings))
     ]
 
 
-def on(values: Sequence[int], device: torch.device) -> Tensor:
+def to_device(values: Sequence[int], device: torch.device) -> Tensor:
     """The integers on the device; the host does not wait for them."""
     return torch.tensor(list(values), dtype=torch.long, pin_memory=device.type == "cuda").to(
         device, non_blocking=True
@@ -115,14 +115,14 @@ def on(values: Sequence[int], device: torch.device) -> Tensor:
 
 
 @torch.inference_mode()
-def advance(
+def advance_blocks(
     decoder: Decoder,
     logits: Tensor,
     tokens: Tensor,
     position: Tensor,
     mask_id: int,
-    seated: Sequence[Seat],
-) -> tuple[list[Seat], list[bool]]:
+    seated: Sequence[BlockState],
+) -> tuple[list[BlockState], list[bool]]:
     """One step over all blocks: `tokens` [rows, length] are written in place, the seats returned
     anew, and which blocks are done.
 
@@ -143,7 +143,7 @@ def advance(
     commit, again, written = torch.zeros_like(masked), torch.zeros_like(through), tokens.clone()
     rules: list[State | None] = [None] * len(seated)
     for members in _groups(seated):
-        pick = slice(None) if len(members) == len(seated) else on(members, tokens.device)
+        pick = slice(None) if len(members) == len(seated) else to_device(members, tokens.device)
         drawing, steps = seated[members[0]].drawing, place["step"][pick]
         sampling = Sampling(
             place["seed"][pick],
@@ -188,7 +188,7 @@ def advance(
     return after, over
 
 
-def dropped(tokens: Tensor, mask_id: int, seated: Sequence[Seat]) -> list[Seat]:
+def fail_blocks(tokens: Tensor, mask_id: int, seated: Sequence[BlockState]) -> list[BlockState]:
     """The seats after a pass that told nothing: what is still masked in their blocks [rows, length]
     is lost.
     """
@@ -219,7 +219,7 @@ def _places(masked: Tensor) -> Tensor:
     return torch.arange(masked.numel(), device=masked.device).view(masked.shape)
 
 
-def _states(decoder: Decoder, seated: Sequence[Seat], length: int, logits: Tensor) -> State:
+def _states(decoder: Decoder, seated: Sequence[BlockState], length: int, logits: Tensor) -> State:
     blank = (
         decoder.init(1, length, logits.shape[1], logits.device)
         if any(seat.rule is None for seat in seated)
@@ -236,9 +236,9 @@ def _again(decision: Decision, through: Tensor) -> Tensor:
     )
 
 
-def _groups(seated: Sequence[Seat]) -> Iterator[list[int]]:
+def _groups(seated: Sequence[BlockState]) -> Iterator[list[int]]:
     """Seats that one call of the decoder serves: the same way of drawing."""
-    found: dict[Drawing, list[int]] = {}
+    found: dict[SamplingParams, list[int]] = {}
     for i, seat in enumerate(seated):
         found.setdefault(seat.drawing, []).append(i)
     yield from found.values()

@@ -43,7 +43,7 @@ class _Seen:
     state: State
 
 
-class Decoder:
+class ParallelDecoder:
     """A rule (a name, `NAME:knob=value,...` or an object) as dInfer's loops call it; `seed` + row
     is the seed of a row's draws.
 
@@ -241,12 +241,12 @@ def ThresholdParallelDecoder(  # noqa: N802
     mask_id: int = MASK_ID,
     eos_id: int = END_ID,
     use_float64: bool = False,
-) -> Decoder:
+) -> ParallelDecoder:
     """dInfer's decoder of this name; confidences have the resolution of float64 whatever
     `use_float64` says.
     """
     _remasking(remasking)
-    return Decoder(
+    return ParallelDecoder(
         decoders.create("threshold", threshold=threshold),
         mask_id=mask_id,
         eos_id=eos_id,
@@ -265,7 +265,7 @@ def CreditThresholdParallelDecoder(  # noqa: N802
     mask_id: int = MASK_ID,
     eos_id: int = END_ID,
     use_float64: bool = False,
-) -> Decoder:
+) -> ParallelDecoder:
     """dInfer's decoder of this name, with its constants; credit is sparse and exact, and none is
     left for the next request.
     """
@@ -273,7 +273,7 @@ def CreditThresholdParallelDecoder(  # noqa: N802
     rule = decoders.create(
         "credit", threshold=threshold, alpha=credit_alpha, beta=decay_beta, gamma=boost_gamma
     )
-    return Decoder(rule, mask_id=mask_id, eos_id=eos_id, temperature=temperature)
+    return ParallelDecoder(rule, mask_id=mask_id, eos_id=eos_id, temperature=temperature)
 
 
 def FixedParallelDecoder(  # noqa: N802
@@ -282,9 +282,9 @@ def FixedParallelDecoder(  # noqa: N802
     remasking: str = "low_confidence",
     mask_id: int = MASK_ID,
     eos_id: int = END_ID,
-) -> Decoder:
+) -> ParallelDecoder:
     """dInfer's decoder of this name: `steps` passes a block, as even as possible."""
-    return Decoder(
+    return ParallelDecoder(
         decoders.create("fixed", steps=steps, order=remasking),
         mask_id=mask_id,
         eos_id=eos_id,
@@ -299,7 +299,7 @@ def HierarchyDecoder(  # noqa: N802
     eos_id: int = END_ID,
     threshold: float | None = None,
     low_threshold: float | None = 0.4,
-) -> Decoder:
+) -> ParallelDecoder:
     """dInfer's decoder of this name, for batches too; of equals in a run of masks the first is
     committed, not all.
     """
@@ -308,7 +308,7 @@ def HierarchyDecoder(  # noqa: N802
         1.0 if threshold is None else threshold,
         0.0 if low_threshold is None else low_threshold,
     )
-    return Decoder(
+    return ParallelDecoder(
         decoders.create("hierarchy", threshold=high, low=low),
         mask_id=mask_id,
         eos_id=eos_id,

@@ -1,7 +1,7 @@
 """Networks that are not ours as `Denoiser`s, and with a tokenizer as an `LM`: a transformers model,
 a fine-tune, one inside PEFT, a function.
 
-    lm = bring(model, tokenizer)
+    lm = wrap(model, tokenizer)
     print(lm.generate("The capital of Peru is", raw=True).text)
 
 How a network is to be asked is found out by asking it: three ids, then the same with padding behind
@@ -29,20 +29,20 @@ from creditdecoding.models import known_config
 from creditdecoding.models.attention import block_causal_mask
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.text.tokenizer import Tokenizer, adopt
+from creditdecoding.text.tokenizer import Tokenizer, from_transformers
 
-WAYS = ("padding", "square", "alone")
+MASK_KINDS = ("2d", "4d", "none")
 _LENGTHS = ("max_position_embeddings", "max_sequence_length", "n_positions", "max_seq_len")
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalDenoiser:
     """A network from ids [rows, length] to logits [rows, length, vocab] (or an object that has them
     as `.logits`) as a `Denoiser`.
 
-    `way`: what it is told of padding. "alone" nothing, so rows of different lengths go through it
-    separately; "padding" a mask
-    [rows, length], 1 where there is a token; "square" an additive one [rows, 1, length, length],
+    `way`: what it is told of padding. "none" nothing, so rows of different lengths go through it
+    separately; "2d" a mask
+    [rows, length], 1 where there is a token; "4d" an additive one [rows, 1, length, length],
     which also makes transformers' causal
     classes two-way, or block-causal as `layout` says. `mask_name` is the mask's argument, the
     second one where empty; a network that
@@ -52,12 +52,12 @@ class Foreign:
     """
 
     model: Callable[..., Any]
-    way: str = "alone"
+    mask_kind: str = "none"
     geometry: ModelGeometry = ModelGeometry()
     mask_name: str = "attention_mask"
     needs_mask: bool = False
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    keeps_some: bool = False
+    fixed_arguments: Mapping[str, Any] = field(default_factory=dict)
+    takes_logits_to_keep: bool = False
 
     def __call__(
         self, tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None
@@ -65,7 +65,7 @@ class Foreign:
         row, column = read
         if self.geometry.logit_shift:
             column = (column - 1).clamp(min=0)
-        if allowed is None or self.way != "alone":
+        if allowed is None or self.mask_kind != "none":
             return self._read(tokens, row, column, allowed)
         lengths = allowed[:, 0].sum(-1)
         found: Tensor | None = None
@@ -84,11 +84,13 @@ class Foreign:
         self, tokens: Tensor, row: Tensor, column: Tensor, allowed: Tensor | None = None
     ) -> Tensor:
         """Logits at (row, column) [n]."""
-        kept, place = column.unique(return_inverse=True) if self.keeps_some else (None, column)
-        return self.all(tokens, allowed, kept)[row, place]
+        kept, place = (
+            column.unique(return_inverse=True) if self.takes_logits_to_keep else (None, column)
+        )
+        return self.logits(tokens, allowed, kept)[row, place]
 
     @torch.inference_mode()
-    def all(
+    def logits(
         self, tokens: Tensor, allowed: Tensor | None = None, kept: Tensor | None = None
     ) -> Tensor:
         """Logits of every position, or with `keeps_some` of the columns `kept`; `allowed` [rows, 1,
@@ -96,8 +98,8 @@ class Foreign:
 
         Raises `ModelError` for another shape.
         """
-        arguments, options = [tokens], dict(self.fixed)
-        if self.way != "alone" or self.needs_mask:
+        arguments, options = [tokens], dict(self.fixed_arguments)
+        if self.mask_kind != "none" or self.needs_mask:
             mask = self._mask(tokens, allowed)
             if self.mask_name:
                 options[self.mask_name] = mask
@@ -105,7 +107,7 @@ class Foreign:
                 arguments.append(mask)
         if kept is not None:
             options["logits_to_keep"] = kept
-        with _at_rest(self.model):
+        with eval_mode(self.model):
             found = self.model(*arguments, **options)
         logits = getattr(found, "logits", found[0] if isinstance(found, tuple) and found else found)
         wanted = (len(tokens), tokens.shape[1] if kept is None else len(kept))
@@ -124,7 +126,7 @@ class Foreign:
             if allowed is None
             else allowed
         )
-        if self.way != "square":
+        if self.mask_kind != "4d":
             return seen[:, 0].long()
         if self.geometry.causal_block is not None:
             at = torch.arange(tokens.shape[1], device=tokens.device)
@@ -149,7 +151,7 @@ def _parameter(model: Any) -> Tensor:
 
 
 @contextmanager
-def _at_rest(model: Any) -> Iterator[None]:
+def eval_mode(model: Any) -> Iterator[None]:
     """The body runs without dropout, whatever mode the modules are in."""
     busy = (
         [m for m in model.modules() if m.training]
@@ -165,27 +167,27 @@ def _at_rest(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def denoiser(
+def find_denoiser(
     model: Any,
     mask_id: int,
     *,
-    way: str = "auto",
+    mask_kind: str = "auto",
     logit_shift: bool = False,
     causal_block: int | None = None,
     device: torch.device | None = None,
-) -> tuple[Foreign, int]:
+) -> tuple[ExternalDenoiser, int]:
     """A network as a `Denoiser`, and how many ids its logits have; asked in the first of `WAYS`
     that is right, or in the one given.
 
     Raises `ModelError` for logits of the wrong shape or that are not numbers, `OptionError` where
     the network cannot be used.
     """
-    if way not in ("auto", *WAYS):
+    if mask_kind not in ("auto", *MASK_KINDS):
         raise OptionError(
-            "attention is out of range",
-            given=way,
-            allowed=", ".join(("auto", *WAYS)),
-            hint="Leave attention out.",
+            "mask_kind is out of range",
+            given=mask_kind,
+            allowed=", ".join(("auto", *MASK_KINDS)),
+            hint="Leave mask_kind out.",
         )
     if not callable(model):
         raise OptionError(
@@ -197,22 +199,22 @@ def denoiser(
     mask, others = _arguments(model)
     usable = [
         w
-        for w in WAYS
-        if way in ("auto", w)
-        and (w == "square" or causal_block is None)
-        and (w == "alone" or mask is not None)
+        for w in MASK_KINDS
+        if mask_kind in ("auto", w)
+        and (w == "4d" or causal_block is None)
+        and (w == "none" or mask is not None)
     ]
     place, reasons = device or _parameter(model).device, []
     for each, some in itertools.product(
-        usable, (True, False) if others.get("keeps_some") else (False,)
+        usable, (True, False) if others.get("takes_logits_to_keep") else (False,)
     ):
-        found = Foreign(
+        found = ExternalDenoiser(
             model,
             each,
             ModelGeometry(causal_block, logit_shift),
-            **{**(mask or {}), **others, "keeps_some": some},
+            **{**(mask or {}), **others, "takes_logits_to_keep": some},
         )
-        reason, size = _trial(found, mask_id, place)
+        reason, size = probe(found, mask_id, place)
         if not reason:
             return found, size
         reasons.append(f"{each}: {reason}")
@@ -236,8 +238,8 @@ def _arguments(model: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     except (TypeError, ValueError):  # a builtin
         return None, {}
     others = {
-        "fixed": {"use_cache": False} if "use_cache" in known else {},
-        "keeps_some": "logits_to_keep" in known,
+        "fixed_arguments": {"use_cache": False} if "use_cache" in known else {},
+        "takes_logits_to_keep": "logits_to_keep" in known,
     }
     plain = [p for p in known.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     named = known.get(
@@ -254,14 +256,14 @@ def _arguments(model: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     return {"mask_name": "", "needs_mask": second.default is second.empty}, others
 
 
-def _trial(net: Foreign, mask_id: int, device: torch.device) -> tuple[str, int]:
+def probe(net: ExternalDenoiser, mask_id: int, device: torch.device) -> tuple[str, int]:
     """What is wrong with asking a network in this way, empty where it is right, and the width of
     its logits.
 
     Raises `ModelError` for a wrong shape and for logits that are not numbers.
     """
     try:
-        size = net.all(torch.zeros(1, 1, dtype=torch.long, device=device)).shape[2]
+        size = net.logits(torch.zeros(1, 1, dtype=torch.long, device=device)).shape[2]
         if not 0 <= mask_id < size:
             raise OptionError(
                 "the mask id is outside the vocabulary",
@@ -273,7 +275,7 @@ def _trial(net: Foreign, mask_id: int, device: torch.device) -> tuple[str, int]:
         ids = (ids * 3)[:3]
         rows = [ids, [*ids[:2], mask_id], [mask_id, *ids[1:]]]
         plain, later, earlier = (
-            net.all(torch.tensor([row], device=device))[0].float() for row in rows
+            net.logits(torch.tensor([row], device=device))[0].float() for row in rows
         )
         both = torch.tensor([[*ids, mask_id, mask_id], [*ids, *ids[:2]]], device=device)
         seen = torch.tensor([[[1, 1, 1, 0, 0]], [[1] * 5]], device=device).bool()
@@ -305,7 +307,7 @@ def _trial(net: Foreign, mask_id: int, device: torch.device) -> tuple[str, int]:
     return ("it is causal" if causal else ""), size
 
 
-def bring(
+def wrap(
     model: Any,
     tokenizer: Any,
     *,
@@ -313,7 +315,7 @@ def bring(
     stop_token_ids: Sequence[int] | None = None,
     logit_shift: bool | None = None,
     causal_block: int | None = None,
-    attention: str = "auto",
+    mask_kind: str = "auto",
     max_length: int | None = None,
     batch_size: int = 16,
     device: str | torch.device | None = None,
@@ -345,13 +347,18 @@ def bring(
     place = _parameter(model).device if device is None else torch.device(device)
     longest = max_length or _longest(model, config, known, words.backend)
     if isinstance(model, Transformer):
-        _hold_to(model.config, words.mask_id, logit_shift, causal_block, attention)
+        _hold_to(model.config, words.mask_id, logit_shift, causal_block, mask_kind)
         words = _sized(words, model.config.embedding_rows, stop_token_ids)
         return LM(model, words, max_length=longest, device=place, batch_size=batch_size)
     shift = logit_shift if logit_shift is not None else known is not None and known.logit_shift
     block = causal_block if causal_block is not None or known is None else known.causal_block
-    net, size = denoiser(
-        model, words.mask_id, way=attention, logit_shift=shift, causal_block=block, device=place
+    net, size = find_denoiser(
+        model,
+        words.mask_id,
+        mask_kind=mask_kind,
+        logit_shift=shift,
+        causal_block=block,
+        device=place,
     )
     words = _sized(words, size, stop_token_ids)
     return LM(net, words, max_length=longest, device=place, batch_size=batch_size)
@@ -375,17 +382,17 @@ def _hold_to(
     mask_id: int,
     logit_shift: bool | None,
     causal_block: int | None,
-    attention: str,
+    mask_kind: str,
 ) -> None:
     """Raises `OptionError` for what contradicts the config of a network of ours, which knows these
     things itself.
     """
-    if attention != "auto":
+    if mask_kind != "auto":
         raise OptionError(
-            "attention is not chosen for a network of ours",
-            given=attention,
+            "mask_kind is not chosen for a network of ours",
+            given=mask_kind,
             allowed="auto",
-            hint="Leave attention out.",
+            hint="Leave mask_kind out.",
         )
     given = {"logit_shift": logit_shift, "causal_block": causal_block}
     if config.mask_token_id is not None:
@@ -464,7 +471,7 @@ def _words(
             hint="See docs/your-model.md.",
         )
     try:
-        found = adopt(backend, mask_id, ends)
+        found = from_transformers(backend, mask_id, ends)
     except CheckpointError as error:
         raise OptionError(
             error.what,

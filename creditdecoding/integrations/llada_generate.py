@@ -25,7 +25,7 @@ from creditdecoding.decoding.forward import Denoiser
 from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import Request, new_request, sample_seed
 from creditdecoding.errors import OptionError
-from creditdecoding.integrations.external_model import Foreign
+from creditdecoding.integrations.external_model import ExternalDenoiser
 from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.options import check_fields, from_mapping, option
@@ -36,7 +36,7 @@ BLOCK_LENGTH = 128  # of the originals
 
 
 @dataclass(frozen=True)
-class Options:
+class OriginalArguments:
     """The originals' arguments, with their defaults."""
 
     steps: int = option(
@@ -151,15 +151,15 @@ def generate_fast(
     model: Any, prompt: Tensor, attention_mask: Tensor | None = None, **options: Any
 ) -> tuple[Tensor, int]:
     """Fast-dLLM's `generate`: as `generate`, with the number of forward passes of the batch."""
-    asked = from_mapping(Options, options)
-    check_shapes(prompt, attention_mask)
+    asked = from_mapping(OriginalArguments, options)
+    check_prompt_shape(prompt, attention_mask)
     lm = wrap(model, asked.mask_id, asked.stop_ids, prompt.device)
     kept = (
         torch.ones_like(prompt, dtype=torch.bool)
         if attention_mask is None
         else attention_mask.bool()
     )
-    check_ids(prompt[kept], lm)
+    check_prompt_ids(prompt[kept], lm)
     words = replace(lm.vocab, stop_ids=_ends(asked, lm, isinstance(model, LM)))
     seed = int(torch.randint(2**62, ())) if asked.seed is None else asked.seed
     config = replace(
@@ -193,7 +193,7 @@ def generate_fast(
     return torch.cat((prompt, answers.to(prompt)), dim=1), total(traces).forwards
 
 
-def _scheduled(row: Request, asked: Options) -> Request:
+def _scheduled(row: Request, asked: OriginalArguments) -> Request:
     """The row with the originals' schedule, where no other rule was asked for: `steps` split evenly
     over its blocks.
     """
@@ -210,7 +210,7 @@ def _scheduled(row: Request, asked: Options) -> Request:
     return replace(row, decoder=create("fixed", steps=steps, order=asked.remasking))
 
 
-def _ends(asked: Options, lm: LM, whole: bool) -> tuple[int, ...]:
+def _ends(asked: OriginalArguments, lm: LM, whole: bool) -> tuple[int, ...]:
     """The ids that the end-token option in use is about; `whole`: the model knows all of them."""
     if not (asked.logits_eos_inf or asked.confidence_eos_eot_inf):
         return ()
@@ -233,7 +233,7 @@ def _ends(asked: Options, lm: LM, whole: bool) -> tuple[int, ...]:
     return found[:1] if asked.logits_eos_inf else found
 
 
-def check_shapes(prompt: Tensor, attention_mask: Tensor | None) -> None:
+def check_prompt_shape(prompt: Tensor, attention_mask: Tensor | None) -> None:
     """Hold prompts to ids [rows, length] and their mask to padding on the left. Raises
     `OptionError`.
     """
@@ -271,7 +271,7 @@ def check_shapes(prompt: Tensor, attention_mask: Tensor | None) -> None:
         )
 
 
-def check_ids(ids: Tensor, lm: LM) -> None:
+def check_prompt_ids(ids: Tensor, lm: LM) -> None:
     """Hold the ids of prompts to the vocabulary without its mask. Raises `OptionError`."""
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < lm.vocab.size:
         raise OptionError(
@@ -336,14 +336,14 @@ def wrap(
         raise OptionError(
             "this model does not say what its mask is", hint="Give mask_id; LLaDA's is 126336."
         )
-    net: Denoiser = model if isinstance(model, Transformer) else Foreign(model)
+    net: Denoiser = model if isinstance(model, Transformer) else ExternalDenoiser(model)
     size, longest = (
         (model.config.embedding_rows, model.config.max_length)
         if isinstance(model, Transformer)
         else (0, sys.maxsize)
     )
-    if isinstance(net, Foreign):
-        size = net.all(torch.zeros(1, 1, dtype=torch.long, device=place)).shape[2]
+    if isinstance(net, ExternalDenoiser):
+        size = net.logits(torch.zeros(1, 1, dtype=torch.long, device=place)).shape[2]
     if not 0 <= mask < size:
         raise OptionError(
             "mask_id is outside the vocabulary",

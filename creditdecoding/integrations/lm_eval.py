@@ -40,7 +40,7 @@ _CACHES = {"true": "prefix", "false": "none"}
 
 
 @dataclass(frozen=True)
-class Arguments:
+class ModelArguments:
     """What `--model_args` may name, besides the names that other evaluations of diffusion models
     use for the same (ALIASES).
     """
@@ -96,7 +96,7 @@ ALIASES = {
 _IGNORED = ("max_batch_size", "trust_remote_code", "show_speed", "is_check_greedy")
 
 
-def _arguments(given: Mapping[str, Any]) -> Arguments:
+def _arguments(given: Mapping[str, Any]) -> ModelArguments:
     """lm-eval hands over numbers, booleans or texts, as it read them."""
     known = {
         ALIASES.get(name, name): value
@@ -108,7 +108,8 @@ def _arguments(given: Mapping[str, Any]) -> Arguments:
     ):  # lm-eval's word for "find out"; ours is a number
         del known["batch_size"]
     return from_mapping(
-        Arguments, parse_values(Arguments, {name: str(value) for name, value in known.items()})
+        ModelArguments,
+        parse_values(ModelArguments, {name: str(value) for name, value in known.items()}),
     )
 
 
@@ -201,7 +202,7 @@ class CreditLM(LM):
         }
         if self.arguments.parse_special:
             return str(backend.apply_chat_template(list(chat_history), tokenize=False, **options))
-        return self.lm.tokenizer.conversation(list(chat_history), **options)
+        return self.lm.tokenizer.render_marked(list(chat_history), **options)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answers cut before the first of `until`, requests with the same settings in one run.
@@ -229,7 +230,7 @@ class CreditLM(LM):
         """
         ids = self._read(self._context(context)) or self._start()
         room = max(1, self.lm.max_length - config.gen_length)
-        return self.lm.row(ids[-room:], config, index)
+        return self.lm.new_request(ids[-room:], config, index)
 
     def _config(self, asked: Mapping[str, Any]) -> GenerationConfig:
         """A task's generation_kwargs, under the arguments of the command line."""
@@ -335,7 +336,7 @@ class CreditLM(LM):
         text = (
             backend.bos_token
             or backend.eos_token
-            or self.lm.tokenizer.piece(self.lm.tokenizer.stop_ids[0])
+            or self.lm.tokenizer.token_text(self.lm.tokenizer.stop_ids[0])
         )
         return self.lm.tokenizer.encode(str(text))
 
@@ -345,10 +346,10 @@ class CreditLM(LM):
 
     def _document(self, text: str) -> str:
         """A document's text for `_read`, in which names of special tokens are plain text."""
-        return text if self.arguments.parse_special else self.lm.tokenizer.typed(text)
+        return text if self.arguments.parse_special else self.lm.tokenizer.mark(text)
 
     def _read(self, text: str) -> list[int]:
-        return self.lm.tokenizer.mixed(text)
+        return self.lm.tokenizer.encode_marked(text)
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Ids of both, split where their joint encoding splits; white space between them belongs to

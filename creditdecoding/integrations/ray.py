@@ -38,7 +38,7 @@ PASSES = 2  # a block holds as many lines as this many full passes
 DEATHS = 5  # of one actor, and tries of one block: whoever dies of a line dies again
 
 
-class Actor:
+class BatchActor:
     """One worker: whatever `make` gives, for the blocks that Ray Data sends here."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -55,7 +55,7 @@ class Actor:
         }
 
 
-def spread(
+def answer_on_ray(
     make: Callable[[], Any], options: BatchConfig, engine: EngineConfig, lines: Iterable[Any]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Replies as they come, in any order. Raises `OptionError` if the cluster has too few places,
@@ -159,7 +159,7 @@ def _answered(blocks: Any, make: Callable[[], Any], workers: int, places: dict[s
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         return blocks.map_batches(
-            Actor,
+            BatchActor,
             fn_constructor_args=(make,),
             compute=ray.data.ActorPoolStrategy(size=workers),
             batch_size=None,

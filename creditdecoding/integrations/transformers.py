@@ -27,8 +27,8 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.request import Request, new_request
 from creditdecoding.decoding.streaming import IncrementalDetokenizer
 from creditdecoding.errors import ModelError, OptionError
-from creditdecoding.integrations.external_model import bring
-from creditdecoding.integrations.llada_generate import check_ids, check_shapes
+from creditdecoding.integrations.external_model import wrap
+from creditdecoding.integrations.llada_generate import check_prompt_ids, check_prompt_shape
 from creditdecoding.integrations.transformers_call import (
     Handed,
     callers_arguments,
@@ -101,7 +101,7 @@ def custom_generate(
     mask_token_id: int | None = None,
     logit_shift: bool | None = None,
     causal_block: int | None = None,
-    attention: str = "auto",
+    mask_kind: str = "auto",
     seed: int | None = None,
     **others: Any,
 ) -> Tensor | CreditOutput:
@@ -116,13 +116,13 @@ def custom_generate(
     Draws follow `seed`, by default torch's
     generator. `others` may hold an `attention_mask` [rows, length], 0 on padding; what remains are
     arguments of
-    `GenerationConfig` and `bring`. Raises `CreditError`s.
+    `GenerationConfig` and `wrap`. Raises `CreditError`s.
     """
     called = callers_arguments()
     streamer = called.get("streamer") if streamer is None else streamer
     try:
         asked = generation_config or getattr(model, "generation_config", None) or Asked()
-        check_shapes(input_ids, others.get("attention_mask"))
+        check_prompt_shape(input_ids, others.get("attention_mask"))
         refuse_lost(called)
         functions = [*(logits_processor or ()), *(stopping_criteria or ())]
         refuse_set(model, input_ids, Handed(asked, functions, others))
@@ -131,9 +131,9 @@ def custom_generate(
             "mask_token_id": mask,
             "logit_shift": logit_shift,
             "causal_block": causal_block,
-            "attention": attention,
+            "mask_kind": mask_kind,
         }
-        lm = bring(model, None, batch_size=len(input_ids), **facts)
+        lm = wrap(model, None, batch_size=len(input_ids), **facts)
         ends = _ids(getattr(asked, "eos_token_id", None))
         if not ends and isinstance(model, Transformer):
             ends = lm.vocab.stop_ids  # a network of ours keeps them in its own config
@@ -217,7 +217,7 @@ def _rows(
     kept = (
         torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     )
-    check_ids(ids[kept], lm)
+    check_prompt_ids(ids[kept], lm)
     prompts = [line[here].tolist() for line, here in zip(ids.cpu(), kept.cpu())]
     return [
         new_request(
@@ -240,7 +240,7 @@ def _decoded(lm: LM, rows: list[Request], streamer: Any) -> list[Trace]:
             given=f"{len(rows)} rows",
             hint="Leave the streamer out, or ask one at a time.",
         )
-    traces, sent = [lm.trace_of(row) for row in rows], 0
+    traces, sent = [lm.new_trace(row) for row in rows], 0
     reading = IncrementalDetokenizer(rows[0], lm.vocab)
     for event in lm.events(rows):
         row, trace = rows[event.row], traces[event.row]

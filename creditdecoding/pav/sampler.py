@@ -109,7 +109,7 @@ class Sampler:
                 hint="Ask for states whose answer is not done.",
             )
         config = dataclasses.replace(self._config, seed=ask.seed)
-        return self.lm.row(ask.state.prompt, config, begun=ask.state.written)
+        return self.lm.new_request(ask.state.prompt, config, begun=ask.state.written)
 
     def text(self, state: PartialAnswer) -> str:
         """What a state's answer says, cut before the first stop string."""
@@ -173,7 +173,7 @@ class _Draw:
 
     def __init__(self, ask: RolloutRequest, lm: LM, row: Request) -> None:
         self.ask, self.decode = ask, lm.vocab.decode
-        self.reading, self.trace = IncrementalDetokenizer(row, lm.vocab), lm.trace_of(row)
+        self.reading, self.trace = IncrementalDetokenizer(row, lm.vocab), lm.new_trace(row)
 
     def add(self, event: StepEvent | FinishEvent | FailEvent) -> Rollout | None:
         """Take an event up; what the ask became, if it has ended."""

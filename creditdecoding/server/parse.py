@@ -116,7 +116,7 @@ def make_requests(lm: LM, asked: Any, limits: Limits) -> list[Request]:
         if length == -1:
             config = replace(config, gen_length=max(1, lm.max_length - len(prompt)))
         with blame_param(_field(asked)):
-            row = lm.row(prompt, config, suffix=suffix)
+            row = lm.new_request(prompt, config, suffix=suffix)
         for _ in range(n):
             seed = sample_seed(config.seed, len(rows))
             rows.append(replace(row, config=replace(row.config, seed=seed)))
@@ -204,7 +204,7 @@ def _suffix(lm: LM, asked: CompletionRequest, room: int, limits: Limits) -> list
         raise OptionError(what, given=-1, allowed="1 or more", hint="Give a number.", param=name)
     check_texts(lm, [asked.suffix], room, limits, "suffix")
     with blame_param("suffix"):
-        return lm.read(asked.suffix)
+        return lm.encode_text(asked.suffix)
 
 
 def _ids(lm: LM, prompt: str | list[int], suffix: Sequence[int]) -> list[int]:

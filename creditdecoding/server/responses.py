@@ -183,7 +183,7 @@ class ResponseFormat:
         values = [
             round(answer.logprobs[answer.row.answer_start + since + i], 6) for i in range(len(ids))
         ]
-        pieces = [self.tokenizer.piece(token) for token in ids]
+        pieces = [self.tokenizer.token_text(token) for token in ids]
         if self.chat:
             rows = zip(pieces, values)
             return {
@@ -224,7 +224,9 @@ class DraftCanvas:
         """The canvas after a pass. `end`: where an end token was written first, what lies behind it
         is no answer.
         """
-        self._frame = next_frame(self._frame, event, self._tokenizer.piece, self._row.answer_start)
+        self._frame = next_frame(
+            self._frame, event, self._tokenizer.token_text, self._row.answer_start
+        )
         stops, cells = self._tokenizer.stop_ids, self._frame.cells
         end = next(
             (i for i, cell in enumerate(cells) if cell.state != "masked" and cell.token in stops),

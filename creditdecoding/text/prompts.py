@@ -21,25 +21,25 @@ Prompt = str | Sequence[Message]
 _ALLOWED = 'a text, a list of {"role", "content"} messages, or a list of several of these'
 
 
-def prompts(given: Any) -> tuple[list[Prompt], bool]:
+def parse_prompts(given: Any) -> tuple[list[Prompt], bool]:
     """Prompts from what a caller gave, and whether that was a single one. Raises `OptionError`."""
     if isinstance(given, str):
         return [given], True
     entries = _entries(given)
     if entries and all(isinstance(entry, Mapping) for entry in entries):
-        return [conversation(entries)], True
+        return [parse_messages(entries)], True
     if any(isinstance(entry, Mapping) for entry in entries):
         hint = "Put each conversation into a list of its own."
         raise OptionError("messages and other prompts in one list", allowed=_ALLOWED, hint=hint)
-    return [one_prompt(entry) for entry in entries], False
+    return [parse_prompt(entry) for entry in entries], False
 
 
-def one_prompt(given: Any) -> Prompt:
+def parse_prompt(given: Any) -> Prompt:
     """A single prompt: a text as it is, messages as plain mappings. Raises `OptionError`."""
-    return given if isinstance(given, str) else conversation(_entries(given))
+    return given if isinstance(given, str) else parse_messages(_entries(given))
 
 
-def conversation(entries: Sequence[Any]) -> list[dict[str, Any]]:
+def parse_messages(entries: Sequence[Any]) -> list[dict[str, Any]]:
     """Messages with their content as text; content parts alone are one message of the user. Raises
     `OptionError`.
     """
@@ -122,7 +122,7 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def whole_characters(text: str) -> str:
+def require_valid_unicode(text: str) -> str:
     """The text, if all of it can be written down. Raises `OptionError` for half a character, or for
     a byte that was none.
     """

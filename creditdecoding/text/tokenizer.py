@@ -22,8 +22,8 @@ from creditdecoding.checkpoint import check_file, read_json, read_optional, read
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.text.chat_template import LimitError, render
-from creditdecoding.text.prompts import Message, whole_characters
-from creditdecoding.text.typed import Letters, Names
+from creditdecoding.text.prompts import Message, require_valid_unicode
+from creditdecoding.text.special_names import PlainTextEncoder, SpecialNames
 
 # Tokens with which some models change the length of a text (LLaDA2.2, DreamOn), and further masks:
 # orders to a
@@ -56,9 +56,9 @@ class Tokenizer:
         """Ids of a text; nothing is added. Special tokens written out in it become their ids: for
         text of our own.
         """
-        return list(self._known.encode(whole_characters(text), add_special_tokens=False))
+        return list(self._known.encode(require_valid_unicode(text), add_special_tokens=False))
 
-    def plain(self, text: str) -> list[int]:
+    def encode_plain(self, text: str) -> list[int]:
         """Ids of a text that somebody typed: the name of a special token is letters like any
         others.
 
@@ -68,10 +68,10 @@ class Tokenizer:
         wrong = next((i for i in ids if i in self._orders), None)
         if wrong is not None:
             what = "this tokenizer does not read the name of a special token as plain text"
-            raise OptionError(what, given=self.piece(wrong), hint="Take it out of the text.")
+            raise OptionError(what, given=self.token_text(wrong), hint="Take it out of the text.")
         return ids
 
-    def chat(self, messages: Sequence[Message], parse_special: bool = False) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], parse_special: bool = False) -> list[int]:
         """Ids of a conversation in the checkpoint's chat template, ready for the answer.
 
         What the messages say is plain text, as `plain` reads it, unless `parse_special`; the
@@ -80,9 +80,9 @@ class Tokenizer:
         """
         if parse_special:
             return self.encode(self._rendered(messages))
-        return self.mixed(self.conversation(messages))
+        return self.encode_marked(self.render_marked(messages))
 
-    def conversation(self, messages: Sequence[Message], **options: bool) -> str:
+    def render_marked(self, messages: Sequence[Message], **options: bool) -> str:
         """The text of a conversation, for `mixed`: names of special tokens that the messages hold
         are broken by a sign.
 
@@ -99,14 +99,14 @@ class Tokenizer:
             raise OptionError(what, hint="Take it out of the message.")
         return apart
 
-    def typed(self, text: str) -> str:
+    def mark(self, text: str) -> str:
         """A text that somebody typed, for `mixed`: the names of special tokens in it are broken by
         a sign.
         """
         broken = self._names.broken(text)
         return text if broken is None else str(broken)
 
-    def mixed(self, text: str) -> list[int]:
+    def encode_marked(self, text: str) -> list[int]:
         """Ids of a text in which names of special tokens are special, but for those that a sign
         breaks.
         """
@@ -114,18 +114,18 @@ class Tokenizer:
             return self.encode(text)
         ids = []
         for part, special in self._names.parts(text):
-            ids += self.encode(part) if special else self.plain(self._names.joined(part))
+            ids += self.encode(part) if special else self.encode_plain(self._names.joined(part))
         return ids
 
     @cached_property
-    def _names(self) -> Names:
+    def _names(self) -> SpecialNames:
         """The names of the special tokens."""
-        return Names.of(self._added, self._orders)
+        return SpecialNames.of(self._added, self._orders)
 
     @cached_property
-    def _letters(self) -> Letters:
+    def _letters(self) -> PlainTextEncoder:
         """A second tokenizer, made when it is needed, that knows no special tokens."""
-        return Letters(self._known, self._names)
+        return PlainTextEncoder(self._known, self._names)
 
     @cached_property
     def _orders(self) -> frozenset[int]:
@@ -150,7 +150,7 @@ class Tokenizer:
             )
         asked = {"add_generation_prompt": True, **options}
         try:
-            return rendered(self.backend, messages, **asked)
+            return render_chat(self.backend, messages, **asked)
         except Exception as error:  # jinja's errors, which templates also raise by themselves
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             way_out = (
@@ -172,7 +172,7 @@ class Tokenizer:
             )
         )
 
-    def piece(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         """One token as a person should see it, special tokens by name."""
         return str(
             self._known.decode(
@@ -184,12 +184,12 @@ class Tokenizer:
     def _known(self) -> Any:
         """The tokenizer behind it. Raises `OptionError` where a model was brought without one."""
         if self.backend is None:
-            hint = "Give one to bring(model, tokenizer); prompts of ids go through LM.row(ids, config)."
+            hint = "Give one to wrap(model, tokenizer); prompts of ids go through LM.new_request(ids, config)."
             raise OptionError("this model has no tokenizer, so it reads no text", hint=hint)
         return self.backend
 
 
-def rendered(backend: Any, messages: Sequence[Message], **options: bool) -> str:
+def render_chat(backend: Any, messages: Sequence[Message], **options: bool) -> str:
     """The text of a conversation in the tokenizer's chat template. Raises whatever the template
     raises.
     """
@@ -209,7 +209,7 @@ def rendered(backend: Any, messages: Sequence[Message], **options: bool) -> str:
     return str(text)
 
 
-def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer:
+def read_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer:
     """Load the tokenizer in `folder`; `config`, if there is a model, adds its ids and is checked.
     Raises `CheckpointError`.
     """
@@ -241,12 +241,14 @@ def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer
             allowed=f"at most {config.embedding_rows}",
             hint="The tokenizer belongs to another checkpoint.",
         )
-    return adopt(
+    return from_transformers(
         backend, config.mask_token_id if config else None, config.stop_token_ids if config else ()
     )
 
 
-def adopt(backend: Any, mask_id: int | None = None, stop_ids: Iterable[int] = ()) -> Tokenizer:
+def from_transformers(
+    backend: Any, mask_id: int | None = None, stop_ids: Iterable[int] = ()
+) -> Tokenizer:
     """A transformers tokenizer with the ids that decoding needs; the mask is `mask_id` or else its
     own. Raises `CheckpointError`.
     """
@@ -378,7 +380,7 @@ def _end_of_turn(backend: Any) -> list[int]:
         return []
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
     try:
-        after = rendered(backend, turns).rsplit("ANSWER", 1)[-1]
+        after = render_chat(backend, turns).rsplit("ANSWER", 1)[-1]
     except Exception as error:  # jinja's errors, which templates also raise by themselves
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(

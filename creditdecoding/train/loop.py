@@ -27,7 +27,7 @@ from creditdecoding.models.families import llada
 from creditdecoding.models.transformer import Transformer, init_weights
 from creditdecoding.models.weights import load_weights, save_weights
 from creditdecoding.tasks.base import Task
-from creditdecoding.text.tokenizer import Tokenizer, load_tokenizer
+from creditdecoding.text.tokenizer import Tokenizer, read_tokenizer
 from creditdecoding.train.initial import DRILL_ANSWER, init_induction_heads, lookup_drill
 from creditdecoding.train.objective import (
     MaskedBatch,
@@ -339,7 +339,7 @@ def run_peer(
 ) -> None:
     """A further process of a run: the same steps on rows of its own, nothing saved or logged."""
     join_group(rank, world, meeting)
-    run = TrainingRun(config, load_tokenizer(folder), families, folder, rank)
+    run = TrainingRun(config, read_tokenizer(folder), families, folder, rank)
     while run.step < config.steps:
         run.train_step()
 

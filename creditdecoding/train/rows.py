@@ -44,7 +44,7 @@ def make_batches(
     """
     rows = []
     for item in items:
-        prompt = tokenizer.chat([{"role": "user", "content": item.prompt}])
+        prompt = tokenizer.encode_chat([{"role": "user", "content": item.prompt}])
         rows.append((prompt, [*tokenizer.encode(item.answer), end_of_turn]))
     rows.sort(key=lambda row: len(row[0]) + len(row[1]))
     size = len(rows) // parts

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from creditdecoding.tasks.base import Task, generate_items
 from creditdecoding.text.tokenizer import Tokenizer as TaskTokenizer
-from creditdecoding.text.tokenizer import load_tokenizer
+from creditdecoding.text.tokenizer import read_tokenizer
 
 BOS, EOS, MASK, EOT = "<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|eot_id|>"
 SPECIAL = (BOS, EOS, MASK, "<|start_header_id|>", "<|end_header_id|>", EOT)
@@ -71,7 +71,7 @@ def task_tokenizer(families: Sequence[Task], size: int, folder: Path) -> TaskTok
             for item in itertools.islice(generate_items(family, "train", 0), 4000):
                 texts += [item.prompt, item.answer]
         save_tokenizer(train_tokenizer(texts, size), folder)
-    return load_tokenizer(folder)
+    return read_tokenizer(folder)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creditdecoding.batch.input import Line, custom_id, lines, parse, request
-from creditdecoding.batch.job import Plan, Tally, finish, plan
+from creditdecoding.batch.input import Line, custom_id, parse_line, parse_request, read_lines
+from creditdecoding.batch.job import BatchJob, BatchSummary, plan_job, run_job
 from creditdecoding.batch.options import BatchConfig
-from creditdecoding.batch.processor import Desk, Reply
+from creditdecoding.batch.processor import BatchProcessor, Reply
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.lm import LM, load
@@ -48,14 +48,14 @@ def text(name: str, **fields: Any) -> str:
     )
 
 
-def made(folder: Path, *written: str | bytes, **options: Any) -> Plan:
+def made(folder: Path, *written: str | bytes, **options: Any) -> BatchJob:
     source = folder / "in.jsonl"
     source.write_bytes(
         b"\n".join(line if isinstance(line, bytes) else line.encode() for line in written)
     )
     os.utime(source, (10**9, 10**9))
     serve = ServeConfig(max_waiting=options.pop("max_waiting", 64))
-    return plan(
+    return plan_job(
         source,
         folder / options.pop("out", "out.jsonl"),
         "pocket",
@@ -69,10 +69,10 @@ def counted(_: int, __: int) -> Callable[[], None]:
     return lambda: None
 
 
-def done(lm: LM, planned: Plan) -> list[dict[str, Any]]:
-    finish(planned, Desk(lm, planned.setting).answers, counted)
-    assert not planned.journal.exists() and planned.done
-    return rows(planned.out)
+def done(lm: LM, planned: BatchJob) -> list[dict[str, Any]]:
+    run_job(planned, BatchProcessor(lm, planned.settings).answers, counted)
+    assert not planned.run_dir.exists() and planned.done
+    return rows(planned.output_path)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -183,16 +183,16 @@ def test_files_that_cannot_be_used_are_refused(lm: LM, tmp_path: Path) -> None:
     planned = made(tmp_path, text("a"))
     for source, out in (
         (tmp_path / "no", "out"),
-        (planned.source, "in.jsonl"),
-        (planned.source, "no/out"),
-        (planned.source, "."),
+        (planned.input_path, "in.jsonl"),
+        (planned.input_path, "no/out"),
+        (planned.input_path, "."),
     ):
         with pytest.raises(OptionError):
-            plan(source, tmp_path / out, "pocket", BatchConfig(), EngineConfig(), ServeConfig())
-    planned.out.write_text("mine\n")
+            plan_job(source, tmp_path / out, "pocket", BatchConfig(), EngineConfig(), ServeConfig())
+    planned.output_path.write_text("mine\n")
     with pytest.raises(OptionError, match="there already"):
         _ = planned.done
-    planned.out.unlink()
+    planned.output_path.unlink()
     assert not done(lm, made(tmp_path, out="empty.jsonl"))
 
 
@@ -208,7 +208,7 @@ def test_a_run_that_ends_anywhere_goes_on(lm: LM, tmp_path: Path) -> None:
     began: list[int] = []
 
     def some(left: Iterable[Line]) -> Iterator[Reply]:
-        for i, reply in enumerate(Desk(lm, broken.setting).answers(left)):
+        for i, reply in enumerate(BatchProcessor(lm, broken.settings).answers(left)):
             if i == 3:
                 raise Killed
             yield reply
@@ -219,30 +219,33 @@ def test_a_run_that_ends_anywhere_goes_on(lm: LM, tmp_path: Path) -> None:
 
     for _ in range(2):
         with pytest.raises(Killed):
-            finish(broken, some, start)
-        with open(broken.journal / "samples.0.jsonl", "ab") as file:
+            run_job(broken, some, start)
+        with open(broken.run_dir / "samples.0.jsonl", "ab") as file:
             file.write(b'{"line": 9, "ro')
-    assert not broken.out.exists()
+    assert not broken.output_path.exists()
     with pytest.raises(OptionError, match="name"):
-        finish(made(tmp_path, *asked, name="another"), some, start)
+        run_job(made(tmp_path, *asked, name="another"), some, start)
     with pytest.raises(OptionError, match="input"):
-        finish(made(tmp_path, *asked, "more"), some, start)
-    finish(made(tmp_path, *asked), Desk(lm, broken.setting).answers, start)
-    assert began == [0, 3, 6] and broken.out.read_bytes() == undisturbed.out.read_bytes()
+        run_job(made(tmp_path, *asked, "more"), some, start)
+    run_job(made(tmp_path, *asked), BatchProcessor(lm, broken.settings).answers, start)
+    assert (
+        began == [0, 3, 6]
+        and broken.output_path.read_bytes() == undisturbed.output_path.read_bytes()
+    )
 
 
 def test_rows_are_held_to_the_lines_whoever_answers(tmp_path: Path) -> None:
     planned = made(tmp_path, *(text(str(i)) for i in range(4)))
 
     def reply(i: int) -> Reply:
-        return i, {"id": planned.setting.id(i), "custom_id": str(i), "response": None, "error": {}}
+        return i, {"id": planned.settings.id(i), "custom_id": str(i), "response": None, "error": {}}
 
     with pytest.raises(CreditError, match="2 lines were not answered"):
-        finish(planned, lambda _: iter([reply(3), reply(1), reply(3)]), counted)
-    assert finish(
+        run_job(planned, lambda _: iter([reply(3), reply(1), reply(3)]), counted)
+    assert run_job(
         planned, lambda left: iter([reply(line.index) for line in left] * 2), counted
-    ) == Tally(4, 4, 0, 0)
-    assert [row["custom_id"] for row in rows(planned.out)] == ["0", "1", "2", "3"]
+    ) == BatchSummary(4, 4, 0, 0)
+    assert [row["custom_id"] for row in rows(planned.output_path)] == ["0", "1", "2", "3"]
 
 
 def test_lines_are_taken_as_there_is_room(lm: LM, tmp_path: Path) -> None:
@@ -251,11 +254,11 @@ def test_lines_are_taken_as_there_is_room(lm: LM, tmp_path: Path) -> None:
 
     def watched() -> Iterator[Line]:
         nonlocal taken
-        for line in lines(planned.source, 2**20):
+        for line in read_lines(planned.input_path, 2**20):
             taken += 1
             yield line
 
-    replies = Desk(lm, planned.setting).answers(watched())
+    replies = BatchProcessor(lm, planned.settings).answers(watched())
     next(replies)
     assert taken <= 16 + 2 * 3
     replies.close()
@@ -267,8 +270,8 @@ def test_lines_are_taken_as_there_is_room(lm: LM, tmp_path: Path) -> None:
 def test_any_line_is_a_request_or_refused(data: bytes) -> None:
     line = Line(0, 1, data)
     try:
-        value = parse(line, 2**20)
-        url, body = request(value, line)
+        value = parse_line(line, 2**20)
+        url, body = parse_request(value, line)
     except OptionError as error:
         assert "line 1" in str(error)
     else:
@@ -281,7 +284,7 @@ def test_lines_are_split_like_any_reader_does(tmp_path: Path, most: int) -> None
     path.write_bytes(
         b"\xef\xbb\xbfab\r\n\n" + b"c" * 40 + b"\n   \nd\n" + b"e" * 5 + b"\n" + b" " * 99 + b"{}"
     )
-    found = list(lines(path, most))
+    found = list(read_lines(path, most))
     assert [(line.index, line.number) for line in found] == [(0, 1), (1, 3), (2, 5), (3, 6), (4, 7)]
     whole = [b"ab", b"c" * 40, b"d", b"e" * 5, b" " * 99 + b"{}"]
     assert all(
@@ -294,7 +297,7 @@ def test_the_command_answers_a_file_and_says_so(tmp_path: Path) -> None:
     """That it survives a kill is in test_interrupt.py."""
     source = made(
         tmp_path, *(chat(f"r{i}", PROMPTS[i], max_tokens=8) for i in range(3)), "bad"
-    ).source
+    ).input_path
     command = ["batch", source, tmp_path / "out.jsonl", "--threads", "1"]
     done = run_credit(command)
     assert done.status == 0 and "4 rows, 1 of them errors" in done.stderr

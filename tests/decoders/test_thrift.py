@@ -127,8 +127,11 @@ def test_a_row_gets_in_a_batch_what_it_gets_alone(lm: LM, cache: str) -> None:
     )
     others = dataclasses.replace(config, decoder="threshold", block_length=32)
     rows = [
-        *lm.rows(PROMPTS, config),
-        *(dataclasses.replace(row, index=row.index + 3) for row in lm.rows(PROMPTS, others)),
+        *lm.new_requests(PROMPTS, config),
+        *(
+            dataclasses.replace(row, index=row.index + 3)
+            for row in lm.new_requests(PROMPTS, others)
+        ),
     ]
     together = lm.collect(rows)
     alone = [lm.collect([dataclasses.replace(row, index=0)])[0] for row in rows]
@@ -143,7 +146,7 @@ def test_the_next_block_is_seen_where_the_pass_computes_it(lm: LM, cache: str) -
     config = GenerationConfig(
         decoder="thrift:threshold=0.99", cache=cache, block_length=8, gen_length=40
     )
-    rows = lm.rows(PROMPTS, config)
+    rows = lm.new_requests(PROMPTS, config)
     steps = [
         (step.step, max(step.positions) >= row.blocks[step.block][1])
         for row, done in zip(rows, lm.collect(rows))
@@ -179,7 +182,7 @@ def test_a_block_causal_model_is_looked_ahead_in_inside_its_blocks_only(tmp_path
     assert grid is not None and grid % 2 == 0
 
     def run(block: int) -> list[Tensor]:
-        rows = lm.rows(
+        rows = lm.new_requests(
             ["a b c", "b"],
             GenerationConfig(
                 decoder="thrift:threshold=0",

@@ -15,7 +15,7 @@ from creditdecoding.decoders import names
 from creditdecoding.decoding.request import new_request
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
-from creditdecoding.text.tokenizer import Tokenizer, adopt
+from creditdecoding.text.tokenizer import Tokenizer, from_transformers
 from tools.make_checkpoint import EOT, llada_tokenizer
 
 torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def words(special: bool) -> Tokenizer:
     for text in (*CONTROL, *HARMLESS):
         base.add_tokens([AddedToken(text, special=special, normalized=False)])
     backend = PreTrainedTokenizerFast(tokenizer_object=base)
-    return adopt(
+    return from_transformers(
         backend, backend.convert_tokens_to_ids("<|mdm_mask|>"), [backend.convert_tokens_to_ids(EOT)]
     )
 
@@ -79,7 +79,7 @@ def test_control_tokens_of_the_bare_vocabulary_are_found() -> None:
         def get_added_vocab(self) -> dict[str, int]:
             return {}
 
-    assert adopt(Bare()).control_ids == (1,)  # [split] is also what code looks like
+    assert from_transformers(Bare()).control_ids == (1,)  # [split] is also what code looks like
 
 
 @pytest.mark.parametrize("decoder", names())
@@ -97,11 +97,11 @@ def test_no_rule_writes_a_control_token_that_the_model_prefers(
         pytest.skip(f"this rule needs a network of this package: {error}")
     answer = lm.collect([row])[0]
     assert not set(answer.trace.written.values()) & set(tokenizer.control_ids)
-    assert temperature or answer.text == tokenizer.piece(65) * 8
+    assert temperature or answer.text == tokenizer.token_text(65) * 8
 
 
 def test_a_begun_answer_with_a_control_token_is_refused() -> None:
     tokenizer = words(special=True)
     lm = LM(Pushy([65], tokenizer.size), tokenizer, max_length=64, device=torch.device("cpu"))
     with pytest.raises(OptionError, match="control token"):
-        lm.row([65], GenerationConfig(gen_length=8), begun=[tokenizer.control_ids[0]])
+        lm.new_request([65], GenerationConfig(gen_length=8), begun=[tokenizer.control_ids[0]])

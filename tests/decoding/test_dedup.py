@@ -83,7 +83,7 @@ def draws(lm: LM, cache: str, decoder: str, **options: Any) -> list[Request]:
             seed=seed,
             **options,
         )
-        found.append(lm.row(lm.encode(text, raw=True), config, begun=begun))
+        found.append(lm.new_request(lm.encode(text, raw=True), config, begun=begun))
     return found
 
 

@@ -99,9 +99,9 @@ def rows(draw: Callable[[st.SearchStrategy[Any]], Any], lm: LM) -> list[Request]
         )
         text = prompt + "[MASK]" * draw(st.integers(1, 3)) + " red"
         found.append(
-            lm.infill_row(text, config)
+            lm.new_infill_request(text, config)
             if draw(st.booleans()) and draw(st.booleans())
-            else lm.rows([prompt], config, raw=True)[0]
+            else lm.new_requests([prompt], config, raw=True)[0]
         )
     return found
 
@@ -165,7 +165,7 @@ def test_the_embedded_model_answers_as_alone(pocket: LM) -> None:
             (d, c) for d in ("credit", "klass", "edit") for c in ("none", "dual", "prefix")
         )
     ]
-    asked = [pocket.rows([prompts[i % 3]], config)[0] for i, config in enumerate(configs)]
+    asked = [pocket.new_requests([prompts[i % 3]], config)[0] for i, config in enumerate(configs)]
     server = engine(pocket, 5)
     traces = {server.submit(row): Trace(()) for row in asked}
     while server.busy:
@@ -183,7 +183,7 @@ def test_the_embedded_model_answers_as_alone(pocket: LM) -> None:
 
 
 def test_streams_drive_each_other_and_a_consumer_may_leave(pocket: LM) -> None:
-    row = pocket.rows(["What is the capital of Peru?"], GenerationConfig(gen_length=24))[0]
+    row = pocket.new_requests(["What is the capital of Peru?"], GenerationConfig(gen_length=24))[0]
     server = engine(pocket)
     other = server.submit(row)
     one, two = server.stream(row), server.stream(dataclasses.replace(row, decoder=resolve("fixed")))
@@ -203,7 +203,7 @@ def test_streams_drive_each_other_and_a_consumer_may_leave(pocket: LM) -> None:
 
 
 def test_a_full_queue_and_a_request_too_large_are_refused_with_figures(pocket: LM) -> None:
-    row = pocket.rows(
+    row = pocket.new_requests(
         ["What is the capital of Peru?"], GenerationConfig(gen_length=24, cache="dual")
     )[0]
     server = engine(pocket, batch_size=2, max_waiting=3)
@@ -225,9 +225,9 @@ def test_a_cached_block_does_not_wait_for_a_canvas(pocket: LM) -> None:
     config = GenerationConfig(gen_length=96, block_length=8, decoder="fixed", early_stop=False)
     prompt = ["What is the capital of Peru and the language of Japan?"]
     server = engine(pocket)
-    server.submit(pocket.rows(prompt, config)[0])
+    server.submit(pocket.new_requests(prompt, config)[0])
     for _ in range(7):
-        server.submit(pocket.rows(prompt, dataclasses.replace(config, cache="dual"))[0])
+        server.submit(pocket.new_requests(prompt, dataclasses.replace(config, cache="dual"))[0])
     widths: dict[int, set[int]] = {}
     passes = Counter[int]()
     for _ in range(30):

@@ -46,7 +46,7 @@ def rows_of(
         **{"gen_length": 24, "block_length": 8, "decoder": "credit", **options}
     )
     return [
-        lm.rows([ASKED[i % 3]], dataclasses.replace(config, cache=cache))[0]
+        lm.new_requests([ASKED[i % 3]], dataclasses.replace(config, cache=cache))[0]
         for i, cache in enumerate(caches)
     ]
 
@@ -136,7 +136,7 @@ def test_a_row_of_nan_ends_alone_and_its_place_is_clean(guided: float, lm: LM) -
     expected = answers(lm, others)
     assert not any(poison in tokens for tokens in expected)
     broken = with_a_broken_id(poison)
-    bad = lm.rows([ASKED[2]], dataclasses.replace(long.config, cache="dual"))[0]
+    bad = lm.new_requests([ASKED[2]], dataclasses.replace(long.config, cache="dual"))[0]
     bad = dataclasses.replace(bad, canvas=bad.canvas.clone())
     bad.canvas[2] = poison
     engine = Engine(broken.model, lm.vocab, lm.device, EngineConfig(batch_size=3))
@@ -266,7 +266,7 @@ def test_rows_stay_within_the_memory_that_was_given(lm: LM) -> None:
     holding both.
     """
     short = rows_of(lm, ("dual",) * 6)
-    long = lm.rows(
+    long = lm.new_requests(
         [ASKED[2] * 3],
         GenerationConfig(gen_length=64, block_length=16, cache="prefix", decoder="fixed:k=4"),
     )[0]

@@ -192,7 +192,7 @@ def trace_of(lm: LM, **options: Any) -> Trace:
             lm.geometry,
         )
     ]
-    trace = lm.trace_of(rows[0])
+    trace = lm.new_trace(rows[0])
     for event in lm.events(rows):
         trace.add(event)
     return trace
@@ -241,7 +241,7 @@ def test_an_infilled_text_is_scored_at_its_gaps() -> None:
     row = new_infill_request(
         0, [1, MASK, 3, MASK, MASK, 2], GenerationConfig(decoder="fixed"), lm.vocab, 99
     )
-    (done,) = [lm.trace_of(row)]
+    (done,) = [lm.new_trace(row)]
     for event in lm.events([row]):
         done.add(event)
     found = rescore(lm, done)

@@ -27,8 +27,8 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create, export_text
 from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import SpecialTokens, new_request
-from creditdecoding.integrations.blocks import seed_of, usable
-from creditdecoding.integrations.sglang.plugin import ALGORITHMS, algorithm_of, algorithms
+from creditdecoding.integrations.blocks import check_decoder, seed_from_name
+from creditdecoding.integrations.sglang.plugin import ALGORITHMS, algorithm_name
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.ops.noise import gumbel_noise, uniform_noise
 from creditdecoding.trace import StepEvent
@@ -263,7 +263,7 @@ def ours(decoder: Any, requests: list[Request], length: int) -> dict[int, Commit
             temperature=temperature,
             top_k=top_k if temperature and top_k < VOCAB else None,
             top_p=top_p if temperature and top_p < 1 else None,
-            seed=seed_of(request.rid),
+            seed=seed_from_name(request.rid),
             early_stop=False,
         )
         rows.append(
@@ -339,7 +339,7 @@ def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[i
     )  # mask tokens in prompts from masks to write
     requests = some_requests(dice, length, odd=MASK if tells else 5)
     algorithm = made(
-        sglang, algorithm_of(name), fdfo, length, export_text(decoder, "sglang", length)
+        sglang, algorithm_name(name), fdfo, length, export_text(decoder, "sglang", length)
     )
     wanted = ours(decoder, requests, length)
     aborted = {request.rid for request in requests if fdfo and dice.random() < 0.25}
@@ -485,9 +485,9 @@ def refusals(sglang: Any) -> dict[str, str]:
 def unable() -> set[str]:
     """Decoders that SGLang cannot run; their algorithms say so."""
     found = set()
-    for name in algorithms().values():
+    for name in algorithm_decoders().values():
         try:
-            usable(create(name), name)
+            check_decoder(create(name), name)
         except Exception:
             found.add(name)
     return found
@@ -509,9 +509,11 @@ def main(each: int) -> None:
 
     ready = time.perf_counter() - began
     mine = [
-        name for name in algorithms() if issubclass(registry.algo_name_to_cls[name], DllmAlgorithm)
+        name
+        for name in algorithm_decoders()
+        if issubclass(registry.algo_name_to_cls[name], DllmAlgorithm)
     ]
-    names, dice = sorted(set(algorithms().values()) - unable()), random.Random(11)
+    names, dice = sorted(set(algorithm_decoders().values()) - unable()), random.Random(11)
     found = {
         (name, fdfo): [scenario(registry, name, fdfo, dice) for _ in range(each)]
         for name in names

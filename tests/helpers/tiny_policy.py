@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.lm import LM, load_words
+from creditdecoding.lm import LM, load_tokenizer
 from creditdecoding.pav.rl.logprobs import with_end
 from creditdecoding.pav.sampler import Cost, Rollout
 from creditdecoding.pav.steps import PartialAnswer, complete
 from creditdecoding.trace import FinishEvent, StepEvent
 
 LENGTH, TEMPERATURE = 3, 1.7
-WORDS = load_words("pocket")
+WORDS = load_tokenizer("pocket")
 IDS = (WORDS.encode("a")[0], WORDS.encode("b")[0], WORDS.encode(".")[0], WORDS.stop_ids[-1])
 CONFIG = GenerationConfig(
     decoder="fixed", gen_length=LENGTH, block_length=1, temperature=TEMPERATURE
@@ -75,13 +75,13 @@ def every_draw(lm: LM, config: GenerationConfig, threshold: float) -> list[tuple
     """Each way in which a threshold rule can write one block of the tiny policy, all draws told,
     with its chance.
     """
-    row = lm.row(PROMPT, config)
+    row = lm.new_request(PROMPT, config)
     found: list[tuple[float, Rollout]] = []
 
     def go(canvas: Tensor, chance: float, steps: list[StepEvent]) -> None:
         masked = (canvas == WORDS.mask_id).nonzero()[:, 0]
         if not len(masked):
-            trace = lm.trace_of(row)
+            trace = lm.new_trace(row)
             ids = tuple(canvas[len(PROMPT) :].tolist())
             kept = ids[: ids.index(IDS[-1])] if IDS[-1] in ids else ids
             for event in (*steps, FinishEvent(0, "stop" if kept != ids else "length", kept, 0.0)):
@@ -127,7 +127,7 @@ def every_draw(lm: LM, config: GenerationConfig, threshold: float) -> list[tuple
 
 
 def _written(lm: LM, ids: tuple[int, ...], config: GenerationConfig) -> Rollout:
-    trace = lm.trace_of(lm.row(PROMPT, config))
+    trace = lm.new_trace(lm.new_request(PROMPT, config))
     for i, token in enumerate(ids):
         trace.add(StepEvent(0, i, i, 0, (len(PROMPT) + i,), (token,), (1.0,), None, (True,), 0.0))
     kept = ids[:-1] if ids[-1] == IDS[-1] else ids

@@ -19,9 +19,9 @@ from creditdecoding.errors import CreditError, ModelError, OptionError
 from creditdecoding.integrations import dinfer
 from creditdecoding.integrations.dinfer import (
     CreditThresholdParallelDecoder,
-    Decoder,
     FixedParallelDecoder,
     HierarchyDecoder,
+    ParallelDecoder,
 )
 from creditdecoding.trace import StepEvent
 from tests.integrations.test_llada_generate import CPU, MASK, WIDTH, WORDS, dense, network
@@ -47,7 +47,11 @@ class TokenArray:
 
 
 def loop(
-    net: Any, decoder: Decoder, prompts: list[list[int]], init: bool = True, together: bool = False
+    net: Any,
+    decoder: ParallelDecoder,
+    prompts: list[list[int]],
+    init: bool = True,
+    together: bool = False,
 ) -> list[list[tuple[int, int]]]:
     """Block after block until no mask is left, as dInfer's BlockRunner; what each call wrote into
     each row.
@@ -122,7 +126,7 @@ def test_every_rule_decides_as_in_our_loop(spec: str, options: dict[str, Any]) -
     net = network(3)
     wanted = ours(net, spec, PROMPTS, **options)
     for prompts, together in ((PROMPTS, False), (PROMPTS, True), (PROMPTS[:1], False)):
-        decoder = Decoder(spec, mask_id=MASK, eos_id=17, seed=7, **options)
+        decoder = ParallelDecoder(spec, mask_id=MASK, eos_id=17, seed=7, **options)
         assert loop(dense(net), decoder, prompts, together=together) == wanted[: len(prompts)]
 
 
@@ -134,10 +138,10 @@ def test_nothing_is_left_of_a_block_or_a_request(spec: str) -> None:
     between them.
     """
     net = network(5)
-    decoder = Decoder(spec, mask_id=MASK)
+    decoder = ParallelDecoder(spec, mask_id=MASK)
     for prompts in (PROMPTS, PROMPTS[:1], PROMPTS[:1], PROMPTS[1:], PROMPTS):
         assert loop(dense(net), decoder, prompts, init=False) == loop(
-            dense(net), Decoder(spec, mask_id=MASK), prompts
+            dense(net), ParallelDecoder(spec, mask_id=MASK), prompts
         )
 
 
@@ -147,7 +151,7 @@ def test_a_row_begins_anew_beside_one_that_goes_on() -> None:
     """
     net, rule = dense(network(5)), "credit:threshold=0.99"
     both, alone = TokenArray(PROMPTS[:2]), TokenArray(PROMPTS[:1])
-    two, one = Decoder(rule, mask_id=MASK), Decoder(rule, mask_id=MASK)
+    two, one = ParallelDecoder(rule, mask_id=MASK), ParallelDecoder(rule, mask_id=MASK)
     for other in (3, 3, 8, 8):
         starts = torch.tensor([3, other])
         logits = net(both.data)
@@ -201,8 +205,8 @@ def test_a_threshold_for_one_call_and_logits_left_alone() -> None:
 
 X = torch.full((1, 4), MASK)
 BAD: list[tuple[str, type[CreditError], Any]] = [
-    ("unknown decoder", OptionError, lambda: Decoder("credits")),
-    ("temperature is out of range", OptionError, lambda: Decoder(temperature=-1.0)),
+    ("unknown decoder", OptionError, lambda: ParallelDecoder("credits")),
+    ("temperature is out of range", OptionError, lambda: ParallelDecoder(temperature=-1.0)),
     (
         "remasking is out of range",
         OptionError,
@@ -212,22 +216,24 @@ BAD: list[tuple[str, type[CreditError], Any]] = [
     (
         "no threshold",
         OptionError,
-        lambda: Decoder("fixed", mask_id=MASK).decode(torch.zeros(1, 4, WIDTH), 0, 4, X, 0.5),
+        lambda: ParallelDecoder("fixed", mask_id=MASK).decode(
+            torch.zeros(1, 4, WIDTH), 0, 4, X, 0.5
+        ),
     ),
     (
         "wrong shape",
         ModelError,
-        lambda: Decoder("fixed", mask_id=MASK).decode(torch.zeros(1, 3, WIDTH), 0, 4, X),
+        lambda: ParallelDecoder("fixed", mask_id=MASK).decode(torch.zeros(1, 3, WIDTH), 0, 4, X),
     ),
     (
         "wrong shape",
         ModelError,
-        lambda: Decoder("fixed", mask_id=MASK).decode(torch.zeros(1, 4, MASK), 0, 4, X),
+        lambda: ParallelDecoder("fixed", mask_id=MASK).decode(torch.zeros(1, 4, MASK), 0, 4, X),
     ),
     (
         "not numbers",
         ModelError,
-        lambda: Decoder("fixed", mask_id=MASK).decode(
+        lambda: ParallelDecoder("fixed", mask_id=MASK).decode(
             torch.full((1, 4, WIDTH), torch.nan), 0, 4, X
         ),
     ),

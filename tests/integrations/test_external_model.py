@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import creditdecoding as cd
-from creditdecoding import OptionError, bring
+from creditdecoding import OptionError, wrap
 from creditdecoding.errors import ModelError
 from creditdecoding.eval.compare import compare
-from creditdecoding.integrations.external_model import Foreign, denoiser
+from creditdecoding.integrations.external_model import ExternalDenoiser
 from creditdecoding.tasks.base import Item, Task
 from tests.helpers.foreign_models import END, MASK, WORDS, network, tokenizer, two_way
 
@@ -61,20 +61,20 @@ def careless(model: nn.Module, ids: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 NETWORKS: dict[str, Any] = {
-    "Bert": (lambda: network("Bert"), "padding"),
-    "Roberta": (lambda: network("Roberta"), "padding"),
-    "ModernBert": (lambda: network("ModernBert"), "padding"),
-    "Llama": (lambda: network("Llama"), "square"),
-    "Qwen3": (lambda: network("Qwen3"), "square"),
-    "Llama in training mode, wrapped": (lambda: Wrapped(network("Llama")).train(), "square"),
-    "Llama in PEFT": (lambda: peft("Llama", ["q_proj", "v_proj"]).eval(), "square"),
-    "Bert in PEFT": (lambda: peft("Bert", ["query", "value"]).eval(), "padding"),
-    "a class that returns tuples": (lambda: network("Bert", return_dict=False), "padding"),
-    "a function of ids": (lambda: two_way(network("Llama")), "alone"),
-    "a function of ids and mask": (lambda: partial(masked, network("Bert")), "padding"),
+    "Bert": (lambda: network("Bert"), "2d"),
+    "Roberta": (lambda: network("Roberta"), "2d"),
+    "ModernBert": (lambda: network("ModernBert"), "2d"),
+    "Llama": (lambda: network("Llama"), "4d"),
+    "Qwen3": (lambda: network("Qwen3"), "4d"),
+    "Llama in training mode, wrapped": (lambda: Wrapped(network("Llama")).train(), "4d"),
+    "Llama in PEFT": (lambda: peft("Llama", ["q_proj", "v_proj"]).eval(), "4d"),
+    "Bert in PEFT": (lambda: peft("Bert", ["query", "value"]).eval(), "2d"),
+    "a class that returns tuples": (lambda: network("Bert", return_dict=False), "2d"),
+    "a function of ids": (lambda: two_way(network("Llama")), "none"),
+    "a function of ids and mask": (lambda: partial(masked, network("Bert")), "2d"),
     "a function that looks away from the mask": (
         lambda: partial(careless, network("Bert")),
-        "alone",
+        "none",
     ),
 }
 
@@ -91,8 +91,8 @@ def test_a_batch_gives_what_its_rows_get_alone(name: str) -> None:
     make, way = NETWORKS[name]
     model = make()
     mode = getattr(model, "training", None)
-    lm = bring(model, tokenizer(), mask_token_id=MASK)
-    assert isinstance(lm.model, Foreign) and lm.model.way == way
+    lm = wrap(model, tokenizer(), mask_token_id=MASK)
+    assert isinstance(lm.model, ExternalDenoiser) and lm.model.mask_kind == way
     together = lm.generate(PROMPTS, **OPTIONS)
     alone = [lm.generate(prompt, **OPTIONS) for prompt in PROMPTS]
     assert [story(done) for done in together] == [story(done) for done in alone]
@@ -107,7 +107,7 @@ def test_a_causal_class_turned_two_way_is_its_own_switch(name: str) -> None:
     """
     model = network(name)
     square, alone = (
-        bring(each, tokenizer(), mask_token_id=MASK) for each in (model, two_way(model))
+        wrap(each, tokenizer(), mask_token_id=MASK) for each in (model, two_way(model))
     )
     assert [story(d) for d in square.generate(PROMPTS, **OPTIONS)] == [
         story(d) for d in alone.generate(PROMPTS, **OPTIONS)
@@ -119,7 +119,7 @@ def test_attention_of_the_eager_kind_and_half_precision() -> None:
         network("Qwen3", attn_implementation="eager"),
         network("Llama").to(torch.bfloat16),
     ):
-        lm = bring(model, tokenizer())
+        lm = wrap(model, tokenizer())
         assert [d.text for d in lm.generate(PROMPTS, **OPTIONS)] == [
             lm.generate(p, **OPTIONS).text for p in PROMPTS
         ]
@@ -128,8 +128,14 @@ def test_attention_of_the_eager_kind_and_half_precision() -> None:
 @pytest.mark.parametrize("some", (True, False))
 def test_shifted_logits_are_read_one_to_the_left(some: bool) -> None:
     model = network("Llama")
-    net, size = denoiser(model, MASK, logit_shift=True)
-    net = Foreign(model, net.way, net.geometry, fixed=net.fixed, keeps_some=some)
+    net, size = find_denoiser(model, MASK, logit_shift=True)
+    net = ExternalDenoiser(
+        model,
+        net.mask_kind,
+        net.geometry,
+        fixed_arguments=net.fixed_arguments,
+        takes_logits_to_keep=some,
+    )
     ids, read = (
         torch.tensor([[5, 6, 7, 8], [9, 8, 7, 0]]),
         (torch.tensor([0, 0, 1]), torch.tensor([0, 3, 2])),
@@ -144,7 +150,7 @@ def test_shifted_logits_are_read_one_to_the_left(some: bool) -> None:
 
 def test_block_causal_attention_is_asked_for() -> None:
     """A class with causal_block: later blocks change nothing, the same block does."""
-    net, _ = denoiser(network("Qwen3"), MASK, causal_block=4)
+    net, _ = find_denoiser(network("Qwen3"), MASK, causal_block=4)
     read = (torch.zeros(4, dtype=torch.long), torch.arange(4))
     one, same, later = (
         net(torch.tensor([ids]), read)
@@ -152,7 +158,7 @@ def test_block_causal_attention_is_asked_for() -> None:
     )
     torch.testing.assert_close(one, later)
     assert not torch.allclose(one, same)
-    lm = bring(network("Qwen3"), tokenizer(), causal_block=4)
+    lm = wrap(network("Qwen3"), tokenizer(), causal_block=4)
     done = lm.generate(PROMPTS, raw=True, gen_length=9, decoder="fixed")
     assert [story(d) for d in done] == [
         story(lm.generate(p, raw=True, gen_length=9, decoder="fixed")) for p in PROMPTS
@@ -180,25 +186,25 @@ def test_what_is_known_of_a_released_network_comes_from_its_config() -> None:
     released |= {"mask_token_id": 7, "eos_token_id": 3, "tie_word_embeddings": False}
     model = Wrapped(network("Llama")).eval()
     model.config = SimpleNamespace(to_dict=lambda: released, mask_token_id=7)
-    lm = bring(model, tokenizer())
+    lm = wrap(model, tokenizer())
     assert lm.geometry.logit_shift and lm.vocab.mask_id == 7 and lm.max_length == 48
-    assert not bring(model, tokenizer(), logit_shift=False).geometry.logit_shift
+    assert not wrap(model, tokenizer(), logit_shift=False).geometry.logit_shift
 
 
 def test_an_auto_class_from_a_folder_takes_three_lines(tmp_path: Any) -> None:
     network("ModernBert", seed=3).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    lm = bring(
+    lm = wrap(
         AutoModelForMaskedLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     )
     assert story(lm.generate("w1 w2", **OPTIONS)) == story(
-        bring(network("ModernBert", seed=3), tokenizer()).generate("w1 w2", **OPTIONS)
+        wrap(network("ModernBert", seed=3), tokenizer()).generate("w1 w2", **OPTIONS)
     )
 
 
 def test_a_network_of_ours_is_taken_as_it_is() -> None:
     pocket = cd.load("pocket")
-    lm = bring(pocket.model, pocket.tokenizer)
+    lm = wrap(pocket.model, pocket.tokenizer)
     assert (
         lm.model is pocket.model
         and lm.generate("Solve 2x+3=9 for x.", cache="dual").text
@@ -211,9 +217,11 @@ def test_a_network_of_ours_without_a_tokenizer_takes_ids_and_says_what_is_missin
     ends = (
         pocket.vocab.stop_ids
     )  # the template's end of turn among them, which only the tokenizer knows
-    lm = bring(pocket.model, None, mask_token_id=pocket.vocab.mask_id, stop_token_ids=ends)
+    lm = wrap(pocket.model, None, mask_token_id=pocket.vocab.mask_id, stop_token_ids=ends)
     assert lm.vocab.size == pocket.model.config.embedding_rows
-    (done,) = lm.collect([lm.row(pocket.encode("Solve 2x+3=9 for x."), cd.GenerationConfig())])
+    (done,) = lm.collect(
+        [lm.new_request(pocket.encode("Solve 2x+3=9 for x."), cd.GenerationConfig())]
+    )
     assert done.trace.tokens == pocket.generate("Solve 2x+3=9 for x.").trace.tokens
     assert done.text == ""
     for ask in (
@@ -233,7 +241,7 @@ def test_a_network_of_ours_without_a_tokenizer_takes_ids_and_says_what_is_missin
         ("mask_token_id is not the tokenizer's", True, {"mask_token_id": 9}),
         ("logit_shift is not this model's", True, {"logit_shift": True}),
         ("causal_block is not this model's", True, {"causal_block": 4}),
-        ("attention is not chosen", True, {"attention": "square"}),
+        ("mask_kind is not chosen", True, {"mask_kind": "4d"}),
         ("stop_token_ids outside", True, {"stop_token_ids": [10**6]}),
     ],
 )
@@ -242,14 +250,14 @@ def test_what_contradicts_a_network_of_ours_is_refused(
 ) -> None:
     pocket = cd.load("pocket")
     with pytest.raises(OptionError, match=message):
-        bring(pocket.model, pocket.tokenizer if words else None, **options)
-    assert bring(pocket.model, pocket.tokenizer, stop_token_ids=[7]).vocab.stop_ids == (7,)
+        wrap(pocket.model, pocket.tokenizer if words else None, **options)
+    assert wrap(pocket.model, pocket.tokenizer, stop_token_ids=[7]).vocab.stop_ids == (7,)
 
 
 def test_facts_that_are_given_win_and_foreign_defaults_are_left_out() -> None:
-    lm = bring(network("Roberta"), tokenizer())
+    lm = wrap(network("Roberta"), tokenizer())
     assert lm.vocab.mask_id == MASK and lm.vocab.stop_ids == (END,) and lm.max_length == 63
-    lm = bring(
+    lm = wrap(
         network("Bert", eos_token_id=999),
         tokenizer(),
         mask_token_id=9,
@@ -258,7 +266,7 @@ def test_facts_that_are_given_win_and_foreign_defaults_are_left_out() -> None:
         batch_size=2,
     )
     assert (lm.vocab.mask_id, lm.vocab.stop_ids, lm.max_length, lm.batch_size) == (9, (8,), 20, 2)
-    assert bring(network("Bert", eos_token_id=999), tokenizer()).vocab.stop_ids == (END,)
+    assert wrap(network("Bert", eos_token_id=999), tokenizer()).vocab.stop_ids == (END,)
     with pytest.raises(OptionError, match="do not fit"):
         lm.generate("w1 w2", raw=True, gen_length=19)
 
@@ -281,8 +289,8 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (network("Bert").bert, {}, ModelError, "with a language-model head"),
     (lambda ids: ids.nothing, {}, OptionError, "AttributeError"),
     (lambda ids: network("Llama")(ids).logits, {}, OptionError, "it is causal"),
-    (network("Llama"), {"attention": "padding"}, OptionError, "it is causal"),
-    (network("Llama"), {"attention": "triangle"}, OptionError, "attention is out of range"),
+    (network("Llama"), {"mask_kind": "2d"}, OptionError, "it is causal"),
+    (network("Llama"), {"mask_kind": "triangle"}, OptionError, "mask_kind is out of range"),
     (two_way(network("Llama")), {"causal_block": 4}, OptionError, "takes no attention_mask"),
     (network("Bert"), {"mask_token_id": 40}, OptionError, "mask id is not in the tokenizer"),
     (network("Bert"), {"stop_token_ids": [40]}, OptionError, "stop_token_ids outside"),
@@ -296,7 +304,7 @@ def test_what_cannot_denoise_is_refused_at_once(
     model: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message) as found:
-        bring(model, tokenizer(), **options)
+        wrap(model, tokenizer(), **options)
     assert "\n" not in str(found.value)
 
 
@@ -319,21 +327,23 @@ def test_a_tokenizer_without_a_mask_asks_for_its_id() -> None:
     )
     plain.get_added_vocab = dict
     with pytest.raises(OptionError, match="Give mask_token_id"):
-        bring(network("Bert"), plain)
-    assert bring(network("Bert"), plain, mask_token_id=MASK).vocab.mask_id == MASK
+        wrap(network("Bert"), plain)
+    assert wrap(network("Bert"), plain, mask_token_id=MASK).vocab.mask_id == MASK
     with pytest.raises(OptionError, match="not a tokenizer"):
-        bring(network("Bert"), "bert-base-uncased")
+        wrap(network("Bert"), "bert-base-uncased")
 
 
 def test_numbers_that_go_wrong_later_fail_that_request() -> None:
-    lm = bring(nan_for(9), tokenizer())
+    lm = wrap(nan_for(9), tokenizer())
     with pytest.raises(ModelError, match="not numbers"):
         lm.generate("w4 w1", raw=True, gen_length=4)  # w4 is id 9
     assert lm.generate("w5 w1", raw=True, gen_length=4).nfe
     engine, ended = cd.Engine(lm.model, lm.vocab, lm.device), []
     numbers = [
         engine.submit(row)
-        for row in lm.rows(["w5 w1", "w4 w1", "w6"], cd.GenerationConfig(gen_length=4), raw=True)
+        for row in lm.new_requests(
+            ["w5 w1", "w4 w1", "w6"], cd.GenerationConfig(gen_length=4), raw=True
+        )
     ]
     while engine.busy:
         ended += [event for event in engine.step() if not isinstance(event, cd.StepEvent)]
@@ -346,7 +356,7 @@ def test_numbers_that_go_wrong_later_fail_that_request() -> None:
 
 
 def test_traces_streams_and_gaps_work() -> None:
-    lm = bring(network("Bert"), tokenizer())
+    lm = wrap(network("Bert"), tokenizer())
     done = lm.generate("w1 w2", **OPTIONS)
     assert "".join(lm.stream("w1 w2", **OPTIONS)) == done.text and done.trace.nfe == done.nfe > 0
     gaps = lm.infill("w1 [MASK] w2 [MASK]", decoder="fixed")
@@ -363,7 +373,7 @@ ECHO = Task("echo", "say a word", _make, lambda text, item: item.gold in text.sp
 
 def test_decoders_are_compared_in_three_lines(tmp_path: Any) -> None:
     """On tasks of one's own; the same report again from a folder, none for another model."""
-    lm = bring(network("Bert"), tokenizer())
+    lm = wrap(network("Bert"), tokenizer())
     report = compare(
         lm,
         "threshold:threshold=0.5|0.9 credit:threshold=0.9",
@@ -393,7 +403,7 @@ def test_decoders_are_compared_in_three_lines(tmp_path: Any) -> None:
         out=tmp_path,
     )
     assert again == report
-    other = bring(network("Bert", seed=1), tokenizer())
+    other = wrap(network("Bert", seed=1), tokenizer())
     with pytest.raises(OptionError, match="other settings"):
         compare(
             other,

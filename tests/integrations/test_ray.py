@@ -19,12 +19,12 @@ pytestmark = pytest.mark.slow
 ray = pytest.importorskip("ray", reason="ray is missing: pip install 'creditdecoding[ray]'")
 
 from creditdecoding.batch.input import Line  # noqa: E402
-from creditdecoding.batch.job import Plan, finish  # noqa: E402
+from creditdecoding.batch.job import BatchJob, run_job  # noqa: E402
 from creditdecoding.batch.options import BatchConfig  # noqa: E402
-from creditdecoding.batch.processor import Desk, Reply, answerer  # noqa: E402
+from creditdecoding.batch.processor import BatchProcessor, Reply, make_processor  # noqa: E402
 from creditdecoding.config import EngineConfig  # noqa: E402
 from creditdecoding.errors import OptionError  # noqa: E402
-from creditdecoding.integrations.ray import spread  # noqa: E402
+from creditdecoding.integrations.ray import answer_on_ray  # noqa: E402
 from creditdecoding.lm import load  # noqa: E402
 from tests.batch.test_batch import PROMPTS, chat, counted, made  # noqa: E402
 
@@ -51,7 +51,7 @@ class Noting:
     victim's second block.
     """
 
-    def __init__(self, make: Callable[[], Desk], folder: Path) -> None:
+    def __init__(self, make: Callable[[], BatchProcessor], folder: Path) -> None:
         self._desk, self._folder, self._blocks = make(), folder, 0
 
     def answers(self, block: Iterable[Line]) -> Iterator[Reply]:
@@ -65,8 +65,8 @@ class Noting:
             yield index, row
 
 
-def noting(planned: Plan) -> Noting:
-    return Noting(partial(answerer, planned.setting), planned.out.parent)
+def noting(planned: BatchJob) -> Noting:
+    return Noting(partial(make_processor, planned.settings), planned.output_path.parent)
 
 
 @pytest.mark.filterwarnings("error::ray.util.annotations.RayDeprecationWarning")
@@ -75,18 +75,18 @@ def test_a_killed_worker_costs_no_row_and_none_comes_twice(
 ) -> None:
     asked = [chat(f"r{i}", PROMPTS[i % 5], temperature=0.5 * (i % 2)) for i in range(30)] + ["bad"]
     alone = made(tmp_path, *asked, out="alone.jsonl")
-    finish(alone, Desk(load("pocket"), alone.setting).answers, counted)
+    run_job(alone, BatchProcessor(load("pocket"), alone.settings).answers, counted)
     planned = made(tmp_path, *asked)
     replies: list[int] = []
 
     def answer(left: Iterable[Line]) -> Iterator[Reply]:
-        for reply in spread(partial(noting, planned), TWO, ENGINE, left):
+        for reply in answer_on_ray(partial(noting, planned), TWO, ENGINE, left):
             replies.append(reply[0])
             yield reply
 
-    finish(planned, answer, counted)
+    run_job(planned, answer, counted)
     assert sorted(replies) == list(range(31))
-    assert planned.out.read_bytes() == alone.out.read_bytes()
+    assert planned.output_path.read_bytes() == alone.output_path.read_bytes()
     assert "53727" not in capfd.readouterr().err, "Ray's core warns of actors that may restart"
     workers = {line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}
     assert (tmp_path / "dead").read_text() in workers and len(workers) >= 2
@@ -94,8 +94,8 @@ def test_a_killed_worker_costs_no_row_and_none_comes_twice(
 
 def test_more_workers_than_places_are_refused() -> None:
     with pytest.raises(OptionError, match=r"too few CPUs.*2 workers"):
-        next(spread(lambda: None, BatchConfig(ray=3), ENGINE, []))
+        next(answer_on_ray(lambda: None, BatchConfig(ray=3), ENGINE, []))
 
 
 def test_lines_that_are_all_answered_start_no_worker() -> None:
-    assert list(spread(lambda: None, TWO, ENGINE, [])) == []
+    assert list(answer_on_ray(lambda: None, TWO, ENGINE, [])) == []

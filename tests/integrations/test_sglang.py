@@ -19,9 +19,19 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import _credit, create, describe, export_text, load, names, resolve
 from creditdecoding.decoders.base import Capabilities
 from creditdecoding.errors import MissingExtraError, OptionError
-from creditdecoding.integrations.blocks import Drawing, advance, seats, seed_of, usable
+from creditdecoding.integrations.blocks import (
+    SamplingParams,
+    advance_blocks,
+    check_decoder,
+    new_blocks,
+    seed_from_name,
+)
 from creditdecoding.integrations.sglang import plugin as sglang_plugin
-from creditdecoding.integrations.sglang.plugin import algorithm_of, algorithms, check_version
+from creditdecoding.integrations.sglang.plugin import (
+    algorithm_decoders,
+    algorithm_name,
+    check_version,
+)
 from creditdecoding.lm import load as load_lm
 from tools import sglang_env
 
@@ -48,7 +58,7 @@ def test_the_released_sglang_decides_as_our_loop(
         found["scenarios"] == 2 * SCENARIOS * (len(names()) - len(found["unable"]))
         and found["steps"] > 5 * found["scenarios"]
     )
-    assert found["algorithms"] == len(algorithms()) and found["kept"] and found["lazy"]
+    assert found["algorithms"] == len(algorithm_decoders()) and found["kept"] and found["lazy"]
     for mode in ("sync", "fdfo"):
         broken = found["broken"][mode]
         assert (
@@ -72,13 +82,13 @@ def test_the_released_sglang_decides_as_our_loop(
 
 
 def test_every_decoder_is_an_algorithm() -> None:
-    assert set(algorithms().values()) == set(names())
-    assert {algorithms()[name] for name in ("CreditDecoding", "Credit")} == {"credit"}
+    assert set(algorithm_decoders().values()) == set(names())
+    assert {algorithm_decoders()[name] for name in ("CreditDecoding", "Credit")} == {"credit"}
     assert (
-        algorithms()["CreditAdaptive"] == "credit_adaptive"
-        and algorithms()["EntropyBounded"] == "entropy"
+        algorithm_decoders()["CreditAdaptive"] == "credit_adaptive"
+        and algorithm_decoders()["EntropyBounded"] == "entropy"
     )
-    assert algorithm_of("credit") == "CreditDecoding" and algorithm_of("frechet") == "Frechet"
+    assert algorithm_name("credit") == "CreditDecoding" and algorithm_name("frechet") == "Frechet"
 
 
 @pytest.mark.parametrize("found", ["0.5.20", "0.5.10.post1", "0.6", "1.0", "dev"])
@@ -111,8 +121,8 @@ def test_a_rule_that_needs_more_than_logits_is_refused_by_name() -> None:
         def step(self, prediction: Any, block: Any, state: Any) -> Any: ...
 
     with pytest.raises(OptionError, match=r"shadowy cannot run here: it reads shadows"):
-        usable(Shadowy(), "shadowy")
-    assert usable(create("edit"), "edit") == create("edit")
+        check_decoder(Shadowy(), "shadowy")
+    assert check_decoder(create("edit"), "edit") == create("edit")
 
 
 class Waits(TorchDispatchMode):
@@ -144,11 +154,11 @@ class Waits(TorchDispatchMode):
 def waits_of(name: str, steps: int = 3) -> int:
     """How often the host waits in some greedy steps of three blocks."""
     tokens, given = torch.full((3, 8), 2), torch.zeros(3, 8, dtype=torch.bool)
-    seated = seats(~given, given, ["a", "b", "c"], [Drawing()] * 3, [1, 2, 3])
+    seated = new_blocks(~given, given, ["a", "b", "c"], [SamplingParams()] * 3, [1, 2, 3])
     with Waits() as waits:
         for step in range(steps):
             logits = torch.randn(24, 40, generator=torch.Generator().manual_seed(step))
-            seated, done = advance(
+            seated, done = advance_blocks(
                 create(name), logits, tokens, torch.arange(8).expand(3, -1), 2, seated
             )
     assert not any(done)
@@ -198,10 +208,10 @@ def test_one_file_describes_a_decoder_everywhere(tmp_path: Path) -> None:
     file = tmp_path / "credit.yaml"
     file.write_text("name: credit\nthreshold: 99e-2\nblock_size: 16\n")
     assert load(f"{file}:alpha=0.3") == (create("credit", threshold=0.99, alpha=0.3), 16)
-    row = lm.rows([prompt], GenerationConfig(decoder=str(file)))[0]
+    row = lm.new_requests([prompt], GenerationConfig(decoder=str(file)))[0]
     assert row.decoder == create("credit", threshold=0.99) and row.config.block_length == 16
     assert (
-        lm.rows([prompt], GenerationConfig(decoder=str(file), block_length=8))[
+        lm.new_requests([prompt], GenerationConfig(decoder=str(file), block_length=8))[
             0
         ].config.block_length
         == 8
@@ -238,4 +248,7 @@ def test_a_missing_file_is_refused() -> None:
 
 
 def test_seeds_are_stable() -> None:
-    assert seed_of("a") == seed_of("a") != seed_of("b") and 0 <= seed_of("a") < 2**62
+    assert (
+        seed_from_name("a") == seed_from_name("a") != seed_from_name("b")
+        and 0 <= seed_from_name("a") < 2**62
+    )

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.generation import BaseStreamer, MaxLengthCriteria, TemperatureLogitsWarper
 
 import creditdecoding
-from creditdecoding import OptionError, bring
+from creditdecoding import OptionError, wrap
 from creditdecoding.errors import ModelError
 from creditdecoding.integrations.transformers import CreditOutput, custom_generate, generate
 from creditdecoding.integrations.transformers_call import same
@@ -68,7 +68,7 @@ class Drafts(Spy):
 
 def answers(model: Any, prompts: list[list[int]], **options: Any) -> list[list[int]]:
     """The same by `LM`: ids with the end token, where there is one."""
-    lm = bring(model, tokenizer(), stop_token_ids=[END])
+    lm = wrap(model, tokenizer(), stop_token_ids=[END])
     config = creditdecoding.GenerationConfig(
         decoder=OPTIONS["decoder"], gen_length=11, block_length=4, **options
     )

@@ -126,7 +126,7 @@ def test_a_step_and_the_rest_are_drawn_alike_in_any_company(lm: LM, decoder: str
             found.cost.tokens == len(found.state.written)
             and found.cost.sequences == found.cost.passes
         )
-    whole = lm.collect([lm.row(begun[0].prompt, config)])[0]
+    whole = lm.collect([lm.new_request(begun[0].prompt, config)])[0]
     ((_, same),) = sampler.draw([RolloutRequest(begun[0], ".", config.seed)])
     assert same.state.written == whole.trace.tokens and same.cost.passes == whole.nfe
 
@@ -178,9 +178,9 @@ def test_what_cannot_be_continued_is_refused(lm: LM) -> None:
     config = GenerationConfig(gen_length=8)
     prompt = lm.encode("Hello")
     with pytest.raises(OptionError, match="nothing to write"):
-        lm.row(prompt, config, begun=[5] * 8)
+        lm.new_request(prompt, config, begun=[5] * 8)
     with pytest.raises(OptionError, match="a mask, an end token"):
-        lm.row(prompt, config, begun=[5, lm.vocab.mask_id])
+        lm.new_request(prompt, config, begun=[5, lm.vocab.mask_id])
     with pytest.raises(OptionError, match="complete answer"):
         Sampler(lm, config).request(
             RolloutRequest(PartialAnswer(tuple(prompt), (5,), (1,), True, "stop"), ".", 0)

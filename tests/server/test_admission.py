@@ -262,7 +262,7 @@ def test_what_stands_in_texts_weighs_nothing(body: bytes, lm: LM) -> None:
 
 
 def test_what_fits_later_is_429_and_what_never_fits_400(lm: LM) -> None:
-    (row,) = lm.rows([PROMPTS[0]], GenerationConfig(gen_length=8))
+    (row,) = lm.new_requests([PROMPTS[0]], GenerationConfig(gen_length=8))
     one = Engine(lm.model, lm.vocab, lm.device).memory_bytes(row)
     with serving(lm, batch_size=2, max_waiting=3, memory=1.5 * one / 2**30) as served:
         assert len(served.chat(n=4, max_tokens=8).json()["choices"]) == 4, "one runs, three wait"

@@ -230,7 +230,7 @@ def test_the_draft_channel_shows_every_canvas(lm: LM, served: Served) -> None:
         if "draft" in choice
     ]
     trace = trace_of(lm, PROMPTS[0], gen_length=64)
-    film = frames(trace, lm.tokenizer.piece)
+    film = frames(trace, lm.tokenizer.token_text)
     assert [draft["nfe"] for draft in found] == list(range(1, trace.nfe + 1)) and all(
         len(draft["cells"]) == 64 for draft in found
     )
@@ -307,7 +307,7 @@ def test_logprobs_are_those_of_the_pass_that_wrote_the_token(
     ]
     assert [each["logprob"] for each in whole] == pytest.approx(expected, abs=1e-4)
     assert [each["token"] for each in whole] == [
-        lm.tokenizer.piece(token) for token in trace.tokens
+        lm.tokenizer.token_text(token) for token in trace.tokens
     ]
     parts = [
         c["logprobs"]["content"]

@@ -261,7 +261,7 @@ def test_suffix_is_infill(length: int, decoder: str, lm: LM, served: Served) -> 
     done = served.client.post(TEXT, json={**fields, "logprobs": 0}).json()
     (choice,) = done["choices"]
     assert choice["text"] == lm.vocab.decode(ids) and choice["finish_reason"] == "length"
-    assert choice["logprobs"]["tokens"] == [lm.tokenizer.piece(i) for i in ids]
+    assert choice["logprobs"]["tokens"] == [lm.tokenizer.token_text(i) for i in ids]
     given = len(lm.encode(BEFORE, raw=True)) + len(lm.encode(AFTER, raw=True))
     usage = done["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (given, length)
@@ -324,20 +324,20 @@ def test_a_block_causal_model_fills_in_within_a_block_alone(tmp_path: Path) -> N
     block = lm.geometry.causal_block
     assert block is not None
     config = GenerationConfig(gen_length=1)
-    row = lm.row([5] * (block - 2), config, suffix=[6])
+    row = lm.new_request([5] * (block - 2), config, suffix=[6])
     expected = new_infill_request(
         0, row.canvas[:block].tolist(), config, lm.vocab, lm.max_length, lm.geometry
     )
     tokens = lm.collect([dataclasses.replace(row)])[0].trace.tokens
     assert tokens == lm.collect([expected])[0].trace.tokens[block - 2 : block - 1]
     with pytest.raises(OptionError, match="sees nothing behind a block") as refused:
-        lm.row([5] * (block - 1), config, suffix=[6])
+        lm.new_request([5] * (block - 1), config, suffix=[6])
     assert refused.value.param == "suffix"
 
 
 def test_a_suffix_has_no_masks(lm: LM) -> None:
     with pytest.raises(OptionError, match="the mask token is in the suffix") as refused:
-        lm.row([5], GenerationConfig(gen_length=2), suffix=[6, lm.vocab.mask_id])
+        lm.new_request([5], GenerationConfig(gen_length=2), suffix=[6, lm.vocab.mask_id])
     assert refused.value.param == "suffix"
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import creditdecoding as cd
-from creditdecoding.text.prompts import prompts
+from creditdecoding.text.prompts import parse_prompts
 from creditdecoding.trace import FinishEvent, StepEvent, Trace
 
 torch.set_num_threads(1)
@@ -57,9 +57,9 @@ def test_several_prompts_get_a_list(lm: cd.LM, name: str) -> None:
 
 def test_a_conversation_keeps_its_turns_and_an_answer_without_words() -> None:
     silent = {"role": "assistant", "content": None}
-    (found,), single = prompts([USER, silent, USER])
+    (found,), single = parse_prompts([USER, silent, USER])
     assert single and found == [USER, {"role": "assistant", "content": ""}, USER]
-    assert prompts([]) == ([], False)
+    assert parse_prompts([]) == ([], False)
 
 
 BAD: list[tuple[Any, str]] = [

@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.models import read_config
-from creditdecoding.text.tokenizer import Tokenizer, adopt, load_tokenizer
+from creditdecoding.text.tokenizer import Tokenizer, from_transformers, read_tokenizer
 from creditdecoding.train.tokenizer import save_tokenizer, train_tokenizer
 from tests.helpers.foreign_models import tokenizer as foreign_tokenizer
 from tools.checkpoints import qwen, words
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def llada(folder: Path) -> Tokenizer:
     """Its tokenizer."""
-    return load_tokenizer(folder, read_config(folder)[0])
+    return read_tokenizer(folder, read_config(folder)[0])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     folder = tmp_path_factory.mktemp("pocket")
     texts = ["The capital of Peru is Lima.", "user\n\nassistant\n\n", "Tom has 12 apples."] * 20
     save_tokenizer(train_tokenizer(texts, 320), folder)
-    return load_tokenizer(folder)
+    return read_tokenizer(folder)
 
 
 @pytest.fixture(params=["llada", "pocket"])
@@ -69,7 +69,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 def shown(tokenizer: Tokenizer, ids: list[int]) -> str:
     """Text of ids with the special tokens."""
-    return "".join(tokenizer.piece(i) for i in ids)
+    return "".join(tokenizer.token_text(i) for i in ids)
 
 
 def user(content: str) -> dict[str, str]:
@@ -88,12 +88,14 @@ SEVERAL = (
 
 
 def test_one_turn_is_the_published_string(tokenizer: Tokenizer) -> None:
-    assert shown(tokenizer, tokenizer.chat([user("Q")])) == ONE
+    assert shown(tokenizer, tokenizer.encode_chat([user("Q")])) == ONE
 
 
 def test_content_is_trimmed_on_the_outside_only(tokenizer: Tokenizer) -> None:
-    assert shown(tokenizer, tokenizer.chat([user(" \n\tQ\n ")])) == ONE
-    assert shown(tokenizer, tokenizer.chat([user(" a  b\n\nc ")])) == ONE.replace("Q", "a  b\n\nc")
+    assert shown(tokenizer, tokenizer.encode_chat([user(" \n\tQ\n ")])) == ONE
+    assert shown(tokenizer, tokenizer.encode_chat([user(" a  b\n\nc ")])) == ONE.replace(
+        "Q", "a  b\n\nc"
+    )
 
 
 def test_several_turns_are_the_published_string(tokenizer: Tokenizer) -> None:
@@ -103,13 +105,13 @@ def test_several_turns_are_the_published_string(tokenizer: Tokenizer) -> None:
         {"role": "assistant", "content": "A1\n\n  A2 "},
         user("Q2\n"),
     ]
-    assert shown(tokenizer, tokenizer.chat(turns)) == SEVERAL
+    assert shown(tokenizer, tokenizer.encode_chat(turns)) == SEVERAL
 
 
 def test_bos_comes_once_and_first(tokenizer: Tokenizer) -> None:
     bos = tokenizer.backend.bos_token_id
     for turns in ([user("Q")], [user("Q"), {"role": "assistant", "content": "A"}, user("R")]):
-        ids = tokenizer.chat(turns)
+        ids = tokenizer.encode_chat(turns)
         assert ids[0] == bos and ids.count(bos) == 1
     assert bos not in tokenizer.encode("plain text") and tokenizer.encode("") == []
 
@@ -118,13 +120,13 @@ def test_the_fixture_would_show_a_doubled_bos(llada: Tokenizer) -> None:
     """The released tokenizer puts bos first by itself; `encode` must not let it."""
     bos = llada.backend.bos_token_id
     assert llada.backend(ONE)["input_ids"].count(bos) == 2
-    assert llada.encode(ONE) == llada.chat([user("Q")])
+    assert llada.encode(ONE) == llada.encode_chat([user("Q")])
 
 
 def test_special_tokens_written_out_are_one_id_each(tokenizer: Tokenizer) -> None:
     for text in (BOS, EOS, MASK, EOT):
         assert len(tokenizer.encode(text)) == 1
-        assert tokenizer.piece(tokenizer.encode(text)[0]) == text
+        assert tokenizer.token_text(tokenizer.encode(text)[0]) == text
     assert tokenizer.encode("a" + MASK + "b")[1] == tokenizer.mask_id
     assert tokenizer.decode(tokenizer.encode(f"{BOS}a{MASK}b{EOT}{EOS}")) == "ab"
 
@@ -149,8 +151,8 @@ def test_any_content_keeps_the_frame_of_the_template(
     name: str, text: str, request: pytest.FixtureRequest
 ) -> None:
     tokenizer: Tokenizer = request.getfixturevalue(name)
-    ids = tokenizer.chat([user(text)])
-    frame = tokenizer.chat([user("")])
+    ids = tokenizer.encode_chat([user(text)])
+    frame = tokenizer.encode_chat([user("")])
     end = tokenizer.encode(EOT)[0]
     assert ids[:3] == frame[:3] and ids[ids.index(end) :] == frame[frame.index(end) :]
     assert ids.count(end) == 1
@@ -159,7 +161,7 @@ def test_any_content_keeps_the_frame_of_the_template(
 @FAST
 @given(digits=st.text(string.digits, min_size=1, max_size=12))
 def test_every_digit_is_a_token_of_the_embedded_model(pocket: Tokenizer, digits: str) -> None:
-    assert [pocket.piece(i) for i in pocket.encode(digits)] == list(digits)
+    assert [pocket.token_text(i) for i in pocket.encode(digits)] == list(digits)
 
 
 def test_a_part_of_a_character_decodes_to_a_sign_that_says_so(tokenizer: Tokenizer) -> None:
@@ -168,14 +170,14 @@ def test_a_part_of_a_character_decodes_to_a_sign_that_says_so(tokenizer: Tokeniz
 
 
 def test_stop_ids_are_end_of_text_and_end_of_turn(tokenizer: Tokenizer) -> None:
-    assert {tokenizer.piece(i) for i in tokenizer.stop_ids} == {EOS, EOT}
+    assert {tokenizer.token_text(i) for i in tokenizer.stop_ids} == {EOS, EOT}
     assert list(tokenizer.stop_ids) == sorted(tokenizer.stop_ids)
 
 
 def test_size_counts_the_ids_that_mean_something(llada: Tokenizer, folder: Path) -> None:
     config, _ = read_config(folder)
     assert llada.size == llada_tokenizer().get_vocab_size() < config.embedding_rows
-    assert llada.piece(llada.size - 1) == EOT
+    assert llada.token_text(llada.size - 1) == EOT
 
 
 def altered(folder: Path, to: Path, drop: tuple[str, ...] = (), **changes: Any) -> Path:
@@ -206,16 +208,16 @@ def set_config(folder: Path, **changes: Any) -> None:
 def test_stop_ids_join_all_sources(folder: Path, tmp_path: Path) -> None:
     altered(folder, tmp_path)
     set_config(tmp_path, eos_token_id=[3, 4])
-    found = load_tokenizer(tmp_path, read_config(tmp_path)[0])
+    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
     assert set(found.stop_ids) == {3, 4, found.encode(EOS)[0], found.encode(EOT)[0]}
 
 
 def test_without_a_template_only_the_end_of_text_stops(folder: Path, tmp_path: Path) -> None:
     altered(folder, tmp_path, drop=("chat_template",))
-    found = load_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert [found.piece(i) for i in found.stop_ids] == [EOS]
+    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert [found.token_text(i) for i in found.stop_ids] == [EOS]
     with pytest.raises(OptionError, match=r"no chat template.*plain text"):
-        found.chat([user("Q")])
+        found.encode_chat([user("Q")])
 
 
 def test_the_template_may_lie_in_a_file_of_its_own(
@@ -225,8 +227,11 @@ def test_the_template_may_lie_in_a_file_of_its_own(
     (tmp_path / "chat_template.jinja").write_text(
         json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
     )
-    found = load_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert found.chat([user("Q")]) == llada.chat([user("Q")]) and found.stop_ids == llada.stop_ids
+    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert (
+        found.encode_chat([user("Q")]) == llada.encode_chat([user("Q")])
+        and found.stop_ids == llada.stop_ids
+    )
 
 
 CHATML = (
@@ -237,10 +242,10 @@ CHATML = (
 
 def test_the_end_of_turn_is_what_the_template_writes(folder: Path, tmp_path: Path) -> None:
     altered(folder, tmp_path, chat_template=CHATML)
-    found = load_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert {found.piece(i) for i in found.stop_ids} == {EOS, "<|end_header_id|>"}
+    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert {found.token_text(i) for i in found.stop_ids} == {EOS, "<|end_header_id|>"}
     assert (
-        shown(found, found.chat([user("Q")]))
+        shown(found, found.encode_chat([user("Q")]))
         == "<|start_header_id|>user\nQ<|end_header_id|>\n<|start_header_id|>assistant\n"
     )
 
@@ -251,28 +256,28 @@ def test_a_template_that_ends_a_turn_in_words_adds_no_stop(folder: Path, tmp_pat
         tmp_path,
         chat_template="{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}",
     )
-    found = load_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert [found.piece(i) for i in found.stop_ids] == [EOS]
+    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert [found.token_text(i) for i in found.stop_ids] == [EOS]
 
 
 def test_mask_id_is_read_from_config_first(folder: Path, tmp_path: Path) -> None:
     other = llada_tokenizer().token_to_id("<|reserved_token_2|>")
     altered(folder, tmp_path, mask_token="<|reserved_token_1|>")
     set_config(tmp_path, mask_token_id=other)
-    assert load_tokenizer(tmp_path, read_config(tmp_path)[0]).mask_id == other
+    assert read_tokenizer(tmp_path, read_config(tmp_path)[0]).mask_id == other
 
 
 def test_mask_id_zero_counts_as_given(folder: Path, tmp_path: Path) -> None:
     altered(folder, tmp_path)
     set_config(tmp_path, mask_token_id=0)
-    assert load_tokenizer(tmp_path, read_config(tmp_path)[0]).mask_id == 0
+    assert read_tokenizer(tmp_path, read_config(tmp_path)[0]).mask_id == 0
 
 
 def test_mask_id_is_read_from_the_mask_token_next(folder: Path, tmp_path: Path) -> None:
     altered(folder, tmp_path, mask_token="<|reserved_token_1|>")
     set_config(tmp_path, mask_token_id=None)
-    found = load_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert found.piece(found.mask_id) == "<|reserved_token_1|>"
+    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert found.token_text(found.mask_id) == "<|reserved_token_1|>"
 
 
 @pytest.mark.parametrize(
@@ -287,8 +292,8 @@ def test_mask_id_is_read_from_the_text_of_an_added_token_last(
     (tmp_path / "tokenizer.json").write_text(
         (folder / "tokenizer.json").read_text().replace(MASK, text)
     )
-    found = load_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert found.piece(found.mask_id) == text
+    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert found.token_text(found.mask_id) == text
     assert found.mask_id == llada_tokenizer().token_to_id(MASK)
 
 
@@ -300,7 +305,7 @@ def test_an_ordinary_word_is_no_mask(folder: Path, tmp_path: Path) -> None:
         (folder / "tokenizer.json").read_text().replace(MASK, "<|unmasked|>")
     )
     with pytest.raises(CheckpointError, match=r"no mask token.*mask_token_id"):
-        load_tokenizer(tmp_path, read_config(tmp_path)[0])
+        read_tokenizer(tmp_path, read_config(tmp_path)[0])
 
 
 def test_a_tokenizer_may_fill_the_embedding_but_not_exceed_it(folder: Path, tmp_path: Path) -> None:
@@ -314,13 +319,13 @@ def test_a_tokenizer_may_fill_the_embedding_but_not_exceed_it(folder: Path, tmp_
     )
     altered(folder, tmp_path)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert load_tokenizer(tmp_path, config).size == config.embedding_rows
+    assert read_tokenizer(tmp_path, config).size == config.embedding_rows
     tokenizer.add_tokens(["<one more>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(
         CheckpointError, match=f"{config.embedding_rows + 1}.*{config.embedding_rows}"
     ):
-        load_tokenizer(tmp_path, config)
+        read_tokenizer(tmp_path, config)
 
 
 def test_every_special_token_is_known_to_the_released_format(llada: Tokenizer) -> None:
@@ -359,7 +364,7 @@ def released(
     """A family, its folder and its tokenizer."""
     folder = make(request.param, tmp_path_factory.mktemp(request.param))
     (folder / "tokenization_dream.py").write_text("raise SystemExit('remote code ran')")
-    return request.param, folder, load_tokenizer(folder, read_config(folder)[0])
+    return request.param, folder, read_tokenizer(folder, read_config(folder)[0])
 
 
 def test_each_family_has_its_template_mask_and_end_tokens(
@@ -367,8 +372,11 @@ def test_each_family_has_its_template_mask_and_end_tokens(
 ) -> None:
     name, folder, found = released
     text, mask, ends = FAMILIES[name]
-    assert shown(found, found.chat([user("Q")])) == text
-    assert found.piece(found.mask_id) == mask and {found.piece(i) for i in found.stop_ids} == ends
+    assert shown(found, found.encode_chat([user("Q")])) == text
+    assert (
+        found.token_text(found.mask_id) == mask
+        and {found.token_text(i) for i in found.stop_ids} == ends
+    )
     assert found.size == len(found.backend) < read_config(folder)[0].embedding_rows
     assert found.encode(mask) == [found.mask_id]
 
@@ -383,7 +391,7 @@ def test_each_template_takes_a_system_message_and_several_turns(
         {"role": "assistant", "content": "A1"},
         user("Q2"),
     ]
-    text = shown(found, found.chat(turns))
+    text = shown(found, found.encode_chat(turns))
     if name == "llada":
         assert text == SEVERAL.replace("Be brief.", "S").replace("A1\n\n  A2", "A1")
     elif name in ("llada_moe", "llada2"):
@@ -433,7 +441,7 @@ def test_vocabulary_and_merges_give_the_ids_of_a_whole_tokenizer(tmp_path: Path)
     folder = make("dream", tmp_path / "pieces")
     assert not (folder / "tokenizer.json").exists()
     found, whole = (
-        load_tokenizer(folder, read_config(folder)[0]),
+        read_tokenizer(folder, read_config(folder)[0]),
         words.qwen_pairs(qwen.DREAM_SPECIAL, plain=qwen.PLAIN),
     )
     for text in (
@@ -447,7 +455,7 @@ def test_vocabulary_and_merges_give_the_ids_of_a_whole_tokenizer(tmp_path: Path)
     assert list(added.values()) != sorted(added.values())
     assert {text: found.encode(text) for text in added} == {text: [i] for text, i in added.items()}
     (folder / "added_tokens.json").unlink()  # tokenizer_config.json says the same
-    assert load_tokenizer(folder).backend.get_vocab() == found.backend.get_vocab()
+    assert read_tokenizer(folder).backend.get_vocab() == found.backend.get_vocab()
 
 
 @pytest.mark.parametrize("file", ["vocab.json", "merges.txt"])
@@ -455,14 +463,14 @@ def test_a_vocabulary_without_merges_is_refused(file: str, tmp_path: Path) -> No
     folder = make("dream", tmp_path)
     (folder / file).unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json.*vocab\.json"):
-        load_tokenizer(folder)
+        read_tokenizer(folder)
 
 
 def test_a_broken_vocabulary_is_refused(tmp_path: Path) -> None:
     folder = make("dream", tmp_path)
     write_json(folder / "vocab.json", {"a": "b"})
     with pytest.raises(CheckpointError, match=r"vocab\.json") as caught:
-        load_tokenizer(folder)
+        read_tokenizer(folder)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -475,8 +483,8 @@ def test_two_names_of_the_mask_are_one_id(name: str, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(
         (folder / "tokenizer.json").read_text().replace("<MASK>", name)
     )
-    found = load_tokenizer(folder, read_config(folder)[0])
-    assert found.piece(
+    found = read_tokenizer(folder, read_config(folder)[0])
+    assert found.token_text(
         found.mask_id
     ) == name and found.mask_id == found.size - 1 == words.qwen_pairs(
         qwen.SDAR_SPECIAL
@@ -487,11 +495,11 @@ def test_stop_ids_of_generation_config_count_without_a_template(tmp_path: Path) 
     folder = make("sdar", tmp_path)
     raw = json.loads((folder / "tokenizer_config.json").read_text())
     write_json(folder / "tokenizer_config.json", {**raw, "chat_template": None})
-    found = load_tokenizer(folder, read_config(folder)[0])
-    assert {found.piece(i) for i in found.stop_ids} == {EOS, "<|im_end|>"}
+    found = read_tokenizer(folder, read_config(folder)[0])
+    assert {found.token_text(i) for i in found.stop_ids} == {EOS, "<|im_end|>"}
     (folder / "generation_config.json").unlink()
-    found = load_tokenizer(folder, read_config(folder)[0])
-    assert {found.piece(i) for i in found.stop_ids} == {EOS}
+    found = read_tokenizer(folder, read_config(folder)[0])
+    assert {found.token_text(i) for i in found.stop_ids} == {EOS}
 
 
 def test_of_several_templates_the_default_one_is_taken(
@@ -503,9 +511,9 @@ def test_of_several_templates_the_default_one_is_taken(
         tmp_path,
         chat_template=[{"name": "tools", "template": "x"}, {"name": "default", "template": own}],
     )
-    assert load_tokenizer(tmp_path).chat([user("Q")]) == llada.chat([user("Q")])
+    assert read_tokenizer(tmp_path).encode_chat([user("Q")]) == llada.encode_chat([user("Q")])
     (tmp_path / "chat_template.jinja").write_text(CHATML)
-    assert shown(llada, load_tokenizer(tmp_path).chat([user("Q")])).startswith(
+    assert shown(llada, read_tokenizer(tmp_path).encode_chat([user("Q")])).startswith(
         "<|start_header_id|>user\nQ"
     )
 
@@ -515,7 +523,7 @@ def test_an_end_token_among_the_byte_pairs_becomes_a_special_one(
 ) -> None:
     """A role names a token; that makes it special, so that answers do not show it."""
     altered(folder, tmp_path, drop=("added_tokens_decoder",), eos_token="a")
-    found = load_tokenizer(tmp_path)
+    found = read_tokenizer(tmp_path)
     assert found.backend.eos_token_id in found.stop_ids and found.decode(found.encode("xa")) == "x"
 
 
@@ -532,20 +540,20 @@ def specials(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 
 
 def test_the_name_of_a_special_token_is_plain_text_where_it_was_typed(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.plain(FORGED)
+    ids = tokenizer.encode_plain(FORGED)
     assert not specials(tokenizer, ids) and "".join(tokenizer.decode([i]) for i in ids) == FORGED
-    assert tokenizer.plain("no such name") == tokenizer.encode("no such name")
+    assert tokenizer.encode_plain("no such name") == tokenizer.encode("no such name")
 
 
 @pytest.mark.parametrize("role", ("system", "user", "assistant"))
 def test_a_message_cannot_forge_a_turn(tokenizer: Tokenizer, role: str) -> None:
     turns = [{"role": "user", "content": "Q"}, {"role": role, "content": FORGED}]
-    ids = tokenizer.chat(turns)
+    ids = tokenizer.encode_chat(turns)
     assert specials(tokenizer, ids) == specials(
-        tokenizer, tokenizer.chat([turns[0], {"role": role, "content": "Q"}])
+        tokenizer, tokenizer.encode_chat([turns[0], {"role": role, "content": "Q"}])
     )
     assert FORGED in tokenizer.decode(ids)
-    assert len(specials(tokenizer, tokenizer.chat(turns, parse_special=True))) > len(
+    assert len(specials(tokenizer, tokenizer.encode_chat(turns, parse_special=True))) > len(
         specials(tokenizer, ids)
     )
 
@@ -556,8 +564,8 @@ def test_no_family_lets_a_message_forge_a_turn(released: tuple[str, Path, Tokeni
         token.content for i, token in found.backend.added_tokens_decoder.items() if token.special
     ]
     text = f" {''.join(names)} x{names[-1][:-1]}"
-    frame = specials(found, found.chat([{"role": "system", "content": "S"}, user("Q")]))
-    ids = found.chat([{"role": "system", "content": text}, user(text)])
+    frame = specials(found, found.encode_chat([{"role": "system", "content": "S"}, user("Q")]))
+    ids = found.encode_chat([{"role": "system", "content": text}, user(text)])
     assert specials(found, ids) == frame
     assert found.mask_id not in ids and found.decode(ids).count(text.strip()) == 2
 
@@ -593,9 +601,9 @@ def test_whatever_a_template_does_with_content_it_stays_text(
         tmp_path / "tokenizer_config.json",
         {"chat_template": TEMPLATES[name], "eos_token": EOS, "bos_token": BOS},
     )
-    found = load_tokenizer(tmp_path, read_config(folder)[0])
+    found = read_tokenizer(tmp_path, read_config(folder)[0])
     turns = [user(content) for content in contents]
-    ids = found.chat(turns)
+    ids = found.encode_chat(turns)
     assert set(specials(found, ids)) == {BOS, EOT} and ids.count(found.encode(EOT)[0]) == (
         len(turns) if name == "twice" else 1
     )
@@ -608,17 +616,20 @@ def test_a_template_that_changes_names_is_refused(folder: Path, tmp_path: Path) 
         (tmp_path / file).write_bytes((folder / file).read_bytes())
     cut = "<|startoftext|>{% for m in messages %}{{ m.content[:12] }}{% endfor %}"
     write_json(tmp_path / "tokenizer_config.json", {"chat_template": cut, "eos_token": EOS})
-    found = load_tokenizer(tmp_path, read_config(folder)[0])
-    assert shown(found, found.chat([user("12 letters and more")])) == "<|startoftext|>12 letters a"
+    found = read_tokenizer(tmp_path, read_config(folder)[0])
+    assert (
+        shown(found, found.encode_chat([user("12 letters and more")]))
+        == "<|startoftext|>12 letters a"
+    )
     with pytest.raises(OptionError, match="does not keep the name of a special token"):
-        found.chat([user(FORGED)])
+        found.encode_chat([user(FORGED)])
 
 
 def test_a_special_name_that_only_the_vocabulary_spells_is_refused() -> None:
     """A tokenizer of whole words has no letters to read the name by."""
-    found = adopt(foreign_tokenizer())
-    assert found.plain("w1 w2") == found.encode("w1 w2")
+    found = from_transformers(foreign_tokenizer())
+    assert found.encode_plain("w1 w2") == found.encode("w1 w2")
     with pytest.raises(
         OptionError, match="does not read the name of a special token as plain text"
     ):
-        found.plain("w1 [MASK]")
+        found.encode_plain("w1 [MASK]")

@@ -20,8 +20,15 @@ from torch import Tensor
 from creditdecoding.decoders import from_settings
 from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.errors import MissingExtraError, ModelError, OptionError
-from creditdecoding.integrations.blocks import Drawing, advance, dropped, seats, seed_of, usable
-from creditdecoding.integrations.sglang.plugin import algorithms
+from creditdecoding.integrations.blocks import (
+    SamplingParams,
+    advance_blocks,
+    check_decoder,
+    fail_blocks,
+    new_blocks,
+    seed_from_name,
+)
+from creditdecoding.integrations.sglang.plugin import algorithm_decoders
 from creditdecoding.models.families import llada2, sdar
 
 try:
@@ -65,13 +72,15 @@ class CreditAlgorithm(DllmAlgorithm):
 
     def __init__(self, config: DllmConfig) -> None:
         super().__init__(config)
-        self.decoder = usable(from_settings(config.algorithm_config, self.rule)[0], self.rule)
+        self.decoder = check_decoder(
+            from_settings(config.algorithm_config, self.rule)[0], self.rule
+        )
 
     @classmethod
     def configure_server_args(cls, server_args: Any) -> None:
         """Refuse a bad configuration in the launching process, before any model is loaded."""
         config = DllmConfig.from_server_args(server_args)
-        usable(from_settings(config.algorithm_config, cls.rule)[0], cls.rule)
+        check_decoder(from_settings(config.algorithm_config, cls.rule)[0], cls.rule)
         asked = resolving_view(server_args)
         hf = ModelConfig.from_server_args(
             server_args, model_path=asked.model_path, model_revision=asked.revision
@@ -135,7 +144,7 @@ class CreditAlgorithm(DllmAlgorithm):
             given = forward_batch.dllm_prompt_mask
         owners = _owners(forward_batch)
         drawings, seeds = _drawings(forward_batch, [str(owner[0]) for owner in owners])
-        return list(seats((tokens == self.mask_id) & ~given, given, owners, drawings, seeds))
+        return list(new_blocks((tokens == self.mask_id) & ~given, given, owners, drawings, seeds))
 
     def step(
         self, forward_batch: ForwardBatch, full_logits: Tensor, states: list[Any]
@@ -155,10 +164,12 @@ class CreditAlgorithm(DllmAlgorithm):
         logits, wrong = self._logits(forward_batch, full_logits, tokens.numel())
         if wrong is not None:
             logger.error("%s; the requests of this batch are ended", wrong)
-            states[:], done = dropped(tokens, self.mask_id, states), [True] * len(states)
+            states[:], done = fail_blocks(tokens, self.mask_id, states), [True] * len(states)
         else:
             position = forward_batch.positions.view(tokens.shape)
-            states[:], done = advance(self.decoder, logits, tokens, position, self.mask_id, states)
+            states[:], done = advance_blocks(
+                self.decoder, logits, tokens, position, self.mask_id, states
+            )
         self._refuse(tokens, states, done, before)
         return done
 
@@ -204,13 +215,13 @@ class CreditAlgorithm(DllmAlgorithm):
                     tokens[row].masked_fill_(seat.place["lost"][0], REFUSED)
 
 
-def made() -> dict[str, type[CreditAlgorithm]]:
+def algorithm_classes() -> dict[str, type[CreditAlgorithm]]:
     """A class for every algorithm, by name."""
     return {
         name: type(
             name, (CreditAlgorithm,), {"rule": decoder, "__doc__": f"The decoder {decoder}."}
         )
-        for name, decoder in algorithms().items()
+        for name, decoder in algorithm_decoders().items()
     }
 
 
@@ -222,13 +233,15 @@ def _owners(forward_batch: ForwardBatch) -> list[tuple[Hashable, ...]]:
     return list(zip(names, starts))
 
 
-def _drawings(forward_batch: ForwardBatch, names: list[str]) -> tuple[list[Drawing], list[int]]:
+def _drawings(
+    forward_batch: ForwardBatch, names: list[str]
+) -> tuple[list[SamplingParams], list[int]]:
     """How each request is drawn, and its seed: the request's own where SGLang hands it on, else one
     made of its id, the same on every rank.
     """
-    info, seeds = forward_batch.sampling_info, [seed_of(name) for name in names]
+    info, seeds = forward_batch.sampling_info, [seed_from_name(name) for name in names]
     if info is None or info.is_all_greedy:
-        return [Drawing()] * len(names), seeds
+        return [SamplingParams()] * len(names), seeds
     columns = [info.temperatures.view(-1), info.top_ks, info.top_ps]
     values = torch.stack([column.double() for column in columns], 1).tolist()
     if getattr(info, "sampling_seed", None) is not None:
@@ -239,13 +252,13 @@ def _drawings(forward_batch: ForwardBatch, names: list[str]) -> tuple[list[Drawi
     ], seeds
 
 
-def _drawing(temperature: float, top_k: int, top_p: float, vocab: int) -> Drawing:
+def _drawing(temperature: float, top_k: int, top_p: float, vocab: int) -> SamplingParams:
     """SGLang's settings, which it holds in float32, as ours; it writes greedy as top_k 1, and no
     top_k as a very large one.
     """
     if top_k == 1 or temperature == 0:
-        return Drawing()
-    return Drawing(
+        return SamplingParams()
+    return SamplingParams(
         round(temperature, 6),
         top_k if 0 < top_k < vocab else None,
         round(top_p, 6) if 0 < top_p < 1 else None,

@@ -31,16 +31,18 @@ PUBLISHED = {"CreditDecoding": "credit", "EntropyBounded": "entropy"}
 logger = logging.getLogger(__name__)
 
 
-def algorithms() -> dict[str, str]:
+def algorithm_decoders() -> dict[str, str]:
     """Name of each algorithm, as `--dllm-algorithm` takes it, and the decoder it runs."""
     return {
         "".join(part.capitalize() for part in name.split("_")): name for name in names()
     } | PUBLISHED
 
 
-def algorithm_of(decoder: str) -> str:
+def algorithm_name(decoder: str) -> str:
     """The name that `--dllm-algorithm` takes for a decoder, the published one where there is one."""
-    return next(algorithm for algorithm, name in reversed(algorithms().items()) if name == decoder)
+    return next(
+        algorithm for algorithm, name in reversed(algorithm_decoders().items()) if name == decoder
+    )
 
 
 def check_version(found: str) -> None:

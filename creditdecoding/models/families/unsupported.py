@@ -13,7 +13,7 @@ from typing import Any
 from creditdecoding.errors import CheckpointError
 
 _BRING = (
-    "Load it with its own code and hand the network to creditdecoding.bring (docs/your-model.md)."
+    "Load it with its own code and hand the network to creditdecoding.wrap (docs/your-model.md)."
 )
 _ANOTHER = "Use a checkpoint of docs/models.md."
 

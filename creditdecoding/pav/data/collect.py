@@ -61,7 +61,7 @@ def problems_of(
         ):
             with prefix_errors(f"item {number + 1} of {family.name}"):
                 root = PartialAnswer(tuple(lm.encode(item.prompt, config.raw)))
-                lm.row(root.prompt, generation)
+                lm.new_request(root.prompt, generation)
             found.append(
                 Problem((family.name, number), root, mark, _judge(lm, family, item, generation))
             )

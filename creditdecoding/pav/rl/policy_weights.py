@@ -25,7 +25,7 @@ FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer",
-    "special_tokens",
+    "vocab",
     "added_tokens",
     "vocab",
     "merges",

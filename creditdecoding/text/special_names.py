@@ -22,7 +22,7 @@ _SIGN = "\uf8f0"
 
 
 @dataclass(frozen=True)
-class Names:
+class SpecialNames:
     """The special tokens by name; `before` and `behind` those that swallow white space there."""
 
     names: tuple[str, ...]
@@ -30,7 +30,7 @@ class Names:
     behind: frozenset[str]
 
     @classmethod
-    def of(cls, added: Mapping[int, Any], ids: Set[int]) -> Names:
+    def of(cls, added: Mapping[int, Any], ids: Set[int]) -> SpecialNames:
         """Those of a tokenizer's added tokens that are special or have one of the ids."""
         found = [
             token for i, token in added.items() if (token.special or i in ids) and token.content
@@ -107,10 +107,10 @@ def _mapped(value: Any, change: Any) -> Any:
     return value
 
 
-class Letters:
+class PlainTextEncoder:
     """A tokenizer that reads the names of special tokens as letters."""
 
-    def __init__(self, backend: Any, names: Names) -> None:
+    def __init__(self, backend: Any, names: SpecialNames) -> None:
         self._backend = backend
         rust = getattr(backend, "backend_tokenizer", None)
         self._rust = None if rust is None else type(rust).from_str(rust.to_str())

@@ -45,7 +45,7 @@ def test_prompts_and_messages_are_plain_text(lm: LM) -> None:
         lm, lm.encode("A")
     )
     assert not special(lm, lm.encode(FORGED, raw=True))
-    assert lm.rows([FORGED], CONFIG, raw=True)[0].masked.sum() == 4
+    assert lm.new_requests([FORGED], CONFIG, raw=True)[0].masked.sum() == 4
     assert log_likelihood(lm, FORGED, MASK, mc_num=1, batch_size=1).mean < 0
 
 
@@ -59,12 +59,12 @@ def test_an_option_reads_special_tokens_and_a_mask_among_them_is_refused(parsing
 
 def test_a_mask_among_ids_is_refused(lm: LM) -> None:
     with pytest.raises(OptionError, match="the mask token is in the prompt"):
-        lm.row([1, lm.vocab.mask_id, 2], CONFIG)
+        lm.new_request([1, lm.vocab.mask_id, 2], CONFIG)
 
 
 def test_only_the_marker_is_a_gap(lm: LM, parsing: LM) -> None:
-    row = lm.infill_row(f"a [MASK] b{MASK}c[MASK]", CONFIG)
+    row = lm.new_infill_request(f"a [MASK] b{MASK}c[MASK]", CONFIG)
     assert row.masked.sum() == 2 and lm.vocab.mask_id not in row.canvas[~row.masked].tolist()
-    assert parsing.infill_row(f"a [MASK] b{MASK}c[MASK]", CONFIG).masked.sum() == 3
+    assert parsing.new_infill_request(f"a [MASK] b{MASK}c[MASK]", CONFIG).masked.sum() == 3
     with pytest.raises(OptionError, match="no mask in the text"):
-        lm.infill_row(f"a {MASK}", CONFIG)
+        lm.new_infill_request(f"a {MASK}", CONFIG)

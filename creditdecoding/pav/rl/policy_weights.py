@@ -25,7 +25,7 @@ FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer",
-    "vocab",
+    "special_tokens",
     "added_tokens",
     "vocab",
     "merges",

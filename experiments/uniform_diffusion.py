@@ -108,7 +108,7 @@ def train(out: Path, seconds: float, batch: int = 32, rate: float = 2e-3) -> Non
     """
     lm = load("pocket")
     assert isinstance(lm.model, Transformer)
-    lm.model.backend = "math"  # the faster one in a bfloat16 backward pass
+    lm.model.attention_backend = "math"  # the faster one in a bfloat16 backward pass
     net = Denoiser(lm.model)
     net.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0)

@@ -21,7 +21,7 @@ def block_causal_mask(
     return found if found.dim() == 3 else found[None]
 
 
-def _ragged(allowed: Tensor | None, device: torch.device) -> list[int] | None:
+def _uneven_lengths(allowed: Tensor | None, device: torch.device) -> list[int] | None:
     """Keys of each row, where going through the rows one by one pays: on a CPU, rows that use less
     than `WORTH` of the padded keys.
 
@@ -50,7 +50,7 @@ def attention(
     q: Float[Tensor, "rows heads length dim"],
     k: Float[Tensor, "rows kv_heads keys dim"],
     v: Float[Tensor, "rows kv_heads keys dim"],
-    allowed: Bool[Tensor, "rows_or_1 queries keys"] | None,
+    attention_mask: Bool[Tensor, "rows_or_1 queries keys"] | None,
     backend: str = "sdpa",
 ) -> Float[Tensor, "rows heads length dim"]:
     """Scaled dot-product attention, scale 1/sqrt(dim), grouped queries; `allowed` is True where a
@@ -61,10 +61,10 @@ def attention(
     "sdpa" is torch's fused kernel; "math" is the plain formula, several times faster in a bfloat16
     backward pass on a CPU.
     """
-    mask = None if allowed is None else allowed[:, None]
+    mask = None if attention_mask is None else attention_mask[:, None]
     grouped = q.shape[1] != k.shape[1]
     if backend == "sdpa":
-        lengths = _ragged(allowed, q.device)
+        lengths = _uneven_lengths(attention_mask, q.device)
         if lengths is not None:
             parts = (slice(i, i + 1) for i in range(len(q)))
             return torch.cat(

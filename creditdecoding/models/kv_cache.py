@@ -63,12 +63,17 @@ class KVCache:
     """
 
     def __init__(
-        self, layers: int, kv_heads: int, dim: int, device: torch.device, dtype: torch.dtype
+        self,
+        num_layers: int,
+        kv_heads: int,
+        head_dim: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.layers, self.kv_heads, self.dim, self.device, self.dtype = (
-            layers,
+            num_layers,
             kv_heads,
-            dim,
+            head_dim,
             device,
             dtype,
         )

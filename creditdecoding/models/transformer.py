@@ -87,7 +87,7 @@ class Layer(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        allowed: Tensor | None,
+        attention_mask: Tensor | None,
         backend: str,
         cache: LayerCache | None = None,
     ) -> Tensor:
@@ -108,7 +108,7 @@ class Layer(nn.Module):
             )
         if cache is not None:
             k, v = cache.update(k, v)
-        mixed = attention(q, k, v, allowed, backend)
+        mixed = attention(q, k, v, attention_mask, backend)
         x = x + self.o(mixed.transpose(1, 2).reshape(rows, length, -1))
         return torch.add(x, self.mlp(self.ff_norm(x)))
 
@@ -116,9 +116,9 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Token ids in, logits of the asked positions out."""
 
-    def __init__(self, config: ModelConfig, backend: str = "sdpa") -> None:
+    def __init__(self, config: ModelConfig, attention_backend: str = "sdpa") -> None:
         super().__init__()
-        self.config, self.backend = config, backend
+        self.config, self.attention_backend = config, attention_backend
         self.embed = nn.Embedding(config.embedding_rows, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -156,8 +156,8 @@ class Transformer(nn.Module):
     def forward(
         self,
         tokens: Int[Tensor, "rows length"],
-        read: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
-        allowed: Bool[Tensor, "rows queries keys"] | None = None,
+        logit_positions: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+        attention_mask: Bool[Tensor, "rows queries keys"] | None = None,
         positions: Int[Tensor, "rows length"] | None = None,
         caches: list[LayerCache] | None = None,
     ) -> Float[Tensor, "n vocab"]:
@@ -172,18 +172,20 @@ class Transformer(nn.Module):
         0, 1, 2, ... that are seen; tokens
         beyond the stores' columns are not kept, and their keys come last.
         """
-        row, column = read
+        row, column = logit_positions
         if self.config.logit_shift:
             column = (column - 1).clamp(min=0)
-        return self.logits(self.hidden_states(tokens, allowed, positions, caches)[row, column])
+        return self.logits(
+            self.hidden_states(tokens, attention_mask, positions, caches)[row, column]
+        )
 
     def hidden_states(
         self,
         tokens: Tensor,
-        allowed: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
         caches: list[LayerCache] | None = None,
-        added: Tensor | None = None,
+        extra_embeddings: Tensor | None = None,
     ) -> Float[Tensor, "rows length hidden"]:
         """Hidden states after the last layer, before the final norm; `added` [rows, length, hidden]
         goes to the embeddings.
@@ -201,10 +203,21 @@ class Transformer(nn.Module):
                 )
                 keys = torch.cat((stored, at[..., caches[0].columns.shape[1] :]), dim=-1)
             pattern = block_causal_mask(at, keys, self.config.causal_block)
-            allowed = pattern if allowed is None else pattern & allowed
-        x: Tensor = self.embed(tokens) if added is None else self.embed(tokens) + added
+            attention_mask = pattern if attention_mask is None else pattern & attention_mask
+        x: Tensor = (
+            self.embed(tokens)
+            if extra_embeddings is None
+            else self.embed(tokens) + extra_embeddings
+        )
         for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, allowed, self.backend, None if caches is None else caches[index])
+            x = layer(
+                x,
+                cos,
+                sin,
+                attention_mask,
+                self.attention_backend,
+                None if caches is None else caches[index],
+            )
         return x
 
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:

@@ -51,7 +51,7 @@ def learning_copy(lm: LM, compile: bool = False, learn: str = "all") -> tuple[nn
         )
     mine, first = copy.deepcopy(model).float(), copy.deepcopy(model).requires_grad_(False)
     if isinstance(mine, Transformer):
-        mine.backend = "math" if lm.device.type == "cpu" else "sdpa"
+        mine.attention_backend = "math" if lm.device.type == "cpu" else "sdpa"
     if compile:
         torch._dynamo.config.recompile_limit = max(
             64, torch._dynamo.config.recompile_limit

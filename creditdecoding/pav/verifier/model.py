@@ -129,7 +129,7 @@ class Scorer(nn.Module):
         marks = torch.stack((packed.surprise.clamp(max=1), packed.surprise.log1p() / 3), dim=-1)
         added = self.surprise(marks.to(self.surprise.weight.dtype))
         hidden = self.trunk.hidden_states(
-            packed.tokens, packed.allowed, packed.positions, added=added
+            packed.tokens, packed.allowed, packed.positions, extra_embeddings=added
         )[packed.read]
         seen = (
             packed.allowed[packed.read].float()[:, None] @ marks[packed.read[0]]

@@ -1,4 +1,4 @@
-"""The command that answers a file of requests: batch."""
+"""The command batch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from creditdecoding.config import EngineConfig, ServeConfig
 if TYPE_CHECKING:
     from creditdecoding.batch.input import Line
     from creditdecoding.batch.processor import Reply
+
+    Answerer = Callable[[Iterable[Line]], Iterator[Reply]]
 
 
 @app.command()
@@ -42,21 +44,21 @@ def batch(
     from creditdecoding.batch.processor import BatchProcessor, make_processor
 
     check_writable(out)
-    planned = plan_job(source, out, model, options, engine, serving)
-    if planned.done:
-        cleanup(planned)
-        return typer.echo(f"{out} is complete already", err=True)
+    job = plan_job(source, out, model, options, engine, serving)
+    if job.done:
+        cleanup(job)
+        typer.echo(f"{out} is complete already", err=True)
+        return
     if options.ray:
         from creditdecoding.integrations.ray import answer_on_ray
 
-        answer: Callable[[Iterable[Line]], Iterator[Reply]] = partial(
-            answer_on_ray, partial(make_processor, planned.settings), options, engine
-        )
+        make_worker = partial(make_processor, job.settings)
+        answer: Answerer = partial(answer_on_ray, make_worker, options, engine)
     else:
-        answer = BatchProcessor(load_lm(model, engine), planned.settings).answers
+        answer = BatchProcessor(load_lm(model, engine), job.settings).answers
     with open_progress("lines", resumable=True) as start:
-        tally = run_job(planned, answer, start)
+        tally = run_job(job, answer, start)
     passes = f"; {tally.tokens} tokens in {tally.nfe} forward passes" if tally.nfe else ""
     typer.echo(
-        f"wrote {out}: {tally.requests} rows, {tally.failed} of them errors{passes}", err=True
+        f"wrote {out}: {tally.requests} answers, {tally.failed} of them errors{passes}", err=True
     )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from creditdecoding.cli.app import app
-from creditdecoding.cli.render import write
+from creditdecoding.cli.render import report_written, write
 from creditdecoding.cli.validate import check_writable
+from creditdecoding.errors import OptionError
 
 if TYPE_CHECKING:
     from creditdecoding.decoders.base import Decoder
@@ -40,42 +41,43 @@ def export(
         typer.Option(help="Write to this file instead of printing.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a decoder with all its knobs to a file; `--decoder FILE` reads it, and so does SGLang
+    """Write a decoder with all its knobs to a file, for `--decoder FILE` and for SGLang
     (docs/sglang.md).
     """
     from creditdecoding.decoders import export_text, load, settings
-    from creditdecoding.errors import OptionError
     from creditdecoding.integrations.blocks import check_decoder
 
     check_writable(out)
-    chosen, size = load(decoder)
+    rule, file_block_size = load(decoder)
+    block_size = block_size or file_block_size
     if format == "sglang":
-        check_decoder(chosen, settings(chosen)["name"])
-    if format == "text" and (block_size or size) is not None:
+        check_decoder(rule, settings(rule)["name"])
+    if format == "text" and block_size is not None:
         raise OptionError(
-            "the format text has no place for a block length",
-            given=block_size or size,
+            "the format text has no block length",
+            given=block_size,
             allowed="sglang, json",
-            hint="Choose another.",
+            hint="Choose another format.",
         )
-    text = export_text(chosen, format, block_size or size, usage_comment(chosen))
+    text = export_text(rule, format, block_size, usage_comment(rule))
     if out is None:
         sys.stdout.write(text)
     else:
         write(out, text)
-        typer.echo(f"wrote {out}", err=True)
+        report_written(out)
 
 
 def usage_comment(decoder: Decoder) -> str:
-    """How a decoder's file is used, for its head; without SGLang where that cannot run the decoder."""
+    """The commands that read a decoder's file; SGLang's only if it can run the decoder."""
     from creditdecoding.decoders import settings
-    from creditdecoding.errors import OptionError
     from creditdecoding.integrations.blocks import check_decoder
     from creditdecoding.integrations.sglang.plugin import algorithm_name
 
-    name, here = settings(decoder)["name"], "credit ... --decoder FILE"
+    name = settings(decoder)["name"]
+    credit_command = "credit ... --decoder FILE"
     try:
         check_decoder(decoder, name)
     except OptionError:
-        return here
-    return f"{here}\nsglang serve ... --dllm-algorithm {algorithm_name(name)} --dllm-algorithm-config FILE"
+        return credit_command
+    algorithm = f"--dllm-algorithm {algorithm_name(name)} --dllm-algorithm-config FILE"
+    return f"{credit_command}\nsglang serve ... {algorithm}"

@@ -1,4 +1,4 @@
-"""Command line flags made from option dataclasses: a flag for each field, with its help and choices."""
+"""Command line flags made from option dataclasses: one for each field, with help and choices."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _is_typed(source: Any) -> bool:
 
 
 def _flags(field: dataclasses.Field[Any], panel: str) -> list[inspect.Parameter]:
-    """The flag of an option, and those of the knobs that may be set without writing out its spec."""
+    """The flag of an option, and the flags of those knobs of its spec that have one."""
     type_name = type_names(field)[0]
     is_list = type_name.startswith("tuple")
     value_type: Any = list[str] if is_list else _TYPES[type_name]

@@ -1,6 +1,4 @@
-"""How many items a command takes where its user did not say: the default, or all of a list that is
-shorter, with a line.
-"""
+"""How many items of each task a command takes if `--limit` is not given."""
 
 from __future__ import annotations
 
@@ -13,16 +11,18 @@ if TYPE_CHECKING:
     from creditdecoding.tasks.base import Task
 
 
-def items_per_task(limit: int | None, default: int, families: Iterable[Task]) -> int:
-    """The limit that was asked for, which a family may not be shorter than; or the default."""
+def items_per_task(limit: int | None, default: int, tasks: Iterable[Task]) -> int:
+    """The given limit, which every task must reach, or a default, which it need not reach.
+
+    Says on standard error which tasks have fewer items than the default.
+    """
     from creditdecoding.tasks.base import DefaultLimit
 
     if limit is not None:
         return limit
-    for family in families:
-        if family.fixed_items is not None and len(family.fixed_items) < default:
-            typer.echo(
-                f"{family.name}: all of its {len(family.fixed_items)} items (--limit is {default} by default)",
-                err=True,
-            )
+    for task in tasks:
+        if task.fixed_items is not None and len(task.fixed_items) < default:
+            count = len(task.fixed_items)
+            message = f"{task.name}: all of its {count} items (--limit is {default} by default)"
+            typer.echo(message, err=True)
     return DefaultLimit(default)

@@ -1,4 +1,4 @@
-"""How far the reading of weights is, where there is something to wait for."""
+"""Progress while weights are read, shown only if it takes long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from contextlib import contextmanager
 
 from rich.progress import DownloadColumn
 
-from creditdecoding.viewer.progress import ProgressBar, ProgressLines, WorkProgress, is_terminal
+from creditdecoding.viewer.progress import (
+    ProgressBar,
+    ProgressDisplay,
+    ProgressLines,
+    WorkProgress,
+    is_terminal,
+)
 
 LONG_BYTES = 200 * 2**20
 LONG_SECONDS = 1.0
@@ -17,33 +23,34 @@ LONG_SECONDS = 1.0
 
 @contextmanager
 def loading_progress() -> Iterator[Callable[[int, int], None]]:
-    """To be called with the bytes read and the bytes there are.
+    """Gives a function to call with the bytes read so far and the bytes in all.
 
-    On a terminal a bar shows what is long or has lasted a second; elsewhere lines are written as of
-    all long work.
+    A terminal gets a bar if there are many bytes or reading has lasted a second; elsewhere lines
+    appear as for all long work.
     """
-    far = WorkProgress("loading")
-    terminal = is_terminal(sys.stderr)
-    if terminal:
-        shown: ProgressBar | ProgressLines = ProgressBar(far, sys.stderr, (DownloadColumn(),), 30)
+    work = WorkProgress("loading")
+    on_terminal = is_terminal(sys.stderr)
+    display: ProgressDisplay
+    if on_terminal:
+        display = ProgressBar(work, sys.stderr, (DownloadColumn(),), speed_period=30)
     else:
-        shown = ProgressLines(far, sys.stderr.write, amount=lambda count: f"{count / 1e9:.1f} GB")
-    begun: float | None = None
-    started = False
+        display = ProgressLines(work, sys.stderr.write, amount=lambda done: f"{done / 1e9:.1f} GB")
+    first_call: float | None = None
+    is_shown = False
 
     def on_progress(done: int, total: int) -> None:
-        nonlocal begun, started
+        nonlocal first_call, is_shown
         now = time.monotonic()
-        begun = now if begun is None else begun
-        far.done = done
-        far.total = total
-        long = not terminal or total > LONG_BYTES or now - begun > LONG_SECONDS
-        if long and not started:
-            started = True
-            shown.start()
-        shown.advance()
+        first_call = first_call or now
+        work.done = done
+        work.total = total
+        is_long = total > LONG_BYTES or now - first_call > LONG_SECONDS
+        if not is_shown and (is_long or not on_terminal):
+            is_shown = True
+            display.start()
+        display.advance()
 
     try:
         yield on_progress
     finally:
-        shown.stop()
+        display.stop()

@@ -1,10 +1,10 @@
-"""How far a command is, on standard error, and what it says when it is stopped on the way.
+"""Progress of a command on standard error, and its message if it is stopped.
 
     with open_progress("samples", resumable=True) as start:
         tick = start(done, total)
 
-`resumable` says that the same command goes on where this one stopped. Where work is kept only now and
-then, `saved_count` says how much of it is.
+`resumable` promises that the same command continues from where this one stopped. If work is saved
+only now and then, `saved_count` returns how much of it is.
 """
 
 from __future__ import annotations
@@ -21,53 +21,57 @@ if TYPE_CHECKING:
     from creditdecoding.viewer.progress import WorkProgress
 
 Tick = Callable[[], None]
-Saved = Callable[[], int]
+"""Counts one piece of work as done."""
 
 
 @contextmanager
 def open_progress(
-    text: str, resumable: bool = False, saved_count: Saved | None = None
+    text: str, resumable: bool = False, saved_count: Callable[[], int] | None = None
 ) -> Iterator[Callable[[int, int], Tick]]:
-    """Progress of what is counted later: call it with how many are done and how many there are, it
-    gives what counts one.
+    """Progress of work whose amount is known later.
+
+    Gives a function that takes the counts done and in all, starts the display and returns a `Tick`.
     """
     from creditdecoding.viewer.progress import WorkProgress, make_display
 
-    far = WorkProgress(text)
-    shown = make_display(far, sys.stderr)
+    work = WorkProgress(text)
+    display = make_display(work, sys.stderr)
 
     def tick() -> None:
-        far.done += 1
-        shown.advance()
+        work.done += 1
+        display.advance()
 
     def start(done: int, total: int) -> Tick:
-        far.begin(done, total)
-        shown.start()
+        work.begin(done, total)
+        display.start()
         return tick
 
     try:
         yield start
     except Stopped as stopped:
-        if resumable and far.total is not None:
-            stopped.message = _words(far, saved_count)
+        if resumable and work.total is not None:
+            stopped.message = _stop_message(work, saved_count)
         raise
     finally:
-        shown.stop()
+        display.stop()
 
 
-def _words(far: WorkProgress, saved: Saved | None) -> str:
-    """What is said of work that goes on."""
-    said = f"stopped at {far.done} of {far.total}; the same command goes on"
-    if saved is None or saved() == far.done:
-        return said
-    return f"{said} from {saved()}"
+def _stop_message(work: WorkProgress, saved_count: Callable[[], int] | None) -> str:
+    message = f"stopped at {work.done} of {work.total}; the same command goes on"
+    if saved_count is None or saved_count() == work.done:
+        return message
+    return f"{message} from {saved_count()}"
 
 
 @contextmanager
 def progress(
-    total: int, text: str, done: int = 0, resumable: bool = False, saved_count: Saved | None = None
+    total: int,
+    text: str,
+    done: int = 0,
+    resumable: bool = False,
+    saved_count: Callable[[], int] | None = None,
 ) -> Iterator[Tick]:
-    """Progress that counts calls."""
+    """Progress of a known amount of work; gives the function that counts one."""
     with open_progress(text, resumable, saved_count) as start:
         yield start(done, total)
 
@@ -76,8 +80,13 @@ def progress(
 def answer_progress(
     total: int, text: str = "answers", done: int = 0, resumable: bool = False
 ) -> Iterator[Callable[[Event], None]]:
-    """Progress that is shown trace events and counts the rows that end."""
+    """Progress of decoding; gives a function that takes events and counts finished requests."""
     from creditdecoding.trace import FinishEvent
 
     with progress(total, text, done, resumable) as tick:
-        yield lambda event: tick() if isinstance(event, FinishEvent) else None
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, FinishEvent):
+                tick()
+
+        yield on_event

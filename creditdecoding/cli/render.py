@@ -111,7 +111,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def report_written(*paths: Path | None) -> None:
-    """Say on standard error which files were written; None stands for one that was not asked for."""
+    """Say on standard error which files were written; None is skipped."""
     for path in paths:
         if path is not None:
             typer.echo(f"wrote {path}", err=True)

@@ -1,4 +1,4 @@
-"""The command that serves a model over HTTP: serve."""
+"""The command serve."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.server.defaults import Defaults, set_values
 from creditdecoding.server.options import HttpConfig
 
-EVERYBODY = (
-    "everybody who can reach this machine can use the model: the server listens at {host} without a key. "
-    "Set CREDIT_API_KEY or --api-key-file, or leave --host out."
+OPEN_TO_ALL = (
+    "anyone who can reach this machine can use the model: the server listens at {host} without a "
+    "key. Set CREDIT_API_KEY or --api-key-file, or leave --host out."
 )
-LESS_ROOM = "{room} connections at a time instead of {wanted}: the system lets this process open no more files (ulimit -n)"
+FEWER_CONNECTIONS = (
+    "{limit} connections at a time instead of {requested}: the system lets this process open no "
+    "more files (ulimit -n)"
+)
 
 
 @app.command()
@@ -33,34 +36,34 @@ def serve(
 ) -> None:
     """Serve a model to OpenAI clients, with a live page at /.
 
-    Default options are for requests that do not say otherwise; what is not set here, the checkpoint
-    or `credit generate` says.
-    SIGTERM and Ctrl+C end it: requests under way may finish, and the exit code is 0. A second
-    signal ends it at once with 128 + its number.
+    The default options apply to requests that do not set them; otherwise the checkpoint's defaults
+    apply, then those of `credit generate`. SIGTERM and Ctrl+C end the server after the requests
+    under way, with exit status 0. A second signal ends it at once with 128 + its number.
     """
-    from creditdecoding.server import api_key as key
-    from creditdecoding.server import hosts
-    from creditdecoding.server import listener as door
+    from creditdecoding.server.api_key import with_key
+    from creditdecoding.server.hosts import is_loopback
+    from creditdecoding.server.listener import listen, url_of
     from creditdecoding.server.parse import apply_defaults, resolve_defaults
-    from creditdecoding.server.serve import serve as run
+    from creditdecoding.server.serve import serve as run_server
 
     defaults = resolve_defaults(set_values(default))
-    http = key.with_key(http, _warn)
-    listening = door.listen(http)  # before the model is loaded, which may take minutes
-    if http.api_key is None and not hosts.is_loopback(listening.getsockname()[0]):
-        _warn(EVERYBODY.format(host=http.host))
+    http = with_key(http, _warn)
+    listener = listen(http)  # before the model is loaded, which may take minutes
+    if http.api_key is None and not is_loopback(listener.getsockname()[0]):
+        _warn(OPEN_TO_ALL.format(host=http.host))
     lm = load_lm(model, engine)
     apply_defaults(lm, defaults)
     name = http.name or (Path(model).resolve().name if Path(model).is_dir() else model)
 
-    def ready() -> None:
-        if listening.limit < http.max_connections:
-            _warn(LESS_ROOM.format(room=listening.limit, wanted=http.max_connections))
-        address = door.url_of(listening)
-        typer.echo(f"{name} at {address} (OpenAI API at {address}/v1)", err=True)
+    def on_ready() -> None:
+        if listener.limit < http.max_connections:
+            limits = {"limit": listener.limit, "requested": http.max_connections}
+            _warn(FEWER_CONNECTIONS.format(**limits))
+        url = url_of(listener)
+        typer.echo(f"{name} at {url} (OpenAI API at {url}/v1)", err=True)
 
     with default_interrupt():
-        run(lm, name, engine, serving, http, listening, ready)
+        run_server(lm, name, engine, serving, http, listener, on_ready)
 
 
 def _warn(text: str) -> None:

@@ -1,22 +1,22 @@
-"""Ctrl-C and SIGTERM: one exception, one message, the usual exit codes, 130 and 143.
+"""Ctrl-C and SIGTERM: one exception, one message, and the usual exit statuses 130 and 143.
 
-The exception is not a `KeyboardInterrupt`: releases of Typer do different things with that one, and
-a SIGTERM is none.
+The exception is not a `KeyboardInterrupt`, which releases of Typer handle in different ways.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """A signal asked the command to end; `words` is what its user is told."""
+    """A signal asked the command to end; `message` is shown to the user."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -29,46 +29,41 @@ class Stopped(BaseException):
         return 128 + self.number
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def _raise_stopped(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Both signals raise `Stopped` in the body, but for one that whoever started the command has
-    switched off (nohup, `&`).
-    """
-    if threading.current_thread() is not threading.main_thread():
+    """Both signals raise `Stopped` in the body, except those that are ignored (nohup, `&`)."""
+    numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    with _handled(numbers, _raise_stopped):
         yield
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    mine = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
-    for number in mine:
-        signal.signal(number, _stop)
-    try:
-        yield
-    finally:
-        for number in mine:
-            signal.signal(number, before[number])
 
 
 @contextmanager
 def default_interrupt() -> Iterator[None]:
-    """In the body Ctrl-C is a `KeyboardInterrupt` again: for what has an own way to end, such as a
-    server.
-    """
+    """Ctrl-C raises `KeyboardInterrupt` in the body, for a server that shuts down by itself."""
+    with _handled([signal.SIGINT], signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def _handled(numbers: Iterable[signal.Signals], handler: Callable[..., Any]) -> Iterator[None]:
+    """Set a handler in the body; only the main thread may, others change nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 def restore_default_signals() -> None:
-    """From now on either signal ends the process without a word."""
+    """From now on either signal ends the process without a message."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)

@@ -1,9 +1,8 @@
-"""The three standard streams, made safe before a command runs: closed ones, and characters that
-they cannot hold.
+"""Makes the standard streams safe to use: closed ones, and characters that they cannot hold.
 
-Standard output that is closed is refused. What standard output cannot encode is written as a
-question mark; bytes of standard input that
-are no text come through as half characters, which a prompt refuses by name.
+A closed standard output is refused. Characters that standard output cannot encode are written as
+question marks. Bytes on standard input that are not text become lone surrogates, which a prompt
+refuses.
 """
 
 from __future__ import annotations
@@ -18,26 +17,21 @@ from creditdecoding.errors import OptionError
 
 
 def prepare_streams() -> None:
-    """Make the streams of this process safe to use. Raises `OptionError` where standard output is
-    closed.
-    """
+    """Prepare the streams of this process. Raises `OptionError` if standard output is closed."""
+    # these stay open until the process ends
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if sys.stdout is None:
         raise OptionError("standard output is closed", hint="Send it to a file, or to /dev/null.")
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr.reconfigure(errors="backslashreplace")
+    errors = {sys.stdin: "surrogateescape", sys.stdout: "replace", sys.stderr: "backslashreplace"}
+    for stream, error_handler in errors.items():
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=error_handler)
 
 
 def encodes_all_text(stream: TextIO) -> bool:
-    """Whether every character can be written to this stream; one without an encoding holds text as
-    it is.
-    """
+    """Whether every character can be written to this stream, as to one without an encoding."""
     encoding = stream.encoding
     return encoding is None or codecs.lookup(encoding).name.startswith("utf")

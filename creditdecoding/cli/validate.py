@@ -1,6 +1,4 @@
-"""What a long run would find out only at its end, refused before it begins; what several commands
-refuse alike.
-"""
+"""Checks of arguments and outputs before a long run starts."""
 
 from __future__ import annotations
 
@@ -20,99 +18,86 @@ if TYPE_CHECKING:
 
 
 def check_writable(*paths: Path | None) -> None:
-    """Refuse files that could not be written in the end: no folder, a folder of that name, no
-    right, no room, one file for two outputs.
+    """Check that files can be written and are different ones; None is not checked.
+
+    Nothing is changed on disk. Raises `OptionError`.
     """
-    given = [path for path in paths if path is not None]
-    for number, path in enumerate(given):
-        if _whole(path) in map(_whole, given[:number]):
+    seen: set[str] = set()
+    for path in filter(None, paths):
+        real_path = os.path.realpath(path)
+        if real_path in seen:
             raise OptionError(
                 "two outputs are the same file",
                 given=str(path),
                 hint="Give each a file of its own.",
             )
+        seen.add(real_path)
         try:
-            _check_file(path)
+            _check_file(path, Path(real_path))
         except OSError as error:
             raise _refusal("this file cannot be written", error, path) from error
 
 
-def _whole(path: Path) -> str:
-    """The path without links and dots, as text."""
-    return os.path.realpath(path)
-
-
-def _check_file(path: Path) -> None:
-    """Raises `OptionError` or `OSError` where `path` cannot become a file."""
-    target = Path(_whole(path))
-    if not target.parent.is_dir():
+def _check_file(path: Path, real_path: Path) -> None:
+    """Raises `OptionError` or `OSError` if `path` cannot become a file."""
+    if not real_path.parent.is_dir():
         raise OptionError(
-            "the folder of this file is not there",
+            "the folder of this file does not exist",
             given=str(path),
             hint="Make it first: a run can take long.",
         )
-    if target.is_dir():
+    if real_path.is_dir():
         raise OptionError("this is a folder", given=str(path), hint="Give a file in it.")
-    if target.exists() and not target.is_file():
-        return  # a device or a pipe: what it takes is known when it is written to
-    if target.exists():
-        with open(target, "ab"):
+    if real_path.exists():
+        if not real_path.is_file():
+            return  # a device or a pipe: only writing to it shows what it takes
+        with open(real_path, "ab"):
             pass
-    _try_folder(target.parent)
+    _try_folder(real_path.parent)
 
 
 def _try_folder(folder: Path) -> None:
-    """Write a little to a file without a name in this folder. Raises `OSError`."""
+    """Write some bytes to a file without a name in this folder. Raises `OSError`."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(4096))
 
 
-def _refusal(what: str, error: OSError, path: Path) -> OptionError:
+def _refusal(problem: str, error: OSError, path: Path) -> OptionError:
     hint = "Make room." if error.errno == errno.ENOSPC else "Choose another place."
-    return OptionError(f"{what} ({error.strerror})", given=str(path), hint=hint)
+    return OptionError(f"{problem} ({error.strerror})", given=str(path), hint=hint)
 
 
 def check_folder(folder: Path, *names: str) -> None:
-    """Refuse a folder that could not be made or written to, or in which one of these files is
-    something else; make nothing.
+    """Check that a folder can be made, or written to, with these files in it.
+
+    Nothing is changed on disk. Raises `OptionError`.
     """
+    existing = Path(os.path.realpath(folder))
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        raise OptionError(
+            "this is a file, not a folder", given=str(existing), hint="Choose another --out."
+        )
     try:
-        _check_folder(folder)
+        _try_folder(existing)
     except OSError as error:
         raise _refusal("cannot use the folder", error, folder) from error
     if folder.is_dir():
         check_writable(*(folder / name for name in names))
 
 
-def _check_folder(folder: Path) -> None:
-    """Raises `OptionError` or `OSError` where the nearest folder that is there cannot be written
-    to.
-    """
-    nearest = Path(_whole(folder))
-    while not os.path.lexists(nearest):
-        nearest = nearest.parent
-    if not nearest.is_dir():
-        raise OptionError(
-            "this is a file, not a folder", given=str(nearest), hint="Choose another --out."
-        )
-    _try_folder(nearest)
-
-
 def make_folder(folder: Path, *names: str) -> None:
-    """Make a folder, or refuse it as `usable` does."""
+    """Make a folder after the checks of `check_folder`. Raises `OptionError`."""
     check_folder(folder, *names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(
-            f"cannot make the folder ({error.strerror})",
-            given=str(folder),
-            hint="Choose another --out.",
-        ) from error
+        raise _refusal("cannot make the folder", error, folder) from error
 
 
 def check_can_plot(png: Path | None) -> None:
-    """Refuse a picture without matplotlib."""
+    """Raises `MissingExtraError` if a picture is asked for and matplotlib is not installed."""
     if png is not None and find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "plot")
 
@@ -128,20 +113,24 @@ def check_no_decoder(command: str, generation: GenerationConfig) -> None:
 
 
 def parse_split(name: str) -> Split:
-    """The split of this name."""
+    """The split of this name. Raises `OptionError`."""
     from creditdecoding.tasks.base import SPLITS
 
-    for known in SPLITS:
-        if name == known:
-            return known
+    for split in SPLITS:
+        if name == split:
+            return split
     raise unknown_name("split", name, SPLITS)
 
 
-def parse_whole_numbers(name: str, text: str) -> tuple[int, ...] | None:
-    """Whole numbers separated by commas or blanks, None for none."""
-    words = text.replace(",", " ").split()
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
+def parse_whole_numbers(option: str, text: str) -> tuple[int, ...] | None:
+    """Different whole numbers above 0, separated by commas or blanks, in order; None for an empty
+    text. Raises `OptionError`.
+    """
+    parts = text.replace(",", " ").split()
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise OptionError(
-            f"{name} must be whole numbers above 0", given=text, hint='Write them as "64 128 256".'
+            f"{option} must be whole numbers above 0",
+            given=text,
+            hint='Write them as "64 128 256".',
         )
-    return tuple(sorted({int(word) for word in words})) or None
+    return tuple(sorted({int(part) for part in parts})) or None

@@ -10,7 +10,6 @@ from importlib.resources import files
 
 from creditdecoding.decoders import names
 from creditdecoding.viewer.html import player_html
-from creditdecoding.viewer.player import BODY
 
 LENGTH = 64  # of an answer, at first
 
@@ -28,7 +27,7 @@ def live_page(model: str, max_length: int) -> str:
     )
     return player_html(
         f"{model}, live",
-        f"{form}{BODY}",
+        form,
         [],
         (folder / "live.js").read_text("utf-8"),
         (folder / "live.css").read_text("utf-8"),

@@ -1,3 +1,1 @@
-"""Traces to look at: data a step (frames.py), drawn in the terminal, as PNG and as a stand-alone
-HTML page.
-"""
+"""Traces to look at: one frame for each pass, drawn in the terminal or as a stand-alone page."""

@@ -1,10 +1,9 @@
-"""How far a long piece of work is: a bar on a terminal, plain lines in a file or a log.
+"""Progress of long work: a bar on a terminal, plain lines in a file or a log.
 
     samples: 312 of 864, 12 min left
 
-The first line comes after a few seconds, then one a minute, whether or not anything was counted in
-between. Work that ends before the first
-line says nothing.
+The first line comes after a few seconds, then one a minute, even if nothing was counted in between.
+Work that ends before the first line prints nothing.
 """
 
 from __future__ import annotations
@@ -34,9 +33,7 @@ LINE_SECONDS = 60.0
 
 @dataclass
 class WorkProgress:
-    """What is counted, how many of it were there when the work began, are done, and are to be done
-    in all.
-    """
+    """How much of some work was done at first (`initial`), is done now, and is there in all."""
 
     text: str
     initial: int = 0
@@ -44,14 +41,14 @@ class WorkProgress:
     total: int | None = None
 
     def begin(self, done: int, total: int) -> None:
-        """Say how many are done already and how many there are."""
+        """Set how much is done already and how much there is."""
         self.initial = done
         self.done = done
         self.total = total
 
 
 class ProgressDisplay(Protocol):
-    """What shows how far the work is."""
+    """Shows the progress of work to the user."""
 
     def start(self) -> None:
         """Begin to show; the counts are known."""
@@ -60,134 +57,130 @@ class ProgressDisplay(Protocol):
         """The counts have changed."""
 
     def stop(self) -> None:
-        """Show no more; safe to call at any time."""
+        """Show no more; may be called at any time."""
 
 
-def make_display(
-    far: WorkProgress,
-    stream: TextIO,
-    columns: tuple[ProgressColumn, ...] = (MofNCompleteColumn(),),
-    period: float = 300,
-) -> ProgressDisplay:
-    """A bar where `stream` is a terminal, lines elsewhere; time left is estimated from the last
-    `period` seconds on a bar.
-    """
+def make_display(work: WorkProgress, stream: TextIO) -> ProgressDisplay:
+    """A bar if `stream` is a terminal, lines otherwise."""
     if is_terminal(stream):
-        return ProgressBar(far, stream, columns, period)
-    return ProgressLines(far, stream.write)
+        return ProgressBar(work, stream, (MofNCompleteColumn(),), speed_period=300)
+    return ProgressLines(work, stream.write)
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether what is written there can be written over."""
+    """Whether text on this stream can be overwritten."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class ProgressBar:
-    """A bar that is gone when the work is done."""
+    """A bar that disappears when the work is done.
+
+    The time left is estimated from the speed of the last `speed_period` seconds.
+    """
 
     def __init__(
-        self, far: WorkProgress, stream: TextIO, columns: tuple[ProgressColumn, ...], period: float
+        self,
+        work: WorkProgress,
+        stream: TextIO,
+        columns: tuple[ProgressColumn, ...],
+        speed_period: float,
     ) -> None:
-        self._far = far
-        shown: tuple[Any, ...] = (
+        self._work = work
+        self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             *columns,
             TimeRemainingColumn(),
+            console=Console(file=stream),
+            transient=True,
+            speed_estimate_period=speed_period,
         )
-        console = Console(file=stream)
-        self._progress = Progress(
-            *shown, console=console, transient=True, speed_estimate_period=period
-        )
-        self._task = self._progress.add_task(far.text)
+        self._task = self._bar.add_task(work.text)
 
     def start(self) -> None:
         """Draw the bar."""
         self.advance()
         with suppress(LiveError):  # another bar is on the screen
-            self._progress.start()
+            self._bar.start()
 
     def advance(self) -> None:
-        """Draw it anew where that is due."""
-        self._progress.update(self._task, completed=self._far.done, total=self._far.total)
+        """Update the bar."""
+        self._bar.update(self._task, completed=self._work.done, total=self._work.total)
 
     def stop(self) -> None:
-        """Take it away."""
-        if self._progress.live.is_started:
-            self._progress.stop()
+        """Remove the bar."""
+        if self._bar.live.is_started:
+            self._bar.stop()
 
 
 class ProgressLines:
-    """A line now and then, written by a thread of its own, so that long waits between two counts
-    are not silent.
-    """
+    """A line now and then, written by a thread, so that there is output between two counts."""
 
     def __init__(
         self,
-        far: WorkProgress,
+        work: WorkProgress,
         write: Callable[[str], Any],
         clock: Callable[[], float] = time.monotonic,
         amount: Callable[[int], str] = str,
     ) -> None:
-        self._far = far
+        self._work = work
         self._write = write
         self._clock = clock
         self._amount = amount
-        self._began = 0.0
-        self._due = 0.0
-        self._ended = threading.Event()
+        self._started_at = 0.0
+        self._next_line = 0.0
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to count the time, and write lines from now on."""
+        """Start the clock and the thread that writes lines."""
         self.begin()
-        self._thread = threading.Thread(target=self._tell, name="progress", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 
     def begin(self) -> None:
-        """Begin to count the time."""
-        self._began = self._clock()
-        self._due = self._began + FIRST_SECONDS
+        """Start the clock."""
+        self._started_at = self._clock()
+        self._next_line = self._started_at + FIRST_SECONDS
 
     def advance(self) -> None:
-        """Nothing: the next line says it."""
+        """Nothing: the next line has the new count."""
 
     def stop(self) -> None:
-        """Write no more."""
-        self._ended.set()
+        """Write no more lines."""
+        self._stopped.set()
         if self._thread is not None:
             self._thread.join()
 
     def write_if_due(self) -> float:
-        """Write a line if it is time; how many seconds until the next."""
+        """Write a line if it is time; return the seconds until the next one."""
         now = self._clock()
-        if now >= self._due:
+        if now >= self._next_line:
             self._write(self.line(now) + "\n")
-            self._due = now + LINE_SECONDS
-        return self._due - now
+            self._next_line = now + LINE_SECONDS
+        return self._next_line - now
 
     def line(self, now: float) -> str:
-        """How far the work is at this time."""
-        far = self._far
-        if far.total is None:
-            return far.text
-        said = f"{far.text}: {self._amount(far.done)} of {self._amount(far.total)}"
-        new = far.done - far.initial
-        if new <= 0 or far.done >= far.total:
-            return said
-        left = (now - self._began) / new * (far.total - far.done)
-        return f"{said}, {duration(left)} left"
+        """The progress at this time."""
+        work = self._work
+        if work.total is None:
+            return work.text
+        text = f"{work.text}: {self._amount(work.done)} of {self._amount(work.total)}"
+        newly_done = work.done - work.initial
+        if newly_done <= 0 or work.done >= work.total:
+            return text
+        seconds_left = (now - self._started_at) / newly_done * (work.total - work.done)
+        return f"{text}, {duration(seconds_left)} left"
 
-    def _tell(self) -> None:
-        """Body of the thread; whoever closes standard error wants no lines."""
+    def _run(self) -> None:
+        """Body of the thread; ends quietly if standard error is closed."""
         with suppress(OSError, ValueError):
-            wait = self.write_if_due()
-            while not self._ended.wait(wait):
-                wait = self.write_if_due()
+            while not self._stopped.wait(self.write_if_due()):
+                pass
 
 
 def duration(seconds: float) -> str:
-    """A time for people: seconds below a minute and a half, then minutes, then hours."""
+    """A time for people: seconds up to a minute and a half, then minutes, then hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -14,7 +14,7 @@ from creditdecoding.cli import validate
 from creditdecoding.errors import OptionError
 from tests.helpers.cli import run_credit
 
-NOWHERE = "the folder of this file is not there"
+NOWHERE = "the folder of this file does not exist"
 FILES = {
     "eval": ["eval", "--out", "PATH"],
     "compare png": ["compare", "--png", "PATH"],

@@ -557,8 +557,8 @@ def test_the_command(
         (["--seeds", "0"], "seeds is out of range"),
         (["--alpha", "-1"], "alpha is out of range"),
         (["--solved", "1.5"], "solved is out of range"),
-        (["--out", "no/where.json"], "the folder of this file is not there"),
-        (["--png", "no/where.png"], "the folder of this file is not there"),
+        (["--out", "no/where.json"], "the folder of this file does not exist"),
+        (["--png", "no/where.png"], "the folder of this file does not exist"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(

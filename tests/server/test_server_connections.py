@@ -304,9 +304,7 @@ def test_an_open_server_without_a_key_is_warned_about(
     if key is not None:
         monkeypatch.setenv("CREDIT_API_KEY", key)
     result = run_credit(["serve", "--port", "0", "--host", host, "--model", "/nowhere"])
-    assert ("warning: everybody who can reach this machine" in result.stderr) == warned, (
-        result.stderr
-    )
+    assert ("warning: anyone who can reach this machine" in result.stderr) == warned, result.stderr
 
 
 # Before the model loads

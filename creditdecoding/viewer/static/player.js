@@ -1,78 +1,3 @@
-"""Style, skeleton and script of pages that play traces: constants without any data in them.
-
-The player folds the changes of html.py into cells (a film a card), draws pass `now` of every trace,
-and knows nothing of decoding. A page
-gives it traces with `open`; one that is still being written grows by `grow`. Texts reach the page
-through textContent only. Leaves to
-others: the data and its escaping (html.py), the page of the server (server/page.py).
-"""
-
-from __future__ import annotations
-
-STYLE = """
-:root { --page: #f6f8fa; --card: #fff; --text: #1d2733; --quiet: #5c6875; --line: #d9e0e6; --mask: #d3dae1; --accent: #1f6fb2; --credit: #93308f;
-  --written: #e9edf1; --shade: 0 1px 3px rgba(29, 39, 51, .08) }
-@media (prefers-color-scheme: dark) { :root { --page: #0f1419; --card: #171e26; --text: #e4e9ee; --quiet: #98a5b2; --line: #2b3540; --mask: #36424e;
-  --accent: #6cc4ff; --credit: #e58be0; --written: #222b35; --shade: none } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 1500px; padding: 20px; background: var(--page); color: var(--text);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
-h1 { font-size: 1.35rem; margin: 0 0 12px }
-h2 { font-size: 1.05rem; margin: 0; overflow-wrap: anywhere }
-:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 4px }
-.controls { position: sticky; top: 0; z-index: 2; display: flex; align-items: center; gap: 14px; padding: 10px 0; background: var(--page) }
-.controls button { width: 5.6em; height: 40px; border: 0; border-radius: 8px; background: var(--accent); color: var(--page); font: inherit;
-  font-weight: 600; cursor: pointer }
-.controls input { flex: 1; min-width: 60px; height: 32px; margin: 0; accent-color: var(--accent) }
-.controls output { min-width: 7.5em; text-align: right; font-variant-numeric: tabular-nums }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 4px 0 14px; color: var(--quiet); font-size: .82rem }
-.legend > span { display: inline-flex; align-items: center; gap: 7px }
-.legend .scale { width: 90px; height: 10px; border-radius: 3px }
-.legend .credit { width: 34px; height: 6px; background: var(--credit); clip-path: polygon(0 80%, 100% 0, 100% 100%, 0 100%) }
-kbd { border: 1px solid var(--line); border-radius: 4px; padding: 0 5px; font: inherit }
-main > :only-child .text { font-size: 18px; max-width: 62em }
-main { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); align-items: start }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px; box-shadow: var(--shade); min-width: 0 }
-.head { display: flex; align-items: baseline; justify-content: space-between; gap: 12px }
-.nfe { font-size: 1.5rem; font-weight: 700; font-variant-numeric: tabular-nums; white-space: nowrap }
-.nfe small { font-size: .75rem; font-weight: 600; color: var(--quiet); margin-right: 5px }
-.sub { display: flex; justify-content: space-between; gap: 12px; color: var(--quiet); font-size: .85rem; font-variant-numeric: tabular-nums }
-.done { color: var(--accent); font-weight: 600 }
-.text { margin: 12px 0; font: 15px/2 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: break-spaces;
-  overflow-wrap: anywhere }
-.token { border-radius: 4px; margin: 0 .5px; padding: 2px 0 5px; cursor: default; font-style: normal; background-repeat: no-repeat;
-  background-position: left bottom }
-.candidate { color: var(--quiet); font-style: italic }
-.now { box-shadow: 0 0 0 2px var(--text) }
-.tail { color: var(--quiet) }
-.unasked { display: inline-block; width: .95em; height: .72em; margin: 0 1.5px; padding: 0; border-radius: 3px; background: var(--mask) }
-.legend .unasked { width: 14px; height: 11px; margin: 0 }
-canvas { display: block; width: 100%; border-radius: 4px; cursor: pointer; touch-action: manipulation }
-.axis { display: flex; justify-content: space-between; color: var(--quiet); font-size: .75rem; margin-bottom: 3px }
-#tip { position: fixed; z-index: 3; max-width: min(300px, 90vw); padding: 8px 11px; border-radius: 8px; background: var(--text); color: var(--card);
-  font-size: .84rem; line-height: 1.4; pointer-events: none; white-space: pre-line; overflow-wrap: anywhere }
-#tip[hidden] { display: none }
-@media (max-width: 600px) { body { padding: 14px } .controls { gap: 10px } .controls button { width: 4.6em } .controls output { min-width: 4.4em }
-  .text, main > :only-child .text { font-size: 15px } article { padding: 13px } .keys { display: none !important } }
-"""
-
-BODY = """<div class="controls" role="group" aria-label="Playback">
-<button id="play" type="button" aria-label="Play">Play</button>
-<input id="slider" type="range" min="0" value="0" step="1" aria-label="Forward pass">
-<output id="where" for="slider"></output>
-</div>
-<div class="legend">
-<span>unsure<i class="scale" id="scale"></i>sure</span>
-<span><i class="unasked"></i>mask</span><span class="candidate">candidate</span>
-<span><i class="token now">&nbsp;new&nbsp;</i>just written</span>
-<span id="credits"><i class="credit"></i>credit</span>
-<span class="keys"><kbd>\u2190</kbd><kbd>\u2192</kbd> pass <kbd>space</kbd> play</span>
-</div>
-<main id="traces"></main>
-<div id="tip" role="tooltip" hidden></div>
-<noscript>This page needs JavaScript to play the traces.</noscript>"""
-
-SCRIPT = """
 "use strict";
 const { ramps, traces: given } = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id), tip = $("tip"), slider = $("slider"), dark = matchMedia("(prefers-color-scheme: dark)");
@@ -99,14 +24,14 @@ const fold = (film, frame) => {
 };
 
 const round = value => value.toFixed(3).replace(/0$/, "");
-const quoted = text => "\u201c" + text.replace(/\\n/g, "\u21b5") + "\u201d";
+const quoted = text => "“" + text.replace(/\n/g, "↵") + "”";
 const describe = (cell, tail) => {
   const bare = cell.block === undefined ? "not predicted yet" : "taken back in this pass";
   if (cell.text === undefined && cell.confidence === undefined) return "mask, " + bare;
-  const lines = [quoted(cell.text || "") + (tail ? "\u2002after the end" : ""), "confidence " + round(cell.confidence)];
+  const lines = [quoted(cell.text || "") + (tail ? " after the end" : ""), "confidence " + round(cell.confidence)];
   if (cell.credit !== undefined) lines.push("credit " + round(cell.credit));
   lines.push(cell.commit ? "written in pass " + cell.commit : "candidate, still masked");
-  return lines.join("\\n");
+  return lines.join("\n");
 };
 const show = (text, x, y) => {
   tip.textContent = text;
@@ -126,7 +51,7 @@ const build = (trace, t) => {
   make(nfe, "small", "", "NFE");
   const count = make(nfe, "span"), sub = make(card, "div", "sub"), tokens = make(sub, "span"), place = make(sub, "span");
   const text = make(card, "div", "text"), axis = make(card, "div", "axis"), map = make(card, "canvas");
-  make(axis, "span", "", "pass \u2193  position \u2192");
+  make(axis, "span", "", "pass ↓  position →");
   make(axis, "span", "", "confidence");
   text.setAttribute("role", "list");
   text.setAttribute("aria-label", "Answer of " + trace.name);
@@ -136,7 +61,7 @@ const build = (trace, t) => {
   const made = { trace, film, count, tokens, place, text, map, tails: new Set(trace.tail) };
   trace.frames.forEach(frame => fold(film, frame));
   const parts = trace.positions.map((position, i) => {
-    if (i && position !== trace.positions[i - 1] + 1) make(text, "span", "tail", " \u2026 ");
+    if (i && position !== trace.positions[i - 1] + 1) make(text, "span", "tail", " … ");
     const part = make(text, "span");
     part.setAttribute("role", "listitem");
     part.tabIndex = i ? -1 : 0;
@@ -164,7 +89,7 @@ const build = (trace, t) => {
   map.addEventListener("pointermove", event => {
     const { pass, column } = cellAt(event);
     const head = "pass " + pass + ", position " + (trace.positions[column] + 1);
-    show(head + "\\n" + describe(film[pass][column], made.tails.has(column)), event.clientX, event.clientY);
+    show(head + "\n" + describe(film[pass][column], made.tails.has(column)), event.clientX, event.clientY);
   });
   map.addEventListener("pointerleave", hide);
   return Object.assign(made, { parts });
@@ -173,9 +98,9 @@ const build = (trace, t) => {
 const drawPart = (part, cell, tail) => {
   const asked = cell.confidence !== undefined, written = cell.state !== "masked";
   part.className = !asked ? "unasked" : "token" + (written ? "" : " candidate") + (cell.state === "now" ? " now" : "") + (tail ? " tail" : "");
-  part.textContent = !asked ? "" : tail ? "\u220e" : (cell.text || "\u00b7").replace(/\\n/g, "\u21b5\\n");
+  part.textContent = !asked ? "" : tail ? "∎" : (cell.text || "·").replace(/\n/g, "↵\n");
   part.dataset.tip = describe(cell, tail);
-  part.setAttribute("aria-label", part.dataset.tip.replace(/\\n/g, ", "));
+  part.setAttribute("aria-label", part.dataset.tip.replace(/\n/g, ", "));
   const bar = asked && cell.credit && most ? .5 + 4.5 * cell.credit / most : 0;
   const alpha = (dark.matches ? .38 : .24) + .2 * (1 - cell.confidence);
   part.style.backgroundColor = asked && written && !tail ? shade(ramps.ink, cell.confidence, alpha) : "";
@@ -215,7 +140,7 @@ const draw = () => {
     drawText(card, pass);
     drawMap(card, pass);
     card.count.textContent = frame.nfe;
-    card.tokens.textContent = frame.written + " tokens \u00b7 " + (pass ? frame.written / frame.nfe : 0).toFixed(2) + " a pass";
+    card.tokens.textContent = frame.written + " tokens · " + (pass ? frame.written / frame.nfe : 0).toFixed(2) + " a pass";
     card.place.textContent = done ? "done" : "block " + (frame.block + 1) + ", step " + (frame.step + 1);
     card.place.className = done ? "done" : "";
   }
@@ -271,11 +196,3 @@ let width = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; hide(); fit(); } });
 addEventListener("scroll", hide, { passive: true });
 dark.addEventListener("change", draw);
-"""
-
-PLAY = """
-open(given);
-const start = parseInt(location.hash.slice(1), 10);
-now = start >= 0 ? Math.min(start, longest) : longest;
-fit();
-"""

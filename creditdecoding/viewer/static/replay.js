@@ -1,0 +1,4 @@
+open(given);
+const start = parseInt(location.hash.slice(1), 10);
+now = start >= 0 ? Math.min(start, longest) : longest;
+fit();

@@ -18,24 +18,19 @@ from creditdecoding.decoding.engine import Engine
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.lm import LM, load
 from creditdecoding.server import schema
-from creditdecoding.server.admission import admission_limits
-from creditdecoding.server.async_engine import ENGINE_FAILED, Answer
-from creditdecoding.server.parse import (
-    BODY_TYPES,
-    make_requests,
-    refusal_reason,
-    response_format,
-    validation_message,
-)
-from creditdecoding.server.responses import (
-    ResponseFormat,
+from creditdecoding.server.admission import admission_limits, submit_all
+from creditdecoding.server.answer import Answer
+from creditdecoding.server.error_responses import (
+    engine_failure_message,
     error_body,
+    error_response,
     failure_response,
-    refusal_response,
+    validation_response,
 )
-from creditdecoding.trace import FailEvent
+from creditdecoding.server.parse import BODY_TYPES, check_body, make_requests, response_format
+from creditdecoding.server.responses import ResponseFormat
 
-STREAMED = ("stream", "draft", "stream_options")
+STREAMED = ("stream_options", "draft", "stream")
 Row = dict[str, Any]
 Reply = tuple[int, Row]
 """The index of a line and its row."""
@@ -109,11 +104,7 @@ class BatchProcessor:
             except (
                 Exception
             ) as error:  # it costs the rows under way; those to come get a new engine
-                text = (
-                    str(error)
-                    if isinstance(error, CreditError)
-                    else f"{ENGINE_FAILED} ({type(error).__name__})"
-                )
+                text = engine_failure_message(error)
                 lost, self._jobs = {id(job): job for job in self._jobs.values()}, {}
                 engine = self._engine()
                 yield from (
@@ -125,11 +116,7 @@ class BatchProcessor:
                 job = self._jobs.get(event.row)
                 if job is None:
                     continue
-                answer = job.answers[event.row]
-                if isinstance(event, FailEvent):
-                    answer.fail(event.reason, event.error)
-                else:
-                    answer.on_event(event)
+                job.answers[event.row].on_event(event)
                 if job.over:
                     yield self._end(engine, job)
 
@@ -151,30 +138,22 @@ class BatchProcessor:
             )
         try:
             asked = BODY_TYPES[url].model_validate(body)
-            against = refusal_reason(asked, self._set.name)
             for field in STREAMED:
                 if getattr(asked, field):
-                    against = (
-                        400,
-                        error_body(
-                            400,
-                            f"{field} is not supported in a batch: answers come whole. Leave it out.",
-                            field,
-                        ),
-                    )
-            if against is not None:
-                return self._told(line, name, *against)
+                    what = f"{field} is not supported in a batch: answers come whole"
+                    raise OptionError(what, hint="Leave it out.", param=field)
+            check_body(asked, self._set.name)
             if asked.seed is None:
                 asked.seed = int(self._set.key(line.index)[:7], 16)
             self._submit(engine, line, name, asked)
         except schema.InvalidBody as error:
-            return self._told(line, name, 400, error_body(400, *validation_message(error.errors())))
+            return self._told(line, name, *validation_response(error.errors()))
         except CreditError as error:
-            return self._told(line, name, *refusal_response(error, schema.FIELD_NAMES))
+            return self._told(line, name, *error_response(error))
         except (
             Exception
         ) as error:  # whatever a tokenizer or a template raises: the other lines go on
-            text = f"something went wrong that should not have: {type(error).__name__}: {' '.join(str(error).split())}. Report this with the line."
+            text = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}. Report this with the line."
             return self._told(line, name, 500, error_body(500, text))
         return None
 
@@ -189,14 +168,12 @@ class BatchProcessor:
             id=self._set.key(line.index),
             created=self._set.created,
         )
-        job, bell = _Job(line, name, shape, {}), asyncio.Event()
-        try:
-            for row in rows:
-                job.answers[engine.submit(row)] = Answer(row, self._lm.vocab, bell, False)
-        except Exception:
-            for number in job.answers:
-                engine.abort(number)
-            raise
+        updated = asyncio.Event()
+        answers = {
+            number: Answer(row, self._lm.vocab, updated)
+            for number, row in zip(submit_all(engine, rows), rows)
+        }
+        job = _Job(line, name, shape, answers)
         self._jobs |= dict.fromkeys(job.answers, job)
 
     def _end(self, engine: Engine, job: _Job) -> Reply:

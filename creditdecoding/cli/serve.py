@@ -11,8 +11,7 @@ from creditdecoding.cli.app import Model, app, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.signals import default_interrupt
 from creditdecoding.config import EngineConfig, ServeConfig
-from creditdecoding.server.defaults import Defaults, set_values
-from creditdecoding.server.options import HttpConfig
+from creditdecoding.server.options import Defaults, HttpConfig, set_values
 
 OPEN_TO_ALL = (
     "anyone who can reach this machine can use the model: the server listens at {host} without a "
@@ -41,9 +40,9 @@ def serve(
     under way, with exit status 0. A second signal ends it at once with 128 + its number.
     """
     from creditdecoding.server.api_key import with_key
+    from creditdecoding.server.defaults import apply_defaults, resolve_defaults
     from creditdecoding.server.hosts import is_loopback
     from creditdecoding.server.listener import listen, url_of
-    from creditdecoding.server.parse import apply_defaults, resolve_defaults
     from creditdecoding.server.serve import serve as run_server
 
     defaults = resolve_defaults(set_values(default))

@@ -1,3 +1,3 @@
-"""An OpenAI server over an engine: requests (schema.py), answers as they grow (service.py,
-shapes.py), HTTP (app.py), the live page.
+"""An OpenAI-compatible server: `app` has the endpoints, `admission` the path of a request to the
+engine, `event_stream` its way back.
 """

@@ -1,7 +1,18 @@
-"""What a request may cost before its rows exist: JSON is weighed before it is parsed, rows and
-characters are counted before any is made.
+"""Admission: everything a request passes before the engine runs it, cheapest check first.
 
-Everything here takes time and memory in proportion to the body at most.
+    1. `Connection`: the whole request arrives in time                    408
+    2. `HostCheck`: the name in the Host header                           421
+    3. `RequestGuard`: API key, size and type of the body                 401, 413, 400
+    4. `check_json_size`: JSON that would grow to many times its size     400
+    5. `ChatRequest`, `CompletionRequest`: fields, their types and bounds 400
+    6. `check_body`: the model's name, streaming options                  404, 400
+    7. `make_requests`: number of answers, decoder, cache, size of texts,
+       then tokenising                                                    400
+    8. `submit_all`, in the engine thread: queue and memory               429, 400
+    9. `WaitQueue.admit`: the engine starts it as soon as it fits
+
+`Routes._answer` calls 6 to 8 for HTTP, the batch processor 5 to 8 for lines of a file. Time and memory of
+each check are at most proportional to the size of the body.
 """
 
 from __future__ import annotations
@@ -10,21 +21,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from creditdecoding.config import EngineConfig, ServeConfig
-from creditdecoding.errors import OptionError
+from creditdecoding.decoding.engine import Engine
+from creditdecoding.decoding.request import Request
+from creditdecoding.errors import OptionError, QueueFullError
 from creditdecoding.lm import LM
 from creditdecoding.server.schema import MAX_CHOICES
 
-MAX_TEXTS = 10_000  # strings of a body, field names among them
+MAX_STRINGS = 10_000  # of a body, field names among them
 MAX_CONTAINERS = 4_000  # lists and objects of a body
 MAX_DEPTH = 32
-HEAD = 8  # characters a token: of a text that is longer than that, the beginning is tokenised first
-SHRINK = 4  # characters that normalisation (NFC) joins into one at most
+CHARS_PER_TOKEN = 8  # of a text with more of them, the beginning is tokenised first
+NFC_SHRINK = 4  # normalisation (NFC) joins at most so many characters into one
+NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes: `rows` at once, `numbers` in a body, and how many characters its
-    `longest` token may stand for.
+    """Limits of a server: `answers` at once, `token_ids` in a body, and the largest number of
+    characters that a token stands for.
     """
 
     answers: int
@@ -33,61 +47,54 @@ class Limits:
 
 
 def admission_limits(lm: LM, engine: EngineConfig, serve: ServeConfig) -> Limits:
-    """The limits of a server: as many rows as may run and wait, as many numbers as prompts of ids
-    may have.
-    """
-    rows = engine.batch_size + serve.max_waiting
-    return Limits(rows, MAX_CHOICES * lm.max_length, _longest(lm))
+    """As many answers as may run and wait, as many ids as the largest allowed prompts have."""
+    answers = engine.batch_size + serve.max_waiting
+    return Limits(answers, MAX_CHOICES * lm.max_length, _longest_token(lm))
 
 
-def _longest(lm: LM) -> int:
+def _longest_token(lm: LM) -> int:
     """An upper bound of the characters that one token stands for."""
     backend = lm.tokenizer.backend
     longest = max(map(len, backend.get_vocab()), default=1)
     normalizer = getattr(getattr(backend, "backend_tokenizer", None), "normalizer", None)
-    return longest if normalizer is None else SHRINK * longest
+    return longest if normalizer is None else NFC_SHRINK * longest
 
 
 def check_json_size(body: bytes, limits: Limits) -> None:
-    """Raise `OptionError` for JSON that would grow to many times its size when it is parsed, or
-    that nests deeply.
+    """Raise `OptionError` for JSON with too many values or levels, before it is parsed.
 
-    What is no JSON passes; who parses it says so.
+    Anything that is not JSON passes; the parser reports it.
     """
-    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # now a quote begins or ends a string
-    _hold("texts", bare.count(b'"') // 2, MAX_TEXTS)
-    frame = b"".join(bare.split(b'"')[::2])
-    containers = frame.count(b"[") + frame.count(b"{")
-    _hold("lists and objects", containers, MAX_CONTAINERS)
-    _hold("values", frame.count(b","), MAX_TEXTS + limits.token_ids)
-    _hold("levels", _depth(frame), MAX_DEPTH)
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    _check_count("strings", unescaped.count(b'"') // 2, MAX_STRINGS)
+    outside_strings = b"".join(unescaped.split(b'"')[::2])
+    containers = outside_strings.count(b"[") + outside_strings.count(b"{")
+    _check_count("lists and objects", containers, MAX_CONTAINERS)
+    _check_count("values", outside_strings.count(b","), MAX_STRINGS + limits.token_ids)
+    _check_count("levels", _depth(outside_strings), MAX_DEPTH)
 
 
-def _hold(what: str, count: int, most: int) -> None:
-    if count > most:
+def _check_count(what: str, count: int, limit: int) -> None:
+    if count > limit:
         raise OptionError(
             f"the body has too many {what}",
             given=count,
-            allowed=f"{most} at most",
+            allowed=f"{limit} at most",
             hint="Send less, or several requests.",
         )
 
 
-def _depth(frame: bytes) -> int:
-    """How deep JSON without its strings nests."""
+def _depth(outside_strings: bytes) -> int:
     deepest = 0
     depth = 0
-    for sign in frame.translate(None, _OTHERS):
-        depth += 1 if sign in b"[{" else -1
+    for bracket in outside_strings.translate(None, NOT_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
         deepest = max(deepest, depth)
     return deepest
 
 
-_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
-
-
 def check_answer_count(prompts: int, n: int, limits: Limits) -> None:
-    """Raise `OptionError` for more answers than the server ever takes at once."""
+    """Raise `OptionError` for more answers than may run and wait."""
     if prompts * n > limits.answers:
         raise OptionError(
             "this request asks for more answers than fit at once",
@@ -99,25 +106,22 @@ def check_answer_count(prompts: int, n: int, limits: Limits) -> None:
 
 
 def check_texts(lm: LM, texts: Sequence[str], room: int, limits: Limits, param: str) -> None:
-    """Raise `OptionError` if texts have more characters than `room` tokens can stand for, or a
-    beginning with too many tokens.
+    """Raise `OptionError` for texts that cannot fit into `room` tokens: by their characters, or by
+    the tokens of their beginning.
     """
-    most = room * limits.token_chars
-    count = sum(map(len, texts))
-    if count > most:
-        raise too_long(f"{count} characters", f"{most} at most", param)
+    characters = sum(map(len, texts))
+    if characters > room * limits.token_chars:
+        raise too_long(f"{characters} characters", f"{room * limits.token_chars} at most", param)
     for text in texts:
-        _check_head(lm, text, room, limits, param)
+        _check_beginning(lm, text, room, limits, param)
 
 
-def _check_head(lm: LM, text: str, room: int, limits: Limits, param: str) -> None:
-    """Tokenise beginnings of a long text, each twice as long as the last, until one alone is too
-    long.
+def _check_beginning(lm: LM, text: str, room: int, limits: Limits, param: str) -> None:
+    """Tokenise beginnings of a long text, each twice as long as the last, until one is too long.
 
-    The cut may change the tokens around it, so a beginning is refused only when it has far too
-    many.
+    A cut may change the tokens around it, so the bound is twice the room.
     """
-    size = HEAD * room
+    size = CHARS_PER_TOKEN * room
     while size < len(text):
         if len(lm.tokenizer.encode(text[:size])) > 2 * room + limits.token_chars:
             raise too_long(f"more than {2 * room} tokens", f"{room} tokens", param)
@@ -125,7 +129,7 @@ def _check_head(lm: LM, text: str, room: int, limits: Limits, param: str) -> Non
 
 
 def too_long(given: str, allowed: str, param: str) -> OptionError:
-    """The error for a prompt that does not fit, whatever else is asked for."""
+    """The error for a prompt that does not fit into the model."""
     return OptionError(
         f"{param} cannot fit into the model",
         given=given,
@@ -133,3 +137,26 @@ def too_long(given: str, allowed: str, param: str) -> OptionError:
         hint=f"Shorten {param} or lower max_tokens.",
         param=param,
     )
+
+
+def submit_all(engine: Engine, requests: Sequence[Request]) -> list[int]:
+    """Queue all requests or none; returns the engine's numbers.
+
+    Raises `QueueFullError` if they fit later, `OptionError` if they never do.
+    """
+    numbers: list[int] = []
+    try:
+        for request in requests:
+            numbers.append(engine.submit(request))
+    except Exception as error:
+        for number in numbers:
+            engine.abort(number)
+        if isinstance(error, QueueFullError) and not engine.could_ever_hold(requests):
+            raise OptionError(
+                "this request asks for more answers than memory and queue ever hold at once",
+                given=len(requests),
+                hint="Send several requests, or start the server with a larger --max-waiting.",
+                param="n",
+            ) from error
+        raise
+    return numbers

@@ -11,7 +11,7 @@ from creditdecoding.errors import OptionError
 from creditdecoding.server.options import HttpConfig, check_key
 
 VARIABLE = "CREDIT_API_KEY"
-LONGEST = 4096  # bytes
+MAX_FILE = 4096  # bytes
 
 
 def with_key(
@@ -24,36 +24,33 @@ def with_key(
         return http
     if http.api_key_file is not None:
         key = _read(http.api_key_file, warn)
-        check_key(key, f"what {http.api_key_file} holds")
-        return replace(http, api_key=key, api_key_file=None)
-    if VARIABLE in environment:
+        source = f"the content of {http.api_key_file}"
+    elif VARIABLE in environment:
         key = environment[VARIABLE]
-        check_key(key, f"the environment variable {VARIABLE}")
-        return replace(http, api_key=key)
-    return http
+        source = f"the environment variable {VARIABLE}"
+    else:
+        return http
+    check_key(key, source)
+    return replace(http, api_key=key, api_key_file=None)
 
 
 def _read(path: str, warn: Callable[[str], None]) -> str:
-    """The text of a key file (or a pipe), without spaces and line ends around it."""
+    """The text of a key file (or a pipe), without surrounding whitespace."""
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            content = file.read(LONGEST + 1)
+            content = file.read(MAX_FILE + 1)
     except (OSError, ValueError) as error:
-        raise OptionError(
-            f"the key file cannot be read ({error})",
-            given=path,
-            hint="Check the path and its permissions.",
-        ) from error
-    if len(content) > LONGEST:
+        hint = "Check the path and its permissions."
+        what = f"the key file cannot be read ({error})"
+        raise OptionError(what, given=path, hint=hint) from error
+    if len(content) > MAX_FILE:
         raise OptionError(
             "the key file is too long",
             given=path,
-            allowed=f"{LONGEST} bytes",
+            allowed=f"{MAX_FILE} bytes",
             hint="It must hold the key alone.",
         )
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
-        warn(
-            f"every user of this machine can read the key in {path}. Change it with: chmod 600 {path}"
-        )
+        warn(f"all users of this machine can read the key in {path}. Run: chmod 600 {path}")
     return content.decode("utf-8", "replace").strip()

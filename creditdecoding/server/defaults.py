@@ -1,38 +1,33 @@
-"""What an operator sets for all requests that do not say otherwise: the options of a request, none
-of them set.
-"""
+"""An operator's defaults, for requests that leave an option open."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.options import check_fields, type_names
-
-OWN = ("seed", "stop")
-"""Options that belong to a single request."""
-
-
-def _unset(field: dataclasses.Field[Any]) -> tuple[str, str, Any]:
-    """The field of a request as one that may be left open: (name, type, field)."""
-    kind = " | ".join(dict.fromkeys([*type_names(field), "None"]))
-    return field.name, kind, dataclasses.field(default=None, metadata=field.metadata)
+from creditdecoding.decoders import load
+from creditdecoding.lm import LM
+from creditdecoding.options import from_mapping
+from creditdecoding.server.parse import check_runnable, no_room
 
 
-Defaults: Any = dataclasses.make_dataclass(
-    "Defaults",
-    [_unset(field) for field in dataclasses.fields(GenerationConfig) if field.name not in OWN],
-    frozen=True,
-    namespace={"__post_init__": check_fields},
-)
-"""Every option of `GenerationConfig` that a server may have a default for; None leaves it to the
-checkpoint.
-"""
+def resolve_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults with the decoder made from its name or file. Raises `OptionError`."""
+    if "decoder" not in defaults:
+        return dict(defaults)
+    decoder, block_length = load(defaults["decoder"])
+    from_file = {} if block_length is None else {"block_length": block_length}
+    return {**from_file, **defaults, "decoder": decoder}
 
 
-def set_values(defaults: Any) -> Mapping[str, Any]:
-    """The options that were set."""
-    values = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
-    return {name: value for name, value in values.items() if value is not None}
+def apply_defaults(lm: LM, defaults: Mapping[str, Any]) -> None:
+    """Let the defaults override the checkpoint's. Raises `OptionError` for what the model cannot
+    run.
+    """
+    values = {**lm.defaults, **defaults}
+    config = from_mapping(GenerationConfig, values)
+    check_runnable(lm, config)
+    if config.gen_length >= lm.max_length:
+        raise no_room(lm, "gen_length", config.gen_length)
+    lm.defaults = values

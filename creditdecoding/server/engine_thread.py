@@ -1,6 +1,4 @@
-"""The one thread that drives an engine: others hand it what to do, it hands them the events of
-every step.
-"""
+"""The thread that drives the engine; all other threads talk to it through commands."""
 
 from __future__ import annotations
 
@@ -8,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from creditdecoding.decoding.engine import Engine
@@ -15,95 +14,99 @@ from creditdecoding.errors import ModelError
 from creditdecoding.trace import Event, FailEvent
 
 T = TypeVar("T")
-OnEvents = Callable[[int, Sequence[Event | FailEvent]], None]
-OnEngineFailure = Callable[[int, Exception], None]
-Command = tuple["Future[Any]", Callable[[Engine], Any]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A function to be called with the engine, and the future of its result."""
+
+    function: Callable[[Engine], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+    def run(self, engine: Engine) -> None:
+        """Call the function, unless the future was cancelled in time."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self.function(engine))
+        except Exception as error:
+            self.future.set_exception(error)
 
 
 class EngineThread:
-    """An engine in a thread of its own; `deliver` is called in that thread with the engine's life
-    and the events of a step.
+    """Runs one engine, a command or a step at a time.
 
-    An exception that the engine lets out costs all rows it held: `lost` is called with it, and a
-    new engine is made for the next life.
+    `on_events` is called in this thread with the events of a step. If a step raises, all requests
+    of the engine are lost: `on_engine_failure` is called with the error, and a new engine is made.
     """
 
     def __init__(
-        self, make: Callable[[], Engine], deliver: OnEvents, lost: OnEngineFailure
+        self,
+        make_engine: Callable[[], Engine],
+        on_events: Callable[[Sequence[Event | FailEvent]], None],
+        on_engine_failure: Callable[[Exception], None],
     ) -> None:
-        self.engine_generation = 0
-        self._make, self._deliver, self._lost = make, deliver, lost
-        self._orders: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._make_engine = make_engine
+        self._on_events = on_events
+        self._on_engine_failure = on_engine_failure
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()  # None: stop
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._over = False
+        self._stopped = False
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the step it is in; blocks until then."""
-        self._orders.put(None)
+        """Stop after the current step; blocks until then."""
+        self._commands.put(None)
         self._thread.join()
 
     @property
     def alive(self) -> bool:
-        """Whether orders are carried out."""
-        return not self._over and self._thread.is_alive()
+        """Whether commands are run."""
+        return not self._stopped and self._thread.is_alive()
 
-    def call(self, order: Callable[[Engine], T]) -> Future[T]:
-        """Run `order` with the engine between two steps; one that is cancelled in time is not run.
-        Fails when the thread has ended.
-        """
-        future: Future[T] = Future()
-        self._orders.put((future, order))
-        if self._over:
-            self._turn_away()
-        return future
+    def call(self, function: Callable[[Engine], T]) -> Future[T]:
+        """Call `function` with the engine between two steps; `ModelError` once the thread ended."""
+        command = Command(function)
+        self._commands.put(command)
+        if self._stopped:
+            self._reject_pending()
+        return command.future
 
     def _run(self) -> None:
         try:
-            while self._live(self._make()):
-                self.engine_generation += 1
+            while self._drive(self._make_engine()):
+                pass
         finally:
-            self._over = True
-            self._turn_away()
+            self._stopped = True
+            self._reject_pending()
 
-    def _live(self, engine: Engine) -> bool:
-        """Drive one engine until it fails (True) or the thread is to end (False)."""
+    def _drive(self, engine: Engine) -> bool:
+        """Step an engine until it fails (True) or the thread has to stop (False)."""
         while True:
-            for order in self._taken(wait=not engine.busy):
-                if order is None:
+            for command in self._next_commands(wait=not engine.busy):
+                if command is None:
                     return False
-                run_command(order, engine)
+                command.run(engine)
             try:
                 events = engine.step()
             except Exception as error:
-                self._lost(self.engine_generation, error)
+                self._on_engine_failure(error)
                 return True
             if events:
-                self._deliver(self.engine_generation, events)
+                self._on_events(events)
 
-    def _taken(self, wait: bool) -> list[Command | None]:
-        """The orders that lie there; if `wait`, at least one."""
-        found = [self._orders.get()] if wait else []
-        while not self._orders.empty():
-            found.append(self._orders.get())
-        return found
+    def _next_commands(self, wait: bool) -> list[Command | None]:
+        """All pending commands; with `wait`, at least one."""
+        commands = [self._commands.get()] if wait else []
+        while not self._commands.empty():
+            commands.append(self._commands.get())
+        return commands
 
-    def _turn_away(self) -> None:
-        for order in self._taken(wait=False):
-            if order is not None and order[0].set_running_or_notify_cancel():
-                order[0].set_exception(
-                    ModelError("the engine has ended", hint="Start the server again.")
-                )
-
-
-def run_command(order: Command, engine: Engine) -> None:
-    future, function = order
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(function(engine))
-    except Exception as error:
-        future.set_exception(error)
+    def _reject_pending(self) -> None:
+        error = ModelError("the engine has ended", hint="Start the server again.")
+        for command in self._next_commands(wait=False):
+            if command is not None and command.future.set_running_or_notify_cancel():
+                command.future.set_exception(error)

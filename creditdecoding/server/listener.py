@@ -1,10 +1,8 @@
-"""The socket a server listens at: bound before a model is loaded, and never through it more
-connections than there is room for.
+"""The socket a server listens at, with a limit of connections.
 
-Each connection is a file of the process. A process that has none left can neither answer nor
-refuse, and its event loop complains for
-every client that knocks; so those beyond a limit are told to come later and let go. Leaves to
-others: what comes over a connection (run.py).
+It is bound before a model is loaded. Each connection is a file of the process; a process without
+free files can neither answer nor refuse. So connections beyond the limit get status 503 and are
+closed.
 """
 
 from __future__ import annotations
@@ -20,28 +18,29 @@ from typing import Any
 
 from creditdecoding.errors import OptionError
 from creditdecoding.server.access_log import LOG, new_id
-from creditdecoding.server.asgi import raw_error
+from creditdecoding.server.error_responses import raw_error
 from creditdecoding.server.options import HttpConfig
 
-RESERVE = 64  # files that the process may need beside connections
-MINUTE = 60.0
+RESERVED_FILES = 64  # for the process itself
+WARN_EVERY = 60.0  # seconds
+BACKLOG = 2048
 
 
 class Listener(socket.socket):
-    """A listening socket that lets in `limit` connections at a time; `count` is told the status
-    that others get.
+    """A listening socket with at most `limit` open connections; `count` gets the status of those
+    that are refused.
     """
 
-    def __init__(self, family: int, kind: int, number: int, limit: int) -> None:
-        super().__init__(family, kind, number)
+    def __init__(self, family: int, kind: int, protocol: int, limit: int) -> None:
+        super().__init__(family, kind, protocol)
         self.limit = limit
         self.count: Callable[[int], None] = lambda status: None
-        self.inside = 0
-        self._spare = os.open(os.devnull, os.O_RDONLY)
-        self._noted: float | None = None
+        self.open_connections = 0
+        self._spare_file = os.open(os.devnull, os.O_RDONLY)
+        self._warned_at: float | None = None
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection. Turns away one that is too many and raises `ConnectionAbortedError`,
+        """The next connection. Refuses one beyond the limit and raises `ConnectionAbortedError`,
         which event loops skip.
         """
         try:
@@ -49,88 +48,86 @@ class Listener(socket.socket):
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-            self._drop()
-            raise ConnectionAbortedError("no file is left for it") from error
-        if self.inside >= self.limit:
-            self._turn_away(connection)
+            self._drop_next()
+            raise ConnectionAbortedError("no free file for a connection") from error
+        if self.open_connections >= self.limit:
+            self._refuse(connection)
             raise ConnectionAbortedError("too many connections")
-        self.inside += 1
-        return _Guest(connection, self._left), address
+        self.open_connections += 1
+        return _CountedConnection(connection, self._on_connection_closed), address
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self.fileno() != -1:
-            os.close(self._spare)
+            os.close(self._spare_file)
         super().close()
 
-    def _left(self) -> None:
-        self.inside -= 1
+    def _on_connection_closed(self) -> None:
+        self.open_connections -= 1
 
-    def _turn_away(self, connection: socket.socket) -> None:
-        """Say that there are too many, without waiting for anything."""
-        self._note()
+    def _refuse(self, connection: socket.socket) -> None:
+        """Send status 503 and close, without waiting for the client."""
+        self._warn()
         self.count(503)
         message = f"too many connections; allowed: {self.limit}. Come back later."
         connection.setblocking(False)
         with suppress(OSError):
-            connection.recv(
-                65_536
-            )  # a client whose words lie unread at the close may not see the answer
+            connection.recv(65_536)  # closing with unread data may discard the response
         with suppress(OSError):
             connection.send(raw_error(503, message, "too_many_connections", new_id()))
             connection.shutdown(socket.SHUT_WR)
         connection.close()
 
-    def _drop(self) -> None:
-        """Let go of the next connection although no file is left: the spare one makes room."""
-        self._note()
-        os.close(self._spare)
+    def _drop_next(self) -> None:
+        """Accept and close the next connection, in the place of the spare file."""
+        self._warn()
+        os.close(self._spare_file)
         with suppress(OSError):
             connection, _ = super().accept()
             connection.close()
-        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._spare_file = os.open(os.devnull, os.O_RDONLY)
 
-    def _note(self) -> None:
-        """Write to the log that clients are turned away, once a minute at most."""
+    def _warn(self) -> None:
+        """Log that connections are refused, at most once a minute."""
         now = time.monotonic()
-        if self._noted is None or now - self._noted > MINUTE:
-            self._noted = now
+        if self._warned_at is None or now - self._warned_at > WARN_EVERY:
+            self._warned_at = now
             LOG.warning(
-                "warning: too many connections (%d open): more are turned away with status 503",
-                self.inside,
+                "warning: too many connections (%d open): more are refused with status 503",
+                self.open_connections,
             )
 
 
-class _Guest(socket.socket):
-    """A connection that says when it is closed."""
+class _CountedConnection(socket.socket):
+    """A connection that reports when it is closed."""
 
-    def __init__(self, connection: socket.socket, left: Callable[[], None]) -> None:
+    def __init__(self, connection: socket.socket, on_close: Callable[[], None]) -> None:
         super().__init__(fileno=connection.detach())
-        self._left = left
+        self._on_close = on_close
 
     def close(self) -> None:
         if self.fileno() != -1:
-            self._left()
+            self._on_close()
         super().close()
 
 
 def listen(http: HttpConfig) -> Listener:
-    """A socket that listens where the options say. Raises `OptionError`."""
+    """A socket that listens at `host` and `port`. Raises `OptionError`."""
     try:
-        family, kind, number, _, where = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        door = Listener(family, kind, number, http.max_connections)
+        listener = Listener(family, kind, protocol, http.max_connections)
     except (OSError, ValueError) as error:
         raise _cannot_listen(http, error) from error
     try:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        door.bind(where)
-        door.listen(2048)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
-        door.close()
+        listener.close()
         raise _cannot_listen(http, error) from error
-    return door
+    return listener
 
 
 def _cannot_listen(http: HttpConfig, error: Exception) -> OptionError:
@@ -143,21 +140,21 @@ def _cannot_listen(http: HttpConfig, error: Exception) -> OptionError:
 
 
 def url_of(listening: socket.socket) -> str:
-    """Where a socket listens, as a URL."""
+    """The URL of a listening socket."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def raise_file_limit(connections: int) -> int:
-    """Let this process open files for so many connections; gives how many it can have."""
+    """Raise the process's limit of open files for `connections`; returns how many it can have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = len(os.listdir("/dev/fd")) + RESERVE
-    wanted = connections + taken
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    other_files = len(os.listdir("/dev/fd")) + RESERVED_FILES
+    needed = connections + other_files
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        target = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, target), hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return connections
-    return max(1, min(connections, soft - taken))
+    return max(1, min(connections, soft - other_files))

@@ -1,6 +1,5 @@
-"""The live page: a prompt, two decoders side by side, the canvas after every pass, a slider over
-passes. No build step, nothing fetched
-from elsewhere.
+"""The live page: a prompt, two decoders next to each other, the canvas after every pass. One HTML
+document without outside requests.
 """
 
 from __future__ import annotations
@@ -11,24 +10,19 @@ from importlib.resources import files
 from creditdecoding.decoders import names
 from creditdecoding.viewer.html import player_html
 
-LENGTH = 64  # of an answer, at first
+DEFAULT_LENGTH = 64  # tokens of an answer
 
 
 def live_page(model: str, max_length: int) -> str:
     """The page as HTML, for a model of that name and length."""
-    folder = files(__package__) / "static"
-    decoders = "".join(f'<option value="{escape(name)}">' for name in names())
-    form = (folder / "live.html").read_text(encoding="utf-8")
+    static = files(__package__) / "static"
+    form = (static / "live.html").read_text("utf-8")
     form = form.format(
         model=escape(model),
         longest=max_length - 1,
-        length=min(LENGTH, max_length // 2),
-        decoders=decoders,
+        length=min(DEFAULT_LENGTH, max_length // 2),
+        decoders="".join(f'<option value="{escape(name)}">' for name in names()),
     )
-    return player_html(
-        f"{model}, live",
-        form,
-        [],
-        (folder / "live.js").read_text("utf-8"),
-        (folder / "live.css").read_text("utf-8"),
-    )
+    script = (static / "live.js").read_text("utf-8")
+    style = (static / "live.css").read_text("utf-8")
+    return player_html(f"{model}, live", form, [], script, style)

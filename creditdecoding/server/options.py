@@ -1,13 +1,17 @@
-"""The options of the server's HTTP side: where it listens, who may ask, how long clients may take."""
+"""The options of the server's HTTP side, and the defaults for requests."""
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.options import check_fields, option
+from creditdecoding.options import check_fields, option, type_names
 
 
 @dataclass(frozen=True)
@@ -15,37 +19,37 @@ class HttpConfig:
     """Options of the server's HTTP side."""
 
     host: str = option(
-        "127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine."
+        "127.0.0.1", "Address to listen at; 0.0.0.0 is reachable from other machines."
     )
     port: int = option(8000, "Port to listen at; 0 takes a free one.", ge=0, le=65_535)
     api_key: str | None = option(
         None,
-        "Key that requests under /v1 must carry as a bearer token. Every user of this machine can read it "
-        "in the list of processes: prefer the environment variable CREDIT_API_KEY, or --api-key-file.",
+        "Key that requests under /v1 must carry as a bearer token. Every user of this machine can "
+        "read it in the list of processes: prefer the environment variable CREDIT_API_KEY, or "
+        "--api-key-file.",
     )
     api_key_file: str | None = option(None, "File that holds the key.")
     allowed_host: tuple[str, ...] = option(
         (),
-        "A name that requests may call this server by (their Host header), beside loopback names and --host; "
-        "*.example.com allows all below it, * any name. Can be given several times.",
+        "Additional name for this server in the Host header of requests; loopback names and --host "
+        "are always allowed. *.example.com allows all names below it, * any name. Repeatable.",
     )
     cors_origin: tuple[str, ...] = option(
         (),
-        "Origin of web pages that may call this server from a browser, such as https://app.example.com; * allows all. Can be given several times.",
+        "Origin of web pages that may call this server from a browser, such as "
+        "https://app.example.com; * allows all. Repeatable.",
     )
     name: str | None = option(None, "Name of the model for clients; by default what --model says.")
-    max_body: int = option(2**20, "Bytes of a request's body at most.", ge=1)
+    max_body: int = option(2**20, "Maximum size of a request's body in bytes.", ge=1)
     max_connections: int = option(
-        4096, "Connections open at a time; more are turned away with status 503.", ge=1
+        4096, "Maximum number of open connections; more are refused with status 503.", ge=1
     )
     receive_timeout: float = option(
-        30.0,
-        "Seconds within which a request, headers and body, must have arrived (else 408).",
-        gt=0.0,
+        30.0, "Seconds within which a request must arrive, headers and body; then 408.", gt=0.0
     )
     send_timeout: float = option(
         60.0,
-        "Seconds within which a client must take what it is sent, else its connection is closed.",
+        "Seconds within which a client must read what it is sent; then its connection is closed.",
         gt=0.0,
     )
     keep_alive: float = option(
@@ -53,17 +57,14 @@ class HttpConfig:
     )
     access_log: bool = option(True, "Write a line for every request to standard error.")
     grace: float = option(
-        30.0,
-        "Seconds that requests under way may take to finish when the server is told to end.",
-        ge=0.0,
+        30.0, "Seconds that unfinished requests have when the server is told to stop.", ge=0.0
     )
 
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.host.strip():
-            raise OptionError(
-                "host is empty", hint="Give an address, such as 127.0.0.1, or 0.0.0.0 for all."
-            )
+            hint = "Give an address, such as 127.0.0.1, or 0.0.0.0 for all."
+            raise OptionError("host is empty", hint=hint)
         if self.api_key is not None:
             check_key(self.api_key, "api_key")
         if self.api_key is not None and self.api_key_file is not None:
@@ -75,7 +76,7 @@ class HttpConfig:
 
 
 def check_key(key: str, source: str) -> None:
-    """Hold an API key to what a header can carry. Raises `OptionError`, which does not repeat it."""
+    """Raise `OptionError`, which does not repeat the key, for one that no header can carry."""
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise OptionError(
             f"{source} is not a key",
@@ -106,3 +107,32 @@ def _check_origin(origin: str) -> None:
             allowed="SCHEME://HOST or SCHEME://HOST:PORT, without a path; *",
             hint="Write it as browsers do: https://app.example.com.",
         )
+
+
+PER_REQUEST = ("seed", "stop")
+"""Options of `GenerationConfig` without a default of the operator."""
+
+
+def _optional(field: dataclasses.Field[Any]) -> tuple[str, str, Any]:
+    """The field as (name, type, field), with None as its default."""
+    kind = " | ".join(dict.fromkeys([*type_names(field), "None"]))
+    return field.name, kind, dataclasses.field(default=None, metadata=field.metadata)
+
+
+Defaults: Any = dataclasses.make_dataclass(
+    "Defaults",
+    [
+        _optional(field)
+        for field in dataclasses.fields(GenerationConfig)
+        if field.name not in PER_REQUEST
+    ],
+    frozen=True,
+    namespace={"__post_init__": check_fields},
+)
+"""The options of `GenerationConfig` for which an operator may set defaults; None: not set."""
+
+
+def set_values(defaults: Any) -> Mapping[str, Any]:
+    """The options that were set."""
+    values = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,5 +1,5 @@
-"""Requests: OpenAI's fields by OpenAI's names, and the fields of `GenerationConfig` by their own,
-each declared once (config.py).
+"""Bodies of requests: OpenAI's fields by OpenAI's names, and the options of `GenerationConfig` by
+their own, each declared once (in `creditdecoding.config`).
 """
 
 from __future__ import annotations
@@ -36,29 +36,31 @@ MAX_STOPS = 16
 MAX_MESSAGES = 1024
 MAX_PARTS = 1024
 MAX_KNOBS = 64
-MAX_WORDS = 1000  # characters of an option that is a text
+MAX_OPTION_TEXT = 1000  # characters
+NO_LIMIT = -1
+"""What vLLM's clients send for an answer without a maximum length."""
 REFUSAL = "refused_field"
-"""Type of pydantic's error for a field that is not taken; its context has what `Refusal` has."""
+"""Type of pydantic's error for a field that is not accepted; its context has `Refusal`'s fields."""
 InvalidBody = ValidationError
 """What a body that breaks these rules raises."""
 
 
-def _whole(text: str) -> str:
-    """A text without halves of surrogate pairs, which JSON can write and UTF-8 cannot."""
+def _check_unicode(text: str) -> str:
+    """Refuse halves of surrogate pairs, which JSON can write and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        what = "Text should not hold half of a surrogate pair"
-        raise PydanticCustomError("half_pair", what) from error
+        message = "Text should not hold half of a surrogate pair"
+        raise PydanticCustomError("half_pair", message) from error
     return text
 
 
-Plain = Annotated[str, AfterValidator(_whole)]
-Texts = Annotated[list[Plain], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
-Stops = Annotated[list[Plain], Field(max_length=MAX_STOPS, fail_fast=True)]
+Text = Annotated[str, AfterValidator(_check_unicode)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+Stops = Annotated[list[Text], Field(max_length=MAX_STOPS, fail_fast=True)]
 Ids = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 ManyIds = Annotated[list[Ids], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
-Words = Annotated[str, Field(max_length=MAX_WORDS)]
+OptionText = Annotated[str, Field(max_length=MAX_OPTION_TEXT)]
 Knobs = Annotated[dict[str, Any], Field(max_length=MAX_KNOBS)]
 
 
@@ -71,18 +73,22 @@ class Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _taken(cls, given: Any) -> Any:
-        """The declared fields alone. Fails at the first field that is not taken."""
-        if not isinstance(given, dict):
-            return given
-        kept = accepted_fields(given, cls.model_fields, cls.refused, cls.harmless)
-        if isinstance(kept, Refusal):
-            raise PydanticCustomError(REFUSAL, "{message}", dataclasses.asdict(kept))
-        return kept
+    def _accept_fields(cls, body: Any) -> Any:
+        """The declared fields alone; fails at the first one that is not accepted."""
+        if not isinstance(body, dict):
+            return body
+        accepted = accepted_fields(body, cls.model_fields, cls.refused, cls.harmless)
+        if isinstance(accepted, Refusal):
+            raise _refusal(accepted)
+        return accepted
+
+
+def _refusal(refusal: Refusal) -> PydanticCustomError:
+    return PydanticCustomError(REFUSAL, "{message}", dataclasses.asdict(refusal))
 
 
 class StreamOptions(Strict):
-    """Of a streamed answer."""
+    """Options of a streamed answer."""
 
     harmless = fields.STREAM_HARMLESS
     include_usage: bool | None = Field(
@@ -93,24 +99,24 @@ class StreamOptions(Strict):
     )
 
 
-class _Asked(Strict):
-    """What both kinds of request share."""
+class _CommonFields(Strict):
+    """The fields that both endpoints share, apart from `GenerationConfig`'s."""
 
     refused = fields.REFUSED
     harmless = fields.HARMLESS
     model: str | None = Field(
         default=None, description="The name under /v1/models; may be left out."
     )
-    stop: Plain | Stops | None = Field(
+    stop: Text | Stops | None = Field(
         default=None, description="The answer is cut before the first of these."
     )
     n: int | None = Field(
         default=None,
         ge=1,
         le=MAX_CHOICES,
-        description="Answers a prompt, each drawn with a seed of its own.",
+        description="Answers per prompt, each with a different seed.",
     )
-    decoder: Words | Knobs | None = Field(
+    decoder: OptionText | Knobs | None = Field(
         default=None, description='NAME, NAME:knob=value,... or {"name": NAME, knob: value}.'
     )
     ignore_eos: bool | None = Field(
@@ -127,13 +133,12 @@ class _Asked(Strict):
 
 
 OPTIONS = {field.name: field for field in dataclasses.fields(GenerationConfig)}
-MAX_SEED = OPTIONS["seed"].metadata["le"]
 LENGTHS = ("max_tokens", "max_completion_tokens", "gen_length")
-_MEANT = {
+_OPTION_OF_FIELD = {
     **dict.fromkeys(LENGTHS, "gen_length"),
-    **{name: name for name in OPTIONS if name not in _Asked.model_fields},
+    **{name: name for name in OPTIONS if name not in _CommonFields.model_fields},
 }
-_NO_LIMIT: dict[str, Any] = {
+_UNLIMITED: dict[str, Any] = {
     "max_tokens": Literal[-1],
     "max_completion_tokens": Literal[-1],
     "top_k": Literal[-1, 0],
@@ -141,30 +146,28 @@ _NO_LIMIT: dict[str, Any] = {
 """Values by which vLLM's clients say that there is no limit."""
 
 
-def _own(name: str, field: dataclasses.Field[Any]) -> Any:
-    """A pydantic field called `name` for an option of `GenerationConfig`; None stands for its
-    default.
-    """
-    meta = field.metadata
+def _option_field(name: str, option: dataclasses.Field[Any]) -> Any:
+    """Type and default of a pydantic field for an option of `GenerationConfig`; None: not set."""
+    meta = option.metadata
     bounds = {key: meta[key] for key in ("ge", "gt", "le") if meta.get(key) is not None}
-    plain = TYPES[type_names(field)[0]]
-    kind: Any = Words if plain is str else Annotated[plain, Field(**bounds)]
-    text = f"{meta['help']} Default: {field.default!r}."
-    if name in _NO_LIMIT:
-        kind = kind | _NO_LIMIT[name]
-        text += " -1: no limit."
-    return (kind | None, Field(None, description=text))
+    plain = TYPES[type_names(option)[0]]
+    kind: Any = OptionText if plain is str else Annotated[plain, Field(**bounds)]
+    description = f"{meta['help']} Default: {option.default!r}."
+    if name in _UNLIMITED:
+        kind = kind | _UNLIMITED[name]
+        description += " -1: no limit."
+    return (kind | None, Field(None, description=description))
 
 
-_Options: Any = create_model(
-    "_Options",
-    __base__=_Asked,
-    **{name: _own(name, OPTIONS[option]) for name, option in _MEANT.items()},
+_GenerationFields: Any = create_model(
+    "_GenerationFields",
+    __base__=_CommonFields,
+    **{name: _option_field(name, OPTIONS[option]) for name, option in _OPTION_OF_FIELD.items()},
 )
 
 
 class ErrorInfo(BaseModel):
-    """What is wrong."""
+    """What is wrong, in OpenAI's shape."""
 
     message: str
     type: str
@@ -173,7 +176,7 @@ class ErrorInfo(BaseModel):
 
 
 class Error(BaseModel):
-    """Every response that is not an answer."""
+    """The body of every response that is not an answer."""
 
     error: ErrorInfo
 
@@ -184,7 +187,7 @@ class TextPart(Strict):
     refused = fields.PART_REFUSED
     harmless = fields.PART_HARMLESS
     type: Literal["text"]
-    text: Plain
+    text: Text
 
 
 Parts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
@@ -196,19 +199,17 @@ class Message(Strict):
     refused = fields.MESSAGE_REFUSED
     harmless = fields.MESSAGE_HARMLESS
     role: Literal["system", "developer", "user", "assistant"]
-    content: Plain | Parts | None = None
+    content: Text | Parts | None = None
 
     @model_validator(mode="after")
-    def _spoken(self) -> Message:
+    def _require_content(self) -> Message:
         if self.content is None and self.role != "assistant":
-            refusal = Refusal(
-                "content", f"a turn of the {self.role} needs content. Give some text."
-            )
-            raise PydanticCustomError(REFUSAL, "{message}", dataclasses.asdict(refusal))
+            message = f"a turn of the {self.role} needs content. Give some text."
+            raise _refusal(Refusal("content", message))
         return self
 
     def turn(self) -> dict[str, str]:
-        """As the chat template takes it."""
+        """The message as the chat template takes it."""
         role = "system" if self.role == "developer" else self.role
         if isinstance(self.content, list):
             return {"role": role, "content": "".join(part.text for part in self.content)}
@@ -218,34 +219,46 @@ class Message(Strict):
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
-class ChatRequest(_Options):  # type: ignore[misc]
+class ChatRequest(_GenerationFields):  # type: ignore[misc]
     """Body of /v1/chat/completions."""
 
+    prompt_field: ClassVar[str] = "messages"
     messages: Messages
     logprobs: bool | None = Field(
-        default=None, description="Log-probability of every token at the pass that wrote it."
+        default=None, description="Log-probability of every token in the pass that committed it."
     )
 
+    @property
+    def prompt_count(self) -> int:
+        """A conversation is one prompt."""
+        return 1
 
-class CompletionRequest(_Options):  # type: ignore[misc]
-    """Body of /v1/completions: plain text, continued without the chat template, or filled in before
-    a suffix.
+
+class CompletionRequest(_GenerationFields):  # type: ignore[misc]
+    """Body of /v1/completions: text continued without the chat template, or filled in before a
+    suffix.
     """
 
-    prompt: Plain | Texts | Ids | ManyIds
-    suffix: Plain | None = Field(
+    prompt_field: ClassVar[str] = "prompt"
+    prompt: Text | Texts | Ids | ManyIds
+    suffix: Text | None = Field(
         default=None,
-        description="Text behind the answer: max_tokens tokens are written between prompt and suffix.",
+        description="Text after the answer; max_tokens tokens are written in between.",
     )
     logprobs: Annotated[int, Field(ge=0, le=0)] | None = Field(
-        default=None, description="0: log-probability of every token at the pass that wrote it."
+        default=None, description="0: log-probability of every token in the pass that committed it."
     )
 
+    @property
+    def prompt_count(self) -> int:
+        """How many prompts there are."""
+        return len(self.prompts())
+
     def prompts(self) -> list[str | list[int]]:
-        """The prompts, texts or ids, one by one."""
-        if isinstance(self.prompt, str):
+        """The prompts, texts or ids."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
             return [self.prompt]
-        return [self.prompt] if isinstance(self.prompt[0], int) else list(self.prompt)
+        return list(self.prompt)
 
 
 FIELD_NAMES = {
@@ -255,56 +268,58 @@ FIELD_NAMES = {
 }
 
 
-def answer_length(asked: Any) -> tuple[str, int | None]:
-    """The name by which a request gives the length of its answer, and that length. Raises
+def answer_length(body: Any) -> tuple[str, int | None]:
+    """The field by which a body gives the length of its answer, and the length. Raises
     `OptionError`.
     """
-    given = {name: getattr(asked, name) for name in LENGTHS if getattr(asked, name) is not None}
-    if len(set(given.values())) > 1:
-        what = f"{' and '.join(given)} say different things"
-        raise OptionError(what, given=given, hint="Give one of them.", param=next(iter(given)))
-    return next(iter(given.items()), (LENGTHS[0], None))
+    lengths = {name: getattr(body, name) for name in LENGTHS if getattr(body, name) is not None}
+    if len(set(lengths.values())) > 1:
+        raise _contradiction(lengths)
+    return next(iter(lengths.items()), (LENGTHS[0], None))
 
 
-def generation_config(asked: Any, defaults: Mapping[str, Any]) -> GenerationConfig:
-    """The options of a request, over the `defaults` of whoever serves it; without a length where
-    there is no limit. Raises `OptionError`.
-    """
-    given = {name: getattr(asked, name) for name in OPTIONS}
-    _, length = answer_length(asked)
-    given["gen_length"] = None if length == -1 else length
-    given["stop"] = _stops(asked)
-    given["decoder"] = None if asked.decoder is None else _decoder(asked.decoder)
-    given["logits_eos_inf"] = _endless(asked)
-    values = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-    if asked.top_k in (-1, 0):
+def generation_config(body: Any, defaults: Mapping[str, Any]) -> GenerationConfig:
+    """The options of a body over the server's `defaults`. Raises `OptionError`."""
+    _, length = answer_length(body)
+    options = {name: getattr(body, name) for name in OPTIONS}
+    options["gen_length"] = None if length == NO_LIMIT else length
+    options["stop"] = _stops(body)
+    options["decoder"] = None if body.decoder is None else _decoder(body.decoder)
+    options["logits_eos_inf"] = _without_stop_tokens(body)
+    is_set = {name: value for name, value in options.items() if value is not None}
+    values = {**defaults, **is_set}
+    if body.top_k in (-1, 0):
         values["top_k"] = None
-    if asked.seed is None and values.get("temperature"):
+    if body.seed is None and values.get("temperature"):
         values["seed"] = secrets.randbelow(2**31)
     return from_mapping(GenerationConfig, values)
 
 
-def _stops(asked: Any) -> tuple[str, ...] | None:
-    """Stop strings. Raises `OptionError` for an empty one."""
-    if asked.stop is None:
+def _stops(body: Any) -> tuple[str, ...] | None:
+    if body.stop is None:
         return None
-    stops = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop)
+    stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
     if "" in stops:
         hint = "Leave it out or give some text."
         raise OptionError("a stop string must not be empty", hint=hint, param="stop")
     return stops
 
 
-def _decoder(given: Any) -> Any:
+def _decoder(spec: Any) -> Any:
     with blame_param("decoder"):
-        return resolve(given)
+        return resolve(spec)
 
 
-def _endless(asked: Any) -> bool | None:
-    """Whether stop tokens are never written. Raises `OptionError` if two fields differ about it."""
-    if asked.ignore_eos is None:
-        return asked.logits_eos_inf  # type: ignore[no-any-return]
-    if asked.logits_eos_inf not in (None, asked.ignore_eos):
-        what = "ignore_eos and logits_eos_inf say different things"
-        raise OptionError(what, hint="Give one of them.", param="ignore_eos")
-    return asked.ignore_eos  # type: ignore[no-any-return]
+def _without_stop_tokens(body: Any) -> bool | None:
+    if (
+        None not in (body.ignore_eos, body.logits_eos_inf)
+        and body.ignore_eos != body.logits_eos_inf
+    ):
+        raise _contradiction({"ignore_eos": body.ignore_eos, "logits_eos_inf": body.logits_eos_inf})
+    ignored: bool | None = body.logits_eos_inf if body.ignore_eos is None else body.ignore_eos
+    return ignored
+
+
+def _contradiction(values: Mapping[str, Any]) -> OptionError:
+    what = f"{' and '.join(values)} contradict each other"
+    return OptionError(what, given=values, hint="Give one of them.", param=next(iter(values)))

@@ -1,8 +1,7 @@
-"""Lines on standard error that never make the server wait.
+"""Log lines on standard error that never block.
 
-A pipe that nobody reads fills up, and whoever writes to it then stands still: here that would be
-the event loop, and with it every client.
-So a line that cannot be written at once is lost, and counted.
+A write to a full pipe waits for the reader; in the event loop it would stop every client. So a
+line that cannot be written at once is dropped and counted.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ STANDARD_ERROR = 2
 
 
 def write_line(text: str, descriptor: int = STANDARD_ERROR) -> bool:
-    """Write a line, unless that would wait for its reader; whether it was written. A signal's
-    handler may call it.
+    """Write a line unless that would block; returns whether it was written. Safe in a signal
+    handler.
     """
     rest = f"{text}\n".encode("utf-8", "backslashreplace")
     while rest:
@@ -24,29 +23,27 @@ def write_line(text: str, descriptor: int = STANDARD_ERROR) -> bool:
             _, writable, _ = select.select([], [descriptor], [], 0)
             if not writable:
                 return False
-            count = os.write(
-                descriptor, rest[: select.PIPE_BUF]
-            )  # so much fits into a pipe that is writable
+            written = os.write(descriptor, rest[: select.PIPE_BUF])  # fits if writable
         except OSError:
             return False
-        rest = rest[count:]
+        rest = rest[written:]
     return True
 
 
 class NonBlockingHandler(logging.Handler):
-    """A handler that writes records so."""
+    """A logging handler that uses `write_line`."""
 
     def __init__(self, descriptor: int = STANDARD_ERROR) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
         self._descriptor = descriptor
-        self._lost = 0
+        self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, or count it as lost."""
-        if self._lost and write_line(
-            f"{self._lost} lines were lost: nobody read them", self._descriptor
-        ):
-            self._lost = 0
+        """Write a record, or count it as dropped."""
+        if self._dropped:
+            note = f"{self._dropped} log lines were dropped: standard error was not read"
+            if write_line(note, self._descriptor):
+                self._dropped = 0
         if not write_line(self.format(record), self._descriptor):
-            self._lost += 1
+            self._dropped += 1

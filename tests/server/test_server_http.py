@@ -336,7 +336,7 @@ def test_clients_that_are_too_slow_are_in_the_log(lm: LM, log: pytest.LogCapture
         assert served.server is not None
         assert (
             b'http_responses_total{model_name="pocket",status="408"}'
-            in served.server.service._metrics.text(None)
+            in served.client.get("/metrics").content
         )
     assert "Traceback" not in log.text
 
@@ -373,7 +373,7 @@ def test_our_own_fault_is_in_the_log_with_its_id(
 ) -> None:
     with serving(lm) as served:
         assert served.server is not None
-        monkeypatch.setattr(served.server.service, "stats", lambda: 1 / 0)
+        monkeypatch.setattr(served.server.async_engine, "stats", lambda: 1 / 0)
         response = served.client.get("/metrics", headers={"x-request-id": "find-me"})
         assert response.status_code == 500 and response.json()["error"]["type"] == "server_error"
         wait(lambda: "find-me GET /metrics 500" in log.text)

@@ -1,0 +1,166 @@
+"""Errors as responses in OpenAI's shape: as a body, as ASGI messages, as bytes of HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from creditdecoding.errors import CreditError, OptionError, QueueFullError
+from creditdecoding.server import schema
+from creditdecoding.server.answer import Answer
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Header = tuple[bytes, bytes]
+Response = tuple[int, dict[str, Any]]
+"""Status and body."""
+
+STATUS_OF_FAILURE = {"memory": 503, "closing": 503}
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+MAX_MESSAGE = 2000  # characters
+MAX_PARAM = 200
+RETRY_LATER = (429, 503)
+
+
+class ModelNotFoundError(OptionError):
+    """A request for a model that this server does not have."""
+
+
+class ShuttingDownError(CreditError):
+    """A request that came after the server was told to stop."""
+
+    WHAT = "the server is shutting down"
+
+    def __init__(self) -> None:
+        super().__init__(self.WHAT, hint="Try another one.")
+
+
+def error_body(
+    status: int, message: str, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """OpenAI's error object; texts are cut to a line of bounded length and valid Unicode."""
+    default = "invalid_request_error" if status < 500 else "server_error"
+    return {
+        "error": {
+            "message": _line(message, MAX_MESSAGE),
+            "type": ERROR_TYPES.get(status, default),
+            "param": None if param is None else _line(param, MAX_PARAM),
+            "code": code,
+        }
+    }
+
+
+def _line(text: str, longest: int) -> str:
+    cut = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return " ".join(cut.encode("utf-8", "replace").decode().splitlines())
+
+
+def failure_response(answer: Answer) -> Response:
+    """The response for an answer that failed."""
+    assert answer.failure is not None
+    reason, message = answer.failure
+    status = STATUS_OF_FAILURE.get(reason, 500)
+    code = f"{reason}_failed" if status == 500 else reason
+    return status, error_body(status, message, code=code)
+
+
+def engine_failure_message(error: Exception) -> str:
+    """One line for the requests that an engine held when a step raised."""
+    if isinstance(error, CreditError):
+        return str(error)
+    return f"the engine failed in this request's pass ({type(error).__name__})"
+
+
+def error_response(error: CreditError) -> Response:
+    """The response for a request that was not admitted."""
+    status, code, param = _classify(error)
+    return status, error_body(status, str(error), param, code)
+
+
+def _classify(error: CreditError) -> tuple[int, str | None, str | None]:
+    """Status, code and param."""
+    if isinstance(error, QueueFullError):
+        return 429, "queue_full", None
+    if isinstance(error, ModelNotFoundError):
+        return 404, "model_not_found", "model"
+    if isinstance(error, ShuttingDownError):
+        return 503, "closing", None
+    if not isinstance(error, OptionError):
+        return 503, "unavailable", None
+    first_word = error.what.partition(" ")[0]
+    return 400, None, error.param or (first_word if first_word in schema.FIELD_NAMES else None)
+
+
+def validation_response(errors: Sequence[Mapping[str, Any]]) -> Response:
+    """The response for a body that pydantic refused with these errors."""
+    message, param = validation_message(errors)
+    return 400, error_body(400, message, param)
+
+
+def validation_message(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+    """Message and field for pydantic's errors. Of a field with several types, the error of the
+    type that fits best is shown: not "is no list", but what is wrong within the list.
+    """
+    error = min(errors, key=lambda error: (_is_type_error(error), -len(error["loc"])))
+    is_field = [isinstance(part, int) or part in schema.FIELD_NAMES for part in error["loc"]]
+    path = [str(part) for part, is_ours in zip(error["loc"], is_field) if is_ours]
+    if error["type"] == schema.REFUSAL:
+        return error["ctx"]["message"], ".".join([*path, error["ctx"]["field"]])
+    field = ".".join(path)
+    if error["type"] == "json_invalid":
+        reason = f"{error['ctx']['error']} at character {field}"
+        return f"the body is not JSON: {reason}. Send a JSON object.", None
+    if not field:
+        return "the body is not a JSON object. Send one, with content-type: application/json.", None
+    return f"{field}: {error['msg']}. Correct it and try again.", field
+
+
+def _is_type_error(error: Mapping[str, Any]) -> bool:
+    return str(error["type"]).endswith("_type") or error["type"] == "literal_error"
+
+
+def retry_headers(status: int) -> dict[str, str]:
+    """Headers that tell a client to try again later, if that helps."""
+    return {"retry-after": "1"} if status in RETRY_LATER else {}
+
+
+async def send_error(
+    send: Send, status: int, message: str, code: str | None = None, more: Sequence[Header] = ()
+) -> None:
+    """Send a whole response without the application; the connection is closed after it, because
+    the request may be unread.
+    """
+    headers, body = _closing_response(status, message, code)
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *more]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def raw_error(status: int, message: str, code: str | None, request_id: str) -> bytes:
+    """The same as bytes, for a connection without an application."""
+    headers, body = _closing_response(status, message, code)
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
+    lines += [name + b": " + value for name, value in headers]
+    lines.append(b"x-request-id: " + request_id.encode())
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def _closing_response(status: int, message: str, code: str | None) -> tuple[list[Header], bytes]:
+    body = json.dumps(error_body(status, message, code=code)).encode()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        **retry_headers(status),
+    }
+    return [(name.encode(), value.encode()) for name, value in headers.items()], body

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from creditdecoding.cli.app import Json, app
@@ -9,11 +11,16 @@ from creditdecoding.cli.render import print_json
 
 
 @app.command()
-def decoders(as_json: Json = False) -> None:
+def decoders(
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Also list the controls of credit, which compare offers.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List the decoders, their rules and their knobs."""
     from creditdecoding.decoders import describe, names
 
-    descriptions = [describe(name) for name in names()]
+    descriptions = [describe(name) for name in names(controls=show_all)]
     if as_json:
         print_json(descriptions)
         return

@@ -69,12 +69,14 @@ def export(
 
 def usage_comment(decoder: Decoder) -> str:
     """The commands that read a decoder's file; SGLang's only if it can run the decoder."""
-    from creditdecoding.decoders import settings
+    from creditdecoding.decoders import names, settings
     from creditdecoding.integrations.blocks import check_decoder
     from creditdecoding.integrations.sglang.plugin import algorithm_name
 
     name = settings(decoder)["name"]
     credit_command = "credit ... --decoder FILE"
+    if name not in names():  # a control
+        return credit_command
     try:
         check_decoder(decoder, name)
     except OptionError:

@@ -1,4 +1,7 @@
-"""The decoders. A decoder's name is its file's name: put a file here and it is known everywhere."""
+"""The decoders by name. A decoder's name is its file's name: put a file here and it is known to
+every command. Files in `controls` are ablations for comparisons; only callers that ask for them see
+them.
+"""
 
 from __future__ import annotations
 
@@ -9,47 +12,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.decoders import _file
-from creditdecoding.decoders.base import Decoder
+from creditdecoding.decoders import _files
+from creditdecoding.decoders.base import BaseDecoder, Decoder
 from creditdecoding.errors import OptionError, unknown_name
-from creditdecoding.options import bounds_text, from_mapping, parse_values, split_spec
+from creditdecoding.options import allowed_text, from_mapping, split_spec, typed
 
 
-def names() -> list[str]:
-    """Every decoder there is, sorted: the files of this folder and of controls/, but base.py and
-    those that begin with an underscore.
-    """
-    return sorted(_modules())
+def names(controls: bool = False) -> list[str]:
+    """Every decoder's name, sorted; with `controls` also those of the controls."""
+    return sorted(_module_names(controls))
 
 
-def _modules() -> dict[str, str]:
+def _module_names(controls: bool) -> dict[str, str]:
     """The module of every decoder, by the decoder's name."""
     folder = Path(__file__).parent
-    rules = {
-        name: f"{__name__}.{name}" for name in _files(folder) if name not in ("base", "controls")
-    }
-    controls = {name: f"{__name__}.controls.{name}" for name in _files(folder / "controls")}
-    return {**rules, **controls}
+    modules = {name: f"{__name__}.{name}" for name in _public_modules(folder)}
+    del modules["base"], modules["controls"]
+    if controls:
+        names = _public_modules(folder / "controls")
+        modules |= {name: f"{__name__}.controls.{name}" for name in names}
+    return modules
 
 
-def _files(folder: Path) -> list[str]:
-    """The public modules of a folder."""
-    return [
-        module.name
-        for module in pkgutil.iter_modules([str(folder)])
-        if not module.name.startswith("_")
-    ]
+def _public_modules(folder: Path) -> list[str]:
+    modules = (module.name for module in pkgutil.iter_modules([str(folder)]))
+    return [name for name in modules if not name.startswith("_")]
 
 
-def decoder_class(name: str) -> type[Any]:
-    """The dataclass of the decoder called `name`: the one its file defines with an `init` and a
-    `step`. Raises `OptionError`.
+def decoder_class(name: str, controls: bool = True) -> type[Any]:
+    """The dataclass of the decoder called `name`: the one its file defines with a `step`. Raises
+    `OptionError`.
     """
-    modules = _modules()
+    modules = _module_names(controls)
     if name not in modules:
         raise unknown_name("decoder", name, sorted(modules))
     module = importlib.import_module(modules[name])
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type)
@@ -57,65 +55,94 @@ def decoder_class(name: str) -> type[Any]:
         and dataclasses.is_dataclass(value)
         and issubclass(value, Decoder)
     ]
-    if len(found) != 1:
+    if len(classes) != 1:
         raise OptionError(
             f"the file of decoder {name} must define exactly one decoder",
-            given=len(found),
+            given=len(classes),
             allowed="one dataclass with init and step",
             hint="See docs/adding-a-decoder.md.",
         )
-    return found[0]
+    return classes[0]
 
 
 def create(name: str, **knobs: Any) -> Decoder:
     """The decoder called `name` with some knobs changed. Raises `OptionError` on an unknown name,
     knob or bad value.
     """
-    made: Decoder = from_mapping(decoder_class(name), knobs)
-    return made
+    cls = decoder_class(name)
+    decoder: Decoder = from_mapping(cls, _current_names(cls, knobs))
+    return decoder
 
 
-def resolve(given: Any) -> Decoder:
+def _parse(name: str, knobs: Mapping[str, Any], controls: bool) -> Decoder:
+    """As `create`, where knobs that are texts become what the decoder declares them to be."""
+    cls = decoder_class(name, controls)
+    current = _current_names(cls, knobs)
+    texts = {knob: value for knob, value in current.items() if isinstance(value, str)}
+    decoder: Decoder = from_mapping(cls, {**current, **typed(cls, texts)})
+    return decoder
+
+
+def _current_names(cls: type[Any], knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs under the names they have today. Raises `OptionError` where both names are used."""
+    renamed = cls.old_knobs if issubclass(cls, BaseDecoder) else {}
+    current: dict[str, Any] = {}
+    for knob, value in knobs.items():
+        name = renamed.get(knob, knob)
+        if name in current:
+            raise OptionError(
+                f"{name} is given twice, once under its former name",
+                given=knob,
+                hint=f"Give {name} alone.",
+            )
+        current[name] = value
+    return current
+
+
+def resolve(decoder: Any, controls: bool = True) -> Decoder:
     """A decoder from an object, a name, a text `name:knob=value,knob=value`, or a mapping of "name"
-    and knobs. Raises `OptionError`.
+    and knobs. Without `controls` their names are unknown. Raises `OptionError`.
     """
-    if isinstance(given, Decoder) and not isinstance(given, type):
-        return given
-    if isinstance(given, Mapping) and isinstance(given.get("name"), str):
-        return create(**given)
-    if not isinstance(given, str):
+    if isinstance(decoder, Decoder) and not isinstance(decoder, type):
+        return decoder
+    if isinstance(decoder, Mapping) and isinstance(decoder.get("name"), str):
+        decoder_class(decoder["name"], controls)
+        return create(**decoder)
+    if not isinstance(decoder, str):
         raise OptionError(
             "not a decoder",
-            given=given,
+            given=decoder,
             allowed="a name or an object with init and step",
             hint="See docs/adding-a-decoder.md.",
         )
-    name, knobs = split_spec(given, "decoder")
-    return create(name, **parse_values(decoder_class(name), knobs))
+    name, knobs = split_spec(decoder, "decoder")
+    return _parse(name, knobs, controls)
 
 
-def load(given: Any) -> tuple[Decoder, int | None]:
+def load(decoder: Any, controls: bool = True) -> tuple[Decoder, int | None]:
     """As `resolve`, and also from a file `credit.yaml`, or `credit.yaml:knob=value`; with the block
     size that the file asks for.
 
-    For callers who may read files: what a network client names goes to `resolve`. Raises
+    For callers that may read files: what a network client names goes to `resolve`. Raises
     `OptionError`.
     """
-    if not isinstance(given, str) or not _file.is_file(given.partition(":")[0]):
-        return resolve(given), None
-    path, knobs = split_spec(given, "decoder")
-    return from_settings({**_file.read(path), **knobs})
+    if not isinstance(decoder, str) or not _files.is_file(decoder.partition(":")[0]):
+        return resolve(decoder, controls), None
+    path, knobs = split_spec(decoder, "decoder")
+    return from_settings({**_files.read(path), **knobs}, controls=controls)
 
 
-def from_settings(values: Mapping[str, Any], rule: str | None = None) -> tuple[Decoder, int | None]:
+def from_settings(
+    values: Mapping[str, Any], expected: str | None = None, controls: bool = True
+) -> tuple[Decoder, int | None]:
     """Decoder and block size of a mapping with `name`, knobs and `block_size`, all but the name
     optional.
 
-    With `rule` given the name may be missing, and must not be another. Raises `OptionError`.
+    With `expected` the name may be missing, and must not be another. Raises `OptionError`.
     """
     knobs = dict(values)
-    name = knobs.pop("name", rule)
-    size = knobs.pop("block_size", None)
+    name = knobs.pop("name", expected)
+    block_size = knobs.pop("block_size", None)
     if not isinstance(name, str):
         raise OptionError(
             "a decoder file without a name",
@@ -123,22 +150,21 @@ def from_settings(values: Mapping[str, Any], rule: str | None = None) -> tuple[D
             allowed=", ".join(names()),
             hint="Add a line: name: credit",
         )
-    if rule is not None and name != rule:
+    if expected is not None and name != expected:
         raise OptionError(
             "the file describes another decoder",
             given=name,
-            allowed=rule,
+            allowed=expected,
             hint=f"Choose the algorithm of {name}, or another file.",
         )
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+    if block_size is not None and not (type(block_size) is int and block_size >= 1):
         raise OptionError(
             "block_size is not a number of positions",
-            given=size,
+            given=block_size,
             allowed="1 <= block_size",
             hint="Change it or leave it out.",
         )
-    written = {key: value for key, value in knobs.items() if isinstance(value, str)}
-    return create(name, **{**knobs, **parse_values(decoder_class(name), written)}), size
+    return _parse(name, knobs, controls), block_size
 
 
 def export_text(
@@ -147,34 +173,35 @@ def export_text(
     """The text of a file that `load` (of format text: `resolve`) turns into this decoder. Raises
     `OptionError` for another format.
     """
-    size = {} if block_size is None or format == "text" else {"block_size": block_size}
-    return _file.text({**settings(decoder), **size}, format, heading)
+    values = settings(decoder)
+    if block_size is not None and format != "text":
+        values["block_size"] = block_size
+    return _files.to_text(values, format, heading)
 
 
 def settings(decoder: Decoder) -> dict[str, Any]:
     """Name and knobs of a decoder, as JSON-ready data."""
-    knobs: dict[str, Any] = (
-        dataclasses.asdict(decoder)
-        if dataclasses.is_dataclass(decoder) and not isinstance(decoder, type)
-        else {}
-    )
     module = type(decoder).__module__
-    name = module.rsplit(".", 1)[1] if module.startswith(__name__ + ".") else type(decoder).__name__
-    return {"name": name, **knobs}
+    is_ours = module.startswith(__name__ + ".")
+    name = module.rpartition(".")[2] if is_ours else type(decoder).__name__
+    if dataclasses.is_dataclass(decoder) and not isinstance(decoder, type):
+        return {"name": name, **dataclasses.asdict(decoder)}
+    return {"name": name}
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Rule in one line and every knob with default, bounds and help: what `credit decoders` and the
-    docs show.
+    """The rule in one sentence and every knob with default, bounds and help: what `credit decoders`
+    and the docs show.
     """
     cls = decoder_class(name)
     knobs = [
         {
-            "name": f.name,
-            "default": f.default,
-            "allowed": bounds_text(f),
-            "help": f.metadata.get("help", ""),
+            "name": field.name,
+            "default": field.default,
+            "allowed": allowed_text(field),
+            "help": field.metadata.get("help", ""),
         }
-        for f in dataclasses.fields(cls)
+        for field in dataclasses.fields(cls)
     ]
-    return {"name": name, "rule": (cls.__doc__ or "").strip().splitlines()[0], "knobs": knobs}
+    first_paragraph = (cls.__doc__ or "").strip().partition("\n\n")[0]
+    return {"name": name, "rule": " ".join(first_paragraph.split()), "knobs": knobs}

@@ -2,10 +2,8 @@
 `credit_first` share.
 
 Only ids that were top-1 at some step of the block hold credit, so each position keeps a few (id,
-credit) slots. A slot is
-never evicted; when a position meets a new id and has none free, every position gets more. Slot ids
-are stored plus one,
-so that zero means empty. All in float32.
+credit) slots. A slot is never evicted; when a position meets a new id and has none free, every
+position gets more. Slot ids are stored plus one, so that zero means empty. All in float32.
 """
 
 from __future__ import annotations
@@ -37,19 +35,19 @@ def accumulate(
     increment.
     """
     slots, credit = state["slot_ids"], state["credit"]
-    wanted = (ids + 1)[..., None]
-    missing = masked & ~(slots == wanted).any(-1)
-    if _short(slots, missing):
+    stored = (ids + 1)[..., None]
+    missing = masked & ~(slots == stored).any(-1)
+    if _must_grow(slots, missing):
         slots, credit = F.pad(slots, (0, _GROWTH)), F.pad(credit, (0, _GROWTH))
     free = (slots == 0).to(torch.uint8).argmax(-1, keepdim=True)
-    slots = torch.where(missing[..., None], slots.scatter(2, free, wanted), slots)
-    gain = torch.where((slots == wanted) & masked[..., None], increment[..., None], 0.0)
+    slots = torch.where(missing[..., None], slots.scatter(2, free, stored), slots)
+    gain = torch.where((slots == stored) & masked[..., None], increment[..., None], 0.0)
     return {"slot_ids": slots, "credit": credit * decay[:, None, None] + gain}
 
 
-def _short(slots: Int[Tensor, "rows length k"], missing: Bool[Tensor, "rows length"]) -> bool:
-    """Whether a position has no slot for its new id. To ask another device would make the host
-    wait, so there it is taken for granted.
+def _must_grow(slots: Int[Tensor, "rows length k"], missing: Bool[Tensor, "rows length"]) -> bool:
+    """Whether a position has no slot for its new id. Checking on a GPU would force a
+    synchronisation, so there the slots always grow.
     """
     return slots.device.type != "cpu" or bool((missing & (slots != 0).all(-1)).any())
 
@@ -81,11 +79,10 @@ def fuse(
     The normaliser of the fused confidence is exact: lse' = lse + log(1 + sum_k p_k ((1 + C_k)^alpha
     - 1)).
     """
-    held = state["slot_ids"] != 0
+    used = state["slot_ids"] != 0
     ids = (state["slot_ids"] - 1).clamp(min=0)
-    boost = torch.where(held, alpha[:, None, None] * torch.log1p(state["credit"]), 0.0)
-    tokens, _ = prediction.pick(ids, boost)
-    confidence = prediction.confidence(tokens, ids, boost)
+    boost = torch.where(used, alpha[:, None, None] * torch.log1p(state["credit"]), 0.0)
+    tokens, confidence = prediction.choose(ids, boost)
     commit = at_least_one(confidence >= threshold, confidence, block.editable)
-    credit = (state["credit"] * (held & (ids == tokens[..., None]))).sum(-1)
+    credit = (state["credit"] * (used & (ids == tokens[..., None]))).sum(-1)
     return Decision(tokens, commit, confidence.float(), credit)

@@ -16,9 +16,8 @@ def best_first(
     written last.
     """
     floor = torch.finfo(score.dtype).min
-    return torch.where(editable, score.clamp(min=floor), float("-inf")).argsort(
-        dim=-1, descending=True, stable=True
-    )
+    score = torch.where(editable, score.clamp(min=floor), float("-inf"))
+    return score.argsort(dim=-1, descending=True, stable=True)
 
 
 def commit_in_order(
@@ -26,9 +25,7 @@ def commit_in_order(
     order: Int[Tensor, "rows length"],
     editable: Bool[Tensor, "rows length"],
 ) -> Bool[Tensor, "rows length"]:
-    """What to commit, by column, from `passed` by rank; the first of the order always is."""
+    """What to commit, by column, from `passed` by rank; the first rank is always committed."""
     first = torch.arange(order.shape[1], device=order.device) == 0
-    return (
-        torch.zeros_like(editable).scatter(1, order, (passed | first).expand(order.shape))
-        & editable
-    )
+    passed = (passed | first).expand(order.shape)
+    return torch.zeros_like(editable).scatter(1, order, passed) & editable

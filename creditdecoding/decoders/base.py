@@ -1,12 +1,12 @@
-"""The contract between model and decoders: Prediction in, Decision out. A decoder sees nothing
-else.
+"""The contract between a model and the decoders: a `Prediction` and a `Block` go in, a `Decision`
+comes out. A decoder sees nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,16 @@ from torch import Tensor
 
 from creditdecoding.ops.noise import gumbel_noise, uniform_noise
 from creditdecoding.ops.vocab_stats import log_sum, row_chunks, vocab_mass, widest_float
+from creditdecoding.options import check_fields
 
 State = dict[str, Tensor]
-"""A decoder's memory: tensors whose first axis is the row. A step returns a new one."""
+"""A decoder's memory of a block: tensors whose first axis is the row. A step returns new ones."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, and the keys [rows], [rows, length] of the noise. At temperature 0 the
-    likeliest is taken.
+    """How tokens are drawn. Temperature 0 takes the likeliest token; above 0, `seed` [rows],
+    `position` [rows, length] and `step` [rows] are the keys of the noise.
     """
 
     seed: Int[Tensor, " rows"]
@@ -36,19 +37,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a decoder sees of the model at the masked positions of a block (`masked`; for a rule
-    that edits, all editable ones).
+    """The model's output at the positions of `masked`: the masked positions of the block, or all
+    editable ones for a decoder that can edit.
 
-    `ids` top-1 id, `logit` its logit, `lse` log-sum-exp over the vocabulary, all [rows, length];
-    where nothing is masked they
-    are 0, 0, inf, so every probability there is 0. More is read on demand from `flat` [n, vocab],
-    of which `place`
-    [rows, length] names the row. `hushed` ids can be written but have confidence 0 (`kept` [n,
-    hushed] are their logits).
-    `unseen`: see `leave_one_out`. `mass`: the best logit of an id that is not hushed, and the sum
-    of
-    exp(logit - that) over all other such ids. Where it is not given it is made of `logit` and
-    `lse`, with their few digits.
+    `ids` (top-1 id), `logit` (its logit) and `lse` (log-sum-exp over the vocabulary) are [rows,
+    length]; outside `masked` they are 0, 0 and inf, so that every probability there is 0.
+    `logits` [n, vocab] holds everything else; `logit_row` [rows, length] is the row of a position.
+    `suppressed_ids` may be written but have confidence 0; `suppressed_logits` [n, suppressed] keeps
+    their real logits. `mass` is the best logit of all other ids, and the sum of exp(logit - best
+    logit) over the rest of them; if it is missing it is computed from `logit` and `lse`, with
+    fewer digits.
     """
 
     ids: Int[Tensor, "rows length"]
@@ -59,27 +57,43 @@ class Prediction:
     masked: Bool[Tensor, "rows length"]
     sampling: Sampling
     suppressed_ids: tuple[int, ...] = ()
-    suppressed_logits: Float[Tensor, "n hushed"] | None = field(default=None)
+    suppressed_logits: Float[Tensor, "n suppressed"] | None = field(default=None)
     leave_one_out_probs: Float[Tensor, "rows length"] | None = None
     mass: tuple[Float[Tensor, "rows length"], Float[Tensor, "rows length"]] | None = None
 
     @property
     def leave_one_out(self) -> Float[Tensor, "rows length"]:
-        """For rules with shadows: the probability of each token the rule has written in the block,
-        read at its shadow, a mask at the
-        same position that does not see that token; 1 elsewhere. Raw distribution: hushed ids and
-        temperature do not change it.
+        """Probability of each token that was written in the block, read at a mask in the same
+        position that does not see the token; 1 elsewhere. For decoders with the capability
+        `leave_one_out`. Suppressed ids and temperature do not change it.
         """
-        return (
-            torch.ones_like(self.logit)
-            if self.leave_one_out_probs is None
-            else self.leave_one_out_probs
-        )
+        if self.leave_one_out_probs is None:
+            return torch.ones_like(self.logit)
+        return self.leave_one_out_probs
 
     @property
     def probability(self) -> Float[Tensor, "rows length"]:
         """Probability of the top-1 id, in float32."""
         return self.confidence(self.ids).float()
+
+    def choose(
+        self,
+        ids: Int[Tensor, "rows length k"] | None = None,
+        boost: Float[Tensor, "rows length k"] | None = None,
+    ) -> tuple[Int[Tensor, "rows length"], Float[Tensor, "rows length"]]:
+        """The token to write at each position and its confidence, after `boost` >= 0 is added to
+        the logits of `ids` (entries with boost 0 are ignored).
+
+        Temperature 0 takes the likeliest token, the lowest id of equals. Otherwise the token is
+        drawn by Gumbel noise from the boosted distribution, after temperature, top_k and top_p.
+        """
+        if self.sampling.temperature != 0:
+            tokens = self._sample(ids, boost)
+        elif ids is None or boost is None:
+            tokens = self.ids
+        else:
+            tokens = self._boosted_top(ids, boost)
+        return tokens, self.confidence(tokens, ids, boost)
 
     def confidence(
         self,
@@ -87,180 +101,170 @@ class Prediction:
         ids: Int[Tensor, "rows length k"] | None = None,
         boost: Float[Tensor, "rows length k"] | None = None,
     ) -> Float[Tensor, "rows length"]:
-        """What the rules compare: the probability of `tokens`, after `boost` was added to the
-        logits of `ids`.
+        """Probability of `tokens` after `boost` is added to the logits of `ids`, which is what the
+        decoders compare. 0 for suppressed ids and outside `masked`.
 
-        In float64, and exact to its last digits near 1, so that near-certain tokens are ordered as
-        by a softmax in float64. 0 for hushed ids and where nothing is masked.
+        Float64, exact to its last digits near 1, so that near-certain tokens are ordered as by a
+        softmax in float64.
         """
-        peak, rest = self._mass()
-        own, total = self._above(tokens[..., None], peak)[..., 0], 1.0 + rest
+        peak, rest = self._peak_and_rest()
+        own = self._logits_below(peak, tokens[..., None])[..., 0]
+        total = 1.0 + rest
         if ids is not None and boost is not None:
             boost = boost.to(rest.dtype)
             own = own + (boost * (ids == tokens[..., None])).sum(-1)
-            total = total + (self._above(ids, peak).exp() * boost.expm1()).sum(-1)
+            total = total + (self._logits_below(peak, ids).exp() * boost.expm1()).sum(-1)
         return (own.exp() / total).masked_fill(~self.masked, 0.0).nan_to_num(nan=0.0)
 
-    def error_probability(self, tokens: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length"]:
-        """1 - confidence, with all its digits however small it is."""
-        peak, rest = self._mass()
-        own = self._above(tokens[..., None], peak)[..., 0]
-        return (-torch.expm1(own - rest.log1p())).masked_fill(~self.masked, 1.0).nan_to_num(nan=1.0)
+    def error_probability(
+        self, tokens: Int[Tensor, "rows length"]
+    ) -> Float[Tensor, "rows length"]:
+        """1 - confidence, accurate however small it is; 1 outside `masked`."""
+        peak, rest = self._peak_and_rest()
+        own = self._logits_below(peak, tokens[..., None])[..., 0]
+        error = -torch.expm1(own - rest.log1p())
+        return error.masked_fill(~self.masked, 1.0).nan_to_num(nan=1.0)
 
-    def _above(self, ids: Tensor, peak: Tensor) -> Tensor:
-        """Logits of ids, in float64, counted from the best one: exact, where a difference from
-        log-sum-exp is not.
-        """
-        return self.logits_of(ids).to(peak.dtype) - peak[..., None]
-
-    def _mass(self) -> tuple[Tensor, Tensor]:
-        """`mass`, both in its wider dtype."""
-        if self.mass is not None:
-            peak, rest = self.mass
-        elif (
-            self.suppressed_ids
-        ):  # the top-1 may be hushed, and then it is not the best of the others
-            _, peak, rest = (x[self.logit_row] for x in vocab_mass(self.logits))
-        else:
-            peak, dtype = self.logit, widest_float(self.logit.device)
-            rest = (self.lse.to(dtype) - peak.to(dtype)).expm1().clamp(min=0.0)
-        return peak.to(rest.dtype), rest
+    def is_suppressed(self, tokens: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows length"]:
+        """Whether a token is one of `suppressed_ids`, or has logit -inf for another reason."""
+        return self.logits_of(tokens[..., None])[..., 0] == float("-inf")
 
     def logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
-        """Logits of the given ids in float32, 0 where nothing is masked; a hushed id has -inf."""
+        """Logits of the given ids in float32: -inf for suppressed ids, 0 outside `masked`."""
         values = self.logits[self.logit_row[..., None], ids].float()
         return values.masked_fill(~self.masked[..., None], 0.0)
 
-    def log_probs(self) -> Float[Tensor, "rows length vocab"]:
-        """All log-probabilities: dense and dear. A decoder that calls this says so in its
-        docstring.
+    def raw_logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
+        """The logits by which tokens are chosen: `logits_of`, but suppressed ids keep their real
+        logit.
         """
-        peak, rest = self._mass()
+        values = self.logits_of(ids)
+        if self.suppressed_logits is None:
+            return values
+        real = self.suppressed_logits[self.logit_row].float()
+        for column, suppressed in enumerate(self.suppressed_ids):
+            values = torch.where(ids == suppressed, real[..., column, None], values)
+        return values
+
+    def log_probs(self) -> Float[Tensor, "rows length vocab"]:
+        """All log-probabilities: a dense tensor, slow and large. A decoder that calls this says so
+        in its docstring.
+        """
+        peak, rest = self._peak_and_rest()
         below = self.logits[self.logit_row].float() - peak.float()[..., None]
-        return (below - rest.log1p().float()[..., None]).masked_fill(
-            ~self.masked[..., None], float("-inf")
-        )
+        log_probs = below - rest.log1p().float()[..., None]
+        return log_probs.masked_fill(~self.masked[..., None], float("-inf"))
 
     def entropy(self) -> Float[Tensor, "rows length"]:
-        """Entropy in nats, 0 where nothing is masked. All its terms are positive: small ones keep
-        their digits.
+        """Entropy in nats, 0 outside `masked`. Walks the logits once more; all terms are positive,
+        so that small values keep their digits.
         """
-        peak, rest = self._mass()
-        gap = torch.zeros(len(self.logits), device=self.logits.device)
-        shown = peak.float().masked_fill(~self.masked, 0.0)
-        level = torch.zeros_like(gap).index_add_(0, self.logit_row.flatten(), shown.flatten())
+        peak, rest = self._peak_and_rest()
+        peaks = torch.zeros(len(self.logits), device=self.logits.device)
+        masked_peak = peak.float().masked_fill(~self.masked, 0.0)
+        peaks.index_add_(0, self.logit_row.flatten(), masked_peak.flatten())
+        weighted_gap = torch.zeros_like(peaks)
         for part in row_chunks(self.logits):
-            below = self.logits[part].float() - level[part, None]
-            gap[part] = -(below.exp() * below).nan_to_num_(0.0).sum(-1)
-        found = rest.log1p() + gap[self.logit_row] / (1.0 + rest)
-        return found.float().masked_fill(~self.masked, 0.0)
+            below = self.logits[part].float() - peaks[part, None]
+            weighted_gap[part] = -(below.exp() * below).nan_to_num_(0.0).sum(-1)
+        entropy = rest.log1p() + weighted_gap[self.logit_row] / (1.0 + rest)
+        return entropy.float().masked_fill(~self.masked, 0.0)
 
     def top2(self) -> tuple[Int[Tensor, "rows length 2"], Float[Tensor, "rows length 2"]]:
-        """Ids and logits of the two likeliest tokens."""
+        """Ids and logits of the two likeliest tokens. Walks the logits once more."""
         values = torch.zeros(len(self.logits), 2, device=self.logits.device)
         ids = torch.zeros(len(self.logits), 2, dtype=torch.long, device=self.logits.device)
         for part in row_chunks(self.logits):
             values[part], ids[part] = self.logits[part].float().topk(2, dim=-1)
         outside = ~self.masked[..., None]
-        return ids[self.logit_row].masked_fill(outside, 0), values[self.logit_row].masked_fill(
-            outside, 0.0
-        )
+        top_ids = ids[self.logit_row].masked_fill(outside, 0)
+        return top_ids, values[self.logit_row].masked_fill(outside, 0.0)
 
     def with_boost(self, boost: Float[Tensor, "rows length vocab"]) -> Prediction:
-        """The same with `boost` added to every logit (dense, dear)."""
+        """This prediction with `boost` added to every logit (dense, slow and large)."""
         logits = self.logits[self.logit_row].float() + boost
-        made = replace(
+        boosted = replace(
             from_logits(logits, self.masked, self.sampling),
             leave_one_out_probs=self.leave_one_out_probs,
         )
         if self.suppressed_logits is None:
-            return made
-        kept, choice = self.suppressed_logits[self.logit_row], logits.clone()
-        choice[..., list(self.suppressed_ids)] = kept.float()
-        ids = choice.argmax(-1).masked_fill(~self.masked, 0)
-        logit = logits.gather(-1, ids[..., None])[..., 0].masked_fill(~self.masked, 0.0)
+            return boosted
+        suppressed_logits = self.suppressed_logits[self.logit_row]
+        raw = logits.clone()
+        raw[..., list(self.suppressed_ids)] = suppressed_logits.float()
+        ids = raw.argmax(-1).masked_fill(~self.masked, 0)
         return replace(
-            made,
+            boosted,
             ids=ids,
-            logit=logit,
+            logit=logits.gather(-1, ids[..., None])[..., 0].masked_fill(~self.masked, 0.0),
             suppressed_ids=self.suppressed_ids,
-            suppressed_logits=kept.reshape(-1, len(self.suppressed_ids)),
+            suppressed_logits=suppressed_logits.reshape(-1, len(self.suppressed_ids)),
         )
 
     def uniform(self) -> Float[Tensor, "rows length"]:
-        """Noise in (0, 1) that depends on each row's seed, position and step alone."""
-        s = self.sampling
-        return uniform_noise(
-            s.seed[:, None], s.position, s.step[:, None], torch.full_like(s.position, -1)
-        ).float()
+        """Noise in (0, 1) that depends only on each row's seed, position and step."""
+        keys = self.sampling
+        no_id = torch.full_like(keys.position, -1)
+        return uniform_noise(keys.seed[:, None], keys.position, keys.step[:, None], no_id).float()
 
-    def pick(
-        self,
-        ids: Int[Tensor, "rows length k"] | None = None,
-        boost: Float[Tensor, "rows length k"] | None = None,
-    ) -> tuple[Int[Tensor, "rows length"], Float[Tensor, "rows length"]]:
-        """The token to write and its logit, after adding `boost` >= 0 to the logits of `ids`
-        (entries with boost 0 are ignored).
+    def _logits_below(self, peak: Tensor, ids: Tensor) -> Tensor:
+        """Logits of ids minus the best logit, in float64: exact, unlike a difference from lse."""
+        return self.logits_of(ids).to(peak.dtype) - peak[..., None]
 
-        Greedy: the likeliest, the lowest id of equals. Sampling: drawn from the boosted
-        distribution by Gumbel noise, after
-        temperature, top_k and top_p. Its confidence is `confidence(token, ids, boost)`; the logit
-        of a hushed id is -inf.
-        """
-        if ids is None or boost is None:
-            ids, boost = self.ids[..., None], torch.zeros_like(self.logit)[..., None]
-        token = (
-            self._greedy(ids, boost) if self.sampling.temperature == 0 else self._drawn(ids, boost)
-        )
-        added = (boost * (ids == token[..., None])).sum(-1)
-        return token, self.logits_of(token[..., None])[..., 0] + added
+    def _peak_and_rest(self) -> tuple[Tensor, Tensor]:
+        """`mass`, both parts in its wider dtype."""
+        if self.mass is not None:
+            peak, rest = self.mass
+        elif self.suppressed_ids:  # the top-1 id may be one of them
+            _, peak, rest = (part[self.logit_row] for part in vocab_mass(self.logits))
+        else:
+            dtype = widest_float(self.logit.device)
+            peak = self.logit
+            rest = (self.lse.to(dtype) - peak.to(dtype)).expm1().clamp(min=0.0)
+        return peak.to(rest.dtype), rest
 
-    def raw_logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
-        """Logits by which tokens are chosen: as `logits_of`, hushed ids with their real logit."""
-        values = self.logits_of(ids)
-        for column, banned in enumerate(self.suppressed_ids):
-            if self.suppressed_logits is not None:
-                values = torch.where(
-                    ids == banned,
-                    self.suppressed_logits[self.logit_row][..., column, None].float(),
-                    values,
-                )
-        return values
-
-    def _greedy(self, ids: Tensor, boost: Tensor) -> Tensor:
-        every = torch.cat((self.ids[..., None], ids), dim=-1)
-        live = torch.cat((torch.ones_like(self.masked)[..., None], boost > 0), dim=-1)
-        extra = torch.cat((torch.zeros_like(boost[..., :1]), boost), dim=-1)
-        score = (self.raw_logits_of(every) + extra).masked_fill(~live, float("-inf"))
+    def _boosted_top(self, ids: Tensor, boost: Tensor) -> Tensor:
+        """The likeliest token after the boost, the lowest id of equals."""
+        candidates = torch.cat((self.ids[..., None], ids), dim=-1)
+        is_candidate = torch.cat((torch.ones_like(self.masked)[..., None], boost > 0), dim=-1)
+        added = torch.cat((torch.zeros_like(boost[..., :1]), boost), dim=-1)
+        score = self.raw_logits_of(candidates) + added
+        score = score.masked_fill(~is_candidate, float("-inf"))
         best = score == score.amax(-1, keepdim=True)
-        return torch.where(best, every, torch.iinfo(torch.long).max).amin(-1)
+        return torch.where(best, candidates, torch.iinfo(torch.long).max).amin(-1)
 
-    def _drawn(self, ids: Tensor, boost: Tensor) -> Tensor:
-        s = self.sampling
+    def _sample(self, ids: Tensor | None, boost: Tensor | None) -> Tensor:
+        """Tokens drawn from the boosted distribution, a few positions at a time."""
+        keys = self.sampling
         row, column = self.masked.nonzero(as_tuple=True)
-        token = torch.zeros_like(self.ids)
+        tokens = torch.zeros_like(self.ids)
         vocab = torch.arange(self.logits.shape[1], device=self.logits.device)[None]
         width = next(row_chunks(self.logits)).stop
         for start in range(0, len(row), width):
-            at = (row[start : start + width], column[start : start + width])
-            flat = self.logits[self.logit_row[at]].double()
-            if self.suppressed_logits is not None and self.suppressed_ids:
-                flat[:, list(self.suppressed_ids)] = self.suppressed_logits[
-                    self.logit_row[at]
-                ].double()
-            flat.scatter_add_(1, ids[at], boost[at].double())
-            flat -= flat.amax(
-                -1, keepdim=True
-            )  # so that no temperature, however small, makes an infinity of the best
-            flat = _restrict(flat / s.temperature, s.top_k, s.top_p)
-            keys = (s.seed[at[0], None], s.position[at][:, None], s.step[at[0], None], vocab)
-            token[at] = (flat + gumbel_noise(*keys)).argmax(-1)
-        return token
+            part = (row[start : start + width], column[start : start + width])
+            logits = self._raw_logits_at(part)
+            if ids is not None and boost is not None:
+                logits.scatter_add_(1, ids[part], boost[part].double())
+            # With a best logit of 0 no temperature, however small, makes an infinity of it.
+            logits -= logits.amax(-1, keepdim=True)
+            logits = _restrict(logits / keys.temperature, keys.top_k, keys.top_p)
+            seed, step = keys.seed[part[0], None], keys.step[part[0], None]
+            noise = gumbel_noise(seed, keys.position[part][:, None], step, vocab)
+            tokens[part] = (logits + noise).argmax(-1)
+        return tokens
+
+    def _raw_logits_at(self, positions: tuple[Tensor, Tensor]) -> Tensor:
+        """Logits [positions, vocab] in float64 in which suppressed ids keep their real logit."""
+        logit_rows = self.logit_row[positions]
+        logits = self.logits[logit_rows].double()
+        if self.suppressed_logits is not None and self.suppressed_ids:
+            logits[:, list(self.suppressed_ids)] = self.suppressed_logits[logit_rows].double()
+        return logits
 
 
 def _restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """-inf outside the k likeliest and outside the smallest set that holds probability p (ties by
-    lower id).
+    """-inf outside the k likeliest ids and outside the smallest set that holds probability p (the
+    lower id first among equals).
     """
     if top_k is None and top_p is None:
         return logits
@@ -269,11 +273,10 @@ def _restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
     if top_k is not None:
         keep[:, top_k:] = False
     if top_p is not None:
-        chance = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
-        keep &= chance.cumsum(-1) - chance < top_p
-    return torch.full_like(logits, float("-inf")).scatter(
-        1, order, ordered.masked_fill(~keep, float("-inf"))
-    )
+        probability = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
+        keep &= probability.cumsum(-1) - probability < top_p
+    kept = ordered.masked_fill(~keep, float("-inf"))
+    return torch.full_like(logits, float("-inf")).scatter(1, order, kept)
 
 
 def from_logits(
@@ -281,27 +284,36 @@ def from_logits(
     masked: Bool[Tensor, "rows length"],
     sampling: Sampling | None = None,
 ) -> Prediction:
-    """A Prediction over dense logits: for tests, adapters of other engines, and rules that change
-    every logit.
+    """A Prediction over dense logits: for tests, adapters of other engines, and decoders that
+    change every logit. Greedy without `sampling`.
     """
     rows, length, vocab = logits.shape
     flat = logits.reshape(-1, vocab)
-    ids, top, rest = (x.view(rows, length) for x in vocab_mass(flat))
+    ids, top, rest = (part.view(rows, length) for part in vocab_mass(flat))
     if sampling is None:
         zero = torch.zeros(rows, dtype=torch.long, device=logits.device)
         sampling = Sampling(zero, torch.arange(length, device=logits.device).expand(rows, -1), zero)
-    place = torch.arange(rows * length, device=logits.device).view(rows, length)
-    ids, top = ids.masked_fill(~masked, 0), top.masked_fill(~masked, 0.0)
+    top = top.masked_fill(~masked, 0.0)
     rest = rest.masked_fill(~masked, float("inf"))
-    return Prediction(ids, top, log_sum(top, rest), flat, place, masked, sampling, mass=(top, rest))
+    return Prediction(
+        ids=ids.masked_fill(~masked, 0),
+        logit=top,
+        lse=log_sum(top, rest),
+        logits=flat,
+        logit_row=torch.arange(rows * length, device=logits.device).view(rows, length),
+        masked=masked,
+        sampling=sampling,
+        mass=(top, rest),
+    )
 
 
 @dataclass(frozen=True)
 class Block:
-    """The block being decoded. `masked`: still to write; `editable`: may be written now (for most
-    rules the same); `size`: masks it
-    began with; `step`: from 0; `behind`, for rules that look ahead: the positions of the next
-    block, None where there are none.
+    """The block being decoded.
+
+    `masked`: positions still to write. `editable`: positions that may be written now; for most
+    decoders the same. `initial_masks`: masks the block began with. `step`: passes so far, from 0.
+    `next_block`: positions of the next block, for decoders that look ahead; None if there are none.
     """
 
     tokens: Int[Tensor, "rows length"]
@@ -313,18 +325,18 @@ class Block:
 
     @property
     def current(self) -> Bool[Tensor, "rows length"]:
-        """`editable` positions of the block itself."""
+        """`editable` positions of the current block."""
         return self.editable if self.next_block is None else self.editable & ~self.next_block
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`tokens` to write where `commit`; `confidence` is what was compared, `credit` what the token
-    held, both in float32 for the trace.
+    """`tokens` are written where `commit` is true.
 
-    `again` [rows], of rules that edit: this row wants another pass over the block though nothing in
-    it is masked. `revoke`, of rules
-    that revoke: tokens written in an earlier pass of the block that are masks again from now on.
+    `confidence` (what was compared) and `credit` (what the token held), both float32, go into the
+    trace. `needs_another_pass` [rows], for decoders that can edit: the row needs another pass
+    over the block though nothing in it is masked. `remask`, for decoders that can remask: tokens
+    written in an earlier pass of the block that become masks again.
     """
 
     tokens: Int[Tensor, "rows length"]
@@ -365,24 +377,61 @@ class Capabilities:
         return self.can_edit or self.can_remask
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """The values of a decoder's main knob that comparisons try.
+
+    `tied` knobs follow it as slope * value + offset, chosen so that their defaults meet. With
+    `low_is_safe` small values write fewer tokens a pass; otherwise large ones do.
+    """
+
+    knob: str
+    values: tuple[float, ...]
+    tied: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    low_is_safe: bool = False
+
+
+THRESHOLD_SWEEP = Sweep("threshold", (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999))
+"""The sweep of most decoders that compare a confidence with a threshold."""
+
+
 @runtime_checkable
 class Decoder(Protocol):
-    """A decoding rule: a frozen dataclass of hyper-parameters. It mutates nothing and knows no
-    positions, caches or stopping.
-
-    A rule that does more than write masked positions declares it in a class attribute
-    `capabilities = Capabilities(...)`.
+    """A decoding rule: a frozen dataclass of hyper-parameters. It changes nothing in place and
+    knows no positions, caches or stop conditions. `BaseDecoder` has defaults for all but `step`.
     """
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
-        """State of a fresh block; every tensor's first axis is the row."""
+        """The state of new blocks; every tensor's first axis is the row."""
         ...
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
-        """Decide which tokens to write: inside `editable`, at least one of the current block in
+        """Decide which tokens to write: inside `editable`, and at least one of the current block in
         every row that has a mask there.
         """
         ...
+
+
+class BaseDecoder(Decoder):
+    """A decoder without state, capabilities or a sweep. Options are checked when it is made."""
+
+    sweep: ClassVar[Sweep | None] = None
+    old_knobs: ClassVar[Mapping[str, str]] = {}
+    """Former names of knobs, which files and specs may still use, and the names they have now."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it does besides writing masked positions. Most decoders that declare something
+        override this with a class attribute.
+        """
+        return Capabilities()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
+        """No state."""
+        return {}
 
 
 def capabilities_of(decoder: Decoder) -> Capabilities:
@@ -395,7 +444,7 @@ def at_least_one(
     passed: Bool[Tensor, "rows length"],
     score: Float[Tensor, "rows length"],
     editable: Bool[Tensor, "rows length"],
-) -> Tensor:
+) -> Bool[Tensor, "rows length"]:
     """`passed` inside `editable`, and in each row the best editable position (the first of equals),
     so that no row stalls.
     """
@@ -405,26 +454,26 @@ def at_least_one(
 
 
 def stack_states(states: Sequence[State]) -> State:
-    """Gather states along the row axis; other axes are padded with zeros, which every state reads
-    as 'nothing here'.
+    """Join states along the row axis. Other axes are padded with zeros, which every decoder reads
+    as "nothing yet".
     """
-    return {
-        name: _stack([state[name] for state in states]) for name in (states[0] if states else {})
-    }
+    names = states[0] if states else {}
+    return {name: _stack([state[name] for state in states]) for name in names}
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors))]
-    if all(list(tensor.shape[1:]) == shape for tensor in tensors):
-        return torch.cat(list(tensors))
-    return torch.cat(
-        [
-            F.pad(
-                t, [x for have, want in zip(t.shape[:0:-1], shape[::-1]) for x in (0, want - have)]
-            )
-            for t in tensors
-        ]
-    )
+    return torch.cat([_pad(tensor, shape) for tensor in tensors])
+
+
+def _pad(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """The tensor with zeros after its own numbers, so that all axes but the first have `shape`."""
+    if list(tensor.shape[1:]) == list(shape):
+        return tensor
+    padding: list[int] = []
+    for size, wanted in zip(reversed(tensor.shape[1:]), reversed(shape)):
+        padding += [0, wanted - size]
+    return F.pad(tensor, padding)
 
 
 def take_rows(state: State, rows: slice | Tensor) -> State:

@@ -9,14 +9,21 @@ from dataclasses import dataclass
 import torch
 
 from creditdecoding.decoders._credit import credit_step, empty_slots
-from creditdecoding.decoders.base import Block, Decision, Prediction, State
-from creditdecoding.options import check_fields, option
+from creditdecoding.decoders.base import (
+    THRESHOLD_SWEEP,
+    BaseDecoder,
+    Block,
+    Decision,
+    Prediction,
+    State,
+)
+from creditdecoding.options import option
 
 
 @dataclass(frozen=True)
-class Credit:
-    """Adds to each logit alpha * log(1 + its trace credit), then commits whatever passes the
-    threshold, and always the best one.
+class Credit(BaseDecoder):
+    """Adds alpha * log(1 + trace credit) to each logit, then commits whatever passes the threshold,
+    and always the best one.
     """
 
     threshold: float = option(
@@ -30,8 +37,7 @@ class Credit:
         gt=0.0,
     )
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    sweep = THRESHOLD_SWEEP
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """Empty (id, credit) slots for every position."""
@@ -39,7 +45,6 @@ class Credit:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Credit the top-1 ids, fuse, compare."""
-        alpha, beta = (
-            torch.tensor([value], device=prediction.lse.device) for value in (self.alpha, self.beta)
-        )
+        alpha = torch.tensor([self.alpha], device=prediction.lse.device)
+        beta = torch.tensor([self.beta], device=prediction.lse.device)
         return credit_step(prediction, block, state, self.threshold, alpha, beta, self.gamma)

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 import torch
 
 from creditdecoding.decoders._credit import credit_step, empty_slots
-from creditdecoding.decoders.base import Block, Decision, Prediction, State
-from creditdecoding.options import check_fields, option
+from creditdecoding.decoders.base import (
+    THRESHOLD_SWEEP,
+    BaseDecoder,
+    Block,
+    Decision,
+    Prediction,
+    State,
+)
+from creditdecoding.options import option
 
 
 @dataclass(frozen=True)
-class CreditAdaptive:
+class CreditAdaptive(BaseDecoder):
     """As credit, with gamma = 1 and alpha = beta = 1 - (masks left / masks the block began with),
     taken before the step commits.
     """
@@ -21,8 +28,7 @@ class CreditAdaptive:
         0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0
     )
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    sweep = THRESHOLD_SWEEP
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """Empty (id, credit) slots for every position."""
@@ -30,5 +36,5 @@ class CreditAdaptive:
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Read the mask ratio of each row, then as `credit`."""
-        strength = 1.0 - block.masked.sum(-1) / block.initial_masks.clamp(min=1)
-        return credit_step(prediction, block, state, self.threshold, strength, strength, 1.0)
+        written = 1.0 - block.masked.sum(-1) / block.initial_masks.clamp(min=1)
+        return credit_step(prediction, block, state, self.threshold, written, written, 1.0)

@@ -1,9 +1,8 @@
-"""CreditDecoding over the full vocabulary (arXiv 2510.06133, Eq. 13): our reading of it, dense by
-nature.
+"""CreditDecoding over the full vocabulary (arXiv 2510.06133, Eq. 13): our reading of it.
 
 The exact form of Eq. 13 could not be checked; this credits every id, C[i, v] = beta C[i, v] + p[i,
-v]^gamma, not the top-1
-alone. Its state is [rows, length, vocab] float32: for studies, not for serving.
+v]^gamma, not only the top-1. Its state is [rows, length, vocab] float32: for studies, not for
+serving.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from creditdecoding.decoders.base import (
+    THRESHOLD_SWEEP,
+    BaseDecoder,
     Block,
     Capabilities,
     Decision,
@@ -20,16 +21,14 @@ from creditdecoding.decoders.base import (
     State,
     at_least_one,
 )
-from creditdecoding.options import check_fields, option
+from creditdecoding.options import option
 
 
 @dataclass(frozen=True)
-class CreditFull:
+class CreditFull(BaseDecoder):
     """As credit, but every id of the vocabulary gains credit at every step, not only the top-1 (our
     reading; dense state).
     """
-
-    capabilities = Capabilities(dense_state=True)
 
     threshold: float = option(
         0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0
@@ -38,8 +37,8 @@ class CreditFull:
     beta: float = option(0.7, "Decay of the credit a step.", ge=0.0, le=1.0)
     gamma: float = option(0.2, "Exponent of the probability that is credited.", gt=0.0)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    capabilities = Capabilities(dense_state=True)
+    sweep = THRESHOLD_SWEEP
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """Zero credit for every id of every position."""
@@ -49,8 +48,7 @@ class CreditFull:
         """Credit all ids, fuse, compare."""
         credit = state["credit"] * self.beta + prediction.log_probs().exp().pow(self.gamma)
         fused = prediction.with_boost(self.alpha * torch.log1p(credit))
-        tokens, _ = fused.pick()
-        confidence = fused.confidence(tokens)
+        tokens, confidence = fused.choose()
         commit = at_least_one(confidence >= self.threshold, confidence, block.editable)
-        held = credit.gather(-1, tokens[..., None])[..., 0]
-        return Decision(tokens, commit, confidence.float(), held), {"credit": credit}
+        token_credit = credit.gather(-1, tokens[..., None])[..., 0]
+        return Decision(tokens, commit, confidence.float(), token_credit), {"credit": credit}

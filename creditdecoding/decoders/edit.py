@@ -7,22 +7,25 @@ from dataclasses import dataclass
 import torch
 
 from creditdecoding.decoders.base import (
+    BaseDecoder,
     Block,
     Capabilities,
     Decision,
     Prediction,
     State,
+    Sweep,
     at_least_one,
 )
-from creditdecoding.options import check_fields, option
+from creditdecoding.options import option
 
 
 @dataclass(frozen=True)
-class Edit:
+class Edit(BaseDecoder):
     """Commits masks above a threshold and replaces tokens of the block whose likeliest token is now
     another, above a second threshold.
 
-    Goes on over a block without masks until nothing is replaced, at most `max_post_steps` passes.
+    Continues on a block without masks until nothing is replaced, for at most `max_post_steps`
+    passes.
     """
 
     threshold: float = option(
@@ -41,8 +44,7 @@ class Edit:
         16, "Passes at most over a block in which nothing is masked.", ge=0
     )
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    sweep = Sweep("threshold", (0.6, 0.8, 0.9, 0.95, 0.99))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -51,25 +53,21 @@ class Edit:
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """Passes made without a mask, [rows]."""
-        return {"post": torch.zeros(rows, dtype=torch.long, device=device)}
+        return {"post_steps": torch.zeros(rows, dtype=torch.long, device=device)}
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
-        """Mask to token, and token to token."""
-        tokens, _ = prediction.pick()
-        confidence = prediction.confidence(tokens)
-        written = at_least_one(
-            confidence > self.threshold, confidence, block.masked & block.editable
+        """Write masks, and replace tokens."""
+        tokens, confidence = prediction.choose()
+        writable = block.masked & block.editable
+        written = at_least_one(confidence > self.threshold, confidence, writable)
+        differs = block.editable & ~block.masked & (tokens != block.tokens)
+        replaced = differs & (confidence > self.editing_threshold)
+        masks_left = (block.masked & ~written).any(-1)
+        no_masks = ~block.masked.any(-1)
+        post_steps = state["post_steps"] + no_masks
+        changed = ~no_masks | replaced.any(-1)
+        another_pass = ~masks_left & changed & (post_steps < self.max_post_steps)
+        decision = Decision(
+            tokens, written | replaced, confidence.float(), needs_another_pass=another_pass
         )
-        replaced = (
-            block.editable
-            & ~block.masked
-            & (tokens != block.tokens)
-            & (confidence > self.editing_threshold)
-        )
-        left = (block.masked & ~written).any(-1)
-        bare = ~block.masked.any(-1)
-        post = state["post"] + bare
-        again = ~left & (~bare | replaced.any(-1)) & (post < self.max_post_steps)
-        return Decision(tokens, written | replaced, confidence.float(), needs_another_pass=again), {
-            "post": post
-        }
+        return decision, {"post_steps": post_steps}

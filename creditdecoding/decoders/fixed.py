@@ -8,15 +8,23 @@ from dataclasses import dataclass
 
 import torch
 
-from creditdecoding.decoders.base import Block, Decision, Prediction, State
+from creditdecoding.decoders._order import best_first
+from creditdecoding.decoders.base import (
+    BaseDecoder,
+    Block,
+    Decision,
+    Prediction,
+    State,
+    Sweep,
+)
 from creditdecoding.errors import OptionError
 from creditdecoding.options import check_fields, option
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(BaseDecoder):
     """Commits the k positions of highest confidence, or k random ones, at every step; k is given or
-    such that a block takes given steps.
+    follows from the number of steps for a block.
     """
 
     k: int = option(
@@ -35,6 +43,8 @@ class Fixed:
         choices=("low_confidence", "random"),
     )
 
+    sweep = Sweep("k", (1, 2, 3, 4), low_is_safe=True)
+
     def __post_init__(self) -> None:
         check_fields(self)
         if self.steps is not None and self.k != 1:
@@ -44,28 +54,17 @@ class Fixed:
                 hint="Give one of the two.",
             )
 
-    def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
-        """No state."""
-        return {}
-
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
-        """Rank the editable positions, commit the first k."""
-        tokens, _ = prediction.pick()
-        confidence = prediction.confidence(tokens)
+        """Rank the editable positions and commit the first k."""
+        tokens, confidence = prediction.choose()
         score = confidence if self.order == "low_confidence" else prediction.uniform()
-        rank = (
-            torch.where(block.editable, score, -1.0)
-            .argsort(dim=-1, descending=True, stable=True)
-            .argsort(dim=-1)
-        )
-        return Decision(
-            tokens, (rank < self._count(block)[:, None]) & block.editable, confidence.float()
-        ), state
+        rank = best_first(score, block.editable).argsort(dim=-1)
+        commit = (rank < self._count(block)[:, None]) & block.editable
+        return Decision(tokens, commit, confidence.float()), state
 
     def _count(self, block: Block) -> torch.Tensor:
         """Tokens that this step commits [rows]."""
         if self.steps is None:
             return torch.full_like(block.initial_masks, self.k)
-        return (
-            block.initial_masks // self.steps + (block.step < block.initial_masks % self.steps)
-        ).clamp(min=1)
+        one_more = block.step < block.initial_masks % self.steps
+        return (block.initial_masks // self.steps + one_more).clamp(min=1)

@@ -6,17 +6,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
-from creditdecoding.options import check_fields, option
+from creditdecoding.decoders.base import (
+    BaseDecoder,
+    Block,
+    Decision,
+    Prediction,
+    State,
+    Sweep,
+    at_least_one,
+)
+from creditdecoding.options import option
 
 
 @dataclass(frozen=True)
-class LocalLeap:
+class LocalLeap(BaseDecoder):
     """Commits every anchor (confidence >= threshold), every position near an anchor with confidence
     >= relaxed, and always the best one.
     """
@@ -25,25 +32,18 @@ class LocalLeap:
     relaxed: float = option(0.75, "Least confidence of a position near an anchor.", ge=0.0, le=1.0)
     radius: int = option(4, "How many positions away from an anchor are near.", ge=0)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
-        """No state: anchors are those of this step."""
-        return {}
+    sweep = Sweep("threshold", (0.85, 0.9, 0.95, 0.98, 0.99, 0.999), {"relaxed": (2.5, -1.5)})
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
-        """Find the anchors, widen them by the radius, compare."""
-        tokens, _ = prediction.pick()
-        confidence = prediction.confidence(tokens)
+        """Find this step's anchors, widen them by the radius, compare."""
+        tokens, confidence = prediction.choose()
         anchor = (confidence >= self.threshold) & block.editable
-        passed = anchor | (near(anchor, self.radius) & (confidence >= self.relaxed))
-        return Decision(
-            tokens, at_least_one(passed, confidence, block.editable), confidence.float()
-        ), state
+        passed = anchor | (within(self.radius, anchor) & (confidence >= self.relaxed))
+        commit = at_least_one(passed, confidence, block.editable)
+        return Decision(tokens, commit, confidence.float()), state
 
 
-def near(anchor: Bool[Tensor, "rows length"], radius: int) -> Bool[Tensor, "rows length"]:
+def within(radius: int, anchor: Bool[Tensor, "rows length"]) -> Bool[Tensor, "rows length"]:
     """The positions at most `radius` away from an anchor."""
     reach = min(radius, anchor.shape[1])
     return F.max_pool1d(anchor[:, None].float(), 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0

@@ -1,11 +1,10 @@
 """Early commit (Prophet, arXiv 2508.19982): once the mean gap between the two best logits is large
-enough, write all; walks the logits twice.
+enough, write everything. Walks the logits a second time.
 
 The authors look at five positions where they expect the answer and, when those are sure, write the
-whole text. A decoder here
-knows no answer region and sees one block: the mean is over the block's masked positions, progress
-is the part of the block
-that is written, and what is written is the block.
+whole text. A decoder here knows no answer region and sees one block: the mean is over the block's
+masked positions, progress is the part of the block that is written, and the block is what is
+written.
 """
 
 from __future__ import annotations
@@ -15,16 +14,23 @@ from dataclasses import dataclass
 import torch
 
 from creditdecoding.decoders._order import best_first, commit_in_order
-from creditdecoding.decoders.base import Block, Decision, Prediction, State
-from creditdecoding.options import check_fields, option
+from creditdecoding.decoders.base import (
+    BaseDecoder,
+    Block,
+    Decision,
+    Prediction,
+    State,
+    Sweep,
+)
+from creditdecoding.options import option
 
 _MIDDLE, _LATE = 0.33, 0.67
 
 
 @dataclass(frozen=True)
-class Prophet:
-    """Commits the k most confident a step, until the mean gap of the two best logits reaches early,
-    mid or late (by progress): then all.
+class Prophet(BaseDecoder):
+    """Commits the k most confident a step until the mean gap of the two best logits reaches early,
+    mid or late (by progress), then all.
     """
 
     early: float = option(
@@ -36,27 +42,21 @@ class Prophet:
     late: float = option(2.5, "The same from 67% on.", ge=0.0)
     k: int = option(1, "Tokens committed a step before that.", ge=1)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
-        """No state."""
-        return {}
+    sweep = Sweep("early", (5.0, 7.5, 10.0, 15.0), {"mid": (2 / 3, 0.0), "late": (1 / 3, 0.0)})
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
-        """Compare each row's mean gap with what its progress asks for. A token of confidence 0 has
+        """Compare each row's mean gap with the one for its progress. A suppressed token counts as
         gap 0.
         """
-        tokens, logit = prediction.pick()
-        confidence = prediction.confidence(tokens)
-        best = prediction.top2()[1]
-        gap = torch.where(block.masked & logit.isfinite(), best[..., 0] - best[..., 1], 0.0)
-        left = block.masked.sum(-1)
-        progress = 1.0 - left / block.initial_masks.clamp(min=1)
-        late = torch.where(progress < _LATE, self.mid, self.late)
-        enough = gap.sum(-1) / left.clamp(min=1) >= torch.where(
-            progress < _MIDDLE, self.early, late
-        )
+        tokens, confidence = prediction.choose()
+        _, logits = prediction.top2()
+        counted = block.masked & ~prediction.is_suppressed(tokens)
+        gap = torch.where(counted, logits[..., 0] - logits[..., 1], 0.0)
+        masks_left = block.masked.sum(-1)
+        progress = 1.0 - masks_left / block.initial_masks.clamp(min=1)
+        mid_or_late = torch.where(progress < _LATE, self.mid, self.late)
+        needed = torch.where(progress < _MIDDLE, self.early, mid_or_late)
+        enough = gap.sum(-1) / masks_left.clamp(min=1) >= needed
         order = best_first(confidence, block.editable)
         rank = torch.arange(order.shape[1], device=order.device)
         commit = commit_in_order((rank < self.k) | enough[:, None], order, block.editable)

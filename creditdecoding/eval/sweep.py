@@ -1,19 +1,19 @@
 """Decoders with the settings to compare them at: each one's main knob and its values, as data, and
 the text that overrides them.
 
-`fixed threshold:threshold=0.8|0.9 credit:beta=0` is three curves: `fixed` over the sweep given
-here, `threshold` at two settings,
-`credit` without memory over the sweep of its main knob.
+`fixed threshold:threshold=0.8|0.9 credit:beta=0` is three curves: `fixed` over the sweep that its
+file declares, `threshold` at two settings, `credit` without memory over the sweep of its main knob.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from creditdecoding.decoders import load, names
+from creditdecoding.decoders import decoder_class, load, names
+from creditdecoding.decoders.base import BaseDecoder, Sweep
 from creditdecoding.errors import OptionError
 from creditdecoding.options import split_spec
 
@@ -21,50 +21,12 @@ REFERENCE = "fixed:k=1"
 """Standard decoding: the most confident token, one a pass."""
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A knob with the values to try; `tied` knobs follow it as slope * value + offset, so that
-    their defaults meet.
-
-    `low_is_safe`: small values write fewer tokens a pass; for the others large ones do.
-    """
-
-    knob: str
-    values: tuple[float, ...]
-    tied: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    low_is_safe: bool = False
-
-
-_CONFIDENCE = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-_UPPER = (0.85, 0.9, 0.95, 0.98, 0.99, 0.999)
-
-SWEEPS: dict[str, Sweep] = {
-    "fixed": Sweep("k", (1, 2, 3, 4), low_is_safe=True),
-    **{
-        name: Sweep("threshold", _CONFIDENCE)
-        for name in (
-            "threshold",
-            "credit",
-            "credit_adaptive",
-            "credit_full",
-            "credit_blind",
-            "credit_first",
-        )
-    },
-    "factor": Sweep("factor", (0.01, 0.02, 0.05, 0.1, 0.25, 1.0), low_is_safe=True),
-    "frechet": Sweep("margin", (0.25, 0.7, 0.9, 0.95, 0.98, 0.99)),
-    "entropy": Sweep("gamma", (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), low_is_safe=True),
-    "margin": Sweep("threshold", _CONFIDENCE),
-    "localleap": Sweep("threshold", _UPPER, {"relaxed": (2.5, -1.5)}),
-    "hierarchy": Sweep("threshold", _UPPER, {"low": (6.0, -5.0)}),
-    "klass": Sweep("threshold", (0.6, 0.8, 0.9, 0.95, 0.99)),
-    "stable": Sweep("threshold", (0.7, 0.8, 0.9, 0.95, 0.98, 0.99), {"sure": (0.5, 0.5)}),
-    "prophet": Sweep("early", (5.0, 7.5, 10.0, 15.0), {"mid": (2 / 3, 0.0), "late": (1 / 3, 0.0)}),
-    "thrift": Sweep("threshold", _CONFIDENCE),
-    "wino": Sweep("threshold", (0.6, 0.8, 0.9, 0.95, 0.99, 0.999)),
-    "edit": Sweep("threshold", (0.6, 0.8, 0.9, 0.95, 0.99)),
-}
-"""The main knob of each rule. One that is not named here has no sweep and runs at its defaults."""
+def sweep_of(name: str) -> Sweep | None:
+    """The sweep that a decoder's class declares; None for a decoder without one, and for a file."""
+    if name not in names(controls=True):
+        return None
+    cls = decoder_class(name)
+    return cls.sweep if issubclass(cls, BaseDecoder) else None
 
 
 @dataclass(frozen=True)
@@ -90,11 +52,15 @@ def parse_curves(text: str) -> list[DecoderCurve]:
     """The curves of a text of decoders separated by blanks, or `all`; every setting is checked.
     Raises `OptionError`.
     """
-    words = [word for part in text.split() for word in (names() if part == "all" else [part])]
+    words = [
+        word
+        for part in text.split()
+        for word in (names(controls=True) if part == "all" else [part])
+    ]
     if not words:
         raise OptionError(
             "no decoder to compare",
-            allowed=f"all, {', '.join(names())}",
+            allowed=f"all, {', '.join(names(controls=True))}",
             hint='Name some: --decoders "threshold credit".',
         )
     found = {curve.name: curve for curve in map(_curve, dict.fromkeys(words))}
@@ -119,7 +85,7 @@ def _curve(word: str) -> DecoderCurve:
             given=word,
             hint=f"Give one of {', '.join(listed)} a single value.",
         )
-    sweep = SWEEPS.get(name)
+    sweep = sweep_of(name)
     if listed:
         knob, values = listed[0], knobs[listed[0]].split("|")
         ties: Mapping[str, tuple[float, float]] = {}

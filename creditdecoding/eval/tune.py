@@ -19,12 +19,13 @@ from itertools import islice
 from typing import Any
 
 from creditdecoding.config import GenerationConfig
+from creditdecoding.decoders import names
 from creditdecoding.decoding.request import check_supported
 from creditdecoding.errors import OptionError
 from creditdecoding.eval.evaluate import ScoredAnswer, answer_items
 from creditdecoding.eval.paired_test import MOST_ITEMS, PairedCounts, items_needed, p_value
 from creditdecoding.eval.saved_answers import SavedAnswers
-from creditdecoding.eval.sweep import REFERENCE, SWEEPS, DecoderCurve, parse_curves
+from creditdecoding.eval.sweep import REFERENCE, DecoderCurve, parse_curves, sweep_of
 from creditdecoding.lm import LM
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items, generate_items
 from creditdecoding.trace import Event
@@ -168,14 +169,14 @@ def settings_in_order(decoder: str) -> tuple[str, ...]:
         raise OptionError(
             "this decoder has no sweep of settings",
             given=decoder,
-            allowed=", ".join(SWEEPS),
+            allowed=", ".join(filter(sweep_of, names())),
             hint=hint,
         )
     return tuple(chosen)
 
 
 def _safest_first(curve: DecoderCurve) -> Sequence[Any]:
-    sweep = SWEEPS.get(curve.name.partition(":")[0])
+    sweep = sweep_of(curve.name.partition(":")[0])
     if sweep is None or sweep.knob != curve.knob:
         return curve.points
     return sorted(curve.points, key=lambda point: float(point.value), reverse=not sweep.low_is_safe)

@@ -16,7 +16,7 @@ def resolve_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults with the decoder made from its name or file. Raises `OptionError`."""
     if "decoder" not in defaults:
         return dict(defaults)
-    decoder, block_length = load(defaults["decoder"])
+    decoder, block_length = load(defaults["decoder"], controls=False)
     from_file = {} if block_length is None else {"block_length": block_length}
     return {**from_file, **defaults, "decoder": decoder}
 

@@ -307,7 +307,7 @@ def _stops(body: Any) -> tuple[str, ...] | None:
 
 def _decoder(spec: Any) -> Any:
     with blame_param("decoder"):
-        return resolve(spec)
+        return resolve(spec, controls=False)
 
 
 def _without_stop_tokens(body: Any) -> bool | None:

@@ -1,1 +1,1 @@
-"""Ablations of credit, for comparisons only."""
+"""Ablations of credit. Comparisons offer them; the server, SGLang and the list of decoders do not."""

@@ -1,13 +1,12 @@
-"""A decoder as a file: reading and writing the mapping of its name, its knobs and, for engines that
-must be told, a block size.
+"""Decoder files: the mapping of a decoder's name, its knobs and, for engines that need one, a block
+size.
 
     name: credit
     threshold: 0.95
     block_size: 32
 
-The knobs lie beside the name, which is how SGLang's `--dllm-algorithm-config` wants them. JSON is
-read too. The only file that imports
-yaml.
+Name and knobs are on one level, as SGLang's `--dllm-algorithm-config` expects. JSON is read too.
+The only file that imports yaml.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def read(path: str) -> dict[str, Any]:
     something else.
     """
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"the decoder file cannot be read ({error})",
@@ -43,32 +42,31 @@ def read(path: str) -> dict[str, Any]:
             hint="Check the path; it must be UTF-8 text.",
         ) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}" if place else ""
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
         raise OptionError(
-            f"the decoder file is not YAML{where}", given=path, hint="Write it with: credit export"
+            f"the decoder file is not YAML{line}", given=path, hint="Write it with: credit export"
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise OptionError(
             "the decoder file holds no mapping",
             given=path,
             allowed="name: NAME, then knob: value",
             hint="Write it with: credit export",
         )
-    return found
+    return values
 
 
-def text(values: Mapping[str, Any], format: str, heading: str = "") -> str:
+def to_text(values: Mapping[str, Any], format: str, heading: str = "") -> str:
     """A decoder's mapping as YAML under a comment, as JSON, or as `name:knob=value,...`. Raises
     `OptionError` for another format.
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     if format == "sglang":
-        return "".join(f"# {line}\n" for line in heading.splitlines()) + str(
-            yaml.safe_dump(dict(values), sort_keys=False)
-        )
+        comment = "".join(f"# {line}\n" for line in heading.splitlines())
+        return comment + str(yaml.safe_dump(dict(values), sort_keys=False))
     if format == "json":
         return json.dumps(dict(values), indent=1) + "\n"
     knobs = ",".join(f"{key}={value}" for key, value in values.items() if key != "name")
-    return f"{values['name']}{':' if knobs else ''}{knobs}\n"
+    return f"{values['name']}:{knobs}\n" if knobs else f"{values['name']}\n"

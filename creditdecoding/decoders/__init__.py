@@ -15,7 +15,7 @@ from typing import Any
 from creditdecoding.decoders import _files
 from creditdecoding.decoders.base import BaseDecoder, Decoder
 from creditdecoding.errors import OptionError, unknown_name
-from creditdecoding.options import allowed_text, from_mapping, split_spec, typed
+from creditdecoding.options import bounds_text, from_mapping, parse_values, split_spec
 
 
 def names(controls: bool = False) -> list[str]:
@@ -79,7 +79,7 @@ def _parse(name: str, knobs: Mapping[str, Any], controls: bool) -> Decoder:
     cls = decoder_class(name, controls)
     current = _current_names(cls, knobs)
     texts = {knob: value for knob, value in current.items() if isinstance(value, str)}
-    decoder: Decoder = from_mapping(cls, {**current, **typed(cls, texts)})
+    decoder: Decoder = from_mapping(cls, {**current, **parse_values(cls, texts)})
     return decoder
 
 
@@ -198,7 +198,7 @@ def describe(name: str) -> dict[str, Any]:
         {
             "name": field.name,
             "default": field.default,
-            "allowed": allowed_text(field),
+            "allowed": bounds_text(field),
             "help": field.metadata.get("help", ""),
         }
         for field in dataclasses.fields(cls)

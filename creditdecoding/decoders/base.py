@@ -116,9 +116,7 @@ class Prediction:
             total = total + (self._logits_below(peak, ids).exp() * boost.expm1()).sum(-1)
         return (own.exp() / total).masked_fill(~self.masked, 0.0).nan_to_num(nan=0.0)
 
-    def error_probability(
-        self, tokens: Int[Tensor, "rows length"]
-    ) -> Float[Tensor, "rows length"]:
+    def error_probability(self, tokens: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length"]:
         """1 - confidence, accurate however small it is; 1 outside `masked`."""
         peak, rest = self._peak_and_rest()
         own = self._logits_below(peak, tokens[..., None])[..., 0]
@@ -381,13 +379,14 @@ class Capabilities:
 class Sweep:
     """The values of a decoder's main knob that comparisons try.
 
-    `tied` knobs follow it as slope * value + offset, chosen so that their defaults meet. With
-    `low_is_safe` small values write fewer tokens a pass; otherwise large ones do.
+    `tied` knobs, each a (knob, slope, offset), follow it as slope * value + offset, so that their
+    defaults meet. With `low_is_safe` small values write fewer tokens a pass; otherwise large ones
+    do.
     """
 
     knob: str
     values: tuple[float, ...]
-    tied: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    tied: tuple[tuple[str, float, float], ...] = ()
     low_is_safe: bool = False
 
 

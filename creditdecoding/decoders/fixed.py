@@ -43,7 +43,7 @@ class Fixed(BaseDecoder):
         choices=("low_confidence", "random"),
     )
 
-    sweep = Sweep("k", (1, 2, 3, 4), low_is_safe=True)
+    sweep = Sweep("k", (1.0, 2.0, 3.0, 4.0), low_is_safe=True)
 
     def __post_init__(self) -> None:
         check_fields(self)

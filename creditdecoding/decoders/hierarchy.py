@@ -38,7 +38,7 @@ class Hierarchy(BaseDecoder):
         0.4, "Confidence above which the best position of a run is committed.", ge=0.0, le=1.0
     )
 
-    sweep = Sweep("threshold", (0.85, 0.9, 0.95, 0.98, 0.99, 0.999), {"low": (6.0, -5.0)})
+    sweep = Sweep("threshold", (0.85, 0.9, 0.95, 0.98, 0.99, 0.999), (("low", 6.0, -5.0),))
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Find the runs and take the best position of each."""

@@ -32,7 +32,7 @@ class LocalLeap(BaseDecoder):
     relaxed: float = option(0.75, "Least confidence of a position near an anchor.", ge=0.0, le=1.0)
     radius: int = option(4, "How many positions away from an anchor are near.", ge=0)
 
-    sweep = Sweep("threshold", (0.85, 0.9, 0.95, 0.98, 0.99, 0.999), {"relaxed": (2.5, -1.5)})
+    sweep = Sweep("threshold", (0.85, 0.9, 0.95, 0.98, 0.99, 0.999), (("relaxed", 2.5, -1.5),))
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Find this step's anchors, widen them by the radius, compare."""

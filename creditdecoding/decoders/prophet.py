@@ -42,7 +42,7 @@ class Prophet(BaseDecoder):
     late: float = option(2.5, "The same from 67% on.", ge=0.0)
     k: int = option(1, "Tokens committed a step before that.", ge=1)
 
-    sweep = Sweep("early", (5.0, 7.5, 10.0, 15.0), {"mid": (2 / 3, 0.0), "late": (1 / 3, 0.0)})
+    sweep = Sweep("early", (5.0, 7.5, 10.0, 15.0), (("mid", 2 / 3, 0.0), ("late", 1 / 3, 0.0)))
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Compare each row's mean gap with the one for its progress. A suppressed token counts as

@@ -88,7 +88,7 @@ def _curve(word: str) -> DecoderCurve:
     sweep = sweep_of(name)
     if listed:
         knob, values = listed[0], knobs[listed[0]].split("|")
-        ties: Mapping[str, tuple[float, float]] = {}
+        ties: tuple[tuple[str, float, float], ...] = ()
     elif sweep is not None and sweep.knob not in knobs:
         knob, values, ties = sweep.knob, [f"{value:g}" for value in sweep.values], sweep.tied
     else:
@@ -104,8 +104,8 @@ def _curve(word: str) -> DecoderCurve:
     points = []
     for value in values:
         tied = {
-            key: f"{round(a * float(value) + b, 6):g}"
-            for key, (a, b) in ties.items()
+            key: f"{round(slope * float(value) + offset, 6):g}"
+            for key, slope, offset in ties
             if key not in kept
         }
         points.append(_point(value, name, {knob: value, **tied, **kept}))

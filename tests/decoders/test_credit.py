@@ -669,8 +669,8 @@ def test_a_prediction_over_all_masks_matches_the_loops_own() -> None:
             self, prediction: Prediction, block: Block, state: State
         ) -> tuple[Decision, State]:
             seen.append(prediction)
-            tokens, logit = prediction.pick()
-            return Decision(tokens, block.editable, (logit - prediction.lse).exp()), state
+            tokens, confidence = prediction.choose()
+            return Decision(tokens, block.editable, confidence.float()), state
 
     decode(toy(), [[1, 2, 3]], Spy(), gen_length=5, block_length=5)
     model = toy()

@@ -50,7 +50,7 @@ def test_by_hand() -> None:
     decision, state = step(decoder, logits, [0, 0, 3, MASK, MASK, 0], 1, decoder.init(1, 6, 8, CPU))
     assert decision.commit.tolist() == [[False, True, False, False, True, False]]
     assert decision.tokens[0, [1, 4]].tolist() == [2, 5]
-    assert decision.needs_another_pass.tolist() == [False] and state["post"].tolist() == [
+    assert decision.needs_another_pass.tolist() == [False] and state["post_steps"].tolist() == [
         0
     ]  # a mask is left: the loop comes back anyway
 
@@ -69,7 +69,7 @@ def test_the_best_mask_is_written_when_none_passes_and_the_block_is_looked_at_ag
     assert (
         decision.commit.tolist() == [[True, False]]
         and decision.needs_another_pass.tolist() == [True]
-        and state["post"].tolist() == [1]
+        and state["post_steps"].tolist() == [1]
     )
     decision, state = step(
         decoder, chance({1: 0.6}, {2: 0.5}), [3, 2], 0, state

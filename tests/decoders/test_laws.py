@@ -37,7 +37,7 @@ torch.set_num_threads(1)
 CPU = torch.device("cpu")
 BANNED = 0
 FEW = settings(max_examples=12, deadline=None, database=None)
-every_decoder = pytest.mark.parametrize("name", names())
+every_decoder = pytest.mark.parametrize("name", names(controls=True))
 
 
 @dataclass(frozen=True)
@@ -475,12 +475,33 @@ def test_a_name_that_no_file_has_is_refused_with_the_nearest() -> None:
     with pytest.raises(OptionError, match="not a decoder"):
         resolve(3)
     assert {"credit", "credit_adaptive", "credit_full", "fixed", "threshold"} <= set(names())
-    assert all(not name.startswith("_") and name != "base" for name in names())
+    assert all(not name.startswith("_") and name != "base" for name in names(controls=True))
+
+
+def test_controls_are_known_only_where_they_are_asked_for() -> None:
+    controls = {"stable", "credit_blind", "credit_first"}
+    assert set(names(controls=True)) - set(names()) == controls
+    for name in controls:
+        assert resolve(name) == create(name) == resolve({"name": name})
+        for decoder in (name, f"{name}:threshold=0.5", {"name": name}):
+            with pytest.raises(OptionError, match="unknown decoder"):
+                resolve(decoder, controls=False)
+
+
+def test_the_former_knobs_of_thrift_are_still_read() -> None:
+    new = create("thrift", near=1.0, gap=2.0, tail=3.0)
+    assert resolve("thrift:leap=1,split=2,finish=3") == new
+    assert resolve({"name": "thrift", "leap": 1.0, "gap": 2.0, "finish": 3.0}) == new
+    with pytest.raises(OptionError, match="near is given twice"):
+        resolve("thrift:leap=1,near=1")
 
 
 def test_decoders_differ() -> None:
     """No two names give the same object, nor compare equal with their defaults."""
-    assert all(a != b for a, b in itertools.combinations([create(name) for name in names()], 2))
+    assert all(
+        a != b
+        for a, b in itertools.combinations([create(name) for name in names(controls=True)], 2)
+    )
 
 
 @pytest.mark.parametrize("k", (1, 2, 3, 9))

@@ -116,7 +116,7 @@ def test_every_rule_has_its_tests() -> None:
         "credit_full",
         "fixed",
         "threshold",
-    } == set(names())
+    } == set(names(controls=True))
 
 
 # factor: (n + 1) e_(n) < f
@@ -318,7 +318,7 @@ def test_klass_keeps_logits_as_they_are_and_rows_of_any_age_together() -> None:
     )
     assert divergence(twice, both).isinf().tolist() == [[True, True], [False, False]]
     _, after = step(decoder, twice, both)
-    assert after["run"].tolist() == [[0, 0], [1, 1]]
+    assert after["stable_steps"].tolist() == [[0, 0], [1, 1]]
     hole = torch.tensor([True, False])
     assert (
         float(step(decoder, predict(peaks((0.9, 0.9)), hole))[1]["logits"][0, 1].abs().sum()) == 0.0

@@ -42,7 +42,7 @@ def seen(
         torch.zeros(1, dtype=torch.long),
         later,
     )
-    given = {"threshold": 0.9, "leap": 0.0, "split": 0.0, "finish": 0.0, **knobs}
+    given = {"threshold": 0.9, "near": 0.0, "gap": 0.0, "tail": 0.0, **knobs}
     rule = Thrift(
         **{
             "radius": 1,
@@ -54,22 +54,22 @@ def seen(
 
 
 def test_each_part_by_hand() -> None:
-    """With unit 0.1: leap 2 allows 0.8, split 3 allows 0.7, finish 3 allows 0.3 in all."""
+    """With unit 0.1: near 2 allows 0.8, gap 3 allows 0.7, tail 3 allows 0.3 in all."""
     c = [0.95, 0.81, 0.81, 0.5, 0.5]
     assert (
         seen(c) == "x...."
-        and seen(c, leap=2) == "xx..."
-        and seen(c, leap=2, radius=2) == "xxx.."
-        and seen(c, leap=1.8) == "x...."
+        and seen(c, near=2) == "xx..."
+        and seen(c, near=2, radius=2) == "xxx.."
+        and seen(c, near=1.8) == "x...."
     )
     c = [0.75, 0.71, 0.2, 0.4, 0.72]
-    assert seen(c) == "x...." and seen(c, split=3) == "x...."  # one run
+    assert seen(c) == "x...." and seen(c, gap=3) == "x...."  # one run
     assert (
-        seen(c, [True, True, False, True, True], split=3) == "x...x"
-        and seen(c, [True, True, False, True, True], split=2.6) == "x...."
+        seen(c, [True, True, False, True, True], gap=3) == "x...x"
+        and seen(c, [True, True, False, True, True], gap=2.6) == "x...."
     )
     c = [0.95, 0.92, 0.88, 0.85]
-    assert seen(c) == "xx.." and seen(c, finish=2.8) == "xxxx" and seen(c, finish=2.6) == "xx.."
+    assert seen(c) == "xx.." and seen(c, tail=2.8) == "xxxx" and seen(c, tail=2.6) == "xx.."
     assert seen([0.4, 0.5, 0.3]) == ".x."  # the best, always
 
 
@@ -78,21 +78,21 @@ def test_the_parts_together() -> None:
     c = [0.95, 0.81, 0.85, 0.2, 0.72, 0.89]
     masked = [True, True, True, False, True, True]
     assert (
-        seen(c, masked, leap=2, split=1) == "xx...."
-        and seen(c, masked, leap=2, split=2) == "xx...x"
+        seen(c, masked, near=2, gap=1) == "xx...."
+        and seen(c, masked, near=2, gap=2) == "xx...x"
     )
     assert (
-        seen(c, masked, leap=2, split=2, finish=4.4) == "xxx.xx"
-        and seen(c, masked, leap=2, split=2, finish=4.2) == "xx...x"
+        seen(c, masked, near=2, gap=2, tail=4.4) == "xxx.xx"
+        and seen(c, masked, near=2, gap=2, tail=4.2) == "xx...x"
     )
 
 
 def test_it_looks_ahead_only_from_a_block_that_ends_and_takes_no_risk_there() -> None:
-    assert seen([0.95, 0.92, 0.6, 0.95, 0.5], behind=3, finish=3) == "xx..."
-    assert seen([0.95, 0.92, 0.8, 0.95, 0.89], behind=3, finish=3, leap=2, split=3) == "xxxx."
+    assert seen([0.95, 0.92, 0.6, 0.95, 0.5], behind=3, tail=3) == "xx..."
+    assert seen([0.95, 0.92, 0.8, 0.95, 0.89], behind=3, tail=3, near=2, gap=3) == "xxxx."
     assert seen([0.3, 0.92, 0.8, 0.95, 0.89], [True, False, False, True, True], behind=1) == "x..x."
     assert (
-        seen([0.3, 0.95, 0.82], behind=1, leap=3) == "xx."
+        seen([0.3, 0.95, 0.82], behind=1, near=3) == "xx."
     )  # a sure token of the next block is no anchor
 
 
@@ -102,7 +102,7 @@ def test_without_its_budgets_it_is_threshold() -> None:
         ["Solve 3x+4=19 for x.", "What is the capital of Peru and the language of Japan?"],
     )
     plain = lm.generate(prompts, decoder="threshold:threshold=0.95")
-    ours = lm.generate(prompts, decoder="thrift:threshold=0.95,leap=1,split=0,finish=0,ahead=false")
+    ours = lm.generate(prompts, decoder="thrift:threshold=0.95,near=1,gap=0,tail=0,ahead=false")
     assert [[step.committed for step in done.trace.steps] for done in plain] == [
         [step.committed for step in done.trace.steps] for done in ours
     ]

@@ -77,11 +77,11 @@ def decide(
     zero = torch.zeros(1, dtype=torch.long)
     block = Block(torch.full(masked.shape, 3), masked, masked, zero + len(chances), zero)
     decision, state = create("wino", **knobs).step(
-        seen, block, {"accepted": torch.tensor([accepted])}
+        seen, block, {"committed": torch.tensor([accepted])}
     )
     assert decision.remask is not None
     return *(x[0].nonzero()[:, 0].tolist() for x in (decision.commit, decision.remask)), int(
-        state["accepted"]
+        state["committed"]
     )  # type: ignore[return-value]
 
 

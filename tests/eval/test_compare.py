@@ -24,12 +24,13 @@ from creditdecoding.bootstrap import (
 )
 from creditdecoding.cli.compare import _print as print_comparison
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoders import names, resolve
+from creditdecoding.decoders import create, names, resolve, settings
+from creditdecoding.decoders.base import THRESHOLD_SWEEP
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.eval import compare
 from creditdecoding.eval.compare import ComparePlan, lay_out, run
 from creditdecoding.eval.compare_report import compare_report
-from creditdecoding.eval.sweep import REFERENCE, SWEEPS, DecoderCurve, all_specs, parse_curves
+from creditdecoding.eval.sweep import REFERENCE, DecoderCurve, all_specs, parse_curves, sweep_of
 from creditdecoding.plots.compare_page import compare_html
 from creditdecoding.plots.tradeoff import tradeoff_png
 from creditdecoding.tasks.base import Item, Task
@@ -152,11 +153,12 @@ def test_areas_worked_by_hand() -> None:
 
 
 def test_every_sweep_is_of_a_decoder_that_is_there() -> None:
-    assert set(SWEEPS) <= set(names())
     found = {curve.name: curve for curve in parse_curves("all")}
-    assert set(found) == set(names())
+    assert set(found) == set(names(controls=True))
     for name, curve in found.items():
-        assert len(curve.points) == (len(SWEEPS[name].values) if name in SWEEPS else 1)
+        sweep = sweep_of(name)
+        assert sweep is not None and sweep.knob in settings(create(name))
+        assert len(curve.points) == len(sweep.values)
         for point in curve.points:
             resolve(point.spec)
     for name in ("stable", "localleap", "hierarchy", "prophet"):  # tied knobs meet the defaults
@@ -179,7 +181,7 @@ def test_the_text_of_decoders() -> None:
     assert (
         pinned.name == "credit:beta=0"
         and pinned.knob == "threshold"
-        and len(pinned.points) == len(SWEEPS["credit"].values)
+        and len(pinned.points) == len(THRESHOLD_SWEEP.values)
     )
     assert alone.knob == "" and [point.spec for point in alone.points] == ["klass:threshold=0.7"]
     both = parse_curves("fixed:k=1|2 fixed:k=2|4,order=low_confidence")

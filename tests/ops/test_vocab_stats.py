@@ -300,12 +300,14 @@ def test_greedy_pick_is_the_argmax_of_the_boosted_logits(
     )
     boost = torch.randint(0, 16, ids.shape, generator=source) / 8
     full = logits.scatter_add(-1, ids, boost)
-    token, logit = from_logits(logits, torch.ones(2, 3, dtype=torch.bool)).pick(ids, boost)
+    masked = torch.ones(2, 3, dtype=torch.bool)
+    token, confidence = from_logits(logits, masked).choose(ids, boost)
     lowest = [[row.tolist().index(max(row.tolist())) for row in rows] for rows in full]
     assert token.tolist() == lowest
-    assert torch.equal(logit, full.amax(-1))
-    plain, value = from_logits(logits, torch.ones(2, 3, dtype=torch.bool)).pick()
-    assert torch.equal(plain, logits.argmax(-1)) and torch.equal(value, logits.amax(-1))
+    assert torch.allclose(confidence, full.double().softmax(-1).amax(-1), rtol=1e-6)
+    plain, unboosted = from_logits(logits, masked).choose()
+    assert torch.equal(plain, logits.argmax(-1))
+    assert torch.allclose(unboosted, logits.double().softmax(-1).amax(-1), rtol=1e-6)
 
 
 LOGITS = torch.tensor([1.0, -0.5, 2.0, -torch.inf, 0.5, 1.5, -3.0, 0.0])
@@ -345,7 +347,7 @@ def test_drawn_tokens_follow_their_distribution(
         torch.tensor([11]), torch.arange(n)[None], torch.tensor([3]), temperature, top_k, top_p
     )
     seen = from_logits(flat[None].clone(), torch.ones(1, n, dtype=torch.bool), sampling)
-    token, logit = seen.pick(ids, boost) if boosted else seen.pick()
+    token, confidence = seen.choose(ids, boost) if boosted else seen.choose()
     expected = restricted(full / temperature, top_k, top_p) * n
     counts = torch.bincount(token[0], minlength=8).double()
     live = expected > 0
@@ -353,7 +355,7 @@ def test_drawn_tokens_follow_their_distribution(
     chi = float(((counts - expected)[live] ** 2 / expected[live]).sum())
     degrees = int(live.sum()) - 1
     assert chi < degrees + 4.5 * (2 * degrees) ** 0.5 + 4
-    assert torch.allclose(logit[0], full[token[0]])
+    assert torch.allclose(confidence[0], full.double().softmax(-1)[token[0]], rtol=1e-6)
 
 
 def test_draws_of_seeds_positions_and_steps_are_independent() -> None:
@@ -368,7 +370,7 @@ def test_draws_of_seeds_positions_and_steps_are_independent() -> None:
         grid.append(
             from_logits(
                 LOGITS.expand(side, side, -1), torch.ones(side, side, dtype=torch.bool), sampling
-            ).pick()[0]
+            ).choose()[0]
         )
     pairs = ((grid[0], grid[1]), (grid[0][1:], grid[0][:-1]), (grid[0][:, 1:], grid[0][:, :-1]))
     for a, b in pairs:
@@ -387,24 +389,26 @@ def test_top_one_is_greedy(seed: int, temperature: float, boosted: bool) -> None
         logits.topk(2, dim=-1).indices,
         torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(seed)),
     )
-    ours, theirs = (seen.pick(ids, boost) if boosted else seen.pick() for seen in (drawn, greedy))
+    ours, theirs = (
+        seen.choose(ids, boost) if boosted else seen.choose() for seen in (drawn, greedy)
+    )
     assert all(torch.equal(a[drawn.masked], b[drawn.masked]) for a, b in zip(ours, theirs))
 
 
 def test_a_small_top_p_is_greedy_and_all_of_it_is_no_limit() -> None:
     drawn, _ = prediction(4, rows=20, temperature=1.3, top_p=1e-9)
     greedy, _ = prediction(4, rows=20)
-    assert torch.equal(drawn.pick()[0], greedy.pick()[0])
+    assert torch.equal(drawn.choose()[0], greedy.choose()[0])
     whole, _ = prediction(4, rows=20, temperature=1.3, top_p=1.0)
     free, _ = prediction(4, rows=20, temperature=1.3)
-    assert torch.equal(whole.pick()[0], free.pick()[0])
+    assert torch.equal(whole.choose()[0], free.choose()[0])
 
 
 def test_equal_logits_at_the_edge_of_top_k_keep_the_lower_ids() -> None:
     n = 2000
     sampling = Sampling(torch.tensor([0]), torch.arange(n)[None], torch.tensor([0]), 1.0, 3)
     seen = from_logits(torch.zeros(1, n, 9), torch.ones(1, n, dtype=torch.bool), sampling)
-    assert sorted(set(seen.pick()[0][0].tolist())) == [0, 1, 2]
+    assert sorted(set(seen.choose()[0][0].tolist())) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("temperature", (0.0, 0.8))
@@ -431,12 +435,14 @@ def test_hushed_ids_can_be_picked_but_weigh_nothing(temperature: float) -> None:
         (1,),
         real[:, 1:2],
     )
-    expected = plain.pick()[0]
+    expected = plain.choose()[0]
     for seen in (hushed, hushed.with_boost(torch.zeros(1, n, 4))):
-        token, logit = seen.pick()
+        token, confidence = seen.choose()
         assert torch.equal(token, expected) and bool((token == 1).any())
-        assert bool(logit[token == 1].isneginf().all())
-        assert torch.equal(logit[token != 1], real[0][token[token != 1]])
+        assert torch.equal(seen.is_suppressed(token), token == 1)
+        assert bool((confidence[token == 1] == 0).all())
+        probabilities = flat[0].double().softmax(-1)
+        assert torch.allclose(confidence[token != 1], probabilities[token[token != 1]])
     assert bool((hushed.probability == 0).all()) and bool(
         hushed.log_probs()[..., 1].isneginf().all()
     )
@@ -480,7 +486,7 @@ def test_confidence_near_one_has_the_digits_of_float64(boosted: bool, temperatur
     seen = from_logits(logits.clone(), masked, sampling)
     ids = torch.stack((logits.argmax(-1), torch.full((1, 60), 7)), dim=-1)
     boost = torch.tensor([0.5, 1.25]).expand(1, 60, 2) if boosted else torch.zeros(1, 60, 2)
-    tokens, _ = seen.pick(ids, boost)
+    tokens, _ = seen.choose(ids, boost)
     full = logits.double().scatter_add(-1, ids, boost.double())
     wanted = full.softmax(-1).gather(-1, tokens[..., None])[..., 0]
     others = full.scatter(-1, tokens[..., None], -torch.inf).logsumexp(-1)
@@ -527,5 +533,7 @@ def test_a_tiny_temperature_is_greedy(
         logits.topk(2, dim=-1).indices,
         torch.rand(20, 4, 2, generator=torch.Generator().manual_seed(1)),
     )
-    ours, theirs = (seen.pick(ids, boost) if boosted else seen.pick() for seen in (drawn, greedy))
+    ours, theirs = (
+        seen.choose(ids, boost) if boosted else seen.choose() for seen in (drawn, greedy)
+    )
     assert all(torch.equal(a[drawn.masked], b[drawn.masked]) for a, b in zip(ours, theirs))

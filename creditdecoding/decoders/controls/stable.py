@@ -40,7 +40,7 @@ class Stable(BaseDecoder):
         le=1.0,
     )
 
-    sweep = Sweep("threshold", (0.7, 0.8, 0.9, 0.95, 0.98, 0.99), {"sure": (0.5, 0.5)})
+    sweep = Sweep("threshold", (0.7, 0.8, 0.9, 0.95, 0.98, 0.99), (("sure", 0.5, 0.5),))
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """Last top-1 id plus one, and for how many steps it has been top-1."""

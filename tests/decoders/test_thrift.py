@@ -77,10 +77,7 @@ def test_the_parts_together() -> None:
     """What leaps and splits is not counted against what ends the block."""
     c = [0.95, 0.81, 0.85, 0.2, 0.72, 0.89]
     masked = [True, True, True, False, True, True]
-    assert (
-        seen(c, masked, near=2, gap=1) == "xx...."
-        and seen(c, masked, near=2, gap=2) == "xx...x"
-    )
+    assert seen(c, masked, near=2, gap=1) == "xx...." and seen(c, masked, near=2, gap=2) == "xx...x"
     assert (
         seen(c, masked, near=2, gap=2, tail=4.4) == "xxx.xx"
         and seen(c, masked, near=2, gap=2, tail=4.2) == "xx...x"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 from creditdecoding.cli.app import app
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import answer_progress, progress
-from creditdecoding.cli.render import write
+from creditdecoding.cli.render import report_written, write_json
 from creditdecoding.cli.validate import check_can_plot, make_folder
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.train.options import TrainConfig
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from creditdecoding.tasks.base import Task
     from creditdecoding.train.loop import TrainingRun
 
-REPORTED = ("fixed", "threshold", "credit")
-"""The decoders that the report scores."""
+REPORT_DECODERS = ("fixed", "threshold", "credit")
+EVAL_DECODER = "threshold:threshold=0.95"
+EVAL_BATCH_SIZE = 32
 
 
 @app.command()
@@ -51,50 +52,39 @@ def train(
     training: TrainConfig,
 ) -> None:
     """Train a masked-diffusion model on the task families; resumable, ends with report.json and
-    loss.png beside the weights.
+    loss.png in the folder of the weights.
     """
-    from creditdecoding.eval.evaluate import evaluate as score
-    from creditdecoding.lm import load
     from creditdecoding.run_dir import locked_file
     from creditdecoding.tasks import load_tasks
     from creditdecoding.train.loop import run_peer
     from creditdecoding.train.parallel import peer_processes
 
-    chosen = load_tasks(tasks)
-    check_can_plot(out / "loss.png")
+    families = load_tasks(tasks)
+    report = out / "report.json"
+    picture = out / "loss.png"
+    check_can_plot(picture)
     make_folder(out, "report.json", "loss.png", "model.safetensors", "state.pt", "log.jsonl")
-
-    def evaluate(folder: Path) -> dict[str, Any]:
-        lm = load(str(folder), threads=training.threads, batch_size=32)
-        return score(
-            lm, chosen, GenerationConfig(decoder="threshold:threshold=0.95"), eval_limit, "dev"
-        ).to_json()
-
     with locked_file(out / ".lock", "Wait for it, or choose another --out."):
-        run = _begun(training, chosen, out, start_from)
+        run = _open_run(training, families, out, start_from)
         count = sum(weight.numel() for weight in run.model.parameters())
         typer.echo(f"{count:,} parameters, step {run.step} of {training.steps}, {out}", err=True)
-        peers = peer_processes(training.processes, out / ".peers", run_peer, training, chosen, out)
         with (
             progress(training.steps, "training", run.step, True, lambda: run.saved_step) as tick,
-            peers,
+            peer_processes(training.processes, out / ".peers", run_peer, training, families, out),
         ):
-            for record in run.run(evaluate if eval_limit else None):
+            for record in run.run(_evaluator(training, families, eval_limit)):
                 tick()
-                if "eval" in record:
-                    typer.echo(
-                        f"step {record['step']}: dev score {record['eval']['score']}, NFE {record['eval']['nfe']}",
-                        err=True,
-                    )
-        _report(run, chosen, report_limit)
-    typer.echo(f"wrote {out / 'report.json'} and {out / 'loss.png'}", err=True)
+                _show_evaluation(record)
+        _write_report(run, families, report_limit, report, picture)
+    report_written(report, picture)
 
 
-def _begun(
+def _open_run(
     training: TrainConfig, families: list[Task], out: Path, start_from: str | None
 ) -> TrainingRun:
-    """The run in this folder, new or taken up."""
-    from creditdecoding.train.loop import TrainingRun, start_from_checkpoint
+    """The run in this folder, new or to be continued."""
+    from creditdecoding.train.checkpoint import start_from_checkpoint
+    from creditdecoding.train.loop import TrainingRun
     from creditdecoding.train.tokenizer import task_tokenizer
 
     if start_from is not None:
@@ -103,35 +93,50 @@ def _begun(
     return TrainingRun(training, tokenizer, families, out)
 
 
-def _report(run: TrainingRun, families: list[Task], limit: int) -> None:
-    """Score the trained model on test items; write report.json and loss.png. Answers are kept until
-    both are written.
-    """
+def _evaluator(
+    training: TrainConfig, families: list[Task], limit: int
+) -> Callable[[Path], dict[str, Any]] | None:
+    """A function that scores the checkpoint in a folder on dev items; None for no items."""
+    from creditdecoding.eval.evaluate import evaluate
+    from creditdecoding.lm import load
+
+    def score(folder: Path) -> dict[str, Any]:
+        lm = load(str(folder), threads=training.threads, batch_size=EVAL_BATCH_SIZE)
+        config = GenerationConfig(decoder=EVAL_DECODER)
+        return evaluate(lm, families, config, limit, "dev").to_json()
+
+    return score if limit else None
+
+
+def _show_evaluation(record: dict[str, Any]) -> None:
+    if "eval" in record:
+        score, nfe = record["eval"]["score"], record["eval"]["nfe"]
+        typer.echo(f"step {record['step']}: dev score {score}, NFE {nfe}", err=True)
+
+
+def _write_report(
+    run: TrainingRun, families: list[Task], limit: int, report: Path, picture: Path
+) -> None:
+    """Score the trained model on test items; answers are kept until both files are written."""
     from creditdecoding.eval.evaluate import evaluate
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.lm import load
     from creditdecoding.plots.training import training_png
     from creditdecoding.tasks.base import distinct_items
 
-    out = run.folder
-    engine = EngineConfig(threads=run.config.threads, batch_size=32)
+    engine = EngineConfig(threads=run.config.threads, batch_size=EVAL_BATCH_SIZE)
     items = [item for family in families for item in distinct_items(family, "test", 0, limit)]
-    lm = load(str(out), engine)
-    total = len(REPORTED) * len(items)
-    with save_answers(
-        out / "report.json", answers_manifest("train", str(out), engine, families, items, REPORTED)
-    ) as kept:
-        assert kept is not None
-        with answer_progress(total, "answers for the report", kept.count, True) as on_event:
-            found = {}
-            for spec in REPORTED:
-                config = GenerationConfig(decoder=spec)
-                scored = evaluate(
-                    lm, families, config, limit, on_event=on_event, saved=kept.of_setting(spec)
-                )
-                found[spec] = scored.to_json()
-            write(
-                out / "report.json",
-                json.dumps({"training": run.report(), "test": found}, indent=1) + "\n",
-            )
-            training_png(run.records(), out / "loss.png")
+    lm = load(str(run.folder), engine)
+    total = len(REPORT_DECODERS) * len(items)
+    settings = answers_manifest("train", str(run.folder), engine, families, items, REPORT_DECODERS)
+    with save_answers(report, settings) as saved:
+        assert saved is not None
+        with answer_progress(total, "answers for the report", saved.count, True) as on_event:
+            scores = {}
+            for decoder in REPORT_DECODERS:
+                config = GenerationConfig(decoder=decoder)
+                answers = saved.of_setting(decoder)
+                scored = evaluate(lm, families, config, limit, on_event=on_event, saved=answers)
+                scores[decoder] = scored.to_json()
+            write_json(report, {"training": run.report(), "test": scores})
+            training_png(run.records(), picture)

@@ -1,13 +1,10 @@
-"""Where training begins: look-up circuits laid into the first two layers, and a drill that sharpens
-them.
+"""Initial weights with look-up circuits in the first two layers, and a drill that sharpens them.
 
-A small network trained on worked answers does not find associative look-up ("what followed this
-word before?") by itself in any
-budget a laptop has (docs/log.md). So it starts with induction heads (arXiv 2209.11895): heads of
-layer 0 that write the
-token before (or two before) into a place, heads of layer 1 that attend where that note equals their
-own and copy the token there. As in mimetic
-initialisation (arXiv 2305.09828) these are initial values only; everything trains on.
+A small network trained on worked answers does not learn associative look-up ("what followed this
+word before?") by itself within the budget of a laptop (docs/log.md). So it starts with induction
+heads (arXiv 2209.11895): heads of layer 0 note the token one or two positions back, heads of layer
+1 attend where that note equals their own and copy the token there. As in mimetic initialisation
+(arXiv 2305.09828) these are initial values only; everything is trained.
 """
 
 from __future__ import annotations
@@ -16,92 +13,93 @@ import random
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from creditdecoding.models.moe import SwiGLU
 from creditdecoding.models.transformer import Layer, Transformer
 from creditdecoding.train.objective import TrainingBatch
 
-OFFSETS = (1, 1, 2)  # how far back each noting head of layer 0 looks
-MATCHING = (
-    0,
-    0,
-    0,
-    1,
-    1,
-)  # which notes each head of layer 1 compares: 0 those of the first two, 1 those of the third
-SLOW = 0.008  # radians a position: slower rotary planes serve to compare content
-CONSTANT, SHARPNESS, COMPARE = 0.14, 1.3, 1.5
-DRILL_PROMPT, DRILL_ANSWER = 40, 32  # tokens of a drill's row at most, and exactly
+OFFSETS = (1, 1, 2)  # how far back each head of layer 0 looks
+NOTE_GROUPS = (0, 0, 0, 1, 1)  # the notes that each head of layer 1 compares: offset 1, offset 2
+SLOW = 0.008  # radians a position: rotary planes slower than this compare content
+CONSTANT = 0.14  # feature 0 of every embedding, by which heads attend to positions alone
+SHARPNESS = 1.3
+COMPARE = 1.5
+DRILL_PROMPT = 40  # tokens of a drill's prompt at most
+DRILL_ANSWER = 32
 
 
 @torch.no_grad()
 def init_induction_heads(model: Transformer, generator: torch.Generator) -> None:
-    """Change freshly initialised weights in place; a network without two layers of five heads stays
-    as it is.
+    """Change freshly initialised weights in place, if there are two layers of five heads and enough
+    features; otherwise change nothing.
     """
     config = model.config
-    dim, size = config.head_dim, config.hidden_size
+    dim = config.head_dim
+    size = config.hidden_size
     angle = config.rope_theta ** (-torch.arange(dim // 2) / (dim // 2))
     slow = (angle < SLOW).nonzero()[:, 0]
-    compared = torch.cat((slow, slow + dim // 2))
-    if (
-        config.num_layers < 2
-        or config.num_heads < 5
-        or config.num_kv_heads != config.num_heads
-        or not len(slow)
-        or size < 6 * dim
-    ):
+    has_heads = config.num_heads >= 5 and config.num_kv_heads == config.num_heads
+    if config.num_layers < 2 or not has_heads or not len(slow) or size < 6 * dim:
         return
     layers = [layer for layer in model.layers if isinstance(layer, Layer)]
     for layer in layers:
         layer.o.weight.mul_(0.1)
         if isinstance(layer.mlp, SwiGLU):
             layer.mlp.down.weight.mul_(0.1)
-    model.embed.weight[:, 0] = (
-        CONSTANT  # the same in every token: what a head looks at to attend by place alone
-    )
+    model.embed.weight[:, 0] = CONSTANT
     basis = torch.zeros(size - 1, size)
     basis[:, 1:] = torch.linalg.qr(torch.randn(size - 1, size - 1, generator=generator)).Q
     notes = basis[: 3 * dim]
-    seen = basis[torch.randperm(size - 1, generator=generator)[: 3 * dim]]
-    first, second = layers[:2]
+    content = basis[torch.randperm(size - 1, generator=generator)[: 3 * dim]]
+    _init_noting_heads(layers[0], angle, notes, content)
+    copied = torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
+    compared = torch.cat((slow, slow + dim // 2))
+    _init_matching_heads(layers[1], notes, copied, compared, dim)
+
+
+def _init_noting_heads(layer: Layer, angle: Tensor, notes: Tensor, content: Tensor) -> None:
+    """Head i attends OFFSETS[i] positions back and writes that token's content as a note."""
+    dim = 2 * len(angle)
     for head, offset in enumerate(OFFSETS):
         part = slice(head * dim, (head + 1) * dim)
-        first.q.weight[part] *= 0.1
-        first.k.weight[part] *= 0.1
-        first.q.weight[part, 0] = SHARPNESS * torch.cat(
-            (torch.ones_like(angle), torch.zeros_like(angle))
-        )
-        first.k.weight[part, 0] = SHARPNESS * torch.cat(
-            ((offset * angle).cos(), (offset * angle).sin())
-        )
-        first.v.weight[part] = seen[part]
-        first.o.weight[:, part] = 0.05 * notes[part].T
-    copied = torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
+        here = torch.cat((torch.ones_like(angle), torch.zeros_like(angle)))
+        there = torch.cat(((offset * angle).cos(), (offset * angle).sin()))
+        for weight, direction in ((layer.q.weight, here), (layer.k.weight, there)):
+            weight[part] *= 0.1
+            weight[part, 0] = SHARPNESS * direction
+        layer.v.weight[part] = content[part]
+        layer.o.weight[:, part] = 0.05 * notes[part].T
+
+
+def _init_matching_heads(
+    layer: Layer, notes: Tensor, copied: Tensor, compared: Tensor, dim: int
+) -> None:
+    """Heads attend where the features `compared` of a note equal their own, and copy the token."""
     groups = (notes[: 2 * dim], notes[2 * dim :])
-    taken = [0, 0]
-    for head, group in enumerate(MATCHING):
+    used = [0, 0]
+    for head, group in enumerate(NOTE_GROUPS):
         part = slice(head * dim, (head + 1) * dim)
-        code = groups[group].roll(-taken[group], 0)[: len(compared)]
-        taken[group] += len(compared)
-        for weight in (second.q.weight, second.k.weight):
+        code = groups[group].roll(-used[group], 0)[: len(compared)]
+        used[group] += len(compared)
+        for weight in (layer.q.weight, layer.k.weight):
             weight[part] *= 0.1
             weight[head * dim + compared] = COMPARE * code
-        second.v.weight[part] = copied[part]
-        second.o.weight[:, part] = 0.1 * copied[part].T
+        layer.v.weight[part] = copied[part]
+        layer.o.weight[:, part] = 0.1 * copied[part].T
 
 
 def lookup_drill(rows: int, ids: Sequence[int], rng: random.Random) -> TrainingBatch:
-    """Rows of random ids, then pieces of the same row again: all but the first token of a piece can
+    """Rows of random ids followed by pieces of the same row: all but the first token of a piece can
     be looked up.
     """
-    length = torch.tensor([rng.randint(24, DRILL_PROMPT) for _ in range(rows)])
+    lengths = torch.tensor([rng.randint(24, DRILL_PROMPT) for _ in range(rows)])
     tokens = torch.full((rows, DRILL_PROMPT + DRILL_ANSWER), ids[0])
-    for row, prompt in enumerate(length.tolist()):
-        text = rng.choices(ids, k=prompt)
-        again: list[int] = []
-        while len(again) < DRILL_ANSWER:
-            at = rng.randrange(prompt - 1)
-            again += text[at : at + rng.randint(2, 5)]
-        tokens[row, : prompt + DRILL_ANSWER] = torch.tensor(text + again[:DRILL_ANSWER])
-    return TrainingBatch(tokens, length, torch.full((rows,), DRILL_ANSWER))
+    for row, length in enumerate(lengths.tolist()):
+        prompt = rng.choices(ids, k=length)
+        answer: list[int] = []
+        while len(answer) < DRILL_ANSWER:
+            start = rng.randrange(length - 1)
+            answer += prompt[start : start + rng.randint(2, 5)]
+        tokens[row, : length + DRILL_ANSWER] = torch.tensor(prompt + answer[:DRILL_ANSWER])
+    return TrainingBatch(tokens, lengths, torch.full((rows,), DRILL_ANSWER))

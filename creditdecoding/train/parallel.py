@@ -1,6 +1,4 @@
-"""Several processes that share each training step: every one has its own rows, gradients are
-averaged.
-"""
+"""Processes that share each training step: each has its own rows, gradients are averaged."""
 
 from __future__ import annotations
 
@@ -15,48 +13,49 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from creditdecoding import child_processes as children
+from creditdecoding.child_processes import end_processes, end_with_parent, start_process
 
-_PATIENCE = timedelta(minutes=15)
+_TIMEOUT = timedelta(minutes=15)
 
 
-def join_group(rank: int, world: int, meeting: Path) -> None:
-    """Meet the other processes through a file; nothing listens on the network but the loopback."""
+def join_group(rank: int, world: int, store_file: Path) -> None:
+    """Join the other processes through a file; only the loopback interface is used."""
     if rank:
-        children.end_with_parent()
-    store = dist.FileStore(str(meeting), world)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_PATIENCE)
+        end_with_parent()
+    store = dist.FileStore(str(store_file), world)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_TIMEOUT)
 
 
 @contextlib.contextmanager
 def peer_processes(
-    world: int, meeting: Path, work: Callable[..., None], *args: Any
+    world: int, store_file: Path, target: Callable[..., None], *args: Any
 ) -> Iterator[None]:
-    """Run `work(rank, world, meeting, *args)` in `world - 1` further processes while the body runs
-    as rank 0.
+    """Run `target(rank, world, store_file, *args)` in `world - 1` processes while the body runs as
+    rank 0.
     """
-    meeting.unlink(missing_ok=True)
-    started: list[SpawnProcess] = []
+    store_file.unlink(missing_ok=True)
+    processes: list[SpawnProcess] = []
     try:
         for rank in range(1, world):
-            started.append(children.start_process(work, (rank, world, meeting, *args)))
+            processes.append(start_process(target, (rank, world, store_file, *args)))
         if world > 1:
-            join_group(0, world, meeting)
+            join_group(0, world, store_file)
         yield
     finally:
-        children.end_processes(started)
+        end_processes(processes)
         if dist.is_initialized():
             dist.destroy_process_group()
-        meeting.unlink(missing_ok=True)
+        store_file.unlink(missing_ok=True)
 
 
 def average_gradients(model: nn.Module) -> None:
-    """Replace every gradient by its mean over the processes; nothing to do for one process."""
+    """Replace every gradient by its mean over the processes."""
     if not dist.is_initialized():
         return
-    found = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    flat = torch.cat([grad.flatten() for grad in found])
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for grad, part in zip(found, flat.split([grad.numel() for grad in found])):
-        grad.copy_(part.view_as(grad))
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts):
+        gradient.copy_(part.view_as(gradient))

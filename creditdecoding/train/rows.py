@@ -1,5 +1,5 @@
-"""Training rows from the task families: the same batch for the same seed and step, so that a run
-resumes without state.
+"""Training rows from the tasks: the same batches for the same seed and step, so that a run resumes
+without saving its place in the data.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ from creditdecoding.tasks.base import Item, Task
 from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.objective import TrainingBatch
 
-LENGTH_MULTIPLE = 32  # row lengths are multiples of this, so that few shapes are compiled
+LENGTH_MULTIPLE = 32  # of row lengths, so that few shapes are compiled
+LONGEST_EXTENDED = 192  # rows are not extended beyond this
+
+Row = tuple[list[int], list[int]]
+"""Ids of a prompt, and of its answer with the end of turn."""
 
 
-def draw_items(families: Sequence[Task], count: int, rng: random.Random) -> list[Item]:
-    """`count` training items, families in turn by their share, starting anywhere."""
-    turn = [family for family in families for _ in range(family.train_weight)]
-    start = rng.randrange(len(turn))
-    found: list[Item] = []
-    while len(found) < count:
-        item = turn[(start + len(found)) % len(turn)].make(rng)
+def draw_items(tasks: Sequence[Task], count: int, rng: random.Random) -> list[Item]:
+    """`count` training items, from the tasks in turn by their weight, starting anywhere."""
+    turns = [task for task in tasks for _ in range(task.train_weight)]
+    start = rng.randrange(len(turns))
+    items: list[Item] = []
+    while len(items) < count:
+        item = turns[(start + len(items)) % len(turns)].make(rng)
         if item.split == "train":
-            found.append(item)
-    return found
+            items.append(item)
+    return items
 
 
 def make_batches(
@@ -36,28 +40,39 @@ def make_batches(
     parts: int,
     rng: random.Random,
 ) -> list[TrainingBatch]:
-    """The items as `parts` batches of near-equal length, each filled up with end-of-text to a
-    multiple of `STEP`.
+    """The items as `parts` batches of similar row length, padded with end-of-text to a multiple of
+    `LENGTH_MULTIPLE`.
 
-    One part in five gets up to 96 positions more, so that the canvas at decoding time (longer than
-    the answer) is no surprise.
+    One batch in five gets up to 96 positions more, as decoding often has more positions than the
+    answer needs.
     """
-    rows = []
+    rows: list[Row] = []
     for item in items:
         prompt = tokenizer.encode_chat([{"role": "user", "content": item.prompt}])
         rows.append((prompt, [*tokenizer.encode(item.answer), end_of_turn]))
-    rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+    rows.sort(key=_row_length)
     size = len(rows) // parts
-    found = []
+    batches = []
     for part in range(parts):
-        chosen = rows[part * size : (part + 1) * size]
-        longest = max(len(prompt) + len(answer) for prompt, answer in chosen)
+        part_rows = rows[part * size : (part + 1) * size]
+        longest = max(map(_row_length, part_rows))
         length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         if rng.random() < 1 / 5:
-            length = max(length, min(length + LENGTH_MULTIPLE * rng.randint(1, 3), 192))
-        tokens = torch.full((len(chosen), length), end)
-        for i, (prompt, answer) in enumerate(chosen):
-            tokens[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        lengths = torch.tensor([[len(prompt), len(answer)] for prompt, answer in chosen])
-        found.append(TrainingBatch(tokens, lengths[:, 0], lengths[:, 1]))
-    return found
+            extended = length + LENGTH_MULTIPLE * rng.randint(1, 3)
+            length = max(length, min(extended, LONGEST_EXTENDED))
+        batches.append(_padded(part_rows, length, end))
+    return batches
+
+
+def _row_length(row: Row) -> int:
+    prompt, answer = row
+    return len(prompt) + len(answer)
+
+
+def _padded(rows: Sequence[Row], length: int, padding: int) -> TrainingBatch:
+    tokens = torch.full((len(rows), length), padding)
+    for number, (prompt, answer) in enumerate(rows):
+        tokens[number, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+    prompt_lengths = torch.tensor([len(prompt) for prompt, _ in rows])
+    answer_lengths = torch.tensor([len(answer) for _, answer in rows])
+    return TrainingBatch(tokens, prompt_lengths, answer_lengths)

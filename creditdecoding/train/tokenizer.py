@@ -17,29 +17,33 @@ from creditdecoding.tasks.base import Task, generate_items
 from creditdecoding.text.tokenizer import Tokenizer as TaskTokenizer
 from creditdecoding.text.tokenizer import read_tokenizer
 
-BOS, EOS, MASK, EOT = "<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|eot_id|>"
+BOS = "<|startoftext|>"
+EOS = "<|endoftext|>"
+MASK = "<|mdm_mask|>"
+EOT = "<|eot_id|>"
 SPECIAL = (BOS, EOS, MASK, "<|start_header_id|>", "<|end_header_id|>", EOT)
+
+ITEMS_PER_TASK = 4000
+HEADER_TEXTS = 20000  # repetitions of the headers, so that they are merged first
 
 # LLaDA's template: content trimmed, bos before the first message only, the assistant's header
 # always at the end.
 TEMPLATE = (
-    "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
-    " + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}"
-    "{{ content }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
+    "{% for message in messages %}"
+    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
+    " + message['content'] | trim + '<|eot_id|>' %}"
+    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}"
+    "{{ content }}{% endfor %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
 )
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most `size` ids over `texts`; any text round-trips, every digit is a
-    token of its own.
-    """
+    """A byte-level BPE of at most `size` ids: every text round-trips, every digit is one token."""
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
@@ -55,31 +59,30 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
         eos_token=EOS,
         pad_token=EOS,
         mask_token=MASK,
-        additional_special_tokens=[t for t in SPECIAL if t not in (BOS, EOS, MASK)],
+        additional_special_tokens=[token for token in SPECIAL if token not in (BOS, EOS, MASK)],
         chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
 
 
-def task_tokenizer(families: Sequence[Task], size: int, folder: Path) -> TaskTokenizer:
-    """The tokenizer in `folder`, trained there first on 4,000 training items a family if it has
-    none.
-    """
+def task_tokenizer(tasks: Sequence[Task], size: int, folder: Path) -> TaskTokenizer:
+    """The tokenizer in `folder`; if there is none, it is first trained on the tasks' items."""
     if not (folder / "tokenizer.json").exists():
-        texts = ["user\n\n", "assistant\n\n"] * 20000
-        for family in families:
-            for item in itertools.islice(generate_items(family, "train", 0), 4000):
+        texts = ["user\n\n", "assistant\n\n"] * HEADER_TEXTS
+        for task in tasks:
+            for item in itertools.islice(generate_items(task, "train", 0), ITEMS_PER_TASK):
                 texts += [item.prompt, item.answer]
         save_tokenizer(train_tokenizer(texts, size), folder)
     return read_tokenizer(folder)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write tokenizer_config.json (with the template inside, as LLaDA's) and tokenizer.json; a kill
-    leaves whole files, the latter the last.
+    """Write tokenizer_config.json (with the template in it, as LLaDA's) and tokenizer.json.
+
+    A kill leaves whole files; tokenizer.json comes last.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".tokenizer") as passing:
-        tokenizer.save_pretrained(passing, save_jinja_files=False)
-        written = sorted(Path(passing).iterdir(), key=lambda path: path.name == "tokenizer.json")
-        for path in written:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".tokenizer") as temporary:
+        tokenizer.save_pretrained(temporary, save_jinja_files=False)
+        files = sorted(Path(temporary).iterdir(), key=lambda path: path.name == "tokenizer.json")
+        for path in files:
             os.replace(path, folder / path.name)

@@ -16,8 +16,9 @@ from creditdecoding.errors import OptionError
 from creditdecoding.lm import load
 from creditdecoding.models.transformer import rope_table, rotate
 from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
+from creditdecoding.train.checkpoint import start_from_checkpoint
 from creditdecoding.train.initial import OFFSETS, lookup_drill
-from creditdecoding.train.loop import TrainingRun, start_from_checkpoint
+from creditdecoding.train.loop import TrainingRun
 from creditdecoding.train.objective import TrainingBatch, mask_block, mask_uniform, two_stream
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.rows import LENGTH_MULTIPLE, draw_items, make_batches
@@ -239,7 +240,7 @@ def test_learns_and_exports_a_checkpoint_that_loads(folder: Path, tmp_path: Path
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     assert records[-1]["eval"]["path"] == str(run.folder)
     lm = load(str(run.folder))
-    assert lm.turns == 1 and lm.vocab.mask_id == MASK
+    assert lm.max_turns == 1 and lm.vocab.mask_id == MASK
     assert isinstance(lm.generate("What is 2+2?", gen_length=8).text, str)
     raw = json.loads((run.folder / "config.json").read_text())
     assert raw["architectures"] == ["LLaDAModelLM"] and raw["model_type"] == "llada"

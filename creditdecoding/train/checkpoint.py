@@ -1,0 +1,89 @@
+"""Checkpoints of a training run: the one it starts from, and the one it writes."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from creditdecoding.checkpoint import resolve_checkpoint
+from creditdecoding.errors import OptionError
+from creditdecoding.models import read_config
+from creditdecoding.models.families import llada
+from creditdecoding.models.transformer import Transformer
+from creditdecoding.models.weights import load_weights, save_weights
+from creditdecoding.run_dir import write_atomically
+from creditdecoding.text.tokenizer import Tokenizer
+
+START = "start"  # subfolder of a run with the checkpoint that it starts from
+
+
+def start_from_checkpoint(name: str, folder: Path) -> None:
+    """Copy the checkpoint `name` into a run's folder; a run that already started from it stays.
+
+    Raises `OptionError` if the run has started from something else.
+    """
+    source = resolve_checkpoint(name)
+    if (folder / "state.pt").exists():
+        if not _same_files(source, folder / START):
+            raise OptionError(
+                "this run has begun already",
+                given=str(folder),
+                hint="Leave --start-from out to go on, or use another --out.",
+            )
+        return
+    shutil.copytree(source, folder / START, dirs_exist_ok=True)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / START / file, folder / file)
+
+
+def _same_files(source: Path, copy: Path) -> bool:
+    """Whether the weights, the configuration and the tokenizer in two folders are equal."""
+    names = [path.name for path in source.iterdir() if path.suffix in (".json", ".safetensors")]
+    return copy.is_dir() and not any(filecmp.cmpfiles(source, copy, names, shallow=False)[1:])
+
+
+def load_start(model: Transformer, folder: Path) -> None:
+    """Load the weights that `start_from_checkpoint` copied, if any. Raises `OptionError`."""
+    start = folder / START
+    if not start.exists():
+        return
+    config, ours = read_config(start)[0], model.config
+    if config != ours:
+        raise OptionError(
+            "the checkpoint to start from has another shape",
+            given=f"{config.num_layers} layers of {config.hidden_size}",
+            allowed=f"{ours.num_layers} layers of {ours.hidden_size}, the same heads, "
+            "feed-forward and vocabulary",
+            hint="Ask for the checkpoint's shape.",
+        )
+    device = next(model.parameters()).device
+    loaded = Transformer(config)
+    load_weights(loaded, start, llada.RENAME, device, torch.float32)
+    model.load_state_dict(loaded.state_dict())
+
+
+def export_checkpoint(model: Transformer, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write config.json, generation_config.json and model.safetensors in LLaDA's released format.
+
+    A kill leaves whole files.
+    """
+    end = tokenizer.backend.eos_token_id
+    generation = {
+        "bos_token_id": tokenizer.backend.bos_token_id,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "max_turns": 1,
+    }
+    _write_json(folder / "config.json", llada.to_hf(model.config, "bfloat16"))
+    _write_json(folder / "generation_config.json", generation)
+    part = folder / "model.part"
+    save_weights(model, part, llada.RENAME, torch.bfloat16)
+    part.replace(folder / "model.safetensors")
+
+
+def _write_json(path: Path, value: object) -> None:
+    write_atomically(path, json.dumps(value, indent=2) + "\n")

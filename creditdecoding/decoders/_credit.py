@@ -10,10 +10,19 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from creditdecoding.decoders.base import Block, Decision, Prediction, State, at_least_one
+from creditdecoding.decoders.base import (
+    Block,
+    Decision,
+    Positions,
+    Prediction,
+    Scores,
+    State,
+    TokenIds,
+    at_least_one,
+)
 
 _GROWTH = 2
 
@@ -26,10 +35,10 @@ def empty_slots(rows: int, length: int, device: torch.device) -> State:
 
 def accumulate(
     state: State,
-    ids: Int[Tensor, "rows length"],
-    increment: Float[Tensor, "rows length"],
+    ids: TokenIds,
+    increment: Scores,
     decay: Float[Tensor, "#rows"],
-    masked: Bool[Tensor, "rows length"],
+    masked: Positions,
 ) -> State:
     """Eq. 6: credit decays everywhere, then the current top-1 id of each masked position gains its
     increment.
@@ -45,7 +54,7 @@ def accumulate(
     return {"slot_ids": slots, "credit": credit * decay[:, None, None] + gain}
 
 
-def _must_grow(slots: Int[Tensor, "rows length k"], missing: Bool[Tensor, "rows length"]) -> bool:
+def _must_grow(slots: Int[Tensor, "rows length k"], missing: Positions) -> bool:
     """Whether a position has no slot for its new id. Checking on a GPU would force a
     synchronisation, so there the slots always grow.
     """

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from creditdecoding.decoders.base import Positions, Scores
 
-def best_first(
-    score: Float[Tensor, "rows length"], editable: Bool[Tensor, "rows length"]
-) -> Int[Tensor, "rows length"]:
+
+def best_first(score: Scores, editable: Positions) -> Int[Tensor, "rows length"]:
     """Columns of each row by falling score, the first of equals first, those that may not be
     written last.
     """
@@ -23,8 +23,8 @@ def best_first(
 def commit_in_order(
     passed: Bool[Tensor, "#rows length"],
     order: Int[Tensor, "rows length"],
-    editable: Bool[Tensor, "rows length"],
-) -> Bool[Tensor, "rows length"]:
+    editable: Positions,
+) -> Positions:
     """What to commit, by column, from `passed` by rank; the first rank is always committed."""
     first = torch.arange(order.shape[1], device=order.device) == 0
     passed = (passed | first).expand(order.shape)

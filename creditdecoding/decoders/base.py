@@ -17,6 +17,11 @@ from creditdecoding.ops.noise import gumbel_noise, uniform_noise
 from creditdecoding.ops.vocab_stats import log_sum, row_chunks, vocab_mass, widest_float
 from creditdecoding.options import check_fields
 
+TokenIds = Int[Tensor, "rows length"]
+Scores = Float[Tensor, "rows length"]
+Positions = Bool[Tensor, "rows length"]
+"""A set of positions of the block, one set a row."""
+
 State = dict[str, Tensor]
 """A decoder's memory of a block: tensors whose first axis is the row. A step returns new ones."""
 
@@ -49,20 +54,20 @@ class Prediction:
     fewer digits.
     """
 
-    ids: Int[Tensor, "rows length"]
-    logit: Float[Tensor, "rows length"]
-    lse: Float[Tensor, "rows length"]
+    ids: TokenIds
+    logit: Scores
+    lse: Scores
     logits: Float[Tensor, "n vocab"]
     logit_row: Int[Tensor, "rows length"]
-    masked: Bool[Tensor, "rows length"]
+    masked: Positions
     sampling: Sampling
     suppressed_ids: tuple[int, ...] = ()
     suppressed_logits: Float[Tensor, "n suppressed"] | None = field(default=None)
-    leave_one_out_probs: Float[Tensor, "rows length"] | None = None
-    mass: tuple[Float[Tensor, "rows length"], Float[Tensor, "rows length"]] | None = None
+    leave_one_out_probs: Scores | None = None
+    mass: tuple[Scores, Scores] | None = None
 
     @property
-    def leave_one_out(self) -> Float[Tensor, "rows length"]:
+    def leave_one_out(self) -> Scores:
         """Probability of each token that was written in the block, read at a mask in the same
         position that does not see the token; 1 elsewhere. For decoders with the capability
         `leave_one_out`. Suppressed ids and temperature do not change it.
@@ -72,7 +77,7 @@ class Prediction:
         return self.leave_one_out_probs
 
     @property
-    def probability(self) -> Float[Tensor, "rows length"]:
+    def probability(self) -> Scores:
         """Probability of the top-1 id, in float32."""
         return self.confidence(self.ids).float()
 
@@ -80,7 +85,7 @@ class Prediction:
         self,
         ids: Int[Tensor, "rows length k"] | None = None,
         boost: Float[Tensor, "rows length k"] | None = None,
-    ) -> tuple[Int[Tensor, "rows length"], Float[Tensor, "rows length"]]:
+    ) -> tuple[TokenIds, Scores]:
         """The token to write at each position and its confidence, after `boost` >= 0 is added to
         the logits of `ids` (entries with boost 0 are ignored).
 
@@ -97,10 +102,10 @@ class Prediction:
 
     def confidence(
         self,
-        tokens: Int[Tensor, "rows length"],
+        tokens: TokenIds,
         ids: Int[Tensor, "rows length k"] | None = None,
         boost: Float[Tensor, "rows length k"] | None = None,
-    ) -> Float[Tensor, "rows length"]:
+    ) -> Scores:
         """Probability of `tokens` after `boost` is added to the logits of `ids`, which is what the
         decoders compare. 0 for suppressed ids and outside `masked`.
 
@@ -116,14 +121,14 @@ class Prediction:
             total = total + (self._logits_below(peak, ids).exp() * boost.expm1()).sum(-1)
         return (own.exp() / total).masked_fill(~self.masked, 0.0).nan_to_num(nan=0.0)
 
-    def error_probability(self, tokens: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length"]:
+    def error_probability(self, tokens: TokenIds) -> Scores:
         """1 - confidence, accurate however small it is; 1 outside `masked`."""
         peak, rest = self._peak_and_rest()
         own = self._logits_below(peak, tokens[..., None])[..., 0]
         error = -torch.expm1(own - rest.log1p())
         return error.masked_fill(~self.masked, 1.0).nan_to_num(nan=1.0)
 
-    def is_suppressed(self, tokens: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows length"]:
+    def is_suppressed(self, tokens: TokenIds) -> Positions:
         """Whether a token is one of `suppressed_ids`, or has logit -inf for another reason."""
         return self.logits_of(tokens[..., None])[..., 0] == float("-inf")
 
@@ -153,7 +158,7 @@ class Prediction:
         log_probs = below - rest.log1p().float()[..., None]
         return log_probs.masked_fill(~self.masked[..., None], float("-inf"))
 
-    def entropy(self) -> Float[Tensor, "rows length"]:
+    def entropy(self) -> Scores:
         """Entropy in nats, 0 outside `masked`. Walks the logits once more; all terms are positive,
         so that small values keep their digits.
         """
@@ -199,7 +204,7 @@ class Prediction:
             suppressed_logits=suppressed_logits.reshape(-1, len(self.suppressed_ids)),
         )
 
-    def uniform(self) -> Float[Tensor, "rows length"]:
+    def uniform(self) -> Scores:
         """Noise in (0, 1) that depends only on each row's seed, position and step."""
         keys = self.sampling
         no_id = torch.full_like(keys.position, -1)
@@ -279,7 +284,7 @@ def _restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
 
 def from_logits(
     logits: Float[Tensor, "rows length vocab"],
-    masked: Bool[Tensor, "rows length"],
+    masked: Positions,
     sampling: Sampling | None = None,
 ) -> Prediction:
     """A Prediction over dense logits: for tests, adapters of other engines, and decoders that
@@ -314,15 +319,15 @@ class Block:
     `next_block`: positions of the next block, for decoders that look ahead; None if there are none.
     """
 
-    tokens: Int[Tensor, "rows length"]
-    masked: Bool[Tensor, "rows length"]
-    editable: Bool[Tensor, "rows length"]
+    tokens: TokenIds
+    masked: Positions
+    editable: Positions
     initial_masks: Int[Tensor, " rows"]
     step: Int[Tensor, " rows"]
-    next_block: Bool[Tensor, "rows length"] | None = None
+    next_block: Positions | None = None
 
     @property
-    def current(self) -> Bool[Tensor, "rows length"]:
+    def current(self) -> Positions:
         """`editable` positions of the current block."""
         return self.editable if self.next_block is None else self.editable & ~self.next_block
 
@@ -337,12 +342,12 @@ class Decision:
     written in an earlier pass of the block that become masks again.
     """
 
-    tokens: Int[Tensor, "rows length"]
-    commit: Bool[Tensor, "rows length"]
-    confidence: Float[Tensor, "rows length"]
-    credit: Float[Tensor, "rows length"] | None = None
+    tokens: TokenIds
+    commit: Positions
+    confidence: Scores
+    credit: Scores | None = None
     needs_another_pass: Bool[Tensor, " rows"] | None = None
-    remask: Bool[Tensor, "rows length"] | None = None
+    remask: Positions | None = None
 
 
 @dataclass(frozen=True)
@@ -440,10 +445,10 @@ def capabilities_of(decoder: Decoder) -> Capabilities:
 
 
 def at_least_one(
-    passed: Bool[Tensor, "rows length"],
-    score: Float[Tensor, "rows length"],
-    editable: Bool[Tensor, "rows length"],
-) -> Bool[Tensor, "rows length"]:
+    passed: Positions,
+    score: Scores,
+    editable: Positions,
+) -> Positions:
     """`passed` inside `editable`, and in each row the best editable position (the first of equals),
     so that no row stalls.
     """

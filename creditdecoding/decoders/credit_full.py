@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from creditdecoding.decoders.base import (
-    THRESHOLD_SWEEP,
-    BaseDecoder,
     Block,
     Capabilities,
     Decision,
@@ -21,24 +19,16 @@ from creditdecoding.decoders.base import (
     State,
     at_least_one,
 )
-from creditdecoding.options import option
+from creditdecoding.decoders.credit import Credit
 
 
 @dataclass(frozen=True)
-class CreditFull(BaseDecoder):
+class CreditFull(Credit):
     """As credit, but every id of the vocabulary gains credit at every step, not only the top-1 (our
     reading; dense state).
     """
 
-    threshold: float = option(
-        0.9, "Least fused confidence at which a token is committed.", ge=0.0, le=1.0
-    )
-    alpha: float = option(0.65, "Weight of the credit in the logits.", ge=0.0)
-    beta: float = option(0.7, "Decay of the credit a step.", ge=0.0, le=1.0)
-    gamma: float = option(0.2, "Exponent of the probability that is credited.", gt=0.0)
-
     capabilities = Capabilities(dense_state=True)
-    sweep = THRESHOLD_SWEEP
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         """Zero credit for every id of every position."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from creditdecoding.decoders.base import (
     BaseDecoder,
     Block,
     Decision,
+    Positions,
     Prediction,
+    Scores,
     State,
     Sweep,
     at_least_one,
@@ -50,10 +50,10 @@ class Hierarchy(BaseDecoder):
 
 
 def best_of_runs(
-    score: Float[Tensor, "rows length"],
-    masked: Bool[Tensor, "rows length"],
-    editable: Bool[Tensor, "rows length"],
-) -> Bool[Tensor, "rows length"]:
+    score: Scores,
+    masked: Positions,
+    editable: Positions,
+) -> Positions:
     """The best editable position (the first of equals) of every unbroken run of masks of every row.
     Scores are at least 0.
     """

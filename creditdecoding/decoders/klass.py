@@ -13,8 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from creditdecoding.decoders.base import (
     BaseDecoder,
@@ -22,6 +20,7 @@ from creditdecoding.decoders.base import (
     Capabilities,
     Decision,
     Prediction,
+    Scores,
     State,
     Sweep,
     at_least_one,
@@ -79,7 +78,7 @@ class Klass(BaseDecoder):
         return Decision(tokens, commit, confidence.float()), after
 
 
-def divergence(prediction: Prediction, state: State) -> Float[Tensor, "rows length"]:
+def divergence(prediction: Prediction, state: State) -> Scores:
     """KL(now || before) in nats, a few positions at a time; infinite where there is no before."""
     divergences = torch.full_like(prediction.lse, float("inf"))
     row, column = (prediction.masked & state["seen"]).nonzero(as_tuple=True)

@@ -7,13 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from jaxtyping import Bool
-from torch import Tensor
 
 from creditdecoding.decoders.base import (
     BaseDecoder,
     Block,
     Decision,
+    Positions,
     Prediction,
     State,
     Sweep,
@@ -43,7 +42,7 @@ class LocalLeap(BaseDecoder):
         return Decision(tokens, commit, confidence.float()), state
 
 
-def within(radius: int, anchor: Bool[Tensor, "rows length"]) -> Bool[Tensor, "rows length"]:
+def within(radius: int, anchor: Positions) -> Positions:
     """The positions at most `radius` away from an anchor."""
     reach = min(radius, anchor.shape[1])
     return F.max_pool1d(anchor[:, None].float(), 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0

@@ -1,11 +1,11 @@
-"""Continues states of answers by a step or to the end, many at once through one engine, and counts
-what that costs.
+"""Continues partial answers by a step or to the end, many at once through one engine.
 
     sampler = Sampler(lm, generation)
-    for index, drawn in sampler.draw([Ask(state, ".", seed=1, steps=1), Ask(state, ".", seed=2)]):
-        ...                                      # in the order in which they end
+    requests = [RolloutRequest(state, ".", seed=1, steps=1), RolloutRequest(state, ".", seed=2)]
+    for index, rollout in sampler.draw(requests):        # in the order in which they finish
+        ...
 
-What it gives for an ask does not depend on what else is asked.
+A rollout does not depend on what else is sampled.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
 from creditdecoding.decoders import load
@@ -28,9 +29,7 @@ from creditdecoding.trace import FailEvent, FinishEvent, StepEvent, Trace
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """Continue `state` by `steps` steps (None: to the end), each ended by `delimiter`, drawn with
-    `seed`.
-    """
+    """Continue `state` by `steps` steps (None: to the end), drawn with `seed`."""
 
     state: PartialAnswer
     delimiter: Delimiter
@@ -40,9 +39,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class Cost:
-    """What was computed: passes of requests (NFE), sequences these ran, positions through the
-    network, tokens kept in the end.
-    """
+    """Passes of requests (NFE), the sequences these ran, positions computed, tokens kept."""
 
     passes: int = 0
     sequences: int = 0
@@ -50,31 +47,43 @@ class Cost:
     tokens: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other))
+        return Cost(*(a + b for a, b in pairs))
+
+
+class Pass(NamedTuple):
+    """A pass of the policy over one request.
+
+    Passes with the same `key` show the network the same. `sequences` and `positions` are what the
+    pass computes.
+    """
+
+    key: int
+    sequences: int
+    positions: int
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What an ask became: the state it reached, its cost, and the trace.
+    """The state that a request reached, its cost, and its decoding trace.
 
-    `logprob` is the sum of the model's own log-probabilities of the new tokens, each at the pass
-    that wrote it, in nats.
+    `logprob` is the sum of the model's log-probabilities [nats] of the new tokens, each at the pass
+    that wrote it.
     """
 
     state: PartialAnswer
     cost: Cost
     logprob: float
     trace: Trace
+    passes: tuple[Pass, ...] = ()
 
 
 class Sampler:
-    """Draws continuations of states. `generation` says how tokens are drawn: with a temperature
-    above 0, or all draws are alike.
+    """Draws continuations of partial answers, with a temperature above 0 to make them differ.
 
-    `memory` [GiB] is what rows may take together, by default most of what is free. With `share`
-    what several asks have in common is computed
-    once, for one of them (sharing.py): the same is drawn for less, but what an ask costs then
-    depends on what else is asked.
+    `memory` [GiB] limits what the requests take together; by default most of what is free. With
+    `share`, passes that several requests have in common are computed once: the rollouts stay the
+    same, but the cost of one then depends on what else is sampled.
     """
 
     def __init__(
@@ -85,142 +94,145 @@ class Sampler:
         memory: float | None = None,
         share: bool = False,
     ) -> None:
-        self.lm, self.generation, self.share = lm, generation, share
-        rule, own = load(generation.decoder)
+        self.lm = lm
+        self.generation = generation
+        self.share = share
+        rule, rule_block_length = load(generation.decoder)
         self._config = dataclasses.replace(
-            generation, decoder=rule, block_length=generation.block_length or own
+            generation, decoder=rule, block_length=generation.block_length or rule_block_length
         )
         self.batch_size = batch_size or lm.batch_size
-        self._under_way: dict[int, _Draw] = {}
-        config, serve = (
-            EngineConfig(batch_size=self.batch_size),
-            ServeConfig(max_waiting=self.batch_size, memory=memory),
-        )
-        self._engine = Engine(lm.model, lm.vocab, lm.device, config, serve, dedup=share)
+        self._running: dict[int, _RunningRollout] = {}
+        engine = EngineConfig(batch_size=self.batch_size)
+        serve = ServeConfig(max_waiting=self.batch_size, memory=memory)
+        self._engine = Engine(lm.model, lm.words, lm.device, engine, serve, dedup=share)
 
-    def request(self, ask: RolloutRequest) -> Request:
-        """The row that continues an ask's state. Raises `OptionError` if it does not fit or the
-        state is complete.
+    def request(self, rollout: RolloutRequest) -> Request:
+        """The engine's request for a rollout.
+
+        Raises `OptionError` if it does not fit or the answer is already complete.
         """
-        if ask.state.done:
+        if rollout.state.done:
             raise OptionError(
                 "a complete answer cannot be continued",
-                given=ask.state.reason,
-                hint="Ask for states whose answer is not done.",
+                given=rollout.state.reason,
+                hint="Continue answers that are not done.",
             )
-        config = dataclasses.replace(self._config, seed=ask.seed)
-        return self.lm.new_request(ask.state.prompt, config, begun=ask.state.written)
+        config = dataclasses.replace(self._config, seed=rollout.seed)
+        return self.lm.row(rollout.state.prompt, config, begun=rollout.state.written)
 
     def text(self, state: PartialAnswer) -> str:
-        """What a state's answer says, cut before the first stop string."""
+        """The text of an answer, cut before the first stop string."""
         return self.lm.text(state.written, self.generation)
 
-    def capacity(self, ask: RolloutRequest) -> int | None:
-        """How many asks like this one memory holds at the same time; None: no limit is known."""
-        return self._engine.max_concurrent(self.request(ask))
+    def capacity(self, rollout: RolloutRequest) -> int | None:
+        """How many rollouts like this one fit into memory at a time; None if no limit is known."""
+        return self._engine.max_concurrent(self.request(rollout))
 
     @property
     def free_slots(self) -> int:
-        """How many more asks can be under way at once."""
-        return self.batch_size - len(self._under_way)
+        """How many more rollouts can run now."""
+        return self.batch_size - len(self._running)
 
-    def submit(self, ask: RolloutRequest) -> int:
-        """Begin an ask; the number that `step` will call it by. Raises `OptionError` as `row` does."""
-        row = self.request(ask)
-        number = self._engine.submit(row)
-        self._under_way[number] = _Draw(ask, self.lm, row)
+    def submit(self, rollout: RolloutRequest) -> int:
+        """Start a rollout and return its number. Raises `OptionError` as `request` does."""
+        request = self.request(rollout)
+        number = self._engine.submit(request)
+        salt = None if self.share else number
+        self._running[number] = _RunningRollout(rollout, self.lm, request, salt)
         return number
 
     def step(self) -> list[tuple[int, Rollout]]:
-        """One pass: the numbers of the asks that ended with it, and what became of them. Raises
-        `ModelError` where a pass fails.
-        """
-        ended: list[tuple[int, Rollout]] = []
+        """Run one pass; the numbers and rollouts that finished. Raises `ModelError` if it fails."""
+        finished: list[tuple[int, Rollout]] = []
         for event in self._engine.step():
-            draw = self._under_way.get(event.row)
-            drawn = None if draw is None else draw.add(event)
-            if drawn is not None:
+            running = self._running.get(event.row)
+            rollout = running.add(event) if running is not None else None
+            if rollout is not None:
                 self.abort(event.row)
-                ended.append((event.row, drawn))
-        return ended
+                finished.append((event.row, rollout))
+        return finished
 
     def abort(self, number: int) -> None:
-        """End an ask without a result."""
-        self._under_way.pop(number, None)
+        """Drop a rollout."""
+        self._running.pop(number, None)
         self._engine.abort(number)
 
-    def draw(self, asks: Iterable[RolloutRequest]) -> Iterator[tuple[int, Rollout]]:
-        """The asks' places and what became of them, in the order in which they end. Raises
-        `ModelError` where a pass fails.
+    def draw(self, requests: Iterable[RolloutRequest]) -> Iterator[tuple[int, Rollout]]:
+        """Yield (index of the request, rollout) as rollouts finish.
+
+        Raises `ModelError` if a pass fails.
         """
-        waiting = iter(enumerate(asks))
-        places: dict[int, int] = {}
+        waiting = enumerate(requests)
+        index_of: dict[int, int] = {}
         try:
             while True:
-                while self.free_slots and (one := next(waiting, None)) is not None:
-                    places[self.submit(one[1])] = one[0]
-                if not places:
+                while self.free_slots and (entry := next(waiting, None)) is not None:
+                    index, request = entry
+                    index_of[self.submit(request)] = index
+                if not index_of:
                     return
-                for number, drawn in self.step():
-                    yield places.pop(number), drawn
+                for number, rollout in self.step():
+                    yield index_of.pop(number), rollout
         finally:
-            for number in places:
+            for number in index_of:
                 self.abort(number)
 
 
-class _Draw:
-    """An ask under way."""
+class _RunningRollout:
+    """A rollout in the engine. Rollouts with the same `salt` share passes while they agree."""
 
-    def __init__(self, ask: RolloutRequest, lm: LM, row: Request) -> None:
-        self.ask, self.decode = ask, lm.vocab.decode
-        self.reading, self.trace = IncrementalDetokenizer(row, lm.vocab), lm.new_trace(row)
+    def __init__(self, rollout: RolloutRequest, lm: LM, request: Request, salt: int | None) -> None:
+        self.rollout = rollout
+        self.decode = lm.words.decode
+        self.text = IncrementalDetokenizer(request, lm.words)
+        self.trace = lm.trace_of(request)
+        self.config = request.config
+        self.salt = salt
+        self.depth = None if rollout.steps is None else rollout.state.depth + rollout.steps
 
     def add(self, event: StepEvent | FinishEvent | FailEvent) -> Rollout | None:
-        """Take an event up; what the ask became, if it has ended."""
+        """Take an event; the rollout, if it has finished."""
         if isinstance(event, FailEvent):
             raise ModelError(
                 f"a pass failed while an answer was drawn ({event.error})",
                 hint="Check the model and the free memory.",
             )
         self.trace.add(event)
+        state, delimiter = self.rollout.state, self.rollout.delimiter
         if isinstance(event, FinishEvent):
-            whole = complete(
-                self.ask.state, event.tokens, event.reason, self.ask.delimiter, self.decode
-            )
-            return self._drawn(
-                whole
-                if self.ask.steps is None
-                else whole.prefix(self.ask.state.depth + self.ask.steps)
-            )
-        if self.ask.steps is None:
-            return None  # what can be read on the way is of no use
-        before = len(self.reading.ids)
-        self.reading.add(event)
-        if len(self.reading.ids) == before:
+            whole = complete(state, event.tokens, event.reason, delimiter, self.decode)
+            return self._result(whole if self.depth is None else whole.prefix(self.depth))
+        if self.depth is None:
             return None
-        found = extend(
-            self.ask.state, self.reading.ids, self.ask.delimiter, self.decode, self.ask.steps
-        )
-        return self._drawn(found) if found.depth == self.ask.state.depth + self.ask.steps else None
+        before = len(self.text.ids)
+        self.text.add(event)
+        if len(self.text.ids) == before:
+            return None
+        state = extend(state, self.text.ids, delimiter, self.decode, self.rollout.steps)
+        return self._result(state) if state.depth == self.depth else None
 
-    def _drawn(self, state: PartialAnswer) -> Rollout:
-        """The result; of what was written behind the state nothing is kept. A state without a mask
-        behind it is complete.
-        """
-        if not state.done and len(state.written) >= self.reading.row.config.gen_length:
+    def _result(self, state: PartialAnswer) -> Rollout:
+        """The rollout that ends in `state`; tokens after the state are dropped."""
+        if not state.done and len(state.written) >= self.config.gen_length:
             state = dataclasses.replace(state, done=True, reason="length")
-        start = len(state.prompt)
-        fresh = range(start + len(self.ask.state.written), start + len(state.written))
-        found = {
-            p: x
-            for step in self.trace.steps
-            for p, x, done in zip(step.positions, step.logprobs or (), step.committed)
-            if done
-        }
+        new_positions = range(self.rollout.state.length, state.length)
+        logprobs: dict[int, float] = {}
+        for step in self.trace.steps:
+            columns = zip(step.positions, step.logprobs or (), step.committed)
+            logprobs.update((position, logp) for position, logp, kept in columns if kept)
         cost = Cost(
             passes=self.trace.nfe,
             sequences=self.trace.sequence_forwards,
             positions=sum(step.computed * step.sequences for step in self.trace.steps),
-            tokens=len(fresh),
+            tokens=len(new_positions),
         )
-        return Rollout(state, cost, math.fsum(found[p] for p in fresh), self.trace)
+        logprob = math.fsum(logprobs[position] for position in new_positions)
+        return Rollout(state, cost, logprob, self.trace, tuple(self._passes()))
+
+    def _passes(self) -> Iterator[Pass]:
+        sequences = 2 if self.config.cfg_scale > 0 else 1
+        key = hash((self.salt, self.rollout.state.prompt, self.rollout.state.written))
+        for step in self.trace.steps:
+            yield Pass(key, sequences, step.computed * sequences)
+            key = hash((key, *step.commits().items(), *step.revoked))

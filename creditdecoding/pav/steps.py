@@ -1,10 +1,9 @@
-"""Answers in steps: where a step ends, and the state that the finished steps make.
+"""Answers in steps: where a step ends, and the partial answers that finished steps make.
 
 A step is the text up to and including the delimiter that its task declares ("." or a line's end),
-or so many tokens, such as a decoding block;
-the rest of an answer behind its last delimiter is its last step. A state is the prompt and the
-finished steps, everything behind them masked
-(arXiv 2410.08146, section 2). A step may end anywhere in a decoding block.
+or a fixed number of tokens, such as a decoding block. Text after the last delimiter is the last
+step. A partial answer is a state of the search: the prompt and the finished steps, with everything
+after them masked (arXiv 2410.08146, section 2). A step may end anywhere in a decoding block.
 """
 
 from __future__ import annotations
@@ -17,15 +16,16 @@ from creditdecoding.errors import OptionError
 from creditdecoding.tasks.base import Task
 
 Delimiter = str | int
-"""What ends a step: a text, or that it has so many tokens."""
+"""What ends a step: a text, or a number of tokens."""
+Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
 class PartialAnswer:
-    """The ids of a prompt and of the answer as far as it is finished; `ends` says behind how many
-    of them each step ended.
+    """The ids of a prompt and of the finished steps of an answer.
 
-    `done`: the answer is complete (`reason` "stop"), or its canvas is full ("length").
+    `ends[i]` is the number of `written` ids after which step i ends. `done` answers are complete
+    (`reason` "stop") or fill their canvas ("length").
     """
 
     prompt: tuple[int, ...]
@@ -39,103 +39,110 @@ class PartialAnswer:
         """Steps so far."""
         return len(self.ends)
 
+    @property
+    def length(self) -> int:
+        """Ids of the prompt and of the steps."""
+        return len(self.prompt) + len(self.written)
+
     def prefix(self, steps: int) -> PartialAnswer:
-        """The state after the first `steps` steps; all of them is this state itself."""
+        """The state after the first `steps` steps; with all steps, this state itself."""
         if steps >= self.depth:
             return self
-        return PartialAnswer(
-            self.prompt, self.written[: self.ends[steps - 1]] if steps else (), self.ends[:steps]
-        )
+        end = self.ends[steps - 1] if steps else 0
+        return PartialAnswer(self.prompt, self.written[:end], self.ends[:steps])
 
     @property
     def prefixes(self) -> list[PartialAnswer]:
         """The states after 0, 1, ... all of its steps."""
         return [self.prefix(steps) for steps in range(self.depth + 1)]
 
+    @property
+    def digest_text(self) -> str:
+        """A text that digests are made of; stores and verifiers of all versions agree on it."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"State({fields})"
 
-def task_delimiter(family: Task, given: str | None = None) -> Delimiter:
-    """What ends a step of the family's answers: what was `given`, as typed, or else what the task
-    declares. Raises `OptionError` for neither.
+
+def task_delimiter(task: Task, text: str | None = None) -> Delimiter:
+    """The delimiter a user typed as `text`, or else the one that the task declares.
+
+    Raises `OptionError` if there is neither.
     """
-    if given is not None:
-        return parse_delimiter(given)
-    if not family.step_delimiter:
-        hint = "Say it with --delimiter (credit pav collect, credit pav rl), in Task(step_delimiter=...), or choose a task that is worked out in steps."
+    if text is not None:
+        return parse_delimiter(text)
+    if not task.delimiter:
         raise OptionError(
-            "this task does not say what ends a step of its answers", given=family.name, hint=hint
+            "this task does not say what ends a step of its answers",
+            given=task.name,
+            hint="Give --delimiter (credit pav collect, credit pav rl), declare it with "
+            "Task(delimiter=...), or choose a task with worked answers.",
         )
-    return family.step_delimiter
+    return task.delimiter
 
 
 def parse_delimiter(text: str) -> Delimiter:
-    """The delimiter that somebody wrote on a command line, \\n for a line's end, "8 tokens" for a
-    number. Raises `OptionError` for none.
+    """Read a delimiter from a command line: a text with \\n for a line's end, or "8 tokens".
+
+    Raises `OptionError` for an empty text and for 0 tokens.
     """
-    counted = re.fullmatch(r"(\d+) tokens?", text)
-    if not text or (counted and int(counted[1]) == 0):
+    size = re.fullmatch(r"(\d+) tokens?", text)
+    if not text or (size and int(size[1]) == 0):
         raise OptionError(
             "nothing ends a step",
             given=text,
             hint="Give a --delimiter, such as . or \\n or 8 tokens.",
         )
-    return int(counted[1]) if counted else text.replace("\\n", "\n")
+    return int(size[1]) if size else text.replace("\\n", "\n")
 
 
 def step_ends(
     ids: Sequence[int],
     delimiter: Delimiter,
-    decode: Callable[[Sequence[int]], str],
+    decode: Decode,
     since: int = 0,
     limit: int | None = None,
 ) -> list[int]:
-    """Behind how many of `ids` a step ends, at most `limit` of them, looking only behind the first
-    `since` ids (where a step ended).
+    """Numbers of `ids` after which a step ends, at most `limit` of them.
 
-    A token that holds the delimiter ends a step; a step without text (an empty line) is no step of
-    its own: the next one begins with it.
-    Steps of so many tokens are counted from the beginning of the answer.
+    The search starts at id `since`, where a step ended. A token that contains the delimiter ends a
+    step. A step without text (an empty line) joins the next step. Steps of a fixed number of tokens
+    are counted from the beginning of the answer.
     """
     if isinstance(delimiter, int):
-        return [*range((since // delimiter + 1) * delimiter, len(ids) + 1, delimiter)][:limit]
-    found: list[int] = []
+        first = (since // delimiter + 1) * delimiter
+        return [*range(first, len(ids) + 1, delimiter)][:limit]
+    ends: list[int] = []
     start = since
     for end in range(since + 1, len(ids) + 1):
-        if limit is not None and len(found) == limit:
+        if limit is not None and len(ends) == limit:
             break
         text = decode(ids[start:end])
         if delimiter in text and text.replace(delimiter, "").strip():
-            found.append(end)
+            ends.append(end)
             start = end
-    return found
+    return ends
 
 
 def extend(
     state: PartialAnswer,
     ids: Sequence[int],
     delimiter: Delimiter,
-    decode: Callable[[Sequence[int]], str],
+    decode: Decode,
     limit: int | None = None,
 ) -> PartialAnswer:
-    """The state with the steps that end within `ids`, which begin with its own; at most `limit`
-    more.
-    """
-    since = len(state.written)
-    found = step_ends(ids, delimiter, decode, since, limit)
-    return (
-        replace(state, written=tuple(ids[: found[-1]]), ends=(*state.ends, *found))
-        if found
-        else state
-    )
+    """Add the steps that end within `ids`, at most `limit`. `ids` begins with the state's own."""
+    ends = step_ends(ids, delimiter, decode, len(state.written), limit)
+    if not ends:
+        return state
+    return replace(state, written=tuple(ids[: ends[-1]]), ends=(*state.ends, *ends))
 
 
 def complete(
-    state: PartialAnswer,
-    ids: Sequence[int],
-    reason: str,
-    delimiter: Delimiter,
-    decode: Callable[[Sequence[int]], str],
+    state: PartialAnswer, ids: Sequence[int], reason: str, delimiter: Delimiter, decode: Decode
 ) -> PartialAnswer:
-    """The state of a whole answer: what is behind its last delimiter is its last step."""
+    """The state of a whole answer; what comes after its last delimiter is its last step."""
     whole = extend(state, ids, delimiter, decode)
-    ends = whole.ends if whole.written == tuple(ids) and whole.ends else (*whole.ends, len(ids))
+    ends = whole.ends
+    if not ends or whole.written != tuple(ids):
+        ends = (*ends, len(ids))
     return PartialAnswer(state.prompt, tuple(ids), ends, True, reason)

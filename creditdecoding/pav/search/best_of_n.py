@@ -1,6 +1,4 @@
-"""Choosing among whole answers drawn independently: by a verifier's word on the end, by vote, by
-the model's own certainty.
-"""
+"""Choosing among whole answers drawn independently: by a verifier, by vote, by log-probability."""
 
 from __future__ import annotations
 
@@ -8,19 +6,20 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from creditdecoding.config import GenerationConfig
-from creditdecoding.lm import LM
+from creditdecoding.pav.driver import Search
+from creditdecoding.pav.problems import Problem
 from creditdecoding.pav.sampler import RolloutRequest
-from creditdecoding.pav.search.driver import Candidate, Choice, Problem, Search, draw, kept, rate
-from creditdecoding.tasks.base import Task, final_answer
-from creditdecoding.tasks.custom import normalize_answer
+from creditdecoding.pav.search.result import (
+    Candidate,
+    SearchResult,
+    sample_candidates,
+    score_states,
+)
 
 
 @dataclass(frozen=True)
 class SampledAnswer:
-    """What is known of a whole answer: what it votes for, its log-probability [nats] and tokens,
-    and Q^pi where a verifier rated it.
-    """
+    """A whole answer: what it votes for, log-probability [nats], tokens, Q^pi if it was scored."""
 
     vote: str
     logprob: float
@@ -29,52 +28,48 @@ class SampledAnswer:
 
 
 Pick = Callable[[Sequence[SampledAnswer]], int]
-"""The place of the answer to give."""
+"""Chooses an answer; returns its index."""
 
 
-def first(samples: Sequence[SampledAnswer]) -> int:
+def first(answers: Sequence[SampledAnswer]) -> int:
     """The first one drawn."""
     return 0
 
 
-def best(samples: Sequence[SampledAnswer]) -> int:
-    """The one a verifier of whole answers finds likeliest to be right."""
-    return _most([sample.q for sample in samples])
+def best(answers: Sequence[SampledAnswer]) -> int:
+    """The one with the greatest Q^pi."""
+    return _argmax([answer.q for answer in answers])
 
 
-def majority(samples: Sequence[SampledAnswer]) -> int:
-    """The first one with the answer that most have; of answers that equally many have, the first
-    seen.
-    """
-    return _voted(samples, lambda sample: 1.0)
+def majority(answers: Sequence[SampledAnswer]) -> int:
+    """The first one with the most frequent answer; of equally frequent answers the first seen."""
+    return _vote(answers, lambda answer: 1.0)
 
 
-def weighted(samples: Sequence[SampledAnswer]) -> int:
-    """The first one with the answer whose samples have the greatest Q^pi together."""
-    return _voted(samples, lambda sample: sample.q)
+def weighted(answers: Sequence[SampledAnswer]) -> int:
+    """The first one with the answer whose samples have the greatest sum of Q^pi."""
+    return _vote(answers, lambda answer: answer.q)
 
 
-def certainty(samples: Sequence[SampledAnswer]) -> int:
-    """The one with the greatest sum of log-probabilities, each of a token when it was written: the
-    likeliest.
-    """
-    return _most([sample.logprob for sample in samples])
+def certainty(answers: Sequence[SampledAnswer]) -> int:
+    """The one with the greatest log-probability, each token at the pass that wrote it."""
+    return _argmax([answer.logprob for answer in answers])
 
 
-def certainty_mean(samples: Sequence[SampledAnswer]) -> int:
+def certainty_mean(answers: Sequence[SampledAnswer]) -> int:
     """The one with the greatest log-probability a token."""
-    return _most([sample.logprob / max(1, sample.tokens) for sample in samples])
+    return _argmax([answer.logprob / max(1, answer.tokens) for answer in answers])
 
 
-def _voted(samples: Sequence[SampledAnswer], weight: Callable[[SampledAnswer], float]) -> int:
+def _vote(answers: Sequence[SampledAnswer], weight: Callable[[SampledAnswer], float]) -> int:
     sums: dict[str, float] = defaultdict(float)
-    for sample in samples:
-        sums[sample.vote] += weight(sample)
-    return _most([sums[sample.vote] for sample in samples])
+    for answer in answers:
+        sums[answer.vote] += weight(answer)
+    return _argmax([sums[answer.vote] for answer in answers])
 
 
-def _most(values: Sequence[float]) -> int:
-    """The first place of the greatest value."""
+def _argmax(values: Sequence[float]) -> int:
+    """The first index of the greatest value."""
     return max(range(len(values)), key=values.__getitem__)
 
 
@@ -86,51 +81,29 @@ PICKS: Mapping[str, Pick] = {
     "certainty": certainty,
     "certainty_mean": certainty_mean,
 }
-JUDGED = ("best_of_n", "weighted")
+SCORED_PICKS = ("best_of_n", "weighted")
 """Those that need a verifier."""
 
 
-def sampled(problem: Problem, n: int, pick: Pick, judged: bool) -> Search:
-    """`n` whole answers, one of them picked; rated at their ends first where the pick is `judged`."""
+def best_of_n(problem: Problem, n: int, pick: Pick, scored: bool) -> Search[SearchResult]:
+    """Draw `n` whole answers and pick one. With `scored`, a verifier scores them first."""
     seeds = problem.seeds()
-    drawn = yield from draw(
+    drawn = yield from sample_candidates(
         RolloutRequest(problem.root, problem.delimiter, next(seeds)) for _ in range(n)
     )
-    if judged:
-        ends = dict.fromkeys(one.state for one in drawn)
-        q = dict(zip(ends, (yield from rate(ends))))
-        drawn = [replace(one, q=q[one.state], score=q[one.state]) for one in drawn]
-    samples = [sample_of(one, problem) for one in drawn]
-    at = pick(samples)
-    found = tuple(kept(one) if place == at else one for place, one in enumerate(drawn))
-    return Choice(found[at], found, (found,))
+    if scored:
+        states = list(dict.fromkeys(candidate.state for candidate in drawn))
+        q = dict(zip(states, (yield from score_states(states))))
+        drawn = [
+            replace(candidate, q=q[candidate.state], score=q[candidate.state])
+            for candidate in drawn
+        ]
+    chosen = pick([_sampled_answer(candidate, problem) for candidate in drawn])
+    drawn[chosen] = drawn[chosen].keep()
+    return SearchResult(drawn[chosen], tuple(drawn), (tuple(drawn),))
 
 
-def sample_of(candidate: Candidate, problem: Problem) -> SampledAnswer:
-    """What is known of a drawn answer."""
-    vote = (
-        repr(candidate.state.written)
-        if problem.vote is None
-        else problem.vote(candidate.state.written)
-    )
+def _sampled_answer(candidate: Candidate, problem: Problem) -> SampledAnswer:
+    ids = candidate.state.written
+    vote = problem.extract_answer(ids) if problem.extract_answer is not None else repr(ids)
     return SampledAnswer(vote, candidate.logprob, candidate.tokens, candidate.q or 0.0)
-
-
-def answer_extractor(
-    family: Task | None, lm: LM, generation: GenerationConfig
-) -> Callable[[Sequence[int]], str]:
-    """What ids of an answer vote for: what the family says the answer is, else what follows the
-    last "Answer:", else the whole text.
-    """
-    read = (
-        family.extract_answer
-        if family is not None and family.extract_answer is not None
-        else final_answer
-    )
-
-    def vote(ids: Sequence[int]) -> str:
-        text = lm.text(ids, generation)
-        found = read(text)
-        return normalize_answer(text) if found is None else found
-
-    return vote

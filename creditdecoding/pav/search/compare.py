@@ -1,9 +1,7 @@
-"""Runs searches over problems at many budgets, every one a line of a run's folder, so that a run
-that was killed goes on where it stopped.
+"""Runs searches over problems at many budgets, one line each in a run's folder.
 
-Methods that choose among whole answers share one pool of answers a problem, drawn and rated once;
-what they choose at every budget is read
-from it.
+A run that was killed continues where it stopped. Methods that choose among whole answers share one
+pool of answers a problem, drawn and scored once; their choice at every budget is read from it.
 """
 
 from __future__ import annotations
@@ -11,43 +9,47 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from creditdecoding import run_dir as journal
+from creditdecoding import run_dir
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.fingerprint import checkpoint_digest, model_identity
 from creditdecoding.lm import LM
-from creditdecoding.options import parse_values, split_spec
+from creditdecoding.options import split_spec, typed
+from creditdecoding.pav.driver import ValueModel
+from creditdecoding.pav.problems import Problem, ProblemKey, make_problem
 from creditdecoding.pav.sampler import Sampler
-from creditdecoding.pav.search.best_of_n import PICKS, answer_extractor
-from creditdecoding.pav.search.driver import Found, Problem, ValueModel, rated
-from creditdecoding.pav.search.methods import check, search
+from creditdecoding.pav.search.best_of_n import PICKS
+from creditdecoding.pav.search.methods import check_search, search
 from creditdecoding.pav.search.options import KNOBS, SearchConfig
-from creditdecoding.pav.steps import task_delimiter
+from creditdecoding.pav.search.result import SearchResult
+from creditdecoding.pav.steps import PartialAnswer, task_delimiter
 from creditdecoding.pav.verifier.model import verifier_folder
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items
 
 KEY = ("method", "n", "seed", "family", "item")
-"""The fields of a line that tell it from all others of a run."""
+"""The fields that tell a line from all others of a run."""
 POOL = "samples"
-"""The method of the lines that hold whole answers to choose from."""
-Place = tuple[str, int]
+"""The method of lines that hold whole answers to choose from."""
+NEUTRAL_ENGINE_OPTIONS = ("offline", "cache_dir", "batch_size")
+"""Engine options that lines do not depend on."""
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """All that decides the lines of a run; `methods` and `sizes` are specs and budgets, `verifier`
-    and `outcome` folders.
+    """All that decides the lines of a run.
 
-    `step_sizes` are the budgets of methods that go step by step; by default those of all.
+    `methods` are specs (`beam:c=2`), `sizes` budgets, `verifier` and `outcome` folders.
+    `step_sizes` are the budgets of methods that go step by step; by default `sizes`.
     """
 
-    families: tuple[Task, ...]
+    tasks: tuple[Task, ...]
     methods: tuple[str, ...]
     sizes: tuple[int, ...]
     limit: int
@@ -73,84 +75,81 @@ class SearchPlan:
                 given=f"{len(self.methods)} methods, {self.limit} problems",
                 hint="Give a method and two problems.",
             )
-        for family in self.families:
-            task_delimiter(family)
+        for task in self.tasks:
+            task_delimiter(task)
         for spec in self.methods:
-            configured(spec, max(self.sizes))
+            parse_method(spec, max(self.sizes))
 
     @property
-    def steps(self) -> tuple[int, ...]:
+    def step_budgets(self) -> tuple[int, ...]:
         """The budgets of methods that go step by step."""
         return self.step_sizes or self.sizes
 
     @property
     def searches(self) -> list[str]:
         """The methods that go step by step."""
-        return [spec for spec in self.methods if configured(spec).method not in PICKS]
+        return [spec for spec in self.methods if parse_method(spec).method not in PICKS]
 
     @property
     def picks(self) -> list[str]:
         """The methods that choose among whole answers."""
-        return [spec for spec in self.methods if configured(spec).method in PICKS]
+        return [spec for spec in self.methods if parse_method(spec).method in PICKS]
 
     @property
     def cells(self) -> list[tuple[str, int, int]]:
         """What is drawn for every problem: method or pool, budget, seed."""
-        pools = [(POOL, max(self.sizes))] if self.picks else []
-        drawn = [*pools, *((spec, n) for n in self.steps for spec in self.searches)]
-        return [(spec, n, seed) for spec, n in drawn for seed in range(self.seeds)]
+        cells = [(POOL, max(self.sizes))] if self.picks else []
+        cells += [(spec, n) for n in self.step_budgets for spec in self.searches]
+        return [(spec, n, seed) for spec, n in cells for seed in range(self.seeds)]
 
     @cached_property
-    def items(self) -> Mapping[Place, Item]:
-        """The problems by family and number. Raises `OptionError` where a family has too few."""
-        return chosen(self.families, self.split, self.limit)
+    def items(self) -> Mapping[ProblemKey, Item]:
+        """The problems by task and number. Raises `OptionError` if a task has too few."""
+        return choose_items(self.tasks, self.split, self.limit)
 
     @property
-    def order(self) -> list[journal.Key]:
-        """Every line of the finished file."""
-        return [(*cell, *place) for cell in self.cells for place in self.items]
+    def order(self) -> list[run_dir.Key]:
+        """The keys of all lines of the finished file."""
+        return [(*cell, *key) for cell in self.cells for key in self.items]
+
+    def problems(self, lm: LM, seed: int) -> list[Problem]:
+        """The problems with the draws of seed number `seed`."""
+        generation = dataclasses.replace(self.generation, seed=self.generation.seed + seed)
+        return make_problems(self.tasks, self.items, lm, generation)
 
 
-def chosen(families: Sequence[Task], split: Split, limit: int) -> dict[Place, Item]:
-    """Problems by family and number. Raises `OptionError` where a family has too few for an
-    interval.
-    """
-    found: dict[Place, Item] = {}
-    for family in families:
-        items = distinct_items(family, split, 0, limit)
+def choose_items(tasks: Sequence[Task], split: Split, limit: int) -> dict[ProblemKey, Item]:
+    """Items by task and number. Raises `OptionError` if a task has too few for an interval."""
+    chosen: dict[ProblemKey, Item] = {}
+    for task in tasks:
+        items = distinct_items(task, split, 0, limit)
         if len(items) < 2:
             raise OptionError(
-                f"{family.name} has too few {split} items for an interval",
+                f"{task.name} has too few {split} items for an interval",
                 given=len(items),
                 hint="Ask for more, or leave it out.",
             )
-        found |= {(family.name, i): item for i, item in enumerate(items)}
-    return found
+        chosen |= {(task.name, number): item for number, item in enumerate(items)}
+    return chosen
 
 
-def posed(
-    families: Sequence[Task],
-    items: Mapping[Place, Item],
+def make_problems(
+    tasks: Sequence[Task],
+    items: Mapping[ProblemKey, Item],
     lm: LM,
     generation: GenerationConfig,
-    seed: int,
-) -> dict[Place, Problem]:
-    """Items as problems, those of like length one after the other. Raises `OptionError` where a
-    family does not say what ends a step.
-    """
-    known = {
-        family.name: (task_delimiter(family), answer_extractor(family, lm, generation))
-        for family in families
-    }
-    found = {
-        place: Problem(tuple(lm.encode(item.prompt)), known[place[0]][0], seed, known[place[0]][1])
-        for place, item in items.items()
-    }
-    return dict(sorted(found.items(), key=lambda one: len(one[1].prompt)))
+) -> list[Problem]:
+    """Items as problems, those of similar length next to each other."""
+    task_of = {task.name: task for task in tasks}
+    problems = [
+        make_problem(lm, task_of[name], number, item, generation)
+        for (name, number), item in items.items()
+    ]
+    return sorted(problems, key=lambda problem: len(problem.prompt))
 
 
-def configured(spec: str, n: int = 1) -> SearchConfig:
-    """`NAME:knob=value,...` at a budget; `single` has none. Raises `OptionError`."""
+def parse_method(spec: str, n: int = 1) -> SearchConfig:
+    """Read `NAME:knob=value,...` with budget `n` (`single` has none). Raises `OptionError`."""
     name, knobs = split_spec(spec, "method")
     if name not in KNOBS:
         raise unknown_name("method", name, KNOBS)
@@ -163,29 +162,25 @@ def configured(spec: str, n: int = 1) -> SearchConfig:
         if knob not in known:
             raise unknown_name(f"option of {name}", knob, KNOBS[name])
     budget = {"n": n} if "n" in KNOBS[name] else {}
-    return SearchConfig(name, **budget, **parse_values(SearchConfig, knobs))
+    return SearchConfig(name, **budget, **typed(SearchConfig, knobs))
 
 
 def manifest(plan: SearchPlan, lm: LM) -> dict[str, Any]:
-    """What a folder's lines depend on."""
+    """What the lines of a folder depend on."""
+    texts = json.dumps([[*key, item.prompt, repr(item.gold)] for key, item in plan.items.items()])
     engine = {
-        f.name: getattr(plan.engine, f.name)
-        for f in dataclasses.fields(plan.engine)
-        if f.name not in ("offline", "cache_dir", "batch_size")
+        name: value
+        for name, value in vars(plan.engine).items()
+        if name not in NEUTRAL_ENGINE_OPTIONS
     }
-    texts = json.dumps(
-        [[*place, item.prompt, repr(item.gold)] for place, item in plan.items.items()]
-    )
-    own = model_identity(lm)
+    identity = model_identity(lm)
     return {
         "kind": "search",
-        "model": {"model": own.model, "tokenizer": own.tokenizer},
-        "behaviour": own.behaviour,
-        **{
-            name: folder and checkpoint_digest(verifier_folder(folder))
-            for name, folder in (("verifier", plan.verifier), ("outcome", plan.outcome))
-        },
-        "tasks": {family.name: dict(family.metadata) for family in plan.families},
+        "model": {"model": identity.model, "tokenizer": identity.tokenizer},
+        "behaviour": identity.behaviour,
+        "verifier": plan.verifier and checkpoint_digest(verifier_folder(plan.verifier)),
+        "outcome": plan.outcome and checkpoint_digest(verifier_folder(plan.outcome)),
+        "tasks": {task.name: dict(task.about) for task in plan.tasks},
         "items": {
             "split": plan.split,
             "limit": plan.limit,
@@ -201,84 +196,69 @@ def run(
     plan: SearchPlan,
     folder: Path,
     lm: LM,
-    judge: ValueModel,
-    outcome: ValueModel | None = None,
+    value_model: ValueModel,
+    outcome_model: ValueModel | None = None,
     on_start: Callable[[int, int], Callable[[], None]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Do what is left of a plan in its folder; all its lines, in order. Raises `OptionError`s.
+    """Run what is missing of a plan in its folder and return all lines, in order.
 
-    `on_start` is told how many lines there are already and in all, and gives a function to call at
-    each further one.
+    `on_start` gets the number of lines that are there and the number of all, and returns a function
+    that is called at each further line. Raises `OptionError`.
     """
     sampler = Sampler(lm, plan.generation, share=True)
-    problems = {
-        seed: posed(plan.families, plan.items, lm, plan.generation, plan.generation.seed + seed)
-        for seed in range(plan.seeds)
-    }
+    problems = [plan.problems(lm, seed) for seed in range(plan.seeds)]
     for spec, n, seed in plan.cells:
-        check(_config(spec, n), [*problems[seed].values()], sampler)
-    with journal.open_run(folder, manifest(plan, lm), "cells"):
-        found = journal.read_records(folder, KEY)
-        tick = (
-            on_start(sum(key in found for key in plan.order), len(plan.order))
-            if on_start
-            else lambda: None
-        )
-        with journal.record_writer(folder, 0) as append:
-            for spec, n, seed in plan.cells:
-                todo = {
-                    place: problem
-                    for place, problem in problems[seed].items()
-                    if (spec, n, seed, *place) not in found
-                }
-                for line in _lines(plan, spec, n, todo, sampler, judge, outcome):
-                    append({**dict(zip(KEY, (spec, n, seed))), **line})
-                    tick()
-        found = journal.read_records(folder, KEY)
-        journal.finalize(folder, found, plan.order)
-        return [found[key] for key in plan.order]
+        check_search(_search_config(spec, n), problems[seed], sampler)
+    with run_dir.open_run(folder, manifest(plan, lm), "cells"):
+        records = run_dir.read_records(folder, KEY)
+        done = sum(key in records for key in plan.order)
+        tick = on_start(done, len(plan.order)) if on_start is not None else None
+        with run_dir.record_writer(folder, 0) as append:
+            for cell in plan.cells:
+                missing = [
+                    problem
+                    for problem in problems[cell[2]]
+                    if (*cell, *problem.key) not in records
+                ]
+                for record in _run_cell(cell, missing, sampler, value_model, outcome_model):
+                    append(record)
+                    if tick is not None:
+                        tick()
+        records = run_dir.read_records(folder, KEY)
+        run_dir.finalize(folder, records, plan.order)
+        return [records[key] for key in plan.order]
 
 
-def _config(spec: str, n: int) -> SearchConfig:
-    return SearchConfig("certainty", n) if spec == POOL else configured(spec, n)
+def _search_config(spec: str, n: int) -> SearchConfig:
+    return SearchConfig("certainty", n) if spec == POOL else parse_method(spec, n)
 
 
-def _lines(
-    plan: SearchPlan,
-    spec: str,
-    n: int,
-    todo: Mapping[Place, Problem],
+def _run_cell(
+    cell: tuple[str, int, int],
+    problems: Sequence[Problem],
     sampler: Sampler,
-    judge: ValueModel,
-    outcome: ValueModel | None,
+    value_model: ValueModel,
+    outcome_model: ValueModel | None,
 ) -> Iterator[dict[str, Any]]:
-    """The lines of a cell as its problems end."""
-    places, families = [*todo], {family.name: family for family in plan.families}
-    for at, found in search(_config(spec, n), [*todo.values()], sampler, judge):
-        place = places[at]
-        verdict = judged(families[place[0]], plan.items[place])
-        made = (
-            _pool(found, todo[place], verdict, sampler, judge, outcome)
-            if spec == POOL
-            else line_of(found, verdict, sampler)
-        )
-        yield {"family": place[0], "item": place[1], **made}
+    """The lines of a cell, as its problems finish."""
+    spec, n, _ = cell
+    for index, result in search(_search_config(spec, n), problems, sampler, value_model):
+        problem = problems[index]
+        if spec == POOL:
+            fields = pool_record(result, problem, value_model, outcome_model)
+        else:
+            fields = answer_record(result, problem, sampler)
+        yield {**dict(zip(KEY, (*cell, *problem.key))), **fields}
 
 
-def judged(family: Task, item: Item) -> Callable[[str], bool]:
-    """Whether a text is right."""
-    return lambda text: family.score(text, item)
-
-
-def line_of(found: Found, right: Callable[[str], bool], sampler: Sampler) -> dict[str, Any]:
-    """A search's answer, whether it is right, and what it cost."""
-    text = sampler.text(found.choice.answer.state)
-    return {"text": text, "right": right(text), "q": found.choice.answer.q, **_spent(found)}
-
-
-def _spent(found: Found) -> dict[str, Any]:
-    spent = found.spent
+def answer_record(result: SearchResult, problem: Problem, sampler: Sampler) -> dict[str, Any]:
+    """The answer of a search, whether it is right, and what it cost."""
+    answer = result.answer
+    spent = result.spent
     return {
+        "text": sampler.text(answer.state),
+        "right": problem.judge(answer.state),
+        "q": answer.q,
         "sequences": spent.policy.sequences,
         "verifier_sequences": spent.verifier.sequences,
         "tokens": spent.policy.tokens,
@@ -287,46 +267,49 @@ def _spent(found: Found) -> dict[str, Any]:
     }
 
 
-def _pool(
-    found: Found,
+def pool_record(
+    result: SearchResult,
     problem: Problem,
-    right: Callable[[str], bool],
-    sampler: Sampler,
-    judge: ValueModel,
-    outcome: ValueModel | None,
+    value_model: ValueModel,
+    outcome_model: ValueModel | None,
 ) -> dict[str, Any]:
-    """A pool as columns: of equal `passes` one is run, of answers that are the `same` (the place of
-    the first one) a verifier reads one.
+    """A pool of answers as columns.
+
+    Equal numbers in `passes` are passes that run once. `same` is the index of the first equal
+    answer; a verifier reads equal answers once.
     """
-    assert problem.vote is not None
-    drawn = found.choice.finished
-    ids = [one.state for one in drawn]
-    first = {state: place for place, state in reversed([*enumerate(ids)])}
-    once = [*dict.fromkeys(ids)]
-    texts = {state: sampler.text(state) for state in once}
-    verdicts, votes = (
-        {state: right(texts[state]) for state in once},
-        {state: problem.vote(state.written) for state in once},
-    )
-    qs: dict[str, list[float] | None] = {"verifier": None, "outcome": None}
-    passes: dict[int, int] = {}
-    seconds = 0.0
-    for name, who in (("verifier", judge), ("outcome", outcome)):
-        if who is not None:
-            values, seconds = rated(who, once)
-            each = dict(zip(once, values))
-            qs[name] = [round(each[state], 6) for state in ids]
+    assert problem.extract_answer is not None
+    answers = result.finished
+    states = [answer.state for answer in answers]
+    distinct = list(dict.fromkeys(states))
+    pass_number: dict[int, int] = {}
+    q, seconds = _timed_q(value_model, distinct)
+    outcome_q: dict[PartialAnswer, float] | None = None
+    if outcome_model is not None:
+        outcome_q, seconds = _timed_q(outcome_model, distinct)
     return {
-        "vote": [votes[state] for state in ids],
-        "right": [verdicts[state] for state in ids],
-        "same": [first[state] for state in ids],
-        "logprob": [round(one.logprob, 4) for one in drawn],
-        "tokens": [one.tokens for one in drawn],
+        "vote": [problem.extract_answer(state.written) for state in states],
+        "right": [problem.judge(state) for state in states],
+        "same": [states.index(state) for state in states],
+        "logprob": [round(answer.logprob, 4) for answer in answers],
+        "tokens": [answer.tokens for answer in answers],
         "passes": [
-            [passes.setdefault(each.key, len(passes)) for each in one.passes] for one in drawn
+            [pass_number.setdefault(one.key, len(pass_number)) for one in answer.passes]
+            for answer in answers
         ],
-        "sequences_a_pass": drawn[0].passes[0].sequences,
-        **qs,
-        "seconds": round(found.spent.seconds, 5),
-        "verifier_seconds": round(seconds / len(once), 6),
+        "sequences_a_pass": answers[0].passes[0].sequences,
+        "verifier": [q[state] for state in states],
+        "outcome": None if outcome_q is None else [outcome_q[state] for state in states],
+        "seconds": round(result.spent.seconds, 5),
+        "verifier_seconds": round(seconds / len(distinct), 6),
     }
+
+
+def _timed_q(
+    model: ValueModel, states: Sequence[PartialAnswer]
+) -> tuple[dict[PartialAnswer, float], float]:
+    """Q^pi of states, rounded, and the seconds it took."""
+    began = time.perf_counter()
+    values = model.q(states).tolist()
+    seconds = time.perf_counter() - began
+    return {state: round(value, 6) for state, value in zip(states, values)}, seconds

@@ -1,66 +1,69 @@
-"""Search at test time, by name: a beam over steps led by process advantages, and what it is held
-against.
+"""Search at test time, by name: a beam over steps under a verifier, and its baselines.
 
     config = SearchConfig("beam", n=4)
     problem = Problem(tuple(lm.encode("...")), delimiter=".")
-    for place, found in search(config, [problem], Sampler(lm, GenerationConfig(temperature=1.0)),
-    verifier):
-        print(lm.vocab.decode(found.choice.answer.state.written), found.spent.sequences)
+    sampler = Sampler(lm, GenerationConfig(temperature=1.0))
+    for index, result in search(config, [problem], sampler, verifier):
+        print(lm.words.decode(result.answer.state.written), result.spent.sequences)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from creditdecoding.errors import OptionError
+from creditdecoding.pav.driver import Search, ValueModel, run_searches
+from creditdecoding.pav.problems import Problem
 from creditdecoding.pav.sampler import RolloutRequest, Sampler
-from creditdecoding.pav.search.beam import Reward, beam, redraft
-from creditdecoding.pav.search.best_of_n import JUDGED, PICKS, sampled
-from creditdecoding.pav.search.driver import Found, Problem, Search, ValueModel, run
+from creditdecoding.pav.search.beam import EffectiveReward, beam
+from creditdecoding.pav.search.best_of_n import PICKS, SCORED_PICKS, best_of_n
+from creditdecoding.pav.search.costs import charged
 from creditdecoding.pav.search.options import KNOBS, SearchConfig
+from creditdecoding.pav.search.result import SearchResult
 
-_BATCHES = 4  # rows of searches under way, in batches: so that passes stay full while some searches end their rounds
+BATCHES_AT_ONCE = 4
+"""Searches run at a time, in batches of rollouts: some wait for others before they are scored."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A search by name: how it begins, whether it asks a verifier, how many rows a round of it has."""
+    """A search by name: how it starts, whether it needs a verifier, how many rollouts a round."""
 
-    begin: Callable[[SearchConfig, Problem], Search]
-    judged: bool
+    start: Callable[[SearchConfig, Problem], Search[SearchResult]]
+    needs_verifier: bool
     width: Callable[[SearchConfig], int]
 
 
-def _sampled(name: str) -> Method:
-    judged = name in JUDGED
-    return Method(
-        lambda o, problem: sampled(problem, answers(o), PICKS[name], judged), judged, answers
-    )
+def _beam(config: SearchConfig, problem: Problem) -> Search[SearchResult]:
+    reward = EffectiveReward(config.alpha, config.k)
+    return beam(problem, config.n, config.c, reward, config.steps)
 
 
-def answers(config: SearchConfig) -> int:
-    """How many whole answers a method that chooses among such draws."""
+def _beam_q(config: SearchConfig, problem: Problem) -> Search[SearchResult]:
+    return beam(problem, config.n, config.c, EffectiveReward(0.0, 1), config.steps)
+
+
+def _beam_width(config: SearchConfig) -> int:
+    return config.n * config.c
+
+
+def answer_count(config: SearchConfig) -> int:
+    """How many whole answers are drawn by a method that chooses among such."""
     return config.n if "n" in KNOBS[config.method] else 1
 
 
+def _pick_method(name: str) -> Method:
+    def start(config: SearchConfig, problem: Problem) -> Search[SearchResult]:
+        return best_of_n(problem, answer_count(config), PICKS[name], name in SCORED_PICKS)
+
+    return Method(start, name in SCORED_PICKS, answer_count)
+
+
 METHODS: Mapping[str, Method] = {
-    "beam": Method(
-        lambda o, problem: beam(problem, o.n, o.c, Reward(o.alpha, o.k), o.steps),
-        True,
-        lambda o: o.n * o.c,
-    ),
-    "beam_q": Method(
-        lambda o, problem: beam(problem, o.n, o.c, Reward(0.0, 1), o.steps),
-        True,
-        lambda o: o.n * o.c,
-    ),
-    "redraft": Method(
-        lambda o, problem: redraft(problem, o.n, o.c, Reward(o.alpha, o.k)),
-        True,
-        lambda o: min(o.n, o.c),
-    ),
-    **{name: _sampled(name) for name in PICKS},
+    "beam": Method(_beam, True, _beam_width),
+    "beam_q": Method(_beam_q, True, _beam_width),
+    **{name: _pick_method(name) for name in PICKS},
 }
 
 
@@ -68,45 +71,47 @@ def search(
     config: SearchConfig,
     problems: Sequence[Problem],
     sampler: Sampler,
-    judge: ValueModel | None = None,
-) -> Iterator[tuple[int, Found]]:
-    """Places of the problems and what was found, in the order in which searches end; what is found
-    for one does not depend on the others.
+    value_model: ValueModel | None = None,
+) -> Iterator[tuple[int, SearchResult]]:
+    """Search every problem; yield (index of the problem, result) as searches finish.
 
-    Raises `OptionError` where a verifier is missing, draws would all be alike, or the candidates of
-    a step do not fit into memory.
+    A result does not depend on the other problems. Raises `OptionError` if a verifier is missing,
+    all draws would be equal, or the candidates of a step do not fit into memory.
     """
     method = METHODS[config.method]
-    check(config, problems, sampler)
-    if method.judged and judge is None:
+    check_search(config, problems, sampler)
+    if method.needs_verifier and value_model is None:
         raise OptionError(
-            f"{config.method} asks a verifier",
+            f"{config.method} needs a verifier",
             hint="Train one with: credit pav train; or choose majority or certainty.",
         )
-    at_once = max(1, _BATCHES * sampler.batch_size // method.width(config))
-    yield from run((method.begin(config, problem) for problem in problems), sampler, judge, at_once)
+    searches = (charged(method.start(config, problem)) for problem in problems)
+    at_once = max(1, BATCHES_AT_ONCE * sampler.batch_size // method.width(config))
+    for finished in run_searches(searches, sampler, value_model, at_once):
+        spent = replace(
+            finished.result.spent,
+            seconds=finished.seconds,
+            verifier_seconds=finished.score_seconds,
+        )
+        yield finished.index, replace(finished.result, spent=spent)
 
 
-def check(config: SearchConfig, problems: Sequence[Problem], sampler: Sampler) -> None:
+def check_search(config: SearchConfig, problems: Sequence[Problem], sampler: Sampler) -> None:
     """Refuse what `search` cannot do, before anything is drawn. Raises `OptionError`."""
-    method = METHODS[config.method]
-    width = method.width(config)
+    width = METHODS[config.method].width(config)
     if width > 1 and sampler.generation.temperature == 0:
         raise OptionError(
             "at temperature 0 all candidates are alike",
             hint="Set a temperature above 0, or choose the method single.",
         )
-    if "c" in KNOBS[config.method] and problems:
-        longest = max(problems, key=lambda problem: len(problem.prompt))
-        room = sampler.capacity(RolloutRequest(longest.root, longest.delimiter, 0))
-        if room is not None and width > room:
-            what, hint = (
-                "the candidates of a step do not fit into memory together",
-                "Lower n or c, shorten gen_length, or give more memory.",
-            )
-            raise OptionError(
-                what,
-                given=f"n {config.n} * c {config.c} = {width:,} rows",
-                allowed=f"{room:,} rows at most",
-                hint=hint,
-            )
+    if "c" not in KNOBS[config.method] or not problems:
+        return
+    longest = max(problems, key=lambda problem: len(problem.prompt))
+    capacity = sampler.capacity(RolloutRequest(longest.root, longest.delimiter, 0))
+    if capacity is not None and width > capacity:
+        raise OptionError(
+            "the candidates of a step do not fit into memory together",
+            given=f"n {config.n} * c {config.c} = {width:,} rows",
+            allowed=f"{capacity:,} rows at most",
+            hint="Lower n or c, shorten gen_length, or give more memory.",
+        )

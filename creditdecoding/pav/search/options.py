@@ -1,6 +1,4 @@
-"""Options of searches, of comparisons of them and of policy gradients; light, so that the command
-line can be read without a model's code.
-"""
+"""Options of searches and of comparisons of them. Imports no model code."""
 
 from __future__ import annotations
 
@@ -13,7 +11,6 @@ from creditdecoding.options import check_fields, option
 KNOBS: Mapping[str, tuple[str, ...]] = {
     "beam": ("n", "c", "alpha", "k", "steps"),
     "beam_q": ("n", "c", "steps"),
-    "redraft": ("n", "c", "alpha", "k"),
     "best_of_n": ("n",),
     "majority": ("n",),
     "weighted": ("n",),
@@ -30,55 +27,56 @@ class SearchConfig:
 
     method: str = option(
         "beam",
-        "beam (steps, by Q + alpha * A), beam_q (by Q alone), redraft (whole drafts, cut and drawn again); of whole answers best_of_n (verifier), "
-        "majority, weighted (majority by the verifier's Q), certainty, certainty_mean (log-probability a token), single.",
+        "beam (steps, by Q + alpha * A), beam_q (by Q alone); of whole answers best_of_n "
+        "(verifier), majority, weighted (majority by the verifier's Q), certainty, certainty_mean "
+        "(log-probability a token), single.",
         choices=tuple(KNOBS),
     )
-    n: int = option(4, "States that a beam keeps; answers or drafts of the other methods.", ge=1)
-    c: int = option(3, "Next steps drawn from each state of a beam; drafts of a round.", ge=1)
-    alpha: float = option(0.5, "Weight of the prover's advantage A beside Q.", ge=0.0)
+    n: int = option(4, "States that a beam keeps; answers of the other methods.", ge=1)
+    c: int = option(3, "Next steps drawn from each state of a beam.", ge=1)
+    alpha: float = option(0.5, "Weight of the prover's advantage A, added to Q.", ge=0.0)
     k: int = option(4, "The prover is the best of k answers of the policy.", ge=1, le=2**20)
     steps: int = option(1, "Steps that a beam goes at a time.", ge=1)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        knobs = KNOBS[self.method]
         for field in fields(self)[1:]:
-            if field.name not in KNOBS[self.method] and getattr(self, field.name) != field.default:
-                known = ", ".join(KNOBS[self.method]) or "none"
+            value = getattr(self, field.name)
+            if field.name not in knobs and value != field.default:
                 raise OptionError(
                     f"{self.method} has no {field.name}",
-                    given=getattr(self, field.name),
-                    allowed=known,
+                    given=value,
+                    allowed=", ".join(knobs) or "none",
                     hint="Leave it out.",
                 )
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Options of a comparison of searches, besides tasks and limit."""
+    """Options of a comparison of searches."""
 
     verifier: str = option(
-        "",
-        "Folder of the verifier that leads searches, or pocket, the embedded one.",
+        "", "Folder of the verifier that leads searches, or pocket, the embedded one."
     )
     outcome: str = option(
         "",
-        "Folder of a verifier of complete answers for best_of_n and weighted; by default --verifier.",
+        "Folder of a verifier of complete answers for best_of_n and weighted; by default "
+        "--verifier.",
     )
     methods: str = option(
-        "beam beam_q redraft best_of_n majority weighted certainty certainty_mean",
-        "Methods separated by blanks, as NAME or NAME:c=3,alpha=0.5,k=4 (see credit search --method).",
+        "beam beam_q best_of_n majority weighted certainty certainty_mean",
+        "Methods separated by blanks, as NAME or NAME:c=3,alpha=0.5,k=4 (see credit search "
+        "--method).",
     )
     n: str = option(
-        "1,2,4,8,16,32,64,128",
-        "Budgets; states that beams keep, answers or drafts of the others.",
+        "1,2,4,8,16,32,64,128", "Budgets: states that beams keep, answers of the other methods."
     )
     step_n: str = option(
-        "",
-        "Budgets of beam, beam_q and redraft, which cost more at the same n; by default those of --n.",
+        "", "Budgets of beams, which cost more at the same n; by default those of --n."
     )
-    seeds: int = option(2, "Times that everything is drawn anew.", ge=1)
-    split: str = option("test", "Whose problems.", choices=("test", "dev", "train"))
+    seeds: int = option(2, "How often everything is drawn, each time with another seed.", ge=1)
+    split: str = option("test", "Split of the problems.", choices=("test", "dev", "train"))
 
     def __post_init__(self) -> None:
         check_fields(self)

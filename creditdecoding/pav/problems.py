@@ -82,7 +82,9 @@ def answer_extractor(
     That is the answer as the task reads it, else the text after the last "Answer:", else the whole
     text, normalised.
     """
-    read = task.answer if task is not None and task.answer is not None else final_answer
+    read: Callable[[str], str | None] = final_answer
+    if task is not None and task.extract_answer is not None:
+        read = task.extract_answer
 
     def extract(ids: Sequence[int]) -> str:
         text = lm.text(ids, generation)

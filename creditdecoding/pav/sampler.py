@@ -105,7 +105,7 @@ class Sampler:
         self._running: dict[int, _RunningRollout] = {}
         engine = EngineConfig(batch_size=self.batch_size)
         serve = ServeConfig(max_waiting=self.batch_size, memory=memory)
-        self._engine = Engine(lm.model, lm.words, lm.device, engine, serve, dedup=share)
+        self._engine = Engine(lm.model, lm.vocab, lm.device, engine, serve, dedup=share)
 
     def request(self, rollout: RolloutRequest) -> Request:
         """The engine's request for a rollout.
@@ -119,7 +119,7 @@ class Sampler:
                 hint="Continue answers that are not done.",
             )
         config = dataclasses.replace(self._config, seed=rollout.seed)
-        return self.lm.row(rollout.state.prompt, config, begun=rollout.state.written)
+        return self.lm.new_request(rollout.state.prompt, config, begun=rollout.state.written)
 
     def text(self, state: PartialAnswer) -> str:
         """The text of an answer, cut before the first stop string."""
@@ -184,9 +184,9 @@ class _RunningRollout:
 
     def __init__(self, rollout: RolloutRequest, lm: LM, request: Request, salt: int | None) -> None:
         self.rollout = rollout
-        self.decode = lm.words.decode
-        self.text = IncrementalDetokenizer(request, lm.words)
-        self.trace = lm.trace_of(request)
+        self.decode = lm.vocab.decode
+        self.text = IncrementalDetokenizer(request, lm.vocab)
+        self.trace = lm.new_trace(request)
         self.config = request.config
         self.salt = salt
         self.depth = None if rollout.steps is None else rollout.state.depth + rollout.steps

@@ -70,14 +70,14 @@ def task_delimiter(task: Task, text: str | None = None) -> Delimiter:
     """
     if text is not None:
         return parse_delimiter(text)
-    if not task.delimiter:
+    if not task.step_delimiter:
         raise OptionError(
             "this task does not say what ends a step of its answers",
             given=task.name,
             hint="Give --delimiter (credit pav collect, credit pav rl), declare it with "
-            "Task(delimiter=...), or choose a task with worked answers.",
+            "Task(step_delimiter=...), or choose a task with worked answers.",
         )
-    return task.delimiter
+    return task.step_delimiter
 
 
 def parse_delimiter(text: str) -> Delimiter:

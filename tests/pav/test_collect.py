@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from creditdecoding.config import EngineConfig, GenerationConfig
@@ -20,11 +19,12 @@ from creditdecoding.errors import OptionError
 from creditdecoding.fingerprint import Identity
 from creditdecoding.lm import LM, load
 from creditdecoding.pav.data import label_store as store
-from creditdecoding.pav.data.agreement import agree, chosen, compared, scatter
-from creditdecoding.pav.data.collect import Collected, collect, fill, header, problems_of
+from creditdecoding.pav.data.collect import LabelledProblem, collect, fill, header, problems_of
 from creditdecoding.pav.data.label_store import Label, LabelCost, StoreHeader, open_store
 from creditdecoding.pav.data.options import CollectConfig
-from creditdecoding.pav.data.strategies import Problem, plan, seed_of
+from creditdecoding.pav.data.strategies import STRATEGIES, rollout_requests, seed_of
+from creditdecoding.pav.driver import Sample
+from creditdecoding.pav.problems import Problem, ProblemKey
 from creditdecoding.pav.sampler import Cost, Rollout, RolloutRequest
 from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.tasks import load_tasks
@@ -51,7 +51,7 @@ HEAD = StoreHeader(
 KEYS = [("a", 0), ("b", 1), ("b", 0)]
 
 
-def some(key: store.ProblemKey) -> list[Label]:
+def some(key: ProblemKey) -> list[Label]:
     states = [
         PartialAnswer((1, 2)),
         PartialAnswer((1, 2), (5, 6), (2,)),
@@ -63,16 +63,16 @@ def some(key: store.ProblemKey) -> list[Label]:
     ][: 2 - (key == KEYS[0])]
 
 
-def drawn_answers(key: store.ProblemKey) -> list[Label]:
+def drawn_answers(key: ProblemKey) -> list[Label]:
     """Complete answers, one of them drawn three times."""
     ends = [PartialAnswer((1, 2), (5, 6, last), (2, 3), True, "stop") for last in (7, 8)]
     return [Label(*key, ends[0], 3, 3), Label(*key, ends[1], 0, 1)]
 
 
-def made(path: Path, keys: list[store.ProblemKey] = KEYS) -> Path:
+def made(path: Path, keys: list[ProblemKey] = KEYS) -> Path:
     with open_store(path, HEAD) as target:
         for key in keys:
-            if key not in target.found.labels:
+            if key not in target.contents.labels:
                 bill = LabelCost(4, Cost(3, 2, 20, 9), 0.5)
                 target.add(key, some(key), bill, drawn_answers(key))
     return path
@@ -154,19 +154,19 @@ def changed(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (1, changed(wins=9), r"line 2 .*9 of 8 lies outside \[0, 1\]"),
+        (1, changed(wins=9), r"line 2 .*9 of 8 is outside \[0, 1\]"),
         (1, changed(wins=-1), r"outside \[0, 1\]"),
         (1, changed(wins=0, draws=0), r"outside \[0, 1\]"),
         (1, changed(wins=0.5), "0.5 is not a whole number"),
-        (1, changed(ends=[3, 2]), "its state is none"),
-        (1, changed(kind="step"), "it is no label"),
+        (1, changed(ends=[3, 2]), "it is not a state"),
+        (1, changed(kind="step"), "it is not a label"),
         (1, lambda record: {"kind": "label"}, "line 2 .* is broken"),
         (4, changed(labels=7), "line 5 .*labels of its problem are missing"),
         (4, changed(answers=1), "line 5 .*answers of its problem are missing"),
         (6, changed(family="a"), "line 10 .*labels of its problem are missing"),
         (0, changed(kind="trace"), "not a store of labels but 'trace'"),
         (0, changed(version=3), "version 3"),
-        (2, changed(done=False), "line 3 .* is no complete answer"),
+        (2, changed(done=False), "line 3 .* is not a complete answer"),
         (0, lambda record: [], "not a store of labels but something else"),
         (-1, changed(labels=2), "problems before it are missing"),
     ],
@@ -203,7 +203,7 @@ def test_a_store_of_other_settings_another_model_or_in_use_is_refused(tmp_path: 
     for head, message in (
         (
             dataclasses.replace(HEAD, settings={**HEAD.settings, "n_mc": 4, "top_k": 2}),
-            r"n_mc \(8 there\), top_k \(None there\)",
+            r"n_mc: 8 there, 4 here; top_k: null there, 2 here",
         ),
         (dataclasses.replace(HEAD, identity=Identity("m", "u")), "another model or tokenizer"),
         (dataclasses.replace(HEAD, problems=4), "problems"),
@@ -213,7 +213,7 @@ def test_a_store_of_other_settings_another_model_or_in_use_is_refused(tmp_path: 
     with open_store(
         path, dataclasses.replace(HEAD, settings={**HEAD.settings, "model": "elsewhere"})
     ) as target:
-        assert set(target.found.labels) == {KEYS[0]}
+        assert set(target.contents.labels) == {KEYS[0]}
         with pytest.raises(OptionError, match="another run is at work"), open_store(path, HEAD):
             pass
     other = tmp_path / "notes.txt"
@@ -245,78 +245,85 @@ def test_a_full_disk_costs_one_problem(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------
 
 
-def tree(
+def run_strategy(
     problem: Problem, config: CollectConfig, answer: Callable[[RolloutRequest], tuple[int, ...]]
 ) -> tuple[list[Label], int]:
-    """What a strategy labels where an ask's answer is known; one id a step."""
-    found, asked, strategy = [], 0, plan(problem, config, 0)
-    drawn: list[Rollout] | None = None
-    try:
-        while True:
-            asks = strategy.send(drawn)  # type: ignore[arg-type]
-            asked += len(asks)
-            written = [answer(ask) for ask in asks]
-            assert all(
-                ids[: len(ask.state.written)] == ask.state.written
-                for ids, ask in zip(written, asks)
-            )
-            states = [
-                PartialAnswer((1,), ids, tuple(range(1, len(ids) + 1)), True, "stop")
-                for ids in written
-            ]
-            drawn = [Rollout(state, Cost(), 0.0, Trace(())) for state in states]
-    except StopIteration as end:
-        found = end.value
-    assert len({label.state for label in found}) == len(found)
-    return found, asked
+    """The labels of a strategy whose rollouts are known (one id a step), and how many it drew."""
+    strategy = STRATEGIES[config.strategy](problem, config)
+    count = 0
+    rollouts: list[Rollout] | None = None
+    while True:
+        try:
+            sample = strategy.send(rollouts)
+        except StopIteration as stop:
+            labels: list[Label] = stop.value
+            break
+        assert isinstance(sample, Sample)
+        count += len(sample.requests)
+        rollouts = []
+        for request in sample.requests:
+            ids = answer(request)
+            assert ids[: len(request.state.written)] == request.state.written
+            ends = tuple(range(1, len(ids) + 1))
+            state = PartialAnswer((1,), ids, ends, True, "stop")
+            rollouts.append(Rollout(state, Cost(), 0.0, Trace(())))
+    assert len({label.state for label in labels}) == len(labels)
+    return labels, count
+
+
+def counts_by_ids(labels: list[Label]) -> dict[tuple[int, ...], tuple[int, int]]:
+    """Wins and draws of the unfinished states."""
+    return {
+        label.state.written: (label.wins, label.draws) for label in labels if not label.state.done
+    }
 
 
 def test_random_labels_every_prefix_of_the_first_answers() -> None:
-    problem = Problem(("f", 0), PartialAnswer((1,)), ".", lambda ids: ids[-1] == 9)
-    found, asked = tree(
-        problem, CollectConfig(n_cov=2, n_mc=3), lambda ask: (*ask.state.written, 2, 3, 9)[:3]
+    problem = Problem((1,), ".", key=("f", 0), is_correct=lambda ids: ids[-1] == 9)
+    config = CollectConfig(n_cov=2, n_mc=3)
+    labels, count = run_strategy(
+        problem, config, lambda request: (*request.state.written, 2, 3, 9)[:3]
     )
-    states = {
-        label.state.written: (label.wins, label.draws) for label in found if not label.state.done
-    }
-    assert states == {(): (3, 3), (2,): (0, 3), (2, 3): (0, 3)} and asked == 2 + 3 * 3
-    ended = [(label.state.written, label.wins, label.draws) for label in found if label.state.done]
-    assert ended == [((2, 3, 9), 5, 5)], "drawn from the prompt five times"
+    assert counts_by_ids(labels) == {(): (3, 3), (2,): (0, 3), (2, 3): (0, 3)}
+    assert count == 2 + 3 * 3
+    answers = [
+        (label.state.written, label.wins, label.draws) for label in labels if label.state.done
+    ]
+    assert answers == [((2, 3, 9), 5, 5)], "drawn from the prompt five times"
 
 
 def test_first_pit_follows_wrong_answers_to_promising_states_up_to_the_first_without_hope() -> None:
     """Right is 1 1 1; the second completion of a state goes wrong at once (id 7), and nothing that
     has a 7 is right.
     """
-    problem = Problem(("f", 0), PartialAnswer((1,)), ".", lambda ids: ids == (1, 1, 1))
-    seeds = {
-        ask.seed: i
+    problem = Problem((1,), ".", key=("f", 0), is_correct=lambda ids: ids == (1, 1, 1))
+    draw_number = {
+        request.seed: number
         for depth in range(3)
-        for i, ask in enumerate(problem.asks(PartialAnswer((1,), (1,) * depth), "complete", 2, 0))
+        for number, request in enumerate(
+            rollout_requests(problem, PartialAnswer((1,), (1,) * depth), "complete", 2)
+        )
     }
 
-    def answer(ask: RolloutRequest) -> tuple[int, ...]:
-        rest = 3 - len(ask.state.written)
-        if 7 in ask.state.written:
-            return (*ask.state.written, *(5,) * rest)
-        return (
-            *ask.state.written,
-            *((1,) * rest if not seeds[ask.seed] else (1,) * (rest - 2) + (7, 1)[:rest]),
-        )
+    def answer(request: RolloutRequest) -> tuple[int, ...]:
+        written = request.state.written
+        rest = 3 - len(written)
+        if 7 in written:
+            return (*written, *(5,) * rest)
+        if draw_number[request.seed] == 0:
+            return (*written, *(1,) * rest)
+        return (*written, *(1,) * (rest - 2), *(7, 1)[:rest])
 
     config = CollectConfig(strategy="first_pit", n_cov=1, n_mc=2)
-    found, asked = tree(problem, config, answer)
-    got = {
-        label.state.written: (label.wins, label.draws) for label in found if not label.state.done
-    }
-    assert got == {(): (1, 2), (1,): (1, 2), (1, 7): (0, 2)} and asked == 6
-    assert {label.state.written for label in found if label.state.done} == {(1, 1, 1), (1, 7, 1)}
-    more, _ = tree(problem, dataclasses.replace(config, n_cov=9), answer)
-    assert (7,) not in {label.state.written for label in more} and (1, 7) in {
-        label.state.written for label in more
-    }
-    none, asked = tree(problem, dataclasses.replace(config, promising=0.5), answer)
-    assert asked == 2 and [label.state.written for label in none if not label.state.done] == [()]
+    labels, count = run_strategy(problem, config, answer)
+    assert counts_by_ids(labels) == {(): (1, 2), (1,): (1, 2), (1, 7): (0, 2)}
+    assert count == 6
+    assert {label.state.written for label in labels if label.state.done} == {(1, 1, 1), (1, 7, 1)}
+    more, _ = run_strategy(problem, dataclasses.replace(config, n_cov=9), answer)
+    assert (1, 7) in counts_by_ids(more)
+    assert (7,) not in {label.state.written for label in more}
+    none, count = run_strategy(problem, dataclasses.replace(config, promising=0.5), answer)
+    assert count == 2 and [*counts_by_ids(none)] == [()]
 
 
 def test_seeds_depend_on_what_is_drawn_alone() -> None:
@@ -327,11 +334,11 @@ def test_seeds_depend_on_what_is_drawn_alone() -> None:
 # --------------------------------------------------------------------------------------------------------------------------
 
 
-def labels_of(found: list[Collected]) -> dict[store.ProblemKey, tuple[Label, ...]]:
+def labels_of(found: list[LabelledProblem]) -> dict[ProblemKey, tuple[Label, ...]]:
     return {each.key: each.labels for each in found}
 
 
-def answers_of(found: list[Collected]) -> dict[store.ProblemKey, tuple[Label, ...]]:
+def answers_of(found: list[LabelledProblem]) -> dict[ProblemKey, tuple[Label, ...]]:
     return {each.key: each.answers for each in found}
 
 
@@ -344,10 +351,10 @@ def test_labels_are_the_same_for_any_batch_size(lm: LM, strategy: str) -> None:
     assert all(answers_of(one) == answers_of(other) for other in others)
     for each in one:
         assert (
-            sum(label.draws for label in each.labels if not label.state.done) <= each.bill.rollouts
+            sum(label.draws for label in each.labels if not label.state.done) <= each.cost.rollouts
         )
         assert all(label.draws == config.n_mc for label in each.labels if not label.state.done)
-        assert sum(answer.draws for answer in each.answers) == each.bill.rollouts, (
+        assert sum(answer.draws for answer in each.answers) == each.cost.rollouts, (
             "every judged answer is kept"
         )
         assert all(
@@ -359,10 +366,10 @@ def test_labels_are_the_same_for_any_batch_size(lm: LM, strategy: str) -> None:
         ends = sum(label.draws for label in each.labels if label.state.done)
         assert ends == config.n_cov + config.n_mc if strategy == "random" else ends >= config.n_mc
     alone, shared = (
-        sum(each.bill.cost.sequences for each in others[0]),
-        sum(each.bill.cost.sequences for each in one),
+        sum(each.cost.cost.sequences for each in others[0]),
+        sum(each.cost.cost.sequences for each in one),
     )
-    passes = {sum(each.bill.cost.passes for each in found) for found in (one, *others)}
+    passes = {sum(each.cost.cost.passes for each in found) for found in (one, *others)}
     assert passes == {alone} and shared < 0.8 * alone, "what draws have in common is computed once"
 
 
@@ -442,55 +449,4 @@ def test_a_store_is_filled_and_says_how(lm: LM, tmp_path: Path) -> None:
     assert {label.problem for label in found.labels} == {0, 1} and all(
         0 <= label.value <= 1 for label in found.labels
     )
-    assert sum(answer.draws for answer in found.answers) == target.found.bill.rollouts
-
-
-def test_scatter_is_one_where_labels_are_alike_and_more_where_they_are_not() -> None:
-    rng = np.random.default_rng(0)
-    chance = rng.uniform(0.1, 0.9, 400)
-    one, two, far = (
-        rng.binomial(8, chance),
-        rng.binomial(6, chance),
-        rng.binomial(6, np.clip(chance + 0.3 * rng.choice([-1, 1], 400), 0, 1)),
-    )
-    eight, six = np.full(400, 8), np.full(400, 6)
-    alike, apart = (scatter(np.stack((one, eight, other, six), axis=1)) for other in (two, far))
-    assert abs(alike.value - 1) < 0.25 and alike.p > 0.01
-    assert apart.value > 1.5 and apart.p < 0.001 and 300 < apart.states <= 400
-    assert scatter(np.array([[8, 8, 6, 6], [0, 8, 0, 6]])).states == 0
-
-
-def test_another_decoder_is_held_to_the_same_states(lm: LM) -> None:
-    problems = problems_of(lm, load_tasks("arithmetic"), SMALL, GENERATION)
-    labels = [label for each in collect(lm, problems, SMALL, GENERATION) for label in each.labels]
-    some = chosen(labels, 3, 0)
-    assert (
-        some == chosen(reversed(labels), 3, 0)
-        and {label.problem for label in some[:2]} == {0, 1}
-        and not any(label.state.done for label in some)
-    )
-    found = agree(lm, problems, some, GENERATION, "fixed:k=4").to_json()
-    assert (
-        found["states"],
-        found["problems"],
-        found["ours"]["rollouts"],
-        found["theirs"]["rollouts"],
-    ) == (3, 2, 9, 9)
-    assert found["times"]["passes"] == pytest.approx(
-        found["theirs"]["passes"] / found["ours"]["passes"], abs=1e-3
-    )
-    assert found["between"]["difference"]["value"] == pytest.approx(
-        found["success"][1] - found["success"][0], abs=20
-    )
-    assert {*found["again"]["scatter"]} == {"states", "value", "p"}
-
-
-def test_a_difference_is_that_of_problems_not_of_states() -> None:
-    root = PartialAnswer((1,))
-    ours = [Label("f", problem, root, 1, 2) for problem in (0, 0, 0, 1)]
-    theirs = [dataclasses.replace(label, wins=2 - label.problem) for label in ours]
-    found = compared(ours, theirs)
-    assert found.difference.value == 25.0 and (found.difference.low, found.difference.high) == (
-        0.0,
-        50.0,
-    )
+    assert sum(answer.draws for answer in found.answers) == target.contents.cost.rollouts

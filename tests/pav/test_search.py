@@ -21,33 +21,33 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.fingerprint import model_identity
 from creditdecoding.lm import LM
+from creditdecoding.pav.problems import Problem, answer_extractor, make_problem
 from creditdecoding.pav.sampler import Cost, RolloutRequest, Sampler
 from creditdecoding.pav.search.best_of_n import (
     SampledAnswer,
-    answer_extractor,
     certainty,
     certainty_mean,
     majority,
     weighted,
 )
-from creditdecoding.pav.search.compare import SearchPlan, line_of, posed, run
+from creditdecoding.pav.search.compare import SearchPlan, answer_record, make_problems, run
 from creditdecoding.pav.search.costs import verifier_cost, verifier_sequences
-from creditdecoding.pav.search.driver import Found, Problem
 from creditdecoding.pav.search.methods import METHODS, search
 from creditdecoding.pav.search.options import SearchConfig
 from creditdecoding.pav.search.report import (
     CurveEstimate,
-    against,
     at_equal_accuracy,
     at_equal_compute,
-    chosen,
+    compare_curves,
+    pick_from_pool,
     summarise,
 )
+from creditdecoding.pav.search.result import SearchResult
 from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.pav.verifier.model import Scorer, Verifier, write_verifier
 from creditdecoding.pav.verifier.packing import prefix_chains
 from creditdecoding.tasks import load_tasks
-from creditdecoding.tasks.base import Task, distinct_items
+from creditdecoding.tasks.base import Item, Task, distinct_items
 
 pytestmark = pytest.mark.slow
 
@@ -61,16 +61,9 @@ def lm() -> LM:
     return load("pocket", batch_size=16)
 
 
-def problems(lm: LM, seed: int = 0) -> list[Problem]:
-    return [
-        Problem(
-            tuple(lm.encode(item.prompt)),
-            FAMILY.step_delimiter,
-            seed,
-            answer_extractor(FAMILY, lm, GenerationConfig()),
-        )
-        for item in ITEMS
-    ]
+def problems(lm: LM, seed: int = 0, config: GenerationConfig = HOT) -> list[Problem]:
+    generation = dataclasses.replace(config, seed=seed)
+    return [make_problem(lm, FAMILY, number, item, generation) for number, item in enumerate(ITEMS)]
 
 
 class Exact:
@@ -102,7 +95,7 @@ def found(
     batch_size: int = 16,
     judge: object = "",
     asked: Sequence[Problem] | None = None,
-) -> list[Found]:
+) -> list[SearchResult]:
     given = problems(lm) if asked is None else asked
     each = dict(
         search(
@@ -115,19 +108,19 @@ def found(
     return [each[place] for place in range(len(given))]
 
 
-def right(lm: LM, results: Sequence[Found]) -> int:
+def right(lm: LM, results: Sequence[SearchResult]) -> int:
     return sum(
-        FAMILY.score(lm.vocab.decode(one.choice.answer.state.written), item)
+        FAMILY.score(lm.vocab.decode(one.answer.state.written), item)
         for one, item in zip(results, ITEMS)
     )
 
 
-def choices(results: Sequence[Found]) -> list[object]:
+def choices(results: Sequence[SearchResult]) -> list[object]:
     """What was found and what it cost in sequences, without seconds."""
     return [
         (
-            one.choice.answer.state,
-            [each.state for each in one.choice.finished],
+            one.answer.state,
+            [each.state for each in one.finished],
             one.spent.policy,
             one.spent.verifier,
         )
@@ -135,16 +128,16 @@ def choices(results: Sequence[Found]) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("method", ["beam", "redraft", "best_of_n", "majority"])
+@pytest.mark.parametrize("method", ["beam", "best_of_n", "majority"])
 def test_a_search_finds_the_same_in_any_company(lm: LM, method: str) -> None:
-    config = SearchConfig(method, n=2, **({"c": 2} if method in ("beam", "redraft") else {}))
+    config = SearchConfig(method, n=2, **({"c": 2} if method == "beam" else {}))
     together = found(lm, config)
     assert choices(found(lm, config, batch_size=3)) == choices(together)
     assert choices(found(lm, config, asked=problems(lm)[1:2])) == choices(together[1:2])
     assert choices(found(lm, config, asked=problems(lm, seed=1)[:1])) != choices(together[:1])
 
 
-@pytest.mark.parametrize("method", ["beam", "redraft", "majority"])
+@pytest.mark.parametrize("method", ["beam", "majority"])
 def test_what_draws_have_in_common_costs_and_runs_once(lm: LM, method: str) -> None:
     """Also where nothing but the count says so: in small batches the engine may run more, never
     less.
@@ -162,7 +155,7 @@ def test_what_draws_have_in_common_costs_and_runs_once(lm: LM, method: str) -> N
         [one for _, one in sorted(search(config, asked, sampler, Exact(lm)))]
         for sampler in (plain, small, wide)
     )
-    assert [one.choice.answer.state for one in apart] == [one.choice.answer.state for one in shared]
+    assert [one.answer.state for one in apart] == [one.answer.state for one in shared]
     assert [one.spent.policy.sequences for one in little] == [
         one.spent.policy.sequences for one in shared
     ]
@@ -191,7 +184,7 @@ def test_costs_are_what_the_engine_and_the_verifier_ran(lm: LM, method: str) -> 
     assert stats.positions == sum(one.spent.policy.positions for one in results)
     assert (
         judge.sequences == sum(one.spent.verifier.sequences for one in results)
-        and (judge.sequences > 0) == METHODS[method].judged
+        and (judge.sequences > 0) == METHODS[method].needs_verifier
     )
     assert all(
         one.spent.seconds > 0
@@ -207,9 +200,9 @@ def test_a_beam_of_one_is_sampling_step_by_step(lm: LM) -> None:
         while not state.done:
             ((_, drawn),) = sampler.draw([RolloutRequest(state, ".", next(seeds), 1)])
             state, cost = drawn.state, cost + drawn.cost
-        assert one.choice.answer.state == state and one.spent.policy == cost
+        assert one.answer.state == state and one.spent.policy == cost
         assert one.spent.verifier.sequences == 2 * len(
-            one.choice.rounds
+            one.rounds
         )  # the prompt is read with the first step
 
 
@@ -220,20 +213,14 @@ def test_a_beam_that_goes_all_steps_at_once_samples_whole_answers(lm: LM) -> Non
     )
     (one,) = found(lm, SearchConfig("beam", n=1, c=1, steps=99), asked=[problem])
     assert (
-        one.choice.answer.state == whole.state
-        and one.spent.policy == whole.cost
-        and len(one.choice.rounds) == 1
+        one.answer.state == whole.state and one.spent.policy == whole.cost and len(one.rounds) == 1
     )
 
 
 def test_an_exact_verifier_makes_searches_better_than_one_sample(lm: LM) -> None:
     alone = right(lm, found(lm, SearchConfig("single"), judge=None))
     assert alone < len(ITEMS)
-    assert (
-        right(lm, found(lm, SearchConfig("beam", n=4)))
-        == right(lm, found(lm, SearchConfig("redraft", n=6)))
-        == len(ITEMS)
-    )
+    assert right(lm, found(lm, SearchConfig("beam", n=4))) == len(ITEMS)
 
 
 def test_a_beam_keeps_the_best_different_states_and_chooses_by_q_alone(lm: LM) -> None:
@@ -250,7 +237,7 @@ def test_a_beam_keeps_the_best_different_states_and_chooses_by_q_alone(lm: LM) -
         for one in found(
             lm, SearchConfig("beam", n=2, c=2, alpha=2.0), judge=Odd(lm), asked=problems(lm, seed)
         ):
-            for looked in one.choice.rounds:
+            for looked in one.rounds:
                 states, marked = (
                     [each.state for each in looked],
                     [each for each in looked if each.kept],
@@ -262,7 +249,7 @@ def test_a_beam_keeps_the_best_different_states_and_chooses_by_q_alone(lm: LM) -
                 assert all(
                     each.score == pytest.approx(each.q + 2.0 * each.advantage) for each in looked
                 )  # type: ignore[operator]
-            finished, answer = one.choice.finished, one.choice.answer
+            finished, answer = one.finished, one.answer
             assert all(each.state.done for each in finished) and answer.q == max(
                 each.q or 0.0 for each in finished
             )
@@ -276,29 +263,6 @@ def test_without_alpha_a_beam_is_one_on_q(lm: LM) -> None:
         found(lm, SearchConfig("beam", n=2, alpha=0.0)),
     )
     assert choices(plain) == choices(bare)
-
-
-def test_redraft_spends_its_drafts_and_begins_where_it_was_right(lm: LM) -> None:
-    judge = Exact(lm)
-    for one in found(lm, SearchConfig("redraft", n=7, c=3), judge=judge):
-        assert len(one.choice.finished) == 7 and [len(each) for each in one.choice.rounds] == [
-            3,
-            3,
-            1,
-        ]
-        good = judge.q([each.state for each in one.choice.rounds[0]]).tolist()
-        if (
-            max(good) < 0.5
-        ):  # no draft was right: the next one begins at a right state of one, if they have any
-            ways = {state for each in one.choice.rounds[0] for state in each.state.prefixes}
-            held = max(
-                (state for state in ways if judge.q([state])[0] > 0.5),
-                key=lambda state: len(state.written),
-            )
-            assert any(
-                each.state.written[: len(held.written)] == held.written
-                for each in one.choice.rounds[1]
-            )
 
 
 def test_votes() -> None:
@@ -356,20 +320,17 @@ def test_a_step_that_fills_the_canvas_is_the_last(lm: LM) -> None:
     )
     sampler = Sampler(lm, short)
     for _, one in search(SearchConfig("beam", n=2), problems(lm)[:1], sampler, Exact(lm)):
-        assert (
-            one.choice.answer.state.done
-            and len(one.choice.answer.state.written) <= short.gen_length
-        )
+        assert one.answer.state.done and len(one.answer.state.written) <= short.gen_length
 
 
 # Comparing
 
 
 def plan(**changes: Any) -> SearchPlan:
-    methods = ("beam", "redraft:c=2", "best_of_n", "majority", "certainty", "single")
+    methods = ("beam", "beam_q:c=2", "best_of_n", "majority", "certainty", "single")
     return SearchPlan(
         **{
-            "families": (FAMILY,),
+            "tasks": (FAMILY,),
             "methods": methods,
             "sizes": (1, 2),
             "limit": 3,
@@ -497,24 +458,30 @@ def test_what_a_pool_chooses_at_a_budget() -> None:
         "seconds": 12.0,
         "verifier_seconds": 0.5,
     }
-    assert chosen(line, "single", 1, "") == (50.0, 4.0, 0.0, 22.5, 4.0)
-    assert chosen(line, "majority", 4, "") == (
+    assert pick_from_pool(line, "single", 1, "") == (50.0, 4.0, 0.0, 22.5, 4.0)
+    assert pick_from_pool(line, "majority", 4, "") == (
         100.0,
         12.0,
         0.0,
         90.0,
         12.0,
     )  # a pass that several have in common runs once
-    assert chosen(line, "majority", 2, "") == (50.0, 7.0, 0.0, 45.0, 7.0)  # ties: the first of each
-    assert chosen(line, "best_of_n", 2, "verifier") == (
+    assert pick_from_pool(line, "majority", 2, "") == (
+        50.0,
+        7.0,
+        0.0,
+        45.0,
+        7.0,
+    )  # ties: the first of each
+    assert pick_from_pool(line, "best_of_n", 2, "verifier") == (
         50.0,
         7.0,
         4.0,
         45.0,
         8.0,
     )  # equal answers are read once, by two networks
-    assert chosen(line, "best_of_n", 4, "verifier") == (0.0, 12.0, 6.0, 90.0, 13.5)
-    assert chosen(line, "certainty", 3, "") == (
+    assert pick_from_pool(line, "best_of_n", 4, "verifier") == (0.0, 12.0, 6.0, 90.0, 13.5)
+    assert pick_from_pool(line, "certainty", 3, "") == (
         0.0,
         7.0,
         0.0,
@@ -534,15 +501,15 @@ def test_every_method_is_charged_the_same_for_what_it_draws_and_reads(
     (curve,) = summarise(given, lines, resamples=20)["curves"]
     (point,) = curve["points"]
     sampler, direct = Sampler(lm, HOT, share=True), Exact(lm)
-    asked = [*posed((FAMILY,), given.items, lm, HOT, 0).values()]
+    asked = make_problems((FAMILY,), given.items, lm, HOT)
     found = [one for _, one in search(SearchConfig(method, n=2), asked, sampler, direct)]
     policy = sum(one.spent.policy.sequences for one in found) / 2
     assert point["policy_sequences"] == pytest.approx(policy)
     assert point["verifier_sequences"] == pytest.approx(
-        METHODS[method].judged * direct.sequences / 2
+        METHODS[method].needs_verifier * direct.sequences / 2
     )
     assert point["sequences"] == pytest.approx(
-        policy + METHODS[method].judged * direct.sequences / 2
+        policy + METHODS[method].needs_verifier * direct.sequences / 2
     )
     assert direct.sequences == sum(one.spent.verifier.sequences for one in found)
 
@@ -587,7 +554,7 @@ def test_curves_are_held_against_each_other_in_logarithms_of_compute() -> None:
             name, tuple(range(1, len(costs) + 1)), means, np.repeat(means[None], 3, 0)
         )
 
-    told = against(
+    told = compare_curves(
         line("beam", [2.0, 4.0], [30.0, 40.0]),
         line("best_of_n", [1.0, 4.0, 16.0], [10.0, 30.0, 35.0]),
         "sequences",
@@ -607,7 +574,7 @@ NONSENSE: list[dict[str, Any]] = [
         for spec in ("beem", "beam:n=3", "majority:alpha=2", "beam:c=0", "beam:d=1")
     ),
     *({"sizes": ()}, {"sizes": (0,)}, {"limit": 1}),
-    {"families": (Task("quiz", "quiz", lambda _: ITEMS[0], lambda *_: True),)},
+    {"tasks": (Task("quiz", "quiz", lambda _: ITEMS[0], lambda *_: True),)},
 ]
 
 
@@ -623,8 +590,8 @@ COMMANDS = [
     ("pav compare --verifier {v} --n 0,x", "whole numbers"),
     ("pav compare --verifier {v} --n 1,2", "temperature"),
     ("pav compare --verifier {v}/nothing --temperature 1", "no verifier here"),
-    ("search hello --temperature 1", "asks a verifier"),
-    ("search hello --temperature 1 --method majority --limit 3", "of --tasks"),
+    ("search hello --temperature 1", "needs a verifier"),
+    ("search hello --temperature 1 --method majority --limit 3", "need --tasks"),
     ("search hello --temperature 1 --verifier {v} --n 64 --memory 0.02", "rows at most"),
     ("search hello --temperature 1 --n 0", "n is out of range"),
     ("search hello --temperature 1 --alpha=-1", "alpha is out of range"),
@@ -688,10 +655,10 @@ def test_the_commands_search_and_compare(
     assert right["families"]["arithmetic"]["problems"] == 2 and right["verifier_sequences"] == 0
     out = tmp_path / "run"
     told = said(
-        f"pav compare --tasks arithmetic --limit 2 --verifier {verifier} --n 1,2 --seeds 1 --methods redraft --out {out} {hot}"
+        f"pav compare --tasks arithmetic --limit 2 --verifier {verifier} --n 1,2 --seeds 1 --methods beam --out {out} {hot}"
     )
     assert (
-        "redraft" in told
+        "beam" in told
         and json.loads((out / "report.json").read_text(encoding="utf-8"))["problems"] == 2
     )
     assert (out / "search.png").is_file() and len(
@@ -701,14 +668,21 @@ def test_the_commands_search_and_compare(
 
 def test_a_stop_string_ends_what_is_judged_voted_for_and_shown(lm: LM) -> None:
     config = dataclasses.replace(HOT, stop=("Answer",))
+    judged: list[str] = []
+
+    def note(text: str, item: Item) -> bool:
+        judged.append(text)
+        return True
+
+    task = dataclasses.replace(FAMILY, score=note)
+    problem = make_problem(lm, task, 0, ITEMS[0], dataclasses.replace(config, seed=3))
     sampler = Sampler(lm, config, share=True)
-    ((_, found),) = search(SearchConfig("majority", n=2), problems(lm, 3)[:1], sampler)
-    text, heard = sampler.text(found.choice.answer.state), []
-    line = line_of(found, lambda given: bool(heard.append(given)), sampler)
-    assert "Answer" not in text and line["text"] == text and heard == [text]
-    assert answer_extractor(FAMILY, lm, config)(
-        found.choice.answer.state.written
-    ) == answer_extractor(FAMILY, lm, HOT)(lm.tokenizer.encode(text))
+    ((_, result),) = search(SearchConfig("majority", n=2), [problem], sampler)
+    text = sampler.text(result.answer.state)
+    record = answer_record(result, problem, sampler)
+    assert "Answer" not in text and record["text"] == text and judged == [text]
+    vote = answer_extractor(FAMILY, lm, config)(result.answer.state.written)
+    assert vote == answer_extractor(FAMILY, lm, HOT)(lm.tokenizer.encode(text))
 
 
 @pytest.mark.parametrize("flag", [["--delimiter", ";"], ["--raw"]])
@@ -718,4 +692,4 @@ def test_what_is_of_a_prompt_is_refused_beside_tasks(
     monkeypatch.setattr(sys, "argv", ["credit", "search", "--tasks", "arithmetic", *flag])
     with pytest.raises(SystemExit) as end:
         main()
-    assert end.value.code == 2 and "of a prompt" in capsys.readouterr().err
+    assert end.value.code == 2 and "for a prompt" in capsys.readouterr().err

@@ -73,6 +73,13 @@ def test_steps_of_a_size_lie_where_blocks_lie(ids: list[int], size: int, limit: 
     )
 
 
+def test_digests_of_states_are_those_of_earlier_versions() -> None:
+    """Stores and verifiers keep digests of states; `State` was the name of the class."""
+    state = PartialAnswer((1,), (2,), (1,), True, "stop")
+    text = "State(prompt=(1,), written=(2,), ends=(1,), done=True, reason='stop')"
+    assert state.digest_text == text
+
+
 def test_a_task_must_say_what_ends_a_step() -> None:
     assert [task_delimiter(family) for family in load_tasks("arithmetic,output")] == [".", "\n"]
     (family,) = load_tasks("arithmetic")

@@ -15,14 +15,8 @@ from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.limits import items_per_task
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.progress import open_progress
-from creditdecoding.cli.render import print_json, write_json
-from creditdecoding.cli.search import (
-    COST_COLUMNS,
-    cost_cells,
-    load_verifier,
-    print_tables,
-    search_table,
-)
+from creditdecoding.cli.render import interval, print_json, report_written, show, table, write_json
+from creditdecoding.cli.search import COST_COLUMNS, COST_NOTE, cost_cells, load_verifier
 from creditdecoding.cli.validate import (
     check_can_plot,
     check_folder,
@@ -34,11 +28,11 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.pav.search.options import CompareConfig
 
-NOTE = (
-    "Sequences: sequence-forwards a problem, those of the verifier included and also in the next "
-    "column. Points: percentage points above the other method at equal sequence-forwards "
-    "(* outside of its budgets, where its end counts). Times: how many times as many the other "
-    "method takes for the same accuracy."
+NOTES = (
+    COST_NOTE,
+    "Points: percentage points above the other method at equal sequence-forwards (* outside of its "
+    "budgets, where its end counts); on average over the forwards at which both were run. Times: "
+    "how many times as many forwards the other method takes for the same accuracy.",
 )
 
 
@@ -111,7 +105,7 @@ def compare(
         print_json(report)
     else:
         _print(report)
-    typer.echo(f"wrote {', '.join(map(str, written))}", err=True)
+    report_written(*written)
 
 
 def _draw(report: Mapping[str, Any], png: Path | None, out: Path) -> Iterator[Path]:
@@ -126,40 +120,43 @@ def _draw(report: Mapping[str, Any], png: Path | None, out: Path) -> Iterator[Pa
 
 
 def _print(report: Mapping[str, Any]) -> None:
-    table = search_table("method", "n", *COST_COLUMNS)
+    rows: list[tuple[str, ...] | None] = []
     for curve in report["curves"]:
         for point in curve["points"]:
-            table.add_row(curve["method"], str(point["n"]), *cost_cells(point))
-        table.add_section()
+            rows.append((curve["method"], str(point["n"]), *cost_cells(point)))
+        rows.append(None)
+    columns = ("method", "n", "against", "points [95 %]", "times [95 %]")
     shares = ", ".join(
         f"{name} {share:.0f} %" for name, share in report["families"].items() if share is not None
     )
-    notes = [NOTE]
-    if shares:
-        notes.append(f"One answer is right: {shares}.")
-    print_tables([table, _against_table(report)], [*notes, *report["words"]])
+    show(
+        table(("method", "n", *COST_COLUMNS), rows),
+        table(columns, _against_rows(report), text_columns=("against",)),
+        *NOTES,
+        *([f"One answer is right: {shares}."] if shares else []),
+    )
 
 
-def _against_table(report: Mapping[str, Any]) -> Any:
-    """Searches against `best_of_n` at equal sequence-forwards."""
-    from rich.text import Text
-
-    from creditdecoding.eval.words import signed
-
-    table = search_table("method", "n", "against", "points [95 %]", "times [95 %]")
+def _against_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, ...] | None]:
+    """Searches against `best_of_n` at equal sequence-forwards, and on average."""
     for pair in report["against"]:
         if pair["measure"] != "sequences" or not pair["baseline"].startswith("best_of_n"):
             continue
+        names = (pair["method"], pair["baseline"])
         for point in pair["points"]:
-            ends = ("never" if end is None else f"{end:.2f}" for end in point["ratio"].values())
-            value, low, high = ends
-            points = signed(point["difference"]) + ("" if point["inside"] else " *")
-            table.add_row(
-                pair["method"],
-                str(point["n"]),
-                pair["baseline"],
-                Text(points),
-                Text(f"{value} [{low}, {high}]"),
+            value, low, high = (
+                "never" if end is None else f"{end:.2f}" for end in point["ratio"].values()
             )
-        table.add_section()
-    return table
+            mark = "" if point["inside"] else " *"
+            points = interval(point["difference"], "+.1f") + mark
+            yield (names[0], str(point["n"]), names[1], points, f"{value} [{low}, {high}]")
+        if pair["range"] is not None:
+            forwards = f"{pair['range']['from']:.0f} to {pair['range']['to']:.0f} forwards"
+            yield (
+                names[0],
+                "",
+                f"{names[1]}, {forwards}",
+                interval(pair["range"]["difference"], "+.1f"),
+                "",
+            )
+        yield None

@@ -1,8 +1,8 @@
 """Collects labels: runs a strategy for many problems at once and stores each finished problem.
 
-    problems = problems_of(lm, load_tasks("arithmetic"), config, generation)
-    with open_store(path, header(lm, "pocket", tasks, problems, ...)) as store:
-        fill(store, lm, problems, config, generation)
+problems = problems_of(lm, load_tasks("arithmetic"), config, generation)
+with open_store(path, header(lm, "pocket", tasks, problems, ...)) as store:
+    fill(store, lm, problems, config, generation)
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def problems_of(
                 problem = make_problem(
                     lm, task, number, item, generation, config.delimiter, config.raw
                 )
-                lm.row(problem.prompt, generation)
+                lm.new_request(problem.prompt, generation)
             problems.append(problem)
     if not problems:
         raise OptionError(

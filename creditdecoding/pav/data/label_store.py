@@ -25,7 +25,7 @@ from creditdecoding.fingerprint import Identity
 from creditdecoding.pav.problems import ProblemKey
 from creditdecoding.pav.sampler import Cost
 from creditdecoding.pav.steps import PartialAnswer
-from creditdecoding.run_dir import append_bytes, json_line, locked_file
+from creditdecoding.run_dir import append_bytes, check_settings, json_line, locked_file
 
 KIND = "pav labels"
 VERSION = 2
@@ -152,7 +152,11 @@ class LabelStore:
         self._path = path
 
     def add(
-        self, key: ProblemKey, labels: Sequence[Label], cost: LabelCost, answers: Sequence[Label] = ()
+        self,
+        key: ProblemKey,
+        labels: Sequence[Label],
+        cost: LabelCost,
+        answers: Sequence[Label] = (),
     ) -> None:
         """Append a problem's labels and answers; after the last problem, the end."""
         assert key not in self.contents.labels
@@ -208,21 +212,13 @@ def open_store(path: Path, header: StoreHeader) -> Iterator[LabelStore]:
 
 
 def _check_same_run(path: Path, old: StoreHeader, new: StoreHeader) -> None:
-    hint = "Choose another file, or the same settings."
-    before, now = (
-        json.loads(json.dumps({**header.settings, "problems": header.problems}))
-        for header in (old, new)
-    )
-    names = (name for name in {**now, **before} if name not in FREE_SETTINGS)
-    different = [name for name in names if now.get(name) != before.get(name)]
-    if different:
-        changes = ", ".join(f"{name} ({before.get(name)!r} there)" for name in different)
-        raise OptionError(
-            f"this store was begun with other settings: {changes}", given=str(path), hint=hint
-        )
+    before, now = ({**header.settings, "problems": header.problems} for header in (old, new))
+    check_settings(path, before, now, FREE_SETTINGS)
     if old.identity.difference(new.identity):
         raise OptionError(
-            "this store was begun with another model or tokenizer", given=str(path), hint=hint
+            "this store was begun with another model or tokenizer",
+            given=str(path),
+            hint="Choose another file, or the same settings.",
         )
 
 

@@ -16,12 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from creditdecoding import run_dir
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.fingerprint import checkpoint_digest, model_identity
 from creditdecoding.lm import LM
-from creditdecoding.options import split_spec, typed
+from creditdecoding.options import parse_values, split_spec
 from creditdecoding.pav.driver import ValueModel
 from creditdecoding.pav.problems import Problem, ProblemKey, make_problem
 from creditdecoding.pav.sampler import Sampler
@@ -31,6 +30,7 @@ from creditdecoding.pav.search.options import KNOBS, SearchConfig
 from creditdecoding.pav.search.result import SearchResult
 from creditdecoding.pav.steps import PartialAnswer, task_delimiter
 from creditdecoding.pav.verifier.model import verifier_folder
+from creditdecoding.run_dir import Key, open_journal
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items
 
 KEY = ("method", "n", "seed", "family", "item")
@@ -108,7 +108,7 @@ class SearchPlan:
         return choose_items(self.tasks, self.split, self.limit)
 
     @property
-    def order(self) -> list[run_dir.Key]:
+    def order(self) -> list[Key]:
         """The keys of all lines of the finished file."""
         return [(*cell, *key) for cell in self.cells for key in self.items]
 
@@ -162,33 +162,44 @@ def parse_method(spec: str, n: int = 1) -> SearchConfig:
         if knob not in known:
             raise unknown_name(f"option of {name}", knob, KNOBS[name])
     budget = {"n": n} if "n" in KNOBS[name] else {}
-    return SearchConfig(name, **budget, **typed(SearchConfig, knobs))
+    return SearchConfig(name, **budget, **parse_values(SearchConfig, knobs))
 
 
 def manifest(plan: SearchPlan, lm: LM) -> dict[str, Any]:
     """What the lines of a folder depend on."""
-    texts = json.dumps([[*key, item.prompt, repr(item.gold)] for key, item in plan.items.items()])
-    engine = {
-        name: value
-        for name, value in vars(plan.engine).items()
-        if name not in NEUTRAL_ENGINE_OPTIONS
-    }
+    settings = search_settings(
+        lm, plan.tasks, plan.items, plan.generation, plan.engine, plan.verifier, plan.outcome
+    )
+    settings["items"] |= {"split": plan.split, "limit": plan.limit}
+    return {**settings, "cells": plan.cells}
+
+
+def search_settings(
+    lm: LM,
+    tasks: Sequence[Task],
+    items: Mapping[ProblemKey, Item],
+    generation: GenerationConfig,
+    engine: EngineConfig,
+    verifier: str = "",
+    outcome: str = "",
+) -> dict[str, Any]:
+    """What the results of searches depend on, apart from their methods."""
+    texts = json.dumps([[*key, item.prompt, repr(item.gold)] for key, item in items.items()])
     identity = model_identity(lm)
     return {
         "kind": "search",
         "model": {"model": identity.model, "tokenizer": identity.tokenizer},
         "behaviour": identity.behaviour,
-        "verifier": plan.verifier and checkpoint_digest(verifier_folder(plan.verifier)),
-        "outcome": plan.outcome and checkpoint_digest(verifier_folder(plan.outcome)),
-        "tasks": {task.name: dict(task.about) for task in plan.tasks},
-        "items": {
-            "split": plan.split,
-            "limit": plan.limit,
-            "texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest(),
+        "verifier": verifier and checkpoint_digest(verifier_folder(verifier)),
+        "outcome": outcome and checkpoint_digest(verifier_folder(outcome)),
+        "tasks": {task.name: dict(task.metadata) for task in tasks},
+        "items": {"texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest()},
+        "generation": dataclasses.asdict(generation),
+        "engine": {
+            name: value
+            for name, value in vars(engine).items()
+            if name not in NEUTRAL_ENGINE_OPTIONS
         },
-        "generation": dataclasses.asdict(plan.generation),
-        "engine": engine,
-        "cells": plan.cells,
     }
 
 
@@ -209,23 +220,21 @@ def run(
     problems = [plan.problems(lm, seed) for seed in range(plan.seeds)]
     for spec, n, seed in plan.cells:
         check_search(_search_config(spec, n), problems[seed], sampler)
-    with run_dir.open_run(folder, manifest(plan, lm), "cells"):
-        records = run_dir.read_records(folder, KEY)
+    with open_journal(folder, manifest(plan, lm), KEY, "cells") as journal:
+        records = journal.read()
         done = sum(key in records for key in plan.order)
         tick = on_start(done, len(plan.order)) if on_start is not None else None
-        with run_dir.record_writer(folder, 0) as append:
+        with journal.writer() as append:
             for cell in plan.cells:
                 missing = [
-                    problem
-                    for problem in problems[cell[2]]
-                    if (*cell, *problem.key) not in records
+                    problem for problem in problems[cell[2]] if (*cell, *problem.key) not in records
                 ]
                 for record in _run_cell(cell, missing, sampler, value_model, outcome_model):
                     append(record)
                     if tick is not None:
                         tick()
-        records = run_dir.read_records(folder, KEY)
-        run_dir.finalize(folder, records, plan.order)
+        records = journal.read()
+        journal.finalize(records, plan.order)
         return [records[key] for key in plan.order]
 
 

@@ -29,7 +29,8 @@ def charged(search: Search[SearchResult]) -> Search[SearchResult]:
         try:
             request = search.send(reply)
         except StopIteration as stop:
-            return replace(stop.value, spent=Spent(policy, verifier))
+            result: SearchResult = stop.value
+            return replace(result, spent=Spent(policy, verifier))
         reply = yield request
         if isinstance(request, Sample):
             policy += policy_cost(reply)

@@ -1,10 +1,10 @@
 """Search at test time, by name: a beam over steps under a verifier, and its baselines.
 
-    config = SearchConfig("beam", n=4)
-    problem = Problem(tuple(lm.encode("...")), delimiter=".")
-    sampler = Sampler(lm, GenerationConfig(temperature=1.0))
-    for index, result in search(config, [problem], sampler, verifier):
-        print(lm.words.decode(result.answer.state.written), result.spent.sequences)
+config = SearchConfig("beam", n=4)
+problem = Problem(tuple(lm.encode("...")), delimiter=".")
+sampler = Sampler(lm, GenerationConfig(temperature=1.0))
+for index, result in search(config, [problem], sampler, verifier):
+    print(lm.vocab.decode(result.answer.state.written), result.spent.sequences)
 """
 
 from __future__ import annotations

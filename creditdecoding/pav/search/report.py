@@ -103,7 +103,7 @@ def _cost(values: FloatArray, measure: str) -> FloatArray:
 
 @dataclass(frozen=True)
 class PoolMethod:
-    """A curve that is read from pools: its name, the method's spec, the column with Q^pi, if any."""
+    """A curve that is read from pools: its name, its spec, and the column with Q^pi."""
 
     name: str
     spec: str
@@ -120,9 +120,7 @@ def _pool_methods(plan: SearchPlan) -> Iterator[PoolMethod]:
             yield PoolMethod(spec, spec, "verifier" if scored else "")
 
 
-def search_curves(
-    plan: SearchPlan, records: Iterable[Mapping[str, Any]]
-) -> list[SearchCurve]:
+def search_curves(plan: SearchPlan, records: Iterable[Mapping[str, Any]]) -> list[SearchCurve]:
     """The curves of a run's lines."""
     pool_methods = list(_pool_methods(plan))
     budgets = dict.fromkeys(plan.searches, plan.step_budgets)

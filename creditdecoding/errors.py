@@ -90,12 +90,12 @@ class MissingExtraError(CreditError):
         )
 
 
-def short_repr(value: object) -> str:
-    """The `repr` of a caller's value, cut where it is long."""
+def short_repr(value: object, limit: int = MAX_SHOWN) -> str:
+    """The `repr` of a value, cut after `limit` characters."""
     text = repr(value)
-    if len(text) <= MAX_SHOWN:
+    if len(text) <= limit:
         return text
-    return f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
+    return f"{text[:limit]}... ({len(text)} characters)"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,11 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ModelGeometry:
-    """What a loop must know of a network's geometry.
+    """What a decoding loop must know of a network.
 
-    `causal_block`, `logit_shift` as in `ModelConfig`; `keeps`: the network can keep keys and values
-    between passes, and is told the
-    positions of its tokens and which of them see which.
+    `causal_block` and `logit_shift` are as in `ModelConfig`. A network that `supports_kv_cache`
+    takes the positions of its tokens, an attention mask and layer caches.
     """
 
     causal_block: int | None = None
@@ -24,11 +24,12 @@ class ModelGeometry:
 
 
 class LayerCache(NamedTuple):
-    """One layer's part of a pass: buffers [slots, kv_heads, columns + 1, dim], rows' slots, and the
-    column of every computed position.
+    """One layer's part of a pass.
 
-    The last column takes what padding computes and is never attended to; `seen` columns are. `run`:
-    the slots, if they follow each other.
+    `keys` and `values` are buffers [slots, kv_heads, columns + 1, dim] whose last column takes what
+    padding computes. `slots` [rows] are those of the rows in the pass, `slot_range` the same as a
+    slice if they are consecutive, `columns` [rows, computed] where each computed position is
+    stored. The first `visible` columns are attended to.
     """
 
     keys: Tensor
@@ -39,28 +40,26 @@ class LayerCache(NamedTuple):
     slot_range: slice | None
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [rows, kv_heads, computed, dim] in place and return all that is seen, [rows,
-        kv_heads, seen, dim].
+        """Store [rows, kv_heads, computed, dim] and return all visible keys and values.
 
-        What is given beyond the columns (shadows) is not written; it comes back behind what is
-        seen.
+        Positions beyond the columns (those of leave-one-out rows) are not stored but appended to
+        what is returned.
         """
-        count = self.columns.shape[1]
-        self.keys[self.slots[:, None], :, self.columns] = k[:, :, :count].transpose(1, 2)
-        self.values[self.slots[:, None], :, self.columns] = v[:, :, :count].transpose(1, 2)
-        at = self.slots if self.slot_range is None else self.slot_range  # a run is a view, no copy
-        keys, values = self.keys[at, :, : self.visible], self.values[at, :, : self.visible]
-        if k.shape[2] == count:
-            return keys, values
-        return torch.cat((keys, k[:, :, count:]), dim=2), torch.cat(
-            (values, v[:, :, count:]), dim=2
-        )
+        stored = self.columns.shape[1]
+        rows = self.slots[:, None]
+        self.keys[rows, :, self.columns] = k[:, :, :stored].transpose(1, 2)
+        self.values[rows, :, self.columns] = v[:, :, :stored].transpose(1, 2)
+        slots = self.slots if self.slot_range is None else self.slot_range  # a slice copies nothing
+        keys = self.keys[slots, :, : self.visible]
+        values = self.values[slots, :, : self.visible]
+        if k.shape[2] > stored:
+            keys = torch.cat((keys, k[:, :, stored:]), dim=2)
+            values = torch.cat((values, v[:, :, stored:]), dim=2)
+        return keys, values
 
 
 class KVCache:
-    """Preallocated keys and values of every layer; a row owns a slot while it runs. The one mutable
-    thing between passes.
-    """
+    """Preallocated keys and values of every layer. Each running request owns a slot."""
 
     def __init__(
         self,
@@ -70,75 +69,75 @@ class KVCache:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.layers, self.kv_heads, self.dim, self.device, self.dtype = (
-            num_layers,
-            kv_heads,
-            head_dim,
-            device,
-            dtype,
-        )
+        self.num_layers = num_layers
+        self.kv_heads = kv_heads
+        self.head_dim = head_dim
+        self.device = device
+        self.dtype = dtype
         self.buffers: list[tuple[Tensor, Tensor]] = []
-        self.slots, self.columns = 0, 0
+        self.slots = 0
+        self.columns = 0
 
     def reserve(self, slots: int, columns: int) -> None:
-        """Make room for `slots` rows of `columns` positions; what is stored stays."""
-        if slots <= self.slots and columns <= self.columns:
-            return
-        self.resize(max(slots, self.slots), max(columns, self.columns))
+        """Make room for at least `slots` requests of `columns` positions; contents stay."""
+        if slots > self.slots or columns > self.columns:
+            self.resize(max(slots, self.slots), max(columns, self.columns))
 
     def resize(self, slots: int, columns: int) -> None:
-        """Hold `slots` rows of `columns` positions, no more; of what is stored, that part stays."""
-        rows, width = self.slots, self.columns = (
-            min(slots, self.slots),
-            min(columns, self.columns),
-        )  # holds if memory runs out half-way
-        for layer in range(self.layers):
-            pair = [
-                torch.zeros(
-                    slots,
-                    self.kv_heads,
-                    columns + 1,
-                    self.dim,
-                    device=self.device,
-                    dtype=self.dtype,
-                )
-                for _ in range(2)
-            ]
+        """Make room for exactly `slots` requests of `columns` positions; contents that fit stay."""
+        kept_slots = min(slots, self.slots)
+        kept_columns = min(columns, self.columns)
+        # If memory runs out half-way, the buffers have at least this size.
+        self.slots, self.columns = kept_slots, kept_columns
+        shape = (slots, self.kv_heads, columns + 1, self.head_dim)
+        for layer in range(self.num_layers):
+            keys = torch.zeros(shape, device=self.device, dtype=self.dtype)
+            values = torch.zeros(shape, device=self.device, dtype=self.dtype)
             if layer == len(self.buffers):
-                self.buffers.append((pair[0], pair[1]))
-            for new, old in zip(pair, self.buffers[layer]):
-                new[:rows, :, :width] = old[:rows, :, :width]
-            self.buffers[layer] = (pair[0], pair[1])
+                self.buffers.append((keys, values))
+            old_keys, old_values = self.buffers[layer]
+            keys[:kept_slots, :, :kept_columns] = old_keys[:kept_slots, :, :kept_columns]
+            values[:kept_slots, :, :kept_columns] = old_values[:kept_slots, :, :kept_columns]
+            self.buffers[layer] = (keys, values)
         self.slots, self.columns = slots, columns
 
     def copy_slots(self, old: int | list[int], new: int | list[int]) -> None:
-        """Copy what slot `old` holds to slot `new`, or each of several to its own."""
-        for pair in self.buffers:
-            for x in pair:
-                x[new] = x[old]
+        """Copy slot `old` to slot `new`, or several to as many."""
+        for buffer in self._tensors():
+            buffer[new] = buffer[old]
 
     def clear_slot(self, slot: int) -> None:
-        """Forget what a slot holds: numbers that are none must not meet the next row, whose mask
-        would not keep them out.
-        """
-        for pair in self.buffers:
-            for x in pair:
-                x[slot] = 0
+        """Zero a slot: a NaN would leak into the next request even through the mask."""
+        for buffer in self._tensors():
+            buffer[slot] = 0
 
-    def layer_caches(self, slots: list[int], columns: Tensor, seen: int) -> list[LayerCache]:
-        """Every layer's part of a pass over rows in `slots`; `columns` [rows, computed], -1 where a
-        position is padding.
+    def layer_caches(self, slots: list[int], columns: Tensor, visible: int) -> list[LayerCache]:
+        """Every layer's part of a pass over the requests in `slots`.
+
+        `columns` [rows, computed] holds -1 for padding; the first `visible` columns are attended
+        to.
         """
-        at = torch.tensor(slots, device=self.device)
-        where = torch.where(columns < 0, self.columns, columns).to(self.device)
-        run = slice(slots[0], slots[0] + len(slots))
-        follow = slots == list(range(run.start, run.stop))
+        columns = torch.where(columns < 0, self.columns, columns).to(self.device)
+        slot_range = slice(slots[0], slots[0] + len(slots))
+        consecutive = slots == list(range(slot_range.start, slot_range.stop))
+        slot_index = torch.tensor(slots, device=self.device)
         return [
-            LayerCache(keys, values, at, where, seen, run if follow else None)
+            LayerCache(
+                keys=keys,
+                values=values,
+                slots=slot_index,
+                columns=columns,
+                visible=visible,
+                slot_range=slot_range if consecutive else None,
+            )
             for keys, values in self.buffers
         ]
 
     @property
     def nbytes(self) -> int:
-        """Memory held."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self.buffers)
+        """Bytes allocated."""
+        return sum(buffer.nbytes for buffer in self._tensors())
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for pair in self.buffers:
+            yield from pair

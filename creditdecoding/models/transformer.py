@@ -1,9 +1,8 @@
-"""THE transformer: one network for every family, configured by data.
+"""The transformer: one network for every family, configured by `ModelConfig`.
 
-Pre-norm, RMSNorm, SwiGLU or mixture of experts, rotary embedding (all of a head or its first
-dimensions), grouped-query attention with or
-without biases and per-head norms, full or block-causal, tied or untied head, logits shifted by one
-or not, no timestep input.
+Pre-norm with RMSNorm; SwiGLU or mixture of experts; rotary embedding of a head or its first
+dimensions; grouped-query attention with or without biases and per-head norms, full or block-causal;
+tied or untied head; logits shifted by one or not. There is no timestep input.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from creditdecoding.models.moe import MoE, SwiGLU
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm: float32 inside, cast back, then times the weight (the order the
-    released weights expect).
+    """Root-mean-square norm in float32, cast back before it is multiplied by the weight.
+
+    Released weights expect this order.
     """
 
     def __init__(self, size: int, eps: float) -> None:
@@ -30,57 +30,55 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*any size"]) -> Float[Tensor, "*any size"]:
-        wide = x.float()
-        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(
-            x.dtype
-        )
+        exact = x.float()
+        scale = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * (exact * scale).to(x.dtype)
 
 
 def rope_table(
     positions: Int[Tensor, "*rows length"], dim: int, theta: float
 ) -> tuple[Float[Tensor, "*rows length dim"], Float[Tensor, "*rows length dim"]]:
     """Cosine and sine of the rotary embedding in float32, rotate-half layout."""
-    inverse = theta ** (
-        -torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
-    )
-    angle = positions[..., None].float() * inverse
-    angle = torch.cat((angle, angle), dim=-1)
-    return angle.cos(), angle.sin()
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
+    angles = positions[..., None].float() * theta**-exponents
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
 
 
 def rotate(
     x: Float[Tensor, "rows heads length dim"], cos: Tensor, sin: Tensor
 ) -> Float[Tensor, "rows heads length dim"]:
-    """Apply the rotary embedding to the first dimensions, as many as `cos`, `sin` [length, some] or
-    [rows, 1, length, some] have.
+    """Apply the rotary embedding to the first dimensions of each head.
+
+    `cos` and `sin` are [length, rotated] or [rows, 1, length, rotated].
     """
-    turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
-    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
+    rotated, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    first, second = rotated.chunk(2, dim=-1)
+    rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward (or experts), each behind a norm and a residual."""
+    """Attention and feed-forward (or experts), each with a norm before and a residual around it."""
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
-        size, dim, bias = config.hidden_size, config.head_dim, config.qkv_bias
+        size, head_dim = config.hidden_size, config.head_dim
+        q_size, kv_size = config.num_heads * head_dim, config.num_kv_heads * head_dim
         self.config = config
         self.attn_norm = RMSNorm(size, config.rms_norm_eps)
-        self.q = nn.Linear(size, config.num_heads * dim, bias=bias)
-        self.k = nn.Linear(size, config.num_kv_heads * dim, bias=bias)
-        self.v = nn.Linear(size, config.num_kv_heads * dim, bias=bias)
-        self.q_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
-        self.o = nn.Linear(config.num_heads * dim, size, bias=False)
+        self.q = nn.Linear(size, q_size, bias=config.qkv_bias)
+        self.k = nn.Linear(size, kv_size, bias=config.qkv_bias)
+        self.v = nn.Linear(size, kv_size, bias=config.qkv_bias)
+        self.q_norm = RMSNorm(head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.o = nn.Linear(q_size, size, bias=False)
         self.ff_norm = RMSNorm(size, config.rms_norm_eps)
-        dense = config.moe is None or index < config.moe.dense_layers
-        self.mlp: nn.Module = (
-            SwiGLU(size, config.intermediate_size)
-            if dense or config.moe is None
-            else MoE(size, config.moe)
-        )
+        self.mlp: nn.Module
+        if config.moe is None or index < config.moe.dense_layers:
+            self.mlp = SwiGLU(size, config.intermediate_size)
+        else:
+            self.mlp = MoE(size, config.moe)
 
     def forward(
         self,
@@ -92,65 +90,61 @@ class Layer(nn.Module):
         cache: LayerCache | None = None,
     ) -> Tensor:
         rows, length, _ = x.shape
-        h = self.attn_norm(x)
-        q, k, v = (
-            p(h).view(rows, length, -1, self.config.head_dim).transpose(1, 2)
-            for p in (self.q, self.k, self.v)
-        )
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if self.config.rope_full_precision:
-            q, k = rotate(q.float(), cos, sin).to(v.dtype), rotate(k.float(), cos, sin).to(v.dtype)
-        else:
-            q, k = (
-                rotate(q, cos.to(v.dtype), sin.to(v.dtype)),
-                rotate(k, cos.to(v.dtype), sin.to(v.dtype)),
-            )
+        q, k, v = self._project(self.attn_norm(x), cos, sin)
         if cache is not None:
             k, v = cache.update(k, v)
         mixed = attention(q, k, v, attention_mask, backend)
         x = x + self.o(mixed.transpose(1, 2).reshape(rows, length, -1))
         return torch.add(x, self.mlp(self.ff_norm(x)))
 
+    def _project(self, h: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, rotated, and values, each [rows, heads, length, head_dim]."""
+        heads_last = (*h.shape[:2], -1, self.config.head_dim)
+        q = self.q(h).view(heads_last).transpose(1, 2)
+        k = self.k(h).view(heads_last).transpose(1, 2)
+        v = self.v(h).view(heads_last).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.config.rope_full_precision:
+            q = rotate(q.float(), cos, sin).to(v.dtype)
+            k = rotate(k.float(), cos, sin).to(v.dtype)
+        else:
+            cos, sin = cos.to(v.dtype), sin.to(v.dtype)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        return q, k, v
+
 
 class Transformer(nn.Module):
-    """Token ids in, logits of the asked positions out."""
+    """Maps token ids to logits at chosen positions."""
 
     def __init__(self, config: ModelConfig, attention_backend: str = "sdpa") -> None:
         super().__init__()
-        self.config, self.attention_backend = config, attention_backend
+        self.config = config
+        self.attention_backend = attention_backend
         self.embed = nn.Embedding(config.embedding_rows, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head = (
-            None
-            if config.tie_embeddings
-            else nn.Linear(config.hidden_size, config.embedding_rows, bias=False)
-        )
+        self.head = None
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.hidden_size, config.embedding_rows, bias=False)
 
     @property
     def geometry(self) -> ModelGeometry:
-        """What the loop must know of this network."""
+        """What a decoding loop must know of this network."""
         return ModelGeometry(
             self.config.causal_block, self.config.logit_shift, supports_kv_cache=True
         )
 
     def compile_layers(self, dynamic: bool) -> None:
-        """torch.compile layer by layer: all layers share one compiled graph (a shape, unless
-        `dynamic`).
-        """
+        """torch.compile each layer: all share one graph, or one per shape unless `dynamic`."""
         for layer in self.layers:
             layer.compile(dynamic=dynamic)
 
     def new_cache(self) -> KVCache:
-        """An empty store for keys and values, where the weights are and in their type."""
-        weight = self.norm.weight
+        """An empty cache with the device and dtype of the weights."""
+        config, weight = self.config, self.norm.weight
         return KVCache(
-            self.config.num_layers,
-            self.config.num_kv_heads,
-            self.config.head_dim,
-            weight.device,
-            weight.dtype,
+            config.num_layers, config.num_kv_heads, config.head_dim, weight.device, weight.dtype
         )
 
     def forward(
@@ -161,23 +155,21 @@ class Transformer(nn.Module):
         positions: Int[Tensor, "rows length"] | None = None,
         caches: list[LayerCache] | None = None,
     ) -> Float[Tensor, "n vocab"]:
-        """Logits for the positions `read` = (row indices, column indices); the head runs on these
-        alone.
+        """Logits at `logit_positions` = (row indices, column indices); the head runs on these only.
 
-        `allowed` is True where a query sees a key (1 in place of `queries`: the same for all),
-        `None` for all keys; the
-        pattern of a block-causal model comes on top. `positions` are the rotary positions, 0, 1, 2,
-        ... unless given. With `stores`
-        (see `KVCache.view`) `tokens` are the positions to compute, and the keys are all positions
-        0, 1, 2, ... that are seen; tokens
-        beyond the stores' columns are not kept, and their keys come last.
+        `attention_mask` is True where a query sees a key; size 1 in place of `queries` serves all,
+        None lets every query see every key. Block-causal models apply their pattern in addition.
+        `positions` are the rotary positions, by default 0, 1, 2, ...
+
+        With `caches` (see `KVCache.layer_caches`) only `tokens` are computed and the keys are all
+        visible positions 0, 1, 2, ...; tokens beyond the caches' columns are not stored and their
+        keys come last.
         """
         row, column = logit_positions
         if self.config.logit_shift:
             column = (column - 1).clamp(min=0)
-        return self.logits(
-            self.hidden_states(tokens, attention_mask, positions, caches)[row, column]
-        )
+        hidden = self.hidden_states(tokens, attention_mask, positions, caches)
+        return self.logits(hidden[row, column])
 
     def hidden_states(
         self,
@@ -187,57 +179,59 @@ class Transformer(nn.Module):
         caches: list[LayerCache] | None = None,
         extra_embeddings: Tensor | None = None,
     ) -> Float[Tensor, "rows length hidden"]:
-        """Hidden states after the last layer, before the final norm; `added` [rows, length, hidden]
-        goes to the embeddings.
+        """Hidden states after the last layer, before the final norm.
+
+        `extra_embeddings` [rows, length, hidden] are added to the token embeddings.
         """
-        at = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
-        turns = at if positions is None else at[:, None]
+        config = self.config
+        if positions is None:
+            positions = rotary_positions = torch.arange(tokens.shape[1], device=tokens.device)
+        else:
+            rotary_positions = positions[:, None]  # one table for all heads
         cos, sin = rope_table(
-            turns, self.config.rotary_dim or self.config.head_dim, self.config.rope_theta
+            rotary_positions, config.rotary_dim or config.head_dim, config.rope_theta
         )
-        if self.config.causal_block is not None:
-            keys = at
-            if caches is not None:
-                stored = torch.arange(caches[0].visible, device=tokens.device).expand(
-                    *at.shape[:-1], -1
-                )
-                keys = torch.cat((stored, at[..., caches[0].columns.shape[1] :]), dim=-1)
-            pattern = block_causal_mask(at, keys, self.config.causal_block)
+        if config.causal_block is not None:
+            keys = _key_positions(positions, caches)
+            pattern = block_causal_mask(positions, keys, config.causal_block)
             attention_mask = pattern if attention_mask is None else pattern & attention_mask
-        x: Tensor = (
-            self.embed(tokens)
-            if extra_embeddings is None
-            else self.embed(tokens) + extra_embeddings
-        )
+        x: Tensor = self.embed(tokens)
+        if extra_embeddings is not None:
+            x = x + extra_embeddings
         for index, layer in enumerate(self.layers):
-            x = layer(
-                x,
-                cos,
-                sin,
-                attention_mask,
-                self.attention_backend,
-                None if caches is None else caches[index],
-            )
+            cache = None if caches is None else caches[index]
+            x = layer(x, cos, sin, attention_mask, self.attention_backend, cache)
         return x
 
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
         """Final norm and language-model head, for hidden states of any leading shape."""
         table = self.embed.weight if self.head is None else self.head.weight
-        found: Tensor = F.linear(self.norm(hidden), table)
-        return found
+        logits: Tensor = F.linear(self.norm(hidden), table)
+        return logits
+
+
+def _key_positions(positions: Tensor, caches: list[LayerCache] | None) -> Tensor:
+    """Positions of the keys: the visible columns, then the tokens that are not stored."""
+    if caches is None:
+        return positions
+    columns = torch.arange(caches[0].visible, device=positions.device)
+    not_stored = positions[..., caches[0].columns.shape[1] :]
+    return torch.cat((columns.expand(*positions.shape[:-1], -1), not_stored), dim=-1)
 
 
 @torch.no_grad()
 def init_weights(model: Transformer, generator: torch.Generator) -> None:
-    """Normal initialisation: 0.02 for embeddings, 1/sqrt(fan-in) for matrices, smaller where they
-    write to the residual.
+    """Initialise with normal weights: 0.02 for embeddings, 1/sqrt(fan-in) for matrices.
+
+    Matrices that write to the residual are scaled by 1/sqrt(2 layers); norms are 1, biases 0.
     """
-    depth = (2 * model.config.num_layers) ** -0.5
+    residual_scale = (2 * model.config.num_layers) ** -0.5
     for name, weight in model.named_parameters():
         if weight.dim() == 1:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
         elif name.startswith(("embed", "head")):
             weight.normal_(0.0, 0.02, generator=generator)
         else:
-            scale = depth if name.endswith(("o.weight", "down.weight", "mlp.down")) else 1.0
+            writes_residual = name.endswith(("o.weight", "down.weight", "mlp.down"))
+            scale = residual_scale if writes_residual else 1.0
             weight.normal_(0.0, scale * weight.shape[-1] ** -0.5, generator=generator)

@@ -1,34 +1,27 @@
-"""Streams safetensors into a model, each tensor to its place, and writes them back; strict in both
-directions.
+"""Loads safetensors into a model tensor by tensor, and writes them back; strict in both directions.
 
-A family says where tensors land with a rename table: our parameter's pattern -> where it comes
-from. `{n}` is the layer on both
-sides. Patterns of parameters that a model does not have are not looked at, so one table serves
-dense and expert layers.
+A family describes its files with a rename table: pattern of our parameter -> released tensors that
+fill it. `{n}` is the layer on both sides. Patterns of parameters that a model lacks are ignored, so
+one table serves dense and expert layers.
 
     RENAME = {
         # the released tensor is the parameter
         "layers.{n}.o.weight": "model.layers.{n}.attention.dense.weight",
-        # one released tensor holds the rows of several parameters, one below the other (LLaDA2: all
-        Q heads, all K, all V)
-        **stacked("model.layers.{n}.attention.query_key_value.weight", "layers.{n}.q.weight",
-        "layers.{n}.k.weight", "layers.{n}.v.weight"),
-        # one parameter is filled by several released tensors; of several layouts the checkpoint has
-        one
+        # one released tensor holds the rows of several parameters (LLaDA2: Q, then K, then V)
+        **stacked("model.layers.{n}.attention.query_key_value.weight",
+                  "layers.{n}.q.weight", "layers.{n}.k.weight", "layers.{n}.v.weight"),
+        # several released tensors fill one parameter; a checkpoint has one of several layouts
         **experts("model.layers.{n}.mlp.experts"),
     }
 
-Both helpers only write `Part`s, the one description there is:
-`Part("...experts.{j}.up_proj.weight", share=(1, 2))` is the second
-half of the rows of our parameter at index `j` (`{j}`: one released tensor an index of our first
-axis), `Part(name, stack=(...))` is
-those rows of a released tensor that belong to us. A tuple lists every tensor that may fill some of
-the parameter. Whatever the
-table allows, every element of every parameter and stored buffer must be filled exactly once, and
-every released tensor be used:
-this, names and shapes are checked on the files' headers before any weight is read. Parameters take
-the asked dtype, buffers keep
-their own (a router's bias stays float32).
+Both helpers write `Part`s. `Part("...experts.{j}.up_proj.weight", share=(1, 2))` is the second half
+of the rows of our parameter at index `j` (`{j}`: one released tensor for each index of our first
+axis); `Part(name, stack=(...))` is our rows of a released tensor. A tuple lists every tensor that
+may fill some of the parameter.
+
+Every element of every parameter and persistent buffer must be filled exactly once, and every
+released tensor be used. This, names and shapes are checked on the files' headers before any weight
+is read. Parameters take the requested dtype, buffers keep theirs (a router's bias is float32).
 """
 
 from __future__ import annotations
@@ -43,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -51,28 +45,28 @@ from creditdecoding.checkpoint import shards
 from creditdecoding.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes read so far and the bytes there are."""
+"""Called with the bytes read so far and the bytes in all."""
 
 Transform = Callable[[str, Tensor], Tensor]
-"""Called with our name of a parameter and its weight."""
+"""Called with the name of a complete parameter and its weight; returns what replaces it."""
 
 WINDOW = 256 * 2**20
 """Bytes of a file that are mapped at a time."""
 
-
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Names that safetensors gives to the dtypes read here."""
+"""The dtypes that can be read, by safetensors' names."""
+
+MISMATCH = "config.json and weights do not belong together."
 
 
 @dataclass(frozen=True)
 class Part:
     """A released tensor that fills some of a parameter.
 
-    `name` may hold `{j}`: then there is one such tensor for each index of our first axis. It fills
-    the `share[0]`-th of
-    `share[1]` equal parts of our rows; rows are the axis before the last (the only one of a
-    vector). With `stack`, the tensor
-    holds the rows of these parameters of ours, in this order, and ours are taken.
+    If `name` holds `{j}` there is one such tensor for each index of our first axis. It fills the
+    `share[0]`-th of `share[1]` equal parts of our rows, where rows are the axis before the last
+    (the only one of a vector). With `stack`, the tensor holds the rows of these parameters of ours,
+    in this order, and ours are taken.
     """
 
     name: str
@@ -83,29 +77,32 @@ class Part:
 Rename = Mapping[str, str | Part | tuple[str | Part, ...]]
 
 
-def stacked(name: str, *ours: str) -> dict[str, Part]:
-    """Table entries for a released tensor that holds the rows of several of our parameters, in this
-    order.
-    """
-    return {each: Part(name, stack=ours) for each in ours}
+def stacked(released: str, *parameters: str) -> dict[str, Part]:
+    """Table entries for a released tensor that holds the rows of `parameters`, in this order."""
+    return {parameter: Part(released, stack=parameters) for parameter in parameters}
 
 
-def experts(released: str, ours: str = "layers.{n}.mlp") -> dict[str, tuple[str | Part, ...]]:
-    """Table entries for the experts below `released`: one by one, merged by training tools, or as
-    transformers 5 writes them.
+def experts(released: str, parameters: str = "layers.{n}.mlp") -> dict[str, tuple[str | Part, ...]]:
+    """Table entries for the experts under the name `released`, in any of three layouts.
+
+    They are separate tensors, merged by training tools, or as transformers 5 writes them.
     """
-    halves = (("gate", (0, 2)), ("up", (1, 2)))
-    one_by_one = [Part(f"{released}.{{j}}.{half}_proj.weight", share) for half, share in halves]
-    merged = [Part(f"{released}.{half}_proj", share) for half, share in halves]
+    gate, up = (0, 2), (1, 2)
     return {
-        f"{ours}.gate_up": (*one_by_one, *merged, f"{released}.gate_up_proj"),
-        f"{ours}.down": (f"{released}.{{j}}.down_proj.weight", f"{released}.down_proj"),
+        f"{parameters}.gate_up": (
+            Part(f"{released}.{{j}}.gate_proj.weight", gate),
+            Part(f"{released}.{{j}}.up_proj.weight", up),
+            Part(f"{released}.gate_proj", gate),
+            Part(f"{released}.up_proj", up),
+            f"{released}.gate_up_proj",
+        ),
+        f"{parameters}.down": (f"{released}.{{j}}.down_proj.weight", f"{released}.down_proj"),
     }
 
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a weight file says about one tensor before it is read."""
+    """File, dtype and shape of a tensor that was not read yet."""
 
     file: Path
     dtype: str
@@ -119,38 +116,37 @@ class TensorHeader:
 
 @dataclass(frozen=True)
 class Placement:
-    """A released tensor of shape `shape`: its `rows` go to `place` of our tensor `ours`."""
+    """`rows` of a released tensor of shape `shape` fill `index` of our tensor `parameter`."""
 
-    ours: str
-    place: tuple[int | slice, ...]
+    parameter: str
+    index: tuple[int | slice, ...]
     rows: slice
     shape: tuple[int, ...]
 
 
 def read_headers(paths: list[Path]) -> dict[str, TensorHeader]:
-    """Every tensor of the weight files with its shape and dtype, nothing else read. Raises
-    `CheckpointError`.
-    """
-    found: dict[str, TensorHeader] = {}
+    """The header of every tensor in the weight files. Raises `CheckpointError`."""
+    headers: dict[str, TensorHeader] = {}
     for path in paths:
         with _open(path) as file:
             for name in list(file.keys()):
-                if name in found:
+                if name in headers:
                     raise CheckpointError(
                         f"{name} is in two files",
-                        given=[found[name].file.name, path.name],
+                        given=[headers[name].file.name, path.name],
                         hint="Remove one of them.",
                     )
                 view = file.get_slice(name)
-                found[name] = TensorHeader(path, view.get_dtype(), tuple(view.get_shape()))
-                if found[name].dtype not in DTYPES:
+                header = TensorHeader(path, view.get_dtype(), tuple(view.get_shape()))
+                if header.dtype not in DTYPES:
                     raise CheckpointError(
-                        f"{name} is quantised or no weight at all",
-                        given=found[name].dtype,
+                        f"{name} is quantised or not a weight",
+                        given=header.dtype,
                         allowed=", ".join(DTYPES),
-                        hint="Use the release in bfloat16; quantize int8 makes smaller weights while loading.",
+                        hint="Use the bfloat16 release; quantize int8 saves memory while loading.",
                     )
-    return found
+                headers[name] = header
+    return headers
 
 
 def _open(path: Path) -> Any:
@@ -165,58 +161,59 @@ def _open(path: Path) -> Any:
 
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor that a checkpoint of `model` must fill: parameters and persistent buffers."""
-    found: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    return found
+    tensors: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    return tensors
 
 
 def placements(shapes: Mapping[str, tuple[int, ...]], rename: Rename) -> dict[str, list[Placement]]:
-    """Released tensor name -> where it may land, for tensors of ours with these `shapes`."""
-    found: dict[str, list[Placement]] = {}
-    for ours, shape in shapes.items():
-        n, pattern = _pattern(ours)
-        given = rename[pattern]
-        for each in given if isinstance(given, tuple) else (given,):
-            part = Part(each) if isinstance(each, str) else each
-            heights = [shapes[name.format(n=n)][0] for name in part.stack]
+    """Name of each released tensor -> where it may go, for tensors of ours with these `shapes`."""
+    table: dict[str, list[Placement]] = {}
+    for parameter, shape in shapes.items():
+        layer, pattern = _layer_and_pattern(parameter)
+        sources = rename[pattern]
+        for source in sources if isinstance(sources, tuple) else (sources,):
+            part = Part(source) if isinstance(source, str) else source
+            heights = [shapes[name.format(n=layer)][0] for name in part.stack]
             for j in range(shape[0]) if "{j}" in part.name else (None,):
-                landing = _landing(ours, shape, j, part, heights)
-                found.setdefault(part.name.format(n=n, j=j), []).append(landing)
-    return found
+                placement = _placement(parameter, shape, j, part, heights)
+                table.setdefault(part.name.format(n=layer, j=j), []).append(placement)
+    return table
 
 
-def _pattern(ours: str) -> tuple[str, str]:
-    """Layer and table key of one of our names."""
-    match = re.match(r"layers\.(\d+)\.", ours)
-    return (match[1], "layers.{n}." + ours[match.end() :]) if match else ("", ours)
+def _layer_and_pattern(parameter: str) -> tuple[str, str]:
+    """`layers.3.o.weight` -> ("3", "layers.{n}.o.weight")."""
+    match = re.match(r"layers\.(\d+)\.", parameter)
+    if match is None:
+        return "", parameter
+    return match[1], "layers.{n}." + parameter[match.end() :]
 
 
-def _landing(
-    ours: str, shape: tuple[int, ...], j: int | None, part: Part, heights: list[int]
+def _placement(
+    parameter: str, shape: tuple[int, ...], j: int | None, part: Part, heights: list[int]
 ) -> Placement:
-    inner = shape if j is None else shape[1:]
+    """Where `part` goes; `heights` are the numbers of rows in its stack."""
+    leading = () if j is None else (j,)
+    inner = shape[len(leading) :]
     axis = max(len(inner) - 2, 0)
-    index, count = part.share
-    step = inner[axis] // count
-    assert step * count == inner[axis], (
-        f"{part.name}: {inner[axis]} rows do not fall into {count} parts"
-    )
-    place = (
-        *(() if j is None else (j,)),
-        *([slice(None)] * axis),
-        slice(index * step, (index + 1) * step),
-    )
+    number, count = part.share
+    step, rest = divmod(inner[axis], count)
+    assert rest == 0, f"{part.name}: {inner[axis]} rows cannot be split into {count} parts"
+    share = slice(number * step, (number + 1) * step)
+    index = (*leading, *[slice(None)] * axis, share)
     if not part.stack:
-        return Placement(ours, place, slice(None), (*inner[:axis], step, *inner[axis + 1 :]))
-    assert axis == 0 and j is None, "rows are stacked in matrices and vectors only"
-    above = sum(heights[: part.stack.index(_pattern(ours)[1])])
-    return Placement(ours, place, slice(above, above + step), (sum(heights), *inner[1:]))
+        return Placement(parameter, index, slice(None), (*inner[:axis], step, *inner[axis + 1 :]))
+    assert axis == 0 and j is None, "only matrices and vectors can be stacked"
+    position = part.stack.index(_layer_and_pattern(parameter)[1])
+    above = sum(heights[:position])
+    return Placement(parameter, index, slice(above, above + step), (sum(heights), *inner[1:]))
 
 
 def check_weights(
-    model: nn.Module, found: Mapping[str, TensorHeader], rename: Rename
+    model: nn.Module, headers: Mapping[str, TensorHeader], rename: Rename
 ) -> dict[str, list[Placement]]:
-    """Where each tensor of the files goes. Raises `CheckpointError` on missing, extra, doubled or
-    wrong-shape weights.
+    """Where each tensor of the files goes.
+
+    Raises `CheckpointError` for missing, unknown, doubled and wrongly shaped weights.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in state_tensors(model).items()}
     table = placements(shapes, rename)
@@ -224,61 +221,73 @@ def check_weights(
         name: np.zeros(shape[: max(1, len(shape) - 1)], dtype=bool)
         for name, shape in shapes.items()
     }
-    for name, header in found.items():
+    for name, header in headers.items():
         if name not in table:
             raise CheckpointError(
-                "a weight that the architecture does not have",
-                given=name,
-                hint="config.json and weights do not belong together.",
+                "a weight that the architecture does not have", given=name, hint=MISMATCH
             )
-        for landing in table[name]:
-            if header.shape != landing.shape:
-                raise CheckpointError(
-                    f"wrong shape of {name}",
-                    given=header.shape,
-                    allowed=landing.shape,
-                    hint="config.json and weights do not belong together.",
-                )
-            if filled[landing.ours][landing.place].any():
-                raise CheckpointError(
-                    "a weight that other tensors of the checkpoint hold too",
-                    given=name,
-                    hint="Remove one of the two layouts.",
-                )
-            filled[landing.ours][landing.place] = True
-    holes = {name for name, rows in filled.items() if not rows.all()}
-    if holes:
-        first = next(name for name in filled if name in holes)
-        absent = [
-            (name, at.place)
-            for name, each in table.items()
-            for at in each
-            if at.ours == first and not filled[first][at.place].any()
-        ]
-        named = max(absent, key=lambda each: filled[first][each[1]].size)[0]
+        for placement in table[name]:
+            _fill(name, header, placement, filled[placement.parameter])
+    missing = [name for name, rows in filled.items() if not rows.all()]
+    if missing:
         raise CheckpointError(
-            f"{len(holes)} weights are missing", given=named, hint="Download the checkpoint again."
+            f"{len(missing)} weights are missing",
+            given=_missing_tensor(missing[0], filled[missing[0]], table),
+            hint="Download the checkpoint again.",
         )
-    return {name: table[name] for name in found}
+    return {name: table[name] for name in headers}
 
 
-def _tensors(found: Mapping[str, TensorHeader]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor, file by file; a file is opened anew after `WINDOW` bytes, which gives back what
-    was mapped of it.
-    """
-    for path in dict.fromkeys(header.file for header in found.values()):
-        names = [name for name, header in found.items() if header.file == path]
-        while names:
-            count, mapped = 0, 0
-            while count < len(names) and (
-                count == 0 or mapped + found[names[count]].size <= WINDOW
-            ):
-                mapped += found[names[count]].size
-                count += 1
-            with _open(path) as file:
-                for name in names[:count]:
-                    yield name, file.get_tensor(name)
-            names = names[count:]
+def _fill(name: str, header: TensorHeader, placement: Placement, filled: NDArray[np.bool_]) -> None:
+    """Mark what a released tensor fills of a parameter."""
+    if header.shape != placement.shape:
+        raise CheckpointError(
+            f"wrong shape of {name}", given=header.shape, allowed=placement.shape, hint=MISMATCH
+        )
+    if filled[placement.index].any():
+        raise CheckpointError(
+            "a weight that other tensors of the checkpoint hold too",
+            given=name,
+            hint="Remove one of the two layouts.",
+        )
+    filled[placement.index] = True
+
+
+def _missing_tensor(
+    parameter: str, filled: NDArray[np.bool_], table: Mapping[str, list[Placement]]
+) -> str:
+    """The released tensor that would fill most of what is missing of a parameter."""
+    sizes = {
+        name: filled[placement.index].size
+        for name, candidates in table.items()
+        for placement in candidates
+        if placement.parameter == parameter and not filled[placement.index].any()
+    }
+    return max(sizes, key=sizes.__getitem__)
+
+
+def _windows(headers: Mapping[str, TensorHeader]) -> Iterator[tuple[Path, list[str]]]:
+    """The tensors of each file, at most `WINDOW` bytes (or one tensor) at a time."""
+    for path in dict.fromkeys(header.file for header in headers.values()):
+        window: list[str] = []
+        mapped = 0
+        for name, header in headers.items():
+            if header.file != path:
+                continue
+            if window and mapped + header.size > WINDOW:
+                yield path, window
+                window, mapped = [], 0
+            window.append(name)
+            mapped += header.size
+        yield path, window
+
+
+def _read_tensors(headers: Mapping[str, TensorHeader]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor, file by file. Reopening a file gives back what was mapped of it."""
+    for path, names in _windows(headers):
+        with _open(path) as file:
+            for name in names:
+                yield name, file.get_tensor(name)
 
 
 def load_weights(
@@ -288,65 +297,62 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     on_progress: Progress | None = None,
-    finish: Transform | None = None,
+    transform: Transform | None = None,
 ) -> None:
-    """Fill `model` (on the meta device) tensor by tensor. Raises `CheckpointError` before any
-    weight is read.
+    """Fill `model` (on the meta device) tensor by tensor.
 
-    A parameter that is complete passes through `finish`, which may put something smaller in its
-    place.
+    A complete parameter is replaced by what `transform` returns, which may be smaller. Raises
+    `CheckpointError` before any weight is read.
     """
-    found = read_headers(shards(folder))
-    places, wanted = check_weights(model, found, rename), state_tensors(model)
-    left = Counter(landing.ours for each in places.values() for landing in each)
-    ready: dict[str, Tensor] = {}
-    total, done = sum(header.size for header in found.values()), 0
-    for name, tensor in _tensors(found):
+    headers = read_headers(shards(folder))
+    table = check_weights(model, headers, rename)
+    targets = state_tensors(model)
+    parts_left = Counter(part.parameter for parts in table.values() for part in parts)
+    incomplete: dict[str, Tensor] = {}
+    total, done = sum(header.size for header in headers.values()), 0
+    for name, tensor in _read_tensors(headers):
         if on_progress is not None:
             on_progress(done, total)
-        for landing in places[name]:
-            ours, is_parameter = landing.ours, isinstance(wanted[landing.ours], nn.Parameter)
-            if ours not in ready:
-                ready[ours] = torch.empty(
-                    wanted[ours].shape,
-                    dtype=dtype if is_parameter else wanted[ours].dtype,
-                    device=device,
-                )
-            ready[ours][landing.place].copy_(tensor[landing.rows])
-            left[ours] -= 1
-            if not left[ours]:
-                whole = ready.pop(ours)
-                _put(
-                    model,
-                    ours,
-                    finish(ours, whole) if finish is not None and is_parameter else whole,
-                    is_parameter,
-                )
-        done += found[name].size
+        for placement in table[name]:
+            parameter = placement.parameter
+            if parameter not in incomplete:
+                incomplete[parameter] = _empty(targets[parameter], device, dtype)
+            incomplete[parameter][placement.index].copy_(tensor[placement.rows])
+            parts_left[parameter] -= 1
+            if not parts_left[parameter]:
+                _set_tensor(model, parameter, incomplete.pop(parameter), transform)
+        done += headers[name].size
     if on_progress is not None:
         on_progress(done, total)
 
 
-def _put(model: nn.Module, name: str, tensor: Tensor, is_parameter: bool) -> None:
-    """Put `tensor` in place of the parameter or buffer `name`."""
-    module, _, leaf = name.rpartition(".")
-    if is_parameter and not isinstance(tensor, nn.Parameter):
-        tensor = nn.Parameter(tensor, requires_grad=False)
-    setattr(model.get_submodule(module), leaf, tensor)
+def _empty(target: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    dtype = dtype if isinstance(target, nn.Parameter) else target.dtype
+    return torch.empty(target.shape, dtype=dtype, device=device)
+
+
+def _set_tensor(model: nn.Module, name: str, tensor: Tensor, transform: Transform | None) -> None:
+    """Replace the parameter or buffer `name`."""
+    module_name, _, attribute = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    if isinstance(getattr(module, attribute), nn.Parameter):
+        if transform is not None:
+            tensor = transform(name, tensor)
+        if not isinstance(tensor, nn.Parameter):
+            tensor = nn.Parameter(tensor, requires_grad=False)
+    setattr(module, attribute, tensor)
 
 
 def save_weights(model: nn.Module, path: Path, rename: Rename, dtype: torch.dtype) -> None:
-    """Write `model` under its released names to the safetensors file `path`; `rename` must be a
-    table of plain names.
+    """Write `model` under its released names to a safetensors file.
+
+    Parameters are saved in `dtype`, buffers in theirs; `rename` must hold plain names only.
     """
     tensors = {}
-    for ours, tensor in state_tensors(model).items():
-        n, pattern = _pattern(ours)
-        name = rename[pattern]
-        assert isinstance(name, str), f"{pattern} is not a plain name"
-        tensors[name.format(n=n)] = (
-            tensor.detach()
-            .to("cpu", dtype if isinstance(tensor, nn.Parameter) else tensor.dtype)
-            .contiguous()
-        )
+    for parameter, tensor in state_tensors(model).items():
+        layer, pattern = _layer_and_pattern(parameter)
+        released = rename[pattern]
+        assert isinstance(released, str), f"{pattern} is not a plain name"
+        saved_dtype = dtype if isinstance(tensor, nn.Parameter) else tensor.dtype
+        tensors[released.format(n=layer)] = tensor.detach().to("cpu", saved_dtype).contiguous()
     save_file(tensors, str(path), metadata={"format": "pt"})

@@ -243,7 +243,7 @@ def test_nothing_is_read_before_everything_is_checked(
     def never(*args: object) -> None:
         raise AssertionError("a weight was read")
 
-    monkeypatch.setattr("creditdecoding.models.weights._tensors", never)
+    monkeypatch.setattr("creditdecoding.models.weights._read_tensors", never)
     weights = released(wanted(), "one by one")
     weights.pop("model.layers.1.mlp.experts.2.down_proj.weight")
     with pytest.raises(CheckpointError, match="missing"):
@@ -472,7 +472,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), ("tokenizer.json",)),
     "its own code": (
         edit(architectures=["OtherModelLM"]),
-        ("OtherModelLM", "code of its own", "LLaDAModelLM"),
+        ("OtherModelLM", "its own code", "LLaDAModelLM"),
     ),
     "unsupported": (
         edit(architectures=["LlamaForCausalLM"], auto_map=None),
@@ -494,7 +494,7 @@ def test_a_bad_checkpoint_is_refused_in_one_line(
     def never(*args: object) -> None:
         raise AssertionError("a weight was read")
 
-    monkeypatch.setattr("creditdecoding.models.weights._tensors", never)
+    monkeypatch.setattr("creditdecoding.models.weights._read_tensors", never)
     spoil, named = REFUSED[case]
     spoil(folder)
     with pytest.raises(CheckpointError) as caught:
@@ -524,11 +524,11 @@ def net():
         return nn.ModuleList(nn.Linear(1024, 2048, bias=False) for _ in range(16))
 rename = {f"{i}.weight": f"w{i}" for i in range(16)}
 window = weights.WINDOW
-one_by_one = weights._tensors
+one_by_one = weights._read_tensors
 for folder, size, name in ((sys.argv[1], window, "shards"), (sys.argv[2], 20 * MIB, "windows"), (sys.argv[1], window, "all at once")):
     weights.WINDOW = size
     if name == "all at once":
-        weights._tensors = lambda found: list(one_by_one(found))
+        weights._read_tensors = lambda found: list(one_by_one(found))
     model, before = net(), status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     weights.load_weights(model, Path(folder), rename, torch.device("cpu"), torch.float32)
@@ -716,9 +716,9 @@ def test_a_long_weight_is_made_int8_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     pytest.importorskip("torchao")
     for shape in ((50, 16), (7, 6, 16)):
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        monkeypatch.setattr(quantize, "_AT_A_TIME", 2**24)
+        monkeypatch.setattr(quantize, "_PART_ELEMENTS", 2**24)
         whole = quantize.int8_transform()("layers.0.q.weight", weight)
-        monkeypatch.setattr(quantize, "_AT_A_TIME", 100)
+        monkeypatch.setattr(quantize, "_PART_ELEMENTS", 100)
         split = quantize.int8_transform()("layers.0.q.weight", weight)
         assert all(torch.equal(a, b) for a, b in zip(parts(whole), parts(split)))
         assert (whole.dequantize() - weight).abs().max() < weight.abs().max() / 200
@@ -743,7 +743,7 @@ def test_info_shows_what_will_be_loaded_and_reads_no_weight(
         weight.numel()
         for weight in load_model(made, EngineConfig(device="cpu")).state_dict().values()
     )
-    monkeypatch.setattr("creditdecoding.models.weights._tensors", None)
+    monkeypatch.setattr("creditdecoding.models.weights._read_tensors", None)
     shown = describe(str(made), EngineConfig(device="cpu"))
     assert shown["parameters"] == count
     assert [text.split(" (")[0] for text in shown["weight files"]] == [

@@ -1,5 +1,5 @@
-"""Family Dream (Dream-org/Dream-v0, Dream-Coder-v0, apple/DiffuCoder): Qwen2.5's network with full
-attention, logits shifted by one.
+"""Dream (Dream-org/Dream-v0, Dream-Coder-v0, apple/DiffuCoder): Qwen2.5's network with full
+attention and logits shifted by one.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ ARCHITECTURES = ("DreamModel",)
 MODEL_TYPES = ("Dream", "dream")
 
 UNUSED = ("attention_bias", "sliding_window")
-"""Keys that the network does not use; the tensors say that there are biases."""
+"""Keys that the network ignores; the tensors tell that there are biases."""
 
 RENAME = QWEN
 
 
 def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
-    """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
-    is not implemented.
-    """
-    fields = ConfigReader(raw, generation)
-    fields.require_values({"use_mrope": False})
-    return fields.model_config("dream", qkv_bias=True, logit_shift=True)
+    """Read a released config.json. Raises `CheckpointError`."""
+    reader = ConfigReader(raw, generation)
+    reader.require_values({"use_mrope": False})
+    return reader.model_config("dream", qkv_bias=True, logit_shift=True)

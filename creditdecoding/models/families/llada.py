@@ -1,6 +1,4 @@
-"""Family LLaDA dense (GSAI-ML/LLaDA-8B-Base, -Instruct, LLaDA-1.5, iLLaDA-8B): config reader,
-config writer, rename table.
-"""
+"""LLaDA dense (GSAI-ML/LLaDA-8B-Base, -Instruct, LLaDA-1.5, iLLaDA-8B)."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ ARCHITECTURES = ("LLaDAModelLM",)
 MODEL_TYPES = ("llada",)
 
 UNUSED = ("alibi_bias_max", "attention_layer_norm_with_affine")
-"""Keys of the released files that the network does not use."""
+"""Keys of released files that the network ignores."""
 
 RENAME = {
     "embed.weight": "model.transformer.wte.weight",
@@ -33,8 +31,7 @@ RENAME = {
     "head.weight": "model.transformer.ff_out.weight",
 }
 
-# Fields that change the forward pass, with the only value implemented here; an absent field means
-# that value.
+# Fields that change the forward pass, with the only implemented value; absent fields mean it.
 _FIXED: dict[str, Any] = {
     "rope": True,
     "alibi": False,
@@ -66,49 +63,49 @@ NEEDED = (
 
 
 def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
-    """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
-    is not implemented.
-    """
-    fields = ConfigReader(raw, generation)
-    fields.require_values(_FIXED)
-    fields.require(*NEEDED)
-    hidden, heads = fields.integer("d_model"), fields.integer("n_heads")
-    kv_heads = (
-        1 if fields.boolean("multi_query_attention", False) else fields.integer("n_kv_heads", heads)
-    )
+    """Read a released config.json. Raises `CheckpointError`."""
+    reader = ConfigReader(raw, generation)
+    reader.require_values(_FIXED)
+    reader.require(*NEEDED)
+    hidden, heads = reader.integer("d_model"), reader.integer("n_heads")
+    kv_heads = reader.integer("n_kv_heads", heads)
+    if reader.boolean("multi_query_attention", False):
+        kv_heads = 1
     if hidden % heads or heads % kv_heads:
         raise CheckpointError(
             "config.json: heads do not divide",
             given=(hidden, heads, kv_heads),
-            hint="n_heads must divide d_model, n_kv_heads n_heads.",
+            hint="n_heads must divide d_model, and n_kv_heads must divide n_heads.",
         )
-    stops = fields.stop_token_ids()
+    feed_forward = reader.integer("mlp_ratio", 4) * hidden
+    stop_ids = reader.stop_token_ids()
     return ModelConfig(
         family="llada",
         hidden_size=hidden,
-        num_layers=fields.integer("n_layers"),
+        num_layers=reader.integer("n_layers"),
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=hidden // heads,
-        intermediate_size=fields.integer(
-            "mlp_hidden_size", fields.integer("mlp_ratio", 4) * hidden
-        ),
-        embedding_rows=fields.integer("embedding_size", fields.integer("vocab_size")),
-        max_length=fields.integer("max_sequence_length"),
-        rope_theta=fields.number("rope_theta"),
-        rms_norm_eps=fields.number("rms_norm_eps"),
-        tie_embeddings=fields.boolean("weight_tying", False),
-        rope_full_precision=fields.boolean("rope_full_precision", True),
-        mask_token_id=fields.token_id("mask_token_id"),
-        stop_token_ids=stops,
-        pad_token_id=fields.pad_token_id(stops),
+        intermediate_size=reader.integer("mlp_hidden_size", feed_forward),
+        embedding_rows=reader.integer("embedding_size", reader.integer("vocab_size")),
+        max_length=reader.integer("max_sequence_length"),
+        rope_theta=reader.number("rope_theta"),
+        rms_norm_eps=reader.number("rms_norm_eps"),
+        tie_embeddings=reader.boolean("weight_tying", False),
+        rope_full_precision=reader.boolean("rope_full_precision", True),
+        mask_token_id=reader.token_id("mask_token_id"),
+        stop_token_ids=stop_ids,
+        pad_token_id=reader.pad_token_id(stop_ids),
     )
 
 
 def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """The config.json with which other LLaDA code loads our weights; `from_hf` of it gives `config`
-    back.
+    """The config.json with which other LLaDA code loads our weights.
+
+    `from_hf` of it returns `config`.
     """
+    fixed = {name: value for name, value in _FIXED.items() if value is not None}
+    stop_ids = config.stop_token_ids
     return {
         "architectures": [ARCHITECTURES[0]],
         "model_type": "llada",
@@ -117,11 +114,7 @@ def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
             "AutoModel": "modeling_llada.LLaDAModelLM",
             "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM",
         },
-        **{
-            name: value
-            for name, value in _FIXED.items()
-            if name not in ("clip_qkv", "rope_scaling")
-        },
+        **fixed,
         "d_model": config.hidden_size,
         "n_layers": config.num_layers,
         "n_heads": config.num_heads,
@@ -137,9 +130,7 @@ def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "weight_tying": config.tie_embeddings,
         "multi_query_attention": None,
         "mask_token_id": config.mask_token_id,
-        "eos_token_id": list(config.stop_token_ids)
-        if len(config.stop_token_ids) > 1
-        else config.stop_token_ids[0],
+        "eos_token_id": list(stop_ids) if len(stop_ids) > 1 else stop_ids[0],
         "pad_token_id": config.pad_token_id,
         "attention_dropout": 0.0,
         "embedding_dropout": 0.0,

@@ -1,5 +1,5 @@
-"""Family LLaDA2 (inclusionAI/LLaDA2.0-mini, -flash, LLaDA2.1-mini, -flash): block-causal, half of
-each head rotated, grouped sigmoid router.
+"""LLaDA2 (inclusionAI/LLaDA2.0-mini, -flash, LLaDA2.1-mini, -flash): block-causal, half of each
+head rotated, sigmoid router limited to groups.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ ARCHITECTURES = ("LLaDA2MoeModelLM",)
 MODEL_TYPES = ("llada2_moe", "llada2_moe_veomni", "llada21_moe")
 
 UNUSED = ("sliding_window", "use_qk_norm")
-"""Keys of the released files that the network does not use; the tensors say that there are norms.
-"""
+"""Keys of released files that the network ignores; the tensors tell that there are norms."""
 
 BLOCK = 32
 """Block length of the released checkpoints; it is in no file."""
@@ -45,8 +44,7 @@ RENAME: Rename = {
     },
 }
 
-# Fields that change the forward pass, with the only value implemented here; an absent field means
-# that value.
+# Fields that change the forward pass, with the only implemented value; absent fields mean it.
 _FIXED: dict[str, Any] = {
     "moe_router_enable_expert_bias": True,
     "norm_head": False,
@@ -62,54 +60,49 @@ _UNI_ROWS = 173568
 
 
 def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
-    """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
-    is not implemented.
-    """
-    fields = ConfigReader(raw, generation)
+    """Read a released config.json. Raises `CheckpointError`."""
+    reader = ConfigReader(raw, generation)
     if raw.get("image_token_offset") is not None or raw.get("vocab_size") == _UNI_ROWS:
         raise CheckpointError(
             "LLaDA2.0-Uni writes images too and is not implemented",
             hint="Use LLaDA2.0-mini, -flash or LLaDA2.1.",
         )
-    fields.require_values(_FIXED)
-    fields.require("moe_intermediate_size", "routed_scaling_factor", "n_group", "topk_group")
-    moe = fields.moe_config(
+    reader.require_values(_FIXED)
+    reader.require("moe_intermediate_size", "routed_scaling_factor", "n_group", "topk_group")
+    shared_experts = reader.integer("num_shared_experts", 0, least=0)
+    moe = reader.moe_config(
         "moe_intermediate_size",
-        shared_size=fields.integer("moe_intermediate_size")
-        * fields.integer("num_shared_experts", 0, least=0),
-        dense_layers=fields.integer("first_k_dense_replace", 0, least=0),
+        shared_size=shared_experts * reader.integer("moe_intermediate_size"),
+        dense_layers=reader.integer("first_k_dense_replace", 0, least=0),
         score="sigmoid",
-        renormalize=fields.boolean("norm_topk_prob", True),
-        scaling=fields.number("routed_scaling_factor"),
-        groups=fields.integer("n_group"),
-        top_groups=fields.integer("topk_group"),
+        renormalize=reader.boolean("norm_topk_prob", True),
+        scaling=reader.number("routed_scaling_factor"),
+        groups=reader.integer("n_group"),
+        top_groups=reader.integer("topk_group"),
         bias=True,
         router_float32=True,
     )
-    return fields.model_config(
+    return reader.model_config(
         "llada2",
         qk_norm=True,
         moe=moe,
-        rotary_dim=_rotary(fields),
-        causal_block=fields.causal_block(BLOCK),
+        rotary_dim=_rotary_dim(reader),
+        causal_block=reader.causal_block(BLOCK),
     )
 
 
-def _rotary(fields: ConfigReader) -> int:
-    """How many dimensions of a head are rotated: a share of them, or their number; the two must
-    agree.
-    """
-    share, count = fields.rope()[1], fields.config.get("rotary_dim")
-    if share is None and count is None:
-        fields.require("partial_rotary_factor")
-    head = fields.integer(
-        "head_dim", fields.integer("hidden_size") // fields.integer("num_attention_heads")
-    )
-    found = fields.integer("rotary_dim") if share is None else int(head * share)
-    if (count is not None and count != found) or found > head or found % 2:
+def _rotary_dim(reader: ConfigReader) -> int:
+    """How many dimensions of a head are rotated, from a share or a number; both must agree."""
+    share, number = reader.rope()[1], reader.config.get("rotary_dim")
+    if share is None and number is None:
+        reader.require("partial_rotary_factor")
+    default_head_dim = reader.integer("hidden_size") // reader.integer("num_attention_heads")
+    head_dim = reader.integer("head_dim", default_head_dim)
+    rotary_dim = reader.integer("rotary_dim") if share is None else int(head_dim * share)
+    if number not in (None, rotary_dim) or rotary_dim > head_dim or rotary_dim % 2:
         raise CheckpointError(
             "config.json: partial_rotary_factor and rotary_dim do not agree",
-            given=(share, count, head),
-            hint=fields.hint,
+            given=(share, number, head_dim),
+            hint=reader.hint,
         )
-    return found
+    return rotary_dim

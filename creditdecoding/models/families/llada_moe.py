@@ -1,5 +1,5 @@
-"""Family LLaDA-MoE (inclusionAI/LLaDA-MoE-7B-A1B-Base, -Instruct): full attention, per-head norms,
-8 of 64 experts in every layer.
+"""LLaDA-MoE (inclusionAI/LLaDA-MoE-7B-A1B-Base, -Instruct): full attention, per-head norms, 8 of
+64 experts in every layer.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ ARCHITECTURES = ("LLaDAMoEModel", "LLaDAMoEModelLM")
 MODEL_TYPES = ("llada", "lladamoe", "llada_moe")
 
 UNUSED = ("norm_topk_prob", "router_num_group", "router_topk_group")
-"""Keys of the released files that the network does not use; its router never renormalises and has
-no groups.
+"""Keys of released files that the network ignores: its router has no groups and never renormalises.
 """
 
 RENAME = QWEN
 
-# Fields that change the forward pass, with the only value implemented here; an absent field means
-# that value.
+# Fields that change the forward pass, with the only implemented value; absent fields mean it.
 _FIXED: dict[str, Any] = {
     "attention_bias": False,
     "clip_qkv": None,
@@ -36,19 +34,15 @@ _FIXED: dict[str, Any] = {
 
 
 def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
-    """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
-    is not implemented.
-    """
-    fields = ConfigReader(raw, generation)
-    fields.require_values(_FIXED)
-    moe = fields.moe_config("expert_intermediate_size")
+    """Read a released config.json. Raises `CheckpointError`."""
+    reader = ConfigReader(raw, generation)
+    reader.require_values(_FIXED)
+    moe = reader.moe_config("expert_intermediate_size")
     frequency = raw.get("moe_layer_freq")
-    if any(
-        each != 1
-        for each in (
-            frequency if isinstance(frequency, list) else [1 if frequency is None else frequency]
-        )
-    ):
-        raise fields.not_implemented("moe_layer_freq", frequency, "1 for every layer")
-    unused = fields.integer("dense_intermediate_size", moe.intermediate_size)
-    return fields.model_config("llada_moe", intermediate_size=unused, qk_norm=True, moe=moe)
+    per_layer = (
+        frequency if isinstance(frequency, list) else [1 if frequency is None else frequency]
+    )
+    if any(value != 1 for value in per_layer):
+        raise reader.not_implemented("moe_layer_freq", frequency, "1 for every layer")
+    unused = reader.integer("dense_intermediate_size", moe.intermediate_size)
+    return reader.model_config("llada_moe", intermediate_size=unused, qk_norm=True, moe=moe)

@@ -1,6 +1,4 @@
-"""Names that most families share for their tensors: those of Qwen2, Qwen3 and their mixtures of
-experts.
-"""
+"""Tensor names that most families share: those of Qwen2, Qwen3 and their mixtures of experts."""
 
 from __future__ import annotations
 

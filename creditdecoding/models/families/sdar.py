@@ -1,5 +1,5 @@
-"""Family SDAR (JetLM/SDAR-1.7B to -30B-A3B, Gen-Verse/TraDo): Qwen3's network, dense or with
-experts, block-causal.
+"""SDAR (JetLM/SDAR-1.7B to -30B-A3B, Gen-Verse/TraDo): Qwen3's network, dense or with experts,
+block-causal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ARCHITECTURES = ("SDARForCausalLM", "SDARMoeForCausalLM")
 MODEL_TYPES = ("sdar", "sdar_moe")
 
 UNUSED = ("sliding_window",)
-"""Keys of the released files that the network does not use."""
+"""Keys of released files that the network ignores."""
 
 BLOCK = 4
 """Block length where no file says another; -b8, -b16, ... say it in the repository's name alone."""
@@ -25,16 +25,15 @@ RENAME = QWEN
 
 
 def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
-    """Read a released config.json. Raises `CheckpointError` for a missing field or one whose value
-    is not implemented.
-    """
-    fields = ConfigReader(raw, generation)
-    fields.require_values({"attention_bias": False})
-    own: dict[str, Any] = {"qk_norm": True, "causal_block": fields.causal_block(BLOCK)}
-    if fields.architecture == ARCHITECTURES[1]:
-        fields.require_values({"decoder_sparse_step": 1, "mlp_only_layers": []})
-        own["moe"] = fields.moe_config(
-            "moe_intermediate_size", renormalize=fields.boolean("norm_topk_prob", True)
+    """Read a released config.json. Raises `CheckpointError`."""
+    reader = ConfigReader(raw, generation)
+    reader.require_values({"attention_bias": False})
+    family_values: dict[str, Any] = {"qk_norm": True, "causal_block": reader.causal_block(BLOCK)}
+    if reader.architecture == ARCHITECTURES[1]:
+        reader.require_values({"decoder_sparse_step": 1, "mlp_only_layers": []})
+        moe = reader.moe_config(
+            "moe_intermediate_size", renormalize=reader.boolean("norm_topk_prob", True)
         )
-        own["intermediate_size"] = fields.integer("intermediate_size", own["moe"].intermediate_size)
-    return fields.model_config("sdar", **own)
+        unused = reader.integer("intermediate_size", moe.intermediate_size)
+        family_values |= {"moe": moe, "intermediate_size": unused}
+    return reader.model_config("sdar", **family_values)

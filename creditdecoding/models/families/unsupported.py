@@ -1,6 +1,4 @@
-"""Diffusion models that are not implemented, though some name a class of a family here: what each
-is and what to do instead.
-"""
+"""Diffusion models that are not implemented, though some use a class name of a family here."""
 
 from __future__ import annotations
 
@@ -12,21 +10,22 @@ from typing import Any
 
 from creditdecoding.errors import CheckpointError
 
-_BRING = (
-    "Load it with its own code and hand the network to creditdecoding.wrap (docs/your-model.md)."
+_USE_BRING = (
+    "Load it with its own code and hand the network to creditdecoding.bring (docs/your-model.md)."
 )
-_ANOTHER = "Use a checkpoint of docs/models.md."
+_USE_ANOTHER = "Use a checkpoint of docs/models.md."
 
 
 @dataclass(frozen=True)
 class UnsupportedModel:
-    """A model that is refused by name: `pattern` finds it in a class, a model type or a
-    repository's name, in lower case.
+    """A model refused by name.
+
+    `pattern` matches a class, a model type or a repository's name in lower case.
     """
 
     pattern: str
-    what: str
-    hint: str = _BRING
+    reason: str
+    hint: str = _USE_BRING
 
 
 UNSUPPORTED: tuple[UnsupportedModel, ...] = (
@@ -36,13 +35,14 @@ UNSUPPORTED: tuple[UnsupportedModel, ...] = (
     ),
     UnsupportedModel(
         "diffusion_?gemma",
-        "DiffusionGemma has no mask token: its canvas starts as random tokens, and none is final before the end",
-        _ANOTHER,
+        "DiffusionGemma has no mask token: its canvas starts as random tokens, and none is final "
+        "before the end",
+        _USE_ANOTHER,
     ),
     UnsupportedModel(
         "nemotron_?-?labs_?-?diffusion",
-        "Nemotron-Labs-Diffusion scales its rotary embedding (YaRN) and its queries by position; whether its logits are shifted and "
-        "finished text is seen causally is not known here",
+        "Nemotron-Labs-Diffusion scales its rotary embedding (YaRN) and its queries by position; "
+        "whether its logits are shifted and finished text is seen causally is not known here",
     ),
     UnsupportedModel(
         "llada_?-?moe_?-?v2",
@@ -51,14 +51,15 @@ UNSUPPORTED: tuple[UnsupportedModel, ...] = (
     UnsupportedModel(
         "we_?-?dlm",
         "WeDLM attends causally to reordered positions, which is not implemented",
-        _ANOTHER,
+        _USE_ANOTHER,
     ),
     UnsupportedModel(
-        "mineru", "MinerU-Diffusion reads pictures, which is not implemented", _ANOTHER
+        "mineru", "MinerU-Diffusion reads pictures, which is not implemented", _USE_ANOTHER
     ),
     UnsupportedModel(
         "two_?-?tower",
-        "TwoTower runs two networks, one for finished text and one for masks, which is not implemented",
+        "TwoTower runs two networks, one for finished text and one for masks, which is not "
+        "implemented",
     ),
     UnsupportedModel(
         "stable_?-?diffcoder",
@@ -72,13 +73,13 @@ UNSUPPORTED: tuple[UnsupportedModel, ...] = (
     UnsupportedModel(
         "mmada|lavida|llada_?-?v(?![a-z0-9])|lladav(?=model|for)|llava",
         "models that read or write images are not implemented",
-        _ANOTHER,
+        _USE_ANOTHER,
     ),
     UnsupportedModel(
         r"(?<![a-z])i-?dlm(?![a-z])|(?<![a-z])i-?dlm(?=for|model)",
-        "I-DLM has SDAR's layers, but attends causally, shifts its logits and accepts tokens by a ratio of probabilities: it is no "
-        "masked-block model",
-        _ANOTHER,
+        "I-DLM has SDAR's layers, but attends causally, shifts its logits and accepts tokens by a "
+        "ratio of probabilities: it is not a masked-block model",
+        _USE_ANOTHER,
     ),
     UnsupportedModel(
         "rnd1", "RND1 is another network of experts with masks, which is not implemented"
@@ -86,33 +87,29 @@ UNSUPPORTED: tuple[UnsupportedModel, ...] = (
     UnsupportedModel(
         "blockdiffusion|gidd",
         "this diffusion model starts from random tokens instead of masks",
-        _ANOTHER,
+        _USE_ANOTHER,
     ),
 )
 
 
 def check_supported_model(raw: Mapping[str, Any], folder: Path | None = None) -> None:
-    """Refuse a config that names one of `OTHERS`, in its classes, its model type or its repository.
-    Raises `CheckpointError`.
-    """
+    """Refuse a checkpoint that one of `UNSUPPORTED` names. Raises `CheckpointError`."""
     for name in _names(raw, folder):
-        for other in UNSUPPORTED:
-            if re.search(other.pattern, name.lower()):
-                raise CheckpointError(other.what, given=name[:100], hint=other.hint)
+        for model in UNSUPPORTED:
+            if re.search(model.pattern, name.lower()):
+                raise CheckpointError(model.reason, given=name[:100], hint=model.hint)
 
 
 def _names(raw: Mapping[str, Any], folder: Path | None) -> Iterator[str]:
-    """What a checkpoint is called: by its config.json, by its folder, and by the hub's cache."""
+    """Names of a checkpoint: in config.json, of its folder, of its repository in the hub cache."""
     classes = raw.get("architectures")
-    yield from (
-        name
-        for name in (classes if isinstance(classes, list) else [classes])
-        if isinstance(name, str)
-    )
+    for name in classes if isinstance(classes, list) else [classes]:
+        if isinstance(name, str):
+            yield name
     for key in ("model_type", "_name_or_path"):
         name = raw.get(key)
         if isinstance(name, str):
-            yield name.rstrip("/").rpartition("/")[2]
+            yield Path(name).name
     if folder is not None:
         yield folder.name
         if folder.parent.name == "snapshots":

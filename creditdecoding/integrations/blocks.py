@@ -1,15 +1,13 @@
-"""Blocks of an engine that owns the forward pass, advanced in place from dense logits: any decoder,
-many requests, one copy to the host a step.
+"""One denoising step for engines that own the forward pass: any decoder, many blocks, dense logits.
 
-A `Seat` is what is kept of a request while one block of it is decoded, a value that the engine
-carries from step to step. Knows no engine
-and reads no clock.
+The engine keeps a `BlockState` for each request while one of its blocks is decoded and passes it
+back at the next step. A step copies to the host once, for the list of finished blocks.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +15,6 @@ from torch import Tensor
 
 from creditdecoding.decoders.base import (
     Block,
-    Decision,
     Decoder,
     Prediction,
     Sampling,
@@ -32,9 +29,7 @@ from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a request's tokens are drawn: temperature 0 takes the likeliest, else seeded Gumbel noise
-    after top_k and top_p.
-    """
+    """How a request's tokens are drawn; temperature 0 takes the likeliest token."""
 
     temperature: float = 0.0
     top_k: int | None = None
@@ -42,76 +37,79 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
+class ReservedIds:
+    """Ids that no decoder may write: the mask, and control tokens such as LLaDA2.2's DELETE."""
+
+    mask_id: int
+    control_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class BlockState:
-    """A request in one block. `owner` says whose block it is; `place` holds, one row each, what was
-    `given` at the block's start, the masks
-    it began with, the step, the seed, whether the rule is through, and what was `lost` when it
-    `failed`; `rule` is the decoder's own state, None
-    before the first step."""
+    """One block under way. `owner` identifies request and block; `decoder_state` is None before the
+    first step.
+
+    `progress` holds tensors of one row each: `given` [1, length] (never written), `initial_masks`,
+    `step` and `seed` [1], `finished` [1] (all tokens written, the decoder asks for no more passes)
+    and `lost` [1, length] (still masked when the block `failed`).
+    """
 
     owner: Hashable
-    drawing: SamplingParams
-    place: State
-    rule: State | None = None
+    sampling: SamplingParams
+    progress: State
+    decoder_state: State | None = None
     failed: bool = False
 
 
 def seed_from_name(name: str) -> int:
-    """A seed that every process of a deployment gives the request called `name`."""
+    """A seed for the request called `name`, the same in every process of a deployment."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 2
 
 
 def check_decoder(decoder: Decoder, name: str) -> Decoder:
-    """The decoder, if a block's own logits are all it needs. Raises `OptionError` that names it and
-    says what it needs beside.
-    """
-    if capabilities_of(decoder).leave_one_out:
-        why = (
-            "it reads shadows of a block's tokens, which the engine's forward pass does not compute"
-        )
-        raise OptionError(
-            f"the decoder {name} cannot run here: {why}",
-            hint="Choose another decoder, or run it with credit generate.",
-        )
-    if capabilities_of(decoder).can_remask:
-        raise OptionError(
-            f"the decoder {name} cannot run here: it takes written tokens back",
-            hint="Choose another decoder.",
-        )
-    return decoder
+    """The decoder, if it needs only the logits of the block. Raises `OptionError`."""
+    capabilities = capabilities_of(decoder)
+    if capabilities.leave_one_out:
+        reason = "it needs leave-one-out columns, which the engine's forward pass does not compute"
+    elif capabilities.can_remask:
+        reason = "it turns written tokens back into masks"
+    else:
+        return decoder
+    raise OptionError(
+        f"the decoder {name} cannot run in this engine: {reason}",
+        hint="Choose another decoder, or run it with credit generate.",
+    )
 
 
 def new_blocks(
     masked: Tensor,
     given: Tensor,
     owners: Sequence[Hashable],
-    drawings: Sequence[SamplingParams],
+    sampling: Sequence[SamplingParams],
     seeds: Sequence[int],
 ) -> list[BlockState]:
-    """Fresh seats for blocks whose `masked` [rows, length] is to be written and whose `given` never
-    changes.
+    """States of blocks at their first step. `masked` [rows, length] is to be written, `given`
+    [rows, length] never changes.
     """
-    through = ~masked.any(-1)
     seed = to_device(seeds, masked.device)
-    place = {
+    progress = {
         "given": given,
-        "size": masked.sum(-1),
+        "initial_masks": masked.sum(-1),
         "step": torch.zeros_like(seed),
         "seed": seed,
-        "through": through,
+        "finished": ~masked.any(-1),
         "lost": torch.zeros_like(given),
     }
     return [
-        BlockState(owner, drawing, take_rows(place, slice(i, i + 1)))
-        for i, (owner, drawing) in enumerate(zip(owners, drawings))
+        BlockState(owner, params, take_rows(progress, slice(i, i + 1)))
+        for i, (owner, params) in enumerate(zip(owners, sampling))
     ]
 
 
 def to_device(values: Sequence[int], device: torch.device) -> Tensor:
-    """The integers on the device; the host does not wait for them."""
-    return torch.tensor(list(values), dtype=torch.long, pin_memory=device.type == "cuda").to(
-        device, non_blocking=True
-    )
+    """The integers as a tensor on the device, without a wait on the host."""
+    host = torch.tensor(list(values), dtype=torch.long, pin_memory=device.type == "cuda")
+    return host.to(device, non_blocking=True)
 
 
 @torch.inference_mode()
@@ -119,126 +117,180 @@ def advance_blocks(
     decoder: Decoder,
     logits: Tensor,
     tokens: Tensor,
-    position: Tensor,
-    mask_id: int,
-    seated: Sequence[BlockState],
+    positions: Tensor,
+    reserved: ReservedIds,
+    blocks: Sequence[BlockState],
+    allow_extra_passes: bool = True,
 ) -> tuple[list[BlockState], list[bool]]:
-    """One step over all blocks: `tokens` [rows, length] are written in place, the seats returned
-    anew, and which blocks are done.
+    """One step of all blocks: new states, and which blocks are done.
 
-    `logits` [rows * length, vocab] are changed too: the mask token gets -inf. A block is done when
-    this pass has seen its last tokens,
-    so that keys and values of the pass are those of the finished block. One whose logits are not
-    numbers is done at once, `failed`, with its
-    masks overwritten by an ordinary id so that the engine can still run them.
+    `tokens` and `positions` are [rows, length], `logits` [rows * length, vocab]. Tokens are written
+    in place; logits of reserved ids become -inf. A block is done when this pass has read its final
+    tokens, so that keys and values of the pass are final too. A block whose logits are NaN or
+    infinite fails: it is done at once, and its masks get an ordinary id that the engine can run.
     """
-    place = stack_states([seat.place for seat in seated])
-    given, through = place["given"], place["through"]
-    masked = (tokens == mask_id) & ~given & ~through[:, None]
-    shown = ~given & ~through[:, None] if capabilities_of(decoder).can_edit else masked
-    if mask_id < logits.shape[1]:
-        logits[:, mask_id] = -torch.inf
-    seen, bad = _statistics(logits, shown)
-    masked, shown = masked & ~bad[:, None], shown & ~bad[:, None]
-    commit, again, written = torch.zeros_like(masked), torch.zeros_like(through), tokens.clone()
-    rules: list[State | None] = [None] * len(seated)
-    for members in _groups(seated):
-        pick = slice(None) if len(members) == len(seated) else to_device(members, tokens.device)
-        drawing, steps = seated[members[0]].drawing, place["step"][pick]
-        sampling = Sampling(
-            place["seed"][pick],
-            position[pick],
-            steps,
-            drawing.temperature,
-            drawing.top_k,
-            drawing.top_p,
-        )
-        ids, top, rest = (x[pick] for x in seen)
-        lines = _places(masked)[pick]
-        part = Prediction(
-            ids, top, log_sum(top, rest), logits, lines, shown[pick], sampling, mass=(top, rest)
-        )
-        block = Block(tokens[pick].clone(), masked[pick], shown[pick], place["size"][pick], steps)
-        decision, state = decoder.step(
-            part, block, _states(decoder, [seated[i] for i in members], masked.shape[1], logits)
-        )
-        commit[pick], written[pick] = (
-            decision.commit & shown[pick],
-            decision.tokens.to(tokens.dtype),
-        )
-        again[pick] = _again(decision, through[pick])
-        for slot, i in enumerate(members):
-            rules[i] = take_rows(state, slice(slot, slot + 1))
-    ended = ~(masked & ~commit).any(-1) & ~again
-    done = through | bad | (ended & ~commit.any(-1))
-    lost = (tokens == mask_id) & ~given & bad[:, None]
-    tokens.copy_(torch.where(commit, written, tokens.masked_fill(lost, int(mask_id == 0))))
-    place = {
-        **place,
-        "step": place["step"] + 1,
-        "through": through | bad | ended,
-        "lost": place["lost"] | lost,
+    progress = stack_states([block.progress for block in blocks])
+    view = _predict(decoder, logits, tokens, positions, reserved, progress)
+    commit, written, again, decoder_states = _decide(decoder, view, blocks)
+    if not allow_extra_passes:
+        again = torch.zeros_like(again)
+    finished = progress["finished"]
+    complete = ~(view.masked & ~commit).any(-1) & ~(again & ~finished)
+    done = finished | view.failed | (complete & ~commit.any(-1))
+    lost = (tokens == reserved.mask_id) & ~progress["given"] & view.failed[:, None]
+    filled = tokens.masked_fill(lost, _first_ordinary_id(reserved))
+    tokens.copy_(torch.where(commit, written, filled))
+    progress = progress | {
+        "step": progress["step"] + 1,
+        "finished": finished | view.failed | complete,
+        "lost": progress["lost"] | lost,
     }
-    over, failed = torch.stack((done, bad)).tolist()
-    kept = (take_rows(place, slice(i, i + 1)) for i in range(len(seated)))
-    after = [
-        replace(seat, place=row, rule=rule, failed=seat.failed or lost)
-        for seat, row, rule, lost in zip(seated, kept, rules, failed)
-    ]
-    return after, over
+    done_list, failed_list = torch.stack((done, view.failed)).tolist()
+    states = []
+    for i, block in enumerate(blocks):
+        row = take_rows(progress, slice(i, i + 1))
+        failed = block.failed or failed_list[i]
+        states.append(replace(block, progress=row, decoder_state=decoder_states[i], failed=failed))
+    return states, done_list
 
 
-def fail_blocks(tokens: Tensor, mask_id: int, seated: Sequence[BlockState]) -> list[BlockState]:
-    """The seats after a pass that told nothing: what is still masked in their blocks [rows, length]
-    is lost.
-    """
-    place = stack_states([seat.place for seat in seated])
-    place = {**place, "lost": (tokens == mask_id) & ~place["given"]}
+def fail_blocks(tokens: Tensor, mask_id: int, blocks: Sequence[BlockState]) -> list[BlockState]:
+    """States after a pass without usable logits: every block fails with its masks lost."""
+    progress = stack_states([block.progress for block in blocks])
+    progress = progress | {"lost": (tokens == mask_id) & ~progress["given"]}
     return [
-        replace(seat, place=take_rows(place, slice(i, i + 1)), failed=True)
-        for i, seat in enumerate(seated)
+        replace(block, progress=take_rows(progress, slice(i, i + 1)), failed=True)
+        for i, block in enumerate(blocks)
     ]
 
 
-def _statistics(logits: Tensor, shown: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Top-1 id, its logit and the rest of the mass [rows, length] where shown, and the rows [rows]
-    in which one of them is not a number.
+@dataclass(frozen=True)
+class _Predictions:
+    """What all blocks show their decoder at a step; tensors are [rows, length] or [rows].
+
+    `rest_mass` is the sum of exp(logit - top_logit) over all ids but the top one.
     """
-    ids, top, rest = (x.view(shown.shape) for x in vocab_mass(logits))
-    bad = (shown & ~torch.isfinite(top + rest)).any(-1)
-    hidden = ~shown | bad[:, None]
-    return (
-        ids.masked_fill(hidden, 0),
-        top.masked_fill(hidden, 0.0),
-        rest.masked_fill(hidden, torch.inf),
-    ), bad
+
+    logits: Tensor
+    logit_row: Tensor
+    tokens: Tensor
+    positions: Tensor
+    masked: Tensor
+    editable: Tensor
+    top_id: Tensor
+    top_logit: Tensor
+    rest_mass: Tensor
+    failed: Tensor
+    progress: State
+
+    def prediction(self, rows: slice | Tensor, params: SamplingParams) -> Prediction:
+        """The predictions of some rows that are drawn alike."""
+        top_logit, rest_mass = self.top_logit[rows], self.rest_mass[rows]
+        sampling = Sampling(
+            seed=self.progress["seed"][rows],
+            position=self.positions[rows],
+            step=self.progress["step"][rows],
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+        )
+        return Prediction(
+            ids=self.top_id[rows],
+            logit=top_logit,
+            lse=log_sum(top_logit, rest_mass),
+            logits=self.logits,
+            logit_row=self.logit_row[rows],
+            masked=self.editable[rows],
+            sampling=sampling,
+            mass=(top_logit, rest_mass),
+        )
+
+    def block(self, rows: slice | Tensor) -> Block:
+        """The blocks of some rows."""
+        return Block(
+            tokens=self.tokens[rows].clone(),
+            masked=self.masked[rows],
+            editable=self.editable[rows],
+            initial_masks=self.progress["initial_masks"][rows],
+            step=self.progress["step"][rows],
+        )
 
 
-def _places(masked: Tensor) -> Tensor:
-    """Which line of the logits belongs to each position."""
-    return torch.arange(masked.numel(), device=masked.device).view(masked.shape)
-
-
-def _states(decoder: Decoder, seated: Sequence[BlockState], length: int, logits: Tensor) -> State:
-    blank = (
-        decoder.init(1, length, logits.shape[1], logits.device)
-        if any(seat.rule is None for seat in seated)
-        else {}
+def _predict(
+    decoder: Decoder,
+    logits: Tensor,
+    tokens: Tensor,
+    positions: Tensor,
+    reserved: ReservedIds,
+    progress: State,
+) -> _Predictions:
+    for reserved_id in (reserved.mask_id, *reserved.control_ids):
+        if reserved_id < logits.shape[1]:
+            logits[:, reserved_id] = -torch.inf
+    active = ~progress["given"] & ~progress["finished"][:, None]
+    masked = (tokens == reserved.mask_id) & active
+    editable = active if capabilities_of(decoder).can_edit else masked
+    top_id, top_logit, rest_mass = (x.view(tokens.shape) for x in vocab_mass(logits))
+    failed = (editable & ~torch.isfinite(top_logit + rest_mass)).any(-1)
+    editable = editable & ~failed[:, None]
+    return _Predictions(
+        logits=logits,
+        logit_row=torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape),
+        tokens=tokens,
+        positions=positions,
+        masked=masked & ~failed[:, None],
+        editable=editable,
+        top_id=top_id.masked_fill(~editable, 0),
+        top_logit=top_logit.masked_fill(~editable, 0.0),
+        rest_mass=rest_mass.masked_fill(~editable, torch.inf),
+        failed=failed,
+        progress=progress,
     )
-    return stack_states([blank if seat.rule is None else seat.rule for seat in seated])
 
 
-def _again(decision: Decision, through: Tensor) -> Tensor:
-    return (
-        torch.zeros_like(through)
-        if decision.needs_another_pass is None
-        else decision.needs_another_pass & ~through
-    )
+def _decide(
+    decoder: Decoder, view: _Predictions, blocks: Sequence[BlockState]
+) -> tuple[Tensor, Tensor, Tensor, list[State | None]]:
+    """Where tokens are committed, the tokens, which rows want another pass, and decoder states."""
+    commit = torch.zeros_like(view.masked)
+    written = view.tokens.clone()
+    again = torch.zeros_like(view.failed)
+    decoder_states: list[State | None] = [None] * len(blocks)
+    for params, members in _rows_by_sampling(blocks).items():
+        everything = len(members) == len(blocks)
+        rows = slice(None) if everything else to_device(members, view.tokens.device)
+        state = _stacked_decoder_states(decoder, [blocks[i] for i in members], view)
+        decision, state = decoder.step(view.prediction(rows, params), view.block(rows), state)
+        commit[rows] = decision.commit & view.editable[rows]
+        written[rows] = decision.tokens.to(written.dtype)
+        if decision.needs_another_pass is not None:
+            again[rows] = decision.needs_another_pass
+        for slot, i in enumerate(members):
+            decoder_states[i] = take_rows(state, slice(slot, slot + 1))
+    return commit, written, again, decoder_states
 
 
-def _groups(seated: Sequence[BlockState]) -> Iterator[list[int]]:
-    """Seats that one call of the decoder serves: the same way of drawing."""
-    found: dict[SamplingParams, list[int]] = {}
-    for i, seat in enumerate(seated):
-        found.setdefault(seat.drawing, []).append(i)
-    yield from found.values()
+def _rows_by_sampling(blocks: Sequence[BlockState]) -> dict[SamplingParams, list[int]]:
+    """Rows that one call of the decoder serves: those with the same sampling parameters."""
+    rows: dict[SamplingParams, list[int]] = {}
+    for i, block in enumerate(blocks):
+        rows.setdefault(block.sampling, []).append(i)
+    return rows
+
+
+def _stacked_decoder_states(
+    decoder: Decoder, blocks: Sequence[BlockState], view: _Predictions
+) -> State:
+    states = []
+    for block in blocks:
+        state = block.decoder_state
+        if state is None:
+            length, vocab = view.tokens.shape[1], view.logits.shape[1]
+            state = decoder.init(1, length, vocab, view.logits.device)
+        states.append(state)
+    return stack_states(states)
+
+
+def _first_ordinary_id(reserved: ReservedIds) -> int:
+    forbidden = {reserved.mask_id, *reserved.control_ids}
+    return next(i for i in range(len(forbidden) + 1) if i not in forbidden)

@@ -1,11 +1,9 @@
-"""Chat templates: rendered as transformers renders them, under a limit of work.
+"""Chat templates, rendered as transformers renders them, under a limit of work.
 
-A template comes with a checkpoint and runs in our process. The sandbox of Jinja keeps it from our
-objects, not from looping for
-ever or filling memory. So whatever a template does is paid from a budget: a loop by the turn, a
-call, filter or operator by the
-size of what goes in and comes out, before the work where that could be large. Nothing can interrupt
-the thread from outside.
+A template comes with a checkpoint and runs in our process. Jinja's sandbox keeps it away from our
+objects, but does not stop endless loops or texts that fill memory. Here every loop turn, call,
+filter and operator is charged to a budget by the size of its input and output, before the work is
+done where it could be large. A rendering cannot be interrupted from outside.
 """
 
 from __future__ import annotations
@@ -26,180 +24,205 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-SECONDS = 5.0
-"""What rendering one conversation may take."""
+MAX_SECONDS = 5.0
+"""The most time that rendering one conversation may take."""
 
-UNITS = 2**22
-"""Work that a template may do, where a character is one unit; for each character of the
-conversation there are `PER_CHARACTER` more.
-"""
+BASE_UNITS = 2**22
+"""Units of work that a template may do; a character is one unit."""
 
-PER_CHARACTER = 256
-STEP = 64
-MEMBER = 4
-"""Units of a loop's turn or a call, and of looking at a member of a list."""
+UNITS_PER_CHARACTER = 256
+"""More units for each character of the conversation."""
 
-SOURCE = 2**20
+CALL_UNITS = 64
+"""The price of a loop turn or a call."""
+
+MEMBER_UNITS = 4
+"""The price of looking at a member of a list."""
+
+MAX_SOURCE = 2**20
 """Characters of a template's source."""
 
+MAX_NUMBER = 10_000
+"""The largest whole number as an argument of a call: a width, a repetition or a depth."""
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-LARGEST = 10_000
-"""Whole numbers above this are no argument of a call: widths, repetitions and depths are what they
-would be.
-"""
-
-_STRINGS = _words(
+_STRING_METHODS = frozenset(
     """
     capitalize count endswith find format index isalnum isalpha isascii isdecimal isdigit
     islower isnumeric isspace istitle isupper join lower lstrip partition removeprefix
     removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip
     swapcase title upper
-    """
+    """.split()
 )
-"""Methods of texts that a template may call."""
-
-_REFUSED = frozenset(
+_REMOVED_FILTERS = frozenset(
     ["center", "filesizeformat", "forceescape", "pprint", "random", "urlize", "wordwrap", "xmlattr"]
 )
-_SHALLOW = _words(
+_SHALLOW_FILTERS = frozenset(
     """
     abs attr batch count d default dictsort first float groupby int items last length list map
     max min reject rejectattr reverse round select selectattr slice sort sum unique
-    """
+    """.split()
 )
-"""Filters of Jinja that are left out, and those that look at the outside of a list alone."""
+"""Filters that look at a list without looking into its members."""
 
+_REPEATING_FILTERS = frozenset(("indent", "join", "tojson"))
+"""Filters that repeat their arguments in what they make."""
 
-_WIDE = re.compile(r"%[^a-zA-Z%]*?(\d{4}|\*)|\{[^}]*\d{4}|\}\d{4,}[^{]*\}")
-"""Places of a format that ask for a thousand characters or more."""
+_WIDE_FORMAT = re.compile(r"%[^a-zA-Z%]*?(\d{4}|\*)|\{[^}]*\d{4}|\}\d{4,}[^{]*\}")
+"""Format fields that are a thousand characters wide or wider."""
 
-_TIMES = frozenset(("indent", "join", "tojson"))
-"""Filters that put their arguments in many places of what they make."""
+_CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
 class LimitError(TemplateError):
-    """A template that does more than it may."""
+    """A template does more than it may."""
 
 
-class Budget:
-    """What is left of the work that one rendering may do."""
+class RenderBudget:
+    """The work that one rendering may still do."""
 
     def __init__(self, characters: int) -> None:
-        self.left = UNITS + PER_CHARACTER * characters
-        self.ends = time.monotonic() + SECONDS
+        self.units = BASE_UNITS + UNITS_PER_CHARACTER * characters
+        self.deadline = time.monotonic() + MAX_SECONDS
 
-    def pay(self, units: int) -> None:
-        """Take `units` and a step. Raises `LimitError` when the budget or the time is used up."""
-        self.left -= units + STEP
-        if self.left < 0 or time.monotonic() > self.ends:
-            raise LimitError("it does too much work: a loop or a text without end")
-
-
-_budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
+    def charge(self, units: int) -> None:
+        """Take `units` and the price of a call. Raises `LimitError` when units or time run out."""
+        self.units -= units + CALL_UNITS
+        if self.units < 0 or time.monotonic() > self.deadline:
+            raise LimitError("it does too much work: an endless loop, or a text without end")
 
 
-def _pay(units: int) -> None:
-    budget = _budget.get()
-    assert budget is not None, "a template ran outside of render()"
-    budget.pay(units)
+_budget: ContextVar[RenderBudget | None] = ContextVar("budget", default=None)
 
 
-def _size(value: Any) -> int:
-    """Characters and members of a value and of all inside it, as far as the budget goes."""
-    if isinstance(value, (str, bytes)):
-        return len(value)
-    budget = _budget.get()
-    most = UNITS if budget is None else budget.left
-    found = 0
-    stack = [value]
-    while stack and found <= most:
-        each = stack.pop()
-        found += MEMBER
-        if isinstance(each, (str, bytes)):
-            found += len(each)
-        elif isinstance(each, Mapping):
-            found += len(each)
-            stack += [*each.keys(), *each.values()] if len(each) <= most else []
-        elif isinstance(each, (list, tuple, set, frozenset)):
-            found += len(each)
-            stack += each if len(each) <= most else []
-        elif isinstance(each, int):
-            found += each.bit_length() // 3
-    return found
-
-
-def _length(value: Any) -> int:
-    return len(value) if hasattr(value, "__len__") else 1
-
-
-def _check_numbers(values: Sequence[Any]) -> int:
-    """The largest whole number among arguments of a call. Raises `LimitError` for one that is too
-    large.
+def render(source: str, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
+    """The text of a conversation in a chat template. Raises jinja2's errors, which templates also
+    raise themselves.
     """
-    numbers = [abs(value) for value in values if isinstance(value, int)]
-    if any(number > LARGEST for number in numbers):
-        raise LimitError(f"it calls something with a number above {LARGEST}")
-    return max(numbers, default=1)
+    chat = [dict(message) for message in messages]
+    token = _budget.set(None)
+    try:
+        template = _compiled(source)
+        budget = RenderBudget(_size(chat))
+        _budget.set(budget)
+        pieces = []
+        for piece in template.generate(messages=chat, tools=None, documents=None, **variables):
+            budget.charge(len(piece))
+            pieces.append(piece)
+        return "".join(pieces)
+    finally:
+        _budget.reset(token)
 
 
-def _check_format(text: str, arguments: Sequence[Any]) -> None:
-    """Pay for a text into which `arguments` are put, before it is made."""
-    if _WIDE.search(text):
-        raise LimitError("it pads a text to a great width")
-    places = text.count("{") + text.count("%")
-    _pay(len(text) + places * sum(map(_size, arguments)))
+def render_to_continue(source: str, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
+    """The text of a conversation up to the end of its last message, which the model continues.
 
-
-class Turns:
-    """What a loop goes through; every turn is paid."""
-
-    def __init__(self, values: Any, cost: int) -> None:
-        self.values = values
-        self.cost = cost
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __iter__(self) -> Iterator[Any]:
-        for value in self.values:
-            _pay(self.cost)
-            yield value
-
-
-class Metered(NodeTransformer):
-    """Puts the filters that pay into a parsed template: around what loops, what is written and what
-    is joined with `~`.
+    Works as `continue_final_message` of transformers. Raises as `render`.
     """
+    *earlier, last = messages
+    text = render(
+        source, [*earlier, {**last, "content": last["content"] + _CONTINUE_TAG}], **variables
+    )
+    end = text.rfind(_CONTINUE_TAG.strip())
+    if end < 0:
+        raise TemplateError("it leaves out the end of the last message, which is to be continued")
+    kept = text[:end]
+    return kept if text.startswith(_CONTINUE_TAG, end) else kept.rstrip()
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(source: str) -> Any:
+    if len(source) > MAX_SOURCE:
+        raise LimitError(f"it is longer than {MAX_SOURCE} characters")
+    return MeteredEnvironment().from_string(source)
+
+
+class MeteredEnvironment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox with every operation charged to the budget."""
+
+    intercepted_binops = frozenset(("*", "**", "+", "%"))
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            extensions=[GenerationTag, loopcontrols],
+        )
+        self.filters = {
+            name: _metered_filter(name, function)
+            for name, function in self.filters.items()
+            if name not in _REMOVED_FILTERS
+        }
+        self.filters["tojson"] = _metered_filter("tojson", _tojson)
+        self.filters |= {
+            "metered_turns": _metered_turns,
+            "metered_value": _metered_value,
+            "metered_concat": _metered_concat,
+        }
+        self.globals = {name: self.globals[name] for name in ("range", "cycler", "joiner")}
+        self.globals |= {"dict": _metered_dict, "namespace": PublicNamespace}
+        self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        metered: nodes.Template = MeteringTransformer().visit(tree)
+        return metered
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Apply an operator whose result may be large."""
+        if operator == "%" and isinstance(left, (str, bytes)):
+            _charge_format(str(left), right if isinstance(right, tuple) else (right,))
+        elif operator == "+":
+            _charge(_length(left) + _length(right))
+        elif operator == "**" and isinstance(right, int) and abs(right) > 64:
+            raise LimitError("it raises a number to a power above 64")
+        elif operator in ("*", "**"):
+            _charge(_product_units(left, right))
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Context, function: Any, /, *arguments: Any, **named: Any) -> Any:
+        """Call a function, a macro or a method."""
+        values = (*arguments, *named.values())
+        method = getattr(function, "__wrapped__", function)  # the sandbox wraps `format`
+        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        if isinstance(owner, (str, bytes)):
+            if name not in _STRING_METHODS:
+                raise LimitError(f"it calls {name} of a text, which is not allowed")
+            _check_numbers(values)
+            _charge_string_method(name, owner, values)
+        else:
+            members = _length(owner) if isinstance(owner, (list, tuple, dict)) else 0
+            _charge(members + sum(map(_length, values)))
+        result = super().call(context, function, *arguments, **named)
+        _charge(_length(result))
+        return result
+
+
+class MeteringTransformer(NodeTransformer):
+    """Wraps loops, output, literals and `~` of a parsed template in filters that charge."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
-        written = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
+        text_size = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         self.generic_visit(node)
-        node.iter = _filtered(node.iter, "metered_turns", nodes.Const(written))
+        node.iter = _filtered(node.iter, "metered_turns", nodes.Const(text_size))
         return node
 
     def visit_Output(self, node: nodes.Output) -> nodes.Output:  # noqa: N802
         self.generic_visit(node)
         node.nodes = [
-            child if isinstance(child, nodes.TemplateData) else _filtered(child, "metered_text")
+            child if isinstance(child, nodes.TemplateData) else _filtered(child, "metered_value")
             for child in node.nodes
         ]
         return node
 
-    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
+    def _literal(self, node: nodes.Expr) -> nodes.Node:
         self.generic_visit(node)
-        return _filtered(node, "metered_text")
+        return _filtered(node, "metered_value")
 
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        return _filtered(node, "metered_text")
+    visit_List = visit_Dict = _literal  # noqa: N815
 
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        return _filtered(node, "metered_text") if node.ctx == "load" else node
+        return self._literal(node) if node.ctx == "load" else self.generic_visit(node)
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
@@ -210,155 +233,34 @@ def _filtered(node: nodes.Node, name: str, *arguments: nodes.Expr) -> nodes.Filt
     return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
 
 
-class Generation(Extension):
-    """The tag that marks an assistant's words for training; what it encloses is rendered as it is."""
+class GenerationTag(Extension):
+    """The tag that marks an assistant's message for training; its body is rendered unchanged."""
 
     tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """The statements inside."""
+        """The statements inside the tag."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with a meter in it."""
+class MeteredTurns:
+    """A loop's values; every turn is charged."""
 
-    intercepted_binops = frozenset(("*", "**", "+", "%"))
+    def __init__(self, values: Any, units: int) -> None:
+        self.values = values
+        self.units = units
 
-    def __init__(self) -> None:
-        super().__init__(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            optimized=False,
-            extensions=[Generation, loopcontrols],
-        )
-        self.filters = {
-            name: _metered(name, each)
-            for name, each in self.filters.items()
-            if name not in _REFUSED
-        }
-        self.filters["tojson"] = _metered("tojson", _tojson)
-        self.filters |= {"metered_turns": _turns, "metered_text": _text, "metered_concat": _concat}
-        self.globals = {name: self.globals[name] for name in ("range", "cycler", "joiner")}
-        self.globals |= {"dict": _dict, "namespace": Namespace}
-        self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+    def __len__(self) -> int:
+        return len(self.values)
 
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        metered: nodes.Template = Metered().visit(tree)
-        return metered
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Apply an operator whose result may be large."""
-        if operator == "%" and isinstance(left, (str, bytes)):
-            _check_format(str(left), right if isinstance(right, tuple) else (right,))
-        elif operator == "+":
-            _pay(_length(left) + _length(right))
-        elif operator == "**" and isinstance(right, int) and abs(right) > 64:
-            raise LimitError("it raises a number to a power above 64")
-        elif operator in ("*", "**"):
-            _pay(_product(left, right))
-        return super().call_binop(context, operator, left, right)
-
-    def call(self, context: Context, function: Any, /, *arguments: Any, **named: Any) -> Any:
-        """Call a function, a macro or a method."""
-        given = (*arguments, *named.values())
-        method = getattr(function, "__wrapped__", function)  # the sandbox wraps `format`
-        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
-        if isinstance(owner, (str, bytes)):
-            if name not in _STRINGS:
-                raise LimitError(f"it calls {name} of a text, which is not allowed")
-            _check_numbers(given)
-            _check_text(name, owner, given)
-        else:
-            _pay(
-                sum(map(_length, given))
-                + (_length(owner) if isinstance(owner, (list, tuple, dict)) else 0)
-            )
-        result = super().call(context, function, *arguments, **named)
-        _pay(_length(result))
-        return result
+    def __iter__(self) -> Iterator[Any]:
+        for value in self.values:
+            _charge(self.units)
+            yield value
 
 
-def _product(left: Any, right: Any) -> int:
-    """Units of `left * right`."""
-    for text, times in ((left, right), (right, left)):
-        if hasattr(text, "__len__") and isinstance(times, int):
-            return len(text) * max(times, 0)
-    bits = sum(value.bit_length() for value in (left, right) if isinstance(value, int))
-    if bits > 4096:
-        raise LimitError("it makes a number of more than a thousand digits")
-    return 1
-
-
-def _check_text(name: str, text: Any, given: Sequence[Any]) -> None:
-    """Pay for what a method of a text makes, before it is made."""
-    if name == "format":
-        _check_format(str(text), given)
-    elif name == "join":
-        _pay(sum(_size(each) + len(text) * _length(each) for each in given))
-    elif name == "replace" and len(given) > 1:
-        old, new = given[0], given[1]
-        more = text.count(old) * _length(new) if isinstance(old, str) else 0
-        _pay(len(text) + more)
-    else:
-        _pay(len(text) + sum(map(_length, given)))
-
-
-def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that pays for what goes in and comes out."""
-    wants = getattr(getattr(function, "jinja_pass_arg", None), "name", None)
-
-    @pass_context
-    def metered(context: Context, value: Any, /, *arguments: Any, **named: Any) -> Any:
-        given = (*arguments, *named.values())
-        if name in ("format", "replace") and isinstance(value, str):
-            _check_text(name, value, given)
-        else:
-            largest = _check_numbers(given)
-            times = largest * (1 + sum(map(_length, given))) if name in _TIMES else 1
-            _pay(times * (_length if name in _SHALLOW else _size)(value))
-        first = {
-            "context": context,
-            "eval_context": context.eval_ctx,
-            "environment": context.environment,
-        }
-        front = () if wants is None else (first[wants],)
-        result = function(*front, value, *arguments, **named)
-        _pay(_length(result))
-        return result
-
-    return metered
-
-
-@pass_context
-def _turns(context: Context, values: Any, cost: int) -> Any:
-    return Turns(values, cost) if hasattr(values, "__len__") else Turns(_listed(values), cost)
-
-
-def _listed(values: Any) -> list[Any]:
-    """The values of a generator, each paid."""
-    found = []
-    for value in values:
-        _pay(1)
-        found.append(value)
-    return found
-
-
-@pass_context
-def _text(context: Context, value: Any) -> Any:
-    _pay(_size(value))
-    return value
-
-
-@pass_context
-def _concat(context: Context, values: list[Any]) -> str:
-    _pay(sum(map(_size, values)))
-    return "".join(map(str, values))
-
-
-class Namespace(utils.Namespace):
+class PublicNamespace(utils.Namespace):
     """Jinja's namespace without names that begin with an underscore, as in transformers."""
 
     def __init__(*given: Any, **named: Any) -> None:  # so that `namespace(self=...)` is allowed
@@ -375,9 +277,136 @@ def _refuse_private(names: Iterable[Any]) -> None:
         raise LimitError("it stores a name that begins with an underscore")
 
 
-def _dict(*given: Any, **named: Any) -> dict[Any, Any]:
-    made = dict(*given, **named)
-    _pay(_size(made))
+def _charge(units: int) -> None:
+    budget = _budget.get()
+    assert budget is not None, "a template ran outside of render()"
+    budget.charge(units)
+
+
+def _length(value: Any) -> int:
+    return len(value) if hasattr(value, "__len__") else 1
+
+
+def _size(value: Any) -> int:
+    """Characters and members of a value and everything in it; stops once the budget is exceeded."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    budget = _budget.get()
+    enough = BASE_UNITS if budget is None else budget.units
+    size = 0
+    stack = [value]
+    while stack and size <= enough:
+        member = stack.pop()
+        size += MEMBER_UNITS
+        if isinstance(member, int):
+            size += member.bit_length() // 3
+        if not isinstance(member, (str, bytes, Mapping, list, tuple, set, frozenset)):
+            continue
+        size += len(member)
+        if isinstance(member, (str, bytes)) or len(member) > enough:
+            continue
+        stack += member
+        if isinstance(member, Mapping):
+            stack += member.values()
+    return size
+
+
+def _check_numbers(values: Sequence[Any]) -> int:
+    """The largest whole number among arguments. Raises `LimitError` for one above MAX_NUMBER."""
+    largest = max((abs(value) for value in values if isinstance(value, int)), default=1)
+    if largest > MAX_NUMBER:
+        raise LimitError(f"it calls something with a number above {MAX_NUMBER}")
+    return largest
+
+
+def _product_units(left: Any, right: Any) -> int:
+    """Units of `left * right`."""
+    for text, times in ((left, right), (right, left)):
+        if hasattr(text, "__len__") and isinstance(times, int):
+            return len(text) * max(times, 0)
+    bits = sum(value.bit_length() for value in (left, right) if isinstance(value, int))
+    if bits > 4096:
+        raise LimitError("it makes a number of more than a thousand digits")
+    return 1
+
+
+def _charge_format(text: str, arguments: Sequence[Any]) -> None:
+    """Charge for a text into which `arguments` are put, before it is made."""
+    if _WIDE_FORMAT.search(text):
+        raise LimitError("it pads a text to a great width")
+    fields = text.count("{") + text.count("%")
+    _charge(len(text) + fields * sum(map(_size, arguments)))
+
+
+def _charge_string_method(name: str, text: Any, arguments: Sequence[Any]) -> None:
+    """Charge for the result of a string's method, before it is made."""
+    if name == "format":
+        _charge_format(str(text), arguments)
+    elif name == "join":
+        _charge(sum(_size(parts) + len(text) * _length(parts) for parts in arguments))
+    elif name == "replace" and len(arguments) > 1:
+        old, new = arguments[0], arguments[1]
+        added = text.count(old) * _length(new) if isinstance(old, str) else 0
+        _charge(len(text) + added)
+    else:
+        _charge(len(text) + sum(map(_length, arguments)))
+
+
+def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter of Jinja that charges for its input and output."""
+    first_argument = getattr(getattr(function, "jinja_pass_arg", None), "name", None)
+
+    @pass_context
+    def metered(context: Context, value: Any, /, *arguments: Any, **named: Any) -> Any:
+        values = (*arguments, *named.values())
+        if name in ("format", "replace") and isinstance(value, str):
+            _charge_string_method(name, value, values)
+        else:
+            largest = _check_numbers(values)
+            times = largest * (1 + sum(map(_length, values))) if name in _REPEATING_FILTERS else 1
+            _charge(times * (_length if name in _SHALLOW_FILTERS else _size)(value))
+        passed = {
+            "context": context,
+            "eval_context": context.eval_ctx,
+            "environment": context.environment,
+        }
+        leading = () if first_argument is None else (passed[first_argument],)
+        result = function(*leading, value, *arguments, **named)
+        _charge(_length(result))
+        return result
+
+    return metered
+
+
+@pass_context
+def _metered_turns(context: Context, values: Any, units: int) -> Any:
+    return MeteredTurns(values if hasattr(values, "__len__") else _as_list(values), units)
+
+
+def _as_list(values: Any) -> list[Any]:
+    """The values of a generator, each charged."""
+    listed = []
+    for value in values:
+        _charge(1)
+        listed.append(value)
+    return listed
+
+
+@pass_context
+def _metered_value(context: Context, value: Any) -> Any:
+    _charge(_size(value))
+    return value
+
+
+@pass_context
+def _metered_concat(context: Context, values: list[Any]) -> str:
+    _charge(sum(map(_size, values)))
+    return "".join(map(str, values))
+
+
+def _metered_dict(*arguments: Any, **named: Any) -> dict[Any, Any]:
+    made = dict(*arguments, **named)
+    _charge(_size(made))
     return made
 
 
@@ -399,29 +428,3 @@ def _tojson(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(source: str) -> Any:
-    if len(source) > SOURCE:
-        raise LimitError(f"it is longer than {SOURCE} characters")
-    return Environment().from_string(source)
-
-
-def render(source: str, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
-    """The text of a conversation in a chat template. Raises jinja2's errors, which templates also
-    raise by themselves.
-    """
-    chat = [dict(message) for message in messages]
-    token = _budget.set(None)
-    try:
-        template = _compiled(source)
-        budget = Budget(_size(chat))
-        _budget.set(budget)
-        written = []
-        for piece in template.generate(messages=chat, tools=None, documents=None, **variables):
-            budget.pay(len(piece))
-            written.append(piece)
-        return "".join(written)
-    finally:
-        _budget.reset(token)

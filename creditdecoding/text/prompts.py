@@ -1,10 +1,10 @@
-"""What a caller may give as a prompt: a text, a conversation, content parts, or a list of these.
+"""What callers may give as a prompt: a text, a conversation, content parts, or a list of these.
 
-    prompts("What is 2+2?")                                  -> one prompt
-    prompts([{"role": "user", "content": "What is 2+2?"}])   -> one prompt, a conversation
-    prompts(["What is 2+2?", [{"role": "user", ...}]])       -> two prompts
+    parse_prompts("What is 2+2?")                                  -> one prompt
+    parse_prompts([{"role": "user", "content": "What is 2+2?"}])   -> one prompt, a conversation
+    parse_prompts(["What is 2+2?", [{"role": "user", ...}]])       -> two prompts
 
-Whatever else is given is refused by what it is.
+Anything else raises an `OptionError` that names its type.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ _ALLOWED = 'a text, a list of {"role", "content"} messages, or a list of several
 
 
 def parse_prompts(given: Any) -> tuple[list[Prompt], bool]:
-    """Prompts from what a caller gave, and whether that was a single one. Raises `OptionError`."""
+    """The prompts, and whether a single one was given. Raises `OptionError`."""
     if isinstance(given, str):
         return [given], True
     entries = _entries(given)
-    if entries and all(isinstance(entry, Mapping) for entry in entries):
+    mappings = [isinstance(entry, Mapping) for entry in entries]
+    if entries and all(mappings):
         return [parse_messages(entries)], True
-    if any(isinstance(entry, Mapping) for entry in entries):
-        hint = "Put each conversation into a list of its own."
-        raise OptionError("messages and other prompts in one list", allowed=_ALLOWED, hint=hint)
+    if any(mappings):
+        raise OptionError(
+            "messages and other prompts in one list",
+            allowed=_ALLOWED,
+            hint="Put each conversation into its own list.",
+        )
     return [parse_prompt(entry) for entry in entries], False
 
 
@@ -40,82 +44,79 @@ def parse_prompt(given: Any) -> Prompt:
 
 
 def parse_messages(entries: Sequence[Any]) -> list[dict[str, Any]]:
-    """Messages with their content as text; content parts alone are one message of the user. Raises
-    `OptionError`.
+    """Messages with their content as text; bare content parts are one message of the user.
+
+    Raises `OptionError`.
     """
     if not entries:
         raise OptionError("the prompt is empty", hint="Give some text, or at least one message.")
-    if all(
-        isinstance(entry, Mapping) and "type" in entry and "role" not in entry for entry in entries
-    ):
+    if all(isinstance(part, Mapping) and "type" in part and "role" not in part for part in entries):
         return [{"role": "user", "content": content_text(entries)}]
     return [_message(entry) for entry in entries]
 
 
 def content_text(content: Any) -> str:
-    """The text of a message's content: a text, or parts {"type": "text", "text": ...} one after the
-    other. Raises `OptionError`.
+    """The text of a message's content, a text or {"type": "text", "text": ...} parts, joined.
+
+    Raises `OptionError`.
     """
     if isinstance(content, str):
         return content
     if not isinstance(content, (list, tuple)):
-        allowed = 'a text or a list of {"type": "text", "text": ...} parts'
         raise OptionError(
             "a message's content is not text",
             given=_kind(content),
-            allowed=allowed,
+            allowed='a text or a list of {"type": "text", "text": ...} parts',
             hint="Give text.",
         )
-    return "".join(_part(part) for part in content)
+    return "".join(_part_text(part) for part in content)
 
 
-def _part(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
-    text = part.get("text") if isinstance(part, Mapping) else None
+def _part_text(part: Any) -> str:
+    is_part = isinstance(part, Mapping)
+    kind = part.get("type") if is_part else _kind(part)
+    text = part.get("text") if is_part else None
     if kind != "text" or not isinstance(text, str):
-        allowed = '{"type": "text", "text": ...}'
         raise OptionError(
-            "a content part is not text", given=kind, allowed=allowed, hint="Give text parts alone."
+            "a content part is not text",
+            given=kind,
+            allowed='{"type": "text", "text": ...}',
+            hint="Give only text parts.",
         )
     return text
 
 
 def _message(entry: Any) -> dict[str, Any]:
-    """A message without the fields that are null, its content as text."""
+    """A message without its null fields, its content as text."""
     if not isinstance(entry, Mapping):
-        hint = "Give messages alone in one conversation."
         raise OptionError(
-            "not a message", given=_kind(entry), allowed='{"role", "content"}', hint=hint
+            "not a message",
+            given=_kind(entry),
+            allowed='{"role", "content"}',
+            hint="Give only messages in a conversation.",
         )
     if not isinstance(entry.get("role"), str):
-        hint = 'Say who speaks: {"role": "user", "content": ...}.'
         raise OptionError(
             "a message without a role",
             given=", ".join(map(str, entry)),
             allowed="role, content",
-            hint=hint,
+            hint='Say who speaks: {"role": "user", "content": ...}.',
         )
-    filled = {name: value for name, value in entry.items() if value is not None}
-    silent = filled["role"] == "assistant" and "content" not in filled
-    return {**filled, "content": "" if silent else content_text(filled.get("content"))}
+    fields = {name: value for name, value in entry.items() if value is not None}
+    if fields["role"] == "assistant" and "content" not in fields:
+        return {**fields, "content": ""}
+    return {**fields, "content": content_text(fields.get("content"))}
 
 
 def _entries(given: Any) -> list[Any]:
-    """The entries of a list or of anything like it that holds prompts or messages. Raises
-    `OptionError`.
-    """
-    if (
-        isinstance(given, (bytes, bytearray, Mapping))
-        or not isinstance(given, Iterable)
-        or hasattr(given, "dtype")
-    ):
-        hint = (
-            "A message alone goes into a list: [message]."
-            if isinstance(given, Mapping)
-            else "Give text or messages."
-        )
-        raise OptionError("not a prompt", given=_kind(given), allowed=_ALLOWED, hint=hint)
-    return list(given)
+    """The entries of a list, or of another iterable of prompts or messages."""
+    wrong_kind = isinstance(given, (bytes, bytearray, Mapping)) or hasattr(given, "dtype")
+    if not wrong_kind and isinstance(given, Iterable):
+        return list(given)
+    hint = "Give text or messages."
+    if isinstance(given, Mapping):
+        hint = "Put a single message into a list: [message]."
+    raise OptionError("not a prompt", given=_kind(given), allowed=_ALLOWED, hint=hint)
 
 
 def _kind(value: Any) -> str:
@@ -123,15 +124,16 @@ def _kind(value: Any) -> str:
 
 
 def require_valid_unicode(text: str) -> str:
-    """The text, if all of it can be written down. Raises `OptionError` for half a character, or for
-    a byte that was none.
+    """The text, if it can be encoded as UTF-8.
+
+    Raises `OptionError` for half a surrogate pair, which also stands for a byte that was not UTF-8.
     """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        given = f"U+{ord(text[error.start]):04X}"
-        hint = "Give whole characters: UTF-8, or both halves of a surrogate pair."
         raise OptionError(
-            "the text has half a character or a byte that is not UTF-8", given=given, hint=hint
+            "the text has half a character or a byte that is not UTF-8",
+            given=f"U+{ord(text[error.start]):04X}",
+            hint="Give whole characters: UTF-8, or both halves of a surrogate pair.",
         ) from error
     return text

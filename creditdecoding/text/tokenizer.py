@@ -1,9 +1,11 @@
-"""Text <-> ids through transformers, never with remote code; special ids are read from the
-checkpoint.
+"""Text to ids and back through transformers' tokenizers, never with remote code.
+
+Special ids are read from the checkpoint: the mask, the ids that end an answer, and control tokens.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,32 +20,37 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from creditdecoding.checkpoint import check_file, read_json, read_optional, read_text
+from creditdecoding.checkpoint import (
+    check_file,
+    read_json,
+    read_optional,
+    read_text,
+    resolve_checkpoint,
+)
 from creditdecoding.config import ModelConfig
-from creditdecoding.errors import CheckpointError, OptionError
-from creditdecoding.text.chat_template import LimitError, render
+from creditdecoding.errors import CheckpointError, CreditError, OptionError
+from creditdecoding.text.chat_template import LimitError, render, render_to_continue
 from creditdecoding.text.prompts import Message, require_valid_unicode
 from creditdecoding.text.special_names import PlainTextEncoder, SpecialNames
 
-# Tokens with which some models change the length of a text (LLaDA2.2, DreamOn), and further masks:
-# orders to a
-# decoding loop, in brackets of any kind. `_MARKED` tells them from words where a vocabulary has no
-# list of added tokens.
+# Tokens by which some models change the length of a text (LLaDA2.2, DreamOn), and further masks, in
+# brackets of any kind.
 _CONTROL = re.compile(
     r"[\W_]+(mask|mdm_mask|delete|split|expand|insert)([\W_]?token)?[\W_]+", re.IGNORECASE
 )
-_MARKED = re.compile("<[|\uff5c].*[|\uff5c]>")
+# Tells control tokens from ordinary words where a vocabulary has no list of added tokens.
+_BRACKETED = re.compile("<[|\uff5c].*[|\uff5c]>")
+_ROLES = ("bos_token", "eos_token", "pad_token", "mask_token")
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     """A checkpoint's tokenizer with the ids that decoding needs.
 
-    `mask_id` fills the canvas; `stop_ids` end an answer (end of text, end of turn); `size` counts
-    the ids that mean
-    something: rows of the embedding from there on are padding and never written. `control_ids` are
-    orders to a decoding
-    loop (delete, split, expand) and never text.
+    `mask_id` fills the canvas; `stop_ids` end an answer (end of text, end of turn); ids from `size`
+    on are padding of the embedding and never written. `control_ids` tell a decoding loop to change
+    the text (delete, split, expand) and are never part of it. `backend` is the transformers
+    tokenizer, or None for a model of ids alone.
     """
 
     backend: Any
@@ -53,233 +60,242 @@ class Tokenizer:
     control_ids: tuple[int, ...] = ()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; nothing is added. Special tokens written out in it become their ids: for
-        text of our own.
+        """Ids of a trusted text: names of special tokens in it become their ids. Nothing is added
+        around it.
         """
-        return list(self._known.encode(require_valid_unicode(text), add_special_tokens=False))
+        return list(self._backend.encode(require_valid_unicode(text), add_special_tokens=False))
 
     def encode_plain(self, text: str) -> list[int]:
-        """Ids of a text that somebody typed: the name of a special token is letters like any
-        others.
+        """Ids of a text that a user typed: the name of a special token is letters like any other.
 
         Raises `OptionError` for tokenizers that cannot read such a name as letters.
         """
-        ids = self._letters.encode(text) if self._names.inside(text) else self.encode(text)
-        wrong = next((i for i in ids if i in self._orders), None)
-        if wrong is not None:
-            what = "this tokenizer does not read the name of a special token as plain text"
-            raise OptionError(what, given=self.token_text(wrong), hint="Take it out of the text.")
+        ids = self._plain_encoder.encode(text) if self._names.occur_in(text) else self.encode(text)
+        special = next((i for i in ids if i in self._never_in_text), None)
+        if special is not None:
+            raise OptionError(
+                "this tokenizer does not read the name of a special token as plain text",
+                given=self.token_text(special),
+                hint="Take it out of the text.",
+            )
         return ids
 
     def encode_chat(self, messages: Sequence[Message], parse_special: bool = False) -> list[int]:
         """Ids of a conversation in the checkpoint's chat template, ready for the answer.
 
-        What the messages say is plain text, as `plain` reads it, unless `parse_special`; the
-        template's own special tokens are special. Raises `OptionError` if there is no template or
-        it refuses.
+        The template's special tokens are special; the messages are plain text, unless
+        `parse_special`. Raises `OptionError` if there is no template or it refuses.
         """
         if parse_special:
             return self.encode(self._rendered(messages))
         return self.encode_marked(self.render_marked(messages))
 
     def render_marked(self, messages: Sequence[Message], **options: bool) -> str:
-        """The text of a conversation, for `mixed`: names of special tokens that the messages hold
-        are broken by a sign.
-
-        `options` of the template; raises `OptionError` if there is none or it refuses.
+        """The text of a conversation for `encode_marked`, with names of special tokens in messages
+        marked as plain. `options` are the template's. Raises as `encode_chat`.
         """
-        text, broken = self._rendered(messages, **options), self._names.broken(messages)
-        if broken is None:
+        text = self._rendered(messages, **options)
+        marked_messages = self._names.mark(messages)
+        if marked_messages == messages:
             return text
-        apart = self._rendered(broken, **options)
-        if self._names.joined(apart) != text:
-            what = (
-                "the chat template does not keep the name of a special token that a message holds"
+        marked = self._rendered(marked_messages, **options)
+        if self._names.unmark(marked) != text:
+            raise OptionError(
+                "the chat template does not keep the name of a special token in a message",
+                hint="Take it out of the message.",
             )
-            raise OptionError(what, hint="Take it out of the message.")
-        return apart
+        return marked
 
     def mark(self, text: str) -> str:
-        """A text that somebody typed, for `mixed`: the names of special tokens in it are broken by
-        a sign.
+        """A text that a user typed, for `encode_marked`: names of special tokens in it are marked
+        as plain.
         """
-        broken = self._names.broken(text)
-        return text if broken is None else str(broken)
+        return str(self._names.mark(text))
 
     def encode_marked(self, text: str) -> list[int]:
-        """Ids of a text in which names of special tokens are special, but for those that a sign
-        breaks.
-        """
-        if self._names.joined(text) == text:
+        """Ids of a text in which unmarked names of special tokens are special."""
+        if self._names.unmark(text) == text:
             return self.encode(text)
         ids = []
-        for part, special in self._names.parts(text):
-            ids += self.encode(part) if special else self.encode_plain(self._names.joined(part))
+        for part, special in self._names.split(text):
+            ids += self.encode(part) if special else self.encode_plain(self._names.unmark(part))
         return ids
 
-    @cached_property
-    def _names(self) -> SpecialNames:
-        """The names of the special tokens."""
-        return SpecialNames.of(self._added, self._orders)
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids without special tokens; empty where there is no tokenizer."""
+        return "" if self.backend is None else self._decode(ids, skip_special=True)
 
-    @cached_property
-    def _letters(self) -> PlainTextEncoder:
-        """A second tokenizer, made when it is needed, that knows no special tokens."""
-        return PlainTextEncoder(self._known, self._names)
+    def token_text(self, token: int) -> str:
+        """One token as shown to a person, special tokens by name."""
+        return self._decode([token], skip_special=False)
 
-    @cached_property
-    def _orders(self) -> frozenset[int]:
-        """Ids that no text has: the mask, end tokens, control tokens, special tokens."""
-        special = {i for i, token in self._added.items() if token.special}
-        unknown = {
-            getattr(self._known, "unk_token_id", None)
-        }  # a sign for letters that the vocabulary lacks
-        return frozenset({self.mask_id, *self.stop_ids, *self.control_ids, *special} - unknown)
-
-    @property
-    def _added(self) -> Mapping[int, Any]:
-        """The tokens beside the vocabulary, which a tokenizer finds before it looks at letters."""
-        return getattr(self._known, "added_tokens_decoder", {})
+    def _decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        return str(
+            self._backend.decode(
+                list(ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
+            )
+        )
 
     def _rendered(self, messages: Sequence[Message], **options: bool) -> str:
-        """A conversation in the chat template."""
-        if not self._known.chat_template:
+        if not self._backend.chat_template:
             raise OptionError(
                 "this checkpoint has no chat template",
                 hint="Give plain text (on the command line: --raw).",
             )
-        asked = {"add_generation_prompt": True, **options}
         try:
-            return render_chat(self.backend, messages, **asked)
-        except Exception as error:  # jinja's errors, which templates also raise by themselves
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            way_out = (
-                "Give plain text (--raw)"
-                if isinstance(error, LimitError)
-                else "Change the roles or their order"
-            )
+            return render_chat(self.backend, messages, **{"add_generation_prompt": True, **options})
+        except Exception as error:  # templates raise jinja2's errors and their own
+            limited = isinstance(error, LimitError)
             raise OptionError(
-                f"the chat template refuses this conversation ({reason})", hint=f"{way_out}."
+                f"the chat template refuses this conversation ({_first_line(error)})",
+                hint="Give plain text (--raw)." if limited else "Change the roles or their order.",
             ) from error
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out; empty where there is no tokenizer."""
+    @property
+    def _backend(self) -> Any:
         if self.backend is None:
-            return ""
-        return str(
-            self.backend.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            raise OptionError(
+                "this model has no tokenizer, so it reads no text",
+                hint="Give one: wrap(model, tokenizer); LM.new_request(ids, config) takes ids.",
             )
-        )
-
-    def token_text(self, token: int) -> str:
-        """One token as a person should see it, special tokens by name."""
-        return str(
-            self._known.decode(
-                [token], skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-        )
+        return self.backend
 
     @property
-    def _known(self) -> Any:
-        """The tokenizer behind it. Raises `OptionError` where a model was brought without one."""
-        if self.backend is None:
-            hint = "Give one to wrap(model, tokenizer); prompts of ids go through LM.new_request(ids, config)."
-            raise OptionError("this model has no tokenizer, so it reads no text", hint=hint)
-        return self.backend
+    def _added(self) -> Mapping[int, Any]:
+        """The tokens that are found in a text before it is split."""
+        return getattr(self._backend, "added_tokens_decoder", {})
+
+    @cached_property
+    def _names(self) -> SpecialNames:
+        return SpecialNames.from_added(self._added, self._never_in_text)
+
+    @cached_property
+    def _plain_encoder(self) -> PlainTextEncoder:
+        return PlainTextEncoder(self._backend, self._names)
+
+    @cached_property
+    def _never_in_text(self) -> frozenset[int]:
+        """The mask, end, control and special tokens, without the token for unknown letters."""
+        special = {i for i, token in self._added.items() if token.special}
+        unknown = getattr(self._backend, "unk_token_id", None)
+        return frozenset({self.mask_id, *self.stop_ids, *self.control_ids, *special} - {unknown})
 
 
 def render_chat(backend: Any, messages: Sequence[Message], **options: bool) -> str:
-    """The text of a conversation in the tokenizer's chat template. Raises whatever the template
-    raises.
+    """The text of a conversation in the tokenizer's chat template, under a limit of work.
+
+    `options`: `add_generation_prompt`, `continue_final_message`. Raises whatever the template
+    raises. A tokenizer class with its own `apply_chat_template`, which is code and not a template
+    of a checkpoint, renders by it.
     """
-    asked = {"add_generation_prompt": False, **options}
-    is_ours = isinstance(backend, PreTrainedTokenizerBase) and isinstance(
-        backend.chat_template, str
+    own_code = not isinstance(backend, PreTrainedTokenizerBase) or (
+        type(backend).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template
     )
-    whole = not asked.get("continue_final_message")
-    if (
-        whole
-        and is_ours
-        and type(backend).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
-    ):
-        special = backend.special_tokens_map
-        return render(backend.chat_template, messages, **special, **asked)
-    text = backend.apply_chat_template(list(messages), tokenize=False, **asked)
-    return str(text)
+    options = {"add_generation_prompt": False, **options}
+    if own_code:
+        return str(backend.apply_chat_template(list(messages), tokenize=False, **options))
+    continues = options.pop("continue_final_message", False)
+    renderer = render_to_continue if continues else render
+    return renderer(backend.get_chat_template(), messages, **backend.special_tokens_map, **options)
 
 
 def read_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer:
-    """Load the tokenizer in `folder`; `config`, if there is a model, adds its ids and is checked.
+    """Read the tokenizer in `folder`; the model's `config` adds its ids and is checked.
+
     Raises `CheckpointError`.
     """
-    settings, whole = (
-        read_optional(folder / "tokenizer_config.json"),
-        (folder / "tokenizer.json").exists(),
-    )
-    check_file(folder / "tokenizer.json")
-    try:
-        backend = _whole(folder) if whole else _pieces(folder, settings)
-    except (CheckpointError, KeyboardInterrupt, SystemExit):
-        raise
-    except (
-        BaseException
-    ) as error:  # the tokenizers library raises bare Exception on a broken file, or panics
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        named = "tokenizer.json" if whole else "vocab.json or another file of the tokenizer"
-        raise CheckpointError(
-            f"{named} cannot be read ({reason})", given=str(folder), hint="Download the file again."
-        ) from error
-    known = backend.get_vocab()
-    backend.add_special_tokens(_roles(folder, settings, known))
+    settings = read_optional(folder / "tokenizer_config.json")
+    backend = _read_backend(folder, settings)
+    vocabulary = backend.get_vocab()
+    backend.add_special_tokens(_roles(folder, settings, vocabulary))
     backend.chat_template = _template(folder, settings)
-    size = 1 + max(known.values(), default=-1)
-    if config is not None and size > config.embedding_rows:
+    if config is None:
+        return from_transformers(backend)
+    size = _size(vocabulary)
+    if size > config.embedding_rows:
         raise CheckpointError(
             "the tokenizer has more ids than the model has embedding rows",
             given=size,
             allowed=f"at most {config.embedding_rows}",
             hint="The tokenizer belongs to another checkpoint.",
         )
-    return from_transformers(
-        backend, config.mask_token_id if config else None, config.stop_token_ids if config else ()
-    )
+    return from_transformers(backend, config.mask_token_id, config.stop_token_ids)
 
 
 def from_transformers(
     backend: Any, mask_id: int | None = None, stop_ids: Iterable[int] = ()
 ) -> Tokenizer:
-    """A transformers tokenizer with the ids that decoding needs; the mask is `mask_id` or else its
-    own. Raises `CheckpointError`.
+    """A transformers tokenizer with the ids that decoding needs. `mask_id` is by default the
+    tokenizer's own; its end tokens are added to `stop_ids`. Raises `CheckpointError`.
     """
     vocabulary = backend.get_vocab()
-    size = 1 + max(vocabulary.values(), default=-1)
     stops = {*stop_ids, *_end_of_turn(backend)}
     if backend.eos_token_id is not None:
         stops.add(backend.eos_token_id)
-    mask = _mask_id(backend, mask_id, size)
-    control = _control_ids(vocabulary, backend.get_added_vocab())
-    return Tokenizer(
-        backend, mask, tuple(sorted(stops)), size, tuple(sorted(control - stops - {mask}))
-    )
+    mask = _mask_id(backend, mask_id, _size(vocabulary))
+    control = _control_ids(vocabulary, backend.get_added_vocab()) - stops - {mask}
+    return Tokenizer(backend, mask, tuple(sorted(stops)), _size(vocabulary), tuple(sorted(control)))
+
+
+@functools.lru_cache(maxsize=16)
+def checkpoint_control_ids(name: str, revision: str | None = None) -> tuple[int, ...]:
+    """Control tokens of a checkpoint that is on this machine, a folder or a downloaded hub id, for
+    callers that have a network but no tokenizer; empty if its tokenizer cannot be read.
+    """
+    try:
+        return read_tokenizer(resolve_checkpoint(name, revision, offline=True)).control_ids
+    except CreditError:
+        return ()
+
+
+def declared_control_ids(config: Any) -> tuple[int, ...]:
+    """Control tokens that a model's config.json names (LLaDA2.2), from its object in
+    transformers.
+    """
+    ids = [getattr(config, name, None) for name in ("delete_token_id", "split_token_id")]
+    return tuple(i for i in ids if isinstance(i, int))
+
+
+def _size(vocabulary: Mapping[str, int]) -> int:
+    return 1 + max(vocabulary.values(), default=-1)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _control_ids(vocabulary: Mapping[str, int], added: Mapping[str, int]) -> set[int]:
-    """Ids of the tokens that order a decoding loop to change a text, and of every mask."""
-    marked = {
+    """Ids of the tokens that tell a decoding loop to change a text, and of every mask."""
+    bracketed = {
         text: i
         for text, i in vocabulary.items()
-        if text.startswith("<") and _MARKED.fullmatch(text)
+        if text.startswith("<") and _BRACKETED.fullmatch(text)
     }
-    return {i for text, i in {**marked, **added}.items() if _CONTROL.fullmatch(text)}
+    return {i for text, i in {**bracketed, **added}.items() if _CONTROL.fullmatch(text)}
 
 
-def _whole(folder: Path) -> Any:
-    """The tokenizer that tokenizer.json describes; classes that other files name are not asked for."""
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+def _read_backend(folder: Path, settings: Mapping[str, Any]) -> Any:
+    """The tokenizer of tokenizer.json, else of vocab.json and merges.txt; tokenizer classes that
+    other files name are not used.
+    """
+    whole = folder / "tokenizer.json"
+    check_file(whole)
+    try:
+        if whole.exists():
+            return PreTrainedTokenizerFast(tokenizer_file=str(whole))
+        return _from_byte_pairs(folder, settings)
+    except (CheckpointError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises bare Exception on a broken file, or panics
+        files = whole.name if whole.exists() else "vocab.json or another file of the tokenizer"
+        raise CheckpointError(
+            f"{files} cannot be read ({_first_line(error)[:200]})",
+            given=str(folder),
+            hint="Download the file again.",
+        ) from error
 
 
-def _pieces(folder: Path, settings: Mapping[str, Any]) -> Any:
+def _from_byte_pairs(folder: Path, settings: Mapping[str, Any]) -> Any:
     """Qwen2's tokenizer from vocab.json, merges.txt and the added tokens, each at its id (Dream,
     DiffuCoder).
     """
@@ -290,10 +306,8 @@ def _pieces(folder: Path, settings: Mapping[str, Any]) -> Any:
                 given=str(folder),
                 hint="Put the released files beside config.json.",
             )
-    vocabulary, added = (
-        read_json(folder / "vocab.json"),
-        dict(read_optional(folder / "added_tokens.json")),
-    )
+    vocabulary = read_json(folder / "vocab.json")
+    added = dict(read_optional(folder / "added_tokens.json"))
     described = {int(i): token for i, token in (settings.get("added_tokens_decoder") or {}).items()}
     for i, token in described.items():
         if i not in added.values():
@@ -303,90 +317,85 @@ def _pieces(folder: Path, settings: Mapping[str, Any]) -> Any:
     backend = Qwen2Tokenizer(
         vocab={**vocabulary, **added}, merges=merges, unk_token=None, eos_token=None, pad_token=None
     )
-    plain = {i for i, token in described.items() if not token.get("special", True)}
     for text, i in sorted(added.items(), key=lambda item: item[1]):
-        backend.add_tokens(
-            [AddedToken(text, special=i not in plain, normalized=False)],
-            special_tokens=i not in plain,
-        )
+        special = described.get(i, {}).get("special", True)
+        token = AddedToken(text, special=special, normalized=False)
+        backend.add_tokens([token], special_tokens=special)
     return backend
 
 
-_ROLES = ("bos_token", "eos_token", "pad_token", "mask_token")
-
-
-def _roles(folder: Path, settings: Mapping[str, Any], known: Mapping[str, int]) -> dict[str, str]:
-    """Which of the known tokens begins, ends, pads and masks; a name that has no id is left out, so
-    that no id is made for it.
+def _roles(
+    folder: Path, settings: Mapping[str, Any], vocabulary: Mapping[str, int]
+) -> dict[str, str]:
+    """Names of the tokens that begin, end, pad and mask. A name without an id is left out, so that
+    no new id is made for it.
     """
-    found = {}
+    roles = {}
     for source in (read_optional(folder / "special_tokens_map.json"), settings):
         for role in _ROLES:
-            text = source.get(role)
-            text = text.get("content") if isinstance(text, Mapping) else text
-            if isinstance(text, str) and text in known:
-                found[role] = text
-    return found
+            name = source.get(role)
+            if isinstance(name, Mapping):
+                name = name.get("content")
+            if isinstance(name, str) and name in vocabulary:
+                roles[role] = name
+    return roles
 
 
 def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The chat template: a file of its own, else a field; of several the default one."""
+    """The chat template: chat_template.jinja, else the field; of several the default one."""
     file = folder / "chat_template.jinja"
-    found = read_text(file) if file.exists() else settings.get("chat_template")
-    if isinstance(found, list):
-        named = {
-            each.get("name"): each.get("template") for each in found if isinstance(each, Mapping)
-        }
-        found = named.get("default", next(iter(named.values()), None))
-    if found is not None and not isinstance(found, str):
+    template = read_text(file) if file.exists() else settings.get("chat_template")
+    if isinstance(template, list):
+        entries = [entry for entry in template if isinstance(entry, Mapping)]
+        named = {entry.get("name"): entry.get("template") for entry in entries}
+        template = named.get("default", next(iter(named.values()), None))
+    if template is not None and not isinstance(template, str):
         raise CheckpointError(
             "the chat template is not a text",
-            given=type(found).__name__,
+            given=type(template).__name__,
             hint="Download tokenizer_config.json again.",
         )
-    return found if isinstance(found, str) and found else None
+    return template or None
 
 
-def _mask_id(backend: Any, given: int | None, size: int) -> int:
-    """Mask id: the one given (config.json), else the tokenizer's mask token, else an added token
-    whose bare text says mask.
+def _mask_id(backend: Any, config_id: int | None, size: int) -> int:
+    """The mask id of config.json, else of the tokenizer's mask token, else of an added token that
+    is called mask.
     """
     named = sorted(
         i
         for text, i in backend.get_added_vocab().items()
         if text.strip("<>|").lower() in ("mask", "mdm_mask")
     )
-    found = next((i for i in (given, backend.mask_token_id, *named) if i is not None), None)
-    if found is None:
+    candidates = [i for i in (config_id, backend.mask_token_id, *named) if i is not None]
+    if not candidates:
         raise CheckpointError(
             "the tokenizer has no mask token",
             hint="Add mask_token_id to config.json, naming an id the tokenizer has.",
         )
-    if not 0 <= found < size:
+    mask_id = int(candidates[0])
+    if not 0 <= mask_id < size:
         raise CheckpointError(
             "the mask id is not in the tokenizer",
-            given=found,
+            given=mask_id,
             allowed=f"below {size}",
             hint="Correct mask_token_id in config.json.",
         )
-    return int(found)
+    return mask_id
 
 
 def _end_of_turn(backend: Any) -> list[int]:
-    """The special token that the chat template writes after an assistant's words, if there is a
-    template.
-    """
+    """The special token that the chat template writes after an assistant's message."""
     if not backend.chat_template:
         return []
-    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
+    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
     try:
-        after = render_chat(backend, turns).rsplit("ANSWER", 1)[-1]
-    except Exception as error:  # jinja's errors, which templates also raise by themselves
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        after = render_chat(backend, messages).rsplit("ANSWER", 1)[-1]
+    except Exception as error:  # templates raise jinja2's errors and their own
         raise CheckpointError(
-            f"the chat template cannot be rendered ({reason})",
+            f"the chat template cannot be rendered ({_first_line(error)})",
             hint="Download tokenizer_config.json again.",
         ) from error
-    special = set(backend.all_special_ids) | set(backend.get_added_vocab().values())
+    special = {*backend.all_special_ids, *backend.get_added_vocab().values()}
     first = backend.encode(after, add_special_tokens=False)[:1]
     return [i for i in first if i in special]

@@ -28,7 +28,11 @@ from creditdecoding.decoders import create, export_text
 from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import SpecialTokens, new_request
 from creditdecoding.integrations.blocks import check_decoder, seed_from_name
-from creditdecoding.integrations.sglang.plugin import ALGORITHMS, algorithm_name
+from creditdecoding.integrations.sglang.plugin import (
+    ALGORITHMS,
+    algorithm_decoders,
+    algorithm_name,
+)
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.ops.noise import gumbel_noise, uniform_noise
 from creditdecoding.trace import StepEvent

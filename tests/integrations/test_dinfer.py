@@ -167,7 +167,7 @@ def test_a_row_begins_anew_beside_one_that_goes_on() -> None:
 
 def test_names_and_constants_of_dinfer() -> None:
     made = CreditThresholdParallelDecoder(temperature=0, threshold=0.8, mask_id=MASK, eos_id=17)
-    assert decoders.settings(made.rule) == {
+    assert decoders.settings(made.decoder) == {
         "name": "credit",
         "threshold": 0.8,
         "alpha": 0.7,
@@ -175,7 +175,7 @@ def test_names_and_constants_of_dinfer() -> None:
         "gamma": 0.2,
     }
     assert (made.threshold, made.mask_id, made.eos_id) == (0.8, MASK, 17)
-    assert decoders.settings(HierarchyDecoder(0, threshold=0.9).rule) == {
+    assert decoders.settings(HierarchyDecoder(0, threshold=0.9).decoder) == {
         "name": "hierarchy",
         "threshold": 0.9,
         "low": 0.4,

@@ -11,7 +11,7 @@ import jinja2
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from creditdecoding.text.chat_template import LimitError, render
+from creditdecoding.text.chat_template import LimitError, render, render_to_continue
 from tools.checkpoints import templates
 
 SHORT = [{"role": "user", "content": "Hi"}]
@@ -52,6 +52,21 @@ def test_the_text_is_that_of_transformers(name: str) -> None:
                 [messages], chat_template=source, add_generation_prompt=start, **SPECIAL
             )
             assert ours == theirs
+
+
+@pytest.mark.parametrize("name", [*RELEASED, "generation tag", "filters"])
+def test_a_last_message_is_continued_as_by_transformers(name: str) -> None:
+    source = {**RELEASED, **OTHERS}[name]
+    messages = [*LONG, {"role": "assistant", "content": "It is the user's "}]
+    (theirs,), _ = render_jinja_template(
+        [messages], chat_template=source, continue_final_message=True, **SPECIAL
+    )
+    assert render_to_continue(source, messages, **SPECIAL) == theirs
+
+
+def test_a_last_message_that_a_template_leaves_out_is_not_continued() -> None:
+    with pytest.raises(jinja2.TemplateError, match="leaves out"):
+        render_to_continue("{{ messages[0].content }}", LONG)
 
 
 ENDLESS = {

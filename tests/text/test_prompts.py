@@ -63,7 +63,7 @@ def test_a_conversation_keeps_its_turns_and_an_answer_without_words() -> None:
 
 
 BAD: list[tuple[Any, str]] = [
-    (USER, "not a prompt; got 'dict'.*goes into a list"),
+    (USER, "not a prompt; got 'dict'.*single message into a list"),
     (5, "not a prompt; got 'int'"),
     (None, "not a prompt; got 'NoneType'"),
     (b"hello", "not a prompt; got 'bytes'"),

@@ -1,4 +1,4 @@
-"""A checkpoint ready to use: model and tokenizer together, text in, text out.
+"""A model and its tokenizer together: text in, text out.
 
 lm = load("pocket")
 print(lm.generate("What is the capital of Peru and the language of Japan?").text)
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 
+from creditdecoding import decoders
 from creditdecoding.checkpoint import read_optional, resolve_checkpoint, shards
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
-from creditdecoding.decoders import resolve, settings
 from creditdecoding.decoding.cache_policy import supported_policies
 from creditdecoding.decoding.forward import Denoiser
 from creditdecoding.decoding.loop import denoise
@@ -31,6 +31,7 @@ from creditdecoding.decoding.streaming import IncrementalDetokenizer, truncate_a
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.models import build_on_meta, load_model, memory, read_config, resolve_device
 from creditdecoding.models.kv_cache import ModelGeometry
+from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import DTYPES, Progress, check_weights, read_headers
 from creditdecoding.options import from_mapping
 from creditdecoding.text.prompts import (
@@ -49,7 +50,7 @@ INFILL_MASK = "[MASK]"
 
 @dataclass(frozen=True, repr=False)
 class Completion:
-    """An answer: its text, why it ended ("stop" or "length"), and the trace that holds every count."""
+    """An answer: its text, why it ended ("stop" or "length"), and its trace with every count."""
 
     text: str
     finish_reason: str
@@ -57,7 +58,7 @@ class Completion:
 
     @property
     def nfe(self) -> int:
-        """Forward passes it took."""
+        """Forward passes that the answer took."""
         return self.trace.nfe
 
     @property
@@ -102,17 +103,16 @@ class LM:
         max_turns: int | None = None,
         parse_special: bool = False,
     ) -> None:
-        self.model, self.tokenizer, self.max_length, self.max_turns = (
-            model,
-            tokenizer,
-            max_length,
-            max_turns,
-        )
-        self.device, self.batch_size, self.parse_special = device, batch_size, parse_special
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.device = device
+        self.batch_size = batch_size
+        self.max_turns = max_turns
+        self.parse_special = parse_special
         self.geometry: ModelGeometry = getattr(model, "geometry", ModelGeometry())
-        self.defaults: dict[
-            str, Any
-        ] = {}  # options of requests where these say nothing: of the checkpoint, or of an operator
+        self.defaults: dict[str, Any] = {}
+        """Options for requests that leave them out, from the checkpoint or an operator."""
         self.vocab = SpecialTokens(
             tokenizer.mask_id,
             tokenizer.stop_ids,
@@ -122,44 +122,38 @@ class LM:
         )
 
     def encode(self, prompt: Prompt, raw: bool = False) -> list[int]:
-        """Ids of a prompt: through the chat template, or as plain text if `raw`. Raises
-        `OptionError` if it is empty.
+        """Ids of a prompt, in the chat template, or as plain text if `raw`.
 
-        Names of special tokens in it are plain text too, unless the model was loaded with
-        `parse_special`.
+        Names of special tokens in it are plain text, unless the model was loaded with
+        `parse_special`. Raises `OptionError` if the prompt is empty.
         """
         prompt = parse_prompt(prompt)
-        text = (
-            prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
-        )
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        text = "".join(message["content"] for message in messages)
         if not require_valid_unicode(text).strip():
             raise OptionError("the prompt is empty", hint="Give some text.")
-        if raw:
-            if not isinstance(prompt, str):
-                raise OptionError(
-                    "a raw prompt must be text",
-                    given=type(prompt).__name__,
-                    hint="Give a string, or leave raw off.",
-                )
-            return self.encode_text(prompt)
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return self.tokenizer.encode_chat(messages, self.parse_special)
+        if not raw:
+            return self.tokenizer.encode_chat(messages, self.parse_special)
+        if not isinstance(prompt, str):
+            raise OptionError(
+                "a raw prompt must be text",
+                given=type(prompt).__name__,
+                hint="Give a string, or leave raw off.",
+            )
+        return self.encode_text(prompt)
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of a text that somebody typed, without a template; names of special tokens as in
-        `encode`.
+        """Ids of a text that a user typed, without a template. Names of special tokens are read as
+        in `encode`.
         """
-        return (
-            self.tokenizer.encode(text) if self.parse_special else self.tokenizer.encode_plain(text)
-        )
+        encode = self.tokenizer.encode if self.parse_special else self.tokenizer.encode_plain
+        return encode(text)
 
     def recent_turns(self, history: Sequence[Message]) -> list[Message]:
-        """The last turns of a conversation that the checkpoint was trained to take into account."""
-        return (
-            list(history)
-            if self.max_turns is None
-            else list(history[max(0, len(history) - 2 * (self.max_turns - 1)) :])
-        )
+        """The last messages of a conversation, as many as the checkpoint was trained on."""
+        if self.max_turns is None:
+            return list(history)
+        return list(history[max(0, len(history) - 2 * (self.max_turns - 1)) :])
 
     def new_requests(
         self,
@@ -168,20 +162,18 @@ class LM:
         raw: bool = False,
         seed_indices: Sequence[int] | None = None,
     ) -> list[Request]:
-        """One row a prompt, ready for `generate.run`.
+        """A request for each prompt.
 
-        Each row has a seed of its own (`sample_seed`), by its place among the prompts, or by
-        `numbers`, one a prompt, where the prompts are a part of something larger.
+        Request i draws with `sample_seed(config.seed, i)`, or with its number in `seed_indices`
+        where the prompts are part of a larger set.
         """
-        seed_indices = range(len(prompts)) if seed_indices is None else seed_indices
-        return [
-            self.new_request(
-                self.encode(prompt, raw),
-                dataclasses.replace(config, seed=sample_seed(config.seed, number)),
-                i,
-            )
-            for i, (prompt, number) in enumerate(zip(prompts, seed_indices, strict=True))
-        ]
+        if seed_indices is None:
+            seed_indices = range(len(prompts))
+        requests = []
+        for i, (prompt, number) in enumerate(zip(prompts, seed_indices, strict=True)):
+            own_config = replace(config, seed=sample_seed(config.seed, number))
+            requests.append(self.new_request(self.encode(prompt, raw), own_config, i))
+        return requests
 
     def new_request(
         self,
@@ -191,26 +183,38 @@ class LM:
         begun: Sequence[int] = (),
         suffix: Sequence[int] = (),
     ) -> Request:
-        """A row that continues the ids of a prompt, and of an answer that is `begun`, up to the ids
-        of a `suffix`.
+        """A request that continues the ids of a prompt.
 
-        Raises `OptionError` if it does not fit, or has a mask.
+        `begun` are ids of the answer that are given, `suffix` ids after the answer. Raises
+        `OptionError` if the request does not fit, or has a mask or an unknown id.
         """
-        if self.vocab.mask_id in ids:
-            hint = "Take it out; gaps inside a text are filled by LM.infill."
-            raise OptionError(
-                "the mask token is in the prompt", given=self.vocab.mask_id, hint=hint
-            )
+        self.check_prompt_ids(ids)
         return new_request(
             index, ids, config, self.vocab, self.max_length, self.geometry, begun, suffix
         )
 
+    def check_prompt_ids(self, ids: Sequence[int]) -> None:
+        """Raise `OptionError` for the mask and for ids outside the vocabulary."""
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab.size:
+            raise OptionError(
+                "ids outside the vocabulary",
+                given=(min(ids), max(ids)),
+                allowed=f"below {self.vocab.size}",
+                hint="Check them.",
+            )
+        if self.vocab.mask_id in ids:
+            raise OptionError(
+                "the mask token is in the prompt",
+                given=self.vocab.mask_id,
+                hint="Take it out; gaps inside a text are filled by LM.infill.",
+            )
+
     def new_infill_request(self, text: str, config: GenerationConfig) -> Request:
-        """A row for a text in which `[MASK]` marks each missing token.
+        """A request for a text in which `[MASK]` marks each missing token.
 
         A blank before `[MASK]` belongs to the gap: in most vocabularies it is the first character
-        of the token to find.
-        The tokenizer's own mask token marks one too in a model loaded with `parse_special`.
+        of the missing token. The tokenizer's own mask token marks a gap too if the model was loaded
+        with `parse_special`.
         """
         first, *others = text.replace(f" {INFILL_MASK}", INFILL_MASK).split(INFILL_MASK)
         ids = self.encode_text(first)
@@ -218,39 +222,38 @@ class LM:
             ids += [self.tokenizer.mask_id, *self.encode_text(part)]
         return new_infill_request(0, ids, config, self.vocab, self.max_length, self.geometry)
 
-    def events(self, rows: Sequence[Request]) -> Iterator[Event]:
-        """Decode rows; the trace events as they happen."""
-        return denoise(self.model, rows, self.vocab, self.device, self.batch_size)
+    def events(self, requests: Sequence[Request]) -> Iterator[Event]:
+        """Decode requests; the trace events as they happen."""
+        return denoise(self.model, requests, self.vocab, self.device, self.batch_size)
 
     def collect(
-        self, rows: Sequence[Request], on_event: Callable[[Event], None] | None = None
+        self, requests: Sequence[Request], on_event: Callable[[Event], None] | None = None
     ) -> list[Completion]:
-        """Decode rows to the end, showing each event to `on_event`; completions in the order of
-        `rows`.
-        """
-        traces = {row.index: self.new_trace(row) for row in rows}
-        for event in self.events(rows):
+        """Decode requests to the end; completions in their order. `on_event` gets each event."""
+        traces = {request.index: self.new_trace(request) for request in requests}
+        for event in self.events(requests):
             traces[event.row].add(event)
             if on_event is not None:
                 on_event(event)
-        return [self.completion(row, traces[row.index]) for row in rows]
+        return [self.completion(request, traces[request.index]) for request in requests]
 
-    def new_trace(self, row: Request) -> Trace:
-        """An empty trace for a row, its settings filled in."""
-        config = {
-            f.name: getattr(row.config, f.name)
-            for f in dataclasses.fields(row.config)
-            if f.name not in ("decoder", "stop")
+    def new_trace(self, request: Request) -> Trace:
+        """An empty trace for a request, its settings filled in."""
+        config = request.config
+        settings = {
+            "decoder": decoders.settings(request.decoder),
+            **_options(config, leave_out=("decoder", "stop")),
+            "stop": list(config.stop),
         }
-        begun = row.answer_prefix
-        more = {"begun": begun} if begun else {}
-        known = {"decoder": settings(row.decoder), **config, "stop": list(row.config.stop), **more}
-        return Trace(tuple(row.canvas[: row.answer_start].tolist()), settings=known)
+        if request.answer_prefix:
+            settings["begun"] = request.answer_prefix
+        prompt = request.canvas[: request.answer_start].tolist()
+        return Trace(tuple(prompt), settings=settings)
 
-    def completion(self, row: Request, trace: Trace) -> Completion:
-        """Text of a finished trace, cut before the first stop string."""
+    def completion(self, request: Request, trace: Trace) -> Completion:
+        """The answer of a finished trace, cut before the first stop string."""
         assert trace.finish is not None
-        return Completion(self.text(trace.tokens, row.config), trace.finish.reason, trace)
+        return Completion(self.text(trace.tokens, request.config), trace.finish.reason, trace)
 
     def text(self, ids: Sequence[int], config: GenerationConfig) -> str:
         """Text of an answer's ids, cut before the first stop string."""
@@ -291,16 +294,15 @@ class LM:
         raw: bool = False,
         **options: Any,
     ) -> Completion | list[Completion]:
-        """Answer one prompt, or many in one batch; `options` are fields of `GenerationConfig`.
-        Raises `CreditError`s.
+        """Answer one prompt, or several in one batch; `options` are fields of `GenerationConfig`.
 
-        A text and a list of {"role", "content"} messages are one prompt each; a list of texts or of
-        conversations is many.
+        A text or a list of {"role", "content"} messages is one prompt; a list of texts or of
+        conversations is several. Raises `CreditError`s.
         """
-        config = _config(config, options)
-        given, single = parse_prompts(prompt)
-        found = self.collect(self.new_requests(given, config, raw))
-        return found[0] if single else found
+        prompts, single = parse_prompts(prompt)
+        requests = self.new_requests(prompts, _config(config, options), raw)
+        completions = self.collect(requests)
+        return completions[0] if single else completions
 
     def infill(
         self, text: str, config: GenerationConfig | None = None, **options: Any
@@ -316,20 +318,24 @@ class LM:
         raw: bool = False,
         **options: Any,
     ) -> Iterator[str]:
-        """Answer one prompt; pieces of text as soon as no later step can change them."""
-        row = self.new_requests([prompt], _config(config, options), raw)[0]
-        reading = IncrementalDetokenizer(row, self.vocab)
-        yield from filter(None, map(reading.add, self.events([row])))
+        """Answer one prompt; pieces of text as soon as they are final."""
+        request = self.new_requests([prompt], _config(config, options), raw)[0]
+        detokenizer = IncrementalDetokenizer(request, self.vocab)
+        for event in self.events([request]):
+            if text := detokenizer.add(event):
+                yield text
+
+
+def _options(config: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a config."""
+    names = [field.name for field in dataclasses.fields(config)]
+    return {name: getattr(config, name) for name in names if name not in leave_out}
 
 
 def _config(config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
-    """`config` with `options` laid over it."""
-    if config is None:
-        return from_mapping(GenerationConfig, options)
-    return from_mapping(
-        GenerationConfig,
-        {**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, **options},
-    )
+    """`config` with `options` in place of its own."""
+    base = {} if config is None else _options(config)
+    return from_mapping(GenerationConfig, {**base, **options})
 
 
 def load(
@@ -338,53 +344,52 @@ def load(
     on_progress: Progress | None = None,
     **options: Any,
 ) -> LM:
-    """Load a checkpoint: a folder, a hub id, or "pocket", the embedded one; `options` are fields of
-    `EngineConfig`.
+    """Load a checkpoint: a folder, a hub id, or "pocket", the embedded one.
 
-    `on_progress` is called while weights are read, with the bytes read so far and the bytes there
-    are.
+    `options` are fields of `EngineConfig`. `on_progress` is called while weights are read, with the
+    bytes read so far and in all. Raises `CheckpointError` and `OptionError`.
     """
     engine = config if config is not None else from_mapping(EngineConfig, options)
     folder, architecture, tokenizer = _open(name, engine)
     model = load_model(folder, engine, on_progress)
-    device = next(model.parameters()).device
     generation = read_optional(folder / "generation_config.json")
-    turns = generation.get("max_turns")
     lm = LM(
         model,
         tokenizer,
         max_length=architecture.max_length,
-        device=device,
+        device=next(model.parameters()).device,
         batch_size=engine.batch_size,
-        max_turns=turns,
+        max_turns=generation.get("max_turns"),
         parse_special=engine.parse_special,
     )
-    lm.defaults = _defaults(generation)
+    lm.defaults = _checkpoint_defaults(generation)
     return lm
 
 
 NO_DEFAULTS = ("temperature", "top_k", "top_p", "seed", "stop")
-"""Never taken from a checkpoint: answers are greedy unless somebody asks."""
+"""Options that are never taken from a checkpoint: decoding is greedy unless the user asks."""
 
 
-def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a generation_config.json names by our names. Raises `CheckpointError`."""
+def _checkpoint_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of generation_config.json that have our names. Raises `CheckpointError`."""
     names = {field.name for field in dataclasses.fields(GenerationConfig)} - {*NO_DEFAULTS}
-    given = {name: generation[name] for name in names if generation.get(name) is not None}
+    defaults = {name: generation[name] for name in names if generation.get(name) is not None}
     try:
-        if "decoder" in given:
-            given["decoder"] = resolve(given["decoder"])
-        from_mapping(GenerationConfig, given)
+        if "decoder" in defaults:
+            defaults["decoder"] = decoders.resolve(defaults["decoder"])
+        from_mapping(GenerationConfig, defaults)
     except OptionError as error:
-        what = f"generation_config.json has an option that is not allowed ({error.what})"
         raise CheckpointError(
-            what, given=error.given, allowed=error.allowed, hint="Correct the file."
+            f"generation_config.json has an option that is not allowed ({error.what})",
+            given=error.given,
+            allowed=error.allowed,
+            hint="Correct the file.",
         ) from error
-    return given
+    return defaults
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a checkpoint alone. Raises `CheckpointError`."""
+    """Load only the tokenizer of a checkpoint. Raises `CheckpointError`."""
     return _open(name, EngineConfig())[2]
 
 
@@ -396,58 +401,77 @@ def _open(name: str, engine: EngineConfig) -> tuple[Path, ModelConfig, Tokenizer
 
 
 def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
-    """What `credit info` shows: what would be loaded and what it needs, from names and shapes
-    alone. Raises `CheckpointError`.
+    """What `credit info` shows of a checkpoint, from names and shapes alone.
+
+    Raises `CheckpointError`.
     """
     engine = engine if engine is not None else EngineConfig()
     folder, _, tokenizer = _open(name, engine)
     model, family = build_on_meta(folder, engine.causal_block, engine.ignore_config_keys)
-    architecture, files = model.config, shards(folder)
-    found = read_headers(files)
-    check_weights(model, found, family.RENAME)
-    shown = dataclasses.asdict(architecture)
-    for key in ("mask_token_id", "stop_token_ids", "causal_block", "logit_shift", "moe"):
-        shown.pop(key)
-    block = architecture.causal_block
-    device, dtype = resolve_device(engine)
-    free = memory.free_bytes(device)
-    kinds = {
-        "float32": (torch.float32, "none"),
-        "bfloat16": (torch.bfloat16, "none"),
-        "int8 and bfloat16": (torch.bfloat16, "int8"),
-    }
-    piece = tokenizer.token_text
+    files = shards(folder)
+    headers = read_headers(files)
+    check_weights(model, headers, family.RENAME)
+    file_dtypes = {DTYPES[header.dtype] for header in headers.values()}
     return {
         "checkpoint": str(folder),
-        "parameters": architecture.num_parameters(),
+        "parameters": model.config.num_parameters(),
         "weight files": [
             f"{path.name} ({memory.format_bytes(path.stat().st_size)})" for path in files
         ],
-        "dtype of the files": sorted(
-            {str(DTYPES[header.dtype]).removeprefix("torch.") for header in found.values()}
-        ),
-        **{
-            f"memory in {kind}": memory.format_bytes(memory.weight_bytes(model, *how))
-            for kind, how in kinds.items()
-        },
-        f"available on {device}": "unknown" if free is None else memory.format_bytes(free),
-        "loads in": f"{'int8 and ' if engine.quantize == 'int8' else ''}{str(dtype).removeprefix('torch.')}",
-        **shown,
-        "experts": None
-        if architecture.moe is None
-        else {k: v for k, v in dataclasses.asdict(architecture.moe).items() if v != 0},
-        "attention": "full"
-        if block is None
-        else f"two-way inside blocks of {block}, causal between them",
-        "block length": "any" if block is None else block,
-        "caches": supported_policies(model.geometry),
-        "logits of position i": "at row i-1" if architecture.logit_shift else "at row i",
-        "tokenizer ids": tokenizer.size,
-        "mask token": f"{piece(tokenizer.mask_id)} = {tokenizer.mask_id}",
-        "stop tokens": [f"{piece(i)} = {i}" for i in tokenizer.stop_ids],
-        "chat template": "yes" if tokenizer.backend.chat_template else "no",
-        "defaults": {
-            f.name: getattr(GenerationConfig(), f.name)
-            for f in dataclasses.fields(GenerationConfig)
-        },
+        "dtype of the files": sorted(map(_dtype_name, file_dtypes)),
+        **_describe_memory(model, engine),
+        **_describe_architecture(model),
+        **_describe_tokenizer(tokenizer),
+        "defaults": _options(GenerationConfig()),
     }
+
+
+def _describe_memory(model: Transformer, engine: EngineConfig) -> dict[str, Any]:
+    device, dtype = resolve_device(engine)
+    free = memory.free_bytes(device)
+    int8 = "int8 and " if engine.quantize == "int8" else ""
+
+    def weights(dtype: torch.dtype, quantize: str = "none") -> str:
+        return memory.format_bytes(memory.weight_bytes(model, dtype, quantize))
+
+    return {
+        "memory in float32": weights(torch.float32),
+        "memory in bfloat16": weights(torch.bfloat16),
+        "memory in int8 and bfloat16": weights(torch.bfloat16, "int8"),
+        f"available on {device}": "unknown" if free is None else memory.format_bytes(free),
+        "loads in": int8 + _dtype_name(dtype),
+    }
+
+
+def _describe_architecture(model: Transformer) -> dict[str, Any]:
+    """The fields of config.json, some of them explained."""
+    config = model.config
+    block, moe = config.causal_block, config.moe
+    explained = ("mask_token_id", "stop_token_ids", "causal_block", "logit_shift", "moe")
+    attention = "full"
+    if block is not None:
+        attention = f"two-way inside blocks of {block}, causal between them"
+    return {
+        **_options(config, leave_out=explained),
+        "experts": None if moe is None else {k: v for k, v in _options(moe).items() if v != 0},
+        "attention": attention,
+        "block length": block or "any",
+        "caches": supported_policies(model.geometry),
+        "logits of position i": "at row i-1" if config.logit_shift else "at row i",
+    }
+
+
+def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    def named(token: int) -> str:
+        return f"{tokenizer.token_text(token)} = {token}"
+
+    return {
+        "tokenizer ids": tokenizer.size,
+        "mask token": named(tokenizer.mask_id),
+        "stop tokens": [named(token) for token in tokenizer.stop_ids],
+        "chat template": "yes" if tokenizer.backend.chat_template else "no",
+    }
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -178,9 +178,9 @@ class ParallelDecoder:
         return changed
 
     def _check_shape(self, logits: Tensor, tokens: Tensor) -> None:
-        if logits.dim() == 3 and logits.shape[:2] == tokens.shape:
-            if logits.shape[2] > self.mask_id:
-                return
+        fits = logits.dim() == 3 and logits.shape[:2] == tokens.shape
+        if fits and logits.shape[2] > self.mask_id:
+            return
         raise ModelError(
             "the model returned logits of the wrong shape",
             given=tuple(logits.shape),

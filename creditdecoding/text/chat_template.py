@@ -45,22 +45,27 @@ MAX_SOURCE = 2**20
 MAX_NUMBER = 10_000
 """The largest whole number as an argument of a call: a width, a repetition or a depth."""
 
-_STRING_METHODS = frozenset(
+
+def _name_set(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+_STRING_METHODS = _name_set(
     """
     capitalize count endswith find format index isalnum isalpha isascii isdecimal isdigit
     islower isnumeric isspace istitle isupper join lower lstrip partition removeprefix
     removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip
     swapcase title upper
-    """.split()
+    """
 )
 _REMOVED_FILTERS = frozenset(
     ["center", "filesizeformat", "forceescape", "pprint", "random", "urlize", "wordwrap", "xmlattr"]
 )
-_SHALLOW_FILTERS = frozenset(
+_SHALLOW_FILTERS = _name_set(
     """
     abs attr batch count d default dictsort first float groupby int items last length list map
     max min reject rejectattr reverse round select selectattr slice sort sum unique
-    """.split()
+    """
 )
 """Filters that look at a list without looking into its members."""
 

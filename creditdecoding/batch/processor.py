@@ -23,9 +23,8 @@ from creditdecoding.server.answer import Answer
 from creditdecoding.server.error_responses import (
     engine_failure_message,
     error_body,
-    error_response,
-    failure_response,
-    validation_response,
+    refusal_body,
+    validation_body,
 )
 from creditdecoding.server.parse import BODY_TYPES, check_body, make_requests, response_format
 from creditdecoding.server.responses import ResponseFormat
@@ -147,9 +146,9 @@ class BatchProcessor:
                 asked.seed = int(self._set.key(line.index)[:7], 16)
             self._submit(engine, line, name, asked)
         except schema.InvalidBody as error:
-            return self._told(line, name, *validation_response(error.errors()))
+            return self._told(line, name, *validation_body(error.errors()))
         except CreditError as error:
-            return self._told(line, name, *error_response(error))
+            return self._told(line, name, *refusal_body(error))
         except (
             Exception
         ) as error:  # whatever a tokenizer or a template raises: the other lines go on
@@ -182,12 +181,7 @@ class BatchProcessor:
             if not answer.done:
                 engine.abort(number)
         answers = [*job.answers.values()]
-        failed = next((answer for answer in answers if answer.failure), None)
-        return self._told(
-            job.line,
-            job.name,
-            *((200, job.shape.response(answers)) if failed is None else failure_response(failed)),
-        )
+        return self._told(job.line, job.name, *job.shape.response(answers))
 
     def _told(self, line: Line, name: str | None, status: int, body: dict[str, Any]) -> Reply:
         return line.index, self._row(

@@ -11,11 +11,12 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from creditdecoding.server.error_responses import ASGIApp, Message, Receive, Scope, Send, send_error
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOG = logging.getLogger("creditdecoding.server")
 ACCESS_LOG = LOG.getChild("access")
@@ -29,12 +30,10 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def request_id(headers: list[tuple[bytes, bytes]]) -> str:
+def request_id(headers: Mapping[bytes, bytes]) -> str:
     """The X-Request-Id that a request brings, if it is short and plain; else a new one."""
-    for name, value in headers:
-        if name.lower() == b"x-request-id" and VALID_ID.fullmatch(value):
-            return value.decode()
-    return new_id()
+    value = headers.get(b"x-request-id", b"")
+    return value.decode() if VALID_ID.fullmatch(value) else new_id()
 
 
 @dataclass
@@ -75,7 +74,8 @@ class AccessLog:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         record = _record(scope)
 
         async def send_recorded(message: Message) -> None:
@@ -91,8 +91,6 @@ class AccessLog:
             await self._app(scope, receive, send_recorded)
         except Exception:
             LOG.exception("%s failed", record.request_id)
-            if record.status is None:
-                await send_error(send_recorded, 500, "internal error. See the server's log.")
         finally:
             self.add(record)
 
@@ -110,7 +108,7 @@ class AccessLog:
 def _record(scope: Scope) -> AccessRecord:
     """A record for a new request; its id is left in the scope's state."""
     state = scope.setdefault("state", {})
-    state["request_id"] = request_id(scope["headers"])
+    state["request_id"] = request_id(dict(scope["headers"]))
     return AccessRecord(
         request_id=state["request_id"],
         method=_escape(scope["method"].encode(), SHOWN_METHOD),

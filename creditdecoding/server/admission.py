@@ -11,8 +11,8 @@
     8. `submit_all`, in the engine thread: queue and memory               429, 400
     9. `WaitQueue.admit`: the engine starts it as soon as it fits
 
-`Routes._answer` calls 6 to 8 for HTTP, the batch processor 5 to 8 for lines of a file. Time and memory of
-each check are at most proportional to the size of the body.
+`Routes._answer` calls 6 to 8 for HTTP, the batch processor 5 to 8 for lines of a file. The time and
+memory of each check are at most proportional to the size of the body.
 """
 
 from __future__ import annotations

@@ -34,7 +34,6 @@ class Answer:
     ) -> None:
         self.request = request
         self.updated = updated
-        self.number: int | None = None  # the engine's
         self.detokenizer = IncrementalDetokenizer(request, vocab)
         self.steps: list[StepEvent] = []
         self.logprobs: dict[int, float] = {}

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.decoding.engine import Engine
@@ -17,16 +17,14 @@ from creditdecoding.errors import CreditError, MissingExtraError
 from creditdecoding.lm import LM
 from creditdecoding.server import schema
 from creditdecoding.server.access_log import AccessLog
-from creditdecoding.server.admission import Limits, admission_limits, check_json_size
+from creditdecoding.server.admission import Limits, admission_limits
 from creditdecoding.server.answer import Answer
 from creditdecoding.server.async_engine import AsyncEngine
 from creditdecoding.server.error_responses import (
-    ASGIApp,
     error_body,
-    error_response,
-    failure_response,
-    retry_headers,
-    validation_response,
+    json_response,
+    refusal_body,
+    validation_body,
 )
 from creditdecoding.server.event_stream import EventStream, answer_events
 from creditdecoding.server.hosts import HostCheck
@@ -42,11 +40,12 @@ try:
     from fastapi.exceptions import RequestValidationError
     from fastapi.middleware.cors import CORSMiddleware
     from fastapi.responses import HTMLResponse, JSONResponse, Response
-    from fastapi.routing import APIRoute
     from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect
 except ImportError as error:
     raise MissingExtraError("fastapi", "server") from error
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -84,10 +83,9 @@ def make_app(
         routes.prompt_thread.shutdown(wait=False)
 
     app = FastAPI(title="creditdecoding", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.router.route_class = _json_size_checking_route(limits)
     routes.add_to(app)
     _add_error_handlers(app)
-    guarded = _allow_origins(RequestGuard(app, http), http)
+    guarded = _allow_origins(RequestGuard(app, http, limits), http)
     return AccessLog(HostCheck(guarded, http), metrics.on_response), async_engine
 
 
@@ -102,23 +100,6 @@ def _allow_origins(app: ASGIApp, http: HttpConfig) -> ASGIApp:
         allow_headers=("*",),
         expose_headers=("x-request-id", "retry-after"),
     )
-
-
-def _json_size_checking_route(limits: Limits) -> type[APIRoute]:
-    """A route class that checks a body with `check_json_size` before it is parsed."""
-
-    class JsonSizeCheckingRoute(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handle = super().get_route_handler()
-
-            async def check_and_handle(request: Request) -> Response:
-                if request.method == "POST":
-                    check_json_size(await request.body(), limits)
-                return await handle(request)
-
-            return check_and_handle
-
-    return JsonSizeCheckingRoute
 
 
 class Routes:
@@ -208,10 +189,7 @@ class Routes:
             await _wait_for(answers, http_request)
         finally:
             self.async_engine.abort(answers)
-        failed = next((answer for answer in answers if answer.failure), None)
-        if failed is not None:
-            return _json_error(*failure_response(failed))
-        return JSONResponse(shape.response(answers))
+        return json_response(*shape.response(answers))
 
 
 class ClientGoneError(Exception):
@@ -243,30 +221,25 @@ async def _disconnected(http_request: Request) -> None:
 
 def _add_error_handlers(app: FastAPI) -> None:
     async def invalid(_: Request, error: Any) -> Response:
-        return _json_error(*validation_response(error.errors()))
+        return json_response(*validation_body(error.errors()))
 
     async def not_admitted(_: Request, error: Any) -> Response:
-        return _json_error(*error_response(error))
+        return json_response(*refusal_body(error))
 
     async def no_such_route(_: Request, error: Any) -> Response:
         message = f"{error.detail}. See /openapi.json for the endpoints."
         body = error_body(error.status_code, message)
-        return JSONResponse(body, error.status_code, error.headers)
+        return json_response(error.status_code, body, error.headers)
 
     async def client_gone(_: Request, error: Any) -> Response:
         return Response(status_code=499)
 
     async def bug(_: Request, error: Any) -> Response:
         message = f"internal error: {type(error).__name__}. See the server's log."
-        return _json_error(500, error_body(500, message))
+        return json_response(500, error_body(500, message))
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(CreditError, not_admitted)
     app.add_exception_handler(HTTPException, no_such_route)
     app.add_exception_handler(ClientGoneError, client_gone)
-    app.add_exception_handler(ClientDisconnect, client_gone)
     app.add_exception_handler(Exception, bug)
-
-
-def _json_error(status: int, body: dict[str, Any]) -> JSONResponse:
-    return JSONResponse(body, status, retry_headers(status))

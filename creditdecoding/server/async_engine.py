@@ -56,9 +56,7 @@ class AsyncEngine:
         answers = [Answer(request, self._vocab, updated, keep_steps) for request in requests]
 
         def submit(engine: Engine) -> None:
-            for answer, number in zip(answers, submit_all(engine, requests)):
-                answer.number = number
-                self._running[number] = answer
+            self._running.update(zip(submit_all(engine, requests), answers))
 
         self._unfinished.update(answers)  # before the first event can come
         try:
@@ -75,20 +73,19 @@ class AsyncEngine:
 
     def abort(self, answers: Sequence[Answer]) -> None:
         """End those that are unfinished before the next step."""
-        aborted = [answer for answer in answers if answer in self._unfinished]
-        if not aborted:
-            return
-        self._unfinished.difference_update(aborted)
+        aborted = self._unfinished.intersection(answers)
+        self._unfinished -= aborted
         for _ in aborted:
             self._metrics.on_end("abort")
-        self._thread.call(lambda engine: self._abort_running(engine, aborted))
 
-    def _abort_running(self, engine: Engine, answers: Sequence[Answer]) -> None:
-        for answer in answers:
-            number = answer.number
-            if number is not None and self._running.get(number) is answer:
-                engine.abort(number)
-                del self._running[number]
+        def abort(engine: Engine) -> None:
+            for number, answer in list(self._running.items()):
+                if answer in aborted:
+                    engine.abort(number)
+                    del self._running[number]
+
+        if aborted:
+            self._thread.call(abort)
 
     async def close(self, grace: float) -> None:
         """Accept no more requests, let the unfinished run for `grace` seconds, fail the rest, stop
@@ -117,12 +114,11 @@ class AsyncEngine:
     # In the engine thread
 
     def _pass_on_events(self, events: Sequence[Event | FailEvent]) -> None:
-        events = [event for event in events if event.row in self._running]
-        answers = [self._running[event.row] for event in events]
+        answers = [self._running.get(event.row) for event in events]
         for event in events:
             if not isinstance(event, StepEvent):
-                del self._running[event.row]
-        self._post(self._on_events, list(zip(answers, events)))
+                self._running.pop(event.row, None)
+        self._post(self._on_events, answers, events)
 
     def _pass_on_failure(self, error: Exception) -> None:
         lost = list(self._running.values())
@@ -136,10 +132,12 @@ class AsyncEngine:
 
     # In the event loop
 
-    def _on_events(self, events: Sequence[tuple[Answer, Event | FailEvent]]) -> None:
-        for answer, event in events:
-            if answer not in self._unfinished:
-                continue  # aborted meanwhile
+    def _on_events(
+        self, answers: Sequence[Answer | None], events: Sequence[Event | FailEvent]
+    ) -> None:
+        for answer, event in zip(answers, events):
+            if answer is None or answer not in self._unfinished:
+                continue  # aborted
             answer.on_event(event)
             self._count(answer, event)
             if answer.done:

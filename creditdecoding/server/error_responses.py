@@ -1,24 +1,21 @@
-"""Errors as responses in OpenAI's shape: as a body, as ASGI messages, as bytes of HTTP."""
+"""Errors as responses in OpenAI's shape."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from creditdecoding.errors import CreditError, OptionError, QueueFullError
+from creditdecoding.errors import CreditError, MissingExtraError, OptionError, QueueFullError
 from creditdecoding.server import schema
-from creditdecoding.server.answer import Answer
+from creditdecoding.server.answer import Failure
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-Header = tuple[bytes, bytes]
-Response = tuple[int, dict[str, Any]]
-"""Status and body."""
+try:
+    from starlette.responses import JSONResponse
+except ImportError as error:
+    raise MissingExtraError("fastapi", "server") from error
+
+StatusAndBody = tuple[int, dict[str, Any]]
 
 STATUS_OF_FAILURE = {"memory": 503, "closing": 503}
 ERROR_TYPES = {
@@ -66,13 +63,11 @@ def _line(text: str, longest: int) -> str:
     return " ".join(cut.encode("utf-8", "replace").decode().splitlines())
 
 
-def failure_response(answer: Answer) -> Response:
-    """The response for an answer that failed."""
-    assert answer.failure is not None
-    reason, message = answer.failure
-    status = STATUS_OF_FAILURE.get(reason, 500)
-    code = f"{reason}_failed" if status == 500 else reason
-    return status, error_body(status, message, code=code)
+def failure_body(failure: Failure) -> StatusAndBody:
+    """For an answer that failed."""
+    status = STATUS_OF_FAILURE.get(failure.reason, 500)
+    code = f"{failure.reason}_failed" if status == 500 else failure.reason
+    return status, error_body(status, failure.message, code=code)
 
 
 def engine_failure_message(error: Exception) -> str:
@@ -82,8 +77,8 @@ def engine_failure_message(error: Exception) -> str:
     return f"the engine failed in this request's pass ({type(error).__name__})"
 
 
-def error_response(error: CreditError) -> Response:
-    """The response for a request that was not admitted."""
+def refusal_body(error: CreditError) -> StatusAndBody:
+    """For a request that was not admitted."""
     status, code, param = _classify(error)
     return status, error_body(status, str(error), param, code)
 
@@ -102,8 +97,8 @@ def _classify(error: CreditError) -> tuple[int, str | None, str | None]:
     return 400, None, error.param or (first_word if first_word in schema.FIELD_NAMES else None)
 
 
-def validation_response(errors: Sequence[Mapping[str, Any]]) -> Response:
-    """The response for a body that pydantic refused with these errors."""
+def validation_body(errors: Sequence[Mapping[str, Any]]) -> StatusAndBody:
+    """For a body that pydantic refused with these errors."""
     message, param = validation_message(errors)
     return 400, error_body(400, message, param)
 
@@ -113,11 +108,13 @@ def validation_message(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | 
     type that fits best is shown: not "is no list", but what is wrong within the list.
     """
     error = min(errors, key=lambda error: (_is_type_error(error), -len(error["loc"])))
-    is_field = [isinstance(part, int) or part in schema.FIELD_NAMES for part in error["loc"]]
-    path = [str(part) for part, is_ours in zip(error["loc"], is_field) if is_ours]
+    location = [
+        part for part in error["loc"] if isinstance(part, int) or part in schema.FIELD_NAMES
+    ]
+    field = ".".join(map(str, location))
     if error["type"] == schema.REFUSAL:
-        return error["ctx"]["message"], ".".join([*path, error["ctx"]["field"]])
-    field = ".".join(path)
+        name = error["ctx"]["field"]
+        return error["ctx"]["message"], f"{field}.{name}" if field else name
     if error["type"] == "json_invalid":
         reason = f"{error['ctx']['error']} at character {field}"
         return f"the body is not JSON: {reason}. Send a JSON object.", None
@@ -130,37 +127,25 @@ def _is_type_error(error: Mapping[str, Any]) -> bool:
     return str(error["type"]).endswith("_type") or error["type"] == "literal_error"
 
 
-def retry_headers(status: int) -> dict[str, str]:
-    """Headers that tell a client to try again later, if that helps."""
-    return {"retry-after": "1"} if status in RETRY_LATER else {}
+def json_response(
+    status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """A response, with a header to try again later where that helps."""
+    retry = {"retry-after": "1"} if status in RETRY_LATER else {}
+    return JSONResponse(body, status, {**retry, **(headers or {})})
 
 
-async def send_error(
-    send: Send, status: int, message: str, code: str | None = None, more: Sequence[Header] = ()
-) -> None:
-    """Send a whole response without the application; the connection is closed after it, because
-    the request may be unread.
-    """
-    headers, body = _closing_response(status, message, code)
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, *more]})
-    await send({"type": "http.response.body", "body": body})
+def closing_error(
+    status: int, message: str, code: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """A response without the application; closes the connection, as the request may be unread."""
+    close = {"connection": "close", **(headers or {})}
+    return json_response(status, error_body(status, message, code=code), close)
 
 
 def raw_error(status: int, message: str, code: str | None, request_id: str) -> bytes:
-    """The same as bytes, for a connection without an application."""
-    headers, body = _closing_response(status, message, code)
+    """`closing_error` as bytes of HTTP, for a connection without an application."""
+    response = closing_error(status, message, code, {"x-request-id": request_id})
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
-    lines += [name + b": " + value for name, value in headers]
-    lines.append(b"x-request-id: " + request_id.encode())
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
-def _closing_response(status: int, message: str, code: str | None) -> tuple[list[Header], bytes]:
-    body = json.dumps(error_body(status, message, code=code)).encode()
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        "connection": "close",
-        **retry_headers(status),
-    }
-    return [(name.encode(), value.encode()) for name, value in headers.items()], body
+    lines += [name + b": " + value for name, value in response.raw_headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(response.body)

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from creditdecoding.errors import MissingExtraError
 from creditdecoding.server.answer import Answer
-from creditdecoding.server.error_responses import Receive, Scope, Send, failure_response
+from creditdecoding.server.error_responses import failure_body
 from creditdecoding.server.responses import DraftCanvas, ResponseFormat
 
 try:
     from fastapi.responses import StreamingResponse
 except ImportError as error:
     raise MissingExtraError("fastapi", "server") from error
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 
 class EventStream(StreamingResponse):
@@ -42,14 +45,14 @@ async def answer_events(
     the counts if the format has them. A failure is the last event.
     """
     streams = [_AnswerStream(i, answer, shape, drafts) for i, answer in enumerate(answers)]
-    opening = shape.opening_choices(len(answers))
-    if opening:
-        yield _event(shape.chunk(opening, answers))
+    if shape.is_chat:
+        openings = [shape.opening_choice(index) for index in range(len(answers))]
+        yield _event(shape.chunk(openings, answers))
     while not all(stream.ended for stream in streams):
         answers[0].updated.clear()
         for stream in streams:
             if stream.answer.failure:
-                yield _event(failure_response(stream.answer)[1])
+                yield _event(failure_body(stream.answer.failure)[1])
                 return
             for choice in stream.new_choices():
                 yield _event(shape.chunk([choice], answers))

@@ -10,9 +10,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from typing import TYPE_CHECKING
 
-from creditdecoding.server.error_responses import ASGIApp, Receive, Scope, Send, send_error
+from creditdecoding.server.error_responses import closing_error
 from creditdecoding.server.options import HttpConfig
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 
@@ -25,17 +29,16 @@ class HostCheck:
         self._allowed = AllowedHosts(http)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        host = headers.get(b"host")  # HTTP/1.0 has none; browsers send it
-        if host is None or host in self._allowed:
-            return await self._app(scope, receive, send)
+        headers = dict(scope.get("headers", ()))  # uvicorn gives names in lower case
+        host = headers.get(b"host", b"localhost").decode("latin-1")  # HTTP/1.0 may have none
+        if host in self._allowed:
+            await self._app(scope, receive, send)
+            return
         message = (
             f"this server does not answer to the name {host[:100]!a}; allowed: {self._allowed}. "
             "Use one of these, or start the server with --allowed-host."
         )
-        await send_error(send, 421, message, "unknown_host")
+        await closing_error(421, message, "unknown_host")(scope, receive, send)
 
 
 class AllowedHosts:

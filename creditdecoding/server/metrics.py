@@ -31,7 +31,7 @@ TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 RATIO = (0.5, 1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
 
 COUNTERS = {
-    "diffusion_num_denoising_steps": "Forward passes of requests (NFE); a shared pass counts for each of them.",
+    "diffusion_num_denoising_steps": "Forward passes of requests (NFE); one for each that shares a pass.",
     "diffusion_num_canvas_positions": "Positions computed by the network for requests.",
     "diffusion_num_committed_tokens": "Tokens committed, end tokens included.",
     "prompt_tokens": "Tokens of prompts.",

@@ -14,7 +14,7 @@ from creditdecoding.lm import LM
 from creditdecoding.server import schema
 from creditdecoding.server.admission import Limits, check_answer_count, check_texts, too_long
 from creditdecoding.server.error_responses import ModelNotFoundError
-from creditdecoding.server.responses import ChatFormat, CompletionFormat, ResponseFormat
+from creditdecoding.server.responses import ResponseFormat
 from creditdecoding.server.schema import NO_LIMIT, ChatRequest, CompletionRequest
 
 BODY_TYPES: dict[str, type[ChatRequest] | type[CompletionRequest]] = {
@@ -157,7 +157,8 @@ def response_format(
     is_chat = isinstance(body, ChatRequest)
     one_per_prompt = requests[:: body.n or 1]
     options = body.stream_options or schema.StreamOptions()
-    return (ChatFormat if is_chat else CompletionFormat)(
+    return ResponseFormat(
+        is_chat=is_chat,
         model=name,
         tokenizer=lm.tokenizer,
         prompt_tokens=sum(

@@ -6,10 +6,11 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from creditdecoding.decoding.request import Request
 from creditdecoding.server.answer import Answer
+from creditdecoding.server.error_responses import StatusAndBody, failure_body
 from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.trace import StepEvent
 from creditdecoding.viewer.frames import Frame, frame_deltas, initial_frame, next_frame
@@ -32,15 +33,12 @@ def usage(answers: Sequence[Answer], prompt_tokens: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ResponseFormat:
-    """The shape of the response to one HTTP request; the subclasses are its endpoints.
+    """The shape of the response to one HTTP request, of /v1/chat/completions or of /v1/completions.
 
     Streams carry `usage` in a last event if `final_usage`, in every event if `continuous_usage`.
     """
 
-    id_prefix: ClassVar[str]
-    object: ClassVar[str]
-    chunk_object: ClassVar[str]
-
+    is_chat: bool
     model: str
     tokenizer: Tokenizer
     prompt_tokens: int
@@ -50,55 +48,52 @@ class ResponseFormat:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def response(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """The response to a request that is not streamed."""
-        choices = [
-            self._choice(index, answer, self.message(answer.detokenizer.text))
-            for index, answer in enumerate(answers)
-        ]
+    def response(self, answers: Sequence[Answer]) -> StatusAndBody:
+        """The response to a request that is not streamed: a failure if one of the answers failed."""
+        choices = []
+        for index, answer in enumerate(answers):
+            if answer.failure is not None:
+                return failure_body(answer.failure)
+            text = answer.detokenizer.text
+            message = {"message": {"role": "assistant", "content": text}}
+            choices.append(self._choice(index, answer, message if self.is_chat else {"text": text}))
+        kind = "chat.completion" if self.is_chat else "text_completion"
         counts = usage(answers, self.prompt_tokens)
-        return {**self._head(self.object), "choices": choices, "usage": counts}
+        return 200, {**self._head(kind), "choices": choices, "usage": counts}
 
     def chunk(self, choices: Sequence[dict[str, Any]], answers: Sequence[Answer]) -> dict[str, Any]:
         """An event of a streamed response; the last one has no choices."""
-        body = {**self._head(self.chunk_object), "choices": list(choices)}
+        kind = "chat.completion.chunk" if self.is_chat else "text_completion"
+        body = {**self._head(kind), "choices": list(choices)}
         if self.continuous_usage or not choices:
             body["usage"] = usage(answers, self.prompt_tokens)
         elif self.final_usage:
             body["usage"] = None
         return body
 
+    def opening_choice(self, index: int) -> dict[str, Any]:
+        """The first choice of a streamed chat answer."""
+        return _choice(index, {"delta": {"role": "assistant", "content": ""}})
+
     def chunk_choice(self, index: int, answer: Answer, text: str, since: int) -> dict[str, Any]:
         """New text of an answer, log-probabilities of its tokens from number `since` on, and how
         it ended, if it has.
         """
-        return self._choice(index, answer, self.delta(text), since)
+        return self._choice(index, answer, self._delta(text), since)
 
     def draft_choice(self, index: int, draft: dict[str, Any]) -> dict[str, Any]:
         """A choice without text that carries the canvas."""
-        return {**_choice(index, self.delta(""), None, None), "draft": draft}
+        return {**_choice(index, self._delta("")), "draft": draft}
 
-    def opening_choices(self, count: int) -> list[dict[str, Any]]:
-        """Choices of an event before all others."""
-        return []
-
-    def message(self, text: str) -> dict[str, Any]:
-        """The part of a choice that holds the whole text."""
-        raise NotImplementedError
-
-    def delta(self, text: str) -> dict[str, Any]:
-        """The part of an event's choice that holds new text."""
-        raise NotImplementedError
-
-    def logprobs_body(
-        self, tokens: Sequence[str], values: Sequence[float], starts: Sequence[int]
-    ) -> dict[str, Any]:
-        """The log-probabilities of tokens that begin at these characters of the answer."""
-        raise NotImplementedError
+    def _delta(self, text: str) -> dict[str, Any]:
+        if not self.is_chat:
+            return {"text": text}
+        return {"delta": {"content": text} if text else {}}
 
     def _head(self, kind: str) -> dict[str, Any]:
+        prefix = "chatcmpl" if self.is_chat else "cmpl"
         return {
-            "id": f"{self.id_prefix}-{self.id}",
+            "id": f"{prefix}-{self.id}",
             "object": kind,
             "created": self.created,
             "model": self.model,
@@ -115,78 +110,37 @@ class ResponseFormat:
         """Of the final tokens from number `since` on, in the pass that committed each."""
         ids = answer.detokenizer.ids
         numbers = range(since, answer.detokenizer.ids_in_text)
-        start = answer.request.answer_start
-        return self.logprobs_body(
-            [self.tokenizer.token_text(ids[number]) for number in numbers],
-            [round(answer.logprobs[start + number], 6) for number in numbers],
-            [len(self.tokenizer.decode(ids[:number])) for number in numbers],
-        )
-
-
-def _choice(
-    index: int, content: dict[str, Any], logprobs: dict[str, Any] | None, finish_reason: str | None
-) -> dict[str, Any]:
-    return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason}
-
-
-class ChatFormat(ResponseFormat):
-    """Responses of /v1/chat/completions."""
-
-    id_prefix = "chatcmpl"
-    object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
-
-    def opening_choices(self, count: int) -> list[dict[str, Any]]:
-        """The role of each answer."""
-        content = {"delta": {"role": "assistant", "content": ""}}
-        return [_choice(index, content, None, None) for index in range(count)]
-
-    def message(self, text: str) -> dict[str, Any]:
-        """An assistant's message."""
-        return {"message": {"role": "assistant", "content": text}}
-
-    def delta(self, text: str) -> dict[str, Any]:
-        """New text of the message."""
-        return {"delta": {"content": text} if text else {}}
-
-    def logprobs_body(
-        self, tokens: Sequence[str], values: Sequence[float], starts: Sequence[int]
-    ) -> dict[str, Any]:
-        """An object per token."""
-        content = [
-            {
-                "token": token,
-                "logprob": value,
-                "bytes": None if REPLACEMENT in token else list(token.encode()),
-                "top_logprobs": [],
-            }
-            for token, value in zip(tokens, values)
-        ]
-        return {"content": content, "refusal": None}
-
-
-class CompletionFormat(ResponseFormat):
-    """Responses of /v1/completions."""
-
-    id_prefix = "cmpl"
-    object = chunk_object = "text_completion"
-
-    def message(self, text: str) -> dict[str, Any]:
-        """The text."""
-        return {"text": text}
-
-    delta = message
-
-    def logprobs_body(
-        self, tokens: Sequence[str], values: Sequence[float], starts: Sequence[int]
-    ) -> dict[str, Any]:
-        """A list per property."""
+        first = answer.request.answer_start
+        tokens = [self.tokenizer.token_text(ids[number]) for number in numbers]
+        values = [round(answer.logprobs[first + number], 6) for number in numbers]
+        if self.is_chat:
+            content = [_token_logprob(token, value) for token, value in zip(tokens, values)]
+            return {"content": content, "refusal": None}
         return {
             "tokens": tokens,
             "token_logprobs": values,
             "top_logprobs": None,
-            "text_offset": starts,
+            "text_offset": [len(self.tokenizer.decode(ids[:number])) for number in numbers],
         }
+
+
+def _choice(
+    index: int,
+    content: dict[str, Any],
+    logprobs: dict[str, Any] | None = None,
+    finish_reason: str | None = None,
+) -> dict[str, Any]:
+    return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _token_logprob(token: str, value: float) -> dict[str, Any]:
+    whole = REPLACEMENT not in token
+    return {
+        "token": token,
+        "logprob": value,
+        "bytes": list(token.encode()) if whole else None,
+        "top_logprobs": [],
+    }
 
 
 class DraftCanvas:
@@ -201,11 +155,10 @@ class DraftCanvas:
         """The canvas after a pass. `end` is the first end token's place in the answer."""
         self._frame = next_frame(self._frame, event, self._tokenizer.token_text, self._start)
         cells = self._frame.cells
-        written = [cell.state != "masked" for cell in cells]
-        is_end = [
-            is_written and cell.token in self._tokenizer.stop_ids
-            for is_written, cell in zip(written, cells)
-        ]
-        end = is_end.index(True) if any(is_end) else len(cells)
+        end = len(cells)
+        for index, cell in reversed(list(enumerate(cells))):
+            if cell.state != "masked" and cell.token in self._tokenizer.stop_ids:
+                end = index
+        written = sum(cell.state != "masked" for cell in cells[:end])
         (delta,) = frame_deltas([self._frame])
-        return {**delta, "written": sum(written[:end]), "end": end, "length": len(cells)}
+        return {**delta, "written": written, "end": end, "length": len(cells)}

@@ -91,7 +91,7 @@ def ask(lm: LM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], Cost]
     collected = [0]
     spied = copy.copy(lm)
     spied.tokenizer = dataclasses.replace(lm.tokenizer, backend=Spy(lm.tokenizer.backend, calls))
-    start_row, respond = lm_module.new_request, app_module.validation_response
+    start_row, respond = lm_module.new_request, app_module.validation_body
 
     def counted_row(*given: Any, **named: Any) -> Any:
         calls["rows"] += 1
@@ -102,7 +102,7 @@ def ask(lm: LM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], Cost]
         return respond(errors)
 
     monkeypatch.setattr(lm_module, "new_request", counted_row)
-    monkeypatch.setattr(app_module, "validation_response", counted_errors)
+    monkeypatch.setattr(app_module, "validation_body", counted_errors)
     http = HttpConfig(max_body=2 * MEGA)
     app, _ = app_module.make_app(spied, "pocket", EngineConfig(), ServeConfig(), http)
 

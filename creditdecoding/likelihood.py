@@ -28,7 +28,7 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.forward import logits_at
-from creditdecoding.decoding.request import Request, new_infill_request, new_request
+from creditdecoding.decoding.request import LogitReads, Request, new_infill_request, new_request
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
 from creditdecoding.ops.vocab_stats import vocab_stats
@@ -336,11 +336,11 @@ def _log_probs(lm: LM, queries: Iterable[TokenQuery], batch_size: int) -> Iterat
     """log p of each query's targets in float64, `batch_size` queries a pass."""
     waiting = iter(queries)
     while batch := list(itertools.islice(waiting, batch_size)):
-        at_row = torch.cat([torch.full_like(query.positions, i) for i, query in enumerate(batch)])
-        position = torch.cat([query.positions for query in batch])
-        flat = logits_at(
-            lm.model, [query.row for query in batch], lm.vocab, lm.device, at_row, position
-        )
-        targets = torch.cat([query.targets for query in batch]).to(flat.device)
-        found = flat.gather(1, targets[:, None])[:, 0].double() - vocab_stats(flat)[2].double()
-        yield from found.cpu().split([len(query.positions) for query in batch])
+        row = torch.cat([torch.full_like(query.positions, i) for i, query in enumerate(batch)])
+        reads = LogitReads.plain(row, torch.cat([query.positions for query in batch]))
+        requests = [query.row for query in batch]
+        logits = logits_at(lm.model, requests, lm.vocab, lm.device, reads)
+        targets = torch.cat([query.targets for query in batch]).to(logits.device)
+        target_logits = logits.gather(1, targets[:, None])[:, 0].double()
+        log_probs = target_logits - vocab_stats(logits)[2].double()
+        yield from log_probs.cpu().split([len(query.positions) for query in batch])

@@ -1,12 +1,9 @@
-"""Keys and values kept between passes: which positions a pass computes anew (a policy, as data) and
-where the rest is stored.
+"""Cache policies: which positions of a request a pass computes.
 
-A pass computes the positions `first` to `last` of a row and attends to everything stored. So a
-policy is one rule: given the block
-and the step, from where to where. Exact are `none` and, for block-causal models, `block`; the
-others let the stored keys and values of
-positions outside the range go stale (Fast-dLLM, arXiv 2505.22618, section 3.2; vicinity refresh:
-dInfer).
+A pass computes positions `first` to `last` of a request and attends to everything stored. A policy
+is that one rule, given the block and the step. `none` is exact, and so is `block` for block-causal
+models. The others let the stored keys and values outside the range go stale (Fast-dLLM, arXiv
+2505.22618, section 3.2; vicinity refresh: dInfer).
 """
 
 from __future__ import annotations
@@ -21,10 +18,10 @@ from creditdecoding.options import check_fields, from_mapping, option, parse_val
 
 @dataclass(frozen=True)
 class BlockPosition:
-    """Where a row is: block `start` to `end` (whole blocks of a block-causal model), `step` of the
-    block, `length` of what is seen.
+    """Where a request is: its block from `start` to `end`, and the `step` within it.
 
-    What lies before `settled` was last computed when nothing could change it any more.
+    Both ends are multiples of the model's block if it is block-causal. Positions below `length` are
+    visible. Keys and values below `stored_until` were last computed after their tokens were final.
     """
 
     start: int
@@ -35,43 +32,45 @@ class BlockPosition:
 
 
 class CachePolicy(Protocol):
-    """Says which positions a pass computes. A frozen dataclass."""
+    """Says which positions a pass computes. Implementations are frozen dataclasses."""
 
-    def span(self, at: BlockPosition) -> tuple[int, int]:
-        """First position to compute and the one behind the last."""
+    def span(self, position: BlockPosition) -> tuple[int, int]:
+        """The half-open range of positions to compute."""
         ...
 
 
 @dataclass(frozen=True)
 class NoCache:
-    """`none`: everything, at every pass."""
+    """`none`: all positions, at every pass."""
 
-    def span(self, at: BlockPosition) -> tuple[int, int]:
-        """All of the row."""
-        return 0, at.length
+    def span(self, position: BlockPosition) -> tuple[int, int]:
+        """All positions."""
+        return 0, position.length
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """`prefix`: all at a block's first pass, then the block and what follows (Fast-dLLM)."""
+    """`prefix`: all positions at the first pass of a block, then the block and what follows
+    (Fast-dLLM).
+    """
 
-    def span(self, at: BlockPosition) -> tuple[int, int]:
-        """From the block on."""
-        return (at.start if at.step else 0), at.length
+    def span(self, position: BlockPosition) -> tuple[int, int]:
+        """From the block to the end."""
+        return (position.start if position.step else 0), position.length
 
 
 @dataclass(frozen=True)
 class Dual:
-    """`dual`: all at a block's first pass, then the block alone (Fast-dLLM)."""
+    """`dual`: all positions at the first pass of a block, then only the block (Fast-dLLM)."""
 
-    def span(self, at: BlockPosition) -> tuple[int, int]:
-        """The block."""
-        return (at.start, at.end) if at.step else (0, at.length)
+    def span(self, position: BlockPosition) -> tuple[int, int]:
+        """The block, after the first pass."""
+        return (position.start, position.end) if position.step else (0, position.length)
 
 
 @dataclass(frozen=True)
 class PeriodicRefresh:
-    """`every:n=N`: all at every n-th pass of a block, the block alone between."""
+    """`every:n=N`: all positions at every n-th pass of a block, else only the block."""
 
     n: int = option(
         4, "Passes from one full computation to the next; 1 is the same as no cache.", ge=1
@@ -80,40 +79,38 @@ class PeriodicRefresh:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def span(self, at: BlockPosition) -> tuple[int, int]:
-        """The block, or all of the row."""
-        return (at.start, at.end) if at.step % self.n else (0, at.length)
+    def span(self, position: BlockPosition) -> tuple[int, int]:
+        """The block, or all positions at every n-th step."""
+        return (position.start, position.end) if position.step % self.n else (0, position.length)
 
 
 @dataclass(frozen=True)
 class Vicinity:
-    """`vicinity:w=W`: all at a block's first pass, then the block and w positions on either side
-    (dInfer).
+    """`vicinity:w=W`: all positions at the first pass of a block, then the block and w positions on
+    either side (dInfer).
     """
 
-    w: int = option(16, "Positions computed before and behind the block.", ge=0)
+    w: int = option(16, "Positions computed on either side of the block.", ge=0)
 
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def span(self, at: BlockPosition) -> tuple[int, int]:
-        """The block with its margins."""
-        return (
-            (max(0, at.start - self.w), min(at.length, at.end + self.w))
-            if at.step
-            else (0, at.length)
-        )
+    def span(self, position: BlockPosition) -> tuple[int, int]:
+        """The block with its margins, after the first pass."""
+        if position.step == 0:
+            return 0, position.length
+        return max(0, position.start - self.w), min(position.length, position.end + self.w)
 
 
 @dataclass(frozen=True)
 class BlockCausal:
-    """`block`: for block-causal models, exact: the block alone; at its first pass also what was
-    written since the last time.
+    """`block`, for block-causal models, and exact: only the block; its first pass also computes the
+    tokens written since the last one.
     """
 
-    def span(self, at: BlockPosition) -> tuple[int, int]:
-        """The block, with the one finished before it at the first pass."""
-        return (at.start if at.step else at.stored_until), at.end
+    def span(self, position: BlockPosition) -> tuple[int, int]:
+        """The block, at the first pass with the block finished before it."""
+        return (position.start if position.step else position.stored_until), position.end
 
 
 POLICIES: dict[str, type[Any]] = {
@@ -127,19 +124,18 @@ POLICIES: dict[str, type[Any]] = {
 
 
 def supported_policies(geometry: ModelGeometry) -> list[str]:
-    """Names of the policies that a network of this layout can use."""
+    """Names of the policies that a model of this geometry can use."""
     if not geometry.supports_kv_cache:
         return ["none"]
-    return (
-        ["none", "block"]
-        if geometry.causal_block is not None
-        else [name for name in POLICIES if name != "block"]
-    )
+    if geometry.causal_block is not None:
+        return ["none", "block"]
+    return [name for name in POLICIES if name != "block"]
 
 
 def parse_policy(spec: str, geometry: ModelGeometry) -> CachePolicy:
-    """The policy called `name` or `name:knob=value`; "auto" is `block` where that is exact, else
-    `none`. Raises `OptionError`.
+    """The policy `name` or `name:knob=value`; "auto" is `block` where that is exact, else `none`.
+
+    Raises `OptionError` for unknown policies and those that the model cannot use.
     """
     allowed = supported_policies(geometry)
     name, knobs = split_spec(spec, "cache")
@@ -148,13 +144,16 @@ def parse_policy(spec: str, geometry: ModelGeometry) -> CachePolicy:
     if name not in POLICIES:
         raise unknown_name("cache", name, ["auto", *POLICIES])
     if name not in allowed:
-        kind = "block-causal" if geometry.causal_block is not None else "full-attention"
-        reason = f"a {kind} model" if geometry.supports_kv_cache else "a model of your own"
+        kind = "a full-attention model"
+        if not geometry.supports_kv_cache:
+            kind = "a model of your own"
+        elif geometry.causal_block is not None:
+            kind = "a block-causal model"
         raise OptionError(
-            f"this cache does not fit {reason}",
+            f"this cache does not fit {kind}",
             given=spec,
             allowed=", ".join(allowed),
             hint="Choose another --cache.",
         )
-    found: CachePolicy = from_mapping(POLICIES[name], parse_values(POLICIES[name], knobs))
-    return found
+    policy: CachePolicy = from_mapping(POLICIES[name], parse_values(POLICIES[name], knobs))
+    return policy

@@ -1,11 +1,8 @@
-"""Rows of a pass that show the network the same are computed once: answers drawn from one prompt,
-until they part.
+"""Requests with identical visible tokens and the same caching behaviour share one row of a pass.
 
-A row's leader is computed in its place where both compute all that they see, see the same ids, and
-both keep it or neither does: what one
-reads and stores is what the other would. So it is in first passes over a block under most caches,
-and at every pass without one. Guided rows
-and rows with shadows have no leaders.
+This saves work for several answers drawn from one prompt, until they differ: at the first pass over
+a block under most caches, at every pass without a cache. Guided requests and those with
+leave-one-out columns are never shared.
 """
 
 from __future__ import annotations
@@ -15,58 +12,45 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from creditdecoding.decoding.cache_policy import NoCache
-from creditdecoding.decoding.request import ForwardFn, Request
+from creditdecoding.decoding.request import LogitReads, Request
 from creditdecoding.models.kv_cache import KVCache
 
 
-def representatives(rows: Sequence[Request]) -> list[int] | None:
-    """For each row the index of the one that is computed for it, the first of its kind or itself;
-    None where that is itself for all.
-    """
+def representatives(requests: Sequence[Request]) -> list[int] | None:
+    """For each request the index of the first one with the same row; None if no row is shared."""
     first: dict[tuple[bool, bytes], int] = {}
-    found = []
-    for i, row in enumerate(rows):
-        seen = row.block_position.length
-        alone = row.guided or row.leave_one_out_positions or row.computed_span != (0, seen)
-        key = (isinstance(row.cache_policy, NoCache), row.canvas[:seen].numpy().tobytes())
-        found.append(i if alone else first.setdefault(key, i))
-    return None if found == [*range(len(rows))] else found
+    indices = []
+    for i, request in enumerate(requests):
+        visible = request.block_position.length
+        is_partial = request.computed_span != (0, visible)
+        if is_partial or request.guided or request.leave_one_out_positions:
+            indices.append(i)
+        else:
+            key = (request.uses_cache, request.canvas[:visible].numpy().tobytes())
+            indices.append(first.setdefault(key, i))
+    return None if indices == list(range(len(requests))) else indices
 
 
-def unique_positions(
-    leads: Sequence[int], at_row: Tensor, position: Tensor
-) -> tuple[list[int], Tensor, Tensor]:
-    """Which rows lead; the different places [2, m] asked for by (row, position) [n], their rows
-    counted among those; the place of each [n].
+def unique_reads(
+    representative: Sequence[int], reads: LogitReads
+) -> tuple[list[int], LogitReads, Tensor]:
+    """The requests to compute, what to read from them, each once, and which of these [n] serves
+    each of `reads`.
     """
-    runs = sorted(set(leads))
-    place = torch.zeros(len(leads), dtype=torch.long)
-    place[runs] = torch.arange(len(runs))
-    wanted, back = torch.stack((place[list(leads)][at_row], position)).unique(
-        dim=1, return_inverse=True
-    )
-    return runs, wanted, back
+    computed = sorted(set(representative))
+    row_of = {request: row for row, request in enumerate(computed)}
+    rows = torch.tensor([row_of[i] for i in representative])
+    keys = torch.stack((rows[reads.row], reads.position, reads.leave_one_out.long()))
+    unique, inverse = keys.unique(dim=1, return_inverse=True)
+    return computed, LogitReads(unique[0], unique[1], unique[2].bool()), inverse
 
 
-def shared(
-    ask: ForwardFn,
-    rows: Sequence[Request],
-    leads: Sequence[int],
-    at_row: Tensor,
-    position: Tensor,
-    store: KVCache | None,
-) -> Tensor:
-    """Logits at (row, position) [n] from a pass over the leaders alone, each place computed once;
-    what they stored is stored for all.
-    """
-    runs, wanted, back = unique_positions(leads, at_row, position)
-    flat = ask([rows[i] for i in runs], wanted[0], wanted[1])
-    kept = [
-        (rows[lead].cache_slot, row.cache_slot)
-        for lead, row in zip(leads, rows)
-        if row is not rows[lead] and not isinstance(row.cache_policy, NoCache)
+def copy_cached(cache: KVCache, requests: Sequence[Request], representative: Sequence[int]) -> None:
+    """Copy what the representatives stored to the slots of the requests that they stand for."""
+    slots = [
+        (requests[i].cache_slot, request.cache_slot)
+        for i, request in zip(representative, requests)
+        if request is not requests[i] and request.uses_cache
     ]
-    if store is not None and kept:
-        store.copy_slots(*map(list, zip(*kept)))
-    return flat[back.to(flat.device)]
+    if slots:
+        cache.copy_slots([source for source, _ in slots], [target for _, target in slots])

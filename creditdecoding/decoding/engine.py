@@ -1,14 +1,13 @@
-"""Requests that come and go while others run: the second driver of `denoise_step`, beside the plain
-loop of generate.py.
+"""Continuous batching: requests that come and go while others run.
 
     engine = Engine(lm.model, lm.vocab, lm.device)
-    first = engine.submit(row)
+    first = engine.submit(request)
     while engine.busy:
         for event in engine.step():
             ...                       # event.row is the number that submit returned
 
-Each request gets the tokens it gets alone, whatever decoders, settings, blocks and steps share its
-passes. An engine belongs to one thread.
+Each request gets the tokens that it gets alone, whatever decoders, settings, blocks and steps share
+its passes. An engine belongs to one thread.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from creditdecoding.config import EngineConfig, ServeConfig
-from creditdecoding.decoders.base import capabilities_of
-from creditdecoding.decoding.cache_policy import NoCache
+from creditdecoding.decoding.advance import finish_event
 from creditdecoding.decoding.forward import Denoiser
-from creditdecoding.decoding.request import Request, SpecialTokens, finish_event
+from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.decoding.scheduler import (
     MemoryBudget,
     MemoryNeed,
@@ -39,23 +37,26 @@ from creditdecoding.models import memory
 from creditdecoding.models.kv_cache import KVCache
 from creditdecoding.trace import Event, FailEvent, StepEvent
 
-SHARE = 0.8  # of the free memory, where the options name no figure
-COLUMNS = 64  # a place in the cache is as long as a multiple of this, so that it seldom has to grow
-DENSE = 24  # bytes an id and position of a rule that keeps them all: six float32 copies, which is what credit_full takes
-FIXED = {
-    "cpu": 64,
-    "cuda": 256,
-}  # what a pass costs beside its positions, in positions: measured on one core; reckoned for an H100
+MEMORY_FRACTION = 0.8
+"""Share of the free memory that requests may take if the options set no limit."""
+CACHE_ALIGNMENT = 64
+"""Slots of the cache have a multiple of this many positions, so that they seldom have to grow."""
+DENSE_BYTES_PER_ID = 24
+"""Bytes for each id and position of a decoder with dense state: six float32 copies."""
+PASS_OVERHEAD = {"cpu": 64, "cuda": 256}
+"""Cost of a pass besides its positions, in positions: measured on one core, estimated on H100."""
+COUNTERS = ("finished", "failed", "aborted", "forwards", "passes", "tokens", "positions", "padding")
+TAKE_LESS = "Shorten the prompt, lower gen_length or block_length, or give the process more memory."
 
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counts since the start, and what is under way now.
+    """Counts since the start, and what is in progress now.
 
-    `passes` are steps of rows, `forwards` runs of the network; `positions` went through it for a
-    row, `padding` for nothing. Bytes:
-    `cache` held for keys and values, `admitted` what the rows under way may take by the estimate,
-    `memory` what they all may (None: no limit).
+    - `forwards`: runs of the model; `passes`: steps of requests.
+    - `positions`: computed for a request; `padding`: computed for none.
+    - `cache_bytes`: held for keys and values; `admitted_bytes`: what the running requests may take,
+      by the estimate; `memory_limit`: what all may take, None if there is no limit.
     """
 
     waiting: int
@@ -74,13 +75,13 @@ class EngineStats:
 
     @property
     def padding_share(self) -> float:
-        """Share of all computed positions that no row needed."""
+        """Share of padding in all computed positions."""
         return self.padding / (self.positions + self.padding) if self.padding else 0.0
 
 
 class Engine:
-    """Continuous batching: rows join and leave between steps. For one thread: whoever has several
-    posts to the one that steps.
+    """Runs requests that join and leave between steps. For one thread: others hand their requests
+    to the thread that steps.
     """
 
     def __init__(
@@ -93,381 +94,366 @@ class Engine:
         free_memory: memory.FreeBytes = memory.free_bytes,
         dedup: bool = False,
     ) -> None:
-        """`share`: requests that show the network the same are computed once (sharing.py), and
-        their events say who was not.
-        """
-        config, serve = config or EngineConfig(), serve or ServeConfig()
-        self.model, self.vocab, self.device, self.serve, self.dedup = (
-            model,
-            vocab,
-            device,
-            serve,
-            dedup,
-        )
-        self._foot = memory.footprint(model, vocab.size)
-        there = free_memory(device) if serve.memory is None else None
-        most = (
-            int(serve.memory * 2**30)
-            if serve.memory is not None
-            else None
-            if there is None
-            else int(SHARE * there)
-        )
-        self._full = self._budget = MemoryBudget(
-            config.batch_size, most, self._foot.cached
-        )  # less than full after memory ran out, until idle
-        self._waiting: WaitQueue[Request] = WaitQueue(serve.max_bypass)
-        self._rows: dict[int, Request] = {}
+        """`dedup`: requests with identical visible tokens share a row of a pass."""
+        self.model = model
+        self.vocab = vocab
+        self.device = device
+        self.serve = serve or ServeConfig()
+        self.dedup = dedup
+        self._footprint = memory.footprint(model, vocab.size)
+        max_requests = (config or EngineConfig()).batch_size
+        limit = self._memory_limit(free_memory)
+        self._full_budget = MemoryBudget(max_requests, limit, self._footprint.cached)
+        self._budget = self._full_budget  # smaller after memory ran out, until the engine is idle
+        self._waiting: WaitQueue[Request] = WaitQueue(self.serve.max_bypass)
+        self._running: dict[int, Request] = {}
         self._needs: dict[int, MemoryNeed] = {}
-        self._round: list[list[int]] = []
-        self._ceiling: int | None = None  # positions of a pass, once one was too large
-        self._store: KVCache | None = None
-        self._out: list[Event | FailEvent] = []
-        self._inboxes: dict[int, deque[Event | FailEvent]] = {}
-        self._counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
-        self._next, self._zero = 0, time.perf_counter()
+        self._round: list[list[int]] = []  # the passes left of this round
+        self._max_positions: int | None = None  # of a pass, once one did not fit into memory
+        self._cache: KVCache | None = None
+        self._events: list[Event | FailEvent] = []
+        self._streams: dict[int, deque[Event | FailEvent]] = {}
+        self._counts: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
+        self._next_number = 0
+        self._began = time.perf_counter()
+
+    def _memory_limit(self, free_memory: memory.FreeBytes) -> int | None:
+        if self.serve.memory is not None:
+            return int(self.serve.memory * 2**30)
+        free = free_memory(self.device)
+        return None if free is None else int(MEMORY_FRACTION * free)
 
     # What callers use
-    # --------------------------------------------------------------------------------------------------------
+    # ----------------
 
-    def submit(self, row: Request) -> int:
-        """Queue a row; the number its events will carry. Raises `QueueFullError`, or `OptionError`
-        if no memory budget lets it run alone.
+    def submit(self, request: Request) -> int:
+        """Queue a request and return the number that its events will carry.
+
+        Raises `QueueFullError`, or `OptionError` if no memory budget lets it run alone.
         """
-        need = self._need(row)
+        need = self._need(request)
         if not self._budget.fits([need]):
             raise OptionError(
-                "this request can never fit into memory", given=self._figures(need), hint=SMALLER
+                "this request can never fit into memory",
+                given=self._need_text(need),
+                hint=TAKE_LESS,
             )
-        self._waiting.add(replace(row, index=self._next), need)
-        if len(self._waiting) > self.serve.max_waiting:
+        number = self._next_number
+        limit = self.serve.max_waiting
+        self._waiting.add(replace(request, index=number), need)
+        if len(self._waiting) > limit:
             self._admit()
-        if len(self._waiting) > self.serve.max_waiting:
-            self._waiting.remove(lambda other: other.index == self._next)
-            hint = "Try again later."
+        if len(self._waiting) > limit:
+            self._waiting.remove(lambda waiting: waiting.index == number)
             raise QueueFullError(
                 "too many requests wait",
                 given=len(self._waiting) + 1,
-                allowed=self.serve.max_waiting,
-                hint=hint,
+                allowed=limit,
+                hint="Try again later.",
             )
-        self._next += 1
-        return self._next - 1
+        self._next_number += 1
+        return number
 
-    def memory_bytes(self, row: Request) -> int:
-        """What a row takes while it runs alone, by the estimate that lets it in."""
-        return self._budget.taken([self._need(row)])
+    def memory_bytes(self, request: Request) -> int:
+        """Bytes that a request takes while it runs alone, by the estimate used for admission."""
+        return self._budget.bytes_needed([self._need(request)])
 
-    def could_ever_hold(self, rows: Sequence[Request]) -> bool:
-        """Whether all of these rows could run and wait together, were there no others."""
-        line: WaitQueue[Request] = WaitQueue(self.serve.max_bypass)
-        for row in rows:
-            line.add(row, self._need(row))
-        line.admit([], self._full)
-        return len(line) <= self.serve.max_waiting
+    def could_ever_hold(self, requests: Sequence[Request]) -> bool:
+        """Whether an idle engine could run or queue all of these requests together."""
+        queue: WaitQueue[Request] = WaitQueue(self.serve.max_bypass)
+        for request in requests:
+            queue.add(request, self._need(request))
+        queue.admit([], self._full_budget)
+        return len(queue) <= self.serve.max_waiting
+
+    def max_concurrent(self, request: Request) -> int | None:
+        """How many requests like this one fit into memory together, whatever `batch_size` is; None
+        if there is no limit.
+        """
+        needed = self._full_budget.bytes_needed([self._need(request)])
+        limit = self._full_budget.max_bytes
+        return None if limit is None or not needed else limit // needed
 
     def step(self) -> list[Event | FailEvent]:
-        """Admit what fits and run one pass; everything that happened since the last call, streamed
-        requests left out. Idle: nothing.
-        """
-        self._work()
-        out, self._out = self._out, []
-        return out
+        """Admit what fits and run one pass, if there is anything to run.
 
-    def abort(self, request: int) -> bool:
-        """End a request at once and without a further event; whether it was still under way."""
-        self._inboxes.pop(request, None)
-        self._out = [event for event in self._out if event.row != request]
-        there = self._waiting.remove(lambda row: row.index == request) or request in self._rows
-        if there:
-            self._leave(request, "aborted")
-        return there
-
-    def stream(self, row: Request) -> Iterator[Event | FailEvent]:
-        """Submit a row when iteration begins, run passes (for all) until it ends, yield its events;
-        abort it if the consumer stops.
+        Returns all events since the last call, but those of streamed requests.
         """
-        request = self.submit(row)
-        inbox = self._inboxes[request] = deque()
+        self._run_next_pass()
+        events = self._events
+        self._events = []
+        return events
+
+    def abort(self, number: int) -> bool:
+        """End a request at once, without a further event; whether it was still in progress."""
+        self._streams.pop(number, None)
+        self._events = [event for event in self._events if event.row != number]
+        was_waiting = self._waiting.remove(lambda request: request.index == number)
+        if not was_waiting and number not in self._running:
+            return False
+        self._remove(number, "aborted")
+        return True
+
+    def stream(self, request: Request) -> Iterator[Event | FailEvent]:
+        """Submit a request when iteration begins, run passes (for all) until it ends, and yield its
+        events; abort it if the consumer stops.
+        """
+        number = self.submit(request)
+        events = self._streams[number] = deque()
         try:
-            while request in self._inboxes:
-                if not inbox:
-                    self._work()
+            while number in self._streams:
+                if not events:
+                    self._run_next_pass()
                     continue
-                event = inbox.popleft()
+                event = events.popleft()
                 yield event
                 if not isinstance(event, StepEvent):
                     return
         finally:
-            self.abort(request)
-
-    def max_concurrent(self, row: Request) -> int | None:
-        """How many rows like this one the memory budget holds at the same time, whatever
-        `batch_size` says; None: no limit is known.
-        """
-        each = self._full.taken([self._need(row)])
-        return None if self._full.most is None or not each else self._full.most // each
+            self.abort(number)
 
     @property
     def busy(self) -> bool:
         """Whether anything waits, runs or was not handed out yet."""
-        return bool(self._waiting or self._rows or self._out)
+        return bool(self._waiting or self._running or self._events)
 
     @property
     def stats(self) -> EngineStats:
         """Counts and figures of this moment."""
-        held = 0 if self._store is None else self._store.nbytes
-        admitted = self._budget.taken([*self._needs.values()])
-        now = {
-            "waiting": len(self._waiting),
-            "running": len(self._rows),
-            "cache_bytes": held,
-            "admitted_bytes": admitted,
-        }
-        return EngineStats(**now, **self._counts, memory_limit=self._budget.most)
+        return EngineStats(
+            waiting=len(self._waiting),
+            running=len(self._running),
+            cache_bytes=0 if self._cache is None else self._cache.nbytes,
+            admitted_bytes=self._budget.bytes_needed([*self._needs.values()]),
+            memory_limit=self._budget.max_bytes,
+            **self._counts,
+        )
 
-    # A step
-    # ------------------------------------------------------------------------------------------------------------------
+    # A pass
+    # ------
 
-    def _work(self) -> None:
-        """One pass: the next of this round, in which every row that runs has one."""
-        if not self._rows:
-            self._budget, self._ceiling = self._full, None
+    def _run_next_pass(self) -> None:
+        """Run the next pass of the round; in a round every running request has one pass."""
+        if not self._running:
+            self._budget = self._full_budget
+            self._max_positions = None
         self._admit()
-        self._seat()
-        while self._rows:
+        self._allocate_slots()
+        while self._running:
             if not self._round:
-                if self._ceiling is not None:
-                    self._ceiling += (
-                        1 + self._ceiling // 64
-                    )  # what else took the memory may be gone
-                ids = [*self._rows]
-                works = [_work_of(self._rows[i]) for i in ids]
-                self._round = [
-                    [ids[i] for i in group]
-                    for group in group_into_passes(
-                        works, FIXED.get(self.device.type, FIXED["cuda"]), self._ceiling
-                    )
-                ]
-            group = [i for i in self._round.pop(0) if i in self._rows]
+                self._plan_round()
+            group = [number for number in self._round.pop(0) if number in self._running]
             if group:
-                return self._run(sorted(group, key=lambda i: self._rows[i].cache_slot))
+                self._run(sorted(group, key=lambda number: self._running[number].cache_slot))
+                return
+
+    def _plan_round(self) -> None:
+        if self._max_positions is not None:  # other users of the memory may have freed some
+            self._max_positions += 1 + self._max_positions // 64
+        numbers = list(self._running)
+        shapes = [_pass_shape(request) for request in self._running.values()]
+        overhead = PASS_OVERHEAD.get(self.device.type, PASS_OVERHEAD["cuda"])
+        passes = group_into_passes(shapes, overhead, self._max_positions)
+        self._round = [[numbers[i] for i in group] for group in passes]
 
     def _run(self, group: list[int]) -> None:
-        """A pass over some rows; whoever makes it fail ends alone."""
-        rows = [self._rows[i] for i in group]
+        """Run a pass over some requests; those that make it fail end, the others go on."""
+        requests = [self._running[number] for number in group]
         failure: Exception | None = None
         try:
-            number = self._counts["forwards"]
             after, events = denoise_step(
                 self.model,
-                rows,
+                requests,
                 self.vocab,
                 self.device,
-                number,
-                self._seconds,
-                self._store,
-                self.dedup,
+                forward=self._counts["forwards"],
+                clock=self._seconds,
+                cache=self._cache,
+                dedup=self.dedup,
             )
-        except (
-            Exception
-        ) as error:  # whatever a model or a rule raises: a request ends, the others go on
-            failure = error.with_traceback(None)  # whose frames would hold the pass's tensors
-        if failure is not None:
-            return self._isolate(group, failure)
-        works = [_work_of(row) for row, event in zip(rows, events) if event.sequences]
-        positions = sum(work.positions for work in works)
-        self._counts.update(
-            forwards=1,
-            passes=len(rows),
-            positions=positions,
-            padding=pass_positions(works) - positions,
-        )
-        for event, row in zip(events, after):
-            self._rows[row.index] = row
+        except Exception as error:  # whatever a model or a decoder raises
+            failure = error.with_traceback(None)  # its frames would keep the pass's tensors
+        if failure is not None:  # handled out here, where Python has released the tensors
+            self._isolate(group, failure)
+            return
+        shapes = [_pass_shape(r) for r, event in zip(requests, events) if event.sequences]
+        positions = sum(shape.positions for shape in shapes)
+        padding = pass_positions(shapes) - positions
+        self._counts.update(forwards=1, passes=len(requests), positions=positions, padding=padding)
+        for event, request in zip(events, after):
+            self._running[request.index] = request
             self._emit(event)
-            try:
-                end = finish_event(row, self.vocab, self._seconds())
-            except Exception as error:  # ids that the tokenizer cannot read
-                self._fail(row, error)
-                continue
-            if end is not None:
-                self._counts["tokens"] += int(
-                    (~row.read_only[row.answer_start : row.answer_start + len(end.tokens)]).sum()
-                )
-                self._leave(row.index, "finished")
-                self._emit(end)
+            self._finish(request)
+
+    def _finish(self, request: Request) -> None:
+        """End the request if it is finished."""
+        try:
+            event = finish_event(request, self.vocab, self._seconds())
+        except Exception as error:  # ids that the tokenizer cannot decode
+            self._fail(request, error)
+            return
+        if event is not None:
+            answer = slice(request.answer_start, request.answer_start + len(event.tokens))
+            self._counts["tokens"] += int((~request.read_only[answer]).sum())
+            self._remove(request.index, "finished")
+            self._emit(event)
 
     def _isolate(self, group: list[int], error: Exception) -> None:
-        """End the rows to blame for an error and run the others again; who is to blame is found by
-        halving.
+        """End the requests that caused an error, found by halving the group, and run the others
+        again.
         """
-        if _out_of_memory(error) and len(group) > 1:
-            self._ceiling = max(1, pass_positions([_work_of(self._rows[i]) for i in group]) // 2)
-        blamed = [group[i] for i in error.rows] if isinstance(error, ModelError) else []
+        if _is_out_of_memory(error) and len(group) > 1:
+            shapes = [_pass_shape(self._running[number]) for number in group]
+            self._max_positions = max(1, pass_positions(shapes) // 2)
+        blamed = [group[row] for row in error.rows] if isinstance(error, ModelError) else []
         if not blamed and len(group) > 1:
-            self._run(group[: len(group) // 2])
-            return self._run(group[len(group) // 2 :])
-        for request in blamed or group:
-            self._fail(self._rows[request], error)
-        left = [i for i in group if i in self._rows]
+            middle = len(group) // 2
+            self._run(group[:middle])
+            self._run(group[middle:])
+            return
+        for number in blamed or group:
+            self._fail(self._running[number], error)
+        left = [number for number in group if number in self._running]
         if left:
             self._run(left)
 
     def _emit(self, event: Event | FailEvent) -> None:
-        self._inboxes.get(event.row, self._out).append(event)
+        self._streams.get(event.row, self._events).append(event)
 
-    def _fail(self, row: Request, error: Exception) -> None:
-        """End a row with an error; what it stored goes too."""
-        if self._store is not None and 0 <= row.cache_slot < self._store.slots:
-            self._store.clear_slot(row.cache_slot)
-            self._store.clear_slot(row.unconditional_slot)
-        reason = (
-            "memory"
-            if _out_of_memory(error)
-            else "model"
-            if isinstance(error, ModelError)
-            else "error"
-        )
-        self._leave(row.index, "failed")
-        self._emit(FailEvent(row.index, _text(error), self._seconds(), row.joined_at, reason))
+    def _fail(self, request: Request, error: Exception) -> None:
+        """End a request with an error and clear what it cached."""
+        if self._cache is not None and 0 <= request.cache_slot < self._cache.slots:
+            self._cache.clear_slot(request.cache_slot)
+            self._cache.clear_slot(request.unconditional_slot)
+        reason = "model" if isinstance(error, ModelError) else "error"
+        if _is_out_of_memory(error):
+            reason = "memory"
+        self._remove(request.index, "failed")
+        message = _error_line(error)
+        self._emit(FailEvent(request.index, message, self._seconds(), request.joined_at, reason))
 
-    def _leave(self, request: int, how: str) -> None:
-        self._rows.pop(request, None)
-        self._needs.pop(request, None)
-        self._counts[how] += 1
+    def _remove(self, number: int, outcome: str) -> None:
+        self._running.pop(number, None)
+        self._needs.pop(number, None)
+        self._counts[outcome] += 1
 
     def _seconds(self) -> float:
-        return time.perf_counter() - self._zero
+        return time.perf_counter() - self._began
 
     # Memory
-    # ------------------------------------------------------------------------------------------------------------------
+    # ------
 
-    def _need(self, row: Request) -> MemoryNeed:
-        """What the row takes while it runs."""
-        foot, sequences = self._foot, 1 + row.guided
-        width = row.max_window
-        dense = DENSE * width * self.vocab.size if capabilities_of(row.decoder).dense_state else 0
-        beside = width * bool(row.leave_one_out_positions)
-        working = (
-            sequences
-            * ((len(row.canvas) + beside) * foot.computed + (width + beside) * foot.logits)
-            + dense
-        )
-        return MemoryNeed(
-            sequences,
-            -(-len(row.canvas) // COLUMNS) * COLUMNS,
-            working,
-            not isinstance(row.cache_policy, NoCache),
-        )
+    def _need(self, request: Request) -> MemoryNeed:
+        """What the request takes while it runs."""
+        window = request.max_window
+        extra_columns = window if request.leave_one_out_positions else 0
+        computed = (len(request.canvas) + extra_columns) * self._footprint.computed
+        logits = (window + extra_columns) * self._footprint.logits
+        working_bytes = request.sequences * (computed + logits)
+        if request.capabilities.dense_state:
+            working_bytes += DENSE_BYTES_PER_ID * window * self.vocab.size
+        columns = -(-len(request.canvas) // CACHE_ALIGNMENT) * CACHE_ALIGNMENT
+        return MemoryNeed(request.sequences, columns, working_bytes, request.uses_cache)
 
-    def _figures(self, need: MemoryNeed) -> str:
-        """The parts of what a row needs, for an error."""
-        cache = self._budget.taken([need]) - need.working
-        most = "no limit" if self._budget.most is None else memory.format_bytes(self._budget.most)
-        return f"{memory.format_bytes(cache)} of cached keys and values and {memory.format_bytes(need.working)} to compute with, of {most}"
+    def _need_text(self, need: MemoryNeed) -> str:
+        """The parts of a need, for an error."""
+        limit = self._budget.max_bytes
+        cached = memory.format_bytes(self._budget.bytes_needed([need]) - need.working_bytes)
+        working = memory.format_bytes(need.working_bytes)
+        allowed = "no limit" if limit is None else memory.format_bytes(limit)
+        return f"{cached} of cached keys and values and {working} to compute with, of {allowed}"
 
     def _admit(self) -> None:
-        """Let in what fits."""
-        for one in self._waiting.admit(self._needs.values(), self._budget):
-            self._rows[one.item.index] = replace(
-                one.item, joined_at=self._seconds(), cache_slot=-1, unconditional_slot=-1
-            )
-            self._needs[one.item.index] = one.need
+        """Move what fits from the queue to the running requests, which have no slots yet."""
+        for waiting in self._waiting.admit(self._needs.values(), self._budget):
+            request = _without_slots(waiting.item)
+            self._running[request.index] = replace(request, joined_at=self._seconds())
+            self._needs[request.index] = waiting.need
 
-    def _seat(self) -> None:
-        """Give every row its places in the cache; where memory runs out on the way, put rows back
-        or end them.
-        """
+    def _allocate_slots(self) -> None:
+        """Give every running request its cache slots; on out-of-memory preempt or fail requests."""
         while True:
             try:
-                return self._arrange()
+                self._fit_cache()
+                return
             except Exception as error:
-                if not _out_of_memory(error) or not self._rows:
+                if not _is_out_of_memory(error) or not self._running:
                     raise
-                self._shed(error)
+                self._preempt_last(error)
 
-    def _shed(self, error: Exception) -> None:
-        """The rows under way do not fit, whatever was estimated: the last, which never ran, goes
-        back to the queue, or ends if it is alone.
-        """
-        most = self._budget.taken([*self._needs.values()]) - 1
-        request, row = self._rows.popitem()
-        need, row = self._needs.pop(request), replace(row, cache_slot=-1, unconditional_slot=-1)
-        if not self._rows:
-            return self._fail(row, error)
-        self._budget = replace(self._budget, most=most)
-        self._waiting.add(row, need, first=True)
+    def _preempt_last(self, error: Exception) -> None:
+        """Put the newest request, which never ran, back into the queue; fail it if it is alone."""
+        max_bytes = self._budget.bytes_needed([*self._needs.values()]) - 1
+        number, request = self._running.popitem()
+        need = self._needs.pop(number)
+        if not self._running:
+            self._fail(_without_slots(request), error)
+            return
+        self._budget = replace(self._budget, max_bytes=max_bytes)
+        self._waiting.add(_without_slots(request), need, first=True)
 
-    def _arrange(self) -> None:
-        """Places lowest first and without holes, in a cache that is large enough and, if memory is
-        short, no larger.
-        """
+    def _fit_cache(self) -> None:
+        """Compact the cache slots; grow the cache if needed, shrink it when memory is tight."""
         needs = [*self._needs.values()]
-        slots, columns = self._budget.shape(needs)
-        if self._store is None and slots:
-            self._store = self.model.new_cache()  # type: ignore[attr-defined]
-        if self._store is None:
+        slots, columns = self._budget.cache_shape(needs)
+        if self._cache is None and slots:
+            self._cache = self.model.new_cache()  # type: ignore[attr-defined]
+        if self._cache is None:
             return
         if slots:
-            self._number(slots)
-        if self._budget.fits(needs, (self._store.slots, self._store.columns)):
-            self._store.reserve(slots, columns)
+            self._compact(self._cache, slots)
+        if self._budget.fits(needs, (self._cache.slots, self._cache.columns)):
+            self._cache.reserve(slots, columns)
         else:
-            self._store.resize(slots, columns)
+            self._cache.resize(slots, columns)
 
-    def _number(self, slots: int) -> None:
-        """Rows whose places lie behind the first `slots`, or nowhere, move into the holes before."""
-        taken = {
-            slot
-            for row in self._rows.values()
-            for slot in (row.cache_slot, row.unconditional_slot)
-            if slot < slots
-        }
-        free = iter(sorted({*range(slots)} - taken))
-        for i, row in self._rows.items():
-            slot = row.cache_slot if 0 <= row.cache_slot < slots else next(free)
-            twin = (
-                slot
-                if not row.guided
-                else row.unconditional_slot
-                if 0 <= row.unconditional_slot < slots
-                else next(free)
-            )
-            if self._store is not None and self._needs[i].keeps and row.cache_slot >= 0:
-                for old, new in {(row.cache_slot, slot), (row.unconditional_slot, twin)}:
+    def _compact(self, cache: KVCache, slots: int) -> None:
+        """Move requests without a slot below `slots` to the free ones there."""
+        used = {r.cache_slot for r in self._running.values()}
+        used |= {r.unconditional_slot for r in self._running.values()}
+        free = (slot for slot in range(slots) if slot not in used)
+
+        def fitting(slot: int) -> int:
+            return slot if 0 <= slot < slots else next(free)
+
+        for number, request in self._running.items():
+            slot = fitting(request.cache_slot)
+            unconditional_slot = fitting(request.unconditional_slot) if request.guided else slot
+            if request.uses_cache and request.cache_slot >= 0:
+                moves = {
+                    request.cache_slot: slot,
+                    request.unconditional_slot: unconditional_slot,
+                }
+                for old, new in moves.items():
                     if old != new:
-                        self._store.copy_slots(old, new)
-            self._rows[i] = replace(row, cache_slot=slot, unconditional_slot=twin)
+                        cache.copy_slots(old, new)
+            self._running[number] = replace(
+                request, cache_slot=slot, unconditional_slot=unconditional_slot
+            )
 
 
-COUNTED = ("finished", "failed", "aborted", "forwards", "passes", "tokens", "positions", "padding")
-SMALLER = "Shorten the prompt, lower gen_length or block_length, or give the process more memory."
+def _without_slots(request: Request) -> Request:
+    return replace(request, cache_slot=-1, unconditional_slot=-1)
 
 
-def _work_of(row: Request) -> PassShape:
-    first, last = row.computed_span
-    return PassShape(last - first, 1 + row.guided, len(row.leave_one_out_positions))
+def _pass_shape(request: Request) -> PassShape:
+    start, end = request.computed_span
+    return PassShape(end - start, request.sequences, len(request.leave_one_out_positions))
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, on a device or on the host."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("out of memory", "can't allocate", "ALLOC_FAILED")
-    )
+    signs = ("out of memory", "can't allocate", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
-def _text(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     """An error as one line for the caller."""
     if isinstance(error, CreditError):
         return str(error)
-    if _out_of_memory(error):
-        return str(CreditError("memory ran out in this request's pass", hint=SMALLER))
-    return str(
-        CreditError(
-            f"the pass failed: {type(error).__name__}: {' '.join(str(error).split())}",
-            hint="Report this with the request.",
-        )
-    )
+    if _is_out_of_memory(error):
+        return str(CreditError("memory ran out in this request's pass", hint=TAKE_LESS))
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return str(CreditError(f"the pass failed: {text}", hint="Report this with the request."))

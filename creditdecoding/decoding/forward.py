@@ -1,137 +1,155 @@
-"""One forward pass: from requests to the logits at their positions."""
+"""One forward pass: from requests to the logits at their positions.
+
+`logits_at` leaves out requests that share a row with another, adds an unconditional row for each
+guided request, runs the model once, mixes the guided logits, and rules out what must not be
+written. `_run` lays out the rows: the columns that the cache policies ask for, padding, and
+leave-one-out columns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from creditdecoding.decoding.cache_policy import NoCache
-from creditdecoding.decoding.dedup import shared
-from creditdecoding.decoding.guidance import guided
-from creditdecoding.decoding.leave_one_out import shadows_of
-from creditdecoding.decoding.request import Request, SpecialTokens
+from creditdecoding.decoding.dedup import copy_cached, unique_reads
+from creditdecoding.decoding.guidance import (
+    guide,
+    guided_entries,
+    unconditional,
+    unconditional_reads,
+)
+from creditdecoding.decoding.leave_one_out import extra_columns
+from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.errors import ModelError
 from creditdecoding.models.kv_cache import KVCache
 
 
 class Denoiser(Protocol):
-    """Any callable from ids to logits: (tokens [rows, length], read = (row, column) [n], allowed
-    [rows, 1, length]) -> [n, vocab].
+    """Any callable from ids to logits.
 
-    The logits must be the caller's to change: banned ids are overwritten in place. One that keeps
-    keys and values also has `geometry`,
-    `new_cache()` and the further arguments of `models.transformer.Transformer.forward`.
+    `tokens` [rows, length]; `logit_positions` = (row, column), both [n]: which logits [n, vocab] to
+    return; `attention_mask` [rows, 1, length] is True at visible columns, None if all are. The
+    caller may change the logits in place. A model that keeps keys and values also has `geometry`,
+    `new_cache()` and the further arguments of `Transformer.forward`.
     """
 
     def __call__(
-        self, tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None
+        self,
+        tokens: Tensor,
+        logit_positions: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        /,
     ) -> Tensor: ...
 
 
 def logits_at(
     model: Denoiser,
-    rows: Sequence[Request],
+    requests: Sequence[Request],
     vocab: SpecialTokens,
     device: torch.device,
-    at_row: Tensor,
-    position: Tensor,
+    reads: LogitReads,
     cache: KVCache | None = None,
-    leads: Sequence[int] | None = None,
+    representative: Sequence[int] | None = None,
 ) -> Tensor:
-    """Logits at (row, position) [n], those of guided rows guided, with -inf for whatever must not
-    be written there.
+    """The logits of `reads`, [n, vocab], guided for guided requests; -inf where an id must not be
+    written: the mask, control tokens, unused ids, and end tokens if the request forbids them.
 
-    `~p` in place of a position p asks at its shadow, in rows whose rule has some; `leads` as in
-    sharing.py. Forbidden are the mask
-    token, control tokens, ids that mean nothing, and end tokens where the row's options or the text
-    around a gap forbid them.
-    Raises `ModelError` when the model's logits have the wrong shape.
+    `representative` is as in `unique_reads`. Raises `ModelError` if the logits have the wrong
+    shape.
     """
-    forward = partial(_ask, model, vocab, device, cache)
+    batch = list(requests)
+    batch_reads = reads
+    inverse = None
+    if representative is not None:
+        computed, batch_reads, inverse = unique_reads(representative, reads)
+        batch = [requests[i] for i in computed]
+    entries = guided_entries(batch, batch_reads)
+    if entries:
+        rows = batch + [unconditional(r, vocab.mask_id) for r in batch if r.guided]
+        pairs = zip(batch_reads, unconditional_reads(batch, batch_reads, entries))
+        logits = _run(model, rows, LogitReads(*map(torch.cat, pairs)), vocab, device, cache)
+        logits = guide(logits, batch, batch_reads, entries)
+    else:
+        logits = _run(model, batch, batch_reads, vocab, device, cache)
+    if representative is not None and inverse is not None:
+        logits = logits[inverse.to(logits.device)]
+        if cache is not None:
+            copy_cached(cache, requests, representative)
+    _rule_out(logits, requests, reads, vocab)
+    return logits
 
-    def ask(group: Sequence[Request], index: Tensor, positions: Tensor) -> Tensor:
-        return guided(forward, group, vocab.mask_id, index, positions)
 
-    flat = (
-        ask(rows, at_row, position)
-        if leads is None
-        else shared(ask, rows, leads, at_row, position, cache)
-    )
-    for forbidden in (vocab.mask_id, *vocab.control_ids):
-        flat[:, forbidden] = -torch.inf
-    flat[:, vocab.size :] = -torch.inf
-    never = torch.tensor([row.config.logits_eos_inf or not row.may_stop_early for row in rows])[
-        at_row
-    ].to(flat.device)
-    if bool(never.any()):
-        stops = list(vocab.stop_ids)
-        flat[:, stops] = flat[:, stops].masked_fill(never[:, None], -torch.inf)
-    return flat
+def _rule_out(
+    logits: Tensor, requests: Sequence[Request], reads: LogitReads, vocab: SpecialTokens
+) -> None:
+    """Set the logits of ids that must not be written to -inf, without waiting for the device."""
+    for token in (vocab.mask_id, *vocab.control_ids):
+        logits[:, token] = -torch.inf
+    logits[:, vocab.size :] = -torch.inf
+    no_stop = [r.config.logits_eos_inf or not r.may_stop_early for r in requests]
+    if any(no_stop):
+        lines = torch.tensor(no_stop)[reads.row].to(logits.device)
+        for token in vocab.stop_ids:
+            logits[:, token].masked_fill_(lines, -torch.inf)
 
 
-def _ask(
+def _run(
     model: Denoiser,
-    words: SpecialTokens,
+    requests: Sequence[Request],
+    reads: LogitReads,
+    vocab: SpecialTokens,
     device: torch.device,
-    store: KVCache | None,
-    rows: Sequence[Request],
-    at_row: Tensor,
-    position: Tensor,
+    cache: KVCache | None,
 ) -> Tensor:
-    """One pass: the model's logits at (row, position) [n]. Each row is computed where its cache
-    policy says; shorter rows are padded.
-    """
-    spans, shadows = (
-        torch.tensor([row.computed_span for row in rows]),
-        shadows_of(rows, words.mask_id),
-    )
-    seen = torch.tensor([row.block_position.length for row in rows])
-    first, count = spans[:, 0], spans[:, 1] - spans[:, 0]
-    width, longest = int(count.max()), int(seen.max())
-    tokens = torch.stack(
-        [
-            F.pad(row.canvas[a:b], (0, width - (b - a)), value=words.mask_id)
-            for row, (a, b) in zip(rows, spans.tolist())
-        ]
-    )
-    allowed = (
-        (torch.arange(longest) < seen[:, None])[:, None].to(device)
-        if int(seen.min()) < longest
-        else None
-    )
-    column, more = position - first[at_row], dict[str, Any]()
-    kept = None if all(isinstance(row.cache_policy, NoCache) for row in rows) else store
-    place = torch.arange(width)
-    columns = torch.where(place < count[:, None], first[:, None] + place, -1)
-    if kept is not None:
-        assert len({row.cache_slot for row in rows}) == len(rows)
-        more["caches"] = kept.layer_caches([row.cache_slot for row in rows], columns, longest)
-    if shadows is not None:
-        tokens, allowed = (
-            torch.cat((tokens, shadows.tokens), dim=1),
-            shadows.allowed(width, seen, longest).to(device),
-        )
-        column = torch.where(position < 0, width + shadows.column(at_row, ~position), column)
-        columns = torch.cat((columns, shadows.at), dim=1)
-    if more or shadows is not None:
-        more["positions"] = columns.clamp(min=0).to(device)
-    found = model(tokens.to(device), (at_row.to(device), column.to(device)), allowed, **more)
-    return _checked(found, len(at_row), words)
+    """Run the model over a row for each request and return the logits of `reads`."""
+    tokens, positions = _text_columns(requests, vocab.mask_id)
+    width = tokens.shape[1]
+    visible = torch.tensor([request.block_position.length for request in requests])
+    longest = int(visible.max())
+    column = reads.position - positions[reads.row, 0]
+    arguments: dict[str, Any] = {}
+    attention_mask = None
+    if int(visible.min()) < longest:
+        attention_mask = (torch.arange(longest) < visible[:, None])[:, None].to(device)
+    if cache is not None and any(request.uses_cache for request in requests):
+        slots = [request.cache_slot for request in requests]
+        assert len(set(slots)) == len(slots)
+        arguments["caches"] = cache.layer_caches(slots, positions, longest)
+    extra = extra_columns(requests, vocab.mask_id)
+    if extra is not None:
+        column = torch.where(reads.leave_one_out, width + extra.column_of(reads), column)
+        attention_mask = extra.attention_mask(width, visible).to(device)
+        tokens = torch.cat((tokens, extra.tokens), dim=1)
+        positions = torch.cat((positions, extra.position), dim=1)
+    if arguments or extra is not None:
+        arguments["positions"] = positions.clamp(min=0).to(device)
+    logit_positions = (reads.row.to(device), column.to(device))
+    logits = model(tokens.to(device), logit_positions, attention_mask, **arguments)
+    return _checked(logits, len(column), vocab.size)
 
 
-def _checked(flat: Tensor, n: int, words: SpecialTokens) -> Tensor:
-    """The model's logits, if they have the shape that was asked for."""
-    if flat.dim() != 2 or len(flat) != n or flat.shape[1] < words.size:
-        shape = f"({n}, at least {words.size})"
+def _text_columns(requests: Sequence[Request], mask_id: int) -> tuple[Tensor, Tensor]:
+    """The ids that a pass computes and their positions, [rows, width]; padding is at -1."""
+    spans = [request.computed_span for request in requests]
+    canvases = [request.canvas[a:b] for request, (a, b) in zip(requests, spans)]
+    positions = [torch.arange(a, b) for a, b in spans]
+    return (
+        pad_sequence(canvases, batch_first=True, padding_value=mask_id),
+        pad_sequence(positions, batch_first=True, padding_value=-1),
+    )
+
+
+def _checked(logits: Tensor, count: int, vocab_size: int) -> Tensor:
+    """The model's logits, if they have the right shape."""
+    if logits.dim() != 2 or len(logits) != count or logits.shape[1] < vocab_size:
         raise ModelError(
             "the model returned logits of the wrong shape",
-            given=tuple(flat.shape),
-            allowed=shape,
+            given=tuple(logits.shape),
+            allowed=f"({count}, at least {vocab_size})",
             hint="Check the model.",
         )
-    return flat
+    return logits

@@ -1,11 +1,10 @@
-"""Classifier-free guidance: away from what the model predicts without seeing the prompt (arXiv
-2207.12598; LLaDA's `cfg_scale`).
+"""Classifier-free guidance: away from the prediction without the prompt (arXiv 2207.12598; LLaDA's
+`cfg_scale`).
 
-    logits = blind + (cfg_scale + 1) * (seen - blind)
+    logits = unconditional + (cfg_scale + 1) * (conditional - unconditional)
 
-`blind` comes from the same canvas with everything given replaced by masks: the row's twin. Both run
-in one batched pass, each with
-its own place in a cache, so that guidance goes with every rule and every cache.
+The unconditional logits come from a second row of the same pass: the same canvas with everything
+given replaced by masks. It has its own cache slot, so guidance works with every rule and cache.
 """
 
 from __future__ import annotations
@@ -16,43 +15,45 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from creditdecoding.decoding.request import ForwardFn, Request
+from creditdecoding.decoding.request import LogitReads, Request
 
 
-def guided(
-    ask: ForwardFn, rows: Sequence[Request], mask_id: int, at_row: Tensor, position: Tensor
+def unconditional(request: Request, mask_id: int) -> Request:
+    """The same request with everything given masked; what the rule wrote stays."""
+    canvas = request.canvas.masked_fill(request.read_only, mask_id)
+    return replace(request, canvas=canvas, cache_slot=request.unconditional_slot)
+
+
+def guided_entries(requests: Sequence[Request], reads: LogitReads) -> list[int]:
+    """Which of the `reads` belong to guided requests."""
+    if not any(request.guided for request in requests):
+        return []
+    return [entry for entry, row in enumerate(reads.row.tolist()) if requests[row].guided]
+
+
+def unconditional_reads(
+    requests: Sequence[Request], reads: LogitReads, entries: Sequence[int]
+) -> LogitReads:
+    """These entries of `reads` in the rows of the unconditional requests, which come last."""
+    guided = torch.tensor([request.guided for request in requests])
+    row = len(requests) + guided.cumsum(0) - 1
+    selected = reads.select(entries)
+    return selected._replace(row=row[selected.row])
+
+
+def guide(
+    logits: Tensor, requests: Sequence[Request], reads: LogitReads, entries: Sequence[int]
 ) -> Tensor:
-    """Logits at (row, position) [n], those of guided rows mixed with their twins'; a single pass
-    over rows and twins.
+    """Logits of `reads`, of which `entries` are guided by the logits that follow those of `reads`.
+
+    Ids that the model itself rules out (-inf) stay so. At least float32.
     """
-    having = torch.tensor([row.guided for row in rows])
-    mine = having[at_row]
-    if not bool(mine.any()):
-        return ask(rows, at_row, position)
-    twins = [blind(row, mask_id) for row in rows if row.guided]
-    twin = len(rows) + having.cumsum(0) - 1
-    both = ask(
-        [*rows, *twins],
-        torch.cat((at_row, twin[at_row[mine]])),
-        torch.cat((position, position[mine])),
-    )
-    both = both.to(torch.promote_types(both.dtype, torch.float32))
-    logits, unseen = both[: len(at_row)], both[len(at_row) :]
-    scale = torch.tensor([row.config.cfg_scale for row in rows])[at_row[mine]].to(both)
-    mine = mine.to(both.device)
-    logits[mine] = mix(logits[mine], unseen, scale[:, None])
-    return logits
-
-
-def blind(row: Request, mask_id: int) -> Request:
-    """The row's twin: what was given is masked, what was written stays."""
-    return replace(
-        row,
-        canvas=row.canvas.masked_fill(row.read_only, mask_id),
-        cache_slot=row.unconditional_slot,
-    )
-
-
-def mix(seen: Tensor, unseen: Tensor, scale: Tensor) -> Tensor:
-    """Guided logits. What the model itself forbids stays forbidden."""
-    return (unseen + (scale + 1) * (seen - unseen)).masked_fill(seen == -torch.inf, -torch.inf)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    conditional, unconditional = logits[: len(reads.row)], logits[len(reads.row) :]
+    scale = torch.tensor([request.config.cfg_scale for request in requests])
+    scale = scale[reads.select(entries).row, None].to(logits)
+    index = torch.tensor(entries, device=logits.device)
+    seen = conditional[index]
+    mixed = unconditional + (scale + 1) * (seen - unconditional)
+    conditional[index] = mixed.masked_fill(seen == -torch.inf, -torch.inf)
+    return conditional

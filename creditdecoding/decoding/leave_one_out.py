@@ -1,18 +1,12 @@
-"""Shadow tokens: masks computed beside the text, each at the position of a token that it does not
-see.
+"""Extra columns of a pass that predict a written token without seeing it (WINO, arXiv 2507.18578).
 
-What the model predicts at a shadow is what it would write there if that had not been written (WINO,
-arXiv 2507.18578). A shadow sees
-the whole text but its own token, and the other shadows of its row; the text sees no shadow, so that
-all else is as without them. This
-is not the prediction of a text in which the position is masked: the rest of the text has seen the
-token, in all layers but the first.
+The extra column of position i is a mask at i. It sees the whole text but the token at i, and the
+other extra columns of its row. The text sees no extra column, so all other predictions are as
+without them. This is not the prediction of a text with i masked: from the second layer on, the rest
+of the text has seen the token.
 
-Where logits are shifted, a position is predicted at the column before. There its shadow is a copy
-of that column, which sees neither
-the token it predicts nor its own original, nor the other shadows, which are copies of text.
-
-The position `~p` of a request for logits means the shadow of p.
+With shifted logits, position i is predicted at i - 1. There the extra column repeats position
+i - 1, with i, the original of i - 1 and the other extra columns masked out.
 """
 
 from __future__ import annotations
@@ -24,56 +18,60 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from creditdecoding.decoding.request import Request
+from creditdecoding.decoding.request import LogitReads, Request
 
 
 @dataclass(frozen=True)
-class Shadows:
-    """The shadows of a pass, [rows, most]: the position each stands for, and the position and token
-    it is computed with; -1: none.
+class ExtraColumns:
+    """The extra columns of a pass, all [rows, most]; -1 in `target` and `position` is padding.
+
+    `target`: the position that a column predicts; `position`, `tokens`: what it is computed with.
     """
 
-    of: Tensor
-    at: Tensor
+    target: Tensor
+    position: Tensor
     tokens: Tensor
-    shifted: bool
+    logit_shift: bool
 
-    def column(self, at_row: Tensor, position: Tensor) -> Tensor:
-        """Which of its row's shadows to read for `position`, [n]; the next one, where the model
-        reads one column earlier.
+    def column_of(self, reads: LogitReads) -> Tensor:
+        """The extra column in which to read each entry, [n]; the next one if the model reads one
+        column earlier.
         """
-        return (self.of[at_row] == position[:, None]).to(torch.uint8).argmax(-1) + int(self.shifted)
+        is_target = self.target[reads.row] == reads.position[:, None]
+        return is_target.to(torch.uint8).argmax(-1) + int(self.logit_shift)
 
-    def allowed(self, width: int, seen: Tensor, longest: int) -> Tensor:
-        """Who sees whom, [rows, width + most, longest + most]: `width` columns and then the shadows
-        see `seen` [rows] of the `longest`
-        positions of the text, and then the shadows."""
-        key, there = torch.arange(longest), self.of >= 0
-        text = (key < seen[:, None])[:, None].expand(-1, width + there.shape[1], -1).clone()
-        text[:, width:] &= (key != self.of[..., None]) & (key != self.at[..., None])
-        among = torch.eye(there.shape[1], dtype=torch.bool) if self.shifted else there[:, None]
-        others = torch.cat(
-            (
-                torch.zeros(len(there), width, there.shape[1], dtype=torch.bool),
-                there[..., None] & among,
-            ),
-            dim=1,
-        )
-        return torch.cat((text, others), dim=2)
+    def attention_mask(self, width: int, visible: Tensor) -> Tensor:
+        """Which key each column sees: [rows, width + most, max(visible) + most].
+
+        Queries: `width` text columns, then the extra ones. Keys: the text, of which `visible`
+        [rows] positions are seen, then the extra columns.
+        """
+        rows, most = self.target.shape
+        exists = self.target >= 0
+        key = torch.arange(int(visible.max()))
+        text = (key < visible[:, None])[:, None].expand(-1, width + most, -1).clone()
+        text[:, width:] &= (key != self.target[..., None]) & (key != self.position[..., None])
+        others = torch.eye(most, dtype=torch.bool) if self.logit_shift else exists[:, None]
+        extra = torch.zeros(rows, width + most, most, dtype=torch.bool)
+        extra[:, width:] = exists[..., None] & others
+        return torch.cat((text, extra), dim=2)
 
 
-def shadows_of(rows: Sequence[Request], mask_id: int) -> Shadows | None:
-    """The shadows of a pass over `rows`, None where no row wants any."""
-    wanted = [torch.tensor(row.leave_one_out_positions, dtype=torch.long) for row in rows]
-    if not any(len(x) for x in wanted):
+def extra_columns(requests: Sequence[Request], mask_id: int) -> ExtraColumns | None:
+    """The extra columns of a pass over `requests`, None if no request needs any."""
+    shift = requests[0].geometry.logit_shift
+    targets, positions, tokens = [], [], []
+    for request in requests:
+        target = torch.tensor(request.leave_one_out_positions, dtype=torch.long)
+        position = (target - int(shift)).clamp(min=0)
+        targets.append(target)
+        positions.append(position)
+        tokens.append(torch.where(position == target, mask_id, request.canvas[position]))
+    if not any(len(target) for target in targets):
         return None
-    shifted = rows[0].geometry.logit_shift
-    places = [(of - int(shifted)).clamp(min=0) for of in wanted]
-    tokens = [
-        torch.where(at == of, mask_id, row.canvas[at]) for row, of, at in zip(rows, wanted, places)
-    ]
-    of, at, ids = (
-        pad_sequence(x, batch_first=True, padding_value=fill)
-        for x, fill in ((wanted, -1), (places, -1), (tokens, mask_id))
+    return ExtraColumns(
+        target=pad_sequence(targets, batch_first=True, padding_value=-1),
+        position=pad_sequence(positions, batch_first=True, padding_value=-1),
+        tokens=pad_sequence(tokens, batch_first=True, padding_value=mask_id),
+        logit_shift=shift,
     )
-    return Shadows(of, at, ids, shifted)

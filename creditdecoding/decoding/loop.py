@@ -1,4 +1,4 @@
-"""The plain loop: the specification of decoding, as a generator of trace events."""
+"""The plain loop over requests: the specification of decoding, as a generator of trace events."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import torch
 
-from creditdecoding.decoding.cache_policy import NoCache
+from creditdecoding.decoding.advance import finish_event
 from creditdecoding.decoding.forward import Denoiser
-from creditdecoding.decoding.request import Request, SpecialTokens, finish_event
+from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.decoding.step import denoise_step
 from creditdecoding.models.kv_cache import KVCache
 from creditdecoding.trace import Event
@@ -18,58 +18,63 @@ from creditdecoding.trace import Event
 
 def denoise(
     model: Denoiser,
-    rows: Iterable[Request],
+    requests: Iterable[Request],
     vocab: SpecialTokens,
     device: torch.device,
     batch_size: int = 16,
 ) -> Iterator[Event]:
-    """The plain loop: decode all `rows`, at most `batch_size` at a time, a finished row's place
-    going to the next one.
+    """Decode all `requests`, at most `batch_size` at a time; the next one joins when one finishes.
 
-    Yields a `StepEvent` a row a pass and a `FinishEvent` a row; times count from the start of the
-    run.
+    Yields a `StepEvent` for each request of each pass and a `FinishEvent` for each request; times
+    count from the start of the run.
     """
-    zero = time.perf_counter()
-    waiting, forward = iter(rows), 0
+    began = time.perf_counter()
+
+    def seconds() -> float:
+        return time.perf_counter() - began
+
+    waiting = iter(requests)
+    forward = 0
     active: list[Request] = []
-    free = list(range(2 * batch_size))  # two places in the cache for a guided row
-    store: KVCache | None = None
+    free_slots = list(range(2 * batch_size))  # a guided request takes two
+    cache: KVCache | None = None
     while True:
-        while len(active) < batch_size and (row := next(waiting, None)) is not None:
-            slot = free.pop(0)
-            active.append(
-                replace(
-                    row,
-                    joined_at=time.perf_counter() - zero,
-                    cache_slot=slot,
-                    unconditional_slot=free.pop(0) if row.guided else slot,
-                )
-            )
+        while len(active) < batch_size and (request := next(waiting, None)) is not None:
+            active.append(_join(request, free_slots, seconds()))
         if not active:
             return
-        if store is None and not all(isinstance(row.cache_policy, NoCache) for row in active):
-            store = model.new_cache()  # type: ignore[attr-defined]
-        if store is not None:
-            store.reserve(
-                max(row.unconditional_slot for row in active) + 1,
-                max(len(row.canvas) for row in active),
-            )
-        active, events = denoise_step(
-            model, active, vocab, device, forward, lambda: time.perf_counter() - zero, store
-        )
+        cache = _fitting_cache(model, cache, active)
+        active, events = denoise_step(model, active, vocab, device, forward, seconds, cache)
         yield from events
         forward += 1
-        ends = [finish_event(row, vocab, time.perf_counter() - zero) for row in active]
-        yield from (end for end in ends if end is not None)
-        free = sorted(
-            {
-                *free,
-                *(
-                    slot
-                    for row, end in zip(active, ends)
-                    if end is not None
-                    for slot in (row.cache_slot, row.unconditional_slot)
-                ),
-            }
-        )
-        active = [row for row, end in zip(active, ends) if end is None]
+        unfinished = []
+        for request in active:
+            event = finish_event(request, vocab, seconds())
+            if event is None:
+                unfinished.append(request)
+            else:
+                yield event
+                free_slots += {request.cache_slot, request.unconditional_slot}
+        active = unfinished
+        free_slots.sort()
+
+
+def _join(request: Request, free_slots: list[int], seconds: float) -> Request:
+    """The request with the lowest free slots, which are taken out of `free_slots`."""
+    slot = free_slots.pop(0)
+    unconditional_slot = free_slots.pop(0) if request.guided else slot
+    return replace(
+        request, joined_at=seconds, cache_slot=slot, unconditional_slot=unconditional_slot
+    )
+
+
+def _fitting_cache(
+    model: Denoiser, cache: KVCache | None, requests: list[Request]
+) -> KVCache | None:
+    """The cache, made when a request first uses one, and large enough for these requests."""
+    if cache is None and any(request.uses_cache for request in requests):
+        cache = model.new_cache()  # type: ignore[attr-defined]
+    if cache is not None:
+        slots = max(request.unconditional_slot for request in requests) + 1
+        cache.reserve(slots, max(len(request.canvas) for request in requests))
+    return cache

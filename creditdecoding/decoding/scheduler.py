@@ -1,15 +1,14 @@
-"""Who waits, who runs and who shares a pass: queue and cost arithmetic on plain numbers.
+"""Which requests wait, which run, and which share a pass: arithmetic on plain numbers.
 
-First come, first served. A request that does not fit into memory yet may be passed by smaller ones,
-a bounded number of times. Rows that
-run are dealt into passes of similar width, because a pass costs its widest row times its rows, and
-a row that computes its whole
-canvas should not make others, who compute a block, as wide as itself.
+First come, first served. A request that does not fit into memory yet may be bypassed by smaller
+ones, a bounded number of times. Running requests are grouped into passes of similar width: a pass
+costs its widest row times its rows, and a request that computes its whole canvas should not make
+others, which compute a block, as wide as itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -18,154 +17,160 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """What a row takes while it runs: places in the cache, positions a place must have, other
-    bytes; `keeps` whether it uses a cache.
+    """What a request takes while it runs: cache slots, the positions that a slot must have, and
+    bytes to compute with.
     """
 
     slots: int
     columns: int
-    working: int
-    keeps: bool
+    working_bytes: int
+    uses_cache: bool
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What all rows together may take: `rows` at a time and `most` bytes (None: unknown, not held
-    to); `column` bytes a cached position.
-    """
+    """What all running requests together may take; `max_bytes` None is no limit."""
 
-    rows: int
-    most: int | None
-    column: int
+    max_requests: int
+    max_bytes: int | None
+    bytes_per_position: int
 
-    def shape(self, needs: Sequence[MemoryNeed]) -> tuple[int, int]:
-        """Places and positions of the cache these rows share: none unless one of them keeps
-        something, as wide as the longest.
-        """
-        if not any(need.keeps for need in needs):
+    def cache_shape(self, needs: Sequence[MemoryNeed]) -> tuple[int, int]:
+        """Slots and positions of the cache that these share: (0, 0) unless one of them uses it."""
+        if not any(need.uses_cache for need in needs):
             return 0, 0
         return sum(need.slots for need in needs), max(need.columns for need in needs)
 
-    def taken(self, needs: Sequence[MemoryNeed], shape: tuple[int, int] = (0, 0)) -> int:
-        """Bytes that these rows take together, in a cache that has at least this shape."""
-        slots, columns = map(max, self.shape(needs), shape)
-        return slots * (columns + 1) * self.column + sum(need.working for need in needs)
+    def bytes_needed(self, needs: Sequence[MemoryNeed], shape: tuple[int, int] = (0, 0)) -> int:
+        """Bytes that these take together, in a cache of at least this shape."""
+        slots, columns = map(max, self.cache_shape(needs), shape)
+        cached = slots * (columns + 1) * self.bytes_per_position
+        return cached + sum(need.working_bytes for need in needs)
 
     def fits(self, needs: Sequence[MemoryNeed], shape: tuple[int, int] = (0, 0)) -> bool:
-        """Whether these rows can run together."""
-        return len(needs) <= self.rows and (
-            self.most is None or self.taken(needs, shape) <= self.most
-        )
+        """Whether these can run together, in a cache of at least this shape."""
+        if len(needs) > self.max_requests:
+            return False
+        return self.max_bytes is None or self.bytes_needed(needs, shape) <= self.max_bytes
 
 
 @dataclass(frozen=True)
 class WaitingItem(Generic[T]):
-    """One in the queue: what it needs, and how often a later one was let in before it."""
+    """An item of the queue, its need, and how often a later one was admitted before it."""
 
     item: T
     need: MemoryNeed
-    passed: int = 0
+    bypassed: int = 0
 
 
 @dataclass
 class WaitQueue(Generic[T]):
-    """The queue in order of arrival; nobody is passed more than `overtakes` times."""
+    """The queue, in order of arrival; an item is bypassed at most `max_bypass` times."""
 
-    overtakes: int
-    line: list[WaitingItem[T]] = field(default_factory=list)
+    max_bypass: int
+    items: list[WaitingItem[T]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.line)
+        return len(self.items)
 
     def add(self, item: T, need: MemoryNeed, first: bool = False) -> None:
-        """Put at the end, or at the front what was let in too early."""
-        self.line.insert(0 if first else len(self.line), WaitingItem(item, need))
+        """Append an item, or put one that was admitted too early back at the front."""
+        self.items.insert(0 if first else len(self.items), WaitingItem(item, need))
 
     def admit(self, running: Iterable[MemoryNeed], budget: MemoryBudget) -> list[WaitingItem[T]]:
-        """Take out what fits beside `running`, in order; later ones may pass those that do not fit."""
+        """Take out, in order, what fits next to `running`."""
         needs = list(running)
-        taken: list[WaitingItem[T]] = []
-        left: list[WaitingItem[T]] = []
-        for place, one in enumerate(self.line):
-            if len(needs) >= budget.rows or any(other.passed >= self.overtakes for other in left):
-                left += self.line[place:]
+        admitted: list[WaitingItem[T]] = []
+        waiting: list[WaitingItem[T]] = []
+        for item in self.items:
+            is_full = len(needs) >= budget.max_requests
+            if is_full or any(earlier.bypassed >= self.max_bypass for earlier in waiting):
                 break
-            if budget.fits([*needs, one.need]):
-                left = [replace(other, passed=other.passed + 1) for other in left]
-                needs.append(one.need)
-                taken.append(one)
+            if budget.fits([*needs, item.need]):
+                waiting = [replace(earlier, bypassed=earlier.bypassed + 1) for earlier in waiting]
+                needs.append(item.need)
+                admitted.append(item)
             else:
-                left.append(one)
-        self.line = left
-        return taken
+                waiting.append(item)
+        self.items = waiting + self.items[len(admitted) + len(waiting) :]
+        return admitted
 
-    def remove(self, wanted: Callable[[T], bool]) -> bool:
-        """Take out the first item that is wanted; whether there was one."""
-        at = next((i for i, one in enumerate(self.line) if wanted(one.item)), None)
-        if at is not None:
-            del self.line[at]
-        return at is not None
+    def remove(self, matches: Callable[[T], bool]) -> bool:
+        """Take out the first item that matches; whether there was one."""
+        for i, waiting in enumerate(self.items):
+            if matches(waiting.item):
+                del self.items[i]
+                return True
+        return False
 
 
 @dataclass(frozen=True)
 class PassShape:
-    """What a row adds to its next pass: `sequences` (two under guidance) of `width` positions and
-    as many tokens `beside` the text.
+    """What a request adds to its next pass: `sequences` rows (two if guided) of `width` positions
+    and `extra_columns`.
     """
 
     width: int
     sequences: int = 1
-    beside: int = 0
+    extra_columns: int = 0
 
     @property
     def positions(self) -> int:
-        """What it computes for itself."""
-        return (self.width + self.beside) * self.sequences
+        """The positions that it computes itself, without padding."""
+        return (self.width + self.extra_columns) * self.sequences
 
 
-def pass_positions(works: Sequence[PassShape]) -> int:
-    """Positions of a pass that these rows share, padding included: each is as wide as the widest."""
-    columns = max(work.width for work in works) + max(work.beside for work in works)
-    return columns * sum(work.sequences for work in works)
+def pass_positions(shapes: Sequence[PassShape]) -> int:
+    """Positions of a pass of these shapes, padding included: each row is as wide as the widest."""
+    width = max(shape.width for shape in shapes)
+    extra_columns = max(shape.extra_columns for shape in shapes)
+    return (width + extra_columns) * sum(shape.sequences for shape in shapes)
 
 
 def group_into_passes(
-    works: Sequence[PassShape], fixed: int, most: int | None = None
+    shapes: Sequence[PassShape], overhead: int, max_positions: int | None = None
 ) -> list[list[int]]:
-    """Indices of `works` in passes, narrowest first, so that the cost is least; a pass has at most
-    `most` positions or a single row.
+    """Indices of `shapes` in passes of least total cost, the narrowest first.
 
-    A pass costs its size and `fixed` positions more for being a pass. The best way is a cut of the
-    rows in order of width
-    (nearly the best, where some have tokens beside the text); the order of arrival is kept inside a
-    pass.
+    A pass costs its positions and an `overhead` of so many more. It has at most `max_positions`, or
+    a single request. The shapes, in order of width, are cut into passes by dynamic programming: the
+    optimum without extra columns, close to it with them. Inside a pass the order of arrival stays.
     """
     order = sorted(
-        range(len(works)), key=lambda i: (works[i].width + works[i].beside, works[i].beside)
+        range(len(shapes)),
+        key=lambda i: (shapes[i].width + shapes[i].extra_columns, shapes[i].extra_columns),
     )
-    rows = [(works[i].width, works[i].beside, works[i].sequences) for i in order]
-    best: list[tuple[int, int]] = [(0, 0)]  # cost of the first n rows, where their last pass begins
+    ordered = [shapes[i] for i in order]
+    costs = [0]  # of the first n shapes
+    starts = [0]  # where the last pass of the first n shapes begins
     for end in range(1, len(order) + 1):
-        least, begin, width, beside, sequences = -1, 0, 0, 0, 0
-        for start in range(end - 1, -1, -1):
-            wide, aside, many = rows[start]
-            width, beside, sequences = (
-                wide if wide > width else width,
-                aside if aside > beside else beside,
-                sequences + many,
-            )
-            cost = (
-                best[start][0] + fixed + (width + beside) * sequences
-            )  # the size, without walking the rows again
-            if start < end - 1 and most is not None and (width + beside) * sequences > most:
-                break
-            if least < 0 or cost <= least:
-                least, begin = cost, start
-        best.append((least, begin))
+        cost, start = min(
+            (costs[start] + overhead + positions, start)
+            for start, positions in _last_passes(ordered, end, max_positions)
+        )
+        costs.append(cost)
+        starts.append(start)
     passes: list[list[int]] = []
     end = len(order)
     while end:
-        start = best[end][1]
-        passes.insert(0, sorted(order[start:end]))
-        end = start
+        passes.insert(0, sorted(order[starts[end] : end]))
+        end = starts[end]
     return passes
+
+
+def _last_passes(
+    ordered: Sequence[PassShape], end: int, max_positions: int | None
+) -> Iterator[tuple[int, int]]:
+    """Each pass that can end before shape `end`: where it begins, and its positions."""
+    width = 0
+    extra_columns = 0
+    sequences = 0
+    for start in range(end - 1, -1, -1):
+        shape = ordered[start]
+        width = max(width, shape.width)
+        extra_columns = max(extra_columns, shape.extra_columns)
+        sequences += shape.sequences
+        positions = (width + extra_columns) * sequences
+        if start < end - 1 and max_positions is not None and positions > max_positions:
+            return
+        yield start, positions

@@ -1,20 +1,20 @@
-"""`denoise_step` and the plain loop over blocks: the specification of decoding, as a generator of
-trace events.
+"""One step of decoding: a forward pass over some requests, then each decoder decides.
 
-A row is a canvas of prompt and masks. Blocks of its masks are decoded left to right; each step runs
-the model once over the
-active rows, shows each decoder its block, and writes what it commits.
+`denoise_step` collects the current blocks of all requests in a `BlockBatch`, shows each decoder its
+requests, and writes what it commits.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from creditdecoding.decoders.base import (
     Block,
@@ -25,50 +25,53 @@ from creditdecoding.decoders.base import (
     stack_states,
     take_rows,
 )
+from creditdecoding.decoding.advance import apply_decision, remasked
 from creditdecoding.decoding.dedup import representatives
 from creditdecoding.decoding.forward import Denoiser, logits_at
-from creditdecoding.decoding.request import Request, SpecialTokens, apply_decision, remasked
+from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.errors import ModelError
 from creditdecoding.models.kv_cache import KVCache
 from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
 from creditdecoding.trace import StepEvent
 
-NEVER = (
-    -9999.0
-)  # log-probability of what must not be written: finite, so that it can be written as JSON
+MIN_LOGPROB = -9999.0
+"""Log-probability of what must not be written; finite, so that it can be written as JSON."""
 
 
 @dataclass(frozen=True)
-class _View:
-    """The current blocks of all rows of a step, one width: [rows, width] on the device, and their
-    predictions.
+class BlockBatch:
+    """The current blocks of all requests of a step, padded to one width, and their predictions.
 
-    `shown`: where there is a prediction; more than `masked` for rules that edit. `peak` and `rest`
-    are what confidence is
-    measured by (`Prediction.mass`), `best` and `beside` the same with hushed ids. `unseen`: as in
-    `Prediction`, None without shadows.
+    All on the device, [requests, width] unless another shape is given.
+
+    - `tokens`, `masked`, `position`; `editable`: where there is a prediction.
+    - `logits` [n, vocab], of which `logit_row` holds the row of each editable position.
+    - `ids`: the top-1 id; `logit`: its logit, -inf if the id is suppressed.
+    - `peak`, `rest`: what confidence is measured by (`Prediction.mass`); `full_peak`, `full_rest`:
+      the same with the suppressed ids.
+    - `suppressed_logits` [n, stop ids] and `leave_one_out_probs`: as in `Prediction`.
     """
 
     tokens: Tensor
     masked: Tensor
-    shown: Tensor
     position: Tensor
-    place: Tensor
-    flat: Tensor
+    editable: Tensor
+    logits: Tensor
+    logit_row: Tensor
     ids: Tensor
     logit: Tensor
     peak: Tensor
     rest: Tensor
-    best: Tensor
-    beside: Tensor
-    kept: Tensor | None
-    unseen: Tensor | None
+    full_peak: Tensor
+    full_rest: Tensor
+    suppressed_logits: Tensor | None
+    leave_one_out_probs: Tensor | None
 
 
 @torch.inference_mode()
 def denoise_step(
     model: Denoiser,
-    rows: Sequence[Request],
+    requests: Sequence[Request],
     vocab: SpecialTokens,
     device: torch.device,
     forward: int = 0,
@@ -76,233 +79,279 @@ def denoise_step(
     cache: KVCache | None = None,
     dedup: bool = False,
 ) -> tuple[list[Request], list[StepEvent]]:
-    """One forward pass over `rows`, each at its own block, step, decoder and settings: the rows
-    advanced, and what happened.
+    """One forward pass over `requests`, each at its own block, step, decoder and settings.
 
-    `store` holds keys and values of the rows' slots; rows with a cache policy need it. With `share`
-    rows that show the network the same
-    are computed once; the events of the others say that they ran nothing. Raises `ModelError` when
-    the model's
-    logits have the wrong shape or are not numbers.
+    Returns the requests after the step and an event for each; `forward` is the pass's number in
+    them. Requests with a cache policy need a `cache`. With `dedup`, requests with identical visible
+    tokens share a row of the pass, and the events of all but one say that they ran no sequence.
+
+    Raises `ModelError` if the model's logits have the wrong shape or are not finite.
     """
-    leads = representatives(rows) if dedup else None
-    view = _predict(model, rows, vocab, device, cache, leads)
-    after: list[Request] = [*rows]
-    events: list[StepEvent | None] = [None] * len(rows)
-    for members in _groups(rows):
-        decision, state, logprobs = _decide(view, [rows[i] for i in members], members, vocab)
-        seconds = clock()
-        parts = (
-            decision.tokens,
-            decision.commit,
-            decision.confidence,
-            decision.credit,
-            decision.needs_another_pass,
-            decision.remask,
-        )
-        host = Decision(*(None if x is None else x.cpu() for x in parts))  # type: ignore[arg-type]
-        top, logprobs = view.ids[members].cpu(), logprobs.cpu()
-        for slot, i in enumerate(members):
-            ran = leads is None or leads[i] == i
-            events[i] = _event(
-                rows[i], host, top[slot], logprobs[slot], slot, forward, seconds, ran
-            )
-            after[i] = apply_decision(
-                rows[i], host, slot, take_rows(state, slice(slot, slot + 1)), vocab.mask_id
-            )
-    return after, [event for event in events if event is not None]
+    representative = representatives(requests) if dedup else None
+    batch = _predict(model, requests, vocab, device, cache, representative)
+    after = list(requests)
+    events: dict[int, StepEvent] = {}
+    for members in _groups(requests):
+        group = [requests[i] for i in members]
+        decision, state, logprobs = _decide(batch, group, members, vocab)
+        clock_time = clock()
+        decision = _to_host(decision)
+        top = batch.ids[members].cpu()
+        logprobs = logprobs.cpu()
+        for row, i in enumerate(members):
+            ran = representative is None or representative[i] == i
+            when = (forward, clock_time)
+            events[i] = _event(requests[i], decision, row, top[row], logprobs[row], when, ran)
+            own_state = take_rows(state, slice(row, row + 1))
+            after[i] = apply_decision(requests[i], decision, row, own_state, vocab.mask_id)
+    return after, [events[i] for i in range(len(requests))]
 
 
 def _predict(
     model: Denoiser,
-    rows: Sequence[Request],
-    words: SpecialTokens,
+    requests: Sequence[Request],
+    vocab: SpecialTokens,
     device: torch.device,
-    store: KVCache | None,
-    leads: Sequence[int] | None,
-) -> _View:
+    cache: KVCache | None,
+    representative: Sequence[int] | None,
+) -> BlockBatch:
     """Run the model and reduce its logits to statistics."""
-    width = max(end - start for start, end in (row.decision_window for row in rows))
-    position = torch.tensor([row.decision_window[0] for row in rows])[:, None] + torch.arange(width)
-    masked = torch.stack([_cut(row.masked, row.decision_window, width) for row in rows])
-    shown = torch.stack(
-        [
-            _cut(~row.read_only if row.can_edit else row.masked, row.decision_window, width)
-            for row in rows
-        ]
+    starts = torch.tensor([request.decision_window[0] for request in requests])
+    editable = _windows(requests, [request.editable for request in requests])
+    rewritten = _windows(requests, [request.leave_one_out_mask for request in requests])
+    position = starts[:, None] + torch.arange(editable.shape[1])
+    reads = _reads(editable, rewritten, position)
+    logits = logits_at(model, requests, vocab, device, reads, cache, representative)
+    count = int(editable.sum())
+    logits, extra_logits = logits[:count], logits[count:]
+    statistics, suppressed = _statistics(logits, requests, reads.row[:count], vocab)
+    tokens = _windows(requests, [request.canvas for request in requests]).to(device)
+    leave_one_out_probs = None
+    if len(extra_logits):
+        leave_one_out_probs = _token_probs(extra_logits, rewritten, tokens)
+    masked = _windows(requests, [request.masked for request in requests])
+    logit_row = torch.zeros_like(position).masked_scatter(editable, torch.arange(count))
+    editable = editable.to(device)
+    return BlockBatch(
+        tokens=tokens,
+        masked=masked.to(device),
+        position=position.to(device),
+        editable=editable,
+        logits=logits,
+        logit_row=logit_row.to(device),
+        suppressed_logits=suppressed,
+        leave_one_out_probs=leave_one_out_probs,
+        **{name: _spread(values, editable, name) for name, values in statistics.items()},
     )
-    at_row, at_column = shown.nonzero(as_tuple=True)
-    checked = torch.stack(
-        [_cut(row.wants_leave_one_out, row.decision_window, width) for row in rows]
-    )
-    by_row, by_column = checked.nonzero(as_tuple=True)
-    asked = torch.cat((position[at_row, at_column], ~position[by_row, by_column]))
-    flat = logits_at(model, rows, words, device, torch.cat((at_row, by_row)), asked, store, leads)
-    flat, shadows = flat.split([len(at_row), len(by_row)])
-    found, kept = _statistics(flat, rows, at_row, words)
-    place = (
-        torch.zeros(shown.shape, dtype=torch.long)
-        .masked_scatter(shown, torch.arange(len(at_row)))
-        .to(device)
-    )
-    tokens = torch.stack([_cut(row.canvas, row.decision_window, width) for row in rows]).to(device)
-    shown = shown.to(device)
-    unseen = _unseen(shadows, checked.to(device), tokens) if len(shadows) else None
-    ids, logit, peak, rest, best, beside = (
-        torch.full(shown.shape, fill, dtype=x.dtype, device=device).masked_scatter(shown, x)
-        for x, fill in zip(found, (0, 0.0, 0.0, torch.inf, 0.0, torch.inf))
-    )
-    where = (tokens, masked.to(device), shown, position.to(device), place)
-    return _View(*where, flat, ids, logit, peak, rest, best, beside, kept, unseen)
 
 
-def _unseen(flat: Tensor, checked: Tensor, tokens: Tensor) -> Tensor:
-    """Probability of the token at each place that is `checked`, from its logits there; 1 elsewhere."""
-    logit = flat.gather(1, tokens[checked][:, None])[:, 0].float()
-    _, peak, rest = vocab_mass(flat)
-    found = torch.ones(checked.shape, device=flat.device)
-    return found.masked_scatter(checked, ((logit - peak) - rest.log1p()).exp().float())
+def _windows(requests: Sequence[Request], values: Sequence[Tensor]) -> Tensor:
+    """The decision windows of values [length] of each request, padded with zeros."""
+    parts = [x[slice(*request.decision_window)] for request, x in zip(requests, values)]
+    return pad_sequence(parts, batch_first=True)
+
+
+def _reads(editable: Tensor, rewritten: Tensor, position: Tensor) -> LogitReads:
+    """Ordinary logits at the `editable` positions, then leave-one-out ones where `rewritten`."""
+    row, column = editable.nonzero(as_tuple=True)
+    extra_row, extra_column = rewritten.nonzero(as_tuple=True)
+    row = torch.cat((row, extra_row))
+    return LogitReads(
+        row=row,
+        position=position[row, torch.cat((column, extra_column))],
+        leave_one_out=torch.arange(len(row)) >= len(column),
+    )
+
+
+def _spread(values: Tensor, editable: Tensor, name: str) -> Tensor:
+    """Statistics [n] at their positions; elsewhere such that every probability is 0."""
+    fill = torch.inf if name.endswith("rest") else 0
+    full = torch.full(editable.shape, fill, dtype=values.dtype, device=values.device)
+    return full.masked_scatter(editable, values)
+
+
+def _token_probs(logits: Tensor, rewritten: Tensor, tokens: Tensor) -> Tensor:
+    """Probability of each token where `rewritten`, from its logits there; 1 elsewhere."""
+    row, column = (index.to(logits.device) for index in rewritten.nonzero(as_tuple=True))
+    logit = logits.gather(1, tokens[row, column][:, None])[:, 0].float()
+    _, peak, rest = vocab_mass(logits)
+    probs = torch.ones(tokens.shape, device=logits.device)
+    return probs.index_put((row, column), ((logit - peak) - rest.log1p()).exp().float())
 
 
 def _statistics(
-    flat: Tensor, rows: Sequence[Request], at_row: Tensor, words: SpecialTokens
-) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Top-1 and its logit; best logit and rest of the mass without hushed end tokens, and with
-    them; the logits of these (in place -inf).
+    logits: Tensor, requests: Sequence[Request], row: Tensor, vocab: SpecialTokens
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Statistics [n] of the logits by their names in `BlockBatch`, and the suppressed logits.
 
-    `at_row` owns a line of `flat`.
+    `row` [n] is the request of each line. In lines of requests that write end tokens last, the
+    logits of these are set to -inf in place.
     """
-    stops = list(words.stop_ids)
-    ids, best, beside = vocab_mass(flat)
-    fine = torch.isfinite(best + beside)
-    if not bool(fine.all()):
-        blamed = tuple(at_row[~fine.cpu()].unique().tolist())
-        hint = "Check the weights, or load them as float32."
+    ids, peak, rest = vocab_mass(logits)
+    _refuse_not_finite(peak + rest, row)
+    full = {"ids": ids, "full_peak": peak, "full_rest": rest}
+    suppresses = [request.config.confidence_eos_eot_inf for request in requests]
+    if not any(suppresses):
+        return {**full, "logit": peak, "peak": peak, "rest": rest}, None
+    lines = torch.tensor(suppresses)[row].to(logits.device)
+    stops = list(vocab.stop_ids)
+    suppressed = logits[:, stops]
+    logits[:, stops] = suppressed.masked_fill(lines[:, None], -torch.inf)
+    selected = [k for k, i in enumerate(row.tolist()) if suppresses[i]]
+    index = torch.tensor(selected, device=logits.device)
+    _, line_peak, line_rest = vocab_mass(logits[index])
+    line_rest = line_rest.nan_to_num(nan=torch.inf)  # only end tokens left: confidence 0
+    reduced = {
+        "logit": logits.gather(1, ids[:, None])[:, 0].float(),
+        "peak": peak.index_put((index,), line_peak),
+        "rest": rest.index_put((index,), line_rest),
+    }
+    return {**full, **reduced}, suppressed
+
+
+def _refuse_not_finite(values: Tensor, row: Tensor) -> None:
+    """Raise `ModelError` for the requests of which a value is NaN or infinite."""
+    finite = torch.isfinite(values)
+    if not bool(finite.all()):
         raise ModelError(
             "the model returned logits that are not numbers",
             given="NaN or infinity",
-            hint=hint,
-            rows=blamed,
+            hint="Check the weights, or load them as float32.",
+            rows=tuple(row[~finite.cpu()].unique().tolist()),
         )
-    last = torch.tensor([row.config.confidence_eos_eot_inf for row in rows])[at_row].to(flat.device)
-    if not bool(last.any()):
-        return (ids, best, best, beside, best, beside), None
-    kept = flat[:, stops].clone()
-    flat[:, stops] = kept.masked_fill(last[:, None], -torch.inf)
-    peak, rest = best.clone(), beside.clone()
-    _, peak[last], left = vocab_mass(flat[last])
-    rest[last] = left.nan_to_num(nan=torch.inf)  # nothing but end tokens: confidence 0
-    logit = flat.gather(1, ids[:, None])[:, 0].float()
-    return (ids, logit, peak, rest, best, beside), kept
+
+
+def _groups(requests: Sequence[Request]) -> list[list[int]]:
+    """Indices of the requests that one call of a decoder serves: same rule, same sampling."""
+    keys: list[object] = []
+    groups: list[list[int]] = []
+    for i, request in enumerate(requests):
+        config = request.config
+        sampling = (config.temperature, config.top_k, config.top_p)
+        key = (request.decoder, sampling, config.confidence_eos_eot_inf)
+        if key not in keys:  # by comparison: a rule need not be hashable
+            keys.append(key)
+            groups.append([])
+        groups[keys.index(key)].append(i)
+    return groups
 
 
 def _decide(
-    view: _View, group: Sequence[Request], members: Sequence[int], words: SpecialTokens
+    batch: BlockBatch, requests: Sequence[Request], members: Sequence[int], vocab: SpecialTokens
 ) -> tuple[Decision, State, Tensor]:
-    """Show one decoder the blocks of its rows: what it decides, its state, and the model's
-    log-probability of each token it names.
+    """Show a decoder its `requests`, which are the `members` of the batch.
+
+    Returns its decision, its new state, and the model's log-probability of each decided token.
     """
-    device, config = view.flat.device, group[0].config
-    pick = torch.tensor(members, device=device)
-    seeds, steps, sizes = (
-        torch.tensor(x, device=device)
-        for x in zip(*((r.config.seed, r.step, r.initial_masks) for r in group))
+    device = batch.logits.device
+    index = torch.tensor(members, device=device)
+    prediction = _prediction(batch, requests, index, vocab)
+    ends = torch.tensor([request.block[1] for request in requests], device=device)
+    looks_ahead = any(request.decision_window != request.block for request in requests)
+    block = Block(
+        tokens=batch.tokens[index],
+        masked=batch.masked[index],
+        editable=batch.editable[index],
+        initial_masks=torch.tensor([r.initial_masks for r in requests], device=device),
+        step=prediction.sampling.step,
+        next_block=batch.position[index] >= ends[:, None] if looks_ahead else None,
     )
+    state = _states(requests, block.masked.shape[1], batch.logits)
+    decision, state = requests[0].decoder.step(prediction, block, state)
+    logit = prediction.raw_logits_of(decision.tokens[..., None])[..., 0]
+    logprobs = (logit - batch.full_peak[index]) - batch.full_rest[index].log1p()
+    return decision, state, logprobs.clamp(min=MIN_LOGPROB)
+
+
+def _prediction(
+    batch: BlockBatch, requests: Sequence[Request], index: Tensor, vocab: SpecialTokens
+) -> Prediction:
+    """What a decoder sees of its requests, which have `index` in the batch."""
+    config = requests[0].config
+    suppresses = config.confidence_eos_eot_inf
+    leave_one_out = batch.leave_one_out_probs
+    peak = batch.peak[index]
+    rest = batch.rest[index]
     sampling = Sampling(
-        seeds, view.position[pick], steps, config.temperature, config.top_k, config.top_p
+        seed=torch.tensor([r.config.seed for r in requests], device=index.device),
+        position=batch.position[index],
+        step=torch.tensor([r.step for r in requests], device=index.device),
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
     )
-    hushed = words.stop_ids if config.confidence_eos_eot_inf else ()
-    masked, shown = view.masked[pick], view.shown[pick]
-    kept, unseen = view.kept if hushed else None, None if view.unseen is None else view.unseen[pick]
-    peak, rest = view.peak[pick], view.rest[pick]
-    lse, logit, place = log_sum(peak, rest), view.logit[pick], view.place[pick]
-    seen = Prediction(
-        view.ids[pick],
-        logit,
-        lse,
-        view.flat,
-        place,
-        shown,
-        sampling,
-        hushed,
-        kept,
-        unseen,
-        (peak, rest),
+    return Prediction(
+        ids=batch.ids[index],
+        logit=batch.logit[index],
+        lse=log_sum(peak, rest),
+        logits=batch.logits,
+        logit_row=batch.logit_row[index],
+        masked=batch.editable[index],
+        sampling=sampling,
+        suppressed_ids=vocab.stop_ids if suppresses else (),
+        suppressed_logits=batch.suppressed_logits if suppresses else None,
+        leave_one_out_probs=None if leave_one_out is None else leave_one_out[index],
+        mass=(peak, rest),
     )
-    behind = None
-    if any(row.decision_window != row.block for row in group):
-        behind = (
-            view.position[pick]
-            >= torch.tensor([row.block[1] for row in group], device=device)[:, None]
-        )
-    block = Block(view.tokens[pick], masked, shown, sizes, steps, behind)
-    width, vocab = masked.shape[1], view.flat.shape[1]
-    states = [
-        row.decoder.init(1, width, vocab, device) if row.state is None else row.state
-        for row in group
-    ]
-    decision, state = group[0].decoder.step(seen, block, _to_width(stack_states(states), width))
-    raw = seen.raw_logits_of(decision.tokens[..., None])[..., 0]
-    logprobs = (raw - view.best[pick]) - view.beside[pick].log1p()
-    return decision, state, logprobs.clamp(min=NEVER)
 
 
-def _to_width(state: State, width: int) -> State:
-    """Cut or pad the position axis to this step's block width: a row keeps the width of its own
-    last step.
+def _states(requests: Sequence[Request], width: int, logits: Tensor) -> State:
+    """The decoder states of the requests, stacked; a new one at the start of a block.
+
+    Each state is as wide as its own last step, so it is cut or padded to this step's width.
     """
-    return {
-        name: x if x.dim() < 2 else F.pad(x, [0, 0] * (x.dim() - 2) + [0, width - x.shape[1]])
-        for name, x in state.items()
-    }
+    states = []
+    for request in requests:
+        state = request.state
+        if state is None:
+            state = request.decoder.init(1, width, logits.shape[1], logits.device)
+        states.append(state)
+    stacked = stack_states(states)
+    for name, values in stacked.items():
+        if values.dim() > 1:
+            padding = [0, 0] * (values.dim() - 2) + [0, width - values.shape[1]]
+            stacked[name] = F.pad(values, padding)
+    return stacked
 
 
-def _cut(values: Tensor, block: tuple[int, int], width: int) -> Tensor:
-    """The block's part of a row, zeros behind it up to `width`."""
-    return F.pad(values[slice(*block)], (0, width - (block[1] - block[0])))
-
-
-def _groups(rows: Sequence[Request]) -> list[list[int]]:
-    """Indices of rows that one call of a decoder serves: same rule, same way of drawing."""
-    found: list[tuple[object, list[int]]] = []
-    for i, row in enumerate(rows):
-        c = row.config
-        key = (row.decoder, c.temperature, c.top_k, c.top_p, c.confidence_eos_eot_inf)
-        members = next((members for other, members in found if other == key), None)
-        if members is None:
-            found.append((key, [i]))
-        else:
-            members.append(i)
-    return [members for _, members in found]
+def _to_host(decision: Decision) -> Decision:
+    tensors = {name: x.cpu() for name, x in vars(decision).items() if x is not None}
+    return replace(decision, **tensors)
 
 
 def _event(
-    row: Request,
+    request: Request,
     decision: Decision,
+    row: int,
     top: Tensor,
     logprobs: Tensor,
-    slot: int,
-    forward: int,
-    seconds: float,
+    when: tuple[int, float],
     ran: bool,
 ) -> StepEvent:
-    start, end = row.decision_window
-    where = (~row.read_only if row.can_edit else row.masked)[start:end].nonzero()[:, 0]
-    credit = None if decision.credit is None else tuple(decision.credit[slot, where].tolist())
+    """What `row` of a decision does to a request, at the pass and time `when`.
+
+    Not `ran`: another request of the pass was computed for this one.
+    """
+    start, end = request.decision_window
+    columns = request.editable[start:end].nonzero()[:, 0]
+
+    def at_columns(values: Tensor) -> tuple[Any, ...]:
+        return tuple(values[columns].tolist())
+
     return StepEvent(
-        row=row.index,
-        forward=forward,
-        block=row.block_index,
-        step=row.step,
-        positions=tuple((where + start).tolist()),
-        tokens=tuple(decision.tokens[slot, where].tolist()),
-        confidence=tuple(decision.confidence[slot, where].tolist()),
-        credit=credit,
-        committed=tuple(decision.commit[slot, where].tolist()),
-        seconds=seconds,
-        computed=row.computed_positions * ran,
-        sequences=(1 + row.guided) * ran,
-        top=tuple(top[where].tolist()),
-        logprobs=tuple(logprobs[where].tolist()),
-        revoked=tuple((remasked(row, decision, slot).nonzero()[:, 0] + start).tolist()),
+        row=request.index,
+        forward=when[0],
+        block=request.block_index,
+        step=request.step,
+        positions=tuple((columns + start).tolist()),
+        tokens=at_columns(decision.tokens[row]),
+        confidence=at_columns(decision.confidence[row]),
+        credit=None if decision.credit is None else at_columns(decision.credit[row]),
+        committed=at_columns(decision.commit[row]),
+        seconds=when[1],
+        computed=request.computed_positions if ran else 0,
+        sequences=request.sequences if ran else 0,
+        top=at_columns(top),
+        logprobs=at_columns(logprobs),
+        revoked=tuple((remasked(request, decision, row).nonzero()[:, 0] + start).tolist()),
     )

@@ -1,86 +1,90 @@
-"""The text of a row as it becomes final: pieces that no later step can take back.
+"""The text of a request as it becomes final: pieces that no later step can change.
 
-Text is final when everything before it is written (under a rule that edits or revokes, when its
-block is finished), its last character is
-whole, and it cannot be the beginning of a stop string.
+Text is final when its ids are (`final_prefix`), its last character is complete, and it cannot be
+the beginning of a stop string.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from creditdecoding.decoding.advance import final_prefix
 from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.trace import FinishEvent, StepEvent
 
 
 class IncrementalDetokenizer:
-    """What of a row can be read: `text`, final so far, and `ids`, the final ids it comes from (the
-    end token left out), what was begun among them.
-    """
+    """The final `text` of a request and the final `ids` it comes from, without the end token."""
 
-    def __init__(self, row: Request, words: SpecialTokens) -> None:
-        self.row, self.words = row, words
+    def __init__(self, request: Request, vocab: SpecialTokens) -> None:
+        self.request = request
+        self.vocab = vocab
         self.text = ""
         self.ids: list[int] = []
-        self._written: dict[int, int] = dict(enumerate(row.answer_prefix, row.answer_start))
-        self._covered = 0
-        self._ended = False
+        self._written: dict[int, int] = dict(enumerate(request.answer_prefix, request.answer_start))
+        self._ids_in_text = 0
 
     def add(self, event: StepEvent | FinishEvent) -> str:
-        """The piece of text that `event` made final, empty where there is none."""
-        if isinstance(event, StepEvent):
-            self._written = event.apply_to(self._written)
-            text = self._held() if self._grown(event.block) else self.text
+        """The piece of text that `event` made final, empty if there is none."""
+        before = len(self.text)
+        if isinstance(event, FinishEvent):
+            self.ids = list(event.tokens)
+            self._ids_in_text = len(self.ids)
+            text = truncate_at_stop(self.vocab.decode(self.ids), self.request.config.stop)
         else:
-            self.ids, self._ended = list(event.tokens), True
-            text = truncate_at_stop(self.words.decode(self.ids), self.row.config.stop)
-        piece = text[len(self.text) :] if text.startswith(self.text) else ""
-        self.text += piece
-        return piece
+            self._written = event.apply_to(self._written)
+            ids, _ = final_prefix(self.request, self._leading_ids(), event.block, self.vocab)
+            if len(ids) <= len(self.ids):
+                return ""
+            self.ids = ids
+            text = self._final_text()
+        if not text.startswith(self.text):
+            return ""
+        self.text = text
+        return text[before:]
 
     @property
     def ids_in_text(self) -> int:
-        """How many of the first ids lie whole in the text; at the end all."""
-        if self._ended:
-            self._covered = len(self.ids)
-        while self._covered < len(self.ids) and len(self._whole(self._covered + 1)) <= len(
-            self.text
-        ):
-            self._covered += 1
-        return self._covered
+        """How many of the ids have all of their text in `text`; at the end all."""
+        while self._ids_in_text < len(self.ids):
+            if len(self._whole_characters(self._ids_in_text + 1)) > len(self.text):
+                break
+            self._ids_in_text += 1
+        return self._ids_in_text
 
-    def _grown(self, block: int) -> bool:
-        """Take the ids up that are final now; whether there are any."""
-        row, before = self.row, len(self.ids)
-        end = row.blocks[block][0] if row.can_revise else row.answer_end
-        while (
-            (at := row.answer_start + len(self.ids)) < end
-            and at in self._written
-            and self._written[at] not in self.words.stop_ids
-        ):
-            self.ids.append(self._written[at])
-        return len(self.ids) > before
+    def _leading_ids(self) -> list[int]:
+        """The answer's ids before its first mask."""
+        ids = []
+        for position in range(self.request.answer_start, self.request.answer_end):
+            if position not in self._written:
+                break
+            ids.append(self._written[position])
+        return ids
 
-    def _held(self) -> str:
-        """The text so far without what may turn out to be part of a stop string."""
-        text, stops = self._whole(len(self.ids)), self.row.config.stop
-        shown = truncate_at_stop(text, stops)
-        if shown != text:
-            return shown
-        return text[: len(text) - max((_overlap(text, stop) for stop in stops), default=0)]
+    def _final_text(self) -> str:
+        """The text of the ids, without an end that may be the beginning of a stop string."""
+        stops = self.request.config.stop
+        text = self._whole_characters(len(self.ids))
+        truncated = truncate_at_stop(text, stops)
+        if truncated != text:
+            return truncated
+        held_back = max((_overlap(text, stop) for stop in stops), default=0)
+        return text[: len(text) - held_back]
 
-    def _whole(self, count: int) -> str:
-        """Text of the first ids, a last character that is not complete left out."""
-        return self.words.decode(self.ids[:count]).rstrip("\ufffd")
+    def _whole_characters(self, count: int) -> str:
+        """The text of the first ids, without a last character that is incomplete."""
+        return self.vocab.decode(self.ids[:count]).rstrip("\ufffd")
 
 
 def truncate_at_stop(text: str, stops: Sequence[str]) -> str:
-    """`text` before the first stop string."""
-    return text[: min((at for at in map(text.find, stops) if at >= 0), default=len(text))]
+    """`text` up to the first stop string."""
+    starts = [text.find(stop) for stop in stops]
+    return text[: min((start for start in starts if start >= 0), default=len(text))]
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Characters at the end of `text` that may be the beginning of `stop`."""
-    return next(
-        (n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0
-    )
+    """How many characters at the end of `text` may be the beginning of `stop`."""
+    for count in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:count]):
+            return count
+    return 0

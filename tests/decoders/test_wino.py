@@ -469,15 +469,15 @@ def test_streams_only_what_stays(lm: LM) -> None:
 
 
 def test_what_cannot_be_done_is_refused_by_name(lm: LM) -> None:
-    with pytest.raises(OptionError, match=r"shadow tokens.*wino"):
+    with pytest.raises(OptionError, match=r"leave-one-out.*wino"):
         new_request(0, [1], GenerationConfig(decoder="wino", gen_length=4), WORDS, 99)
     theirs = LM(Flat(), lm.tokenizer, max_length=99, device=CPU)
-    with pytest.raises(OptionError, match=r"shadow tokens.*wino"):
+    with pytest.raises(OptionError, match=r"leave-one-out.*wino"):
         compare(theirs, "threshold wino", "facts", limit=2, dev_limit=2)
     silent = dataclasses.make_dataclass(
         "Silent", [], bases=(Waver,), namespace={"capabilities": Capabilities()}, frozen=True
     )()
-    with pytest.raises(OptionError, match=r"takes tokens back.*Silent.*can_remask=True"):
+    with pytest.raises(OptionError, match=r"into masks.*Silent.*can_remask=True"):
         list(
             denoise(
                 Flat(),

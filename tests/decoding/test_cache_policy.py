@@ -267,7 +267,7 @@ def test_stale_keys_and_values_as_defined(cache: str, seed: int) -> None:
     theirs = decode_stale(model, row, STALE[cache])
     assert [x[:2] for x in ours] == [x[:2] for x in theirs]
     assert [x[2] for x in ours] == pytest.approx([x[2] for x in theirs], abs=1e-5)
-    (plain,) = traces(model, [dataclasses.replace(row, policy=NoCache())])
+    (plain,) = traces(model, [dataclasses.replace(row, cache_policy=NoCache())])
     assert [s.confidence for s in plain.steps] != [s.confidence for s in trace.steps], (
         "the cache makes no difference: the test shows nothing"
     )
@@ -387,10 +387,8 @@ def test_a_pass_computes_no_more_than_its_policy_says() -> None:
 
 
 def test_what_auto_means() -> None:
-    assert type(parse_policy("auto", ModelGeometry())).__name__ == "Everything"
-    assert (
-        type(parse_policy("auto", ModelGeometry(supports_kv_cache=True))).__name__ == "Everything"
-    )
+    assert type(parse_policy("auto", ModelGeometry())).__name__ == "NoCache"
+    assert type(parse_policy("auto", ModelGeometry(supports_kv_cache=True))).__name__ == "NoCache"
     assert (
         type(parse_policy("auto", ModelGeometry(causal_block=8, supports_kv_cache=True))).__name__
         == "BlockCausal"
@@ -432,7 +430,7 @@ def test_a_cache_that_is_not_there_or_does_not_fit(
 
 
 def test_blocks_that_do_not_divide_those_of_the_model() -> None:
-    with pytest.raises(OptionError, match="8, or what divides it"):
+    with pytest.raises(OptionError, match="8 or a divisor of it"):
         new_request(
             0,
             [1],

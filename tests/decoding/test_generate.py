@@ -20,11 +20,11 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig, ModelConfig
 from creditdecoding.decoders import create, names
 from creditdecoding.decoders.base import capabilities_of
+from creditdecoding.decoding.advance import finalized_ids
 from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import (
     Request,
     SpecialTokens,
-    finalized_ids,
     new_infill_request,
     new_request,
 )
@@ -758,7 +758,7 @@ def test_infilling_writes_the_gaps_and_nothing_else(decoder: str, block_length: 
         trace.written.get(i, token) for i, token in enumerate(text)
     ]
     assert MASK not in trace.finish.tokens and model.calls == trace.nfe <= (
-        len(gaps) if not row.can_edit else 99
+        len(gaps) if not row.capabilities.can_edit else 99
     )
     order = [(step.block, position) for step in trace.steps for position in step.commits()]
     assert all(row.blocks[block][0] <= position < row.blocks[block][1] for block, position in order)

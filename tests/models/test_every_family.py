@@ -170,6 +170,6 @@ def test_a_block_length_of_ones_own(
     assert call([*common, "--causal-block", "8", "--block-length", "2"], monkeypatch) == 0
     assert json.loads(capsys.readouterr().out)["generation"]["block_length"] == 2
     assert call([*common, "--block-length", "8"], monkeypatch) == 2
-    assert "4, or what divides it" in capsys.readouterr().err
+    assert "4 or a divisor of it" in capsys.readouterr().err
     assert call(["generate", "Hi", "-m", folders["llada"], "--causal-block", "8"], monkeypatch) == 2
     assert "no blocks" in capsys.readouterr().err

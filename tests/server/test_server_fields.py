@@ -330,7 +330,7 @@ def test_a_block_causal_model_fills_in_within_a_block_alone(tmp_path: Path) -> N
     )
     tokens = lm.collect([dataclasses.replace(row)])[0].trace.tokens
     assert tokens == lm.collect([expected])[0].trace.tokens[block - 2 : block - 1]
-    with pytest.raises(OptionError, match="sees nothing behind a block") as refused:
+    with pytest.raises(OptionError, match="sees nothing after a block") as refused:
         lm.new_request([5] * (block - 1), config, suffix=[6])
     assert refused.value.param == "suffix"
 

@@ -37,9 +37,9 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import settings
 from creditdecoding.decoders.base import capabilities_of
-from creditdecoding.decoding.dedup import representatives, unique_positions
+from creditdecoding.decoding.dedup import representatives, unique_reads
 from creditdecoding.decoding.forward import Denoiser, logits_at
-from creditdecoding.decoding.request import check_supported
+from creditdecoding.decoding.request import LogitReads, check_supported
 from creditdecoding.errors import OptionError
 from creditdecoding.likelihood import TokenQuery, replay
 from creditdecoding.lm import LM
@@ -216,8 +216,9 @@ def distributions(
     """
     rows = [each.query.row for each in batch]
     at_row = torch.cat([torch.full_like(each.query.positions, i) for i, each in enumerate(batch)])
-    runs, wanted, of = unique_positions(_leads(batch), at_row, _joined(batch, "positions"))
-    flat = logits_at(model, [rows[i] for i in runs], lm.vocab, lm.device, wanted[0], wanted[1])
+    reads = LogitReads.plain(at_row, _joined(batch, "positions"))
+    runs, reads, of = unique_reads(_leads(batch), reads)
+    flat = logits_at(model, [rows[i] for i in runs], lm.vocab, lm.device, reads)
     logp = (flat.to(torch.promote_types(flat.dtype, torch.float32)) / temperature).log_softmax(-1)
     return Lines(logp, of.to(logp.device))
 

@@ -300,6 +300,6 @@ def test_the_command_answers_a_file_and_says_so(tmp_path: Path) -> None:
     ).input_path
     command = ["batch", source, tmp_path / "out.jsonl", "--threads", "1"]
     done = run_credit(command)
-    assert done.status == 0 and "4 rows, 1 of them errors" in done.stderr
+    assert done.status == 0 and "4 answers, 1 of them errors" in done.stderr
     assert [row["custom_id"] for row in rows(tmp_path / "out.jsonl")] == ["r0", "r1", "r2", None]
     assert "complete already" in run_credit(command).stderr

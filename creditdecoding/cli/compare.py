@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +12,18 @@ from typer.core import TyperCommand
 
 from creditdecoding.cli.app import Json, Model, app
 from creditdecoding.cli.flags import with_options
+from creditdecoding.cli.limits import items_per_task
 from creditdecoding.cli.progress import open_progress
-from creditdecoding.cli.render import print_json, write
+from creditdecoding.cli.render import (
+    interval,
+    number,
+    print_json,
+    report_written,
+    show,
+    table,
+    write,
+    write_json,
+)
 from creditdecoding.cli.validate import (
     check_can_plot,
     check_folder,
@@ -24,10 +33,13 @@ from creditdecoding.cli.validate import (
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 
+LIMIT, DEV_LIMIT = 100, 50
+
 Decoders = Annotated[
     str,
     typer.Option(
-        help="Separated by blanks: all, NAME for its usual sweep, NAME:knob=1|2|4 for a sweep of your own, NAME:knob=1 to pin a knob."
+        help="Separated by blanks: all, NAME for its usual sweep, NAME:knob=1|2|4 for these values "
+        "of a knob, NAME:knob=1 to pin it."
     ),
 ]
 
@@ -48,7 +60,11 @@ class _CompareCommand(TyperCommand):
 def compare(
     decoders: Decoders = "fixed threshold credit",
     tasks: Annotated[
-        str, typer.Option(help="Families to ask, comma-separated; pocket is all embedded ones.")
+        str,
+        typer.Option(
+            help="Families, benchmarks or files of questions, comma-separated; pocket is all "
+            "embedded families."
+        ),
     ] = "pocket",
     templates: Annotated[
         str,
@@ -57,18 +73,26 @@ def compare(
         ),
     ] = "plain",
     limit: Annotated[
-        int, typer.Option(help="Test items a family, on which everything is reported.", min=1)
-    ] = 100,
+        int | None,
+        typer.Option(
+            help="Test items a family, on which everything is reported.",
+            min=1,
+            show_default="100, or all of a list that is shorter",
+        ),
+    ] = None,
     dev_limit: Annotated[
-        int, typer.Option(help="Dev items a family, on which settings are chosen.", min=1)
-    ] = 50,
+        int | None,
+        typer.Option(
+            help="Dev items a family, on which settings are chosen.", min=1, show_default="50"
+        ),
+    ] = None,
     bound: Annotated[
         float, typer.Option(help="Points of score that a setting may lose on dev.", min=0.0)
     ] = 1.0,
     out: Annotated[
-        Path, typer.Option(help="Folder of the run; a run found there goes on where it stopped.")
+        Path, typer.Option(help="Folder of the run; an interrupted run in it continues.")
     ] = Path("runs/compare"),
-    jobs: Annotated[int, typer.Option(help="Processes, each with a model of its own.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes, each with its own model.", min=1)] = 1,
     report: Annotated[
         Path | None, typer.Option(help="The page; by default OUT/report.html.", show_default=False)
     ] = None,
@@ -82,97 +106,88 @@ def compare(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Compare decoders over sweeps of their knobs: curves, operating points, intervals; goes on
-    after an interruption.
+    """Compare decoders over sweeps of their knobs: curves, chosen settings, intervals.
+
+    Settings are chosen on dev items and reported on test items. The same command continues an
+    interrupted run.
     """
     from creditdecoding.cli.loading import loading_progress
     from creditdecoding.eval.compare import ComparePlan, run
-    from creditdecoding.eval.compare_report import compare_report
+    from creditdecoding.eval.compare_report import compare_report, verdict_lines
     from creditdecoding.eval.sweep import parse_curves
+    from creditdecoding.lm import load
     from creditdecoding.plots.compare_page import compare_html
     from creditdecoding.plots.tradeoff import tradeoff_png
-    from creditdecoding.tasks.templates import parse_templates as named
+    from creditdecoding.tasks import load_tasks
+    from creditdecoding.tasks.base import DefaultLimit
+    from creditdecoding.tasks.templates import parse_templates
 
     check_no_decoder("compare", generation)
     check_can_plot(png)
     check_writable(report, png)
     check_folder(out, "samples.jsonl", "report.json", "report.html", "curves.png")
-    found = tuple(parse_curves(decoders))
+    curves = tuple(parse_curves(decoders))
+    if limit is None and dev_limit is None:
+        items_per_task(None, LIMIT + DEV_LIMIT, load_tasks(tasks))
     plan = ComparePlan(
-        model, tasks, tuple(named(templates)), found, dev_limit, limit, generation, engine
+        model=model,
+        tasks=tasks,
+        templates=tuple(parse_templates(templates)),
+        curves=curves,
+        dev_limit=DefaultLimit(DEV_LIMIT) if dev_limit is None else dev_limit,
+        limit=DefaultLimit(LIMIT) if limit is None else limit,
+        generation=generation,
+        engine=engine,
     )
     with open_progress("samples", resumable=True) as start, loading_progress() as on_load:
-        records = run(plan, out, jobs, start, on_load)
-        summed = {"model": model, **compare_report(records, found, bound)}
-    write(out / "report.json", json.dumps(summed, indent=1, ensure_ascii=False) + "\n")
-    items, count = summed["items"], len(records)
-    about = f"{model} · {tasks} · templates {', '.join(summed['templates'])} · {items['dev']} dev and {items['test']} test items · {count:,} samples"
+        load_model = None if jobs > 1 else partial(load, model, on_progress=on_load)
+        records = run(plan, out, jobs, start, load_model)
+        numbers = {"model": model, **compare_report(records, curves, bound)}
+    write_json(out / "report.json", numbers)
+    items = numbers["items"]
+    about = (
+        f"{model} · {tasks} · templates {', '.join(numbers['templates'])} · {items['dev']} dev and "
+        f"{items['test']} test items · {len(records):,} samples"
+    )
     page = report or out / "report.html"
-    write(page, compare_html(summed, "Decoders compared", about, summed["words"]))
-    written = [
-        out / "samples.jsonl",
-        out / "report.json",
-        page,
-        *_draw(summed, png, out / "curves.png", tradeoff_png),
-    ]
+    picture = png or (out / "curves.png" if find_spec("matplotlib") else None)
+    write(page, compare_html(numbers, "Decoders compared", about, verdict_lines(numbers)))
+    if picture is not None:
+        tradeoff_png(numbers, picture)
     if as_json:
-        print_json(summed)
+        print_json(numbers)
     else:
-        _print(summed)
-    typer.echo(f"wrote {', '.join(map(str, written))}", err=True)
+        print_report(numbers)
+    report_written(out / "samples.jsonl", out / "report.json", page, picture)
 
 
-def _draw(
-    summed: dict[str, Any],
-    png: Path | None,
-    usual: Path,
-    draw: Callable[[dict[str, Any], Path], None],
-) -> list[Path]:
-    """Draw the curves; without matplotlib only where a picture was asked for."""
-    if png is None and find_spec("matplotlib") is None:
-        return []
-    draw(summed, png or usual)
-    return [png or usual]
+def print_report(report: dict[str, Any]) -> None:
+    """The chosen settings, fewest passes first, and the verdict."""
+    from creditdecoding.eval.compare_report import verdict_lines
 
-
-def _print(summed: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from creditdecoding.eval.words import signed
-
-    standard = summed["reference"]["test"]
-    title = "Settings chosen on dev, reported on test; * the fewest passes on dev"
-    table = Table(
-        "fewest passes at no measurable loss",
-        "passes",
-        "times fewer",
-        "score %",
-        "difference [95 %]",
-        title=title,
-    )
-    table.add_row(
-        "standard decoding",
-        f"{standard['nfe']:.2f}",
-        "1.00",
-        f"{standard['score']['value']:.1f}",
-        "",
-    )
-    for curve in sorted(
-        (each for each in summed["curves"] if each["chosen"]),
-        key=lambda each: each["chosen"]["test"]["nfe"],
-    ):
+    standard = report["reference"]["test"]
+    chosen = [curve for curve in report["curves"] if curve["chosen"]]
+    chosen.sort(key=lambda curve: curve["chosen"]["test"]["nfe"])
+    rows = [("standard decoding", f"{standard['nfe']:.2f}", "", _score(standard), "")]
+    for curve in chosen:
         test = curve["chosen"]["test"]
-        numbers = (
-            f"{test['nfe']:.2f}",
-            f"{test['speedup']['value']:.2f}",
-            f"{test['score']['value']:.1f}",
-            signed(test["difference"]),
+        rows.append(
+            (
+                curve["chosen"]["label"] + (" *" if curve["name"] == report["best"] else ""),
+                f"{test['nfe']:.2f}",
+                interval(test["speedup"], ".2f"),
+                _score(test),
+                interval(test["difference"], "+.1f"),
+            )
         )
-        mark = " *" * (curve["name"] == summed["best"])
-        table.add_row(curve["chosen"]["label"] + mark, *map(Text, numbers))
-    console = Console()
-    console.print(table)
-    for sentence in summed["words"]:
-        console.print(Text(sentence))
+    columns = ("setting", "passes", "speed-up [95 %]", "score %", "difference [95 %]")
+    title = "Chosen on dev, reported on test; * the fewest passes on dev"
+    without = [curve["name"] for curve in report["curves"] if not curve["chosen"]]
+    lines = (
+        [f"No setting without a measurable loss on dev: {', '.join(without)}."] if without else []
+    )
+    show(table(columns, rows, title), *lines, *verdict_lines(report))
+
+
+def _score(numbers: dict[str, Any]) -> str:
+    return number(numbers["score"]["value"], ".1f")

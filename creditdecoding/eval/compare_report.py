@@ -1,7 +1,6 @@
-"""What the samples of a run say: curves, areas, operating points chosen on dev and reported on
-test, and one paragraph of words.
+"""The report of a comparison: curves, areas, and settings chosen on dev and reported on test.
 
-The order of the samples does not matter.
+The order of the records does not matter.
 """
 
 from __future__ import annotations
@@ -16,337 +15,325 @@ from creditdecoding.bootstrap import (
     AREA_RESAMPLES,
     RESAMPLES,
     FloatArray,
-    Interval,
     area_under_curve,
     areas_under_curves,
     percentile_interval,
-    resampled_means,
-    stratified_mean,
 )
-from creditdecoding.errors import OptionError
+from creditdecoding.eval.measures import NFE, SCORE, Estimates, Row, answer_values
 from creditdecoding.eval.sweep import REFERENCE, DecoderCurve, all_specs
-from creditdecoding.eval.words import paragraph, setting
 
 BOUND = 1.0
 PASSES_DIGITS = 2
 """Digits of passes that tables show: settings that look alike there are ties."""
 BASELINE = "threshold"
-"""The curve that areas are compared with, where it is in the run."""
+"""The curve that areas are compared with, if it is in the run."""
 
-_FIELDS = ("right", "nfe", "sequence_forwards", "tokens")
-_SCORE, _NFE, _FORWARDS, _TOKENS = range(4)
+VERDICTS = {
+    "no_loss": "No measurable loss: the setting with the fewest passes on dev is within the bound "
+    "on test, and its interval reaches 0.",
+    "measured_loss": "Measured loss: the setting with the fewest passes on dev scores below "
+    "standard decoding on test, and its interval does not reach 0.",
+    "above_bound": "Unclear: the setting with the fewest passes on dev loses more than the bound "
+    "on test, but its interval reaches 0.",
+    "none": "No setting of any decoder is without a measurable loss on dev.",
+}
+"""One fixed line for each verdict of a report."""
+INTERVALS = "Intervals are 95 %, each by itself: none is corrected for their number."
+FEW = "Fewer than 100 items: the ends of intervals are rough."
+
+Records = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Table:
-    """The numbers of one split: `values` [templates, items, decoders, fields], the family of each
-    item; score in percent.
-    """
+class SplitTable:
+    """The records of one split: values [templates, rows, decoders, fields], task of each row."""
 
-    families: tuple[str, ...]
-    strata: tuple[int, ...]
-    specs: tuple[str, ...]
+    templates: tuple[str, ...]
+    tasks: tuple[str, ...]
+    rows: tuple[Row, ...]
     values: FloatArray
+    specs: tuple[str, ...]
+
+    @property
+    def strata(self) -> list[int]:
+        """The number of each row's task."""
+        return [self.tasks.index(task) for task, _ in self.rows]
 
     @property
     def pooled(self) -> FloatArray:
-        """[items, decoders, fields]: an item counts once, as the mean over its templates."""
+        """[rows, decoders, fields]: an item counts once, as the mean over its templates."""
         return np.asarray(self.values.mean(axis=0))
 
+    def estimates(self, resamples: int, seed: int) -> Estimates:
+        """Means and resamples of every decoder."""
+        return Estimates.of(self.pooled, self.strata, self.specs, resamples, seed)
 
-@dataclass(frozen=True)
-class Measured:
-    """Means of every decoder [decoders, fields] and their resamples [resamples, decoders] of score,
-    passes and tokens.
+
+def split_table(records: Records, split: str, curves: Sequence[DecoderCurve]) -> SplitTable:
+    """The records of a split. Raises `OptionError` if one is missing."""
+    specs = tuple(all_specs(curves))
+    members = [record for record in records if record["split"] == split]
+    templates = tuple(sorted({record["template"] for record in members}))
+    rows = tuple(sorted({(record["family"], record["item"]) for record in members}))
+    values = [
+        answer_values(
+            [record for record in members if record["template"] == template],
+            rows,
+            specs,
+            "decoder",
+        )
+        for template in templates or ("",)
+    ]
+    tasks = tuple(dict.fromkeys(task for task, _ in rows))
+    return SplitTable(templates, tasks, rows, np.array(values), specs)
+
+
+def choose_setting(curve: DecoderCurve, dev: Estimates, bound: float) -> str | None:
+    """The setting with the fewest passes that loses nothing measurable on dev, None if all do.
+
+    The difference to standard decoding must be -`bound` points or more, and its interval must reach
+    0. With equal passes the higher score is chosen, then the earlier setting.
     """
-
-    specs: tuple[str, ...]
-    means: FloatArray
-    scores: FloatArray
-    passes: FloatArray
-    tokens: FloatArray
-
-    def at(self, spec: str) -> int:
-        """Column of a decoder."""
-        return self.specs.index(spec)
-
-    def gain(self, spec: str, other: str = REFERENCE) -> Interval:
-        """Score of `spec` minus that of `other`, in points."""
-        a, b = self.at(spec), self.at(other)
-        return percentile_interval(
-            self.means[a, _SCORE] - self.means[b, _SCORE], self.scores[:, a] - self.scores[:, b]
-        )
-
-    def speedup(self, spec: str, other: str = REFERENCE) -> Interval:
-        """Passes of `other` divided by those of `spec`."""
-        a, b = self.at(spec), self.at(other)
-        return percentile_interval(
-            self.means[b, _NFE] / self.means[a, _NFE], self.passes[:, b] / self.passes[:, a]
-        )
-
-    def score(self, spec: str) -> Interval:
-        """Score in percent."""
-        at = self.at(spec)
-        return percentile_interval(self.means[at, _SCORE], self.scores[:, at])
-
-    def per_token(self, spec: str) -> Interval:
-        """Passes divided by answer tokens."""
-        at = self.at(spec)
-        return percentile_interval(
-            self.means[at, _NFE] / max(1e-9, self.means[at, _TOKENS]),
-            self.passes[:, at] / np.maximum(1e-9, self.tokens[:, at]),
-        )
-
-    def numbers(self, spec: str) -> dict[str, Any]:
-        """A JSON-ready record of one decoder."""
-        return {
-            **self.plain(spec),
-            "difference": self.gain(spec).rounded(2),
-            "speedup": self.speedup(spec).rounded(3),
-        }
-
-    def plain(self, spec: str) -> dict[str, Any]:
-        """The numbers of one decoder that need no other."""
-        _, nfe, forwards, tokens = self.means[self.at(spec)]
-        plain = {
-            "nfe": round(nfe, 3),
-            "sequence_forwards": round(forwards, 3),
-            "tpf": round(tokens / nfe, 3),
-        }
-        return {"score": self.score(spec).rounded(2), **plain}
-
-
-def tabulate(
-    records: Sequence[Mapping[str, Any]], split: str, found: Sequence[DecoderCurve]
-) -> tuple[Table, tuple[str, ...]]:
-    """The samples of a split as a table, and the names of its templates. Raises `OptionError` where
-    one is missing.
-    """
-    mine = [record for record in records if record["split"] == split]
-    templates = tuple(sorted({record["template"] for record in mine}))
-    names = tuple(dict.fromkeys(sorted(record["family"] for record in mine)))
-    places = sorted({(names.index(record["family"]), record["item"]) for record in mine})
-    wanted = tuple(all_specs(found))
-    row, column = (
-        {place: i for i, place in enumerate(places)},
-        {spec: i for i, spec in enumerate(wanted)},
-    )
-    values = np.full((len(templates), len(places), len(wanted), len(_FIELDS)), np.nan)
-    for record in mine:
-        place = (
-            templates.index(record["template"]),
-            row[names.index(record["family"]), record["item"]],
-            column[record["decoder"]],
-        )
-        values[place] = [100.0 * record["right"], *(record[name] for name in _FIELDS[1:])]
-    if not values.size or np.isnan(values).any():
-        raise OptionError(
-            f"samples of the {split} split are missing",
-            given=int(np.isnan(values[..., 0]).sum()),
-            hint="Run credit compare again.",
-        )
-    return Table(names, tuple(family for family, _ in places), wanted, values), templates
-
-
-def measure(
-    values: FloatArray, strata: Sequence[int], wanted: Sequence[str], resamples: int, seed: int
-) -> Measured:
-    """Means and resamples of [items, decoders, fields]."""
-    items, count = values.shape[:2]
-    means = stratified_mean(values.reshape(items, -1), strata).reshape(count, -1)
-    drawn = values[:, :, [_SCORE, _NFE, _TOKENS]].reshape(items, -1)
-    draws = resampled_means(drawn, strata, resamples, seed).reshape(resamples, count, -1)
-    return Measured(tuple(wanted), means, draws[..., 0], draws[..., 1], draws[..., 2])
-
-
-def choose(curve: DecoderCurve, dev: Measured, bound: float) -> str | None:
-    """The setting with the fewest passes that loses nothing measurable on the dev split, None where
-    every one does.
-
-    Against standard decoding the difference of scores must be -`bound` points or more, and its
-    interval must reach 0. Equal
-    passes: the higher score, then the earlier one.
-    """
-    fine = []
+    candidates = []
     for number, point in enumerate(curve.points):
-        gain = dev.gain(point.spec)
-        if gain.value >= -bound and gain.high >= 0:
-            score, nfe = dev.means[dev.at(point.spec), [_SCORE, _NFE]]
-            fine.append((nfe, -score, number, point.spec))
-    return min(fine)[3] if fine else None
+        difference = dev.difference(point.spec, REFERENCE)
+        if difference.value >= -bound and difference.high >= 0:
+            order = (dev.mean(point.spec, NFE), -dev.mean(point.spec, SCORE), number)
+            candidates.append((order, point.spec))
+    return min(candidates)[1] if candidates else None
 
 
 def compare_report(
-    records: Sequence[Mapping[str, Any]],
-    found: Sequence[DecoderCurve],
+    records: Records,
+    curves: Sequence[DecoderCurve],
     bound: float = BOUND,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The report as JSON-ready data. Raises `OptionError` where samples are missing."""
-    table_dev, _ = tabulate(records, "dev", found)
-    table, templates = tabulate(records, "test", found)
-    dev = measure(table_dev.pooled, table_dev.strata, table_dev.specs, resamples, seed)
-    test = measure(table.pooled, table.strata, table.specs, resamples, seed + 1)
-    chosen = {curve.name: choose(curve, dev, bound) for curve in found}
-    kept = [test.at(spec) for spec in dict.fromkeys([REFERENCE, *filter(None, chosen.values())])]
-    by_template = {
-        name: measure(
-            table.values[i][:, kept],
-            table.strata,
-            [table.specs[column] for column in kept],
-            resamples,
-            seed + 1,
-        )
-        for i, name in enumerate(templates)
-    }
-    wide = _areas(found, test)
-    shown = []
-    for curve in found:
+    """The report as JSON-ready data. Raises `OptionError` if records are missing."""
+    dev_table = split_table(records, "dev", curves)
+    table = split_table(records, "test", curves)
+    dev = dev_table.estimates(resamples, seed)
+    test = table.estimates(resamples, seed + 1)
+    chosen = {curve.name: choose_setting(curve, dev, bound) for curve in curves}
+    shown = dict.fromkeys([REFERENCE, *filter(None, chosen.values())])
+    details = _details(table, list(shown), resamples, seed + 1)
+    areas = _areas(curves, test)
+    curve_records = []
+    for curve in curves:
         spec = chosen[curve.name]
-        shown.append(
+        points = [
+            {"value": point.value, "decoder": point.spec, **_both_splits(point.spec, dev, test)}
+            for point in curve.points
+        ]
+        point = next((point for point in points if point["decoder"] == spec), None)
+        curve_records.append(
             {
                 "name": curve.name,
                 "knob": curve.knob,
-                "points": [_point(point.value, point.spec, dev, test) for point in curve.points],
-                "chosen": None
-                if spec is None
-                else _chosen(curve, spec, dev, test, table, by_template),
-                **wide["curves"][curve.name],
+                "points": points,
+                "chosen": None if point is None else _chosen(curve, point, details),
+                **areas.records[curve.name],
             }
         )
-    report: dict[str, Any] = {
-        "reference": _chosen(None, REFERENCE, dev, test, table, by_template),
-        "curves": shown,
-        "families": list(table.families),
-        "templates": list(templates),
-        "items": {"dev": len(table_dev.strata), "test": len(table.strata)},
+    reference = {"value": "", "decoder": REFERENCE, **_both_splits(REFERENCE, dev, test)}
+    best = _best(curve_records, dev)
+    return {
+        "reference": {**reference, "label": "standard decoding", **details[REFERENCE]},
+        "curves": curve_records,
+        "families": list(table.tasks),
+        "templates": list(table.templates),
+        "items": {"dev": len(dev_table.rows), "test": len(table.rows)},
         "bound": bound,
         "resamples": resamples,
-        "area_range": wide["range"],
-        "baseline": BASELINE if any(curve.name == BASELINE for curve in found) else None,
+        "area_range": areas.range,
+        "baseline": BASELINE if any(curve.name == BASELINE for curve in curves) else None,
+        "chosen_on": "dev",
+        "reported_on": "test",
+        "best": best,
+        "against_best": _against_best(best, curve_records, test),
+        "fewest_on_test": _fewest(curve_records),
+        "verdict": _verdict(best, curve_records, bound),
     }
-    report["chosen_on"], report["reported_on"] = "dev", "test"
-    report["best"], report["against_best"] = _against_best(shown, dev, test)
-    report["fewest_on_test"] = _fewest(shown, "test")
-    report["words"] = paragraph(report)
-    return report
 
 
-def _point(value: str, spec: str, dev: Measured, test: Measured) -> dict[str, Any]:
-    return {"value": value, "decoder": spec, "dev": dev.numbers(spec), "test": test.numbers(spec)}
+def _both_splits(spec: str, dev: Estimates, test: Estimates) -> dict[str, Any]:
+    return {
+        name: {**estimates.summary(spec), **estimates.compared(spec, REFERENCE)}
+        for name, estimates in (("dev", dev), ("test", test))
+    }
 
 
 def _chosen(
-    curve: DecoderCurve | None,
-    spec: str,
-    dev: Measured,
-    test: Measured,
-    table: Table,
-    by_template: Mapping[str, Measured],
+    curve: DecoderCurve, point: Mapping[str, Any], details: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A setting with its numbers on both splits, by family and by template; the latter two on test."""
-    column, strata = table.specs.index(spec), np.asarray(table.strata)
-    families = {}
-    for number, name in enumerate(table.families):
-        score, nfe = table.pooled[strata == number, column][:, [_SCORE, _NFE]].mean(axis=0)
-        families[name] = {
-            "score": round(float(score), 2),
-            "nfe": round(float(nfe), 3),
-            "items": int((strata == number).sum()),
-        }
-    value = next((point.value for point in curve.points if point.spec == spec), "") if curve else ""
-    return {
-        **_point(value, spec, dev, test),
-        "label": setting(curve.name, curve.knob, value) if curve else "standard decoding",
-        "families": families,
-        "templates": {name: measured.numbers(spec) for name, measured in by_template.items()},
+    label = setting_label(curve.name, curve.knob, point["value"])
+    return {**point, "label": label, **details[point["decoder"]]}
+
+
+def setting_label(name: str, knob: str, value: str) -> str:
+    """A setting in tables: `credit (threshold 0.95)`, `factor (0.1)`, `klass:threshold=0.7`."""
+    if not value:
+        return name
+    return f"{name} ({value})" if knob == name else f"{name} ({knob} {value})"
+
+
+def _details(
+    table: SplitTable, specs: Sequence[str], resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Numbers of some decoders by task and by template."""
+    columns = [table.specs.index(spec) for spec in specs]
+    strata = np.asarray(table.strata)
+    by_template = {
+        name: Estimates.of(table.values[number][:, columns], table.strata, specs, resamples, seed)
+        for number, name in enumerate(table.templates)
     }
+    details = {}
+    for spec, column in zip(specs, columns):
+        families = {}
+        for number, task in enumerate(table.tasks):
+            means = table.pooled[strata == number, column].mean(axis=0)
+            families[task] = {
+                "score": round(float(means[SCORE]), 2),
+                "nfe": round(float(means[NFE]), 3),
+                "items": int((strata == number).sum()),
+            }
+        templates = {
+            name: {**estimates.summary(spec), **estimates.compared(spec, REFERENCE)}
+            for name, estimates in by_template.items()
+        }
+        details[spec] = {"families": families, "templates": templates}
+    return details
 
 
-def _areas(found: Sequence[DecoderCurve], test: Measured) -> dict[str, Any]:
-    """Area under each swept curve over the range that all share, and its difference to the
-    baseline's over the range of the two.
+@dataclass(frozen=True)
+class CurveArea:
+    """One curve on the test split, ready for its area: passes and scores, and their resamples."""
+
+    means: FloatArray
+    draws: FloatArray
+
+    @property
+    def first(self) -> float:
+        """The fewest passes."""
+        return float(self.means[:, NFE].min())
+
+    def between(self, low: float, high: float) -> tuple[float, FloatArray]:
+        """The area over a range of passes, and its resamples."""
+        value = area_under_curve(self.means[:, NFE], self.means[:, SCORE], low, high)
+        return value, areas_under_curves(self.draws[..., NFE], self.draws[..., SCORE], low, high)
+
+
+@dataclass(frozen=True)
+class Areas:
+    """For each curve its area and the difference to the baseline's; the range of the areas."""
+
+    records: dict[str, dict[str, Any]]
+    range: list[float] | None
+
+
+def _areas(curves: Sequence[DecoderCurve], test: Estimates) -> Areas:
+    """Areas under the swept curves over the range that all share; differences over that of the two.
 
     Every curve ends in standard decoding, which is what each rule becomes as it grows strict.
     """
-    last = float(test.means[test.at(REFERENCE), _NFE])
-    columns = {
-        c.name: [test.at(s) for s in dict.fromkeys([*(p.spec for p in c.points), REFERENCE])]
-        for c in found
-        if len(c.points) > 1
+    last = test.mean(REFERENCE, NFE)
+    records: dict[str, dict[str, Any]] = {
+        curve.name: {"area": None, "area_difference": None} for curve in curves
     }
-    first = {name: float(test.means[at, _NFE].min()) for name, at in columns.items()}
-    shared = max(first.values(), default=last)
-    few = slice(0, AREA_RESAMPLES)
+    swept = {curve.name: _curve_area(curve, test) for curve in curves if len(curve.points) > 1}
+    shared = max((curve.first for curve in swept.values()), default=last)
+    if shared >= last:
+        return Areas(_differences(swept, records, last), None)
+    for name, curve in swept.items():
+        records[name]["area"] = percentile_interval(*curve.between(shared, last)).rounded(2)
+    return Areas(_differences(swept, records, last), [round(shared, 3), round(last, 3)])
 
-    def of(name: str, low: float) -> tuple[float, FloatArray]:
-        at = columns[name]
-        value = area_under_curve(test.means[at, _NFE], test.means[at, _SCORE], low, last)
-        return value, areas_under_curves(test.passes[few, at], test.scores[few, at], low, last)
 
-    shown: dict[str, dict[str, Any]] = {
-        curve.name: {"area": None, "area_difference": None} for curve in found
-    }
-    for name in columns:
-        if shared < last:
-            shown[name]["area"] = percentile_interval(*of(name, shared)).rounded(2)
-        low = max(first[name], first.get(BASELINE, last))
-        if name != BASELINE and BASELINE in columns and low < last:
-            (mine, draws), (other, theirs) = of(name, low), of(BASELINE, low)
-            shown[name]["area_difference"] = {
-                **percentile_interval(mine - other, draws - theirs).rounded(2),
-                "from": round(low, 3),
-                "to": round(last, 3),
-            }
-    return {
-        "curves": shown,
-        "range": [round(shared, 3), round(last, 3)] if columns and shared < last else None,
-    }
+def _curve_area(curve: DecoderCurve, test: Estimates) -> CurveArea:
+    specs = dict.fromkeys([*(point.spec for point in curve.points), REFERENCE])
+    columns = [test.index(spec) for spec in specs]
+    return CurveArea(test.means[columns], test.draws[:AREA_RESAMPLES, columns])
+
+
+def _differences(
+    swept: Mapping[str, CurveArea], records: dict[str, dict[str, Any]], last: float
+) -> dict[str, dict[str, Any]]:
+    """Fill in the differences to the baseline's area."""
+    baseline = swept.get(BASELINE)
+    for name, curve in swept.items():
+        if baseline is None or name == BASELINE:
+            continue
+        low = max(curve.first, baseline.first)
+        if low < last:
+            value, draws = curve.between(low, last)
+            base_value, base_draws = baseline.between(low, last)
+            difference = percentile_interval(value - base_value, draws - base_draws).rounded(2)
+            ends = {"from": round(low, 3), "to": round(last, 3)}
+            records[name]["area_difference"] = {**difference, **ends}
+    return records
+
+
+def _best(curves: Sequence[Mapping[str, Any]], dev: Estimates) -> str | None:
+    """The curve whose chosen setting takes the fewest passes on dev.
+
+    With equal passes the one with the higher score, then the earlier one.
+    """
+    specs = {curve["name"]: curve["chosen"]["decoder"] for curve in curves if curve["chosen"]}
+
+    def order(name: str) -> tuple[float, float]:
+        return dev.mean(specs[name], NFE), -dev.mean(specs[name], SCORE)
+
+    return min(specs, key=order) if specs else None
 
 
 def _against_best(
-    shown: Sequence[Mapping[str, Any]], dev: Measured, test: Measured
-) -> tuple[str | None, list[dict[str, Any]]]:
-    """The curve whose operating point took the fewest passes on dev, and on test every other one
-    beside it.
-
-    Equal passes on dev: the higher score there, then the earlier curve.
-    """
-    chosen = {
-        each["name"]: each["chosen"]["decoder"] for each in shown if each["chosen"] is not None
-    }
-    if not chosen:
-        return None, []
-
-    def order(name: str) -> tuple[float, float]:
-        score, nfe = dev.means[dev.at(chosen[name]), [_SCORE, _NFE]]
-        return float(nfe), -float(score)
-
-    best = min(chosen, key=order)
-    rows = []
-    for name, spec in chosen.items():
-        if name != best:
-            slower, gain = test.speedup(chosen[best], spec), test.gain(spec, chosen[best])
-            rows.append(
+    best: str | None, curves: Sequence[Mapping[str, Any]], test: Estimates
+) -> list[dict[str, Any]]:
+    """Every other chosen setting compared with the best one, on test."""
+    specs = {curve["name"]: curve["chosen"]["decoder"] for curve in curves if curve["chosen"]}
+    records = []
+    for name, spec in specs.items():
+        if best is not None and name != best:
+            ratio = test.speedup(specs[best], spec)
+            difference = test.difference(spec, specs[best])
+            records.append(
                 {
                     "name": name,
-                    "passes_ratio": slower.rounded(3),
-                    "difference": gain.rounded(2),
-                    "passes_significant": slower.low > 1 or slower.high < 1,
-                    "score_significant": gain.excludes_zero,
+                    "passes_ratio": ratio.rounded(3),
+                    "difference": difference.rounded(2),
+                    "passes_significant": ratio.low > 1 or ratio.high < 1,
+                    "score_significant": difference.excludes_zero,
                 }
             )
-    return best, rows
+    return records
 
 
-def _fewest(shown: Sequence[Mapping[str, Any]], split: str) -> list[str]:
-    """The curves whose operating points take the fewest passes of a split, to the digits that
-    tables show.
-    """
+def _fewest(curves: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The curves whose chosen settings take the fewest passes on test, as tables round them."""
     passes = {
-        each["name"]: round(each["chosen"][split]["nfe"], PASSES_DIGITS)
-        for each in shown
-        if each["chosen"] is not None
+        curve["name"]: round(curve["chosen"]["test"]["nfe"], PASSES_DIGITS)
+        for curve in curves
+        if curve["chosen"]
     }
     return [name for name, count in passes.items() if count == min(passes.values())]
+
+
+def _verdict(best: str | None, curves: Sequence[Mapping[str, Any]], bound: float) -> str:
+    """The verdict on the best setting: a key of `VERDICTS`."""
+    if best is None:
+        return "none"
+    chosen = next(curve["chosen"] for curve in curves if curve["name"] == best)
+    difference = chosen["test"]["difference"]
+    if difference["high"] < 0:
+        return "measured_loss"
+    return "no_loss" if difference["value"] >= -bound else "above_bound"
+
+
+def verdict_lines(report: Mapping[str, Any]) -> list[str]:
+    """The lines below a report's table: its verdict, who is fewest on test, and the cautions."""
+    lines = [VERDICTS[report["verdict"]]]
+    if report["fewest_on_test"]:
+        lines.append(f"Fewest passes on test: {', '.join(report['fewest_on_test'])}.")
+    lines.append(INTERVALS)
+    return [*lines, FEW] if min(report["items"].values()) < 100 else lines

@@ -1,4 +1,4 @@
-"""Runs a model over task families with one decoder: score, NFE, TPF, TPS by family."""
+"""Scores a model with one decoder: score, forward passes and tokens by task."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from creditdecoding.lm import LM, Completion
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items, items_digest
 from creditdecoding.trace import Event, FinishEvent, total
 
-CHUNK_BATCHES = 4  # a chunk holds as many rows as this many full batches
+CHUNK_BATCHES = 4
+"""A chunk holds as many rows as this many full batches."""
+
+OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """One item with its answer and verdict, and the partial credit of a family that gives some
-    (F1).
-    """
+    """An answer to an item, whether it is right, and the partial credit (F1) of tasks that have it."""
 
     item: Item
     completion: Completion
@@ -50,8 +51,10 @@ class ScoredAnswer:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """All samples of one evaluation with its settings; by family the numbers of items left out
-    because they do not fit, if that was asked for.
+    """All answers of an evaluation and its settings.
+
+    `skipped` has by task the numbers, from 1, of items left out because they do not fit; None if
+    leaving out was not asked for.
     """
 
     samples: tuple[ScoredAnswer, ...]
@@ -59,19 +62,18 @@ class EvalReport:
     skipped: dict[str, list[int]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Score (mean over families, in %), NFE, TPF and TPS; the same by family; settings.
+        """Score (mean over tasks, in %), NFE, TPF and TPS; the same by task; settings.
 
-        `items_digest` says which items these are (`tasks.base.digest`).
+        `items_digest` identifies the items.
         """
-        names = list(dict.fromkeys(sample.item.task for sample in self.samples))
-        by_family = {
-            name: _numbers([s for s in self.samples if s.item.task == name]) for name in names
+        tasks = dict.fromkeys(sample.item.task for sample in self.samples)
+        by_task = {
+            name: _task_numbers([s for s in self.samples if s.item.task == name]) for name in tasks
         }
-        totals = total([s.completion.trace for s in self.samples])
-        return {
-            "score": round(
-                sum(numbers["score"] for numbers in by_family.values()) / max(1, len(names)), 2
-            ),
+        totals = total([sample.completion.trace for sample in self.samples])
+        scores = [numbers["score"] for numbers in by_task.values()]
+        report = {
+            "score": round(sum(scores) / max(1, len(scores)), 2),
             "nfe": round(totals.nfe, 3),
             "tpf": round(totals.tpf, 3),
             "tps": round(totals.tokens / totals.seconds, 1) if totals.seconds else 0.0,
@@ -81,102 +83,96 @@ class EvalReport:
             "batch_forwards": totals.forwards,
             "tokens": totals.tokens,
             "seconds": round(totals.seconds, 2),
-            "families": by_family,
-            **(
-                {}
-                if self.skipped is None
-                else {
-                    "skipped": sum(map(len, self.skipped.values())),
-                    "skipped_items": self.skipped,
-                }
-            ),
-            "settings": self.settings,
+            "families": by_task,
         }
+        if self.skipped is not None:
+            report["skipped"] = sum(map(len, self.skipped.values()))
+            report["skipped_items"] = self.skipped
+        return {**report, "settings": self.settings}
 
 
-def _numbers(samples: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    totals = total([s.completion.trace for s in samples])
-    score = 100 * sum(s.right for s in samples) / len(samples)
-    ends = [s.completion.trace.finish for s in samples if s.completion.trace.finish is not None]
-    span = max((end.seconds for end in ends), default=0.0) - min(
-        (end.began for end in ends), default=0.0
-    )
-    tps = round(totals.tokens / span, 1) if span else 0.0
-    found = {
-        "score": round(score, 2),
+def _task_numbers(samples: Sequence[ScoredAnswer]) -> dict[str, Any]:
+    """The numbers of one task; its tokens per second are over the time in which it ran."""
+    traces = [sample.completion.trace for sample in samples]
+    totals = total(traces)
+    ends = [trace.finish for trace in traces if trace.finish is not None]
+    first = min((end.began for end in ends), default=0.0)
+    seconds = max((end.seconds for end in ends), default=0.0) - first
+    numbers = {
+        "score": round(100 * sum(sample.right for sample in samples) / len(samples), 2),
         "nfe": round(totals.nfe, 3),
         "tpf": round(totals.tpf, 3),
-        "tps": tps,
+        "tps": round(totals.tokens / seconds, 1) if seconds else 0.0,
         "items": len(samples),
         "items_digest": items_digest(sample.item for sample in samples),
     }
-    grades = [s.grade for s in samples if s.grade is not None]
-    return {**found, "f1": round(100 * sum(grades) / len(grades), 2)} if grades else found
+    grades = [sample.grade for sample in samples if sample.grade is not None]
+    if grades:
+        numbers["f1"] = round(100 * sum(grades) / len(grades), 2)
+    return numbers
 
 
 def evaluate(
     lm: LM,
-    families: Sequence[Task],
+    tasks: Sequence[Task],
     config: GenerationConfig,
     limit: int,
     split: Split = "test",
     seed: int = 0,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: OnEvent | None = None,
     raw: bool = False,
     skip_too_long: bool = False,
     saved: SettingAnswers | None = None,
 ) -> EvalReport:
-    """Answer `limit` items of each family, family by family and short ones first; `on_event` sees
-    every trace event.
+    """Answer `limit` items of each task, task by task and short ones first.
 
-    `raw` asks without the chat template, for base models. An item that does not fit into the model
-    is named in an `OptionError`, or with
-    `skip_too_long` left out and counted. `kept` holds answers of an earlier run and takes those of
-    this one.
+    `on_event` gets every trace event; `raw` leaves out the chat template, for base models. An item
+    that does not fit into the model raises `OptionError`, or with `skip_too_long` is left out.
+    `saved` has answers of an interrupted run, and gets those of this one.
     """
-    items = [item for family in families for item in distinct_items(family, split, seed, limit)]
-    numbers = indices_in_family(items)
+    items = [item for task in tasks for item in distinct_items(task, split, seed, limit)]
+    numbers = indices_in_task(items)
     skipped: dict[str, list[int]] = {}
     if skip_too_long:
         items, numbers, skipped = drop_too_long(lm, items, config, raw)
-    samples = answer_items(lm, families, items, config, on_event, raw, saved, numbers)
-    first = samples[0].completion.trace.settings if samples else {}
-    tasks = {family.name: dict(family.metadata) for family in families}
-    asked = {
+    samples = answer_items(lm, tasks, items, config, on_event, raw, saved, numbers)
+    settings = {
+        **(samples[0].completion.trace.settings if samples else {}),
         "limit": limit,
         "split": split,
         "item_seed": seed,
         "batch_size": lm.batch_size,
         "raw": raw,
-        "tasks": tasks,
+        "tasks": {task.name: dict(task.metadata) for task in tasks},
     }
-    return EvalReport(samples, {**first, **asked}, skipped if skip_too_long else None)
+    return EvalReport(samples, settings, skipped if skip_too_long else None)
 
 
 def drop_too_long(
     lm: LM, items: Sequence[Item], config: GenerationConfig, raw: bool = False
 ) -> tuple[list[Item], list[int], dict[str, list[int]]]:
-    """The items that fit into the model with their numbers, and by family which do not, counted
-    from 1. Raises `OptionError` if none fits.
+    """The items that fit with their indices, and by task the numbers, from 1, of the others.
+
+    Raises `OptionError` if none fits.
     """
     fitting = []
-    numbers = []
+    indices = []
     skipped: dict[str, list[int]] = {}
-    for item, number in zip(items, indices_in_family(items)):
+    for item, index in zip(items, indices_in_task(items)):
         try:
             lm.new_requests([item.prompt], config, raw)
         except TooLongError:
-            skipped.setdefault(item.task, []).append(number + 1)
+            skipped.setdefault(item.task, []).append(index + 1)
         else:
             fitting.append(item)
-            numbers.append(number)
+            indices.append(index)
     if items and not fitting:
         raise OptionError(
             "no item fits into the model",
             given=f"gen_length {config.gen_length}",
             hint="Lower --gen-length.",
         )
-    return fitting, numbers, skipped
+    return fitting, indices, skipped
 
 
 def requests_for(
@@ -184,127 +180,121 @@ def requests_for(
     items: Sequence[Item],
     config: GenerationConfig,
     raw: bool = False,
-    numbers: Sequence[int] | None = None,
+    indices: Sequence[int] | None = None,
 ) -> list[Request]:
-    """A row an item. Raises `OptionError` that names the item at fault.
+    """A request for each item. Raises `OptionError` that names the item at fault.
 
-    An item draws by its number among those of its family, whatever other families are asked.
+    An item draws by its index among those of its task, whatever other tasks are asked.
     """
-    numbers = indices_in_family(items) if numbers is None else numbers
+    indices = indices_in_task(items) if indices is None else indices
     try:
-        return lm.new_requests([item.prompt for item in items], config, raw, numbers)
+        return lm.new_requests([item.prompt for item in items], config, raw, indices)
     except OptionError:
-        for item, number in zip(items, numbers):
-            with prefix_errors(f"item {number + 1} of {item.task}"):
+        for item, index in zip(items, indices):
+            with prefix_errors(f"item {index + 1} of {item.task}"):
                 lm.new_requests([item.prompt], config, raw)
         raise
 
 
-def indices_in_family(items: Sequence[Item]) -> list[int]:
-    """The place of each item among those of its family, from 0."""
+def indices_in_task(items: Sequence[Item]) -> list[int]:
+    """The index of each item among those of its task."""
     counts: dict[str, Iterator[int]] = {item.task: itertools.count() for item in items}
     return [next(counts[item.task]) for item in items]
 
 
 def answer_items(
     lm: LM,
-    families: Sequence[Task],
+    tasks: Sequence[Task],
     items: Sequence[Item],
     config: GenerationConfig,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: OnEvent | None = None,
     raw: bool = False,
     saved: SettingAnswers | None = None,
-    numbers: Sequence[int] | None = None,
+    indices: Sequence[int] | None = None,
 ) -> tuple[ScoredAnswer, ...]:
-    """Answer `items` of `families` and judge them; samples in the order of `items`. `numbers` are
-    those of the items in their families.
+    """Answer items and score the answers, in the order of the items.
 
-    The work is cut into chunks that are always decoded whole, so that a run that was stopped ends
-    with the answers of an undisturbed one.
+    The work is cut into chunks that are always decoded whole, so that an interrupted run ends with
+    the answers of an undisturbed one.
     """
-    by_name = {family.name: family for family in families}
-    order = {name: place for place, name in enumerate(by_name)}
-    rows = requests_for(lm, items, config, raw, numbers)
-    rows.sort(key=lambda row: (order[items[row.index].task], len(row.canvas)))
+    by_name = {task.name: task for task in tasks}
+    order = {name: number for number, name in enumerate(by_name)}
+    requests = requests_for(lm, items, config, raw, indices)
+    requests.sort(key=lambda request: (order[items[request.index].task], len(request.canvas)))
     size = CHUNK_BATCHES * lm.batch_size
-    found: dict[int, ScoredAnswer] = {}
+    answers: dict[int, ScoredAnswer] = {}
     forwards = 0
     seconds = 0.0
-    for first in range(0, len(rows), size):
-        chunk = _chunk(lm, by_name, items, rows[first : first + size], on_event, saved)
-        traces = [sample.completion.trace for sample in chunk.values()]
-        found |= {index: _later(sample, forwards, seconds) for index, sample in chunk.items()}
+    for first in range(0, len(requests), size):
+        chunk = requests[first : first + size]
+        scored = _answer_chunk(lm, by_name, items, chunk, on_event, saved)
+        traces = [answer.completion.trace for answer in scored.values()]
+        for index, answer in scored.items():
+            trace = shift_trace(answer.completion.trace, forwards, seconds)
+            answers[index] = replace(answer, completion=replace(answer.completion, trace=trace))
         forwards += 1 + max((step.forward for trace in traces for step in trace.steps), default=0)
         seconds += max((trace.finish.seconds for trace in traces if trace.finish), default=0.0)
-    return tuple(found[index] for index in range(len(items)))
+    return tuple(answers[index] for index in range(len(items)))
 
 
-def _chunk(
+def _answer_chunk(
     lm: LM,
-    families: Mapping[str, Task],
+    tasks: Mapping[str, Task],
     items: Sequence[Item],
-    rows: Sequence[Request],
-    on_event: Callable[[Event], None] | None,
-    kept: SettingAnswers | None,
+    requests: Sequence[Request],
+    on_event: OnEvent | None,
+    saved: SettingAnswers | None,
 ) -> dict[int, ScoredAnswer]:
-    """The samples of some rows by the number of their item: those kept, or all decoded together and
-    those kept that are not yet.
-    """
-    known = {} if kept is None else kept.by_item
-    found = {
-        row.index: _sample_of(lm, row, items[row.index], known[row.index])
-        for row in rows
-        if row.index in known
+    """The answers of a chunk by the index of their item: those saved, or all decoded together."""
+    known = {} if saved is None else saved.by_item
+    answers = {
+        request.index: _restore(lm, request, items[request.index], known[request.index])
+        for request in requests
+        if request.index in known
     }
-    if len(found) == len(rows):
-        return found
-    traces = {row.index: lm.new_trace(row) for row in rows}
-    by_index = {row.index: row for row in rows}
-    for event in lm.events(rows):
-        trace = traces[event.row]
-        trace.add(event)
-        if event.row in found:
-            continue
+    if len(answers) == len(requests):
+        return answers
+
+    def on_new_event(event: Event) -> None:
+        if on_event is not None and event.row not in known:
+            on_event(event)
+
+    for index, completion in stream_answers(lm, requests, on_new_event):
+        if index not in known:
+            answer = score_answer(tasks[items[index].task], items[index], completion)
+            answers[index] = answer
+            if saved is not None:
+                saved.add(index, _saved_record(answer))
+    return answers
+
+
+def stream_answers(
+    lm: LM, requests: Sequence[Request], on_event: OnEvent | None = None
+) -> Iterator[tuple[int, Completion]]:
+    """Decode requests; each index with its answer as soon as it ends."""
+    by_index = {request.index: request for request in requests}
+    traces = {request.index: lm.new_trace(request) for request in requests}
+    for event in lm.events(requests):
+        traces[event.row].add(event)
         if isinstance(event, FinishEvent):
-            item = items[event.row]
-            sample = score_answer(
-                families[item.task], item, lm.completion(by_index[event.row], trace)
-            )
-            found[event.row] = sample
-            if kept is not None:
-                kept.add(event.row, _record_of(sample))
+            yield event.row, lm.completion(by_index[event.row], traces[event.row])
         if on_event is not None:
             on_event(event)
-    return found
 
 
-def _record_of(sample: ScoredAnswer) -> dict[str, Any]:
-    """A sample as a line of what is kept."""
-    completion = sample.completion
-    return {
-        "text": completion.text,
-        "right": sample.right,
-        "grade": sample.grade,
-        **compact_trace(completion.trace),
-    }
+def score_answer(task: Task, item: Item, answer: Completion) -> ScoredAnswer:
+    """An answer with its verdict."""
+    grade = None if task.partial_credit is None else task.partial_credit(answer.text, item)
+    return ScoredAnswer(item, answer, task.score(answer.text, item), grade)
 
 
-def _sample_of(lm: LM, row: Request, item: Item, record: dict[str, Any]) -> ScoredAnswer:
-    """The sample of a kept line."""
-    trace = restore_trace(record, lm.new_trace(row))
+def _saved_record(answer: ScoredAnswer) -> dict[str, Any]:
+    completion = answer.completion
+    verdict = {"text": completion.text, "right": answer.right, "grade": answer.grade}
+    return {**verdict, **compact_trace(completion.trace)}
+
+
+def _restore(lm: LM, request: Request, item: Item, record: dict[str, Any]) -> ScoredAnswer:
+    trace = restore_trace(record, lm.new_trace(request))
     completion = Completion(record["text"], record["finish"]["reason"], trace)
     return ScoredAnswer(item, completion, record["right"], record["grade"])
-
-
-def _later(sample: ScoredAnswer, forwards: int, seconds: float) -> ScoredAnswer:
-    completion = sample.completion
-    return replace(
-        sample,
-        completion=replace(completion, trace=shift_trace(completion.trace, forwards, seconds)),
-    )
-
-
-def score_answer(family: Task, item: Item, answer: Completion) -> ScoredAnswer:
-    """An answer with its verdict."""
-    grade = None if family.partial_credit is None else family.partial_credit(answer.text, item)
-    return ScoredAnswer(item, answer, family.score(answer.text, item), grade)

@@ -1,63 +1,75 @@
-"""Forward passes per answer token over the length of the answer, over gen_length and over
-block_length.
+"""Forward passes per answer token over the length of the answer, gen_length and block_length.
 
-Items are drawn by the length of their reference answer: equally wide ranges of tokens, as many
-items in each. Every sweep answers the
-same items, so its points are paired.
+Items are drawn by the length of their reference answer: equally wide ranges of tokens, equally many
+items in each. Every sweep answers the same items, so its points are paired.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from creditdecoding.bootstrap import RESAMPLES
-from creditdecoding.config import GenerationConfig
+from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.request import DEFAULT_BLOCK_LENGTH
 from creditdecoding.errors import OptionError, unknown_name
-from creditdecoding.eval.compare_report import measure
-from creditdecoding.eval.evaluate import ScoredAnswer, answer_items, requests_for
-from creditdecoding.eval.saved_answers import SavedAnswers
-from creditdecoding.eval.speedups import check_decoders, numbers
-from creditdecoding.eval.verdicts import scaling_words
+from creditdecoding.eval.evaluate import indices_in_task, requests_for
+from creditdecoding.eval.grid import (
+    CHUNK_BATCHES,
+    Chunk,
+    Grid,
+    OnStart,
+    Setting,
+    keys_by_length,
+    run_grid,
+)
+from creditdecoding.eval.measures import Estimates, Row, answer_values
+from creditdecoding.eval.saved_answers import answers_manifest
+from creditdecoding.eval.speedups import KEY_NAMES, check_decoders
 from creditdecoding.lm import LM
+from creditdecoding.run_dir import Record
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items
-from creditdecoding.trace import Event
 
-SWEEPS = ("answer", "gen", "gen-full", "block")
-"""Over answer lengths, gen_length with early stop, gen_length without, block_length."""
-
+SWEEPS = {
+    "answer": "length of the reference answer, tokens",
+    "gen": "gen_length, early stop on",
+    "gen-full": "gen_length, early stop off",
+    "block": "block_length",
+}
 GEN_LENGTHS = (64, 128, 256, 448)
 BLOCK_LENGTHS = (8, 16, 32, 64, 128)
-_POOL = 6  # items drawn for each one kept, so that rare lengths are found
+_POOL = 6
+"""Items drawn for each one kept, so that rare lengths are found."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is measured: `limit` items in each of `buckets` ranges of answer length. Lengths of
-    None: the usual ones that fit the model.
+class LengthsPlan:
+    """What to measure: `limit` items in each of `buckets` ranges of answer length.
+
+    Lengths of None are the usual ones that fit the model.
     """
 
-    families: tuple[Task, ...]
+    model: str
+    tasks: tuple[Task, ...]
     decoders: tuple[str, ...]
     limit: int
     buckets: int = 4
     split: Split = "test"
-    sweeps: tuple[str, ...] = SWEEPS
+    sweeps: tuple[str, ...] = tuple(SWEEPS)
     gen_lengths: tuple[int, ...] | None = None
     block_lengths: tuple[int, ...] | None = None
     generation: GenerationConfig = GenerationConfig()
+    engine: EngineConfig = EngineConfig()
 
     def __post_init__(self) -> None:
         check_decoders(self.decoders)
         for sweep in self.sweeps:
             if sweep not in SWEEPS:
-                raise unknown_name("sweep", sweep, SWEEPS)
+                raise unknown_name("sweep", sweep, tuple(SWEEPS))
 
 
 @dataclass(frozen=True)
@@ -67,14 +79,18 @@ class Bucket:
     items: tuple[Item, ...]
     lengths: tuple[int, ...]
 
+    @property
+    def label(self) -> str:
+        """The range of lengths."""
+        low, high = min(self.lengths), max(self.lengths)
+        return str(low) if low == high else f"{low} to {high}"
+
 
 @dataclass(frozen=True)
-class Work:
-    """A plan made ready for a model: what is asked, and under which options for each sweep and
-    point.
-    """
+class LengthsLayout:
+    """A plan made ready for a model: its items by bucket, and the options of every point."""
 
-    plan: Plan
+    plan: LengthsPlan
     buckets: tuple[Bucket, ...]
     points: Mapping[str, Mapping[int, GenerationConfig]]
 
@@ -84,9 +100,15 @@ class Work:
         return [item for bucket in self.buckets for item in bucket.items]
 
     @property
+    def rows(self) -> list[Row]:
+        """Task and number of every item."""
+        items = self.items
+        return [(item.task, index) for item, index in zip(items, indices_in_task(items))]
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of every item's reference answer."""
-        return [n for bucket in self.buckets for n in bucket.lengths]
+        return [length for bucket in self.buckets for length in bucket.lengths]
 
     @property
     def strata(self) -> list[int]:
@@ -94,116 +116,141 @@ class Work:
         return [number for number, bucket in enumerate(self.buckets) for _ in bucket.items]
 
     @property
-    def cells(self) -> list[GenerationConfig]:
-        """Everything to run, once each, with its decoder."""
+    def options(self) -> list[GenerationConfig]:
+        """Everything to run once with every decoder."""
         base = [self.plan.generation] if "answer" in self.plan.sweeps else []
-        configs = dict.fromkeys(
-            [*base, *(config for points in self.points.values() for config in points.values())]
+        swept = [options for points in self.points.values() for options in points.values()]
+        return list(dict.fromkeys([*base, *swept]))
+
+    def grid(self) -> Grid:
+        """The grid of all points."""
+        plan = self.plan
+        split = str(plan.split)
+        rows = zip(self.rows, self.items)
+        items = {(split, task, number): item for (task, number), item in rows}
+        places = keys_by_length(items, plan.split)
+        size = CHUNK_BATCHES * plan.engine.batch_size
+        chunks = []
+        for options in self.options:
+            for spec in plan.decoders:
+                name = column(options, spec)
+                setting = Setting(name, replace(options, decoder=spec), plan.engine)
+                keys = [(split, "plain", name, task, number) for split, task, number in places]
+                for first in range(0, len(keys), size):
+                    chunks.append(Chunk(setting, tuple(keys[first : first + size])))
+        return Grid(
+            tasks={task.name: task for task in plan.tasks},
+            items=items,
+            chunks=tuple(chunks),
+            order=tuple(key for chunk in chunks for key in chunk.keys),
+            manifest=answers_manifest(
+                "lengths",
+                plan.model,
+                plan.engine,
+                plan.tasks,
+                self.items,
+                plan.decoders,
+                generation=asdict(plan.generation),
+                columns=list(dict.fromkeys(chunk.setting.name for chunk in chunks)),
+            ),
+            key_names=KEY_NAMES,
         )
-        return [replace(config, decoder=spec) for config in configs for spec in self.plan.decoders]
 
 
-def lay_out(plan: Plan, lm: LM) -> Work:
-    """Draw the items and choose the points. Raises `OptionError` where a length that was asked for
-    does not fit the model.
-    """
-    width = plan.generation.block_length or lm.geometry.causal_block or DEFAULT_BLOCK_LENGTH
+def column(options: GenerationConfig, spec: str) -> str:
+    """Name of a decoder at a point."""
+    early_stop = "early stop" if options.early_stop else "no early stop"
+    return f"{options.gen_length}, blocks of {options.block_length}, {early_stop} / {spec}"
+
+
+def lay_out(plan: LengthsPlan, lm: LM) -> LengthsLayout:
+    """Draw the items and choose the points. Raises `OptionError` if a length does not fit."""
+    causal_block = lm.geometry.causal_block
+    width = plan.generation.block_length or causal_block or DEFAULT_BLOCK_LENGTH
     plan = replace(plan, generation=replace(plan.generation, block_length=width))
     buckets = _buckets(plan, lm)
     items = [item for bucket in buckets for item in bucket.items]
-    longest = max(
-        row.answer_start for row in requests_for(lm, items, replace(plan.generation, gen_length=1))
-    )
-    grid = lm.geometry.causal_block
-    gens = plan.gen_lengths or tuple(n for n in GEN_LENGTHS if longest + n <= lm.max_length)
-    widths = plan.block_lengths or tuple(n for n in BLOCK_LENGTHS if grid is None or grid % n == 0)
-    if not gens:
+    shortest = replace(plan.generation, gen_length=1)
+    prompt = max(request.answer_start for request in requests_for(lm, items, shortest))
+    gen_lengths = plan.gen_lengths or [n for n in GEN_LENGTHS if prompt + n <= lm.max_length]
+    if not gen_lengths:
         raise OptionError(
             "none of the usual gen_lengths fits",
             given=lm.max_length,
             hint="Name some that are shorter: --gen-lengths.",
         )
+    block_lengths = plan.block_lengths or [
+        n for n in BLOCK_LENGTHS if causal_block is None or causal_block % n == 0
+    ]
     stop = replace(plan.generation, early_stop=True)
     points = {
-        "gen": {n: replace(stop, gen_length=n) for n in gens},
-        "gen-full": {n: replace(stop, gen_length=n, early_stop=False) for n in gens},
-        "block": {n: replace(plan.generation, block_length=n) for n in widths},
+        "gen": {n: replace(stop, gen_length=n) for n in gen_lengths},
+        "gen-full": {n: replace(stop, gen_length=n, early_stop=False) for n in gen_lengths},
+        "block": {n: replace(plan.generation, block_length=n) for n in block_lengths},
     }
-    work = Work(plan, buckets, {name: points[name] for name in points if name in plan.sweeps})
-    for config in work.cells:
-        requests_for(lm, items, config)
-    return work
+    swept = {name: points[name] for name in points if name in plan.sweeps}
+    layout = LengthsLayout(plan, buckets, swept)
+    for options in layout.options:
+        requests_for(lm, items, options)
+    return layout
 
 
-def _buckets(plan: Plan, lm: LM) -> tuple[Bucket, ...]:
-    """Equally wide ranges of answer length with at most `limit` items in each; ranges with fewer
-    than two items are left out.
+def _buckets(plan: LengthsPlan, lm: LM) -> tuple[Bucket, ...]:
+    """Equally wide ranges of answer length with at most `limit` items in each.
+
+    Ranges with fewer than two items are left out; if all are, there is one range.
     """
-    turns = zip_longest(
-        *(distinct_items(family, plan.split, 0, _pool(plan, family)) for family in plan.families)
+    pools = [distinct_items(task, plan.split, 0, _pool_size(plan, task)) for task in plan.tasks]
+    items = [item for turn in zip_longest(*pools) for item in turn if item is not None]
+    lengths = [len(lm.tokenizer.encode(item.answer)) for item in items]
+    low, high = min(lengths), max(lengths) + 1
+    for count in (plan.buckets, 1):
+        edges = [low + (high - low) * number / count for number in range(count + 1)]
+        buckets = []
+        for first, last in pairwise(edges):
+            members = [n for n, length in enumerate(lengths) if first <= length < last]
+            members = members[: plan.limit]
+            if len(members) > 1:
+                bucket_items = tuple(items[n] for n in members)
+                buckets.append(Bucket(bucket_items, tuple(lengths[n] for n in members)))
+        if buckets:
+            return tuple(buckets)
+    raise OptionError(
+        "too few items for an interval",
+        given=len(items),
+        allowed="2 or more",
+        hint="Raise the limit, or name other tasks.",
     )
-    drawn = [item for turn in turns for item in turn if item is not None]
-    counted = [(len(lm.tokenizer.encode(item.answer)), item) for item in drawn]
-    low, high = min(n for n, _ in counted), max(n for n, _ in counted) + 1
-    found = []
-    for number in range(plan.buckets):
-        first, last = (low + (high - low) * edge / plan.buckets for edge in (number, number + 1))
-        inside = [(n, item) for n, item in counted if first <= n < last][: plan.limit]
-        if len(inside) > 1:
-            lengths, items = zip(*inside)
-            found.append(Bucket(items, lengths))
-    if not found:
-        raise OptionError(
-            "too few items for an interval",
-            given=len(drawn),
-            hint="Raise the limit, or name other tasks.",
-        )
-    return tuple(found)
 
 
-def _pool(plan: Plan, family: Task) -> int:
-    wanted = _POOL * plan.limit * plan.buckets // len(plan.families) + 1
-    return wanted if family.fixed_items is None else min(wanted, len(family.fixed_items))
+def _pool_size(plan: LengthsPlan, task: Task) -> int:
+    wanted = _POOL * plan.limit * plan.buckets // len(plan.tasks) + 1
+    return wanted if task.fixed_items is None else min(wanted, len(task.fixed_items))
 
 
 def run(
-    work: Work,
-    lm: LM,
-    on_event: Callable[[Event], None] | None = None,
-    kept: SavedAnswers | None = None,
+    layout: LengthsLayout, lm: LM, folder: Path, on_start: OnStart | None = None
 ) -> dict[str, Any]:
-    """Answer every item with every decoder at every point; JSON-ready. `kept` holds answers of an
-    earlier run and takes those of this one.
-    """
-    answers = {}
-    for config in work.cells:
-        cell = None if kept is None else kept.of_setting(json.dumps(asdict(config)))
-        answers[config] = answer_items(
-            lm, work.plan.families, work.items, config, on_event, saved=cell
-        )
-    plan, lengths = work.plan, work.lengths
-    whole = range(len(work.items))
-    sweeps = []
+    """Answer every item with every decoder at every point; JSON-ready. Raises `CreditError`s."""
+    grid = layout.grid()
+    records = run_grid(lambda: grid, folder, lambda engine: lm, on_start=on_start).records
+    plan, lengths = layout.plan, layout.lengths
+    sweeps = {}
     if "answer" in plan.sweeps:
-        sweeps.append(
-            _sweep(
-                "answer",
-                [_bucket_point(work, number, answers) for number in range(len(work.buckets))],
-            )
-        )
-    for name, points in work.points.items():
-        sweeps.append(
-            _sweep(
-                name,
-                [
-                    _point(work, value, str(value), config, answers, whole)
-                    for value, config in points.items()
-                ],
-            )
-        )
-    report: dict[str, Any] = {
+        sweeps["answer"] = [
+            _bucket_point(layout, number, records) for number in range(len(layout.buckets))
+        ]
+    for name, points in layout.points.items():
+        everything = range(len(lengths))
+        sweeps[name] = [
+            _point(layout, value, str(value), options, records, everything)
+            for value, options in points.items()
+        ]
+    generation = asdict(plan.generation)
+    del generation["decoder"]
+    return {
         "decoders": list(plan.decoders),
-        "families": [family.name for family in plan.families],
+        "families": [task.name for task in plan.tasks],
         "items": len(lengths),
         "split": plan.split,
         "reference_tokens": {
@@ -211,83 +258,81 @@ def run(
             "min": min(lengths),
             "max": max(lengths),
         },
-        "generation": {
-            name: value for name, value in asdict(plan.generation).items() if name != "decoder"
-        },
-        "sweeps": sweeps,
+        "generation": generation,
+        "sweeps": [
+            {
+                "name": name,
+                "title": SWEEPS[name],
+                "points": points,
+                "trends": _trends(plan.decoders, points),
+            }
+            for name, points in sweeps.items()
+        ],
     }
-    report["words"] = scaling_words(report)
-    return report
 
 
-_TITLES = {
-    "answer": "length of the reference answer, tokens",
-    "gen": "gen_length, early stop on",
-    "gen-full": "gen_length, early stop off",
-    "block": "block_length",
-}
+def _trends(decoders: Sequence[str], points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """How passes per token change from the first to the last point, if the intervals are apart."""
+    trends = {}
+    for number, spec in enumerate(decoders):
+        first = points[0]["decoders"][number]["per_token"]
+        last = points[-1]["decoders"][number]["per_token"]
+        if last["high"] < first["low"]:
+            trends[spec] = "falls"
+        elif last["low"] > first["high"]:
+            trends[spec] = "grows"
+        else:
+            trends[spec] = "no significant change"
+    return trends
 
 
-def _sweep(name: str, points: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"name": name, "title": _TITLES[name], "points": points}
-
-
-Answers = Mapping[GenerationConfig, Sequence[ScoredAnswer]]
-
-
-def _bucket_point(work: Work, number: int, answers: Answers) -> dict[str, Any]:
+def _bucket_point(layout: LengthsLayout, number: int, records: Sequence[Record]) -> dict[str, Any]:
     """The items of one range of lengths, at the base."""
-    members, lengths = (
-        [i for i, stratum in enumerate(work.strata) if stratum == number],
-        work.buckets[number].lengths,
-    )
-    low, high = min(lengths), max(lengths)
-    label = str(low) if low == high else f"{low} to {high}"
-    return _point(work, float(np.mean(lengths)), label, work.plan.generation, answers, members)
+    members = [row for row, stratum in enumerate(layout.strata) if stratum == number]
+    bucket = layout.buckets[number]
+    mean = float(np.mean(bucket.lengths))
+    return _point(layout, mean, bucket.label, layout.plan.generation, records, members)
 
 
 def _point(
-    work: Work,
+    layout: LengthsLayout,
     value: float,
     label: str,
-    config: GenerationConfig,
-    answers: Answers,
+    options: GenerationConfig,
+    records: Sequence[Record],
     members: Sequence[int],
 ) -> dict[str, Any]:
-    """One point of a sweep: every decoder on some items, with the first one as what the others are
-    held to.
-    """
-    specs = work.plan.decoders
-    samples = {spec: [answers[replace(config, decoder=spec)][i] for i in members] for spec in specs}
-    values = np.array([[numbers(samples[spec][i]) for spec in specs] for i in range(len(members))])
-    m = measure(values, [work.strata[i] for i in members], specs, RESAMPLES, 0)
-    return {
-        "value": round(value, 2),
-        "label": label,
-        "items": len(members),
-        "too_long": sum(work.lengths[i] >= config.gen_length for i in members),
-        "decoders": [
+    """One point of a sweep: every decoder on some items."""
+    specs = layout.plan.decoders
+    names = [column(options, spec) for spec in specs]
+    rows = [layout.rows[member] for member in members]
+    cells: dict[str, list[Record]] = {name: [] for name in names}
+    for record in records:
+        if record["setting"] in cells and (record["family"], record["item"]) in set(rows):
+            cells[record["setting"]].append(record)
+    values = answer_values([r for cell in cells.values() for r in cell], rows, names, "setting")
+    estimates = Estimates.of(values, [layout.strata[member] for member in members], names)
+    decoders = []
+    for spec, name in zip(specs, names):
+        stopped = [record["finish"] == "stop" for record in cells[name]]
+        decoders.append(
             {
                 "decoder": spec,
-                **m.plain(spec),
-                "tokens": round(
-                    float(np.mean([s.completion.trace.token_count for s in samples[spec]])), 2
-                ),
-                "per_token": m.per_token(spec).rounded(4),
-                "stopped": round(
-                    100
-                    * float(np.mean([s.completion.finish_reason == "stop" for s in samples[spec]])),
-                    2,
-                ),
+                **estimates.summary(name),
+                "tokens": round(float(np.mean([record["tokens"] for record in cells[name]])), 2),
+                "per_token": estimates.per_token(name).rounded(4),
+                "stopped": round(100 * float(np.mean(stopped)), 2),
                 "against": {
-                    other: {
-                        "fewer": m.speedup(spec, other).rounded(3),
-                        "difference": m.gain(spec, other).rounded(2),
-                    }
+                    other: estimates.compared(name, column(options, other))
                     for other in specs
                     if other != spec
                 },
             }
-            for spec in specs
-        ],
+        )
+    return {
+        "value": round(value, 2),
+        "label": label,
+        "items": len(members),
+        "too_long": sum(layout.lengths[member] >= options.gen_length for member in members),
+        "decoders": decoders,
     }

@@ -1,14 +1,12 @@
-"""Answers that a run keeps beside its output until that is written, so that the same command goes
-on where it was stopped.
+"""Answers of a run that is not finished, in a folder next to its output file.
 
-    with keeping(Path("e.json"), manifest("eval", ...)) as kept:
-        report = evaluate(..., kept=kept.cell("credit"))
+    with save_answers(Path("e.json"), answers_manifest("eval", ...)) as saved:
+        report = evaluate(..., saved=saved.of_setting("credit"))
         write(Path("e.json"), report)
 
-They lie in the folder e.json.partial, which is gone when the body has ended well. A cell is what
-items are answered with: a decoder, a
-setting. Of a trace the line holds what reports are made of: passes, what they wrote and computed,
-times.
+The folder is e.json.partial; it is deleted when the body ends without an error. Until then the same
+command continues where it stopped. Of a trace only what reports need is saved: the passes, what
+they wrote and computed, and times.
 """
 
 from __future__ import annotations
@@ -16,76 +14,90 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from creditdecoding import run_dir as journal
 from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig
 from creditdecoding.decoders import load
 from creditdecoding.decoders import settings as decoder_settings
 from creditdecoding.fingerprint import checkpoint_digest
+from creditdecoding.run_dir import Journal, Key, Record, open_journal
 from creditdecoding.tasks.base import Item, Task
 from creditdecoding.trace import FinishEvent, StepEvent, Trace
 
 KEY = ("cell", "item")
 WHERE = ("offline", "cache_dir")
-"""Engine options that say where a checkpoint lies and not what it answers."""
-
-Record = dict[str, Any]
-Key = tuple[Any, ...]
+"""Engine options that say where a checkpoint is, and do not change an answer."""
 
 
 @dataclass(frozen=True)
 class SettingAnswers:
-    """The answers of one cell by the number of their item, and how one is added."""
+    """The answers of one setting by the index of their item."""
 
     name: str
     by_item: Mapping[int, Record]
     append: Callable[[Record], object]
 
     def add(self, item: int, record: Record) -> None:
-        """Keep an answer."""
+        """Save an answer."""
         self.append({"cell": self.name, "item": item, **record})
 
 
 @dataclass(frozen=True)
 class SavedAnswers:
-    """All answers of a run that were there when it began."""
+    """All answers that a run found when it began."""
 
     records: Mapping[Key, Record]
     append: Callable[[Record], object]
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of answers."""
         return len(self.records)
 
     def of_setting(self, name: str) -> SettingAnswers:
-        """The answers of one cell."""
-        known = {item: record for (cell, item), record in self.records.items() if cell == name}
-        return SettingAnswers(name, known, self.append)
+        """The answers of one setting."""
+        by_item = {item: record for (cell, item), record in self.records.items() if cell == name}
+        return SettingAnswers(name, by_item, self.append)
 
 
 @contextmanager
-def save_answers(out: Path | None, settings: Mapping[str, Any]) -> Iterator[SavedAnswers | None]:
-    """Keep answers beside `out` for the time of the body; None without an output. Raises
-    `OptionError` where other settings are kept there.
+def save_answers(out: Path | None, manifest: Mapping[str, Any]) -> Iterator[SavedAnswers | None]:
+    """Save answers next to `out` while the body runs; None without an output.
+
+    Raises `OptionError` if the folder has answers of other settings.
     """
     if out is None:
         yield None
         return
-    folder = partial_folder(out)
-    with journal.open_run(folder, settings), journal.record_writer(folder, 0) as append:
-        yield SavedAnswers(journal.read_records(folder, KEY), append)
-    journal.delete_run(folder)
+    with (
+        open_journal(partial_folder(out), manifest, KEY) as journal,
+        journal.writer() as append,
+    ):
+        yield SavedAnswers(journal.read(), append)
+    journal.delete()
+
+
+@contextmanager
+def grid_folder(out: Path | None) -> Iterator[Path]:
+    """A folder for a grid whose report goes to `out`: kept if the body fails; without an output a
+    temporary one.
+    """
+    if out is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+    else:
+        yield partial_folder(out)
+        Journal(partial_folder(out), KEY).delete()
 
 
 def partial_folder(out: Path) -> Path:
-    """The folder of what is kept until `out` is written."""
+    """The folder of an unfinished run that writes `out`."""
     return out.with_name(f"{out.name}.partial")
 
 
@@ -93,37 +105,37 @@ def answers_manifest(
     kind: str,
     model: str,
     engine: EngineConfig,
-    families: Sequence[Task],
+    tasks: Sequence[Task],
     items: Sequence[Item],
     decoders: Sequence[str],
     **more: Any,
 ) -> dict[str, Any]:
-    """What answers depend on: the checkpoint's bytes, the engine, the texts of the items, the
-    decoders' knobs, and what else a command names.
-    """
+    """What answers depend on: checkpoint, engine, items, the knobs of the decoders, and `more`."""
     texts = json.dumps([[item.task, item.prompt, repr(item.gold)] for item in items])
-    options = {
-        name: value for name, value in dataclasses.asdict(engine).items() if name not in WHERE
-    }
+    folder = resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
     return {
         "kind": kind,
         "model": model,
-        "checkpoint": checkpoint_digest(
-            resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
-        ),
-        "tasks": {family.name: dict(family.metadata) for family in families},
+        "checkpoint": checkpoint_digest(folder),
+        "tasks": {task.name: dict(task.metadata) for task in tasks},
         "items": {
             "count": len(items),
             "texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest(),
         },
-        "engine": options,
+        "engine": engine_options(engine),
         "rules": {spec: decoder_settings(load(spec)[0]) for spec in decoders},
         **more,
     }
 
 
+def engine_options(engine: EngineConfig) -> dict[str, Any]:
+    """The engine options that answers depend on."""
+    options = dataclasses.asdict(engine)
+    return {name: value for name, value in options.items() if name not in WHERE}
+
+
 def compact_trace(trace: Trace) -> Record:
-    """A finished trace without what no report is made of."""
+    """What reports need of a finished trace."""
     assert trace.finish is not None
     return {
         "steps": [_brief_step(step) for step in trace.steps],
@@ -147,9 +159,7 @@ def _brief_step(step: StepEvent) -> Record:
 
 
 def restore_trace(record: Record, trace: Trace) -> Trace:
-    """Fill an empty trace from what `brief` gave; confidences and choices that were not committed
-    are not there.
-    """
+    """Fill an empty trace with a record of `compact_trace`; it has only what was committed."""
     finish = {**record["finish"], "tokens": tuple(record["finish"]["tokens"])}
     for step in record["steps"]:
         trace.add(_step_of(step, finish["row"]))
@@ -177,9 +187,7 @@ def _step_of(step: Record, row: int) -> StepEvent:
 
 
 def shift_trace(trace: Trace, forwards: int, seconds: float) -> Trace:
-    """The trace of a chunk as one of the whole run, before which there were so many passes and
-    seconds.
-    """
+    """The trace of a chunk that came after `forwards` passes and `seconds` of its run."""
     if not forwards:
         return trace
     steps = [

@@ -1,50 +1,61 @@
-"""Whether what a decoder gains is kept under early stop, caches, torch.compile and int8 weights:
-one table.
+"""Does a decoder's gain persist under other speed-ups, and what do these cost in answers?
 
-Each setting changes one thing of the base. All cells answer the same items in the same batches,
-each batch decoded whole, decoders
-and settings in turn, so that a change of the machine's speed falls on all of them. Leaves to
-others: bootstrap (statistics.py,
-summary.py), sentences (verdicts.py), what a setting does (cache.py, models/).
+A grid of decoders and variants, each of which changes one thing of the base: early stop, the cache,
+torch.compile, int8 weights. All cells answer the same items in the same batches, and variants and
+decoders take turns batch by batch, so that a change of the machine's speed falls on all of them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from statistics import median
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from creditdecoding.bootstrap import RESAMPLES, Interval
+from creditdecoding.bootstrap import Interval
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders import load
 from creditdecoding.decoding.cache_policy import parse_policy, supported_policies
-from creditdecoding.decoding.request import Request
-from creditdecoding.errors import CreditError, OptionError, unknown_name
-from creditdecoding.eval.compare_report import Measured, measure
-from creditdecoding.eval.evaluate import ScoredAnswer, requests_for, score_answer
-from creditdecoding.eval.verdicts import orthogonality_words
+from creditdecoding.errors import OptionError, unknown_name
+from creditdecoding.eval.grid import (
+    Chunk,
+    Grid,
+    GridResult,
+    LoadModel,
+    OnStart,
+    Setting,
+    keys_by_length,
+    make_clock,
+    run_grid,
+)
+from creditdecoding.eval.measures import Estimates, answer_values
+from creditdecoding.eval.saved_answers import answers_manifest
 from creditdecoding.lm import LM
 from creditdecoding.models.kv_cache import ModelGeometry
+from creditdecoding.run_dir import Record
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items
 
 KINDS = ("early-stop", "cache", "compile", "int8", "together")
-"""What can be changed: early stop, each cache, torch.compile, int8 weights, and the last three at
-once.
+"""What can be changed: early stop, each cache, torch.compile, int8 weights, the last three at once.
+`cache:NAME` is one cache alone.
 """
-
-Start = Callable[[int, int], Callable[[], None]]
-"""Called with the batches done and to be done, gives what counts one."""
+BASE = "base"
+KEY_NAMES = ("split", "template", "setting", "family", "item")
+VERDICTS = {
+    "persists": "The last decoder takes significantly fewer passes than the first under every "
+    "setting.",
+    "lost": "The last decoder takes significantly fewer passes than the first at the base, but not "
+    "under every setting (no * there).",
+    "none": "The last decoder does not take significantly fewer passes than the first at the base.",
+}
+"""One fixed line for each verdict of a report."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A row of the table: its name and the options it runs with."""
+class Variant:
+    """A set of options with its name in the table."""
 
     name: str
     generation: GenerationConfig
@@ -52,12 +63,11 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is measured: `limit` items a family, each batch timed `repeats` times; `generation` and
-    `engine` are the base.
-    """
+class SpeedupPlan:
+    """What to measure: `limit` items of each task, each batch timed `repeats` times."""
 
-    families: tuple[Task, ...]
+    model: str
+    tasks: tuple[Task, ...]
     decoders: tuple[str, ...]
     limit: int
     split: Split = "test"
@@ -69,271 +79,293 @@ class Plan:
     def __post_init__(self) -> None:
         check_decoders(self.decoders)
         for kind in self.kinds:
-            if kind not in KINDS:
-                raise unknown_name("setting", kind, KINDS)
+            if kind not in KINDS and not kind.startswith("cache:"):
+                raise unknown_name("setting", kind, (*KINDS, "cache:NAME"))
 
 
 def check_decoders(specs: Sequence[str]) -> None:
-    """Raises `OptionError` where one is unknown, or two are the same."""
-    seen: dict[Any, str] = {}
-    for spec in specs:
-        other = seen.setdefault(load(spec), spec)
-        if other != spec or list(specs).count(spec) > 1:
-            raise OptionError(
-                "two decoders are the same",
-                given=f"{other} and {spec}",
-                hint="Leave one of them out.",
-            )
+    """Raise `OptionError` if there is no decoder, one is unknown, or two are the same."""
     if not specs:
         raise OptionError(
             "no decoder to measure", hint='Name some: --decoders "fixed threshold credit".'
         )
+    seen: dict[Any, str] = {}
+    for spec in specs:
+        decoder = load(spec)
+        if decoder in seen:
+            raise OptionError(
+                "two decoders are the same",
+                given=f"{seen[decoder]} and {spec}",
+                hint="Leave one of them out.",
+            )
+        seen[decoder] = spec
 
 
-@dataclass
-class _Cell:
-    """One decoder under one setting: samples in the order of the items, seconds of each batch."""
-
-    samples: dict[int, ScoredAnswer]
-    seconds: list[float]
-
-
-def settings(plan: Plan, layout: ModelGeometry) -> list[Setting]:
+def variants(plan: SpeedupPlan, geometry: ModelGeometry) -> list[Variant]:
     """The base, then what differs from it."""
-    g, e, fits = plan.generation, plan.engine, supported_policies(layout)
-    own = parse_policy(g.cache, layout)
-    caches = [name for name in fits if parse_policy(name, layout) != own]
-    cache = next((name for name in ("block", "dual") if name in fits), g.cache)
-    found = {
-        "early-stop": [
-            Setting(
-                f"early stop {'off' if g.early_stop else 'on'}",
-                replace(g, early_stop=not g.early_stop),
-                e,
-            )
-        ],
-        "cache": [Setting(f"cache {name}", replace(g, cache=name), e) for name in caches],
-        "compile": [Setting("torch.compile", g, replace(e, compile=True))],
-        "int8": [Setting("int8 weights", g, replace(e, quantize="int8"))],
-        "together": [
-            Setting(
-                f"cache {cache}, compile, int8",
-                replace(g, cache=cache),
-                replace(e, compile=True, quantize="int8"),
-            )
-        ],
+    generation, engine = plan.generation, plan.engine
+    supported = supported_policies(geometry)
+    base_cache = parse_policy(generation.cache, geometry)
+    caches = [name for name in supported if parse_policy(name, geometry) != base_cache]
+    named = [kind.partition(":")[2] for kind in plan.kinds if kind.startswith("cache:")]
+    if "cache" not in plan.kinds:
+        caches = named
+    best_cache = next((name for name in ("block", "dual") if name in supported), generation.cache)
+    together = f"cache {best_cache}, compile, int8"
+    flipped = replace(generation, early_stop=not generation.early_stop)
+    cached = replace(generation, cache=best_cache)
+    fast = replace(engine, compile=True, quantize="int8")
+    by_kind = {
+        "early-stop": Variant(
+            f"early stop {'on' if flipped.early_stop else 'off'}", flipped, engine
+        ),
+        "compile": Variant("torch.compile", generation, replace(engine, compile=True)),
+        "int8": Variant("int8 weights", generation, replace(engine, quantize="int8")),
+        "together": Variant(together, cached, fast),
     }
-    every = [
-        Setting("base", g, e),
-        *(setting for kind in KINDS if kind in plan.kinds for setting in found[kind]),
-    ]
-    once: dict[tuple[GenerationConfig, EngineConfig], Setting] = {}
-    for each in every:
-        once.setdefault((each.generation, each.engine), each)
-    return list(once.values())
+    listed = [Variant(BASE, generation, engine)]
+    if "early-stop" in plan.kinds:
+        listed.append(by_kind["early-stop"])
+    listed += [Variant(f"cache {name}", replace(generation, cache=name), engine) for name in caches]
+    listed += [by_kind[kind] for kind in ("compile", "int8", "together") if kind in plan.kinds]
+    unique: dict[tuple[GenerationConfig, EngineConfig], Variant] = {}
+    for variant in listed:
+        unique.setdefault((variant.generation, variant.engine), variant)
+    return list(unique.values())
 
 
-def run(plan: Plan, load: Callable[[EngineConfig], LM], start: Start) -> dict[str, Any]:
-    """Measure every decoder under every setting; JSON-ready. A setting that cannot run here says
-    why instead of numbers.
-    """
-    items = [
-        item
-        for family in plan.families
-        for item in distinct_items(family, plan.split, 0, plan.limit)
-    ]
-    opened = [load(plan.engine)]
-    wanted, clock = settings(plan, opened[0].geometry), _clock(opened[0])
-    batches = -(-len(items) // opened[0].batch_size)
-    warming = sum(
-        _warming(setting, spec, plan, batches) for setting in wanted for spec in plan.decoders
+def column(variant: str, spec: str) -> str:
+    """Name of a cell of the table."""
+    return f"{variant} / {spec}"
+
+
+def lay_out(plan: SpeedupPlan, geometry: ModelGeometry) -> Grid:
+    """The grid of a plan: by engine, then batch by batch through its variants and decoders."""
+    items: dict[tuple[str, str, int], Item] = {}
+    for task in plan.tasks:
+        drawn = distinct_items(task, plan.split, 0, plan.limit)
+        items |= {(plan.split, task.name, number): item for number, item in enumerate(drawn)}
+    listed = variants(plan, geometry)
+    places = keys_by_length(items, plan.split)
+    size = plan.engine.batch_size
+    chunks = []
+    for engine in dict.fromkeys(variant.engine for variant in listed):
+        members = [variant for variant in listed if variant.engine == engine]
+        for first in range(0, len(places), size):
+            for variant in members:
+                for spec in plan.decoders:
+                    batch = places[first : first + size]
+                    chunks.append(_chunk(variant, spec, batch))
+    manifest = answers_manifest(
+        "speedups",
+        plan.model,
+        plan.engine,
+        plan.tasks,
+        list(items.values()),
+        plan.decoders,
+        generation=_options(plan.generation),
+        variants=[_changes(variant, plan) for variant in listed],
+        repeats=plan.repeats,
     )
-    tick = start(0, batches * len(wanted) * len(plan.decoders) * plan.repeats + warming)
-    cells: dict[tuple[str, str], _Cell] = {}
-    reasons: dict[str, str] = {}
-    for engine in dict.fromkeys(setting.engine for setting in wanted):
-        members = [setting for setting in wanted if setting.engine == engine]
-        try:
-            cells |= _under(
-                opened.pop if opened else partial(load, engine), plan, items, members, tick
-            )
-        except (CreditError, RuntimeError) as error:
-            if engine == plan.engine or not (isinstance(error, CreditError) or engine.compile):
-                raise
-            reasons |= {
-                setting.name: (str(error).splitlines() or [type(error).__name__])[0]
-                for setting in members
-            }
-    return _report(plan, items, wanted, cells, reasons, clock is time.thread_time)
-
-
-def _clock(lm: LM) -> Callable[[], float]:
-    """Seconds that other programs on the machine do not lengthen where that can be had: on a CPU
-    with one thread.
-    """
-    return (
-        time.thread_time
-        if lm.device.type == "cpu" and torch.get_num_threads() == 1
-        else time.perf_counter
+    return Grid(
+        tasks={task.name: task for task in plan.tasks},
+        items=items,
+        chunks=tuple(chunks),
+        order=tuple(key for chunk in chunks for key in chunk.keys),
+        manifest=manifest,
+        key_names=KEY_NAMES,
+        repeats=plan.repeats,
     )
 
 
-def _warming(setting: Setting, spec: str, plan: Plan, batches: int) -> int:
-    """Batches to decode before timing: all where a graph is compiled for each new shape, else one,
-    with the last decoder.
+def _chunk(variant: Variant, spec: str, batch: Sequence[tuple[str, str, int]]) -> Chunk:
+    name = column(variant.name, spec)
+    setting = Setting(name, replace(variant.generation, decoder=spec), variant.engine)
+    return Chunk(setting, tuple((split, "plain", name, task, n) for split, task, n in batch))
+
+
+def run(
+    plan: SpeedupPlan, load_model: LoadModel, folder: Path, on_start: OnStart | None = None
+) -> dict[str, Any]:
+    """Measure every decoder under every variant; JSON-ready.
+
+    A variant that cannot run here has a reason instead of numbers. Raises `CreditError`s.
     """
-    return batches if setting.engine.compile else int(spec == plan.decoders[-1])
+    lm: LM | None = load_model(plan.engine)
+    assert lm is not None
+    grid = lay_out(plan, lm.geometry)
+    listed = variants(plan, lm.geometry)
+    clock = "processor time of one thread" if make_clock(lm) is time.thread_time else "wall clock"
+    first = [lm]
+    lm = None  # so that the grid can free it before it loads the model of another engine
 
+    def load_once(engine: EngineConfig) -> LM:
+        return first.pop() if first and engine == plan.engine else load_model(engine)
 
-def _under(
-    load: Callable[[], LM],
-    plan: Plan,
-    items: Sequence[Item],
-    members: Sequence[Setting],
-    tick: Callable[[], None],
-) -> dict[tuple[str, str], _Cell]:
-    """The cells of the settings that share an engine, whose model lives no longer than this call."""
-    lm = load()
-    clock, by_name = _clock(lm), {family.name: family for family in plan.families}
-    rows = {
-        (setting.name, spec): _batches(lm, items, replace(setting.generation, decoder=spec))
-        for setting in members
-        for spec in plan.decoders
-    }
-    for setting in members:
-        for spec in plan.decoders:
-            batches = rows[setting.name, spec]
-            for batch in batches[: _warming(setting, spec, plan, len(batches))]:
-                lm.collect(batch)
-                tick()
-    cells = {key: _Cell({}, []) for key in rows}
-    for number in range(len(next(iter(rows.values())))):
-        for key, cell in cells.items():
-            batch, seconds = rows[key][number], []
-            for _ in range(plan.repeats):
-                began = clock()
-                found = lm.collect(batch)
-                seconds.append(clock() - began)
-                tick()
-            cell.seconds.append(median(seconds))
-            cell.samples |= {
-                row.index: score_answer(by_name[items[row.index].task], items[row.index], answer)
-                for row, answer in zip(batch, found)
-            }
-    return cells
-
-
-def _batches(lm: LM, items: Sequence[Item], config: GenerationConfig) -> list[list[Request]]:
-    """The rows of the items in batches, short prompts first."""
-    rows = sorted(requests_for(lm, items, config), key=lambda row: len(row.canvas))
-    return [rows[first : first + lm.batch_size] for first in range(0, len(rows), lm.batch_size)]
+    result = run_grid(lambda: grid, folder, load_once, on_start=on_start)
+    return _report(plan, grid, listed, result, clock)
 
 
 def _report(
-    plan: Plan,
-    items: Sequence[Item],
-    wanted: Sequence[Setting],
-    cells: Mapping[tuple[str, str], _Cell],
-    reasons: Mapping[str, str],
-    quiet: bool,
+    plan: SpeedupPlan, grid: Grid, listed: Sequence[Variant], result: GridResult, clock: str
 ) -> dict[str, Any]:
-    families = [family.name for family in plan.families]
-    values = np.array(
-        [[numbers(cell.samples[i]) for cell in cells.values()] for i in range(len(items))]
-    )
-    strata = [families.index(item.task) for item in items]
-    found = _Found(
-        plan.decoders,
-        measure(values, strata, [" / ".join(key) for key in cells], RESAMPLES, 0),
-        cells,
-    )
-    report: dict[str, Any] = {
+    measured = [variant for variant in listed if variant.engine not in result.failures]
+    cells = Cells(plan, grid, measured, result.records)
+    settings = []
+    for variant in listed:
+        reason = result.failures.get(variant.engine)
+        numbers = [] if reason else [cells.numbers(variant.name, spec) for spec in plan.decoders]
+        changed = _changes(variant, plan)
+        settings.append(
+            {"name": variant.name, "changed": changed, "reason": reason, "decoders": numbers}
+        )
+    return {
         "decoders": list(plan.decoders),
-        "families": families,
-        "items": len(items),
+        "families": [task.name for task in plan.tasks],
+        "items": len(grid.items),
         "split": plan.split,
         "repeats": plan.repeats,
-        "clock": "processor time of one thread" if quiet else "wall clock",
+        "clock": clock,
         "base": {"generation": _options(plan.generation), "engine": asdict(plan.engine)},
-        "settings": [
-            {
-                "name": setting.name,
-                "changed": _changed(setting, plan),
-                "reason": reasons.get(setting.name),
-                "decoders": []
-                if setting.name in reasons
-                else [found.record(setting.name, spec) for spec in plan.decoders],
-            }
-            for setting in wanted
-        ],
+        "settings": settings,
+        "verdict": _verdict(plan.decoders, settings),
     }
-    report["words"] = orthogonality_words(report)
-    return report
-
-
-def numbers(sample: ScoredAnswer) -> list[float]:
-    """The fields that `summary.measure` takes: score in percent, passes, sequence-forwards, tokens."""
-    trace = sample.completion.trace
-    return [100.0 * sample.right, trace.nfe, trace.sequence_forwards, trace.token_count]
 
 
 def _options(config: GenerationConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name != "decoder"}
 
 
-def _changed(setting: Setting, plan: Plan) -> dict[str, Any]:
-    """The options in which a setting differs from the base."""
-    pairs = (
-        (asdict(setting.generation), asdict(plan.generation)),
-        (asdict(setting.engine), asdict(plan.engine)),
-    )
-    return {name: mine[name] for mine, base in pairs for name in mine if mine[name] != base[name]}
+def _changes(variant: Variant, plan: SpeedupPlan) -> dict[str, Any]:
+    """The options in which a variant differs from the base."""
+    options = {**asdict(variant.generation), **asdict(variant.engine)}
+    base = {**asdict(plan.generation), **asdict(plan.engine)}
+    return {name: value for name, value in options.items() if value != base[name]}
+
+
+def _verdict(decoders: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> str | None:
+    """Whether the last decoder takes fewer passes than the first everywhere: a key of `VERDICTS`."""
+    if len(decoders) < 2:
+        return None
+    lows = [
+        setting["decoders"][-1]["against"][decoders[0]]["speedup"]["low"]
+        for setting in settings
+        if setting["decoders"]
+    ]
+    if lows[0] <= 1:
+        return "none"
+    return "persists" if min(lows) > 1 else "lost"
 
 
 @dataclass(frozen=True)
-class _Found:
-    """All that was measured, and the records of the report made from it."""
+class Cells:
+    """The records of a grid by variant and decoder, and the numbers made of them."""
 
-    decoders: tuple[str, ...]
-    measured: Measured
-    cells: Mapping[tuple[str, str], _Cell]
+    plan: SpeedupPlan
+    grid: Grid
+    measured: Sequence[Variant]
+    records: Sequence[Record]
 
-    def record(self, setting: str, spec: str) -> dict[str, Any]:
-        """One cell: itself, beside the same decoder at the base, and beside every other decoder
-        under the same setting.
-        """
-        m, key, seconds = self.measured, f"{setting} / {spec}", self.cells[setting, spec].seconds
+    @cached_property
+    def _by_column(self) -> dict[str, dict[tuple[str, int], Record]]:
+        cells: dict[str, dict[tuple[str, int], Record]] = {}
+        for record in self.records:
+            cell = cells.setdefault(record["setting"], {})
+            cell[record["family"], record["item"]] = record
+        return cells
+
+    @cached_property
+    def _seconds(self) -> dict[str, list[float]]:
+        """The seconds of each batch, by column."""
+        seconds: dict[str, list[float]] = {}
+        for chunk in self.grid.chunks:
+            _, _, name, task, number = chunk.keys[0]
+            if name in self._by_column:
+                record = self._by_column[name][task, number]
+                seconds.setdefault(name, []).append(record["batch_seconds"])
+        return seconds
+
+    @cached_property
+    def _estimates(self) -> Estimates:
+        rows = [(task, number) for _, task, number in self.grid.items]
+        columns = [
+            column(variant.name, spec) for variant in self.measured for spec in self.plan.decoders
+        ]
+        names = [task.name for task in self.plan.tasks]
+        records = [record for record in self.records if record["setting"] in columns]
+        values = answer_values(records, rows, columns, "setting")
+        return Estimates.of(values, [names.index(task) for task, _ in rows], columns)
+
+    def numbers(self, variant: str, spec: str) -> dict[str, Any]:
+        """One cell by itself, against the same decoder at the base, and against the others."""
+        name, base = column(variant, spec), column(BASE, spec)
         return {
             "decoder": spec,
-            **m.plain(key),
-            "seconds": round(sum(seconds) / len(self.cells[setting, spec].samples), 5),
+            **self._estimates.summary(name),
+            "seconds": round(sum(self._seconds[name]) / len(self.grid.items), 5),
             "against_base": {
-                "difference": m.gain(key, f"base / {spec}").rounded(2),
-                "faster": self._faster((setting, spec), ("base", spec)),
+                "difference": self._estimates.difference(name, base).rounded(2),
+                "faster": self._faster(name, base),
+                **self._agreement(name, base),
             },
             "against": {
-                other: {
-                    "fewer": m.speedup(key, f"{setting} / {other}").rounded(3),
-                    "difference": m.gain(key, f"{setting} / {other}").rounded(2),
-                    "faster": self._faster((setting, spec), (setting, other)),
-                    "kept": round(
-                        self._ratio((setting, spec), (setting, other))
-                        / self._ratio(("base", spec), ("base", other)),
-                        4,
-                    ),
-                }
-                for other in self.decoders
+                other: self._gain(variant, spec, other)
+                for other in self.plan.decoders
                 if other != spec
             },
         }
 
-    def _ratio(self, one: tuple[str, str], other: tuple[str, str]) -> float:
-        """Time of `other` divided by that of `one`."""
-        return sum(self.cells[other].seconds) / max(1e-9, sum(self.cells[one].seconds))
+    def _gain(self, variant: str, spec: str, other: str) -> dict[str, Any]:
+        """A decoder against another under one variant; `gain_retained` is the share of the base's
+        ratio of times.
+        """
+        name, against = column(variant, spec), column(variant, other)
+        ratio = self._time_ratio(name, against)
+        base_ratio = self._time_ratio(column(BASE, spec), column(BASE, other))
+        return {
+            **self._estimates.compared(name, against),
+            "faster": self._faster(name, against),
+            "gain_retained": round(ratio / base_ratio, 4),
+        }
 
-    def _faster(self, one: tuple[str, str], other: tuple[str, str]) -> dict[str, float]:
-        """The same with the lowest and highest ratio that a batch has."""
-        ratios = [
-            b / max(1e-9, a) for a, b in zip(self.cells[one].seconds, self.cells[other].seconds)
-        ]
-        return Interval(self._ratio(one, other), min(ratios), max(ratios)).rounded(3)
+    def _time_ratio(self, name: str, other: str) -> float:
+        """Time of `other` divided by that of `name`."""
+        return sum(self._seconds[other]) / max(1e-9, sum(self._seconds[name]))
+
+    def _faster(self, name: str, other: str) -> dict[str, float]:
+        """The same with the lowest and the highest ratio of a batch."""
+        batches = zip(self._seconds[name], self._seconds[other])
+        ratios = [theirs / max(1e-9, ours) for ours, theirs in batches]
+        return Interval(self._time_ratio(name, other), min(ratios), max(ratios)).rounded(3)
+
+    def _agreement(self, name: str, other: str) -> dict[str, float]:
+        """Mean share of equal tokens, share of identical answers (%), and positions computed,
+        relative to `other`.
+        """
+        ours, theirs = self._by_column[name], self._by_column[other]
+        pairs = [(ours[row]["ids"], theirs[row]["ids"]) for row in ours]
+        computed = sum(record["computed"] for record in ours.values())
+        base_computed = sum(record["computed"] for record in theirs.values())
+        return {
+            "agreement": round(100 * sum(token_agreement(*pair) for pair in pairs) / len(pairs), 2),
+            "identical": round(100 * sum(a == b for a, b in pairs) / len(pairs), 2),
+            "computed": round(computed / max(1, base_computed), 4),
+        }
+
+
+def token_agreement(ids: Sequence[int], other: Sequence[int]) -> float:
+    """Share of positions with the same token; a position that one answer lacks counts as different."""
+    longest = max(len(ids), len(other))
+    return sum(a == b for a, b in zip(ids, other)) / longest if longest else 1.0
+
+
+OLD_KEYS = {"fewer": "speedup", "kept": "gain_retained"}
+
+
+def read_report(report: Any) -> Any:
+    """A report of this version from one of any version: keys of earlier ones are renamed."""
+    if isinstance(report, list):
+        return [read_report(entry) for entry in report]
+    if isinstance(report, dict):
+        return {OLD_KEYS.get(key, key): read_report(value) for key, value in report.items()}
+    return report

@@ -11,8 +11,9 @@ import torch
 
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.request import sample_seed
-from creditdecoding.eval.compare import ComparePlan, answers, lay_out
+from creditdecoding.eval.compare import ComparePlan, lay_out
 from creditdecoding.eval.evaluate import evaluate
+from creditdecoding.eval.grid import chunk_records
 from creditdecoding.eval.sweep import parse_curves
 from creditdecoding.lm import LM, load
 from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
@@ -81,12 +82,12 @@ def test_compared_decoders_draw_alike_at_every_batch_size(lm: LM, folder: Path) 
             generation=DRAWN,
             engine=engine,
         )
-        work = lay_out(plan)
+        grid = lay_out(plan)
         rows = [
             row
-            for chunk in work.chunks
+            for chunk in grid.chunks
             if chunk.keys[0][2] != "fixed:k=1"
-            for row in answers(lm, work, chunk)
+            for row in chunk_records(lm, grid, chunk)
         ]
         found.append({(row["split"], row["family"], row["item"]): row["text"] for row in rows})
     assert found[0] == found[1] and len(found[0]) == 10

@@ -1,4 +1,4 @@
-"""`credit eval`, `tune` and `scaling` keep answers beside their output; prompts that do not fit are
+"""`credit eval`, `tune` and `lengths` keep answers beside their output; prompts that do not fit are
 named, or left out and counted.
 """
 
@@ -13,7 +13,7 @@ import pytest
 
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.eval import compare
+from creditdecoding.eval import compare, grid
 from creditdecoding.eval import evaluate as runner
 from creditdecoding.eval.evaluate import answer_items, evaluate, requests_for
 from creditdecoding.eval.saved_answers import save_answers
@@ -175,10 +175,10 @@ def fail_at(count: int, judge: Callable[..., Any]) -> Callable[..., Any]:
     return judged
 
 
-def test_scaling_goes_on(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lengths_goes_on(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "s.json"
     asked = [
-        "scaling",
+        "lengths",
         "-m",
         model,
         "--tasks",
@@ -194,7 +194,7 @@ def test_scaling_goes_on(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     asked += ["--sweeps", "answer block", "--block-lengths", "4 8", "--json"]
     undisturbed = run_credit(asked)
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "score_answer", fail_at(9, runner.score_answer))
+        patch.setattr(grid, "score_answer", fail_at(9, runner.score_answer))
         with pytest.raises(Killed):
             run_credit([*asked, "--out", out])
     again = run_credit([*asked, "--out", out])
@@ -235,7 +235,7 @@ def test_an_item_that_does_not_fit_is_named_before_any_work(
     assert done.stderr.count("\n") == 1
     for command in (
         ["tune"],
-        ["scaling"],
+        ["lengths"],
         ["pav", "collect", tmp_path / "s", "--temperature", "1"],
     ):
         done = run_credit([*command, *asked, "256"])
@@ -264,7 +264,7 @@ def test_a_comparison_names_it_before_any_work_too(
         OptionError, match=f"test item {longest + 1} of algebra: prompt and gen_length do not fit"
     ):
         compare.run(plan, tmp_path / "run")
-    assert not [*(tmp_path / "run").glob("samples*")]
+    assert not any(path.stat().st_size for path in (tmp_path / "run").glob("samples*"))
 
 
 def test_items_that_do_not_fit_are_left_out_and_counted(

@@ -1,16 +1,17 @@
-"""Long commands that are stopped on the way: Ctrl-C, SIGTERM or SIGKILL after some lines, then the
-same command, then the same result.
+"""Long commands that are stopped on the way: the same command again continues, with the same result.
 
-A result is what the command leaves in its files, without the seconds it took.
+Every command is stopped by Ctrl-C, continued, killed, and continued to the end. Its files must then
+equal those of an undisturbed run, apart from seconds.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 from creditdecoding.cli import app
 from creditdecoding.cli.signals import signals_as_exceptions
 from creditdecoding.eval import evaluate as runner
-from creditdecoding.pav.data.label_store import load_labels as load_labels
+from creditdecoding.pav.data.label_store import load_labels
 from creditdecoding.tasks import load_tasks
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.tokenizer import task_tokenizer
@@ -31,374 +32,194 @@ from tools.make_checkpoint import make
 pytestmark = pytest.mark.slow
 
 TIMES = ("seconds", "tps", "rollouts_per_second", "throughput")
-SHORT = [
-    "--gen-length",
-    "12",
-    "--block-length",
-    "4",
-    "--no-early-stop",
-    "--batch-size",
-    "2",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-]
-DRAWN = [*SHORT, "--temperature", "1.5", "--decoder", "fixed"]
+DEVICE = "--batch-size 2 --threads 1 --device cpu"
+GREEDY = f"--gen-length 12 --block-length 4 --no-early-stop {DEVICE}"
+SAMPLED = f"{GREEDY} --temperature 1.5 --decoder fixed"
+STOPPED = re.compile(r"stopped at \d+ of \d+; the same command goes on( from \d+)?\n$")
+
+
+def without_times(value: Any) -> Any:
+    """JSON data without the entries that differ between equal runs."""
+    if isinstance(value, dict):
+        return {name: without_times(inner) for name, inner in value.items() if name not in TIMES}
+    return [without_times(inner) for inner in value] if isinstance(value, list) else value
+
+
+def json_file(path: Path) -> Any:
+    return without_times(json.loads(path.read_text()))
+
+
+def json_lines(path: Path) -> list[Any]:
+    return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def read_labels(path: Path) -> Any:
+    store = load_labels(path)
+    return store.identity, store.settings, store.labels
 
 
 @dataclass(frozen=True)
 class Command:
-    """A long command: its arguments, the files that grow while it runs, after how many lines it is
-    stopped, its result.
+    """A long command: `growing` files get lines while it runs, and it is stopped when they have
+    `stops[0]` lines, then `stops[1]`. `result` reads its output.
     """
 
-    arguments: Callable[[Path, Path], list[str]]
+    arguments: str
     growing: str
-    lines: int
+    stops: tuple[int, int]
     result: Callable[[Path], Any]
 
-
-def timeless(value: Any) -> Any:
-    """JSON data without times."""
-    if isinstance(value, dict):
-        return {name: timeless(inner) for name, inner in value.items() if name not in TIMES}
-    return [timeless(inner) for inner in value] if isinstance(value, list) else value
-
-
-def whole(path: Path) -> Any:
-    """A JSON file without times."""
-    return timeless(json.loads(path.read_text()))
-
-
-def lines(path: Path) -> list[Any]:
-    """A file of JSON lines without times."""
-    return [timeless(json.loads(line)) for line in path.read_text().splitlines()]
-
-
-def evaluating(model: Path, folder: Path) -> list[str]:
-    asked = [
-        "eval",
-        "-m",
-        str(model / "llada"),
-        "--tasks",
-        "algebra,facts",
-        "--limit",
-        "20",
-        "--decoder",
-        "fixed",
-    ]
-    return [*asked, *SHORT, "--out", str(folder / "e.json")]
-
-
-def comparing(model: Path, folder: Path) -> list[str]:
-    asked = [
-        "compare",
-        "-m",
-        str(model / "llada"),
-        "--tasks",
-        "algebra,facts",
-        "--decoders",
-        "fixed threshold:threshold=0.9",
-        "--limit",
-        "8",
-    ]
-    return [*asked, "--dev-limit", "2", *SHORT, "--out", str(folder / "run")]
-
-
-def tuning(model: Path, folder: Path) -> list[str]:
-    asked = [
-        "tune",
-        "-m",
-        str(model / "llada"),
-        "--tasks",
-        "algebra",
-        "--decoder",
-        "fixed:k=2|3",
-        "--limit",
-        "24",
-        "--bound",
-        "20",
-    ]
-    return [*asked, *SHORT, "--out", str(folder / "d.yaml")]
-
-
-def answering(model: Path, folder: Path) -> list[str]:
-    bodies = [{"prompt": f"question {i}", "max_tokens": 16, "decoder": "fixed"} for i in range(24)]
-    asked = [
-        {"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": body}
-        for i, body in enumerate(bodies)
-    ]
-    source = model / "requests.jsonl"
-    if not source.exists():
-        source.write_text("".join(json.dumps(line) + "\n" for line in asked))
-    given = ["-m", str(model / "llada"), "--threads", "1", "--batch-size", "2", "--device", "cpu"]
-    return ["batch", str(source), str(folder / "answers.jsonl"), *given]
-
-
-def collecting(model: Path, folder: Path) -> list[str]:
-    asked = [
-        "pav",
-        "collect",
-        str(folder / "labels.jsonl"),
-        "-m",
-        str(model / "llada"),
-        "--tasks",
-        "algebra",
-        "--limit",
-        "6",
-    ]
-    return [*asked, "--n-cov", "2", "--n-mc", "2", "--delimiter", "4 tokens", *DRAWN]
-
-
-def fitting(model: Path, folder: Path) -> list[str]:
-    asked = [
-        "pav",
-        "train",
-        str(model / "labels.jsonl"),
-        "-m",
-        str(model / "llada"),
-        "--out",
-        str(folder / "verifier"),
-    ]
-    return [
-        *asked,
-        "--epochs",
-        "10",
-        "--fit-batch",
-        "2",
-        "--save-every",
-        "3",
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-    ]
-
-
-def learning(model: Path, folder: Path) -> list[str]:
-    asked = [
-        "pav",
-        "rl",
-        "-m",
-        str(model / "llada"),
-        "--out",
-        str(folder / "rl"),
-        "--tasks",
-        "algebra",
-        "--arm",
-        "outcome",
-        "--baseline",
-        "others",
-    ]
-    asked += [
-        "--iterations",
-        "8",
-        "--problems",
-        "2",
-        "--save-every",
-        "3",
-        "--eval-every",
-        "4",
-        "--eval-limit",
-        "1",
-        "--delimiter",
-        "4 tokens",
-    ]
-    return [*asked, *DRAWN]
-
-
-def training(model: Path, folder: Path) -> list[str]:
-    out = folder / "run"
-    if not out.exists():
-        shutil.copytree(model / "tokenizer", out)
-    shape = [
-        "--hidden-size",
-        "32",
-        "--num-layers",
-        "1",
-        "--num-heads",
-        "2",
-        "--intermediate-size",
-        "32",
-        "--vocabulary",
-        "300",
-    ]
-    asked = [
-        "--steps",
-        "30",
-        "--batch-size",
-        "4",
-        "--drill-steps",
-        "2",
-        "--save-every",
-        "3",
-        "--eval-every",
-        "20",
-        "--no-compile",
-    ]
-    return [
-        "train",
-        "--out",
-        str(out),
-        "--tasks",
-        "facts",
-        *shape,
-        *asked,
-        "--eval-limit",
-        "1",
-        "--report-limit",
-        "1",
-    ]
-
-
-def checkpoint(folder: Path, *more: Any) -> list[Any]:
-    """The weights in a folder, and what else is said."""
-    return [(folder / "model.safetensors").read_bytes(), *more]
-
-
-def labels(folder: Path) -> Any:
-    found = load_labels(folder / "labels.jsonl")
-    return found.identity, found.settings, found.labels
+    def line(self, inputs: Path, out: Path) -> list[str]:
+        """The arguments; the command reads from the folder `inputs` and writes into `out`."""
+        return shlex.split(self.arguments.format(model=inputs / "llada", inputs=inputs, out=out))
 
 
 COMMANDS = {
     "eval": Command(
-        evaluating, "e.json.partial/samples.*.jsonl", 13, lambda folder: whole(folder / "e.json")
+        "eval -m {model} --tasks algebra,facts --limit 20 --decoder fixed --out {out}/e.json "
+        + GREEDY,
+        "e.json.partial/samples.*.jsonl",
+        (13, 26),
+        lambda out: json_file(out / "e.json"),
     ),
     "compare": Command(
-        comparing, "run/samples.*.jsonl", 13, lambda folder: lines(folder / "run" / "samples.jsonl")
+        "compare -m {model} --tasks algebra,facts --decoders 'fixed threshold:threshold=0.9' "
+        "--limit 8 --dev-limit 2 --out {out}/run " + GREEDY,
+        "run/samples.*.jsonl",
+        (13, 26),
+        lambda out: json_lines(out / "run" / "samples.jsonl"),
     ),
     "tune": Command(
-        tuning, "d.yaml.partial/samples.*.jsonl", 30, lambda folder: (folder / "d.yaml").read_text()
+        "tune -m {model} --tasks algebra --decoder 'fixed:k=2|3' --limit 24 --bound 20 "
+        "--out {out}/d.yaml " + GREEDY,
+        "d.yaml.partial/samples.*.jsonl",
+        (20, 40),
+        lambda out: (out / "d.yaml").read_text(),
     ),
     "batch": Command(
-        answering,
+        "batch {inputs}/requests.jsonl {out}/answers.jsonl -m {model} " + DEVICE,
         "answers.jsonl.partial/samples.*.jsonl",
-        7,
-        lambda folder: (folder / "answers.jsonl").read_bytes(),
+        (7, 15),
+        lambda out: (out / "answers.jsonl").read_bytes(),
     ),
-    "pav collect": Command(collecting, "labels.jsonl", 6, labels),
+    "pav collect": Command(
+        "pav collect {out}/labels.jsonl -m {model} --tasks algebra --limit 6 --n-cov 2 --n-mc 2 "
+        "--delimiter '4 tokens' " + SAMPLED,
+        "labels.jsonl",
+        (6, 60),
+        lambda out: read_labels(out / "labels.jsonl"),
+    ),
     "pav train": Command(
-        fitting,
+        "pav train {inputs}/labels.jsonl -m {model} --out {out}/verifier --epochs 10 --fit-batch 2 "
+        "--save-every 3 --threads 1 --device cpu",
         "verifier/log.jsonl",
-        8,
-        lambda folder: checkpoint(
-            folder / "verifier",
-            whole(folder / "verifier" / "verifier.json"),
-            lines(folder / "verifier" / "log.jsonl"),
+        (8, 40),
+        lambda out: (
+            (out / "verifier" / "model.safetensors").read_bytes(),
+            json_file(out / "verifier" / "verifier.json"),
+            json_lines(out / "verifier" / "log.jsonl"),
         ),
     ),
     "pav rl": Command(
-        learning,
+        "pav rl -m {model} --out {out}/rl --tasks algebra --arm outcome --baseline others "
+        "--iterations 8 --problems 2 --save-every 3 --eval-every 4 --eval-limit 1 "
+        "--delimiter '4 tokens' " + SAMPLED,
         "rl/log.jsonl",
-        5,
-        lambda folder: checkpoint(
-            folder / "rl", whole(folder / "rl" / "rl.json"), lines(folder / "rl" / "log.jsonl")
+        (4, 7),
+        lambda out: (
+            (out / "rl" / "model.safetensors").read_bytes(),
+            json_file(out / "rl" / "rl.json"),
+            json_lines(out / "rl" / "log.jsonl"),
         ),
     ),
     "train": Command(
-        training,
+        "train --out {out}/run --tasks facts --hidden-size 32 --num-layers 1 --num-heads 2 "
+        "--intermediate-size 32 --vocabulary 300 --steps 30 --batch-size 4 --drill-steps 2 "
+        "--save-every 3 --eval-every 20 --no-compile --eval-limit 1 --report-limit 1",
         "run/log.jsonl",
-        8,
-        lambda folder: checkpoint(
-            folder / "run",
-            whole(folder / "run" / "report.json"),
-            lines(folder / "run" / "log.jsonl"),
+        (8, 18),
+        lambda out: (
+            (out / "run" / "model.safetensors").read_bytes(),
+            json_file(out / "run" / "report.json"),
+            json_lines(out / "run" / "log.jsonl"),
         ),
     ),
 }
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the commands begin with: a tiny random checkpoint, labels of it, a
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the commands read: a tiny random checkpoint, requests, labels, and a
     tokenizer.
     """
-    folder = tmp_path_factory.mktemp("given")
+    folder = tmp_path_factory.mktemp("inputs")
     make("llada", folder / "llada")
-    assert run_credit(collecting(folder, folder)).status == 0
+    bodies = [{"prompt": f"question {i}", "max_tokens": 16, "decoder": "fixed"} for i in range(24)]
+    requests = [
+        {"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": body}
+        for i, body in enumerate(bodies)
+    ]
+    (folder / "requests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in requests))
+    collected = run_credit(COMMANDS["pav collect"].line(folder, folder))
+    assert collected.status == 0, collected.stderr
     (folder / "tokenizer").mkdir()
     task_tokenizer(load_tasks("facts"), TrainConfig().vocabulary, folder / "tokenizer")
     return folder
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], Any]]:
-    """The result of a command that nothing stopped."""
-    known: dict[str, Any] = {}
-
-    def result(name: str) -> Any:
-        if name not in known:
-            folder = tmp_path_factory.mktemp("undisturbed")
-            ended = run_credit(COMMANDS[name].arguments(model, folder))
-            assert ended.status == 0, ended.stderr
-            known[name] = COMMANDS[name].result(folder)
-        return known[name]
-
-    yield result
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_that_is_stopped_goes_on(
-    name: str,
-    number: signal.Signals,
-    model: Path,
-    undisturbed: Callable[[str], Any],
-    tmp_path: Path,
+def test_a_command_that_is_stopped_continues(
+    name: str, inputs: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     command = COMMANDS[name]
-    arguments = command.arguments(model, tmp_path)
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    if name == "train":
+        for folder in (tmp_path, undisturbed):
+            shutil.copytree(inputs / "tokenizer", folder / "run")
+    arguments = command.line(inputs, tmp_path)
     jobs = ["--jobs", "2"] if name == "compare" else []
-    ended = signalled(
-        [*arguments, *jobs],
-        Moment(tmp_path, command.growing, command.lines, number),
-        tmp_path / "log",
-    )
-    if number == signal.SIGKILL:
-        assert ended.status == -signal.SIGKILL
-    else:
-        assert ended.status == 130
-        assert re.search(
-            r"stopped at \d+ of \d+; the same command goes on( from \d+)?\n$", ended.stderr
-        ), ended.stderr
+    for number, lines in zip((signal.SIGINT, signal.SIGKILL), command.stops):
+        moment = Moment(tmp_path, command.growing, lines, number)
+        ended = signalled([*arguments, *jobs], moment, tmp_path / "log")
+        assert ended.alone(), "a process that the command started is still there"
         assert "Traceback" not in ended.stderr
-    assert ended.alone(), "a process that the command started is still there"
-    again = run_credit(arguments)
-    assert again.status == 0, again.stderr
-    assert command.result(tmp_path) == undisturbed(name)
-    assert not [*tmp_path.glob("*.partial")]
+        if number == signal.SIGKILL:
+            assert ended.status == -signal.SIGKILL
+        else:
+            assert ended.status == 130
+            assert STOPPED.search(ended.stderr), ended.stderr
+    last = run_credit(arguments)
+    assert last.status == 0, last.stderr
+    assert not [*tmp_path.rglob("*.partial")]
+    assert run_credit(command.line(inputs, undisturbed)).status == 0
+    assert command.result(tmp_path) == command.result(undisturbed)
 
 
-def test_sigterm_is_like_ctrl_c_but_for_the_status(model: Path, tmp_path: Path) -> None:
+def test_sigterm_is_like_ctrl_c_but_for_the_status(inputs: Path, tmp_path: Path) -> None:
     command = COMMANDS["eval"]
-    moment = Moment(tmp_path, command.growing, command.lines, signal.SIGTERM)
-    ended = signalled(command.arguments(model, tmp_path), moment, tmp_path / "log")
+    moment = Moment(tmp_path, command.growing, command.stops[0], signal.SIGTERM)
+    ended = signalled(command.line(inputs, tmp_path), moment, tmp_path / "log")
     assert ended.status == 143
     assert re.fullmatch(r"stopped at \d+ of 40; the same command goes on\n", ended.stderr)
 
 
-def test_processes_that_share_a_step_end_without_a_word(model: Path, tmp_path: Path) -> None:
+def test_processes_that_share_a_step_end_without_a_word(inputs: Path, tmp_path: Path) -> None:
     command = COMMANDS["train"]
+    shutil.copytree(inputs / "tokenizer", tmp_path / "run")
     moment = Moment(tmp_path, command.growing, 5, signal.SIGINT)
     ended = signalled(
-        [*command.arguments(model, tmp_path), "--steps", "4000", "--processes", "2"],
+        [*command.line(inputs, tmp_path), "--steps", "4000", "--processes", "2"],
         moment,
         tmp_path / "log",
     )
     assert ended.status == 130 and ended.alone()
-    assert re.search(
-        r"stopped at \d+ of 4000; the same command goes on( from \d+)?\n$", ended.stderr
-    ), ended.stderr
+    assert STOPPED.search(ended.stderr), ended.stderr
     assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_what_keeps_nothing_says_so(
-    number: signal.Signals, status: int, model: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, status: int, inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process: the signal comes while the third answer is judged."""
 
@@ -411,11 +232,11 @@ def test_what_keeps_nothing_says_so(
     calls: list[int] = []
     judge = runner.score_answer
     monkeypatch.setattr(runner, "score_answer", judged)
-    monkeypatch.setattr(app, "end_at_once_next_time", lambda: None)
+    monkeypatch.setattr(app, "restore_default_signals", lambda: None)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         ended = run_credit(
-            ["eval", "-m", model / "llada", "--tasks", "algebra", "--limit", "8", *SHORT]
+            ["eval", "-m", inputs / "llada", "--tasks", "algebra", "--limit", "8", *GREEDY.split()]
         )
     finally:
         assert signal.signal(signal.SIGINT, before) is signal.default_int_handler

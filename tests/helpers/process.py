@@ -19,12 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRELOADED = [
-    "torch",
+    "torch._dynamo",
     "transformers",
-    "creditdecoding.lm",
+    "matplotlib.figure",
+    "creditdecoding.batch.processor",
     "creditdecoding.cli",
     "creditdecoding.eval.compare",
+    "creditdecoding.eval.tune",
+    "creditdecoding.lm",
+    "creditdecoding.pav.data.collect",
+    "creditdecoding.pav.rl.train",
     "creditdecoding.pav.verifier.fit",
+    "creditdecoding.plots.compare_page",
+    "creditdecoding.plots.training",
+    "creditdecoding.train.loop",
 ]
 PATIENCE = 300.0  # seconds after which a process that hangs is given up
 

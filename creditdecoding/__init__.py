@@ -1,5 +1,6 @@
-"""Diffusion language models decoded in few forward passes. The public API; names load on first use,
-so importing is cheap.
+"""Diffusion language models decoded in few forward passes.
+
+The public API. Names are imported on first use, so importing the package is cheap.
 """
 
 import importlib

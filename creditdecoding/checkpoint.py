@@ -1,9 +1,7 @@
-"""Finds a checkpoint (a folder, the embedded model's name, or a hub id, downloaded without any
-code) and the weight files in it.
+"""Finds a checkpoint (a folder, the bundled model or a hub id) and the weight files in it.
 
-A download that broke off goes on with the files that are not there yet; that all are there, whole
-and what they should be is never taken
-on trust.
+Hub downloads run no code. An interrupted one continues with the missing files, and whether all
+files are there and whole is checked every time.
 """
 
 from __future__ import annotations
@@ -33,22 +31,22 @@ from huggingface_hub.utils.tqdm import (
 from creditdecoding.errors import CheckpointError, OptionError
 
 BUNDLED = {"pocket": Path(__file__).parent / "assets" / "pocket"}
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
-MAX_TEXT_BYTES = 2**28
-"""Bytes of a text file of a checkpoint at most; the longest that are released have some ten
-million.
-"""
 
+MAX_TEXT_BYTES = 2**28
+"""Bytes of a text file of a checkpoint; the longest released ones have some ten million."""
+
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 _SHARD = re.compile(r"[^/\\:\0\s]+\.safetensors")
 _NUMBERED = re.compile(r"(.+)-([0-9]+)-of-([0-9]+)\.safetensors")
-_POINTER = b"version https://git-lfs"
+_LFS_POINTER = b"version https://git-lfs"
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
+_DOWNLOAD_AGAIN = "Download the file again."
 
-# One slash, and around it letters, digits, - _ and . but no - or . at an end.
+# One slash; letters, digits, - _ and . around it, with no - or . at either end.
 _HUB_ID = re.compile(r"\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 
-# The hub client's errors, the nearest first: what to tell the caller, and the way out.
-_HUB: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
+# The hub client's errors, subclasses first, with a message and a hint.
+_HUB_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
     (
         GatedRepoError,
         "the hub gives this checkpoint only to accounts that accepted its terms",
@@ -65,73 +63,65 @@ _HUB: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...]
         "Check the id; for a private one run: hf auth login.",
     ),
 )
-_ABSENT = (LocalEntryNotFoundError, OfflineModeIsEnabled)
 
 
 def resolve_checkpoint(
     name: str, revision: str | None = None, offline: bool = False, cache_dir: str | None = None
 ) -> Path:
-    """The folder of the checkpoint `name`. Raises `CheckpointError`, or `OptionError` for a
-    revision of what has none.
+    """The folder of the checkpoint `name`, downloaded if it is a hub id.
 
-    `revision`, `offline` (only what is downloaded already) and `cache_dir` (where downloads lie, by
-    default the hub's own
-    cache) are for hub ids.
+    For hub ids only: `revision`, `offline` (use only what is downloaded) and `cache_dir` (where
+    downloads are, by default the hub's own cache). Raises `CheckpointError`, or `OptionError` for a
+    revision of a folder.
     """
-    folder = BUNDLED[name] if name in BUNDLED else _local(name)
-    if folder is not None:
-        if revision is not None:
-            raise OptionError(
-                "only a hub id has revisions",
-                given=f"{name} at {revision}",
-                hint="Leave the revision out.",
-            )
-    else:
-        folder = _fetch(name, revision, offline, cache_dir)
-    _refuse_pointers(folder)
+    folder = BUNDLED[name] if name in BUNDLED else _local_folder(name)
+    if folder is None:
+        folder = _download(name, revision, offline, cache_dir)
+    elif revision is not None:
+        raise OptionError(
+            "only a hub id has revisions",
+            given=f"{name} at {revision}",
+            hint="Leave the revision out.",
+        )
+    _refuse_lfs_pointers(folder)
     return folder
 
 
-def _local(name: str) -> Path | None:
-    """The folder that a name stands for; None where it can only be a hub id. Raises
-    `CheckpointError` for a path that leads nowhere.
+def _local_folder(name: str) -> Path | None:
+    """The folder that `name` is; None if it can only be a hub id.
+
+    Raises `CheckpointError` for a path that leads nowhere.
     """
+    is_hub_id = _HUB_ID.fullmatch(name) is not None
+    is_file = False
     try:
         folder = Path(name).expanduser()
         if folder.is_dir():
             return folder
-        parent = folder.parent
-        is_path = not _HUB_ID.fullmatch(name) or parent.is_dir() or folder.exists()
         is_file = folder.is_file()
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ):  # a name too long, a home that nobody has, a zero byte
-        is_path, is_file = True, False
-    if not is_path:
-        return None
-    shown = name if len(name) <= 200 else f"{name[:200]}..."
+        if is_hub_id and not folder.parent.is_dir() and not folder.exists():
+            return None
+    except (OSError, RuntimeError, ValueError):
+        pass  # a name too long, an unknown home, a zero byte: no folder in any case
+    what, hint = "no such checkpoint", "Check the path."
     if is_file:
         what, hint = "this is a file", "Give the folder that it is in."
-    elif _HUB_ID.fullmatch(name):
-        what, hint = (
-            "no such checkpoint: there is no such folder",
-            "Check the path; to take a hub id of this name, run it in another folder.",
-        )
     elif "/" in name or "\\" in name:
-        what, hint = "no such checkpoint: there is no such folder", "Check the path."
-    else:
-        what, hint = "no such checkpoint", "Check the path."
+        what = "no such checkpoint: there is no such folder"
+        if is_hub_id:
+            hint = "Check the path; to take a hub id of this name, run it in another folder."
     raise CheckpointError(
-        what, given=shown, allowed="a folder, a hub id like org/name, or pocket", hint=hint
+        what,
+        given=name if len(name) <= 200 else f"{name[:200]}...",
+        allowed="a folder, a hub id like org/name, or pocket",
+        hint=hint,
     )
 
 
-def _fetch(name: str, revision: str | None, offline: bool, cache_dir: str | None) -> Path:
+def _download(name: str, revision: str | None, offline: bool, cache_dir: str | None) -> Path:
     try:
-        with _bars_on_a_terminal_only():
-            found = snapshot_download(
+        with _progress_bars_on_terminals_only():
+            folder = snapshot_download(
                 name,
                 revision=revision,
                 cache_dir=cache_dir,
@@ -139,43 +129,49 @@ def _fetch(name: str, revision: str | None, offline: bool, cache_dir: str | None
                 allow_patterns=_FILES,
                 ignore_patterns=["*/*"],
             )
-        return Path(found)
-    except Exception as error:  # the hub client lets its HTTP library's own errors through
+        return Path(folder)
+    except Exception as error:  # the hub client lets its HTTP library's errors through
+        what, hint = _explain_hub_error(error, offline)
         given = name if revision is None else f"{name} at {revision}"
-        for kind, what, hint in _HUB:
-            if isinstance(error, kind):
-                raise CheckpointError(what, given=given, hint=hint) from error
-        if isinstance(error, _ABSENT) and (offline or isinstance(error, OfflineModeIsEnabled)):
-            raise CheckpointError(
-                "offline, and not all of this checkpoint is in the cache",
-                given=given,
-                hint="Load it once without offline, or give the cache_dir or the folder where it is.",
-            ) from error
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise CheckpointError(
-            f"the hub did not give it ({reason})",
-            given=given,
-            hint="Check the id and the network and try again: whole files are kept. Or download it elsewhere and give the folder.",
-        ) from error
+        raise CheckpointError(what, given=given, hint=hint) from error
+
+
+def _explain_hub_error(error: Exception, offline: bool) -> tuple[str, str]:
+    """What went wrong and what to do."""
+    for kind, what, hint in _HUB_ERRORS:
+        if isinstance(error, kind):
+            return what, hint
+    not_cached = offline and isinstance(error, LocalEntryNotFoundError)
+    if not_cached or isinstance(error, OfflineModeIsEnabled):
+        return (
+            "offline, and not all of this checkpoint is in the cache",
+            "Load it once without offline, or give the cache_dir or the folder where it is.",
+        )
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+    return (
+        f"the hub did not give it ({reason})",
+        "Check the id and the network and try again: complete files are kept. "
+        "Or download it elsewhere and give the folder.",
+    )
 
 
 @contextmanager
-def _bars_on_a_terminal_only() -> Iterator[None]:
-    """Keep the client's progress bars out of logs."""
-    hush = not sys.stderr.isatty() and not are_progress_bars_disabled()
-    if hush:
+def _progress_bars_on_terminals_only() -> Iterator[None]:
+    """Keep the hub client's progress bars out of logs."""
+    disable = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if disable:
         disable_progress_bars()
     try:
         yield
     finally:
-        if hush:
+        if disable:
             enable_progress_bars()
 
 
-def _refuse_pointers(folder: Path) -> None:
-    """Files that git-lfs would fetch but did not."""
+def _refuse_lfs_pointers(folder: Path) -> None:
     for path in sorted(folder.glob("*.*")):
-        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_POINTER):
+        is_small = path.is_file() and path.stat().st_size < 1024
+        if is_small and path.read_bytes().startswith(_LFS_POINTER):
             raise CheckpointError(
                 f"{path.name} is a git-lfs pointer, not the file",
                 given=str(folder),
@@ -184,60 +180,61 @@ def _refuse_pointers(folder: Path) -> None:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint, named by its index or the only ones there. Raises
-    `CheckpointError`.
+    """The weight files of a checkpoint: those in its index, or all if it has none.
+
+    Raises `CheckpointError`.
     """
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = _indexed(index)
+        names = _indexed_names(index)
         missing = [name for name in names if not (folder / name).is_file()]
         _refuse_missing(folder, missing, "weight files that the index names are missing")
         return [folder / name for name in names]
-    found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
-    if not found:
-        others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS)
-        raise CheckpointError(
-            f"no .safetensors file in the checkpoint{f', only {others[0]}' if others else ''}",
-            given=str(folder),
-            hint="Only safetensors weights are read: use such a release, or write one with save_pretrained."
-            if others
-            else "Put the weights beside config.json.",
-        )
-    _refuse_missing(folder, _gaps({path.name for path in found}), "weight files are missing")
-    return found
+    paths = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+    if not paths:
+        raise _no_weights(folder)
+    _refuse_missing(folder, _gaps({path.name for path in paths}), "weight files are missing")
+    return paths
 
 
-def _indexed(index: Path) -> list[str]:
-    """The files that an index names, each a plain name beside it. Raises `CheckpointError`."""
-    folder = str(index.parent)
-    table = read_json(index).get("weight_map")
-    if (
-        not isinstance(table, dict)
-        or not table
-        or not all(isinstance(name, str) for name in table.values())
-    ):
+def _no_weights(folder: Path) -> CheckpointError:
+    what, hint = "no .safetensors file in the checkpoint", "Put the weights next to config.json."
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS)
+    if others:
+        what += f", only {others[0]}"
+        hint = "Use a release with safetensors weights, or write them with save_pretrained."
+    return CheckpointError(what, given=str(folder), hint=hint)
+
+
+def _indexed_names(index: Path) -> list[str]:
+    """The files in an index, each a plain name. Raises `CheckpointError`."""
+    weight_map = read_json(index).get("weight_map")
+    names = weight_map.values() if isinstance(weight_map, dict) else ()
+    if not names or not all(isinstance(name, str) for name in names):
         raise CheckpointError(
             f"{index.name} has no weight_map of file names",
-            given=folder,
-            hint="Download the file again.",
+            given=str(index.parent),
+            hint=_DOWNLOAD_AGAIN,
         )
-    names = sorted(set(table.values()))
-    outside = next((name for name in names if not _SHARD.fullmatch(name)), None)
-    if outside is not None:
-        allowed = "plain names of .safetensors files beside it"
-        hint = "Do not trust this checkpoint, or correct the index."
-        raise CheckpointError(
-            f"{index.name} names a file elsewhere", given=outside[:100], allowed=allowed, hint=hint
-        )
-    return names
+    unique = sorted(set(names))
+    for name in unique:
+        if not _SHARD.fullmatch(name):
+            raise CheckpointError(
+                f"{index.name} names a file elsewhere",
+                given=name[:100],
+                allowed="plain names of .safetensors files in the same folder",
+                hint="Do not trust this checkpoint, or correct the index.",
+            )
+    return unique
 
 
-def _gaps(there: Set[str]) -> list[str]:
-    """The first file that is missing of each series NAME-00001-of-00003, and how many more are;
-    work goes with the files there are.
+def _gaps(names: Set[str]) -> list[str]:
+    """The first missing file of each series NAME-00001-of-00003.
+
+    The work is proportional to the number of files, not to the numbers in their names.
     """
     series: dict[tuple[str, str], set[int]] = {}
-    for name in there:
+    for name in names:
         match = _NUMBERED.fullmatch(name)
         if match is not None:
             series.setdefault((match[1], match[3]), set()).add(int(match[2]))
@@ -255,24 +252,23 @@ def _refuse_missing(folder: Path, missing: Sequence[str], what: str) -> None:
         raise CheckpointError(
             what,
             given=f"{missing[0]}{more} in {folder}",
-            hint="Download the checkpoint again; what is there already is not loaded twice.",
+            hint="Download the checkpoint again; files that are there are not loaded twice.",
         )
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is there under a file's name and is none (a folder, a pipe), and a file too long
-    to be read whole.
+    """Refuse a path that is no file (a folder, a pipe), and a file too long to be read whole.
 
-    Raises `CheckpointError`.
+    A missing file passes. Raises `CheckpointError`.
     """
     if path.exists() and not path.is_file():
-        raise CheckpointError(
-            f"{path.name} is not a file", given=str(path), hint="Download the file again."
-        )
+        raise CheckpointError(f"{path.name} is not a file", given=str(path), hint=_DOWNLOAD_AGAIN)
     if path.exists() and path.stat().st_size > MAX_TEXT_BYTES:
-        size, allowed = path.stat().st_size, f"at most {MAX_TEXT_BYTES} bytes"
         raise CheckpointError(
-            f"{path.name} is too long", given=size, allowed=allowed, hint="Download the file again."
+            f"{path.name} is too long",
+            given=path.stat().st_size,
+            allowed=f"at most {MAX_TEXT_BYTES} bytes",
+            hint=_DOWNLOAD_AGAIN,
         )
 
 
@@ -289,33 +285,25 @@ def read_text(path: Path) -> str:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
-            f"{path.name} cannot be read ({error})",
-            given=str(path),
-            hint="Download the file again.",
+            f"{path.name} cannot be read ({error})", given=str(path), hint=_DOWNLOAD_AGAIN
         ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises `CheckpointError`."""
+    cause: Exception | None = None
     try:
-        found = json.loads(read_text(path))
+        value = json.loads(read_text(path))
+        if isinstance(value, dict):
+            return value
+        what = "is not a JSON object"
     except RecursionError as error:
-        raise CheckpointError(
-            f"{path.name} is nested too deeply", given=str(path), hint="Download the file again."
-        ) from error
+        what, cause = "is nested too deeply", error
     except ValueError as error:
-        raise CheckpointError(
-            f"{path.name} is not valid JSON ({error})",
-            given=str(path),
-            hint="Download the file again.",
-        ) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(
-            f"{path.name} is not a JSON object", given=str(path), hint="Download the file again."
-        )
-    return found
+        what, cause = f"is not valid JSON ({error})", error
+    raise CheckpointError(f"{path.name} {what}", given=str(path), hint=_DOWNLOAD_AGAIN) from cause
 
 
 def read_optional(path: Path) -> dict[str, Any]:
-    """As `read_json`, but a file that is not there is an empty object."""
+    """As `read_json`; an empty object if there is no file."""
     return read_json(path) if path.exists() else {}

@@ -1,8 +1,7 @@
-"""Processes that a run starts: Ctrl-C is their parent's business, and they end with it, whatever
-ends it.
+"""Child processes that ignore Ctrl-C and end with their parent, however that ends.
 
-    process = start(target, arguments)      # in the parent
-    end_with_parent()                       # first thing in the target
+process = start_process(target, arguments)      # in the parent
+end_with_parent()                               # first statement of the target
 """
 
 from __future__ import annotations
@@ -19,24 +18,22 @@ from typing import Any
 
 
 def start_process(target: Callable[..., None], arguments: Sequence[Any]) -> SpawnProcess:
-    """Start a process that never hears of Ctrl-C: a terminal sends that to all, and it would break
-    off with a traceback.
-    """
+    """Start a process with SIGINT blocked, which a terminal sends to all processes of a command."""
     process = mp.get_context("spawn").Process(target=target, args=tuple(arguments), daemon=True)
     if not hasattr(signal, "pthread_sigmask"):
         process.start()
         return process
-    resource_tracker.ensure_running()  # it unblocks the signal when it is begun
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # starting it later would unblock the signal
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
     return process
 
 
 def end_processes(processes: Sequence[SpawnProcess]) -> None:
-    """End those that still run, and wait for them."""
+    """Terminate the processes and wait for them."""
     for process in processes:
         process.terminate()
     for process in processes:
@@ -44,14 +41,12 @@ def end_processes(processes: Sequence[SpawnProcess]) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, and by nothing that a terminal
-    sends.
-    """
+    """End this process as soon as its parent is gone, and ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
-def _wait_for_parent() -> None:  # pragma: no cover - in another process
+def _wait_for_parent() -> None:  # pragma: no cover - runs in another process
     parent = mp.parent_process()
     assert parent is not None
     wait([parent.sentinel])

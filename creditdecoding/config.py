@@ -1,9 +1,7 @@
-"""The places where an option can be declared: the architecture, the process, the request, a
-training run.
+"""Options of a process and of a request, and the architecture of a checkpoint.
 
-Every option is one dataclass field. Its help text and its bounds are the field's metadata, from
-which validation, command
-line flags, `--help` and documentation are derived.
+Options are dataclass fields declared once with help and bounds, from which validation,
+command-line flags and documentation are made.
 """
 
 from __future__ import annotations
@@ -17,15 +15,12 @@ from creditdecoding.options import check_fields, option
 
 @dataclasses.dataclass(frozen=True)
 class MoEConfig:
-    """Mixture of experts in a layer's place of a feed-forward: how tokens are routed and how wide
-    the experts are.
+    """Mixture of experts in place of a layer's feed-forward.
 
-    `score` turns router logits into scores; with `groups` > 1 only experts of the best `top_groups`
-    groups may be chosen.
-    `dense_layers` counts the first layers that have a plain feed-forward; `shared_size` is the
-    width of the expert that
-    every token passes through, 0 for none. `bias`: a correction is added to the scores for the
-    choice, not for the weight.
+    `score` turns router logits into scores ("softmax" or "sigmoid"). With `groups` > 1 only experts
+    of the best `top_groups` groups are chosen. The first `dense_layers` layers have a plain
+    feed-forward. `shared_size` is the width of the expert that every token passes through, 0 for
+    none. `bias` is added to the scores for the choice, not for the weights.
     """
 
     num_experts: int
@@ -41,17 +36,21 @@ class MoEConfig:
     bias: bool = False
     router_float32: bool = False
 
+    def num_parameters(self, hidden_size: int) -> int:
+        """Number of parameters of a layer's router and experts."""
+        width = self.num_experts * self.intermediate_size + self.shared_size
+        router = self.num_experts * (hidden_size + self.bias)
+        return 3 * hidden_size * width + router
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of a checkpoint, filled by a family reader from its config.json; never written
-    by hand.
+    """Architecture of a checkpoint, read from its config.json by its family.
 
-    `rotary_dim` is how many of a head's dimensions are rotated (the first ones); `logit_shift`: the
-    logits of position i
-    are read at position i-1 (row 0 serves position 0 too); `causal_block`: attention is two-way
-    inside blocks of this many
-    positions, counted from 0, and causal between them, `None` for full attention.
+    `rotary_dim` is the number of a head's first dimensions that are rotated, None for all. With
+    `logit_shift` the logits of position i are read at position i-1 (at 0 for position 0).
+    `causal_block`: attention is bidirectional within blocks of this many positions and causal
+    between them; None for full attention.
     """
 
     family: str
@@ -79,32 +78,24 @@ class ModelConfig:
 
     def num_parameters(self) -> int:
         """Number of parameters, from the shapes alone."""
-        kv, q = self.num_kv_heads * self.head_dim, self.num_heads * self.head_dim
-        attention = (
-            self.hidden_size * (2 * q + 2 * kv)
-            + (q + 2 * kv) * self.qkv_bias
-            + 2 * self.head_dim * self.qk_norm
-        )
-        dense = 3 * self.hidden_size * self.intermediate_size
-        routed, sparse = 0, 0
+        hidden = self.hidden_size
+        q_size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        per_layer = 2 * hidden + hidden * (2 * q_size + 2 * kv_size)
+        if self.qkv_bias:
+            per_layer += q_size + 2 * kv_size
+        if self.qk_norm:
+            per_layer += 2 * self.head_dim
+        dense_layers = self.num_layers if self.moe is None else self.moe.dense_layers
+        total = self.num_layers * per_layer + dense_layers * 3 * hidden * self.intermediate_size
         if self.moe is not None:
-            sparse = self.num_layers - self.moe.dense_layers
-            width = self.moe.num_experts * self.moe.intermediate_size + self.moe.shared_size
-            routed = 3 * self.hidden_size * width + self.moe.num_experts * (
-                self.hidden_size + self.moe.bias
-            )
-        layers = (
-            self.num_layers * (attention + 2 * self.hidden_size)
-            + (self.num_layers - sparse) * dense
-            + sparse * routed
-        )
+            total += (self.num_layers - dense_layers) * self.moe.num_parameters(hidden)
         tables = 1 if self.tie_embeddings else 2
-        return layers + self.hidden_size * (1 + tables * self.embedding_rows)
+        return total + hidden * (1 + tables * self.embedding_rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineConfig:
-    """Options of the process: where the model runs and how many rows share a forward pass."""
+    """Options of a process: where the model runs and how many requests share a forward pass."""
 
     device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:1, mps.")
     dtype: str = option(
@@ -112,29 +103,29 @@ class EngineConfig:
     )
     quantize: str = option(
         "none",
-        "Smaller weights, made while loading; int8 needs the extra quant.",
+        "Convert weights while loading; int8 needs the extra quant.",
         choices=("none", "int8"),
     )
     threads: int | None = option(None, "CPU threads; by default torch decides.", ge=1)
     compile: bool = option(False, "torch.compile the layers: slow first passes, faster later ones.")
     revision: str | None = option(None, "Branch, tag or commit of a hub id.")
-    offline: bool = option(False, "Take a hub id from what is downloaded already.")
+    offline: bool = option(False, "Use only what is already downloaded of a hub id.")
     cache_dir: str | None = option(
-        None, "Where downloads of hub ids lie; by default the hub's own cache."
+        None, "Folder for downloads of hub ids; by default the hub's own cache."
     )
-    batch_size: int = option(16, "Rows that share a forward pass.", ge=1)
+    batch_size: int = option(16, "Requests that share a forward pass.", ge=1)
     parse_special: bool = option(
         False,
-        "Names of special tokens in prompts and messages are such tokens; by default they are plain text.",
+        "Read names of special tokens in prompts and messages as tokens; by default they are text.",
     )
     causal_block: int | None = option(
         None,
-        "Block length of a block-causal checkpoint whose files do not say it (SDAR -b8, -b16, ...).",
+        "Block length of a block-causal checkpoint whose files lack it (SDAR -b8, -b16, ...).",
         ge=1,
     )
     ignore_config_keys: tuple[str, ...] = option(
         (),
-        "Key of config.json to read the checkpoint without, since it changes no logit; may be repeated.",
+        "Key of config.json to ignore because it changes no logit; may be repeated.",
     )
 
     def __post_init__(self) -> None:
@@ -143,21 +134,22 @@ class EngineConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ServeConfig:
-    """Options of a process that takes requests while others run."""
+    """Options of a process that accepts requests while others run."""
 
     max_waiting: int = option(
         64,
-        "Requests that may wait: a server turns more away (status 429), a batch reads no further.",
+        "Requests that may wait: a server rejects more (status 429), a batch reads no further.",
         ge=0,
     )
     memory: float | None = option(
         None,
-        "GiB for the rows under way: cached keys and values, logits, state, activations; by default 80% of what is free.",
+        "GiB for running requests: KV cache, logits, state and activations; "
+        "by default 80% of free memory.",
         gt=0.0,
     )
     max_bypass: int = option(
         8,
-        "How often a request that does not fit into memory yet may be passed by others that do.",
+        "How often a request that does not fit into memory may be bypassed by others that do.",
         ge=0,
         short="--overtakes",  # its earlier name
     )
@@ -172,7 +164,8 @@ class GenerationConfig:
 
     decoder: Any = option(
         "credit",
-        "Decoding rule, as NAME, NAME:knob=value,... or a file (see `credit decoders`, `credit export`).",
+        "Decoding rule: NAME, NAME:knob=value,... or a file "
+        "(see `credit decoders`, `credit export`).",
         short="-d",
         knobs=("threshold",),
     )
@@ -184,47 +177,50 @@ class GenerationConfig:
     )
     block_length: int | None = option(
         None,
-        "Positions decoded together, left to right; by default the checkpoint's own, else 32. Need not divide gen_length.",
+        "Positions decoded together, block by block from the left; by default the checkpoint's "
+        "own, else 32. Need not divide gen_length.",
         ge=1,
         le=1_048_576,
     )
     cache: str = option(
         "auto",
-        "Keys and values kept between passes: auto, none, prefix, dual, every:n=4, vicinity:w=16 or block (docs/caches.md).",
+        "Keys and values kept between passes: auto, none, prefix, dual, every:n=4, vicinity:w=16 "
+        "or block (docs/caches.md).",
     )
     temperature: float = option(
-        0.0, "0 is greedy; above 0, tokens are drawn by seeded Gumbel noise.", ge=0.0
+        0.0, "0 is greedy; above 0, tokens are sampled with seeded Gumbel noise.", ge=0.0
     )
-    top_k: int | None = option(None, "Draw only among the k likeliest tokens.", ge=1, le=2**31)
+    top_k: int | None = option(None, "Sample only from the k most probable tokens.", ge=1, le=2**31)
     top_p: float | None = option(
         None,
-        "Draw only among the likeliest tokens that together hold this probability.",
+        "Sample only from the most probable tokens that together reach this probability.",
         gt=0.0,
         le=1.0,
     )
     cfg_scale: float = option(
         0.0,
-        "Classifier-free guidance away from what the model says without seeing the prompt; above 0 a pass runs every row twice.",
+        "Classifier-free guidance away from the logits without the prompt; "
+        "above 0 every pass runs each request twice.",
         ge=0.0,
         le=1000.0,
     )
     seed: int = option(
         0,
-        "Seed of the noise; with it a row's answer does not depend on its neighbours.",
+        "Seed of the noise; an answer does not depend on the other requests in its batch.",
         ge=0,
         le=2**62,
     )
     early_stop: bool = option(
-        True, "Finish a row as soon as its end token and all before it are committed."
+        True, "Finish as soon as an end token and everything before it are committed."
     )
     logits_eos_inf: bool = option(
-        False, "Never write a stop token (LLaDA's option of this name bans the end of text alone)."
+        False, "Never write a stop token (LLaDA's option of this name bans only the end of text)."
     )
     confidence_eos_eot_inf: bool = option(
         False, "Give end tokens confidence 0, so that they are written last."
     )
     stop: tuple[str, ...] = option(
-        (), "Cut the answer before the first of these strings and finish the row."
+        (), "Finish at the first of these strings and cut the answer before it."
     )
 
     def __post_init__(self) -> None:

@@ -1,15 +1,13 @@
-"""The errors a caller can meet. One line each: what is wrong, what was given, what is allowed, what
-to do.
+"""The errors of this package. Each is one line: what is wrong, what was given, what is allowed and
+what to do.
 
     CreditError
-    |-- OptionError       an option or a request that cannot be served: unknown name, value out of
-    range, prompt too long
-    |-- CheckpointError   a checkpoint that cannot be loaded: files, config fields, weights,
-    tokenizer
-    |   `-- QueueFullError    more requests wait than the engine was told to keep; the same one fits
-    later
-    |-- ModelError        the model answered something no decoder can use: NaN or infinite logits
-    `-- MissingExtraError an optional dependency that is not installed
+    |-- OptionError        an option or request that cannot be served
+    |   |-- TooLongError     prompt and answer do not fit into the model
+    |   `-- QueueFullError   too many requests wait; try again later
+    |-- CheckpointError    a checkpoint that cannot be loaded
+    |-- ModelError         NaN, infinite or wrongly shaped logits
+    `-- MissingExtraError  an optional dependency that is not installed
 """
 
 from __future__ import annotations
@@ -18,13 +16,14 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-MAX_SHOWN = 300  # characters of a caller's value that an error repeats
+MAX_SHOWN = 300
+"""Characters of a value that an error shows."""
 
 
 class CreditError(Exception):
-    """Base of every error meant for the caller; `str()` is one line that ends with a hint.
+    """Base of every error meant for the caller. `str()` is one line that ends with a hint.
 
-    `param` is the field of a request that is to blame, where somebody knows it.
+    `param` is the request's field at fault, if known.
     """
 
     def __init__(
@@ -36,7 +35,10 @@ class CreditError(Exception):
         allowed: object = None,
         param: str | None = None,
     ) -> None:
-        self.what, self.hint, self.given, self.allowed = what, hint, given, allowed
+        self.what = what
+        self.hint = hint
+        self.given = given
+        self.allowed = allowed
         self.param = param
         parts = [what]
         if given is not None:
@@ -51,20 +53,21 @@ class OptionError(CreditError):
 
 
 class TooLongError(OptionError):
-    """Prompt and answer do not fit into the model together."""
+    """Prompt and answer together do not fit into the model."""
 
 
 class QueueFullError(OptionError):
-    """Too many requests wait; the caller may try again later."""
+    """Too many requests wait; the same request may be accepted later."""
 
 
 class CheckpointError(CreditError):
-    """A checkpoint folder or file that cannot be loaded as it is."""
+    """A checkpoint folder or file that cannot be loaded."""
 
 
 class ModelError(CreditError):
-    """The model returned values that no decoder can use; `rows` of the pass are to blame, none
-    where all are.
+    """The model returned logits that no decoder can use.
+
+    `rows` are the rows of the pass at fault; none if all are.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class ModelError(CreditError):
 
 
 class MissingExtraError(CreditError):
-    """An optional dependency is missing; the hint names the extra that brings it."""
+    """An optional dependency is missing; the hint names the extra that installs it."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
@@ -98,18 +101,8 @@ def short_repr(value: object, limit: int = MAX_SHOWN) -> str:
     return f"{text[:limit]}... ({len(text)} characters)"
 
 
-@contextmanager
-def blame_param(param: str) -> Iterator[None]:
-    """Name the field of a request in every `OptionError` from within that names none."""
-    try:
-        yield
-    except OptionError as error:
-        error.param = error.param or param
-        raise
-
-
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> OptionError:
-    """An `OptionError` for a name that is not among `known`, with the nearest one as the hint."""
+    """An `OptionError` for a name that is not among `known`; its hint is the nearest one."""
     names = sorted(known)
     near = difflib.get_close_matches(name[:MAX_SHOWN], names, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else "Use one of the allowed names."
@@ -117,13 +110,23 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> OptionError:
 
 
 @contextmanager
-def prefix_errors(what: str) -> Iterator[None]:
-    """Put a name before what an `OptionError` of the body says."""
+def blame_param(param: str) -> Iterator[None]:
+    """Set the request's field of every `OptionError` from the body that has none."""
+    try:
+        yield
+    except OptionError as error:
+        error.param = error.param or param
+        raise
+
+
+@contextmanager
+def prefix_errors(prefix: str) -> Iterator[None]:
+    """Put `prefix` before the message of every `OptionError` from the body."""
     try:
         yield
     except OptionError as error:
         raise type(error)(
-            f"{what}: {error.what}",
+            f"{prefix}: {error.what}",
             given=error.given,
             allowed=error.allowed,
             hint=error.hint,

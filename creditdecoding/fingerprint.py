@@ -1,6 +1,4 @@
-"""Which model and which tokenizer something was made with, as short texts: labels and verifiers are
-of one pair alone.
-"""
+"""Digests of checkpoints, weights and tokenizers, to match saved data to the model it is of."""
 
 from __future__ import annotations
 
@@ -18,16 +16,20 @@ from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
 from creditdecoding.text.tokenizer import Tokenizer
 
-SAMPLE = 1024  # values of each weight that are looked at
+SAMPLED_VALUES = 1024
+"""Values of each weight that `model_identity` looks at."""
+
+EDGE_BYTES = 2**20
+"""Bytes at both ends of a weight file that `checkpoint_digest` looks at."""
+
+DIGEST_SIZE = 8
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Digests of a model's weights, of a tokenizer's vocabulary and of how that tokenizer reads a
-    text.
+    """Digests of a model's weights, its tokenizer's vocabulary and its tokenizer's rules.
 
-    `behaviour` is empty in files of earlier versions, which knew the vocabulary alone: those are
-    held to that.
+    `behaviour`, the digest of the rules, is empty in files of earlier versions.
     """
 
     model: str
@@ -35,48 +37,50 @@ class Identity:
     behaviour: str = ""
 
     def difference(self, other: Identity) -> str | None:
-        """What of the two is not the same, "model" or "tokenizer"; None where they agree."""
-        both_tell = self.behaviour != "" and other.behaviour != ""
-        if self.tokenizer != other.tokenizer or (both_tell and self.behaviour != other.behaviour):
+        """What differs, "model" or "tokenizer"; None if nothing does."""
+        comparable = self.behaviour != "" and other.behaviour != ""
+        if self.tokenizer != other.tokenizer or (comparable and self.behaviour != other.behaviour):
             return "tokenizer"
         return "model" if self.model != other.model else None
 
 
 def model_identity(lm: LM) -> Identity:
-    """What `lm` is: the same on every device and in float32 and bfloat16; of a model without
-    weights the name of its type.
+    """The identity of `lm`, equal on every device and in float32 and bfloat16.
 
-    Raises `OptionError` for weights in int8, which are other numbers than the checkpoint's.
+    A model without weights is identified by the name of its type. Raises `OptionError` for int8
+    weights, which are not the checkpoint's.
     """
-    found = hashlib.blake2b(type(lm.model).__name__.encode(), digest_size=8)
-    weights = lm.model.named_parameters() if isinstance(lm.model, nn.Module) else ()
-    for name, weight in weights:
+    vocabulary: dict[str, int] = lm.tokenizer.backend.get_vocab()
+    by_id = sorted(vocabulary.items(), key=lambda entry: (entry[1], entry[0]))
+    return Identity(
+        model=_sampled_weights_digest(lm.model),
+        tokenizer=_text_digest(repr(by_id)),
+        behaviour=tokenizer_digest(lm.tokenizer),
+    )
+
+
+def _sampled_weights_digest(model: object) -> str:
+    digest = hashlib.blake2b(type(model).__name__.encode(), digest_size=DIGEST_SIZE)
+    parameters = model.named_parameters() if isinstance(model, nn.Module) else ()
+    for name, weight in parameters:
         if type(weight.data) is not torch.Tensor:
-            hint = "Load the checkpoint without --quantize."
             raise OptionError(
-                "labels and verifiers are of a model's own weights",
+                "labels and verifiers need the checkpoint's own weights",
                 given=type(weight.data).__name__,
                 allowed="floats",
-                hint=hint,
+                hint="Load the checkpoint without --quantize.",
             )
-        found.update(f"{name.replace('_orig_mod.', '')} {tuple(weight.shape)}".encode())
-        values = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLE)]
-        found.update(
-            values.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
-        )
-    words: dict[str, Any] = lm.tokenizer.backend.get_vocab()
-    vocabulary = hashlib.blake2b(
-        repr(sorted(words.items(), key=lambda word: (word[1], word[0]))).encode(), digest_size=8
-    )
-    return Identity(found.hexdigest(), vocabulary.hexdigest(), tokenizer_digest(lm.tokenizer))
+        digest.update(f"{name.replace('_orig_mod.', '')} {tuple(weight.shape)}".encode())
+        sample = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLED_VALUES)]
+        sample = sample.to("cpu", torch.bfloat16).contiguous()
+        digest.update(sample.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
-    """A digest of how a tokenizer reads a text: its rules, its chat template, and the ids that
-    decoding needs.
-    """
+    """A digest of how a tokenizer reads a text: rules, chat template and special ids."""
     backend = tokenizer.backend
-    told = {
+    behaviour = {
         "rules": _rules(backend),
         "template": backend.chat_template,
         "special": backend.special_tokens_map,
@@ -84,76 +88,73 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
         "stop": tokenizer.stop_ids,
         "control": tokenizer.control_ids,
     }
-    text = json.dumps(told, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return _text_digest(json.dumps(behaviour, sort_keys=True, default=str))
+
+
+def _text_digest(text: str) -> str:
+    data = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=DIGEST_SIZE).hexdigest()
 
 
 def _rules(backend: Any) -> dict[str, Any]:
-    """What a tokenizer does to letters: merges, normaliser, pre-tokeniser, added tokens; not how it
-    pads or truncates.
+    """Merges, normaliser, pre-tokeniser and added tokens; not padding and truncation.
 
-    Of one that is written in Python alone: its type and its added tokens, which is all that it
-    tells.
+    A tokenizer written in Python tells only its type and its added tokens.
     """
     core = getattr(backend, "backend_tokenizer", None)
     if core is None:
         added = getattr(backend, "added_tokens_decoder", {})
-        return {
-            "type": type(backend).__name__,
-            "added": {str(i): repr(token) for i, token in added.items()},
-        }
+        added_tokens = {str(token_id): repr(token) for token_id, token in added.items()}
+        return {"type": type(backend).__name__, "added": added_tokens}
     rules: dict[str, Any] = json.loads(core.to_str())
     return {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
 
 
-def check_identity(given: Identity, lm: LM, what: str, model: bool = True) -> None:
-    """Refuse `what`, made with `given`, beside another tokenizer or (unless not `model`) another
-    model. Raises `OptionError`.
+def check_identity(saved: Identity, lm: LM, what: str, model: bool = True) -> None:
+    """Refuse to use `what` with another tokenizer or, if `model`, another model than its own.
+
+    Raises `OptionError`.
     """
-    mine = model_identity(lm)
-    part = given.difference(mine)
+    current = model_identity(lm)
+    part = saved.difference(current)
     if part is None or (part == "model" and not model):
         return
-    same_words = part == "tokenizer" and given.tokenizer == mine.tokenizer
-    name = "behaviour" if same_words else part
-    ours = (
-        "another tokenizer: same vocabulary, other rules, chat template or mask"
-        if same_words
-        else f"another {part}"
-    )
-    hint = "Name with --model the checkpoint it was made with, or make it anew."
+    other, name = f"another {part}", part
+    if part == "tokenizer" and saved.tokenizer == current.tokenizer:
+        other = "another tokenizer: same vocabulary, other rules, chat template or mask"
+        name = "behaviour"
     raise OptionError(
-        f"{what} was made with {ours}",
-        given=getattr(given, name),
-        allowed=getattr(mine, name),
-        hint=hint,
+        f"{what} was made with {other}",
+        given=getattr(saved, name),
+        allowed=getattr(current, name),
+        hint="Give the checkpoint it was made with as --model, or make it again.",
     )
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """A digest of a checkpoint: its small files whole, of weight files the name, the size and both
-    ends.
-    """
-    digest, edge = hashlib.blake2b(digest_size=8), 1 << 20
+    """A digest of a checkpoint: name, size and both ends of its JSON and weight files."""
+    digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     for path in sorted({*folder.glob("*.json"), *shards(folder)}):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with open(path, "rb") as file:
-            digest.update(file.read(edge))
-            file.seek(max(0, size - edge))
-            digest.update(file.read(edge))
+            digest.update(file.read(EDGE_BYTES))
+            file.seek(max(0, size - EDGE_BYTES))
+            digest.update(file.read(EDGE_BYTES))
     return digest.hexdigest()
 
 
 def weights_digest(lm: LM) -> str:
-    """A digest of a model in memory: of each tensor of its module the name, the shape, the sum and
-    both ends; "" without a module.
+    """A digest of a module in memory: name, shape, sum and both ends of each tensor.
+
+    Empty for a model that is not a module.
     """
-    module = getattr(lm.model, "model", lm.model)
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in module.state_dict().items() if isinstance(module, torch.nn.Module) else ():
+    module = getattr(lm.model, "model", lm.model)  # an external model wraps its network
+    if not isinstance(module, nn.Module):
+        return ""
+    digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
+    for name, tensor in module.state_dict().items():
         flat = tensor.detach().flatten().double()
-        digest.update(
-            f"{name} {tuple(tensor.shape)} {flat.sum().item()} {flat[:8].tolist()} {flat[-8:].tolist()}\n".encode()
-        )
-    return digest.hexdigest() if isinstance(module, torch.nn.Module) else ""
+        ends = f"{flat[:8].tolist()} {flat[-8:].tolist()}"
+        digest.update(f"{name} {tuple(tensor.shape)} {flat.sum().item()} {ends}\n".encode())
+    return digest.hexdigest()

@@ -1,11 +1,13 @@
-"""Declared options: a dataclass field with help and bounds, from which checks, flags and docs are
-made.
+"""Declared options: dataclass fields with help and bounds.
+
+Validation, command-line flags and documentation are made from the declarations.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -13,8 +15,11 @@ from creditdecoding.errors import OptionError, unknown_name
 
 C = TypeVar("C")
 
+MAX_NUMBER = 2**63
+"""No number may be this large: a tensor could not hold it."""
 
-MAX_NUMBER = 2**63  # of any number: what a tensor can hold
+_BOUNDS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le}
+_RETRY = "Change the value and try again."
 
 
 def option(
@@ -28,11 +33,10 @@ def option(
     short: str | None = None,
     knobs: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field with its help text and bounds (`ge` <= value, `gt` < value, value <= `le`,
-    or one of `choices`).
+    """A dataclass field with help text and bounds: `ge` <= value, `gt` < value, value <= `le`.
 
-    On the command line the flag may have a `short` name, and `knobs` of a spec such as
-    NAME:knob=value may have flags of their own.
+    `choices` are the allowed values of a text. On the command line the flag may have a `short`
+    name, and `knobs` of a spec such as NAME:knob=value may have their own flags.
     """
     metadata = {
         "help": help,
@@ -47,55 +51,48 @@ def option(
 
 
 def type_names(field: dataclasses.Field[Any]) -> list[str]:
-    """The names of the types a field declares, whether its module postpones annotations or not:
-    `int | None` -> [int, None].
+    """The names of the types that a field declares: `int | None` -> ["int", "None"].
+
+    Names, not types, because annotations in a user's decoder file may not resolve.
     """
-    given = (
-        field.type.__name__
-        if isinstance(field.type, type) and not hasattr(field.type, "__args__")
-        else str(field.type)
-    )
-    return given.replace("typing.", "").replace(" ", "").split("|")
+    is_plain_class = isinstance(field.type, type) and not hasattr(field.type, "__args__")
+    text = field.type.__name__ if is_plain_class else str(field.type)  # type: ignore[union-attr]
+    return text.replace("typing.", "").replace(" ", "").split("|")
 
 
 def bounds_text(field: dataclasses.Field[Any]) -> str:
-    """The bounds of an option in words, empty where it has none."""
-    meta = field.metadata
-    if meta.get("choices"):
-        return " | ".join(meta["choices"])
-    low = (
-        f"{meta['ge']} <= "
-        if meta.get("ge") is not None
-        else f"{meta['gt']} < "
-        if meta.get("gt") is not None
-        else ""
-    )
-    high = f" <= {meta['le']}" if meta.get("le") is not None else ""
-    return f"{low}{field.name}{high}" if low or high else ""
+    """The allowed values of an option, such as "0 < alpha <= 1"; empty if there are no bounds."""
+    choices, ge, gt, le = (field.metadata.get(key) for key in ("choices", "ge", "gt", "le"))
+    if choices:
+        return " | ".join(choices)
+    text = field.name
+    if ge is not None:
+        text = f"{ge} <= {text}"
+    elif gt is not None:
+        text = f"{gt} < {text}"
+    if le is not None:
+        text = f"{text} <= {le}"
+    return "" if text == field.name else text
 
 
 def check_fields(config: Any) -> None:
-    """Hold every field of the dataclass `config` to its declared type and bounds. Raises
-    `OptionError`.
-    """
+    """Check the type and bounds of every field of a dataclass. Raises `OptionError`."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value is None and "None" in type_names(field):
             continue
         _check_type(field, value)
-        meta = field.metadata
-        bad = (
-            (meta.get("choices") and value not in meta["choices"])
-            or (meta.get("ge") is not None and not value >= meta["ge"])
-            or (meta.get("gt") is not None and not value > meta["gt"])
-            or (meta.get("le") is not None and not value <= meta["le"])
-        )
-        if bad:
+        choices = field.metadata.get("choices")
+        inside = not choices or value in choices
+        for key, compare in _BOUNDS.items():
+            bound = field.metadata.get(key)
+            inside = inside and (bound is None or compare(value, bound))
+        if not inside:
             raise OptionError(
                 f"{field.name} is out of range",
                 given=value,
                 allowed=bounds_text(field),
-                hint="Change the value and try again.",
+                hint=_RETRY,
             )
 
 
@@ -106,29 +103,30 @@ def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
         raise OptionError(
             f"{field.name} is out of range",
             given=str(value)[:40],
-            allowed="what 64 bits hold",
-            hint="Change the value and try again.",
+            allowed="numbers below 2**63 in size",
+            hint=_RETRY,
         )
-    fine = (
-        "Any" in names
-        or ("bool" in names and isinstance(value, bool))
-        or ("int" in names and is_number and isinstance(value, int))
-        or ("float" in names and is_number and math.isfinite(value))
-        or ("str" in names and isinstance(value, str))
-        or (any(name.startswith("tuple") for name in names) and isinstance(value, tuple))
-    )
-    if not fine:
+    matches = {
+        "Any": True,
+        "bool": isinstance(value, bool),
+        "int": is_number and isinstance(value, int),
+        "float": is_number and math.isfinite(value),
+        "str": isinstance(value, str),
+        "tuple": isinstance(value, tuple),
+    }
+    if not any(matches.get(name.partition("[")[0], False) for name in names):
         raise OptionError(
             f"{field.name} has the wrong type",
             given=value,
             allowed=" | ".join(names),
-            hint="Change the value and try again.",
+            hint=_RETRY,
         )
 
 
 def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
-    """Build the dataclass `cls` from `values`; a name it does not declare raises `OptionError` with
-    the nearest one.
+    """Build the dataclass `cls` from `values`.
+
+    Raises `OptionError` for a name that it does not declare, with the nearest one.
     """
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in values:
@@ -138,8 +136,9 @@ def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
 
 
 def split_spec(text: str, noun: str) -> tuple[str, dict[str, str]]:
-    """`name:knob=value,knob=value` as the name and the texts of its knobs. Raises `OptionError`;
-    `noun` says what is named.
+    """Split `name:knob=value,knob=value` into the name and the texts of its knobs.
+
+    Raises `OptionError`; `noun` is what the name names.
     """
     name, _, tail = text.partition(":")
     knobs: dict[str, str] = {}
@@ -156,28 +155,25 @@ def split_spec(text: str, noun: str) -> tuple[str, dict[str, str]]:
     return name, knobs
 
 
-def parse_values(cls: type[Any], knobs: Mapping[str, str]) -> dict[str, Any]:
-    """The texts of `knobs` as the types that the fields of `cls` declare; unknown names pass
-    through to be refused by name.
+def parse_values(cls: type[Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    """Convert texts to the types that the fields of `cls` declare. Raises `OptionError`.
+
+    Unknown names stay texts, for `from_mapping` to refuse.
     """
     declared = {field.name: type_names(field) for field in dataclasses.fields(cls)}
-    return {key: _convert(key, value, declared.get(key, ["str"])) for key, value in knobs.items()}
+    return {name: _parse(name, text, declared.get(name, ["str"])) for name, text in texts.items()}
 
 
-def _convert(key: str, value: str, declared: list[str]) -> Any:
-    if "None" in declared and value.lower() in ("none", "null"):
+def _parse(name: str, text: str, declared: list[str]) -> Any:
+    if "None" in declared and text.lower() in ("none", "null"):
         return None
-    if "bool" in declared and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    for name, convert in (("int", int), ("float", float)):
-        if name in declared:
-            try:
-                return convert(value)
-            except ValueError as error:
-                raise OptionError(
-                    f"{key} is not a number",
-                    given=value,
-                    allowed=" | ".join(declared),
-                    hint="Change the value and try again.",
-                ) from error
-    return value
+    if "bool" in declared and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if "int" not in declared and "float" not in declared:
+        return text
+    try:
+        return int(text) if "int" in declared else float(text)
+    except ValueError as error:
+        raise OptionError(
+            f"{name} is not a number", given=text, allowed=" | ".join(declared), hint=_RETRY
+        ) from error

@@ -10,9 +10,9 @@ from creditdecoding.errors import unknown_name
 from creditdecoding.tasks import benchmarks
 from creditdecoding.tasks import custom as questions
 from creditdecoding.tasks.base import Task
-from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS, chain
+from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS, long_arithmetic
 
-GENERATED_TASKS = {**SYNTHETIC_TASKS, chain.TASK.name: chain.TASK}
+GENERATED_TASKS = {**SYNTHETIC_TASKS, long_arithmetic.TASK.name: long_arithmetic.TASK}
 """Every family whose items are made, by name."""
 
 

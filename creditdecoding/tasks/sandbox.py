@@ -1,11 +1,11 @@
-"""Judges untrusted Python: a child process runs it, confined, and what it is compared with never
+"""Judges untrusted Python: a confined child process runs it, and what it is compared with never
 enters that process.
 
-`run_python` runs a program and gives what it printed; `gives` calls an answer's function and
-compares outside; `passes` lets tests that are code themselves call it from a second child. On Linux
-(x86-64, arm64) the kernel holds a child to a list of system calls, to Python's own files and an
-empty folder, without root. What cannot be set up is said once a process. docs/security.md has the
-promises and what is not covered.
+`run_python` runs a program and returns what it printed; `returns_expected` calls an answer's
+function and compares outside; `passes_tests` lets tests, which are code themselves, call it from a
+second child. On Linux (x86-64, arm64) the kernel restricts a child to a list of system calls, to
+Python's own files and an empty folder, without root. What cannot be set up is logged once a
+process. docs/security.md says what is promised and what is not covered.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from creditdecoding.errors import CreditError
-from creditdecoding.tasks.sandbox_child.asking import Asking, StoppedError
 from creditdecoding.tasks.sandbox_child.channel import Channel, ClosedError
+from creditdecoding.tasks.sandbox_child.remote import RemoteFunction, StoppedError
 from creditdecoding.tasks.sandbox_child.values import encode
 
 if TYPE_CHECKING:
@@ -40,32 +40,28 @@ _START = "; ".join(
         "main()",
     )
 )
-_PATIENCE = 60.0
-"""Seconds that a child may take to start: many times what it needs, so that a busy machine changes
-no verdict.
+_START_SECONDS = 60.0
+"""How long a child may take to start: many times what it needs, so that a busy machine changes no
+verdict.
 """
-_MESSAGE = 1 << 16
+_MESSAGE_LIMIT = 1 << 16
 _ENVIRONMENT = {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}
-"""What some Pythons need to start at all; a child forgets it before it runs anything."""
-
+"""What some Pythons need to start at all. A child clears it before it runs anything."""
 _MEMORY = 512 << 20
-
-_KEEPS = {
+_KEPT = {
     "calls": "every system call",
     "files": "every file that this user may open",
     "root": "the id of root",
 }
-"""What the code that is judged keeps where the system does not take it away
-(sandbox_child/confine.py).
-"""
+"""What judged code keeps if the system does not take it away, by the names that `confine` returns."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ended with: `ok` is exit status 0 within the limits; `output` is what it printed;
-    `error` the last line of why not.
+    """How a run ended. `ok`: exit status 0 within the limits. `output`: what it printed. `error`:
+    the last line of standard error, or which limit it hit.
     """
 
     ok: bool
@@ -73,91 +69,88 @@ class Outcome:
     error: str
 
 
-def run_python(code: str, seconds: int = 5, memory: int = _MEMORY, given: str = "") -> Outcome:
-    """Run `code` in a fresh interpreter under limits (seconds of time, bytes of memory); it reads
-    `given` from standard input.
-    """
+def run_python(code: str, seconds: int = 5, memory: int = _MEMORY, stdin: str = "") -> Outcome:
+    """Run `code` in a fresh interpreter with limits in seconds and bytes; it reads `stdin`."""
     with (
         tempfile.TemporaryFile() as source,
-        tempfile.TemporaryFile() as output,
-        tempfile.TemporaryFile() as errors,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
     ):
         os.fchmod(source.fileno(), 0o444)  # so that nobody can open /dev/stdin, too
-        source.write(given.encode(errors="replace"))
+        source.write(stdin.encode(errors="replace"))
         source.seek(0)
-        with _child("program", seconds, memory, streams=(source, output, errors)) as child:
-            child.started(seconds + 1)
+        with _child("program", seconds, memory, streams=(source, stdout, stderr)) as child:
+            child.wait_started(seconds + 1)
             with contextlib.suppress(ClosedError):
-                child.channel.send(_text_only(code))
-                child.channel.receive(_MESSAGE)  # nothing comes: it closes when the program ends
-            if not child.ended():
+                child.channel.send(_encodable(code))
+                child.channel.receive(_MESSAGE_LIMIT)  # no message: it closes at the program's end
+            if not child.wait_ended():
                 return Outcome(False, "", f"stopped after {seconds} s")
-        printed = _text(output)
-        said = _text(errors)
+        printed, errors = _read(stdout), _read(stderr).strip()
     status = child.process.returncode
     if status == 0:
         return Outcome(True, printed, "")
-    if said.strip():
-        return Outcome(False, printed, said.strip().splitlines()[-1])
+    if errors:
+        return Outcome(False, printed, errors.splitlines()[-1])
     if status in (-signal.SIGXCPU, -signal.SIGKILL):
         return Outcome(False, printed, f"stopped after {seconds} s")
     return Outcome(False, printed, f"exit {status}")
 
 
-def equal(given: Tree, wanted: object) -> bool:
-    """Whether a value that an answer gave is the wanted one; it comes as the tree of
-    sandbox_child/values.py, and stays one.
-    """
-    return bool(given == encode(wanted))
+def same_tree(result: Tree, expected: object) -> bool:
+    """Whether the tree that an answer sent is that of the expected value. Nothing is decoded."""
+    return bool(result == encode(expected))
 
 
-def gives(
+def returns_expected(
     code: str,
     function: str,
     cases: Iterable[tuple[Sequence[object], object]],
-    same: Callable[[Tree, object], bool] = equal,
+    same: Callable[[Tree, object], bool] = same_tree,
     seconds: int = 5,
     memory: int = _MEMORY,
 ) -> bool:
-    """Whether the answer's function gives the wanted value for the arguments of every case, in one
-    process, within the limits.
+    """Whether the answer's function returns the expected value for the arguments of every case, in
+    one process, within the limits.
 
     `function` may be Class.function: the method of a new object, if there is that class.
     """
-    limited = [(arguments, wanted, _limit(wanted)) for arguments, wanted in cases]
+    limited = [(arguments, expected, _reply_limit(expected)) for arguments, expected in cases]
     with _child("answer", seconds, memory) as child:
-        child.started(seconds + 1)
-        asking = Asking(child.channel, _MESSAGE)
+        child.wait_started(seconds + 1)
+        remote = RemoteFunction(child.channel, _MESSAGE_LIMIT)
         try:
-            asking.start(_text_only(code), function)
-            for arguments, wanted, limit in limited:
-                asking.limit = limit
-                if not same(asking.tree(arguments), wanted):
+            remote.start(_encodable(code), function)
+            for arguments, expected, limit in limited:
+                remote.limit = limit
+                if not same(remote.call_for_tree(arguments), expected):
                     return False
-        except (Exception, StoppedError):  # whatever the answer raised
+        except (Exception, StoppedError):  # anything that the answer raised
             return False
     return True
 
 
-def _limit(wanted: object) -> int:
-    """The most bytes that a reply with the wanted value can have; what is longer is another."""
-    return _MESSAGE + 8 * len(json.dumps(encode(wanted)))
+def _reply_limit(expected: object) -> int:
+    """The most bytes of a reply with the expected value; a longer reply holds another value."""
+    return _MESSAGE_LIMIT + 8 * len(json.dumps(encode(expected)))
 
 
-def passes(code: str, function: str, tests: str, seconds: int = 5, memory: int = _MEMORY) -> bool:
+def passes_tests(
+    code: str, function: str, tests: str, seconds: int = 5, memory: int = _MEMORY
+) -> bool:
     """Whether `tests`, code that defines `check`, accept the answer's function. They run in a child
     of their own and call it from there.
     """
-    end, other = _link()
+    answer_end, tests_end = _link()
     with (
-        _child("answer", seconds, memory, end) as answer,
-        _child("tests", seconds, memory, other) as judge,
+        _child("answer", seconds, memory, answer_end) as answer,
+        _child("tests", seconds, memory, tests_end) as judge,
     ):
-        answer.started(seconds + 1)
-        judge.started(seconds + 1)
+        answer.wait_started(seconds + 1)
+        judge.wait_started(seconds + 1)
         try:
-            judge.channel.send(tests, function, _text_only(code))
-            return list(judge.channel.receive(_MESSAGE)) == ["right"]
+            judge.channel.send(tests, function, _encodable(code))
+            return list(judge.channel.receive(_MESSAGE_LIMIT)) == ["right"]
         except ClosedError:
             return False
 
@@ -169,23 +162,23 @@ class _Child:
         self.process = process
         self.channel = channel
 
-    def started(self, seconds: float) -> None:
-        """Wait until it has confined itself, and say what it could not; from then on it has
+    def wait_started(self, seconds: float) -> None:
+        """Wait until it has confined itself, and log what it could not. From then on it has
         `seconds` to answer.
         """
         try:
-            _, missing = self.channel.receive(_MESSAGE)
+            _, missing = self.channel.receive(_MESSAGE_LIMIT)
         except ClosedError as error:
             raise CreditError(
                 f"the sandbox did not start ({error})",
-                hint="See whether this Python runs with -I -S, and whether memory is left.",
+                hint="Check that this Python runs with -I -S, and that memory is left.",
             ) from error
         if missing:
-            _say(tuple(missing))
+            _warn(tuple(missing))
         self.channel.deadline = time.monotonic() + seconds
 
-    def ended(self) -> bool:
-        """Wait until it has ended; whether it does in time."""
+    def wait_ended(self) -> bool:
+        """Wait until it has ended. Returns whether it did in time."""
         assert self.channel.deadline is not None
         try:
             self.process.wait(max(0.0, self.channel.deadline - time.monotonic()))
@@ -193,15 +186,15 @@ class _Child:
             return False
         return True
 
-    def end(self) -> None:
-        """End it and whatever it started."""
+    def kill(self) -> None:
+        """Kill it and all processes it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 Pipes = tuple[int, int]
-"""What an end of a channel reads from, and what it writes to."""
+"""The files from which an end of a channel reads and to which it writes."""
 
 
 def _link() -> tuple[Pipes, Pipes]:
@@ -219,14 +212,16 @@ def _child(
     *links: Pipes,
     streams: Sequence[IO[bytes] | int] = (subprocess.DEVNULL,) * 3,
 ) -> Iterator[_Child]:
-    """A child in an empty folder, which takes over its ends of `links`. Both end here."""
-    theirs, ours = _link()
-    ends = (theirs, *links)
+    """A child in an empty folder, to which its ends of `links` are passed. It is killed, and the folder
+    removed, at the end of the block.
+    """
+    child_end, our_end = _link()
+    ends = (child_end, *links)
     files = [file for pair in ends for file in pair]
     python = [sys.executable, "-I", "-S", "-c", _START]
     command = [*python, role, str(seconds), str(memory), *(f"{a},{b}" for a, b in ends)]
     stdin, stdout, stderr = streams
-    channel = Channel(*ours, deadline=time.monotonic() + _PATIENCE)
+    channel = Channel(*our_end, deadline=time.monotonic() + _START_SECONDS)
     with contextlib.closing(channel), _folder() as folder:
         try:
             process = subprocess.Popen(
@@ -246,20 +241,19 @@ def _child(
         try:
             yield child
         finally:
-            child.end()
+            child.kill()
 
 
 @functools.cache
-def _say(missing: tuple[str, ...]) -> None:
-    """Once a process: what this system does not keep from the code that is judged."""
-    kept = ", ".join(_KEEPS[what] for what in missing)
-    what = "the sandbox is weaker here: code that is judged keeps %s; see docs/security.md"
-    _log.warning(what, kept)
+def _warn(missing: tuple[str, ...]) -> None:
+    """Log, once a process, what this system does not take away from judged code."""
+    kept = ", ".join(_KEPT[name] for name in missing)
+    _log.warning("the sandbox is weaker here: judged code keeps %s; see docs/security.md", kept)
 
 
 @contextlib.contextmanager
 def _folder() -> Iterator[str]:
-    """An empty folder, gone afterwards with all that is in it."""
+    """An empty folder, which is removed afterwards with everything in it."""
     folder = tempfile.mkdtemp()
     try:
         yield folder
@@ -268,51 +262,51 @@ def _folder() -> Iterator[str]:
 
 
 def _remove(folder: str) -> None:
-    """Remove a folder with what an answer made in it, however deep (without recursion, without long
-    paths) and locked that is.
+    """Remove a folder with what an answer made in it: at any depth (without recursion or long
+    paths) and with any permissions.
     """
     os.chmod(folder, 0o700)
-    here = os.open(folder, os.O_RDONLY)
-    inner = _emptied(here)
-    above: list[tuple[str, list[str]]] = []
-    while inner or above:
-        if inner:
-            name = inner.pop()
-            above.append((name, inner))
-            os.chmod(name, 0o700, dir_fd=here)
-            here = _moved(here, name)
-            inner = _emptied(here)
+    current = os.open(folder, os.O_RDONLY)
+    subfolders = _remove_files(current)
+    parents: list[tuple[str, list[str]]] = []
+    while subfolders or parents:
+        if subfolders:
+            name = subfolders.pop()
+            parents.append((name, subfolders))
+            os.chmod(name, 0o700, dir_fd=current)
+            current = _reopen(current, name)
+            subfolders = _remove_files(current)
         else:
-            here = _moved(here, os.pardir)
-            name, inner = above.pop()
-            os.rmdir(name, dir_fd=here)
-    os.close(here)
+            current = _reopen(current, os.pardir)
+            name, subfolders = parents.pop()
+            os.rmdir(name, dir_fd=current)
+    os.close(current)
     os.rmdir(folder)
 
 
-def _emptied(folder: int) -> list[str]:
-    """The folders in an open folder, when all else in it is removed."""
-    with os.scandir(folder) as found:
-        entries = list(found)
+def _remove_files(folder: int) -> list[str]:
+    """Remove everything but folders from an open folder. Returns the names of the folders in it."""
+    with os.scandir(folder) as iterator:
+        entries = list(iterator)
     for entry in entries:
         if not entry.is_dir(follow_symlinks=False):
             os.unlink(entry.name, dir_fd=folder)
     return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
-def _moved(folder: int, name: str) -> int:
-    """Another folder opened in place of an open one."""
+def _reopen(folder: int, name: str) -> int:
+    """Open another folder, relative to an open one, which is closed."""
     try:
         return os.open(name, os.O_RDONLY, dir_fd=folder)
     finally:
         os.close(folder)
 
 
-def _text_only(code: str) -> str:
-    """Without what no file could hold: halves of surrogate pairs."""
+def _encodable(code: str) -> str:
+    """The code without halves of surrogate pairs, which no file could hold."""
     return code.encode(errors="replace").decode()
 
 
-def _text(file: IO[bytes]) -> str:
+def _read(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")

@@ -16,7 +16,7 @@ import pytest
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import Item, Task, distinct_items
 from creditdecoding.tasks.benchmarks.livecodebench import same_value
-from creditdecoding.tasks.sandbox import gives, passes
+from creditdecoding.tasks.sandbox import passes_tests, returns_expected
 from creditdecoding.tasks.sandbox_child import channel, values
 from creditdecoding.tasks.synthetic import program
 
@@ -162,7 +162,7 @@ def test_an_answer_finds_nothing_of_the_tests_in_its_process() -> None:
     """The tests look for what they compare with in all that an answer can find."""
     for wanted, right in (("'7654321987'[::-1]", True), ("'1234' + '56' + '7' * 3", False)):
         tests = f"seen = candidate('123456777')\n    assert len(seen) > 1000 and ({wanted} not in seen) and 7891234567"
-        assert passes(SPY, "f", f"def check(candidate):\n    {tests}") is right
+        assert passes_tests(SPY, "f", f"def check(candidate):\n    {tests}") is right
 
 
 def test_nothing_that_is_wanted_is_sent_to_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_nothing_that_is_wanted_is_sent_to_an_answer(monkeypatch: pytest.MonkeyP
         send(self, *message)
 
     monkeypatch.setattr(channel.Channel, "send", noted)
-    assert gives("def f(x):\n    return x + 1", "f", [([1], 2), ([5], 6)])
+    assert returns_expected("def f(x):\n    return x + 1", "f", [([1], 2), ([5], 6)])
     assert sent == [
         ("def f(x):\n    return x + 1", "f"),
         ("call", [1], {"dict": []}),
@@ -298,9 +298,9 @@ DISHONEST = [
 
 def test_tests_judge_as_if_they_called_the_function_themselves() -> None:
     for code, tests in HONEST:
-        assert passes(code, "f", f"def check(candidate):\n    {tests}"), (code, tests)
+        assert passes_tests(code, "f", f"def check(candidate):\n    {tests}"), (code, tests)
     for code, tests in DISHONEST:
-        assert not passes(code, "f", f"def check(candidate):\n    {tests}"), (code, tests)
+        assert not passes_tests(code, "f", f"def check(candidate):\n    {tests}"), (code, tests)
 
 
 def test_helpers_in_the_prompt_are_the_tests_own(tmp_path: Path) -> None:
@@ -320,9 +320,9 @@ def test_helpers_in_the_prompt_are_the_tests_own(tmp_path: Path) -> None:
 
 def test_one_process_an_answer_and_a_new_object_of_solution() -> None:
     code = "class Solution:\n    def __init__(self):\n        self.calls = 0\n    def f(self):\n        self.calls += 1\n        return self.calls"
-    assert gives(code, "Solution.f", [([], 1), ([], 2)])
-    assert gives("def f():\n    return 1", "Solution.f", [([], 1)])
-    assert not gives("class Solution:\n    pass", "Solution.f", [([], 1)])
+    assert returns_expected(code, "Solution.f", [([], 1), ([], 2)])
+    assert returns_expected("def f():\n    return 1", "Solution.f", [([], 1)])
+    assert not returns_expected("class Solution:\n    pass", "Solution.f", [([], 1)])
 
 
 @pytest.mark.parametrize(

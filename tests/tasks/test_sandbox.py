@@ -25,7 +25,7 @@ import pytest
 
 from creditdecoding.errors import CreditError
 from creditdecoding.tasks import sandbox
-from creditdecoding.tasks.sandbox import Outcome, gives, passes, run_python
+from creditdecoding.tasks.sandbox import Outcome, passes_tests, returns_expected, run_python
 from creditdecoding.tasks.sandbox_child import seccomp, syscalls
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel refuses is Linux's")
@@ -93,7 +93,7 @@ open("/dev/null", "w").write("gone")
 @each_python
 def test_ordinary_programs_are_not_disturbed(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox.sys, "executable", python)
-    outcome = run_python(ORDINARY, given="one\n")
+    outcome = run_python(ORDINARY, stdin="one\n")
     assert outcome.output.splitlines() == [
         "thread",
         "[1, 2] slept",
@@ -109,7 +109,7 @@ def test_input_can_be_read_as_programs_of_contests_do() -> None:
         "print(len(open(0).read()))",
         "import sys\nprint(len(sys.stdin.read()))",
     ):
-        assert run_python(code, given="x" * 100_000) == Outcome(True, "100000\n", "")
+        assert run_python(code, stdin="x" * 100_000) == Outcome(True, "100000\n", "")
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_the_kernel_refuses_an_ordinary_user_too(confined: None, tmp_path: Path)
     kept.write_text("words")
     code = f"""
 from creditdecoding.tasks.sandbox import run_python
-print(run_python({attempts(kept, tmp_path / "new")!r}).output, run_python({ORDINARY!r}, given="one").error)
+print(run_python({attempts(kept, tmp_path / "new")!r}).output, run_python({ORDINARY!r}, stdin="one").error)
 """
     folder = Path(sandbox.__file__).parents[2]
     done = subprocess.run(
@@ -414,7 +414,7 @@ def test_there_is_no_root(confined: None, monkeypatch: pytest.MonkeyPatch, pytho
     """
     monkeypatch.setattr(sandbox.sys, "executable", python)
     with sandbox._child("answer", 5, 1 << 29) as child:
-        child.started(5)
+        child.wait_started(5)
         lines = Path(f"/proc/{child.process.pid}/status").read_text().splitlines()
         readable = (
             os.geteuid() != 0
@@ -457,11 +457,11 @@ def test_a_child_ends_with_a_killed_evaluator() -> None:
     code = """
 import sys
 from creditdecoding.tasks import sandbox
-started = sandbox._Child.started
+started = sandbox._Child.wait_started
 def said(child, seconds):
     started(child, seconds)
     print(child.process.pid, flush=True)
-sandbox._Child.started = said
+sandbox._Child.wait_started = said
 sandbox.run_python("import time\\ntime.sleep(600)", seconds=600)
 """
     evaluator = subprocess.Popen(
@@ -505,9 +505,9 @@ def gone(pid: int) -> bool:
 @pytest.fixture
 def weaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Lets a test replace steps of the confinement, in children that start meanwhile."""
-    sandbox._say.cache_clear()
+    sandbox._warn.cache_clear()
     yield monkeypatch
-    sandbox._say.cache_clear()
+    sandbox._warn.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -536,8 +536,8 @@ def test_what_the_kernel_does_not_do_is_said_once(
     )
     with caplog.at_level(logging.WARNING):
         assert run_python("print(1)").ok
-        assert gives("def f(x):\n    return x", "f", [([1], 1)])
-        assert passes(
+        assert returns_expected("def f(x):\n    return x", "f", [([1], 1)])
+        assert passes_tests(
             "def f(x):\n    return x", "f", "def check(candidate):\n    assert candidate(1) == 1"
         )
     assert (
@@ -560,8 +560,8 @@ def test_a_sandbox_that_does_not_start_is_an_error_and_not_a_wrong_answer(
     monkeypatch.setattr(sandbox, "_START", "raise SystemExit(1)")
     for judge in (
         lambda: run_python("print(1)"),
-        lambda: gives("", "f", []),
-        lambda: passes("", "f", ""),
+        lambda: returns_expected("", "f", []),
+        lambda: passes_tests("", "f", ""),
     ):
         with pytest.raises(CreditError, match="the sandbox did not start"):
             judge()

@@ -31,7 +31,7 @@ from creditdecoding.tasks.base import (
     items_digest,
     same_answer,
 )
-from creditdecoding.tasks.sandbox import gives
+from creditdecoding.tasks.sandbox import returns_expected
 from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS, program, words
 from creditdecoding.tasks.synthetic.facts import COUNTRIES
 from creditdecoding.text.tokenizer import Tokenizer
@@ -85,7 +85,7 @@ def in_process(code: str, function: str, cases: Iterable[tuple[Sequence[Any], ob
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores programs in this process."""
-    monkeypatch.setattr(program, "gives", in_process)
+    monkeypatch.setattr(program, "returns_expected", in_process)
 
 
 def test_there_are_the_eight_families() -> None:
@@ -387,7 +387,7 @@ def test_a_program_cannot_claim_to_be_right(tested: dict[str, list[Item]]) -> No
 def test_a_program_that_never_ends_is_wrong(
     tested: dict[str, list[Item]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "gives", functools.partial(gives, seconds=1))
+    monkeypatch.setattr(program, "returns_expected", functools.partial(returns_expected, seconds=1))
     item = tested["program"][0]
     assert not program.score(f"def {item.gold[0]}(xs):\n    while True:\n        pass", item)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from creditdecoding.tasks.benchmarks.base import Benchmark, Question, Template
 from creditdecoding.tasks.benchmarks.extract import code, defines
-from creditdecoding.tasks.sandbox import passes
+from creditdecoding.tasks.sandbox import passes_tests
 
 _SECONDS = 10
 
@@ -49,7 +49,7 @@ def _head(prompt: str, name: str) -> str:
 def _judge(text: str, gold: tuple[str, str, str]) -> bool:
     prompt, name, test = gold
     tests = f"{_head(prompt, name)}\n{test}"
-    return passes(_program(text, prompt, name), name, tests, seconds=_SECONDS)
+    return passes_tests(_program(text, prompt, name), name, tests, seconds=_SECONDS)
 
 
 BENCHMARK = Benchmark(

@@ -18,7 +18,7 @@ from typing import Any
 
 from creditdecoding.tasks.benchmarks.base import Benchmark, Question, Template
 from creditdecoding.tasks.benchmarks.extract import code, defines
-from creditdecoding.tasks.sandbox import gives, run_python
+from creditdecoding.tasks.sandbox import returns_expected, run_python
 
 _SECONDS = 6
 _READS = r"\binput\b|\bstdin\b|\bopen\(0"
@@ -102,7 +102,7 @@ def _functional(written: str, name: str, tests: Tests) -> bool:
     ]
     program = f"{_HEAD}\n{written}"
     seconds = _SECONDS * 2
-    return gives(program, f"Solution.{name}", cases, same_value, seconds, _MEMORY)
+    return returns_expected(program, f"Solution.{name}", cases, same_value, seconds, _MEMORY)
 
 
 def same_value(given: Any, wanted: object) -> bool:
@@ -139,7 +139,7 @@ def _key(key: Any) -> Any:
 
 
 def _prints(written: str, given: str, wanted: str) -> bool:
-    outcome = run_python(f"{_HEAD}\n{written}\n", seconds=_SECONDS, memory=_MEMORY, given=given)
+    outcome = run_python(f"{_HEAD}\n{written}\n", seconds=_SECONDS, memory=_MEMORY, stdin=given)
     return outcome.ok and same_output(outcome.output, wanted)
 
 

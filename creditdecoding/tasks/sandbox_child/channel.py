@@ -1,6 +1,4 @@
-"""Messages over a pair of pipes: a line of JSON each, no longer than the reader allows, no later
-than its deadline.
-"""
+"""Messages over a pair of pipes: one line of JSON each, with a limit on length and a deadline."""
 
 from __future__ import annotations
 
@@ -10,35 +8,38 @@ import select
 import time
 from collections.abc import Sequence
 
-TYPE_CHECKING = False  # as typing has it, which takes longer to import than all of this
+TYPE_CHECKING = False  # typing's own takes longer to import than all of this
 if TYPE_CHECKING:
     from typing import Any
 
-_PIECE = 1 << 16
+_CHUNK = 1 << 16
 
 
 class ClosedError(Exception):
-    """The other side is gone, is late, or wrote what is no message."""
+    """The other side is gone, is late, or wrote something that is not a message."""
 
 
 class Channel:
-    """One end: reads from one pipe and writes to another, with a deadline by `time.monotonic` (None
-    waits for ever).
+    """One end of a channel: reads from one pipe and writes to another.
+
+    `deadline` is a time of `time.monotonic`; None waits forever.
     """
 
-    def __init__(self, reading: int, writing: int, deadline: float | None = None) -> None:
-        self.reading, self.writing, self.deadline = reading, writing, deadline
-        self._left = bytearray()
-        os.set_blocking(reading, False)
-        os.set_blocking(writing, False)
+    def __init__(self, read_file: int, write_file: int, deadline: float | None = None) -> None:
+        self.read_file = read_file
+        self.write_file = write_file
+        self.deadline = deadline
+        self._buffer = bytearray()
+        os.set_blocking(read_file, False)
+        os.set_blocking(write_file, False)
 
     def send(self, *message: object) -> None:
         """Write one message."""
         rest = memoryview(json.dumps(message).encode() + b"\n")
         while rest:
-            self._wait([], [self.writing])
+            self._wait(self.write_file, select.POLLOUT)
             try:
-                rest = rest[os.write(self.writing, rest[:_PIECE]) :]
+                rest = rest[os.write(self.write_file, rest[:_CHUNK]) :]
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -46,16 +47,16 @@ class Channel:
 
     def receive(self, limit: int) -> Sequence[Any]:
         """Read one message of up to `limit` bytes, a list."""
-        end = self._left.find(b"\n")
+        end = self._buffer.find(b"\n")
         while end < 0:
-            searched = len(self._left)
+            searched = len(self._buffer)
             if searched > limit:
                 raise ClosedError("too long a message")
-            self._wait([self.reading], [])
-            self._left += self._read()
-            end = self._left.find(b"\n", searched)
-        line = bytes(self._left[:end])
-        del self._left[: end + 1]
+            self._wait(self.read_file, select.POLLIN)
+            self._buffer += self._read()
+            end = self._buffer.find(b"\n", searched)
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
         try:
             message = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -66,25 +67,24 @@ class Channel:
 
     def _read(self) -> bytes:
         try:
-            piece = os.read(self.reading, _PIECE)
+            chunk = os.read(self.read_file, _CHUNK)
         except BlockingIOError:
             return b""
-        if not piece:
+        if not chunk:
             raise ClosedError("the other side is gone")
-        return piece
+        return chunk
 
-    def _wait(self, reading: list[int], writing: list[int]) -> None:
-        """Until one of the files is ready, or the deadline."""
+    def _wait(self, file: int, event: int) -> None:
+        """Wait until the file is ready, or the deadline has passed."""
         poll = select.poll()
-        for file in reading:
-            poll.register(file, select.POLLIN)
-        for file in writing:
-            poll.register(file, select.POLLOUT)
-        left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-        if not poll.poll(None if left is None else 1000 * left):
+        poll.register(file, event)
+        timeout = None
+        if self.deadline is not None:
+            timeout = 1000 * max(0.0, self.deadline - time.monotonic())
+        if not poll.poll(timeout):
             raise ClosedError("stopped: too late")
 
     def close(self) -> None:
         """Close both pipes."""
-        os.close(self.reading)
-        os.close(self.writing)
+        os.close(self.read_file)
+        os.close(self.write_file)

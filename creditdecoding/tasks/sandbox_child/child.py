@@ -1,7 +1,7 @@
-"""What a child process of the sandbox does: confine itself, report what of that failed, then run a
-program, an answer or tests.
+"""What a child process of the sandbox does: confine itself, report which parts of that failed, then
+run a program, an answer or tests.
 
-Started by sandbox.py as `python -I -S -c START ROLE SECONDS MEMORY FILE...`, in an empty folder.
+Started as `python -I -S -c START ROLE SECONDS MEMORY FILE...` in an empty folder.
 """
 
 from __future__ import annotations
@@ -9,43 +9,50 @@ from __future__ import annotations
 import os
 import sys
 
-from . import answering, asking
+from . import answer
 from .channel import Channel
 from .confine import confine
+from .remote import RemoteFunction
 
 _UNLIMITED = 1 << 40
-_REPLY = 64 << 20
+_REPLY_LIMIT = 64 << 20
 
 
 def main() -> None:
-    """Run what the command line says."""
+    """Do what the command line says."""
     role, seconds, memory, *files = sys.argv[1:]
     del sys.argv[1:]
     os.environ.clear()
-    home, *others = (Channel(int(pair.split(",")[0]), int(pair.split(",")[1])) for pair in files)
-    home.send("confined", confine(int(seconds), int(memory)))
+    parent, *others = (_channel(pair) for pair in files)
+    parent.send("confined", confine(int(seconds), int(memory)))
     if role == "program":
-        _program(home)
+        _run_program(parent)
     elif role == "answer":
-        answering.serve(*(others or [home]))
+        answer.serve(*(others or [parent]))
     else:
-        _tests(home, others[0])
+        _run_tests(parent, others[0])
 
 
-def _program(home: Channel) -> None:
-    """A whole program, which reads standard input and prints. The channel tells when it ends."""
-    (source,) = home.receive(_UNLIMITED)
-    answering.run(source, "__main__")
+def _channel(pair: str) -> Channel:
+    """The channel over the two files of `READ,WRITE`."""
+    read_file, write_file = pair.split(",")
+    return Channel(int(read_file), int(write_file))
 
 
-def _tests(home: Channel, answer: Channel) -> None:
-    """Code that defines `check`, which is called with the answer's function and raises where that
-    is wrong.
+def _run_program(parent: Channel) -> None:
+    """A whole program, which reads standard input and prints. The channel closes when it ends."""
+    (source,) = parent.receive(_UNLIMITED)
+    answer.run(source, "__main__")
+
+
+def _run_tests(parent: Channel, answer_channel: Channel) -> None:
+    """Code that defines `check`, which is called with the answer's function and raises an error if
+    the function is wrong.
     """
-    source, name, answered = home.receive(_UNLIMITED)
-    there = asking.Asking(answer, _REPLY)
-    there.start(answered, name)
-    names = answering.run(source, "tests", {name: there.call})
-    names["check"](there.call)
-    if not there.stopped:
-        home.send("right")
+    tests, name, source = parent.receive(_UNLIMITED)
+    function = RemoteFunction(answer_channel, _REPLY_LIMIT)
+    function.start(source, name)
+    names = answer.run(tests, "tests", {name: function.call})
+    names["check"](function.call)
+    if not function.stopped:
+        parent.send("right")

@@ -1,5 +1,5 @@
-"""Confines this process for good: limits, no root, files, system calls, in an order in which each
-step still allows the next.
+"""Confines this process permanently: limits, no root, files, system calls. The order matters: each
+step must still allow the next.
 """
 
 from __future__ import annotations
@@ -14,39 +14,40 @@ from collections.abc import Callable
 
 from . import landlock, privileges, seccomp
 
-_FILE = 1 << 20
+_FILE_SIZE = 1 << 20
 _OPEN_FILES = 64
 _THREADS = 64
 
 
 def confine(seconds: int, memory: int) -> list[str]:
-    """Confine this process to its working folder, time and memory; what of it the system does not
-    do: "root", "files", "calls".
+    """Confine this process to its working folder, to `seconds` of CPU time and to `memory` bytes.
+    Returns what this system could not take away: "root", "files", "calls".
     """
     _socket.socket = _NoSocket  # type: ignore[assignment, misc]
-    for kind, value in (
+    for limit, value in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_FSIZE, _FILE),
+        (resource.RLIMIT_FSIZE, _FILE_SIZE),
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
-        _limit(kind, value)
+        _limit(limit, value)
     privileges.become_nobody(os.curdir)
-    apart = privileges.enter_namespace()
+    in_namespace = privileges.enter_namespace()
     unprivileged = privileges.drop_capabilities()
-    files = _done(lambda: landlock.confine(os.curdir))
-    calls = _done(seccomp.confine)
-    if apart:
-        _limit(resource.RLIMIT_NPROC, _THREADS)  # elsewhere it counts all that the user runs
+    files = _succeeds(lambda: landlock.confine(os.curdir))
+    calls = _succeeds(seccomp.confine)
+    if in_namespace:
+        # Outside a namespace this limit counts everything that the user runs.
+        _limit(resource.RLIMIT_NPROC, _THREADS)
     elif not calls:
         _limit(resource.RLIMIT_NPROC, 0)  # no processes, though no threads either
-    done = {"root": unprivileged, "files": files, "calls": calls}
-    return [what for what in done if not done[what]]
+    taken = {"root": unprivileged, "files": files, "calls": calls}
+    return [name for name in taken if not taken[name]]
 
 
-def _done(step: Callable[[], bool]) -> bool:
-    """Whether a step of Linux's was done."""
+def _succeeds(step: Callable[[], bool]) -> bool:
+    """Whether a step that only Linux has was taken."""
     if sys.platform != "linux":
         return False
     try:
@@ -55,14 +56,14 @@ def _done(step: Callable[[], bool]) -> bool:
         return False
 
 
-def _limit(kind: int, value: int) -> None:
+def _limit(resource_id: int, value: int) -> None:
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(kind, (value, value))
+        resource.setrlimit(resource_id, (value, value))
 
 
 class _NoSocket(_socket.socket):
-    """Says why there is no network. An end of a socket pair, which asyncio makes, has a file
-    already.
+    """Refuses with the reason why there is no network. Ends of a socket pair, which asyncio makes,
+    already have a file.
     """
 
     __slots__ = ()

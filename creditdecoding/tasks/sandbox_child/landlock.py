@@ -1,8 +1,8 @@
-"""Landlock: of all files, this process reads what Python needs and writes in its own folder, and
-nothing else.
+"""Landlock: this process may read the files that Python needs and write in its own folder, and
+reach no other file.
 
 The kernel (5.13 and later) does it without privileges. Later versions of its interface know more
-rights; those that a kernel does not know are not asked for.
+rights; a kernel is only asked for those it knows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOVE, _TRUNCATE, _DEVICE = 1 << 13, 1 << 14, 1 << 15
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _DEVICE
 _TCP = 0b11
 _SCOPES = 0b11
-"""Abstract Unix sockets and signals stay among the processes of this confinement."""
+"""Abstract Unix sockets and signals reach only processes of this confinement."""
 
 _SYSTEM = (
     "/lib",
@@ -47,8 +47,8 @@ _SYSTEM = (
 
 
 def confine(folder: str) -> bool:
-    """Hold this thread, and those it starts, to Python's own files and to `folder`; whether the
-    kernel does it.
+    """Restrict this thread, and those it starts, to Python's own files and to `folder`. Returns
+    whether the kernel does it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(_CREATE, None, 0, _VERSION_FLAG)
@@ -62,14 +62,14 @@ def confine(folder: str) -> bool:
     for path in dict.fromkeys((*_python(), *_SYSTEM)):
         _allow(libc, rules, path, reading)
     _allow(libc, rules, "/dev/null", handled & (_READ_FILE | _WRITE_FILE | _TRUNCATE))
-    own = _allow(libc, rules, folder, handled & ~_EXECUTE)
-    confined = own and libc.syscall(_RESTRICT, rules, 0) == 0
+    folder_allowed = _allow(libc, rules, folder, handled & ~_EXECUTE)
+    confined = folder_allowed and libc.syscall(_RESTRICT, rules, 0) == 0
     os.close(rules)
     return confined
 
 
 def _rights(version: int) -> int:
-    """Every right to files that this version knows."""
+    """All rights to files that this version knows."""
     rights = _EXECUTE | _WRITE_FILE | _READ_FILE | _READ_DIR | _CHANGE
     if version >= 2:
         rights |= _MOVE
@@ -81,35 +81,33 @@ def _rights(version: int) -> int:
 
 
 def _ruleset(libc: ctypes.CDLL, version: int, handled: int) -> int:
-    """A new set of rules (the kernel's `struct landlock_ruleset_attr`): what it handles is
-    forbidden but for what is added.
+    """A new set of rules (the kernel's `struct landlock_ruleset_attr`). The handled rights are
+    forbidden except where a rule allows them.
     """
-    described = pack("=Q", handled)
+    attributes = pack("=Q", handled)
     if version >= 4:
-        described += pack("=Q", _TCP)
+        attributes += pack("=Q", _TCP)
     if version >= 6:
-        described += pack("=Q", _SCOPES)
-    return int(libc.syscall(_CREATE, described, len(described), 0))
+        attributes += pack("=Q", _SCOPES)
+    return int(libc.syscall(_CREATE, attributes, len(attributes), 0))
 
 
 def _allow(libc: ctypes.CDLL, rules: int, path: str, rights: int) -> bool:
-    """Allow `rights` to a file, or to a folder and all that is in it; False where there is none."""
+    """Allow `rights` to a file, or to a folder and everything in it. False if it does not exist."""
     try:
-        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        file = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return False
     if not os.path.isdir(path):
         rights &= _OF_FILES
-    beneath = pack("=Qi", rights, opened)
+    beneath = pack("=Qi", rights, file)
     added = libc.syscall(_ADD, rules, _BENEATH, beneath, 0) == 0
-    os.close(opened)
+    os.close(file)
     return bool(added)
 
 
 def _python() -> Iterable[str]:
-    """Where this Python's own files are: what it imports from, and the folders of what is loaded
-    already.
-    """
+    """Folders of this Python's own files: those it imports from, and those of loaded libraries."""
     yield from (path for path in sys.path if path)
     yield os.path.join(sys.base_prefix, "lib")
     with open("/proc/self/maps") as lines:

@@ -1,5 +1,5 @@
-"""No root: a process that root started becomes nobody, all capabilities go, and no program it could
-start brings them back.
+"""No root: a process that root started becomes nobody, all capabilities are dropped, and no program
+it could start brings them back.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _SET_PARENT_DEATH_SIGNAL, _SET_NO_NEW_PRIVILEGES = 1, 38
 
 
 def become_nobody(folder: str) -> None:
-    """If this is root: take another user's id, who then owns `folder`. Not where that user cannot
-    read this Python (below /root, say).
+    """If this is root: take the id of another user, who then owns `folder`. Not if that user cannot
+    read this Python (below /root, for example).
     """
     if os.geteuid() != 0:
         return
@@ -37,8 +37,8 @@ def become_nobody(folder: str) -> None:
 
 
 def _readable(folder: str) -> bool:
-    """Whether the standard library can be read, its compiled part too, and the folder be reached by
-    its name.
+    """Whether the standard library with its compiled part can be read and the folder can be reached
+    by its path.
     """
     try:
         for path in filter(os.path.isdir, sys.path):
@@ -51,19 +51,19 @@ def _readable(folder: str) -> bool:
 
 
 def enter_namespace() -> bool:
-    """Go where this user has no name, if the system allows it (Linux; some containers forbid it):
-    whether it did.
+    """Enter a new user namespace. Returns whether the system allows it (Linux; some containers
+    forbid it).
 
-    There, no capability counts, other processes are out of reach even if they are of the same user,
-    and a limit of processes counts only those of the namespace. To the files outside the user stays
-    who it was.
+    In it no capability counts, other processes are out of reach even if they belong to the same
+    user, and a limit on processes counts only those of the namespace. For files outside, the user
+    stays the same.
     """
     return bool(sys.platform == "linux" and ctypes.CDLL(None).unshare(_NEW_USER) == 0)
 
 
 def drop_capabilities() -> bool:
     """Give up every capability, and never get one by starting a program. This process ends with its
-    parent. Whether there is no root left.
+    parent. Returns whether no right of root is left.
     """
     if sys.platform != "linux":
         return os.geteuid() != 0

@@ -1,8 +1,8 @@
-"""A seccomp filter that lets through the system calls of syscalls.py and answers "not permitted" to
+"""A seccomp filter that allows the system calls listed in `syscalls` and answers "not permitted" to
 all others.
 
 A filter is a program for a small machine in the kernel (classic BPF): load a word of the call's
-description into the one register, compare, jump forward, return.
+description into the only register, compare, jump forward, return.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import errno
 import os
 from struct import pack
 
-from .syscalls import ALWAYS, CLONE3, MACHINES, Rule, rules
+from .syscalls import ALWAYS, CLONE3, MACHINES, ArgumentRule, rules
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
@@ -28,15 +28,17 @@ _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 
 def confine() -> bool:
-    """Hold this thread, and those it starts, to the listed calls; whether the kernel does it."""
+    """Restrict this thread, and those it starts, to the listed calls. Returns whether the kernel does
+    it.
+    """
     machine = os.uname().machine
     if machine not in _ARCHITECTURES:
         return False
     program = assemble(machine, os.getpid())
     code = ctypes.create_string_buffer(program, len(program))
-    described = _Program(len(program) // 8, ctypes.addressof(code))
+    header = _Program(len(program) // 8, ctypes.addressof(code))
     libc = ctypes.CDLL(None)
-    return bool(libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(described), 0, 0) == 0)
+    return bool(libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(header), 0, 0) == 0)
 
 
 class _Program(ctypes.Structure):
@@ -46,7 +48,7 @@ class _Program(ctypes.Structure):
 
 
 def assemble(machine: str, pid: int) -> bytes:
-    """The filter's code for a process of that id on that machine."""
+    """The filter's code for the process with this id on this machine."""
     column = MACHINES.index(machine)
     code = [_load(_ARCHITECTURE), _skip_if(_ARCHITECTURES[machine], 1), _return(_REFUSE)]
     code.append(_load(_NUMBER))
@@ -60,13 +62,13 @@ def assemble(machine: str, pid: int) -> bytes:
 
 
 def _when(number: int | None, then: list[bytes]) -> list[bytes]:
-    """`then`, which ends the program, if the call has that number."""
+    """`then`, which ends the program, if the call has this number."""
     if number is None:
         return []
     return [_skip_unless(number, len(then)), *then]
 
 
-def _checked(rule: Rule) -> list[bytes]:
+def _checked(rule: ArgumentRule) -> list[bytes]:
     """Allow if the argument fits, else refuse."""
     low = _ARGUMENTS + 8 * rule.argument
     code = []
@@ -87,12 +89,12 @@ def _and(mask: int) -> bytes:
 
 
 def _skip_if(value: int, count: int) -> bytes:
-    """Leave out the next `count` instructions if the register is `value`."""
+    """Skip the next `count` instructions if the register is `value`."""
     return _instruction(_EQUAL, value, when_true=count)
 
 
 def _skip_unless(value: int, count: int) -> bytes:
-    """Leave out the next `count` instructions if the register is not `value`."""
+    """Skip the next `count` instructions if the register is not `value`."""
     return _instruction(_EQUAL, value, when_false=count)
 
 

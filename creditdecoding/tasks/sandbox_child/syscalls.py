@@ -1,18 +1,18 @@
-"""The system calls that an ordinary Python program needs, by name, with their numbers: everything
-that is not listed here is refused.
+"""The system calls that an ordinary Python program needs, by name, with their numbers. All others
+are refused.
 
-Numbers are those of the kernel's unistd.h; None where an architecture never had the call. `ALWAYS`
-may be called with any arguments. Those of `rules` may be called when an argument fits, as the call
-could reach other processes or the network otherwise. Among what is missing on purpose: processes
-(fork, execve), sockets, other processes' memory, limits and signals (ptrace, process_vm_*,
-pidfd_*), memory that has no owner (memfd_create, shm*, mq_*), owners, modes and times of files,
-mounts, namespaces, keys, io_uring, userfaultfd, perf, bpf.
+Numbers are those of the kernel's unistd.h; None where an architecture never had the call. Calls in
+`ALWAYS` may have any arguments. Calls in `rules` are allowed only with certain arguments, because
+they could otherwise reach other processes or the network. Missing on purpose, among others:
+processes (fork, execve), sockets, other processes' memory, limits and signals (ptrace,
+process_vm_*, pidfd_*), memory without an owner (memfd_create, shm*, mq_*), owners, modes and times
+of files, mounts, namespaces, keys, io_uring, userfaultfd, perf, bpf.
 """
 
 from __future__ import annotations
 
 MACHINES = ("x86_64", "aarch64")
-"""What the numbers of a pair belong to, in this order."""
+"""The machines of the two numbers in a pair, in this order."""
 
 ALWAYS: dict[str, tuple[int | None, int | None]] = {
     # files that are open
@@ -149,9 +149,9 @@ ALWAYS: dict[str, tuple[int | None, int | None]] = {
 }
 
 
-class Rule:
-    """A call that is let through if `argument` (counted from 0), cut to the bits of `mask`, is one
-    of `values`.
+class ArgumentRule:
+    """A call that is allowed if `argument` (counted from 0), cut to the bits of `mask`, is one of
+    `values`.
 
     The kernel reads these arguments as 32 bits, and so does the filter; a `pointer` is compared in
     full.
@@ -198,30 +198,30 @@ _NAME_COMMANDS = (15, 16)
 _UNIX = 1
 
 
-def rules(pid: int) -> dict[str, Rule]:
-    """The calls that depend on an argument, for the process of that id."""
+def rules(pid: int) -> dict[str, ArgumentRule]:
+    """The calls that depend on an argument, for the process with this id."""
     return {
         # a thread of this process; not a process, not a namespace
-        "clone": Rule((56, 220), 0, (_THREAD,), mask=_THREAD | _NAMESPACES),
-        # not F_SETOWN, which would send a signal to whom it likes
-        "fcntl": Rule((72, 25), 1, _FILE_COMMANDS),
+        "clone": ArgumentRule((56, 220), 0, (_THREAD,), mask=_THREAD | _NAMESPACES),
+        # not F_SETOWN, which could send a signal to any process
+        "fcntl": ArgumentRule((72, 25), 1, _FILE_COMMANDS),
         # whether a file is a terminal; nothing that writes to one or sets an owner
-        "ioctl": Rule((16, 29), 1, _DEVICE_COMMANDS),
-        # signals to this process alone
-        "kill": Rule((62, 129), 0, (pid,)),
-        "tgkill": Rule((234, 131), 0, (pid,)),
-        "tkill": Rule((200, 130), 0, (pid,)),
+        "ioctl": ArgumentRule((16, 29), 1, _DEVICE_COMMANDS),
+        # signals to this process only
+        "kill": ArgumentRule((62, 129), 0, (pid,)),
+        "tgkill": ArgumentRule((234, 131), 0, (pid,)),
+        "tkill": ArgumentRule((200, 130), 0, (pid,)),
         # a thread's name
-        "prctl": Rule((157, 167), 0, _NAME_COMMANDS),
+        "prctl": ArgumentRule((157, 167), 0, _NAME_COMMANDS),
         # its own limits; 0 means itself
-        "prlimit64": Rule((302, 261), 0, (0, pid)),
-        # two ends that know only each other, and no address to send to
-        "socketpair": Rule((53, 199), 0, (_UNIX,)),
-        "sendto": Rule((44, 206), 4, (0,), pointer=True),
+        "prlimit64": ArgumentRule((302, 261), 0, (0, pid)),
+        # two connected ends, and no address to send to
+        "socketpair": ArgumentRule((53, 199), 0, (_UNIX,)),
+        "sendto": ArgumentRule((44, 206), 4, (0,), pointer=True),
     }
 
 
 CLONE3 = (435, 435)
-"""Has its flags in memory, where a filter cannot look: it "does not exist", so that the C library
-takes clone.
+"""Its flags are in memory, which a filter cannot read. It is answered with "does not exist", so that
+the C library uses clone.
 """

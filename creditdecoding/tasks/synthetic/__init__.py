@@ -1,5 +1,5 @@
-"""The eight small verifiable families that the embedded model answers, one for each kind of
-benchmark in the paper.
+"""The eight synthetic tasks that the embedded model answers, one for each kind of benchmark in the
+paper.
 """
 
 from __future__ import annotations
@@ -16,6 +16,5 @@ from creditdecoding.tasks.synthetic import (
     span,
 )
 
-SYNTHETIC_TASKS: dict[str, Task] = {
-    m.TASK.name: m.TASK for m in (facts, span, discrete, rule, program, output, arithmetic, algebra)
-}
+_MODULES = (facts, span, discrete, rule, program, output, arithmetic, algebra)
+SYNTHETIC_TASKS: dict[str, Task] = {module.TASK.name: module.TASK for module in _MODULES}

@@ -3,54 +3,72 @@
 from __future__ import annotations
 
 import random
+from typing import NamedTuple
 
 from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import LETTERS
+
+_NAMES = [letter for letter in LETTERS if letter not in "aeilo"]
+
+
+class _Solution(NamedTuple):
+    equation: str
+    steps: list[str]
+    check: str
 
 
 def _term(factor: int, name: str) -> str:
     return name if factor == 1 else f"{factor}{name}"
 
 
+def _plus(v: str, a: int, b: int, x: int) -> _Solution:
+    c = a * x + b
+    steps = [f"Subtract {b}: {a}{v}={c}-{b}={a * x}.", f"Divide by {a}: {v}={a * x}/{a}={x}."]
+    return _Solution(f"{a}{v}+{b}={c}", steps, f"{a}*{x}={a * x} and {a * x}+{b}={c}")
+
+
+def _minus(v: str, a: int, b: int, x: int) -> _Solution:
+    b = min(b, a * x)
+    c = a * x - b
+    steps = [f"Add {b}: {a}{v}={c}+{b}={a * x}.", f"Divide by {a}: {v}={a * x}/{a}={x}."]
+    return _Solution(f"{a}{v}-{b}={c}", steps, f"{a}*{x}={a * x} and {a * x}-{b}={c}")
+
+
+def _bracket(v: str, a: int, b: int, x: int) -> _Solution:
+    b = min(b, 6)
+    c = a * (x + b)
+    steps = [f"Divide by {a}: {v}+{b}={c}/{a}={x + b}.", f"Subtract {b}: {v}={x + b}-{b}={x}."]
+    return _Solution(f"{a}({v}+{b})={c}", steps, f"{x}+{b}={x + b} and {a}*{x + b}={c}")
+
+
+def _both_sides(v: str, a: int, b: int, x: int, d: int) -> _Solution:
+    """The unknown on both sides, a times on the left and d < a times on the right."""
+    c = (a - d) * x + b
+    left, right = _term(a - d, v), _term(d, v)
+    steps = [f"Subtract {right}: {left}+{b}={c}.", f"Subtract {b}: {left}={c}-{b}={c - b}."]
+    if a - d > 1:
+        steps.append(f"Divide by {a - d}: {v}={c - b}/{a - d}={x}.")
+    check = f"{a}*{x}={a * x} and {a * x}+{b}={a * x + b}"
+    return _Solution(f"{a}{v}+{b}={right}+{c}", steps, check)
+
+
 def make(rng: random.Random) -> Item:
     """One equation in one unknown, with a whole solution."""
-    v = rng.choice([c for c in LETTERS if c not in "aeilo"])
-    a, b, x = rng.randint(2, 5), rng.randint(1, 12), rng.randint(1, 9)
+    v = rng.choice(_NAMES)
+    a, b = rng.randint(2, 5), rng.randint(1, 12)
+    x = rng.randint(1, 9)
     kind = rng.choice(("plus", "minus", "bracket", "both"))
-    if kind == "minus":
-        b = min(b, a * x)
-    if kind == "plus":
-        c = a * x + b
-        equation = f"{a}{v}+{b}={c}"
-        steps = [f"Subtract {b}: {a}{v}={c}-{b}={a * x}.", f"Divide by {a}: {v}={a * x}/{a}={x}."]
-    elif kind == "minus":
-        c = a * x - b
-        equation = f"{a}{v}-{b}={c}"
-        steps = [f"Add {b}: {a}{v}={c}+{b}={a * x}.", f"Divide by {a}: {v}={a * x}/{a}={x}."]
-    elif kind == "bracket":
-        b = min(b, 6)
-        c = a * (x + b)
-        equation = f"{a}({v}+{b})={c}"
-        steps = [f"Divide by {a}: {v}+{b}={c}/{a}={x + b}.", f"Subtract {b}: {v}={x + b}-{b}={x}."]
+    if kind == "both":
+        solution = _both_sides(v, a, b, x, rng.randint(1, a - 1))
     else:
-        d = rng.randint(1, a - 1)
-        c = (a - d) * x + b
-        left, right = _term(a - d, v), _term(d, v)
-        equation = f"{a}{v}+{b}={right}+{c}"
-        steps = [f"Subtract {right}: {left}+{b}={c}.", f"Subtract {b}: {left}={c}-{b}={c - b}."]
-        if a - d > 1:
-            steps.append(f"Divide by {a - d}: {v}={c - b}/{a - d}={x}.")
-    if kind == "bracket":
-        check = f"{x}+{b}={x + b} and {a}*{x + b}={c}"
-    else:
-        sign = "-" if kind == "minus" else "+"
-        check = f"{a}*{x}={a * x} and {a * x}{sign}{b}={a * x + (-b if kind == 'minus' else b)}"
+        solution = {"plus": _plus, "minus": _minus, "bracket": _bracket}[kind](v, a, b, x)
+    equation = solution.equation
     prompt = rng.choice(
         (f"Solve {equation} for {v}.", f"Find {v} if {equation}.", f"What is {v} when {equation}?")
     )
-    answer = f"We have {equation}. " + " ".join(steps) + f" Check: {check}. Answer: {v}={x}"
-    key = (kind, equation.replace(v, "x"))
-    return Item("algebra", prompt, answer, f"{v}={x}", key)
+    steps = " ".join(solution.steps)
+    answer = f"We have {equation}. {steps} Check: {solution.check}. Answer: {v}={x}"
+    return Item("algebra", prompt, answer, f"{v}={x}", (kind, equation.replace(v, "x")))
 
 
 TASK = Task("algebra", "algebra", make, same_answer, step_delimiter=".")

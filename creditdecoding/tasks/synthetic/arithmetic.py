@@ -7,87 +7,91 @@ import random
 from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import PEOPLE, THINGS
 
-_GAIN = (
-    ("{n} finds {k} more.", "Finding {k} more"),
-    ("{n} gets {k} from {o}.", "Getting {k}"),
-    ("{n} buys {k} more.", "Buying {k} more"),
-)
-_LOSS = (
-    ("{n} gives {k} to {o}.", "Giving away {k}"),
-    ("{n} loses {k}.", "Losing {k}"),
-    ("{n} sells {k}.", "Selling {k}"),
-)
-_TIMES = (("Then {n} has {k} times as many.", "Having {k} times as many"),)
+_CHANGES = {
+    "+": (
+        ("{n} finds {k} more.", "Finding {k} more"),
+        ("{n} gets {k} from {o}.", "Getting {k}"),
+        ("{n} buys {k} more.", "Buying {k} more"),
+    ),
+    "-": (
+        ("{n} gives {k} to {o}.", "Giving away {k}"),
+        ("{n} loses {k}.", "Losing {k}"),
+        ("{n} sells {k}.", "Selling {k}"),
+    ),
+    "*": (("Then {n} has {k} times as many.", "Having {k} times as many"),),
+}
+"""What happens to somebody's things, as the problem says it and as the worked answer does."""
 
 
-def chain(rng: random.Random, count: int, family: str = "arithmetic") -> Item:
+def _change(rng: random.Random, value: int) -> tuple[str, int, int]:
+    """An operation on `value`: its sign, its number and the new value."""
+    sign = rng.choice(["+"] * (value <= 20) + ["-"] * (value >= 3) + ["*"] * (value <= 9))
+    if sign == "*":
+        number = rng.randint(2, 3)
+        return sign, number, value * number
+    if sign == "-":
+        number = rng.randint(1, min(9, value - 1))
+        return sign, number, value - number
+    number = rng.randint(1, 9)
+    return sign, number, value + number
+
+
+def changes(rng: random.Random, count: int, task: str = "arithmetic") -> Item:
     """`count` changes to what somebody has, one after the other."""
-    (n, o), thing = rng.sample(PEOPLE, 2), rng.choice(THINGS)
+    (name, other), thing = rng.sample(PEOPLE, 2), rng.choice(THINGS)
     value = start = rng.randint(2, 15)
-    said = [
-        rng.choice(
-            (
-                f"{n} has {value} {thing}.",
-                f"{n} starts with {value} {thing}.",
-                f"At first {n} has {value} {thing}.",
-            )
-        )
-    ]
-    steps, ops = [f"{n} starts with {value} {thing}."], []
+    openings = (
+        f"{name} has {value} {thing}.",
+        f"{name} starts with {value} {thing}.",
+        f"At first {name} has {value} {thing}.",
+    )
+    story, steps = [rng.choice(openings)], [f"{name} starts with {value} {thing}."]
+    key: list[object] = ["chain", start]
     for _ in range(count):
-        kinds = ["+"] * (value <= 20) + ["-"] * (value >= 3) + ["*"] * (value <= 9)
-        op = rng.choice(kinds)
-        k = (
-            rng.randint(2, 3)
-            if op == "*"
-            else rng.randint(1, min(9, value - 1))
-            if op == "-"
-            else rng.randint(1, 9)
-        )
-        sentence, gerund = rng.choice(_GAIN if op == "+" else _LOSS if op == "-" else _TIMES)
-        new = value + k if op == "+" else value - k if op == "-" else value * k
-        said.append(sentence.format(n=n, o=o, k=k))
-        steps.append(f"{gerund.format(k=k)}: {value}{op}{k}={new}.")
-        ops += [op, k]
+        sign, number, new = _change(rng, value)
+        sentence, gerund = rng.choice(_CHANGES[sign])
+        story.append(sentence.format(n=name, o=other, k=number))
+        steps.append(f"{gerund.format(k=number)}: {value}{sign}{number}={new}.")
+        key += [sign, number]
         value = new
-    question = rng.choice(
-        (
-            f"How many {thing} does {n} have now?",
-            f"How many {thing} are left with {n}?",
-            f"How many {thing} has {n} at the end?",
-        )
+    questions = (
+        f"How many {thing} does {name} have now?",
+        f"How many {thing} are left with {name}?",
+        f"How many {thing} has {name} at the end?",
     )
-    return Item(
-        family,
-        " ".join(said) + " " + question,
-        " ".join(steps) + f" So {n} has {value} {thing}. Answer: {value}",
-        value,
-        ("chain", start, *ops),
-    )
+    prompt = " ".join([*story, rng.choice(questions)])
+    answer = " ".join([*steps, f"So {name} has {value} {thing}. Answer: {value}"])
+    return Item(task, prompt, answer, value, tuple(key))
 
 
 def _compare(rng: random.Random) -> Item:
+    """What three people have: the second more or fewer than the first, the third times as many."""
     (a, b, c), thing = rng.sample(PEOPLE, 3), rng.choice(THINGS)
-    x, k, m = rng.randint(2, 12), rng.randint(1, 9), rng.randint(2, 3)
-    y, more = x + k, True
-    if k < x and rng.random() < 0.5:
-        y, more = x - k, False
-    z = y * m
-    total = x + y + z
+    first, number = rng.randint(2, 12), rng.randint(1, 9)
+    factor = rng.randint(2, 3)
+    fewer = number < first and rng.random() < 0.5
+    second = first - number if fewer else first + number
+    third = second * factor
+    total = first + second + third
+    question = rng.choice(
+        ("How many do they have together?", f"How many {thing} do they have in all?")
+    )
     prompt = (
-        f"{a} has {x} {thing}. {b} has {k} {'more' if more else 'fewer'} than {a}. {c} has {m} times as many as {b}. "
-        + rng.choice(("How many do they have together?", f"How many {thing} do they have in all?"))
+        f"{a} has {first} {thing}. {b} has {number} {'fewer' if fewer else 'more'} than {a}. "
+        f"{c} has {factor} times as many as {b}. {question}"
     )
     answer = (
-        f"{a} has {x} {thing}. {b} has {x}{'+' if more else '-'}{k}={y} {thing}. {c} has {y}*{m}={z} {thing}. "
-        f"Together {x}+{y}={x + y}. Together {x + y}+{z}={total}. Answer: {total}"
+        f"{a} has {first} {thing}. {b} has {first}{'-' if fewer else '+'}{number}={second} {thing}. "
+        f"{c} has {second}*{factor}={third} {thing}. "
+        f"Together {first}+{second}={first + second}. "
+        f"Together {first + second}+{third}={total}. Answer: {total}"
     )
-    return Item("arithmetic", prompt, answer, total, ("compare", x, y, m))
+    return Item("arithmetic", prompt, answer, total, ("compare", first, second, factor))
 
 
 def make(rng: random.Random) -> Item:
-    """One problem: a chain of changes, or three people compared."""
-    return chain(rng, rng.choice((2, 3))) if rng.random() < 0.7 else _compare(rng)
+    """One problem: a series of changes, or three people compared."""
+    return changes(rng, rng.choice((2, 3))) if rng.random() < 0.7 else _compare(rng)
 
 
 TASK = Task("arithmetic", "arithmetic word problems", make, same_answer, step_delimiter=".")

@@ -6,64 +6,70 @@ import random
 
 from creditdecoding.tasks.base import Item, Task, same_answer
 
-_ASK = (
+_QUESTIONS = (
     "What does this program print?",
     "What is the output of this code?",
     "Run this program and give its output.",
 )
 
 
+def _operation(rng: random.Random, value: int) -> tuple[str, int, int]:
+    """A sign, a number and what it makes of `value`: from 0 to 40."""
+    sign = rng.choice("+-*")
+    number = rng.randint(2, 3) if sign == "*" else rng.randint(1, 9)
+    results = {"+": value + number, "-": value - number, "*": value * number}
+    if results[sign] > 40:
+        sign = "-"
+    elif results[sign] < 0:
+        sign = "+"
+    return sign, number, results[sign]
+
+
 def _straight(rng: random.Random) -> Item:
+    """Assignments to two variables, one after the other."""
     a, b = rng.sample("abcxyz", 2)
-    state = {a: rng.randint(1, 15)}
-    lines, steps = [f"{a} = {state[a]}"], [f"{a}={state[a]}"]
-    key: list[object] = [state[a]]
+    values = {a: rng.randint(1, 15)}
+    lines, steps = [f"{a} = {values[a]}"], [f"{a}={values[a]}"]
+    key: list[object] = ["straight", values[a]]
     for turn in range(rng.choice((2, 3))):
         target = b if turn == 0 else rng.choice((a, b))
-        source = rng.choice(sorted(state))
-        op = rng.choice("+-*")
-        k = rng.randint(2, 3) if op == "*" else rng.randint(1, 9)
-        old = state[source]
-        new = old + k if op == "+" else old - k if op == "-" else old * k
-        if not 0 <= new <= 40:
-            op, new = ("-", old - k) if new > 40 else ("+", old + k)
-        state[target] = new
-        key.append((target == a, source == a, op, k))
-        lines.append(f"{target} = {source} {op} {k}")
-        steps.append(f"{source}={old}, {old}{op}{k}={new}, {target}={new}")
-    if rng.random() < 0.5:
-        gold = state[a] + state[b]
-        lines.append(f"print({a} + {b})")
-        steps.append(f"{a}={state[a]}, {b}={state[b]}, {state[a]}+{state[b]}={gold}")
-    else:
-        gold = state[b]
-        lines.append(f"print({b})")
-        steps.append(f"{b}={gold}")
-    return _item(rng, lines, steps, gold, ("straight", *key, f"{a} + {b}" in lines[-1]))
+        source = rng.choice(sorted(values))
+        old = values[source]
+        sign, number, new = _operation(rng, old)
+        key.append((target == a, source == a, sign, number))
+        lines.append(f"{target} = {source} {sign} {number}")
+        steps.append(f"{source}={old}, {old}{sign}{number}={new}, {target}={new}")
+        values[target] = new
+    prints_sum = rng.random() < 0.5
+    gold = values[a] + values[b] if prints_sum else values[b]
+    lines.append(f"print({a} + {b})" if prints_sum else f"print({b})")
+    addition = f"{a}={values[a]}, {b}={values[b]}, {values[a]}+{values[b]}={gold}"
+    steps.append(addition if prints_sum else f"{b}={gold}")
+    return _item(rng, lines, steps, gold, (*key, prints_sum))
 
 
 def _loop(rng: random.Random) -> Item:
+    """A variable that grows or shrinks in a loop: by a number, or by the loop's index."""
     name = rng.choice("stuv")
-    value, turns, k, op = (
-        rng.randint(0, 12),
-        rng.randint(2, 4),
-        rng.randint(1, 9),
-        rng.choice("+-i"),
-    )
-    if op == "-":
-        value += turns * k
+    value, turns = rng.randint(0, 12), rng.randint(2, 4)
+    number = rng.randint(1, 9)
+    kind = rng.choice("+-i")
+    by_index = kind == "i"
+    sign = "-" if kind == "-" else "+"
+    if sign == "-":
+        value += turns * number
     lines = [
         f"{name} = {value}",
         f"for i in range({turns}):",
-        f"    {name} = {name} {'+' if op == 'i' else op} {'i' if op == 'i' else k}",
+        f"    {name} = {name} {sign} {'i' if by_index else number}",
         f"print({name})",
     ]
-    key = ("loop", value, turns, op, 0 if op == "i" else k)
+    key = ("loop", value, turns, kind, 0 if by_index else number)
     steps = [f"{name}={value}"]
     for i in range(turns):
-        by = i if op == "i" else k
-        new = value - by if op == "-" else value + by
-        steps.append(f"i={i}, {value}{'-' if op == '-' else '+'}{by}={new}, {name}={new}")
+        by = i if by_index else number
+        new = value - by if sign == "-" else value + by
+        steps.append(f"i={i}, {value}{sign}{by}={new}, {name}={new}")
         value = new
     return _item(rng, lines, steps, value, key)
 
@@ -71,8 +77,8 @@ def _loop(rng: random.Random) -> Item:
 def _item(
     rng: random.Random, lines: list[str], steps: list[str], gold: int, key: tuple[object, ...]
 ) -> Item:
-    prompt = rng.choice(_ASK) + "\n" + "\n".join(lines)
-    return Item("output", prompt, "\n".join(steps) + f"\nAnswer: {gold}", gold, key)
+    prompt = "\n".join([rng.choice(_QUESTIONS), *lines])
+    return Item("output", prompt, "\n".join([*steps, f"Answer: {gold}"]), gold, key)
 
 
 def make(rng: random.Random) -> Item:

@@ -6,10 +6,11 @@ import random
 
 from creditdecoding.tasks.base import Item, Task
 from creditdecoding.tasks.benchmarks.extract import code, defines
-from creditdecoding.tasks.sandbox import gives
+from creditdecoding.tasks.sandbox import returns_expected
 
 
 def _filter(rng: random.Random) -> tuple[str, str]:
+    """Which numbers of the list, in words and as a condition."""
     k = rng.randint(1, 9)
     return rng.choice(
         (
@@ -26,6 +27,7 @@ def _filter(rng: random.Random) -> tuple[str, str]:
 
 
 def _map(rng: random.Random) -> tuple[str, str]:
+    """What becomes of a number, in words and as an expression."""
     k = rng.randint(2, 9)
     return rng.choice(
         (
@@ -48,42 +50,47 @@ _REDUCE = {
 
 def make(rng: random.Random) -> Item:
     """One function over a list: keep some numbers, change them, combine them."""
-    what, test = _filter(rng)
+    numbers, test = _filter(rng)
     change, expression = _map(rng)
     kind = rng.choice(tuple(_REDUCE))
     if kind == "count":
         change, expression = "", "x"
     name = rng.choice("fgh")
-    asked = f"the {kind} of {change}the {what} in xs"
+    value = f"the {kind} of {change}the {numbers} in xs"
     prompt = rng.choice(
         (
-            f"Write a Python function {name}(xs) that returns {asked}.",
-            f"Write a function {name} that takes a list xs and returns {asked}.",
-            f"In Python, define {name}(xs) to give {asked}.",
+            f"Write a Python function {name}(xs) that returns {value}.",
+            f"Write a function {name} that takes a list xs and returns {value}.",
+            f"In Python, define {name}(xs) to give {value}.",
         )
     )
     start, update, result = _REDUCE[kind]
-    head = f"def {name}(xs):\n    # {asked}\n    {start}\n    for x in xs:\n        if {test}:\n"
-    code = head + f"            {update.format(e=expression)}\n    return {result}"
-    return Item("program", prompt, code, (name, code), (kind, test, expression))
+    lines = (
+        f"def {name}(xs):",
+        f"    # {value}",
+        f"    {start}",
+        "    for x in xs:",
+        f"        if {test}:",
+        f"            {update.format(e=expression)}",
+        f"    return {result}",
+    )
+    reference = "\n".join(lines)
+    return Item("program", prompt, reference, (name, reference), (kind, test, expression))
 
 
 def score(text: str, item: Item) -> bool:
     """The text defines the function and agrees with the reference on twelve lists and on every
-    single number.
+    number from -12 to 20 alone.
     """
     name, reference = item.gold
     rng = random.Random(repr(item.key))
-    cases = [
-        [rng.randint(-12, 20) for _ in range(length)]
-        for length in (0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 8, 9)
-    ]
-    cases += [[x] for x in range(-12, 21)]  # so that no bound can be off by one
+    lengths = (0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 8, 9)
+    lists = [[rng.randint(-12, 20) for _ in range(length)] for length in lengths]
+    lists += [[number] for number in range(-12, 21)]  # so that no bound can be off by one
     scope: dict[str, object] = {}
     exec(reference, scope)  # our own reference text, never the model's
-    expected = [scope[name](list(case)) for case in cases]  # type: ignore[operator]
-    calls = [([case], wanted) for case, wanted in zip(cases, expected)]
-    return gives(code(text, defines(name)), name, calls)
+    calls = [([numbers], scope[name](list(numbers))) for numbers in lists]  # type: ignore[operator]
+    return returns_expected(code(text, defines(name)), name, calls)
 
 
 TASK = Task("program", "writing a small program", make, score, step_delimiter="\n")

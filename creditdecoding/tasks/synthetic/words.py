@@ -1,4 +1,4 @@
-"""Words that the pocket families share."""
+"""Words that the synthetic tasks share."""
 
 PEOPLE = [
     "Tom",
@@ -57,4 +57,6 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 def listing(parts: list[str], last: str = "and") -> str:
     """`a, b and c`."""
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f" {last} " + parts[-1]
+    if len(parts) == 1:
+        return parts[0]
+    return f"{', '.join(parts[:-1])} {last} {parts[-1]}"

@@ -302,9 +302,9 @@ def _sample_files(folder: Path) -> list[Path]:
 class ResumableRun:
     """The state file and the log of a training run.
 
-    `settings` are saved with the state and compared when the run continues, apart from those that
-    `may_change`; they are under `settings_key` of the state. `step_key` is the counter in states
-    and log records.
+    `settings` are saved with the state under `settings_key` and compared when the run continues,
+    apart from those that `may_change`; None if a manifest holds them (`open_run`). `step_key` is
+    the counter in states and log records.
 
         run = ResumableRun(folder, settings, may_change=("steps",))
         if state := run.load(device):
@@ -318,15 +318,18 @@ class ResumableRun:
     def __init__(
         self,
         folder: Path,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, Any] | None,
         *,
         may_change: Sequence[str] = (),
         settings_key: str = "settings",
         step_key: str = "step",
     ) -> None:
-        self.settings, self.may_change = plain_json(settings), tuple(may_change)
-        self.settings_key, self.step_key = settings_key, step_key
-        self.state_file, self.log_file = folder / "state.pt", folder / "log.jsonl"
+        self.settings: Record | None = plain_json(settings)
+        self.may_change = tuple(may_change)
+        self.settings_key = settings_key
+        self.step_key = step_key
+        self.state_file = folder / "state.pt"
+        self.log_file = folder / "log.jsonl"
         self.saved_step = 0
 
     def load(self, device: Any = "cpu") -> Record | None:
@@ -338,7 +341,8 @@ class ResumableRun:
             return None
         try:
             state = torch.load(self.state_file, map_location=device, weights_only=True)
-            saved_settings, step = dict(state[self.settings_key]), int(state[self.step_key])
+            step = int(state[self.step_key])
+            saved_settings = None if self.settings is None else dict(state[self.settings_key])
         except (
             OSError,
             RuntimeError,
@@ -353,14 +357,16 @@ class ResumableRun:
                 given=str(self.state_file),
                 hint="Delete it to start again, or choose another output.",
             ) from error
-        check_settings(self.state_file, saved_settings, self.settings, self.may_change)
+        if saved_settings is not None and self.settings is not None:
+            check_settings(self.state_file, saved_settings, self.settings, self.may_change)
         self.saved_step = step
         return dict(state)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Save a state, which must hold `step_key`; a kill leaves the old or the new one."""
+        settings = {} if self.settings is None else {self.settings_key: self.settings}
         with atomic_file(self.state_file) as file:
-            torch.save({self.settings_key: self.settings, **state}, file)
+            torch.save({**settings, **state}, file)
         self.saved_step = state[self.step_key]
 
     def log(self, record: Mapping[str, Any]) -> None:

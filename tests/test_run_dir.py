@@ -177,3 +177,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         raise KilledError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_state_may_leave_its_settings_to_a_manifest(tmp_path: Path) -> None:
+    run = ResumableRun(tmp_path, None, step_key="iteration")
+    run.save({"iteration": 3, "weight": torch.ones(1)})
+    assert set(torch.load(run.state_file, weights_only=True)) == {"iteration", "weight"}
+    again = ResumableRun(tmp_path, None, step_key="iteration")
+    assert again.load() is not None and again.saved_step == 3

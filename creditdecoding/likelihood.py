@@ -1,18 +1,17 @@
-"""How likely a model finds a text: the Monte-Carlo bound of masked diffusion, its exact value, and
-the odds of what was decoded.
+"""How likely a model finds a text: the Monte-Carlo bound of masked diffusion, and the probabilities
+of a decoded answer.
 
     log_likelihood(lm, "The capital of Peru is", " Lima.", mc_num=128)   -> Estimate(mean, error)
 
 The model predicts any masked positions from the rest, so it has a likelihood for every order of
-writing. The mean over orders is a
-lower bound of log p(answer | prompt) (LLaDA, arXiv 2502.09992, Eq. 6 and 14):
+writing. The mean over all orders is a lower bound of log p(answer | prompt) (LLaDA, arXiv
+2502.09992, Eq. 6 and 14):
 
     E[ L / l * sum of log p(masked token | the rest) ],   l uniform in 1..L, l of the L answer
     tokens masked at random
 
-With blocks the answer is scored block by block, earlier blocks given and later ones masked: the
-order in which blocks are decoded, and
-a block-causal model's own factorisation.
+With blocks, the answer is scored block by block, earlier blocks given and later ones masked: the
+order in which blocks are decoded, and the factorisation of a block-causal model.
 """
 
 from __future__ import annotations
@@ -28,14 +27,17 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.forward import logits_at
-from creditdecoding.decoding.request import LogitReads, Request, new_infill_request, new_request
+from creditdecoding.decoding.request import (
+    LogitReads,
+    Request,
+    new_infill_request,
+    new_request,
+)
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
 from creditdecoding.ops.vocab_stats import vocab_stats
 from creditdecoding.options import check_fields, from_mapping, option
 from creditdecoding.trace import Trace
-
-LONGEST_EXACT = 14
 
 Text = str | Sequence[int]
 """Plain text, or ids."""
@@ -45,15 +47,15 @@ Text = str | Sequence[int]
 class LikelihoodConfig:
     """How a likelihood is estimated."""
 
-    mc_num: int = option(128, "Samples a block.", ge=1)
+    mc_num: int = option(128, "Samples for each block.", ge=1)
     ratios: str = option(
         "stratified",
-        "How many are masked: spread evenly over the samples, or drawn for each.",
+        "How many tokens are masked: spread evenly over the samples, or drawn for each.",
         choices=("stratified", "uniform"),
     )
     block_length: int | None = option(
         None,
-        "Score block by block; by default the answer at once, or the blocks of a block-causal model.",
+        "Score block by block; by default the whole answer, or a block-causal model's blocks.",
         ge=1,
     )
     cfg_scale: float = option(0.0, "Classifier-free guidance of the predictions.", ge=0.0)
@@ -68,8 +70,8 @@ class LikelihoodConfig:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and standard error in nats; the error is NaN for a single sample of a block longer than
-    one token.
+    """Mean and standard error in nats; the error is NaN for a single sample of a block of several
+    tokens.
     """
 
     mean: float
@@ -78,78 +80,87 @@ class Estimate:
 
 @dataclass(frozen=True)
 class TraceLikelihood:
-    """Log-probability of each written token at the pass that wrote it, by position, in nats."""
+    """Log-probability in nats of each written token at the pass that wrote it, by position."""
 
     by_position: Mapping[int, float]
 
     @property
     def total(self) -> float:
-        """Their sum: the log-probability of this answer written in this order."""
+        """The log-probability of the answer, written in this order."""
         return math.fsum(self.by_position.values())
 
 
 @dataclass(frozen=True)
 class TokenQuery:
-    """Ask for log p of `targets` [n] at `positions` [n] of `row`'s canvas."""
+    """Asks for log p of the `targets` [n] at `positions` [n] of `row`, given its canvas."""
 
     row: Request
     positions: Tensor
     targets: Tensor
 
 
+@dataclass(frozen=True)
+class _ScoredBlock:
+    """A block of an answer to score: its request, and the whole canvas with the answer written."""
+
+    request: Request
+    tokens: Tensor
+
+    @property
+    def length(self) -> int:
+        """Tokens of the answer in the block."""
+        return self.request.initial_masks
+
+    def samples(self, config: LikelihoodConfig) -> int:
+        """How often the block is masked: once if there is only one way."""
+        return config.mc_num if self.length > 1 else 1
+
+    def queries(
+        self, config: LikelihoodConfig, noise: torch.Generator, mask_id: int
+    ) -> Iterator[TokenQuery]:
+        """The block with random tokens masked, in the order of the strata."""
+        start, end = self.request.block
+        positions = self.request.masked[start:end].nonzero()[:, 0] + start
+        written = torch.cat((self.tokens[:end], self.request.canvas[end:]))
+        samples = self.samples(config)
+        ratio = torch.rand(samples, generator=noise, dtype=torch.float64)
+        if config.ratios == "stratified":
+            ratio = (torch.arange(samples) + ratio) / samples
+        counts = (ratio * self.length).long().clamp(max=self.length - 1) + 1
+        for count in counts.tolist():
+            masked = positions[torch.randperm(self.length, generator=noise)[:count]]
+            canvas = written.index_fill(0, masked, mask_id)
+            yield TokenQuery(replace(self.request, canvas=canvas), masked, self.tokens[masked])
+
+
 def log_likelihood(lm: LM, prompt: Text, answer: Text, **options: Any) -> Estimate:
     """Monte-Carlo bound on log p(answer | prompt); `options` are fields of `LikelihoodConfig`.
+
     Raises `OptionError`.
     """
     return log_likelihoods(lm, [(prompt, answer)], **options)[0]
 
 
 def log_likelihoods(lm: LM, pairs: Iterable[tuple[Text, Text]], **options: Any) -> list[Estimate]:
-    """The same for many (prompt, answer) in shared batches."""
+    """The same for many (prompt, answer) pairs in shared batches."""
     config = from_mapping(LikelihoodConfig, options)
-    plans = [_blocks(lm, prompt, answer, config) for prompt, answer in pairs]
-    queries = (query for plan in plans for query in _samples(plan, lm.vocab.mask_id, config))
-    found = _log_probs(lm, queries, config.batch_size)
+    answers = [_blocks(lm, prompt, answer, config) for prompt, answer in pairs]
+    log_probs = _log_probs(lm, _queries(answers, config, lm.vocab.mask_id), config.batch_size)
     return [
-        _estimate([[next(found) for _ in range(_count(row, config))] for row, _ in plan], plan)
-        for plan in plans
+        _estimate(
+            blocks, [list(itertools.islice(log_probs, block.samples(config))) for block in blocks]
+        )
+        for blocks in answers
     ]
 
 
-def exact_bound(lm: LM, prompt: Text, answer: Text, **options: Any) -> float:
-    """What `log_likelihood` estimates, by all 2^L - 1 masks of each block; for blocks of at most
-    `LONGEST_EXACT` tokens.
-    """
-    config = from_mapping(LikelihoodConfig, options)
-    plan = _blocks(lm, prompt, answer, config)
-    longest = max(row.initial_masks for row, _ in plan)
-    if longest > LONGEST_EXACT:
-        raise OptionError(
-            "too long to enumerate",
-            given=longest,
-            allowed=f"at most {LONGEST_EXACT} tokens a block",
-            hint="Use log_likelihood.",
-        )
-    weights, queries = [], []
-    for row, tokens in plan:
-        where = row.masked[slice(*row.block)].nonzero()[:, 0] + row.block[0]
-        for count in range(1, row.initial_masks + 1):
-            for chosen in itertools.combinations(range(row.initial_masks), count):
-                weights.append(1 / (count * math.comb(row.initial_masks, count)))
-                queries.append(_query(row, tokens, where[list(chosen)], lm.vocab.mask_id))
-    return math.fsum(
-        w * float(x.sum()) for w, x in zip(weights, _log_probs(lm, queries, config.batch_size))
-    )
-
-
 def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> TraceLikelihood:
-    """Log-probabilities of a trace's tokens, each given what was written before its pass; without
+    """Log-probabilities of a trace's tokens, each given what was written before its pass, without
     cache, sampling or credit.
 
-    These are the model's own probabilities (guided, if decoding was); the trace's confidences are
-    what the decoder compared. Raises
-    `OptionError` for a trace without settings, of another model, or of a rule that wrote over
-    tokens or took them back.
+    They are the model's own probabilities (guided if decoding was); the confidences in the trace
+    are what the decoder compared. Raises `OptionError` for a trace without settings, of another
+    model, or of a decoder that overwrote or remasked tokens.
     """
     if batch_size < 1:
         raise OptionError(
@@ -159,175 +170,127 @@ def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> TraceLikelihood:
             hint="Change the value and try again.",
         )
     queries = replay(lm, trace)
-    found = [x for part in _log_probs(lm, queries, batch_size) for x in part.tolist()]
-    return TraceLikelihood(
-        dict(zip((p for query in queries for p in query.positions.tolist()), found))
-    )
+    by_position: dict[int, float] = {}
+    for query, log_probs in zip(queries, _log_probs(lm, queries, batch_size)):
+        by_position.update(zip(query.positions.tolist(), log_probs.tolist()))
+    return TraceLikelihood(by_position)
 
 
 def replay(lm: LM, trace: Trace) -> list[TokenQuery]:
-    """A trace's passes, each with the canvas before it and what it wrote. Raises `OptionError` as
-    `rescore` does.
+    """A trace's passes, each with the canvas before it and the tokens it wrote.
+
+    Raises `OptionError` as `rescore` does.
     """
-    row = _replayed(lm, trace)
-    canvas, queries = row.canvas, []
+    request = _first_request(lm, trace)
+    canvas = request.canvas
+    queries = []
     for step in trace.steps:
-        done = step.commits()
-        now = torch.tensor(list(done), dtype=torch.long)
-        if step.revoked or not bool((canvas[now] == lm.vocab.mask_id).all()):
-            what = "the trace writes over tokens or takes them back"
+        written = step.commits()
+        positions = torch.tensor(list(written), dtype=torch.long)
+        targets = torch.tensor(list(written.values()), dtype=torch.long)
+        if step.revoked or not bool((canvas[positions] == lm.vocab.mask_id).all()):
             raise OptionError(
-                what,
+                "the trace writes over tokens or turns them back into masks",
                 given=trace.settings.get("decoder"),
                 hint="Only what is written once can be scored.",
             )
-        targets = torch.tensor(list(done.values()), dtype=torch.long)
-        queries.append(
-            TokenQuery(replace(row, canvas=canvas, block_index=step.block), now, targets)
-        )
-        canvas = canvas.index_put((now,), targets)
+        before = replace(request, canvas=canvas, block_index=step.block)
+        queries.append(TokenQuery(before, positions, targets))
+        canvas = canvas.index_put((positions,), targets)
     return queries
 
 
-def _replayed(lm: LM, trace: Trace) -> Request:
-    """The row that the trace began with."""
-    known = {
-        name: value
-        for name, value in trace.settings.items()
-        if name not in ("decoder", "stop", "cache", "begun")
-    }
-    if "gen_length" not in known:
+def _first_request(lm: LM, trace: Trace) -> Request:
+    """The request that the trace began with."""
+    if "gen_length" not in trace.settings:
         raise OptionError(
             "the trace does not say how it was made",
             given=trace.settings,
             hint="Make it with an LM, or fill in its settings.",
         )
-    config = from_mapping(GenerationConfig, {**known, "decoder": "fixed", "cache": "none"})
+    settings = {**trace.settings, "decoder": "fixed", "cache": "none", "stop": ()}
+    answer_prefix = settings.pop("begun", ())
+    config = from_mapping(GenerationConfig, settings)
     written = trace.written
+    model = (lm.vocab, lm.max_length, lm.geometry)
     if trace.prompt:
-        row = new_request(
-            0,
-            trace.prompt,
-            config,
-            lm.vocab,
-            lm.max_length,
-            lm.geometry,
-            trace.settings.get("begun", ()),
-        )
+        request = new_request(0, trace.prompt, config, *model, answer_prefix)
     else:
-        given = trace.finish.tokens if trace.finish is not None else ()
-        row = new_infill_request(
-            0,
-            [lm.vocab.mask_id if i in written else x for i, x in enumerate(given)],
-            config,
-            lm.vocab,
-            lm.max_length,
-            lm.geometry,
-        )
-    fits = all(step.block < len(row.blocks) for step in trace.steps) and max(
-        written, default=0
-    ) < len(row.canvas)
+        ids = list(trace.tokens)
+        for position in written.keys() & range(len(ids)):
+            ids[position] = lm.vocab.mask_id
+        request = new_infill_request(0, ids, config, *model)
+    fits = all(step.block < len(request.blocks) for step in trace.steps)
+    fits = fits and max(written, default=0) < len(request.canvas)
     if not fits or any(not 0 <= x < lm.vocab.size for x in (*trace.prompt, *written.values())):
         raise OptionError(
             "the trace is of another model", hint="Score it with the model that made it."
         )
-    return row
+    return request
 
 
-def _blocks(
-    lm: LM, prompt: Text, answer: Text, config: LikelihoodConfig
-) -> list[tuple[Request, Tensor]]:
-    """A row for each block of the answer, earlier blocks written, later ones masked; and the whole
-    canvas, written.
-    """
-    given, wanted = _ids(lm, prompt, "prompt"), _ids(lm, answer, "answer")
-    width = config.block_length or lm.geometry.causal_block or len(wanted)
-    request = GenerationConfig(
+def _blocks(lm: LM, prompt: Text, answer: Text, config: LikelihoodConfig) -> list[_ScoredBlock]:
+    """The blocks of an answer; in each request earlier blocks are written, later ones masked."""
+    prompt_ids = _ids(lm, prompt, "prompt")
+    answer_ids = _ids(lm, answer, "answer")
+    generation = GenerationConfig(
         decoder="fixed",
-        gen_length=len(wanted),
-        block_length=width,
+        gen_length=len(answer_ids),
+        block_length=config.block_length or lm.geometry.causal_block or len(answer_ids),
         cache="none",
         cfg_scale=config.cfg_scale,
     )
-    row = new_request(0, given, request, lm.vocab, lm.max_length, lm.geometry)
-    tokens = row.canvas.clone()
-    tokens[row.answer_start : row.answer_end] = torch.tensor(wanted)
-    found = []
-    for span, (start, end) in enumerate(row.blocks):
-        canvas = torch.cat((tokens[:start], row.canvas[start:]))
-        found.append(
-            (
-                replace(
-                    row,
-                    canvas=canvas,
-                    block_index=span,
-                    initial_masks=int(row.masked[start:end].sum()),
-                ),
-                tokens,
-            )
-        )
-    return found
+    request = new_request(0, prompt_ids, generation, lm.vocab, lm.max_length, lm.geometry)
+    tokens = request.canvas.clone()
+    tokens[request.answer_start : request.answer_end] = torch.tensor(answer_ids)
+    blocks = []
+    for index, (start, end) in enumerate(request.blocks):
+        canvas = torch.cat((tokens[:start], request.canvas[start:]))
+        masks = int(request.masked[start:end].sum())
+        at_block = replace(request, canvas=canvas, block_index=index, initial_masks=masks)
+        blocks.append(_ScoredBlock(at_block, tokens))
+    return blocks
 
 
 def _ids(lm: LM, text: Text, noun: str) -> list[int]:
-    ids = lm.encode_text(text) if isinstance(text, str) else [int(i) for i in text]
+    ids = lm.read(text) if isinstance(text, str) else [int(i) for i in text]
     if not ids:
         raise OptionError(f"the {noun} is empty", hint="Give at least one token.")
-    bad = [i for i in ids if not 0 <= i < lm.vocab.size or i == lm.vocab.mask_id]
-    if bad:
-        allowed = f"0 <= id < {lm.vocab.size}, not the mask {lm.vocab.mask_id}"
-        raise OptionError(
-            f"the {noun} has ids that no text has",
-            given=bad[0],
-            allowed=allowed,
-            hint="Check the tokenizer.",
-        )
+    for token in ids:
+        if not 0 <= token < lm.vocab.size or token == lm.vocab.mask_id:
+            raise OptionError(
+                f"the {noun} has ids that no text has",
+                given=token,
+                allowed=f"0 <= id < {lm.vocab.size}, not the mask {lm.vocab.mask_id}",
+                hint="Check the tokenizer.",
+            )
     return ids
 
 
-def _count(row: Request, config: LikelihoodConfig) -> int:
-    """Samples of a block: one, if there is only one way to mask it."""
-    return config.mc_num if row.initial_masks > 1 else 1
-
-
-def _samples(
-    plan: Sequence[tuple[Request, Tensor]], mask_id: int, config: LikelihoodConfig
+def _queries(
+    answers: Sequence[Sequence[_ScoredBlock]], config: LikelihoodConfig, mask_id: int
 ) -> Iterator[TokenQuery]:
-    """The noised canvases of all blocks, in the order of their strata."""
-    noise = torch.Generator().manual_seed(config.seed)
-    for row, tokens in plan:
-        n, size = _count(row, config), row.initial_masks
-        where = row.masked[slice(*row.block)].nonzero()[:, 0] + row.block[0]
-        u = torch.rand(n, generator=noise, dtype=torch.float64)
-        ratio = (torch.arange(n) + u) / n if config.ratios == "stratified" else u
-        for count in (ratio * size).long().clamp(max=size - 1) + 1:
-            yield _query(
-                row, tokens, where[torch.randperm(size, generator=noise)[: int(count)]], mask_id
-            )
+    for blocks in answers:
+        noise = torch.Generator().manual_seed(config.seed)
+        for block in blocks:
+            yield from block.queries(config, noise, mask_id)
 
 
-def _query(row: Request, tokens: Tensor, masked: Tensor, mask_id: int) -> TokenQuery:
-    """The block of `row` written but for the positions `masked`."""
-    end = row.block[1]
-    canvas = torch.cat((tokens[:end], row.canvas[end:])).index_fill(0, masked, mask_id)
-    return TokenQuery(replace(row, canvas=canvas), masked, tokens[masked])
+def _estimate(blocks: Sequence[_ScoredBlock], log_probs: Sequence[Sequence[Tensor]]) -> Estimate:
+    """The sum over blocks of the mean sample.
 
-
-def _estimate(
-    found: Sequence[Sequence[Tensor]], plan: Sequence[tuple[Request, Tensor]]
-) -> Estimate:
-    """Sum over blocks of the mean sample; the variance of neighbours tells that of a stratum, and
-    is what it is where there are none.
+    The variance is estimated from neighbouring samples: with strata, that is the variance within a
+    stratum; without, it is the ordinary one.
     """
-    mean, variance = 0.0, 0.0
-    for samples, (row, _) in zip(found, plan):
-        x = torch.tensor(
-            [float(part.sum()) * row.initial_masks / len(part) for part in samples],
-            dtype=torch.float64,
-        )
+    mean = 0.0
+    variance = 0.0
+    for block, samples in zip(blocks, log_probs):
+        values = [float(sample.sum()) * block.length / len(sample) for sample in samples]
+        x = torch.tensor(values, dtype=torch.float64)
         mean += float(x.mean())
-        if row.initial_masks > 1:
-            variance += float(x.diff().square().mean()) / (2 * len(x)) if len(x) > 1 else math.nan
+        if block.length > 1:
+            of_mean = float(x.diff().square().mean()) / (2 * len(x))
+            variance += of_mean if len(x) > 1 else math.nan
     return Estimate(mean, math.sqrt(variance))
 
 

@@ -253,7 +253,7 @@ def _blocks(lm: LM, prompt: Text, answer: Text, config: LikelihoodConfig) -> lis
 
 
 def _ids(lm: LM, text: Text, noun: str) -> list[int]:
-    ids = lm.read(text) if isinstance(text, str) else [int(i) for i in text]
+    ids = lm.encode_text(text) if isinstance(text, str) else [int(i) for i in text]
     if not ids:
         raise OptionError(f"the {noun} is empty", hint="Give at least one token.")
     for token in ids:

@@ -1,9 +1,9 @@
-"""What happened, step by step: the only place where forward passes, tokens and times are counted."""
+"""What happened, step by step. Only here are forward passes, tokens and times counted."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,18 @@ from creditdecoding.trace_svg import html_card, pass_map
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One forward pass of one row. Events of rows that shared the pass carry the same `forward`.
+    """One forward pass of one request, number `row`.
 
-    `positions` are the masked positions of the current block before the step, counted from the
-    start of the row; `tokens`,
-    `confidence`, `credit` (None for decoders without) and `committed` belong to them. `seconds`
-    since the run began. `computed`
-    positions of the row went through the network, the rest was kept from earlier passes; this
-    `sequences` times, twice under guidance.
-    `top` is the model's likeliest id at each position, before credit and noise, `logprobs` the
-    natural logarithm of what the model's
-    own distribution (guided where asked for; credit, temperature and noise left out) gives
-    `tokens`; None in traces that do not say.
-    `revoked` are positions whose token, written earlier, the step took back: masks again.
+    - `forward`: number of the pass, the same for all requests that shared it; `block`, `step`:
+      where the request was; `seconds` since the run began.
+    - `positions`: where the decoder could write, counted from the start of the canvas; `tokens`,
+      `confidence`, `credit` (None for decoders without) and `committed` belong to them.
+    - `top`: the model's top-1 id at each position, before credit and noise. `logprobs`: natural
+      logarithm of the model's own probability of `tokens`, guided if decoding was, without credit,
+      temperature and noise. None in traces that do not have them.
+    - `revoked`: positions with a token from an earlier step that are masks again.
+    - `computed`: positions that went through the model, the rest was cached; `sequences`: how many
+      times, twice with guidance.
     """
 
     row: int
@@ -50,17 +49,19 @@ class StepEvent:
         return {p: t for p, t, done in zip(self.positions, self.tokens, self.committed) if done}
 
     def apply_to(self, written: Mapping[int, int]) -> dict[int, int]:
-        """Position -> token of what stands after this step, if `written` stood before it."""
-        found = {**written, **self.commits()}
-        return {p: t for p, t in found.items() if p not in self.revoked} if self.revoked else found
+        """Position -> token of everything written after this step, given what was before it."""
+        after = {**written, **self.commits()}
+        for position in self.revoked:
+            after.pop(position, None)
+        return after
 
 
 @dataclass(frozen=True)
 class FinishEvent:
-    """A row ended. `reason`: "stop" (end token or stop string), "length" (canvas full). `tokens` is
-    the answer, end token left out.
+    """A request ended. `reason`: "stop" (end token or stop string) or "length" (no mask left).
 
-    The row took part from `began` to `seconds` of the run.
+    `tokens` is the answer without the end token. The request took part in the run from `began` to
+    `seconds`.
     """
 
     row: int
@@ -75,10 +76,10 @@ Event = StepEvent | FinishEvent
 
 @dataclass(frozen=True)
 class FailEvent:
-    """A row ended without an answer. `reason`: "model" (its logits were no numbers), "memory" (no
-    room for its pass) or "error"
-    (something else was raised); `error` is one line for the caller. It took part from `began` to
-    `seconds`. Only an engine makes these.
+    """A request of an engine ended without an answer; `error` is one line for the caller.
+
+    `reason`: "model" (its logits were not finite), "memory" (no room for its pass) or "error"
+    (anything else). It took part in the run from `began` to `seconds`.
     """
 
     row: int
@@ -98,7 +99,7 @@ class Trace:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
-        """Append an event of this row."""
+        """Append an event of this request."""
         if isinstance(event, StepEvent):
             self.steps.append(event)
         else:
@@ -111,12 +112,12 @@ class Trace:
 
     @property
     def sequence_forwards(self) -> int:
-        """Sequences that the model ran for this request: one a pass, two under guidance."""
+        """Sequences that the model ran for this request: one a pass, two with guidance."""
         return sum(step.sequences for step in self.steps)
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The answer: prompt, end tokens and what lies behind them not counted."""
+        """The answer, without the prompt, end tokens and what follows them."""
         return self.finish.tokens if self.finish else ()
 
     @property
@@ -137,48 +138,45 @@ class Trace:
 
     @property
     def written(self) -> dict[int, int]:
-        """Position -> token of everything that stands in the end, end tokens included."""
-        found: dict[int, int] = {}
+        """Position -> token of everything written in the end, end tokens included."""
+        written: dict[int, int] = {}
         for step in self.steps:
-            found = step.apply_to(found)
-        return found
+            written = step.apply_to(written)
+        return written
 
     @property
     def summary(self) -> str:
-        """Its counts in a line."""
+        """The counts in a line."""
         reason = self.finish.reason if self.finish else "not finished"
-        return f"{self.token_count} tokens in {self.nfe} forward passes ({self.tpf:.2f} a pass), {self.seconds:.2f} s, {reason}"
+        passes = f"{self.nfe} forward passes ({self.tpf:.2f} a pass)"
+        return f"{self.token_count} tokens in {passes}, {self.seconds:.2f} s, {reason}"
 
     def __repr__(self) -> str:
         return f"<Trace: {self.summary}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
         return html_card(self.summary, self.svg())
 
     def svg(self) -> str:
-        """Which pass wrote which position, as SVG."""
+        """A picture of which pass wrote which position."""
         end = len(self.prompt) + len(self.tokens)
         written: dict[int, tuple[int, float]] = {}
         for number, step in enumerate(self.steps):
-            done = zip(step.positions, step.confidence, step.committed)
-            written.update(
-                {position: (number, confidence) for position, confidence, now in done if now}
-            )
-        return pass_map(
-            {position: entry for position, entry in written.items() if position < end}, self.nfe
-        )
+            for position, confidence, done in zip(step.positions, step.confidence, step.committed):
+                if done and position < end:
+                    written[position] = (number, confidence)
+        return pass_map(written, self.nfe)
 
     def dumps(self) -> str:
-        """As JSONL: a header line, then an event a line."""
+        """As JSONL: a header line, then a line for each event."""
         head = {"kind": "trace", "prompt": self.prompt, "settings": self.settings}
-        lines = [head, *({"kind": "step", **asdict(s)} for s in self.steps)]
+        lines = [head, *({"kind": "step", **asdict(step)} for step in self.steps)]
         if self.finish:
             lines.append({"kind": "finish", **asdict(self.finish)})
         return "".join(json.dumps(line) + "\n" for line in lines)
 
     def save(self, path: str | Path) -> None:
-        """Write `dumps` to a file. Raises `OptionError` where it cannot be written."""
+        """Write `dumps` to a file. Raises `OptionError` if it cannot be written."""
         try:
             Path(path).write_text(self.dumps(), encoding="utf-8")
         except OSError as error:
@@ -190,14 +188,14 @@ class Trace:
     def load(cls, path: str | Path) -> Trace:
         """Read what `save` wrote. Raises `OptionError` if it is something else."""
         try:
-            head, *rest = [
-                json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()
-            ]
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            head, *rest = [json.loads(line) for line in lines]
             trace = cls(tuple(head["prompt"]), settings=head["settings"])
             for line in rest:
                 kind = line.pop("kind")
                 values: dict[str, Any] = {
-                    name: tuple(v) if isinstance(v, list) else v for name, v in line.items()
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in line.items()
                 }
                 trace.add(StepEvent(**values) if kind == "step" else FinishEvent(**values))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -211,9 +209,11 @@ class Trace:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over traces of one run: `forwards` of the batch, `passes` of all requests, the sequences
-    these ran, answer tokens,
-    seconds, and positions that went through the network."""
+    """Sums over the traces of one run.
+
+    `forwards`: passes of the batch; `passes`: of all requests; `sequence_forwards`: the sequences
+    these ran; `tokens`: answer tokens; `computed`: positions that went through the model.
+    """
 
     requests: int
     forwards: int
@@ -225,7 +225,7 @@ class Totals:
 
     @property
     def nfe(self) -> float:
-        """Mean forward passes a request."""
+        """Mean forward passes of a request."""
         return self.passes / self.requests if self.requests else 0.0
 
     @property
@@ -236,13 +236,13 @@ class Totals:
 
 def total(traces: Sequence[Trace]) -> Totals:
     """Add up the traces of one run."""
-    passes: Iterable[int] = (step.forward for trace in traces for step in trace.steps)
+    steps = [step for trace in traces for step in trace.steps]
     return Totals(
         requests=len(traces),
-        forwards=len(set(passes)),
-        passes=sum(trace.nfe for trace in traces),
-        sequence_forwards=sum(trace.sequence_forwards for trace in traces),
+        forwards=len({step.forward for step in steps}),
+        passes=len(steps),
+        sequence_forwards=sum(step.sequences for step in steps),
         tokens=sum(trace.token_count for trace in traces),
         seconds=max((trace.finish.seconds for trace in traces if trace.finish), default=0.0),
-        computed=sum(step.computed * step.sequences for trace in traces for step in trace.steps),
+        computed=sum(step.computed * step.sequences for step in steps),
     )

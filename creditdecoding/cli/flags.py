@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Annotated, Any
 
@@ -29,14 +29,7 @@ def with_options(**classes: type[Any]) -> Callable[[Callable[..., None]], Callab
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        parameters = [_keyword("context", typer.Context)]
-        for parameter in signature.parameters.values():
-            if parameter.name not in classes:
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        for name, cls in classes.items():
-            for field in dataclasses.fields(cls):
-                parameters += _flags(field, f"{name} options")
+        parameters = _parameters(command, classes)
 
         @functools.wraps(command)
         def run(context: typer.Context, **arguments: Any) -> None:
@@ -51,6 +44,20 @@ def with_options(**classes: type[Any]) -> Callable[[Callable[..., None]], Callab
         return run
 
     return decorate
+
+
+def _parameters(
+    command: Callable[..., None], classes: Mapping[str, type[Any]]
+) -> list[inspect.Parameter]:
+    """The context, the command's own parameters, and a flag for every field of the classes."""
+    parameters = [_keyword("context", typer.Context)]
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if parameter.name not in classes:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    for name, cls in classes.items():
+        for field in dataclasses.fields(cls):
+            parameters += _flags(field, f"{name} options")
+    return parameters
 
 
 def _keyword(

@@ -138,5 +138,5 @@ def _write_report(
                 answers = saved.of_setting(decoder)
                 scored = evaluate(lm, families, config, limit, on_event=on_event, saved=answers)
                 scores[decoder] = scored.to_json()
-            write_json(report, {"training": run.report(), "test": scores})
-            training_png(run.records(), picture)
+        write_json(report, {"training": run.report(), "test": scores})
+        training_png(run.records(), picture)

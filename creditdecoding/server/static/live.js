@@ -67,5 +67,5 @@ $("prompt").addEventListener("keydown", event => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $("ask").requestSubmit(); }
 });
 document.body.classList.add("idle");
-open(given);
+open(traces);
 draw();

@@ -1,5 +1,5 @@
 "use strict";
-const { ramps, traces: given } = JSON.parse(document.getElementById("data").textContent);
+const { ramps, traces } = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id), tip = $("tip"), slider = $("slider"), dark = matchMedia("(prefers-color-scheme: dark)");
 const make = (parent, tag, kind, text) => {
   const node = parent.appendChild(document.createElement(tag));
@@ -7,11 +7,11 @@ const make = (parent, tag, kind, text) => {
   if (text) node.textContent = text;
   return node;
 };
-const channels = colour => [1, 3, 5].map(at => parseInt(colour.slice(at, at + 2), 16));
+const channels = colour => [1, 3, 5].map(start => parseInt(colour.slice(start, start + 2), 16));
 const shade = (ramp, value, alpha) => {
-  const place = Math.min(Math.max(value, 0), 1) * (ramp.length - 1), low = Math.min(Math.floor(place), ramp.length - 2);
+  const scaled = Math.min(Math.max(value, 0), 1) * (ramp.length - 1), low = Math.min(Math.floor(scaled), ramp.length - 2);
   const from = channels(ramp[low]), to = channels(ramp[low + 1]);
-  return "rgba(" + from.map((x, i) => Math.round(x + (to[i] - x) * (place - low))).join(",") + "," + alpha + ")";
+  return "rgba(" + from.map((x, i) => Math.round(x + (to[i] - x) * (scaled - low))).join(",") + "," + alpha + ")";
 };
 let cards = [], longest = 0, most = 0, now = 0, timer = 0;
 const fold = (film, frame) => {
@@ -26,8 +26,8 @@ const fold = (film, frame) => {
 const round = value => value.toFixed(3).replace(/0$/, "");
 const quoted = text => "“" + text.replace(/\n/g, "↵") + "”";
 const describe = (cell, tail) => {
-  const bare = cell.block === undefined ? "not predicted yet" : "taken back in this pass";
-  if (cell.text === undefined && cell.confidence === undefined) return "mask, " + bare;
+  const reason = cell.block === undefined ? "not predicted yet" : "taken back in this pass";
+  if (cell.text === undefined && cell.confidence === undefined) return "mask, " + reason;
   const lines = [quoted(cell.text || "") + (tail ? " after the end" : ""), "confidence " + round(cell.confidence)];
   if (cell.credit !== undefined) lines.push("credit " + round(cell.credit));
   lines.push(cell.commit ? "written in pass " + cell.commit : "candidate, still masked");
@@ -44,13 +44,13 @@ const show = (text, x, y) => {
 const hide = () => { tip.hidden = true; };
 
 const build = (trace, t) => {
-  const card = make($("traces"), "article"), head = make(card, "div", "head"), title = make(head, "h2", "", trace.name);
+  const article = make($("traces"), "article"), head = make(article, "div", "head"), title = make(head, "h2", "", trace.name);
   title.id = "name" + t;
-  card.setAttribute("aria-labelledby", title.id);
+  article.setAttribute("aria-labelledby", title.id);
   const nfe = make(head, "div", "nfe");
   make(nfe, "small", "", "NFE");
-  const count = make(nfe, "span"), sub = make(card, "div", "sub"), tokens = make(sub, "span"), place = make(sub, "span");
-  const text = make(card, "div", "text"), axis = make(card, "div", "axis"), map = make(card, "canvas");
+  const count = make(nfe, "span"), sub = make(article, "div", "sub"), tokens = make(sub, "span"), where = make(sub, "span");
+  const text = make(article, "div", "text"), axis = make(article, "div", "axis"), map = make(article, "canvas");
   make(axis, "span", "", "pass ↓  position →");
   make(axis, "span", "", "confidence");
   text.setAttribute("role", "list");
@@ -58,17 +58,17 @@ const build = (trace, t) => {
   map.setAttribute("role", "img");
   map.setAttribute("aria-label", "Confidence by pass and position of " + trace.name + ": a row a pass");
   const film = [trace.positions.map(() => ({ state: "masked" }))];
-  const made = { trace, film, count, tokens, place, text, map, tails: new Set(trace.tail) };
+  const card = { trace, film, count, tokens, where, text, map, tails: new Set(trace.tail) };
   trace.frames.forEach(frame => fold(film, frame));
   const parts = trace.positions.map((position, i) => {
     if (i && position !== trace.positions[i - 1] + 1) make(text, "span", "tail", " … ");
     const part = make(text, "span");
     part.setAttribute("role", "listitem");
     part.tabIndex = i ? -1 : 0;
-    const tell = () => { const box = part.getBoundingClientRect(); show(part.dataset.tip, box.left + box.width / 2, box.bottom - 10); };
-    part.addEventListener("pointerenter", tell);
-    part.addEventListener("click", tell);
-    part.addEventListener("focus", tell);
+    const showTip = () => { const box = part.getBoundingClientRect(); show(part.dataset.tip, box.left + box.width / 2, box.bottom - 10); };
+    part.addEventListener("pointerenter", showTip);
+    part.addEventListener("click", showTip);
+    part.addEventListener("focus", showTip);
     part.addEventListener("pointerleave", hide);
     part.addEventListener("blur", hide);
     part.addEventListener("keydown", event => {
@@ -89,21 +89,21 @@ const build = (trace, t) => {
   map.addEventListener("pointermove", event => {
     const { pass, column } = cellAt(event);
     const head = "pass " + pass + ", position " + (trace.positions[column] + 1);
-    show(head + "\n" + describe(film[pass][column], made.tails.has(column)), event.clientX, event.clientY);
+    show(head + "\n" + describe(film[pass][column], card.tails.has(column)), event.clientX, event.clientY);
   });
   map.addEventListener("pointerleave", hide);
-  return Object.assign(made, { parts });
+  return Object.assign(card, { parts });
 };
 
 const drawPart = (part, cell, tail) => {
-  const asked = cell.confidence !== undefined, written = cell.state !== "masked";
-  part.className = !asked ? "unasked" : "token" + (written ? "" : " candidate") + (cell.state === "now" ? " now" : "") + (tail ? " tail" : "");
-  part.textContent = !asked ? "" : tail ? "∎" : (cell.text || "·").replace(/\n/g, "↵\n");
+  const predicted = cell.confidence !== undefined, written = cell.state !== "masked";
+  part.className = !predicted ? "unasked" : "token" + (written ? "" : " candidate") + (cell.state === "now" ? " now" : "") + (tail ? " tail" : "");
+  part.textContent = !predicted ? "" : tail ? "∎" : (cell.text || "·").replace(/\n/g, "↵\n");
   part.dataset.tip = describe(cell, tail);
   part.setAttribute("aria-label", part.dataset.tip.replace(/\n/g, ", "));
-  const bar = asked && cell.credit && most ? .5 + 4.5 * cell.credit / most : 0;
+  const bar = predicted && cell.credit && most ? .5 + 4.5 * cell.credit / most : 0;
   const alpha = (dark.matches ? .38 : .24) + .2 * (1 - cell.confidence);
-  part.style.backgroundColor = asked && written && !tail ? shade(ramps.ink, cell.confidence, alpha) : "";
+  part.style.backgroundColor = predicted && written && !tail ? shade(ramps.ink, cell.confidence, alpha) : "";
   part.style.backgroundImage = bar ? "linear-gradient(var(--credit), var(--credit))" : "none";
   part.style.backgroundSize = "100% " + bar + "px";
 };
@@ -141,8 +141,8 @@ const draw = () => {
     drawMap(card, pass);
     card.count.textContent = frame.nfe;
     card.tokens.textContent = frame.written + " tokens · " + (pass ? frame.written / frame.nfe : 0).toFixed(2) + " a pass";
-    card.place.textContent = done ? "done" : "block " + (frame.block + 1) + ", step " + (frame.step + 1);
-    card.place.className = done ? "done" : "";
+    card.where.textContent = done ? "done" : "block " + (frame.block + 1) + ", step " + (frame.step + 1);
+    card.where.className = done ? "done" : "";
   }
   slider.max = longest;
   slider.value = now;

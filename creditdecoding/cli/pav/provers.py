@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +12,8 @@ from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav import pav
 from creditdecoding.cli.pav.measure import Store
-from creditdecoding.cli.progress import progress
-from creditdecoding.cli.render import print_json
+from creditdecoding.cli.progress import Tick, progress
+from creditdecoding.cli.render import number, print_json, show, table
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from creditdecoding.lm import LM
     from creditdecoding.pav.steps import PartialAnswer
     from creditdecoding.pav.verifier.model import Verifier
-    from creditdecoding.pav.verifier.provers import Predict, ProverComparison
+    from creditdecoding.pav.verifier.provers import Predict, Prover, ProverComparison
 
-STATES = 256  # predicted between two ticks of the bar
+STATES_A_TICK = 256
 
 
 @pav.command()
@@ -43,7 +43,8 @@ def provers(
     prover: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=DIR: the verifier of another checkpoint with the same tokenizer; may be given again."
+            help="NAME=DIR: the verifier of another checkpoint with the same tokenizer; may be "
+            "given again."
         ),
     ] = None,
     counts: Annotated[
@@ -71,50 +72,49 @@ def provers(
         provers_from_predictions,
     )
 
-    ks, named, found = _numbers(k), dict(_named(prover or [])), load_labels(labels)
-    taken = sorted({best_of_name(each) for each in ks} & set(named))
+    ks = _parse_ks(k)
+    folders = dict(_parse_prover(text) for text in prover or [])
+    taken = sorted({best_of_name(one) for one in ks} & set(folders))
     if taken:
         raise OptionError(
             "a prover's name is taken by best-of-K",
             given=taken[0],
             hint="Choose another NAME for --prover.",
         )
+    store = load_labels(labels)
     lm = load_lm(model, engine)
-    check_labels(found, lm)
+    check_labels(store, lm)
     base = Verifier.load(verifier, lm, compile=engine.compile)
-    others = {name: _prover(folder, lm, engine) for name, folder in named.items()}
-    chosen = held_out_labels(base, found)
-    seen = branchings(chosen)
-    children = sum(len(fork.children) for fork in seen)
-    with progress((1 + len(others)) * -(-children // STATES), "predicting") as tick:
-
-        def shown(each: Verifier) -> Predict:
-            return lambda states: list(_predicted(each, states, tick))
-
-        choice = provers_from_predictions(
-            seen, shown(base), ks, {name: shown(each) for name, each in others.items()}
+    others = {name: _load_prover(folder, lm, engine) for name, folder in folders.items()}
+    held_out = held_out_labels(base, store)
+    forks = branchings(held_out)
+    states = sum(len(fork.children) for fork in forks)
+    ticks = (1 + len(others)) * -(-states // STATES_A_TICK)
+    with progress(ticks, "predicting") as tick:
+        predicted = provers_from_predictions(
+            forks,
+            _predictor(base, tick),
+            ks,
+            {name: _predictor(other, tick) for name, other in others.items()},
         )
-    counted = provers_from_counts(seen, chosen, ks) if counts else None
-    held_out = len(chosen) < len(found.labels)
-    if as_json:
-        about = {
-            "labels": str(labels),
-            "model": model,
-            "verifier": str(verifier),
-            "held_out": held_out,
-        }
-        print_json(
-            {
-                **about,
-                **choice.to_json(),
-                **({} if counted is None else {"counts": counted.to_json()}),
-            }
-        )
-    else:
-        _print(choice, counted, held_out)
+    counted = provers_from_counts(forks, held_out, ks) if counts else None
+    is_held_out = len(held_out) < len(store.labels)
+    if not as_json:
+        _print(predicted, counted, is_held_out)
+        return
+    report = {
+        "labels": str(labels),
+        "model": model,
+        "verifier": str(verifier),
+        "held_out": is_held_out,
+        **predicted.to_json(),
+    }
+    if counted is not None:
+        report["counts"] = counted.to_json()
+    print_json(report)
 
 
-def _numbers(text: str) -> list[float]:
+def _parse_ks(text: str) -> list[float]:
     try:
         return list(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError as error:
@@ -126,69 +126,62 @@ def _numbers(text: str) -> list[float]:
         ) from error
 
 
-def _named(given: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    for text in given:
-        name, equals, folder = text.partition("=")
-        if not name or not equals or not folder:
-            raise OptionError(
-                "--prover wants a name and a folder",
-                given=text,
-                allowed="NAME=DIR",
-                hint="For example --prover weak=runs/weak.",
-            )
-        yield name, Path(folder)
+def _parse_prover(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise OptionError(
+            "--prover needs a name and a folder",
+            given=text,
+            allowed="NAME=DIR",
+            hint="For example --prover weak=runs/weak.",
+        )
+    return name, Path(folder)
 
 
-def _prover(folder: Path, lm: LM, engine: EngineConfig) -> Verifier:
-    """Another checkpoint's verifier, with that checkpoint; the tokenizer must be the same."""
+def _load_prover(folder: Path, lm: LM, engine: EngineConfig) -> Verifier:
+    """The verifier of another checkpoint, with that checkpoint; the tokenizer must be the same."""
     from creditdecoding.fingerprint import Identity, check_identity
     from creditdecoding.pav.verifier.model import Verifier, read_verifier
 
     about, _ = read_verifier(folder)
     check_identity(Identity(**about["identity"]), lm, f"the verifier in {folder}", model=False)
-    return Verifier.load(
-        folder,
-        load_lm(str(about["settings"].get("model", "pocket")), engine),
-        compile=engine.compile,
-    )
+    model = str(about["settings"].get("model", "pocket"))
+    return Verifier.load(folder, load_lm(model, engine), compile=engine.compile)
 
 
-def _predicted(
-    verifier: Verifier, states: Sequence[PartialAnswer], tick: Callable[[], None]
-) -> Iterator[float]:
-    for start in range(0, len(states), STATES):
-        yield from verifier.q(states[start : start + STATES]).tolist()
-        tick()
+def _predictor(verifier: Verifier, tick: Tick) -> Predict:
+    def predict(states: Sequence[PartialAnswer]) -> list[float]:
+        q: list[float] = []
+        for start in range(0, len(states), STATES_A_TICK):
+            q += verifier.q(states[start : start + STATES_A_TICK]).tolist()
+            tick()
+        return q
+
+    return predict
 
 
-def _print(choice: ProverComparison, counted: ProverComparison | None, held_out: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+def _print(
+    predicted: ProverComparison, counted: ProverComparison | None, is_held_out: bool
+) -> None:
     typer.echo(
-        f"{choice.states} states visited more than once, {choice.several} with several next steps, of {choice.problems} problems"
+        f"{predicted.states} states visited more than once, {predicted.several} with several next "
+        f"steps, of {predicted.problems} problems"
     )
-    typer.echo(
-        "only problems held out when the verifier was trained"
-        if held_out
-        else "labels the verifier was not trained on"
-    )
-    console = Console()
-    for title, each in (("predicted", choice), ("counted", counted)):
-        if each is None:
+    if is_held_out:
+        typer.echo("only problems held out when the verifier was trained")
+    else:
+        typer.echo("labels the verifier was not trained on")
+    for title, comparison in (("predicted", predicted), ("counted", counted)):
+        if comparison is None:
             continue
-        table = Table(
-            f"prover, {title}", "distinguishability", "alignment", "sum", "95% interval of the sum"
-        )
-        for one in each.provers:
-            values = (one.distinguishability, one.alignment, one.total)
-            cells = ["unknown" if value is None else f"{value.value:.5f}" for value in values]
-            table.add_row(
-                one.name,
-                *cells,
-                "" if one.total is None else f"{one.total.low:.5f} to {one.total.high:.5f}",
-            )
-        console.print(table)
-        for sentence in each.words():
-            console.print(Text(sentence))
+        columns = ("distinguishability", "alignment", "sum", "95 % interval of the sum")
+        rows = [_cells(prover) for prover in comparison.provers]
+        show(table((f"prover, {title}", *columns), rows), comparison.verdict)
+
+
+def _cells(prover: Prover) -> tuple[str, ...]:
+    values = (prover.distinguishability, prover.alignment, prover.total)
+    cells = [number(None if value is None else value.value, ".5f") for value in values]
+    total = prover.total
+    interval = "" if total is None else f"{total.low:.5f} to {total.high:.5f}"
+    return (prover.name, *cells, interval)

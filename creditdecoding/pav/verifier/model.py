@@ -1,22 +1,19 @@
 """The verifier: the base model's transformer with one number read at the end of a prefix, the
-chance that the base policy ends it right.
+chance that the base policy ends it correctly.
 
     verifier = Verifier.load(Path("runs/verifier"), lm)
-    q = verifier.q(states)                                  # [n] on the CPU, between 0 and 1
-    gain = advantage(q[0], q[1], k=4)                       # of a step from state 0 to state 1,
-    under the prover best-of-4
+    q = verifier.q(states)                     # [n] on the CPU, between 0 and 1
+    gain = advantage(q[0], q[1], k=4)          # of the step from state 0 to 1, prover best-of-4
 
-One predictor of Q^pi serves every best-of-K prover: Q^BoK = 1 - (1 - Q^pi)^K (arXiv 2410.08146). In
-a folder a verifier is
-`model.safetensors` and `verifier.json`: whose states it judges, its architecture, how it was
-trained, how good it was on problems held out.
+One predictor of Q^pi serves every best-of-K prover: Q^BoK = 1 - (1 - Q^pi)^K (arXiv 2410.08146). A
+verifier's folder holds `model.safetensors` and `verifier.json`: the model it belongs to, its
+architecture, its settings and its metrics on held-out problems.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,17 +34,20 @@ from creditdecoding.models.weights import Rename, load_weights, save_weights
 from creditdecoding.options import from_mapping
 from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.pav.verifier.packing import Packed, Suffix, pack, prefix_chains, row_width
-from creditdecoding.pav.verifier.surprisal import length, token_surprisal
+from creditdecoding.pav.verifier.surprisal import surprisal_positions, token_surprisal
+from creditdecoding.run_dir import write_atomically
 
-ABOUT, WEIGHTS = "verifier.json", "model.safetensors"
+ABOUT = "verifier.json"
+WEIGHTS = "model.safetensors"
 EMBEDDED = {"pocket": Path(__file__).parents[2] / "assets" / "pocket-verifier"}
-MARKS = 2  # numbers that the network is shown of the surprise at a token
+SURPRISAL_FEATURES = 2
 Q = TypeVar("Q", float, Tensor, NDArray[np.float64])
 
 
 def best_of(q: Q, k: float) -> Q:
-    """The chance that one of `k` tries is right, where each is with chance `q`. Raises
-    `OptionError` for `k` below 1.
+    """The chance that one of `k` tries is correct, where each is with chance `q`.
+
+    Raises `OptionError` for `k` below 1.
     """
     if not 1 <= k < float("inf"):
         raise OptionError(
@@ -56,14 +56,12 @@ def best_of(q: Q, k: float) -> Q:
             allowed="1 <= K",
             hint="K = 1 is the base policy itself, 4 is usual.",
         )
-    found: Q = 1 - (1 - q) ** k
-    return found
+    chance: Q = 1 - (1 - q) ** k
+    return chance
 
 
 def advantage(q_parent: Q, q_child: Q, k: float = 4.0) -> Q:
-    """A^BoK of a step: what it adds to the best-of-`k` prover's chance, from Q^pi before and after
-    it.
-    """
+    """A^BoK of a step: what it adds to the chance of best-of-`k`, from Q^pi before and after it."""
     return best_of(q_child, k) - best_of(q_parent, k)
 
 
@@ -73,101 +71,100 @@ def effective_reward(q_parent: Q, q_child: Q, alpha: float, k: float = 4.0) -> Q
 
 
 def suffix_of(lm: LM, masks: int = 0) -> Suffix:
-    """What stands behind states: ids of the model's tokenizer, the last of its end tokens (the end
-    of a turn where it has both).
-    """
+    """The suffix of states, with the last end token of the model (the end of a turn, if any)."""
     return Suffix(lm.vocab.mask_id, lm.vocab.stop_ids[-1], masks)
 
 
 def network(lm: LM) -> Transformer:
-    """The network of `lm`. Raises `OptionError` if it is none of this package, or quantised."""
-    if not isinstance(lm.model, Transformer) or any(
-        not weight.is_floating_point() for weight in lm.model.parameters()
-    ):
-        hint = "Load a released checkpoint, without --quantize."
+    """The network of `lm`. Raises `OptionError` if it is external or quantised."""
+    is_plain = isinstance(lm.model, Transformer) and all(
+        weight.is_floating_point() for weight in lm.model.parameters()
+    )
+    if not is_plain or not isinstance(lm.model, Transformer):
         raise OptionError(
-            "a verifier wants the plain weights of a checkpoint",
+            "a verifier needs the plain weights of a checkpoint",
             given=type(lm.model).__name__,
-            hint=hint,
+            hint="Load a released checkpoint, without --quantize.",
         )
     return lm.model
 
 
 class Scorer(nn.Module):
-    """The transformer without its language-model head, and a number for one position of each row."""
+    """The transformer without its language-model head, and a number read for each state."""
 
     def __init__(self, config: ModelConfig, backend: str = "sdpa") -> None:
         super().__init__()
         self.trunk = Transformer(config, backend)
         self.trunk.head = None
-        self.surprise = nn.Linear(MARKS, config.hidden_size, bias=False)
-        self.value = nn.Linear(config.hidden_size + MARKS, 1)
+        self.surprise = nn.Linear(SURPRISAL_FEATURES, config.hidden_size, bias=False)
+        self.value = nn.Linear(config.hidden_size + SURPRISAL_FEATURES, 1)
 
     @classmethod
     def begin(cls, lm: LM, backend: str = "sdpa") -> Scorer:
-        """A float32 copy of the base model whose number is 0 everywhere. Raises `OptionError` if it
-        is no network of this package.
+        """A float32 copy of the base model whose log-odds are 0 everywhere.
+
+        Raises `OptionError` as `network` does.
         """
         base = network(lm)
         scorer = cls(base.config, backend).to(lm.device)
-        scorer.trunk.load_state_dict(
-            {
-                name: weight
-                for name, weight in base.state_dict().items()
-                if not name.startswith("head.")
-            }
-        )
-        nn.init.normal_(
-            scorer.surprise.weight, std=0.02, generator=torch.Generator(lm.device).manual_seed(0)
-        )
+        trunk = {
+            name: weight
+            for name, weight in base.state_dict().items()
+            if not name.startswith("head.")
+        }
+        scorer.trunk.load_state_dict(trunk)
+        generator = torch.Generator(lm.device).manual_seed(0)
+        nn.init.normal_(scorer.surprise.weight, std=0.02, generator=generator)
         nn.init.zeros_(scorer.value.weight)
         nn.init.zeros_(scorer.value.bias)
         return scorer
 
     def forward(self, packed: Packed) -> Float[Tensor, " states"]:
         """Log-odds of the packed states, row by row, in float32 whatever the trunk's type."""
-        marks = torch.stack((packed.surprise.clamp(max=1), packed.surprise.log1p() / 3), dim=-1)
-        added = self.surprise(marks.to(self.surprise.weight.dtype))
+        features = torch.stack((packed.surprise.clamp(max=1), packed.surprise.log1p() / 3), dim=-1)
+        embeddings = self.surprise(features.to(self.surprise.weight.dtype))
         hidden = self.trunk.hidden_states(
-            packed.tokens, packed.allowed, packed.positions, extra_embeddings=added
+            packed.tokens, packed.allowed, packed.positions, extra_embeddings=embeddings
         )[packed.read]
-        seen = (
-            packed.allowed[packed.read].float()[:, None] @ marks[packed.read[0]]
-        )  # sums over what each state has written
+        rows, _ = packed.read
+        sums = packed.allowed[packed.read].float()[:, None] @ features[rows]
         with torch.autocast(packed.tokens.device.type, enabled=False):
-            found: Tensor = self.value(
-                torch.cat((self.trunk.norm(hidden).float(), seen[:, 0].float()), dim=-1)
-            )[:, 0]
-        return found
+            inputs = (self.trunk.norm(hidden).float(), sums[:, 0].float())
+            log_odds: Tensor = self.value(torch.cat(inputs, dim=-1))[:, 0]
+        return log_odds
 
 
 class Verifier:
-    """Predicts Q^pi of states. `sequences` and `positions` count what it has run: for each state of
-    a call that no other of it continues,
-    a row of the base model, for its surprise, and one of its own.
+    """Predicts Q^pi of states.
+
+    `sequences` and `positions` count what it has run: for each state of a call that no other of the
+    call continues, a row of the base model for the surprisal and a row of its own.
     """
 
     def __init__(
         self,
         base: Transformer,
         scorer: Scorer,
-        feed: Suffix,
+        suffix: Suffix,
         batch_size: int = 16,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        self.base, self.scorer, self.feed, self.batch_size = base, scorer.eval(), feed, batch_size
+        self.base = base
+        self.scorer = scorer.eval()
+        self.suffix = suffix
+        self.batch_size = batch_size
         self.about: Mapping[str, Any] = about if about is not None else {}
-        self.sequences = self.positions = 0
+        self.sequences = 0
+        self.positions = 0
 
     @classmethod
     def load(
         cls, folder: Path | str, lm: LM, batch_size: int | None = None, compile: bool = False
     ) -> Verifier:
-        """Read a verifier of `lm` to where that is, in its type; "pocket" is the embedded one, of
-        the embedded model.
+        """Load a verifier of `lm` to its device and type; "pocket" is the embedded one.
 
-        Raises `CheckpointError` for files that are missing, broken or another thing's,
-        `OptionError` for another model or tokenizer.
+        Raises `CheckpointError` for files that are missing, broken or something else, `OptionError`
+        if it belongs to another model or tokenizer.
         """
         folder = verifier_folder(folder)
         about, config = read_verifier(folder)
@@ -179,42 +176,43 @@ class Verifier:
         scorer.value.float()
         if compile:
             scorer.trunk.compile_layers(dynamic=True)
-        return cls(
-            base,
-            scorer,
-            suffix_of(lm, about["settings"]["masks"]),
-            batch_size or lm.batch_size,
-            about,
-        )
+        suffix = suffix_of(lm, about["settings"]["masks"])
+        return cls(base, scorer, suffix, batch_size or lm.batch_size, about)
 
     @torch.no_grad()
     def q(self, states: Sequence[PartialAnswer]) -> Float[Tensor, " n"]:
-        """Q^pi of each state [n], float32 on the CPU. Raises `ModelError` if the network gives no
-        number.
+        """Q^pi of each state [n], float32 on the CPU.
+
+        Raises `ModelError` if the network returns NaN or infinity.
         """
-        rows = sorted(
-            prefix_chains(states), key=lambda chain: row_width(chain, self.feed), reverse=True
-        )
-        found: dict[PartialAnswer, Tensor] = {}
-        for start in range(0, len(rows), self.batch_size):
-            part = rows[start : start + self.batch_size]
-            ends = [chain[-1] for chain in part]
-            packed = pack(part, self.feed, token_surprisal(self.base, ends, self.feed.mask_id))
-            odds = self.scorer(packed.to(self.scorer.value.weight.device))
-            found.update(zip((state for chain in part for state in chain), odds.sigmoid().cpu()))
-            self.sequences += 2 * len(part)
-            self.positions += sum(row_width(chain, self.feed) + length(chain[-1]) for chain in part)
-        values = torch.stack([found[state] for state in states]) if states else torch.zeros(0)
-        if not values.isfinite().all():
+        chains = prefix_chains(states)
+        chains.sort(key=lambda chain: row_width(chain, self.suffix), reverse=True)
+        values: dict[PartialAnswer, Tensor] = {}
+        for start in range(0, len(chains), self.batch_size):
+            batch = chains[start : start + self.batch_size]
+            scored = (state for chain in batch for state in chain)
+            values.update(zip(scored, self._score(batch)))
+        q = torch.stack([values[state] for state in states]) if states else torch.zeros(0)
+        if not q.isfinite().all():
             raise ModelError(
                 "the verifier gives no number for some states",
                 hint="Check its weights, or load it in float32.",
             )
-        return values
+        return q
+
+    def _score(self, chains: Sequence[Sequence[PartialAnswer]]) -> Tensor:
+        longest = [chain[-1] for chain in chains]
+        surprisal = token_surprisal(self.base, longest, self.suffix.mask_id)
+        packed = pack(chains, self.suffix, surprisal)
+        self.sequences += 2 * len(chains)
+        self.positions += sum(row_width(chain, self.suffix) for chain in chains)
+        self.positions += sum(map(surprisal_positions, longest))
+        log_odds: Tensor = self.scorer(packed.to(self.scorer.value.weight.device))
+        return log_odds.sigmoid().cpu()
 
 
 def verifier_folder(name: Path | str) -> Path:
-    """The folder of a verifier: "pocket" is the embedded one."""
+    """The folder of a verifier; "pocket" is the embedded one."""
     return EMBEDDED.get(str(name), Path(name))
 
 
@@ -230,47 +228,44 @@ def write_verifier(
     scorer: Scorer,
     identity: Identity,
     settings: Mapping[str, Any],
-    measures: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a verifier, weights in bfloat16; `settings` has at least `masks`. A kill leaves whole
-    files.
+    """Write a verifier, weights in bfloat16. A kill leaves whole files.
+
+    `settings` needs `masks`; `metrics` are those on held-out problems.
     """
     rename: Rename = _SameNames()
     part = folder / "model.part"
     save_weights(scorer, part, rename, torch.bfloat16)
-    os.replace(part, folder / WEIGHTS)
+    part.replace(folder / WEIGHTS)
     about = {
         "kind": "verifier",
         "identity": dataclasses.asdict(identity),
         "architecture": dataclasses.asdict(scorer.trunk.config),
         "settings": dict(settings),
-        "measures": dict(measures or {}),
+        "measures": dict(metrics or {}),
     }
     write_about(folder, about)
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write what is known of the verifier in `folder`."""
-    part = folder / "verifier.part"
-    part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, folder / ABOUT)
+    """Write `verifier.json`."""
+    write_atomically(folder / ABOUT, json.dumps(about, indent=1) + "\n")
 
 
 def read_verifier(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """`verifier.json` and the architecture in it. Raises `CheckpointError`."""
+    """Read `verifier.json` and the architecture in it. Raises `CheckpointError`."""
     hint = "Make one: credit pav train LABELS --out DIR."
     if not (folder / ABOUT).is_file():
         raise CheckpointError(f"no verifier here (no {ABOUT})", given=str(folder), hint=hint)
     about = read_json(folder / ABOUT)
     try:
         Identity(**about["identity"])
-        shape = {
-            **about["architecture"],
-            "stop_token_ids": tuple(about["architecture"]["stop_token_ids"]),
-        }
-        config = from_mapping(
-            ModelConfig, {**shape, "moe": shape["moe"] and from_mapping(MoEConfig, shape["moe"])}
-        )
+        architecture = dict(about["architecture"])
+        architecture["stop_token_ids"] = tuple(architecture["stop_token_ids"])
+        if architecture["moe"]:
+            architecture["moe"] = from_mapping(MoEConfig, architecture["moe"])
+        config = from_mapping(ModelConfig, architecture)
         if about["kind"] != "verifier" or type(about["settings"]["masks"]) is not int:
             raise KeyError("kind")
     except (KeyError, TypeError, ValueError, CreditError) as error:

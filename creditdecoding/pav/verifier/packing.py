@@ -1,45 +1,41 @@
-"""States of the same answer in one row: what is behind a step does not change what is read at its
-end, so one pass serves all prefixes.
+"""Prefixes of one answer in one row: one pass scores every state of an answer.
 
-A row is a prompt and the longest answer; a position sees the prompt, its own step and the steps
-before it, never what comes later. A prefix's
-value is read at its last position, or at ids of its own (`tail`: masks, an end token) that stand
-behind it and that nothing else sees. So a state
-gets the value it gets alone.
+A row is a prompt and the longest answer. Attention is causal from step to step: a position sees the
+prompt, its own step and the steps before it. The value of a state is read at its last position, or
+at its suffix (masks, an end token), which comes after the state and which nothing else sees. So a
+state gets the value it gets alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from creditdecoding.pav.steps import PartialAnswer
 
-BEHIND = 2**30  # the step of padding: behind all others
+PADDING_STEP = 2**30  # later than all steps
 
 
 @dataclass(frozen=True)
 class Suffix:
-    """The ids behind a state: a complete answer's end token, `masks` masks behind an unfinished
-    one.
-    """
+    """Ids after a state: the end token of a complete answer, `masks` masks of an unfinished one."""
 
     mask_id: int
     end_id: int
     masks: int = 0
 
     def suffix_ids(self, state: PartialAnswer) -> tuple[int, ...]:
-        """What stands behind this state alone."""
+        """The ids that follow this state alone."""
         return (self.end_id,) if state.done else (self.mask_id,) * self.masks
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows [rows, length]: ids, their rotary positions, surprise at them, which keys each sees;
-    `read` = (rows, columns) of the states.
+    """Rows [rows, length]: ids, rotary positions, surprisal, and the keys that each position sees
+    [rows, length, length]. `read` = (rows, columns) of the states.
     """
 
     tokens: Tensor
@@ -49,80 +45,103 @@ class Packed:
     read: tuple[Tensor, Tensor]
 
     def to(self, device: torch.device) -> Packed:
-        """The same where the network is."""
-        row, column = (index.to(device) for index in self.read)
-        tokens, positions, surprise, allowed = (
-            x.to(device) for x in (self.tokens, self.positions, self.surprise, self.allowed)
+        """The same on another device."""
+        rows, columns = self.read
+        return Packed(
+            tokens=self.tokens.to(device),
+            positions=self.positions.to(device),
+            surprise=self.surprise.to(device),
+            allowed=self.allowed.to(device),
+            read=(rows.to(device), columns.to(device)),
         )
-        return Packed(tokens, positions, surprise, allowed, (row, column))
 
 
 def prefix_chains(states: Iterable[PartialAnswer]) -> list[tuple[PartialAnswer, ...]]:
-    """Distinct states as rows: each state that no other continues, behind those of the others that
-    it continues.
+    """Distinct states as rows: each state that no other continues, after its own prefixes.
 
     A state that several continue is in the row of each.
     """
     distinct = dict.fromkeys(states)
-    paths = {state: state.prefixes for state in distinct}
-    continued = {prefix for path in paths.values() for prefix in path[:-1]}
+    prefixes = {state: state.prefixes for state in distinct}
+    continued = {prefix for path in prefixes.values() for prefix in path[:-1]}
     return [
         tuple(prefix for prefix in path if prefix in distinct)
-        for state, path in paths.items()
+        for state, path in prefixes.items()
         if state not in continued
     ]
 
 
-def row_width(chain: Sequence[PartialAnswer], feed: Suffix) -> int:
-    """Ids of a chain's row."""
-    return (
-        len(chain[-1].prompt)
-        + len(chain[-1].written)
-        + sum(len(feed.suffix_ids(state)) for state in chain)
-    )
+def row_width(chain: Sequence[PartialAnswer], suffix: Suffix) -> int:
+    """Positions of a chain's row."""
+    return chain[-1].length + sum(len(suffix.suffix_ids(state)) for state in chain)
+
+
+def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
+    """Rows of numbers [rows, width], filled up at their ends."""
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+
+@dataclass
+class _Row:
+    """A chain laid out: ids, positions, steps, and the number of the suffix a position belongs to
+    (0: the answer itself); `read` holds the column of each state.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    steps: list[int]
+    suffixes: list[int]
+    read: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, chain: Sequence[PartialAnswer], suffix: Suffix) -> _Row:
+        longest = chain[-1]
+        steps = [0] * len(longest.prompt)
+        start = 0
+        for number, end in enumerate(longest.ends, 1):
+            steps += [number] * (end - start)
+            start = end
+        length = longest.length
+        row = cls([*longest.prompt, *longest.written], list(range(length)), steps, [0] * length)
+        for number, state in enumerate(chain, 1):
+            row._add_state(state, number, suffix.suffix_ids(state))
+        return row
+
+    def _add_state(self, state: PartialAnswer, number: int, suffix: Sequence[int]) -> None:
+        self.read.append(len(self.ids) if suffix else state.length - 1)
+        self.ids += suffix
+        self.positions += range(state.length, state.length + len(suffix))
+        self.steps += [state.depth] * len(suffix)
+        self.suffixes += [number] * len(suffix)
 
 
 def pack(
-    rows: Sequence[Sequence[PartialAnswer]],
-    feed: Suffix,
-    surprise: Sequence[Tensor],
+    chains: Sequence[Sequence[PartialAnswer]],
+    suffix: Suffix,
+    surprisal: Sequence[Tensor],
     multiple: int = 1,
 ) -> Packed:
-    """Lay out chains with the surprise at what their last states have written, as wide as the
-    widest (a multiple of `multiple`).
+    """Lay out chains, as wide as the widest one, rounded up to a multiple of `multiple`.
+
+    `surprisal` holds that of the written ids of each chain's last state.
     """
-    length = -(-max(row_width(chain, feed) for chain in rows) // multiple) * multiple
-    tokens = torch.full((len(rows), length), feed.mask_id)
-    positions, own = (
-        torch.zeros(len(rows), length, dtype=torch.long),
-        torch.zeros(len(rows), length, dtype=torch.long),
-    )
-    step, surprises = torch.full((len(rows), length), BEHIND), torch.zeros(len(rows), length)
-    read: list[tuple[int, int]] = []
-    for row, chain in enumerate(rows):
-        ids, places, steps = _trunk_of(chain[-1])
-        tails = [0] * len(ids)
-        for number, state in enumerate(chain, 1):
-            tail, end = feed.suffix_ids(state), len(state.prompt) + len(state.written)
-            read.append((row, len(ids) if tail else end - 1))
-            ids += tail
-            places += range(end, end + len(tail))
-            steps += [state.depth] * len(tail)
-            tails += [number] * len(tail)
-        for into, values in ((tokens, ids), (positions, places), (step, steps), (own, tails)):
-            into[row, : len(ids)] = torch.tensor(values)
+    rows = [_Row.of(chain, suffix) for chain in chains]
+    width = -(-max(len(row.ids) for row in rows) // multiple) * multiple
+    surprise = torch.zeros(len(rows), width)
+    for row, (chain, values) in enumerate(zip(chains, surprisal)):
         start = len(chain[-1].prompt)
-        surprises[row, start : start + len(surprise[row])] = surprise[row]
-    shared = (own[:, None, :] == 0) & (step[:, None, :] <= step[:, :, None])
-    tail_of_query = (own[:, None, :] == own[:, :, None]) & (own[:, :, None] > 0)
-    at = torch.tensor(read).T
-    return Packed(tokens, positions, surprises, shared | tail_of_query, (at[0], at[1]))
-
-
-def _trunk_of(state: PartialAnswer) -> tuple[list[int], list[int], list[int]]:
-    """Ids of a whole state, their positions, and the step of each: 0 for the prompt."""
-    ids = [*state.prompt, *state.written]
-    steps = [0] * len(state.prompt)
-    for number, (start, end) in enumerate(zip((0, *state.ends), state.ends), 1):
-        steps += [number] * (end - start)
-    return ids, list(range(len(ids))), steps
+        surprise[row, start : start + len(values)] = values
+    step = padded([row.steps for row in rows], width, PADDING_STEP)
+    owner = padded([row.suffixes for row in rows], width, 0)
+    earlier = (owner[:, None, :] == 0) & (step[:, None, :] <= step[:, :, None])
+    same_suffix = (owner[:, None, :] == owner[:, :, None]) & (owner[:, :, None] > 0)
+    read = torch.tensor(
+        [(number, column) for number, row in enumerate(rows) for column in row.read]
+    )
+    return Packed(
+        tokens=padded([row.ids for row in rows], width, suffix.mask_id),
+        positions=padded([row.positions for row in rows], width, 0),
+        surprise=surprise,
+        allowed=earlier | same_suffix,
+        read=(read[:, 0], read[:, 1]),
+    )

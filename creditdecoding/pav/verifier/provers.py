@@ -1,42 +1,35 @@
-"""Which prover to take, before any compute is spent on it: how far it tells steps apart, and how
-far that agrees with the base policy.
+"""Which prover to choose, before compute is spent on it.
 
-For actions a ~ pi at a state s: distinguishability is Var[A^mu(s, a)], alignment E[A^mu(s, a)
-A^pi(s, a)]; what a step of policy improvement
-gains is at least about their sum (arXiv 2410.08146, Theorem 3.1). At one state an advantage is Q
-less a constant and A^pi has mean 0, so
-they are a variance and a covariance of Q^mu and Q^pi over the next steps. Those come from a store:
-its answers form a tree of steps, and
-where several begin alike their next steps are draws from pi. States count as often as they were
-visited. From draws both are estimated without bias
-(divided by n - 1); from counts also the noise of the counts is taken out. mu = pi adds nothing: its
-alignment is Var[A^pi].
+For actions a ~ pi at a state s, a prover mu has the distinguishability Var[A^mu(s, a)] and the
+alignment E[A^mu(s, a) A^pi(s, a)]; a step of policy improvement gains at least about their sum
+(arXiv 2410.08146, Theorem 3.1). At one state an advantage is Q minus a constant and A^pi has mean
+0, so they are a variance and a covariance of Q^mu and Q^pi over the next steps. The next steps come
+from a store: its answers form a tree of steps, and where several share a prefix their next steps
+are draws from pi. States count as often as they were visited. Both are estimated without bias, from
+predictions or from counts, whose noise is then removed. mu = pi adds nothing: its alignment is
+Var[A^pi].
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from creditdecoding.bootstrap import (
-    FloatArray,
-    Interval,
-    percentile_interval,
-    resampled_means,
-    stratified_mean,
-)
+from creditdecoding.bootstrap import FloatArray, Interval, percentile_interval
 from creditdecoding.pav.data.label_store import Label
+from creditdecoding.pav.problems import ProblemKey
 from creditdecoding.pav.steps import PartialAnswer
+from creditdecoding.pav.verifier.metrics import ProblemBootstrap
 from creditdecoding.pav.verifier.model import best_of
 
 FEWEST = 10
-"""States with several different next steps without which no prover is named."""
-RESAMPLES = 2000
+"""States with several next steps that are needed to choose a prover."""
 PI = "bo1"
 """The base policy itself as a prover."""
 
@@ -45,43 +38,38 @@ Predict = Callable[[Sequence[PartialAnswer]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Branching:
-    """A state of a problem that was visited more than once: the next steps from there as states,
-    and how often each was taken.
-    """
+    """A state visited more than once: its next steps as states, and how often each was taken."""
 
-    problem: tuple[str, int]
+    problem: ProblemKey
     children: tuple[PartialAnswer, ...]
     taken: tuple[int, ...]
 
 
 def branchings(labels: Sequence[Label]) -> list[Branching]:
-    """The forks of a store; a complete answer was drawn as often as its label says, a state that
-    nothing in the store continues once.
+    """The branchings of a store.
+
+    A complete answer was drawn as often as its label says, a state that nothing continues once.
     """
-    continued = {
-        (label.family, label.problem, prefix)
-        for label in labels
-        for prefix in label.state.prefixes[:-1]
-    }
-    taken: dict[tuple[tuple[str, int], PartialAnswer], dict[PartialAnswer, int]] = {}
+    continued = {(label.key, prefix) for label in labels for prefix in label.state.prefixes[:-1]}
+    taken: dict[tuple[ProblemKey, PartialAnswer], Counter[PartialAnswer]] = {}
     for label in labels:
-        if (label.family, label.problem, label.state) in continued:
+        if (label.key, label.state) in continued:
             continue
-        path = label.state.prefixes
-        for parent, child in itertools.pairwise(path):
-            children = taken.setdefault(((label.family, label.problem), parent), {})
-            children[child] = children.get(child, 0) + (label.draws if label.state.done else 1)
+        draws = label.draws if label.state.done else 1
+        for parent, child in itertools.pairwise(label.state.prefixes):
+            taken.setdefault((label.key, parent), Counter())[child] += draws
     return [
-        Branching(problem, tuple(found), tuple(found.values()))
-        for (problem, _), found in taken.items()
-        if sum(found.values()) > 1
+        Branching(problem, tuple(children), tuple(children.values()))
+        for (problem, _), children in taken.items()
+        if children.total() > 1
     ]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Estimates for each next step of all forks, one behind the other: Q^mu, its square, Q^mu Q^pi,
-    Q^pi; NaN where there is none.
+    """Estimates for the next steps of all branchings, in order: Q^mu, its square, Q^mu Q^pi, Q^pi.
+
+    NaN where there is no estimate.
     """
 
     mu: FloatArray
@@ -96,57 +84,58 @@ class Moments:
 
     @classmethod
     def counted(cls, labels: Sequence[Label | None], k: int) -> Moments:
-        """From counts, without bias, for best-of-`k`: needs 2 `k` draws of a state; of a complete
-        answer one says all.
-        """
-        one, power, more, twice = (
-            np.array([_failing(label, m) for label in labels]) for m in (1, k, k + 1, 2 * k)
-        )
-        return cls(1 - power, 1 - 2 * power + twice, 1 - one - power + more, 1 - one)
+        """For best-of-`k`, without bias, from counts: needs 2 `k` draws of an unfinished state."""
+
+        def failing(tries: int) -> FloatArray:
+            return np.array([chance_of_failing(label, tries) for label in labels])
+
+        pi = 1 - failing(1)
+        mu = 1 - failing(k)
+        square = 1 - 2 * failing(k) + failing(2 * k)
+        product = 1 - failing(1) - failing(k) + failing(k + 1)
+        return cls(mu, square, product, pi)
 
 
-def _failing(label: Label | None, tries: int) -> float:
-    """Unbiased estimate of the chance that all of `tries` tries fail; NaN without a label or with
-    fewer draws.
+def chance_of_failing(label: Label | None, tries: int) -> float:
+    """Unbiased estimate of the chance that all of `tries` tries fail.
+
+    NaN without a label or with fewer draws of an unfinished state.
     """
-    if label is None or (label.draws < tries and not label.state.done):
+    if label is None:
         return math.nan
     if label.state.done:
         return float(label.wins < label.draws)
+    if label.draws < tries:
+        return math.nan
     return math.comb(label.draws - label.wins, tries) / math.comb(label.draws, tries)
 
 
 @dataclass(frozen=True)
 class Prover:
-    """What a prover promises: distinguishability, alignment, their sum; None where the counts
-    cannot say.
-    """
+    """Distinguishability, alignment and their sum; None where counts do not suffice."""
 
     name: str
-    distinguishability: Interval | None
-    alignment: Interval | None
-    total: Interval | None
+    distinguishability: Interval | None = None
+    alignment: Interval | None = None
+    total: Interval | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record."""
-        named = {
-            "distinguishability": self.distinguishability,
-            "alignment": self.alignment,
-            "total": self.total,
-        }
         return {
             "prover": self.name,
-            **{name: None if value is None else value.rounded(5) for name, value in named.items()},
+            "distinguishability": self.distinguishability and self.distinguishability.rounded(5),
+            "alignment": self.alignment and self.alignment.rounded(5),
+            "total": self.total and self.total.rounded(5),
         }
 
 
 @dataclass(frozen=True)
 class ProverComparison:
-    """Provers, on `states` states visited more than once (`several` with unlike next steps) of
-    `problems` problems; the best one, and its equals.
+    """Provers on `states` states visited more than once, `several` of them with different next
+    steps, of `problems` problems.
 
-    `equals` cannot be told from `chosen` (None: too few states, or nothing but the base policy
-    itself).
+    `chosen` has the greatest sum, None with too few states or no prover but the base policy.
+    `equals` cannot be told from it.
     """
 
     provers: tuple[Prover, ...]
@@ -156,168 +145,149 @@ class ProverComparison:
     chosen: str | None
     equals: tuple[str, ...]
 
-    def words(self) -> list[str]:
-        """The choice in sentences."""
+    @property
+    def verdict(self) -> str:
+        """One line: which prover to choose, or why none."""
         if self.several < FEWEST:
-            return [
-                f"Too few states with several next steps to choose a prover: {self.several}, at least {FEWEST} are needed."
-            ]
+            return f"no choice: fewer than {FEWEST} states with several next steps"
         if self.chosen is None:
-            return ["The base policy as its own prover adds nothing; name others."]
-        said = [f"Take {self.chosen}: it has the largest sum of distinguishability and alignment."]
-        return said + [f"Not told from it on these states: {', '.join(self.equals)}."] * bool(
-            self.equals
-        )
+            return "no choice: the base policy as its own prover adds nothing"
+        return f"choose {self.chosen}; equal within noise: {', '.join(self.equals) or 'none'}"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record."""
-        about = {
+        return {
+            "provers": [prover.to_json() for prover in self.provers],
             "problems": self.problems,
             "states": self.states,
             "several": self.several,
             "chosen": self.chosen,
             "equals": list(self.equals),
-        }
-        return {
-            "provers": [each.to_json() for each in self.provers],
-            **about,
-            "words": self.words(),
+            "verdict": self.verdict,
         }
 
 
-def compare_provers(found: Sequence[Branching], provers: Mapping[str, Moments]) -> ProverComparison:
-    """Compare provers on forks, whose next steps the moments list fork by fork."""
-    problems = sorted({fork.problem for fork in found})
-    families = sorted({family for family, _ in problems})
-    strata = [families.index(family) for family, _ in problems]
-    where = np.array([problems.index(fork.problem) for fork in found], dtype=int)
-    sums: dict[str, FloatArray] = {}
-    for name, moments in provers.items():
-        variance, weight = _spread(found, moments, own=True)
-        covariance, _ = _spread(found, moments, own=False)
-        columns = np.stack([weight, weight * variance, weight * covariance], axis=1)
-        sums[name] = np.zeros((len(problems), 3))
-        np.add.at(sums[name], where, columns)
-    several = sum(len(fork.children) > 1 for fork in found)
-    drawn = (
-        {name: resampled_means(each, strata, RESAMPLES) for name, each in sums.items()}
-        if problems
-        else {}
+def compare_provers(
+    branchings: Sequence[Branching], moments_of: Mapping[str, Moments]
+) -> ProverComparison:
+    """Compare provers by their moments of the next steps of branchings."""
+    several = sum(len(branching.children) > 1 for branching in branchings)
+    keys = [branching.problem for branching in branchings]
+    sums: dict[str, ProblemBootstrap] = {}
+    if branchings:
+        for name, moments in moments_of.items():
+            sums[name] = ProblemBootstrap(keys, _columns(branchings, moments))
+    known = {name for name in sums if sums[name].point[0, 0] > 0}
+    provers = tuple(
+        _prover(name, sums[name]) if name in known else Prover(name) for name in moments_of
     )
-    points = (
-        {name: stratified_mean(each, strata)[None] for name, each in sums.items()}
-        if problems
-        else {}
-    )
-    known = {name: bool(points) and points[name][0, 0] > 0 for name in provers}
-    listed = tuple(
-        _prover(name, points[name], drawn[name]) if known[name] else Prover(name, None, None, None)
-        for name in provers
-    )
-    able = [each for each in listed if each.total is not None and each.name != PI]
-    best = (
-        max(able, key=lambda each: each.total.value if each.total else 0.0)
-        if able and several >= FEWEST
-        else None
-    )
-    equals = [
-        each.name
-        for each in able
-        if best is not None
-        and each is not best
-        and not _differ(best.name, each.name, points, drawn)
-    ]
+    candidates = [prover for prover in provers if prover.name in known and prover.name != PI]
+    chosen: str | None = None
+    equals: list[str] = []
+    if candidates and several >= FEWEST:
+        chosen = max(candidates, key=_total_value).name
+        equals = [
+            prover.name
+            for prover in candidates
+            if prover.name != chosen and not _differ(sums[chosen], sums[prover.name])
+        ]
     return ProverComparison(
-        listed, len(problems), len(found), several, best.name if best else None, tuple(equals)
+        provers, len(set(keys)), len(branchings), several, chosen, tuple(equals)
     )
 
 
-def _spread(
-    found: Sequence[Branching], moments: Moments, own: bool
+def _columns(branchings: Sequence[Branching], moments: Moments) -> FloatArray:
+    """Weight, weighted variance and weighted covariance of each branching [branchings, 3]."""
+    variance, weight = spread(branchings, moments.mu, moments.mu, moments.square)
+    covariance, _ = spread(branchings, moments.mu, moments.pi, moments.product)
+    return np.stack([weight, weight * variance, weight * covariance], axis=1)
+
+
+def spread(
+    branchings: Sequence[Branching], x: FloatArray, y: FloatArray, product: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Unbiased variance of Q^mu (or its covariance with Q^pi) at each fork, and the fork's draws
-    that have estimates (0: fewer than two).
+    """Unbiased covariance of x and y over the next steps of each branching, and its weight.
+
+    `product` estimates x * y. The weight is the number of draws with estimates, 0 for fewer than 2.
     """
-    x, y, xy = (
-        (moments.mu, moments.mu, moments.square)
-        if own
-        else (moments.mu, moments.pi, moments.product)
-    )
-    taken = np.array([count for fork in found for count in fork.taken], dtype=float)
-    group = np.repeat(np.arange(len(found)), [len(fork.children) for fork in found])
-    taken = np.where(np.isfinite(x + y + xy), taken, 0.0)
-    x, y, xy = (np.nan_to_num(each) for each in (x, y, xy))
+    taken = np.array([count for branching in branchings for count in branching.taken], dtype=float)
+    group = np.repeat(np.arange(len(branchings)), [len(one.children) for one in branchings])
+    taken = np.where(np.isfinite(x + y + product), taken, 0.0)
+    x, y, product = (np.nan_to_num(values) for values in (x, y, product))
 
     def total(values: FloatArray) -> FloatArray:
-        return np.asarray(np.bincount(group, values, minlength=len(found)), dtype=np.float64)
+        sums = np.bincount(group, values, minlength=len(branchings))
+        return np.asarray(sums, dtype=np.float64)
 
-    n = total(taken)
-    unlike = total(taken * (n[group] - taken) * xy) - (
-        total(taken * x) * total(taken * y) - total(taken**2 * x * y)
-    )
-    enough = n > 1
-    return np.where(enough, unlike / np.where(enough, n * (n - 1), 1.0), 0.0), np.where(
-        enough, n, 0.0
-    )
+    count = total(taken)
+    all_pairs = total(taken * x) * total(taken * y) - total(taken**2 * x * y)
+    difference = total(taken * (count[group] - taken) * product) - all_pairs
+    enough = count > 1
+    pairs = np.where(enough, count * (count - 1), 1.0)
+    return np.where(enough, difference / pairs, 0.0), np.where(enough, count, 0.0)
 
 
-def _totals(sums: FloatArray) -> FloatArray:
+def _total(sums: FloatArray) -> FloatArray:
     return np.asarray((sums[:, 1] + sums[:, 2]) / sums[:, 0])
 
 
-def _prover(name: str, point: FloatArray, drawn: FloatArray) -> Prover:
-    def over(statistic: Callable[[FloatArray], FloatArray]) -> Interval:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            draws = statistic(drawn)
-            return percentile_interval(float(statistic(point)[0]), draws[np.isfinite(draws)])
+def _total_value(prover: Prover) -> float:
+    return prover.total.value if prover.total is not None else -math.inf
 
+
+def _prover(name: str, sums: ProblemBootstrap) -> Prover:
     return Prover(
-        name, over(lambda s: s[:, 1] / s[:, 0]), over(lambda s: s[:, 2] / s[:, 0]), over(_totals)
+        name,
+        distinguishability=sums.interval(lambda s: np.asarray(s[:, 1] / s[:, 0])),
+        alignment=sums.interval(lambda s: np.asarray(s[:, 2] / s[:, 0])),
+        total=sums.interval(_total),
     )
 
 
-def _differ(
-    one: str, other: str, points: Mapping[str, FloatArray], drawn: Mapping[str, FloatArray]
-) -> bool:
-    """Whether the sums of two provers are told apart, over the same draws of problems."""
+def _differ(first: ProblemBootstrap, second: ProblemBootstrap) -> bool:
+    """Whether the sums of two provers differ, over the same resamples of problems."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        gap, gaps = (
-            _totals(points[one]) - _totals(points[other]),
-            _totals(drawn[one]) - _totals(drawn[other]),
-        )
-    return percentile_interval(float(gap[0]), gaps[np.isfinite(gaps)]).excludes_zero
+        value = _total(first.point) - _total(second.point)
+        draws = _total(first.draws) - _total(second.draws)
+    return percentile_interval(float(value[0]), draws[np.isfinite(draws)]).excludes_zero
 
 
 def provers_from_predictions(
-    found: Sequence[Branching], pi: Predict, ks: Sequence[float], others: Mapping[str, Predict]
+    branchings: Sequence[Branching],
+    pi: Predict,
+    ks: Sequence[float],
+    others: Mapping[str, Predict],
 ) -> ProverComparison:
     """Best-of-K provers of one predictor of Q^pi, and predictors of other policies' Q by name.
+
     Raises `OptionError` for K below 1.
     """
-    children = [child for fork in found for child in fork.children]
+    children = [child for branching in branchings for child in branching.children]
     base = np.asarray(pi(children), dtype=np.float64)
     provers = {best_of_name(k): Moments.predicted(best_of(base, k), base) for k in ks}
-    provers |= {
-        name: Moments.predicted(np.asarray(predict(children), dtype=np.float64), base)
-        for name, predict in others.items()
-    }
-    return compare_provers(found, provers)
+    for name, predict in others.items():
+        mu = np.asarray(predict(children), dtype=np.float64)
+        provers[name] = Moments.predicted(mu, base)
+    return compare_provers(branchings, provers)
 
 
 def provers_from_counts(
-    found: Sequence[Branching], labels: Sequence[Label], ks: Sequence[float]
+    branchings: Sequence[Branching], labels: Sequence[Label], ks: Sequence[float]
 ) -> ProverComparison:
-    """Best-of-K provers, for whole K, from the counts themselves; next steps without a label are
-    left out.
-    """
-    known = {(label.family, label.problem, label.state): label for label in labels}
-    listed = [known.get((*fork.problem, child)) for fork in found for child in fork.children]
+    """Best-of-K provers, for whole K, from counts; next steps without a label are left out."""
+    label_of = {(label.key, label.state): label for label in labels}
+    counted = [
+        label_of.get((branching.problem, child))
+        for branching in branchings
+        for child in branching.children
+    ]
+    whole = [int(k) for k in ks if k == int(k)]
     return compare_provers(
-        found, {best_of_name(k): Moments.counted(listed, int(k)) for k in ks if k == int(k)}
+        branchings, {best_of_name(k): Moments.counted(counted, k) for k in whole}
     )
 
 
 def best_of_name(k: float) -> str:
-    """What best-of-K is called."""
+    """The name of best-of-K. Raises `OptionError` for K below 1."""
     best_of(0.5, k)
     return f"bo{k:g}"

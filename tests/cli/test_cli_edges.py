@@ -1,9 +1,10 @@
-"""Closed, full and narrow streams, bytes that are no text, outputs that cannot be written: one
-line, no traceback.
+"""Closed, full and ASCII streams, bytes that are not text, outputs that cannot be written: one line
+and no traceback.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from creditdecoding.cli import app
+from creditdecoding.cli import app, main
 from tests.helpers.cli import run_credit
 from tools.make_checkpoint import make
 
@@ -38,14 +39,10 @@ def in_shell(command: str, model: str, **environment: str) -> subprocess.Complet
     ("command", "environment", "status"),
     [
         ("CREDIT trace hello MODEL", {"PYTHONIOENCODING": "ascii"}, 0),
-        ("CREDIT generate hello MODEL --json", {"PYTHONIOENCODING": "ascii"}, 0),
-        ("CREDIT generate hello MODEL --watch", {"PYTHONIOENCODING": "ascii"}, 0),
         ("CREDIT generate hello MODEL >&-", {}, 2),
         ("CREDIT generate hello MODEL > /dev/full", {}, 2),
         ("CREDIT trace hello MODEL > /dev/full", {}, 2),
         ("CREDIT generate MODEL <&-", {}, 2),
-        (r"printf 'a\xff' | CREDIT generate MODEL", {"PYTHONIOENCODING": "utf-8"}, 2),
-        (r"CREDIT generate $'a\xff' MODEL", {}, 2),
         ("CREDIT generate hello --decoder none 2> /dev/full", {}, 2),
     ],
 )
@@ -56,6 +53,31 @@ def test_streams(command: str, environment: dict[str, str], status: int, model: 
     if status and "2>" not in command:
         assert done.stderr.startswith(b"error: ")
         assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--json", "--watch"])
+def test_an_ascii_terminal_gets_all_of_an_answer(
+    flag: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    monkeypatch.setattr(
+        sys, "argv", ["credit", "generate", "hello", flag, "-m", model, "--gen-length", "6"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    sys.stdout.flush()
+    assert ended.value.code == 0
+    assert output.getvalue().isascii() and output.getvalue().endswith(b"\n")
+
+
+def test_bytes_that_are_not_text_are_refused(model: str) -> None:
+    as_argument = run_credit(["generate", "a\udcff", "-m", model])
+    stdin = io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8")
+    on_stdin = run_credit(["generate", "-m", model], stdin)
+    for result in (as_argument, on_stdin):
+        assert result.status == 2
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("flag", ["--png", "--html", "--save"])

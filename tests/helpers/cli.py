@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 from unittest.mock import patch
 
 import typer
@@ -32,7 +33,7 @@ def run_experiment(name: str, arguments: Sequence[str]) -> Result:
 
 
 def run_credit(
-    arguments: Sequence[str | Path], stdin: str = "", commands: typer.Typer = app
+    arguments: Sequence[str | Path], stdin: str | TextIO = "", commands: typer.Typer = app
 ) -> Result:
     """Run `credit` with these arguments and return its exit status and output. Nothing is raised."""
     stdout = io.StringIO()
@@ -43,7 +44,7 @@ def run_credit(
         redirect_stdout(stdout),
         redirect_stderr(stderr),
         patch.object(sys, "argv", argv),
-        patch.object(sys, "stdin", io.StringIO(stdin)),
+        patch.object(sys, "stdin", io.StringIO(stdin) if isinstance(stdin, str) else stdin),
     ):
         try:
             main(commands)

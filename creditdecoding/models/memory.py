@@ -183,18 +183,13 @@ def check_memory(
         needs = [(device, weights + converting), (host, mapped)]
     for place, need in needs:
         available = free(place)
-        if available is None or need <= available:
-            continue
-        purpose = "to read the files"
-        if place == device:
-            kind = f"{'int8 and ' if quantize == 'int8' else ''}{dtype}".replace("torch.", "")
-            loading = format_bytes(need - weights)
-            purpose = f"weights in {kind} {format_bytes(weights)}, loading them {loading}"
-        raise CheckpointError(
-            f"not enough memory on {place}: {format_bytes(need)} needed ({purpose}), "
-            f"{format_bytes(available)} available",
-            hint=_smaller_ways(model, dtype, quantize),
-        )
+        if available is not None and need > available:
+            raise CheckpointError(
+                f"not enough memory on {place}: {format_bytes(need)} needed, "
+                f"{format_bytes(available)} available",
+                hint="Use dtype bfloat16, quantize int8 (credit info shows what they need) or "
+                "another device, or free some memory.",
+            )
 
 
 def _conversion_bytes(model: nn.Module, dtype: torch.dtype) -> int:
@@ -205,18 +200,3 @@ def _conversion_bytes(model: nn.Module, dtype: torch.dtype) -> int:
         if is_quantised(name, tensor)
     ]
     return max(converted, default=0)
-
-
-def _smaller_ways(model: nn.Module, dtype: torch.dtype, quantize: str) -> str:
-    """A hint with the smaller ways to load the same model and their bytes."""
-
-    def way(options: str, quantize: str) -> str:
-        return f"{options} ({format_bytes(weight_bytes(model, torch.bfloat16, quantize))})"
-
-    wide = dtype.itemsize > 2
-    ways = [way("dtype bfloat16", quantize)] if wide else []
-    if quantize != "int8":
-        ways.append(way(f"quantize int8{' with dtype bfloat16' if wide else ''}", "int8"))
-    if not ways:
-        return "Use another device, a smaller model, or free some memory."
-    return f"Use {' or '.join(ways)}, another device, or free some memory."

@@ -4,30 +4,43 @@ leaves the folder as it was.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
 from safetensors.torch import load_file, save_file
 
 import creditdecoding
+from creditdecoding.checkpoint import shards
+from creditdecoding.cli.app import main
 from creditdecoding.errors import CheckpointError
-from tools.make_checkpoint import LLADA_8B, llada_tokenizer, make, write_json
+from tests.helpers.bad_checkpoints import (
+    Breaker,
+    config,
+    content,
+    edit,
+    file_contents,
+    folder_for,
+    index,
+    lfs_pointer,
+    more_ids,
+    no_mask,
+    one_line,
+    pipe,
+    refused,
+    remove,
+    rename_weights,
+    tensors,
+    truncate,
+)
+from tools.make_checkpoint import LLADA_8B, make
 
 torch.set_num_threads(1)
 
-Breaker = Callable[[Path], object]
 HEAD = "model.transformer.ff_out.weight"
 NORM = "model.transformer.blocks.1.attn_norm.weight"
 BLOCK = "model.transformer.blocks.0."
@@ -45,137 +58,14 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "spoilt"))
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def refused(name: str) -> CheckpointError:
-    """The error with which `name` is refused, held to the shape that every error has."""
-    with pytest.raises(CheckpointError) as caught:
-        creditdecoding.load(name, device="cpu")
-    error = caught.value
-    assert error.hint and str(error).endswith(error.hint), error
-    assert len(str(error).splitlines()) == 1 and len(str(error)) < 600, error
-    return error
-
-
-def edit(file: str, drop: tuple[str, ...] = (), **changes: Any) -> Breaker:
-    """Change some fields of a JSON file, or drop them."""
-
-    def apply(folder: Path) -> None:
-        raw = json.loads((folder / file).read_text())
-        write_json(
-            folder / file,
-            {name: value for name, value in {**raw, **changes}.items() if name not in drop},
-        )
-
-    return apply
-
-
-def config(drop: tuple[str, ...] = (), **changes: Any) -> Breaker:
-    """Change config.json."""
-    return edit("config.json", drop, **changes)
-
-
-def text(file: str, content: str | bytes) -> Breaker:
-    """Replace a file."""
-    return lambda folder: (folder / file).write_bytes(
-        content.encode() if isinstance(content, str) else content
-    )
-
-
-def gone(*files: str) -> Breaker:
-    """Remove files."""
-
-    def apply(folder: Path) -> None:
-        for file in files:
-            (folder / file).unlink()
-
-    return apply
-
-
-def cut(size: int) -> Breaker:
-    """Truncate the weights after `size` bytes."""
-    return lambda folder: text(
-        "model.safetensors", (folder / "model.safetensors").read_bytes()[:size]
-    )(folder)
-
-
-def weights(changes: dict[str, torch.Tensor | None]) -> Breaker:
-    """Add, replace or (None) drop tensors."""
-
-    def apply(folder: Path) -> None:
-        found = {**load_file(folder / "model.safetensors"), **changes}
-        save_file(
-            {name: value for name, value in found.items() if value is not None},
-            str(folder / "model.safetensors"),
-            metadata={"format": "pt"},
-        )
-
-    return apply
-
-
-def index(content: Any) -> Breaker:
-    """Add an index, as text or as data."""
-    return text(
-        "model.safetensors.index.json", content if isinstance(content, str) else json.dumps(content)
-    )
-
-
-def more_ids(folder: Path) -> None:
-    """A tokenizer that has grown beyond the embedding."""
-    tokenizer = llada_tokenizer()
-    tokenizer.add_tokens([f"<extra {i}>" for i in range(100)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
-def pipe(name: str) -> Breaker:
-    """A pipe that nobody writes to in place of a file."""
-
-    def apply(folder: Path) -> None:
-        (folder / name).unlink(missing_ok=True)
-        os.mkfifo(folder / name)
-
-    return apply
-
-
-def folder_of(name: str) -> Breaker:
-    """A folder in place of a file."""
-
-    def apply(folder: Path) -> None:
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).mkdir()
-
-    return apply
-
-
-def renamed(name: str) -> Breaker:
-    """Another name for the weights."""
-    return lambda folder: (folder / "model.safetensors").rename(folder / name)
-
-
-def no_mask(folder: Path) -> None:
-    """Neither config.json nor the tokenizer knows a mask."""
-    config(drop=("mask_token_id",))(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / file).write_text(
-            (folder / file).read_text().replace("<|mdm_mask|>", "<|reserved_token_9|>")
-        )
-
-
 # What is wrong, how to make it so, and what the message must name.
 FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
-    ("no config.json", gone("config.json"), ("config.json", "spoilt")),
-    ("broken JSON", text("config.json", '{"d_model": 32,'), ("config.json", "spoilt")),
-    ("empty config.json", text("config.json", ""), ("config.json", "spoilt")),
-    ("not UTF-8", text("config.json", b'{"a": "\xff\xfe"}'), ("config.json", "spoilt")),
-    ("JSON list", text("config.json", "[1, 2]"), ("config.json", "spoilt")),
-    ("no weights file", gone("model.safetensors"), (".safetensors", "spoilt")),
+    ("no config.json", remove("config.json"), ("config.json", "spoilt")),
+    ("broken JSON", content("config.json", '{"d_model": 32,'), ("config.json", "spoilt")),
+    ("empty config.json", content("config.json", ""), ("config.json", "spoilt")),
+    ("not UTF-8", content("config.json", b'{"a": "\xff\xfe"}'), ("config.json", "spoilt")),
+    ("JSON list", content("config.json", "[1, 2]"), ("config.json", "spoilt")),
+    ("no weights file", remove("model.safetensors"), (".safetensors", "spoilt")),
     (
         "pickle only",
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
@@ -215,13 +105,13 @@ FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
     ("index names nothing", index({"weight_map": {}}), ("weight_map",)),
     (
         "a file of a thousand million",
-        renamed("model-00001-of-999999999.safetensors"),
+        rename_weights("model-00001-of-999999999.safetensors"),
         ("model-000000002-of-999999999",),
     ),
-    ("a file of more than fit", renamed(f"model-1-of-{'9' * 60}.safetensors"), ("missing",)),
+    ("a file of more than fit", rename_weights(f"model-1-of-{'9' * 60}.safetensors"), ("missing",)),
     (
         "deep JSON",
-        text("config.json", '{"a":' * 100_000 + "1" + "}" * 100_000),
+        content("config.json", '{"a":' * 100_000 + "1" + "}" * 100_000),
         ("config.json", "spoilt"),
     ),
     ("deep index", index('{"weight_map":' * 100_000), ("model.safetensors.index.json",)),
@@ -239,8 +129,8 @@ FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
     ("a pipe for the weights", pipe("model.safetensors"), (".safetensors",)),
     ("a pipe for the tokenizer", pipe("tokenizer.json"), ("tokenizer.json", "not a file")),
     ("a pipe for the template", pipe("chat_template.jinja"), ("chat_template.jinja", "not a file")),
-    ("a folder for config.json", folder_of("config.json"), ("config.json", "not a file")),
-    ("a folder for the tokenizer", folder_of("tokenizer.json"), ("tokenizer.json", "not a file")),
+    ("a folder for config.json", folder_for("config.json"), ("config.json", "not a file")),
+    ("a folder for the tokenizer", folder_for("tokenizer.json"), ("tokenizer.json", "not a file")),
     (
         "a template that is no text",
         edit("tokenizer_config.json", chat_template={"default": 1}),
@@ -248,31 +138,35 @@ FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
     ),
     (
         "a template that is not UTF-8",
-        text("chat_template.jinja", b"\xff\xfe"),
+        content("chat_template.jinja", b"\xff\xfe"),
         ("chat_template.jinja",),
     ),
-    ("empty weights", cut(0), ("model.safetensors",)),
-    ("weights cut in the header", cut(100), ("model.safetensors",)),
-    ("weights cut in the data", cut(40_000), ("model.safetensors",)),
+    ("empty weights", truncate(0), ("model.safetensors",)),
+    ("weights cut in the header", truncate(100), ("model.safetensors",)),
+    ("weights cut in the data", truncate(40_000), ("model.safetensors",)),
     (
         "weights are a web page",
-        text("model.safetensors", "<html>\n<body>404</body>\n</html>\n" * 9),
+        content("model.safetensors", "<html>\n<body>404</body>\n</html>\n" * 9),
         ("model.safetensors",),
     ),
     (
         "weights are an LFS pointer",
-        text("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"),
+        content("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"),
         ("model.safetensors",),
     ),
-    ("no tokenizer.json", gone("tokenizer.json"), ("tokenizer.json", "spoilt")),
+    ("no tokenizer.json", remove("tokenizer.json"), ("tokenizer.json", "spoilt")),
     (
         "broken tokenizer.json",
-        text("tokenizer.json", '{"version": "1.0",'),
+        content("tokenizer.json", '{"version": "1.0",'),
         ("tokenizer.json", "spoilt"),
     ),
-    ("tokenizer.json without a model", text("tokenizer.json", "{}"), ("tokenizer.json", "spoilt")),
-    ("tokenizer.json is a list", text("tokenizer.json", "[]"), ("tokenizer.json", "spoilt")),
-    ("broken tokenizer_config.json", text("tokenizer_config.json", "{"), ("spoilt",)),
+    (
+        "tokenizer.json without a model",
+        content("tokenizer.json", "{}"),
+        ("tokenizer.json", "spoilt"),
+    ),
+    ("tokenizer.json is a list", content("tokenizer.json", "[]"), ("tokenizer.json", "spoilt")),
+    ("broken tokenizer_config.json", content("tokenizer_config.json", "{"), ("spoilt",)),
     (
         "endless template",
         edit(
@@ -290,25 +184,25 @@ FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
 ]
 
 WEIGHTS: list[tuple[str, Breaker, tuple[str, ...]]] = [
-    ("missing head", weights({HEAD: None}), (HEAD,)),
-    ("missing norm", weights({NORM: None}), (NORM,)),
+    ("missing head", tensors({HEAD: None}), (HEAD,)),
+    ("missing norm", tensors({NORM: None}), (NORM,)),
     ("one layer too few", config(n_layers=3), ("blocks.2",)),
     ("one layer too many", config(n_layers=1), ("blocks.1",)),
     (
         "extra weight",
-        weights({"model.transformer.wpe.weight": torch.zeros(4, 4)}),
+        tensors({"model.transformer.wpe.weight": torch.zeros(4, 4)}),
         ("model.transformer.wpe.weight",),
     ),
     (
         "a bias",
-        weights({f"{BLOCK}q_proj.bias": torch.zeros(32)}),
+        tensors({f"{BLOCK}q_proj.bias": torch.zeros(32)}),
         ("model.transformer.blocks.0.q_proj.bias",),
     ),
     ("a head although tied", config(weight_tying=True), (HEAD,)),
-    ("wrong shape of a norm", weights({NORM: torch.zeros(33)}), (NORM, "33", "32")),
+    ("wrong shape of a norm", tensors({NORM: torch.zeros(33)}), (NORM, "33", "32")),
     (
         "transposed",
-        weights({f"{BLOCK}ff_proj.weight": torch.zeros(32, 96)}),
+        tensors({f"{BLOCK}ff_proj.weight": torch.zeros(32, 96)}),
         ("blocks.0.ff_proj.weight", "(32, 96)", "(96, 32)"),
     ),
     ("other kv heads", config(n_kv_heads=2), ("k_proj.weight", "(32, 32)", "(16, 32)")),
@@ -393,11 +287,11 @@ ARCHITECTURES: list[tuple[Any, str]] = [
 )
 def test_a_spoilt_folder_is_refused(breaker: Breaker, named: tuple[str, ...], folder: Path) -> None:
     breaker(folder)
-    before = contents(folder)
+    before = file_contents(folder)
     error = refused(str(folder))
     for part in named:
         assert part in str(error), (part, str(error))
-    assert contents(folder) == before
+    assert file_contents(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -458,55 +352,6 @@ def test_weights_come_from_the_files_that_the_index_names(whole: Path, tmp_path:
     assert "model-00002-of-00002.safetensors" in str(refused(str(sharded)))
 
 
-@pytest.mark.parametrize(
-    "name", ["nowhere", "./nowhere", "../no/where", "/no/such/folder", "~/no-such-folder", "a/b/c"]
-)
-def test_a_folder_that_is_not_there_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*args: Any, **kwargs: Any) -> str:
-        raise AssertionError("this is not a hub id")
-
-    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", never)
-    assert name in str(refused(name))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "here/modle",
-        "here/models/",
-        "./here/x",
-        "a/b/c/d",
-        "here//x",
-        "org/name/",
-        "~nobody-here/x",
-        "a\0b",
-        "x" * 5000,
-    ],
-)
-def test_a_mistyped_path_does_not_go_to_the_hub(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(*args: Any, **kwargs: Any) -> str:
-        raise AssertionError("this is not a hub id")
-
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", never)
-    said = str(refused(name))
-    assert "no such folder" in said or "/" not in name
-
-
-@pytest.mark.parametrize("name", ["GSAI-ML/LLaDA-8B-Instruct", "a/b", "some_org/model_1.5-b8"])
-def test_hub_ids_go_to_the_hub(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "creditdecoding.checkpoint.snapshot_download", lambda name, **given: str(folder)
-    )
-    assert creditdecoding.checkpoint.resolve_checkpoint(name) == folder
-
-
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_a_file_that_is_too_long_is_not_read(name: str, folder: Path) -> None:
     with (folder / name).open("r+b") as file:
@@ -524,62 +369,88 @@ def test_weights_may_be_links_as_in_the_hubs_cache(folder: Path, tmp_path: Path)
     assert creditdecoding.load(str(folder), device="cpu").tokenizer.size
 
 
-def test_a_file_in_place_of_a_folder_is_named(folder: Path) -> None:
-    assert "config.json" in str(refused(str(folder / "config.json")))
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    """A checkpoint in three files, to spoil."""
+    return make("llada", tmp_path / "sharded", shards=3, n_kv_heads=2)
 
 
-# What the hub's HTTP library (another one in hub 1.x and 2.x) raises when a download breaks off: no
-# OSError.
-HTTPError = HfHubHTTPError.__bases__[0]
+def recast(dtype: torch.dtype) -> Callable[[Path], object]:
+    """One matrix in another dtype."""
 
-UNREACHABLE: list[tuple[str, Exception]] = [
-    ("no route", OSError("[Errno 101] Network is unreachable")),
-    ("without a word", ConnectionError()),
-    (
-        "not cached",
-        LocalEntryNotFoundError(
-            "Cannot find an appropriate cached snapshot folder\nfor the specified revision."
-        ),
+    def apply(folder: Path) -> None:
+        path = folder / "model-00002-of-00003.safetensors"
+        found = load_file(path)
+        name = max(found, key=lambda each: found[each].numel())
+        save_file({**found, name: found[name].to(dtype)}, str(path))
+
+    return apply
+
+
+def pickled(folder: Path) -> None:
+    """Weights that could run code."""
+    for i, path in enumerate(shards(folder)):
+        path.rename(folder / f"pytorch_model-{i}.bin")
+    (folder / "model.safetensors.index.json").unlink()
+
+
+FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+SHARDED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "shard missing": (
+        lambda f: (f / "model-00002-of-00003.safetensors").unlink(),
+        ("model-00002-of-00003.safetensors",),
     ),
-    ("offline", OfflineModeIsEnabled("offline mode is enabled")),
-    ("bad id", HFValidationError("Repo id must be in the form 'namespace/repo_name'")),
-    ("broke off while downloading", HTTPError("The read operation timed out")),
-]
+    "shard truncated": (
+        truncate(-1, "model-00003-of-00003.safetensors"),
+        ("model-00003-of-00003.safetensors", "truncated"),
+    ),
+    "float8": (recast(torch.float8_e4m3fn), ("F8_E4M3", "bfloat16")),
+    "int8": (recast(torch.int8), ("I8", "bfloat16")),
+    "quantised by config": (config(quantization_config=FP8), ("fp8", "bfloat16")),
+    "gptq": (config(quantization_config={"quant_method": "gptq", "bits": 4}), ("gptq",)),
+    "pickled": (pickled, ("pytorch_model-0.bin", "save_pretrained")),
+    "pointer for weights": (
+        lfs_pointer("model-00002-of-00003.safetensors"),
+        ("model-00002-of-00003.safetensors", "git lfs pull"),
+    ),
+    "pointer for the tokenizer": (
+        lfs_pointer("tokenizer.json"),
+        ("tokenizer.json", "git lfs pull"),
+    ),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), ("tokenizer.json",)),
+    "its own code": (
+        config(architectures=["OtherModelLM"]),
+        ("OtherModelLM", "its own code", "LLaDAModelLM"),
+    ),
+    "unsupported": (
+        config(architectures=["LlamaForCausalLM"], auto_map=None),
+        ("LlamaForCausalLM", "LLaDAModelLM"),
+    ),
+    "config of another size": (
+        config(mlp_hidden_size=64),
+        ("ff_out.weight", "(32, 96)", "(32, 64)", "do not belong together"),
+    ),
+    "more layers in config": (config(n_layers=3), ("blocks.2",)),
+    "fewer layers in config": (config(n_layers=1), ("blocks.1",)),
+}
 
 
-@pytest.mark.parametrize(
-    "raised", [case[1] for case in UNREACHABLE], ids=[case[0] for case in UNREACHABLE]
-)
-def test_a_hub_id_that_cannot_be_had_is_named(
-    raised: Exception, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("case", SHARDED)
+def test_a_bad_checkpoint_is_refused_in_one_line(
+    case: str, sharded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*args: Any, **kwargs: Any) -> str:
-        raise raised
+    def never(*args: object) -> None:
+        raise AssertionError("a weight was read")
 
-    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", fail)
-    error = refused("some-org/some-model")
-    assert "some-org/some-model" in str(error) and error.__cause__ is raised
-
-
-def test_a_hub_id_is_loaded_without_its_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, list[str]]] = []
-
-    def download(name: str, *, allow_patterns: list[str], **others: Any) -> str:
-        asked.append((name, allow_patterns))
-        return str(folder)
-
-    (folder / "modeling_llada.py").write_text("raise SystemExit('remote code ran')")
-    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", download)
-    lm = creditdecoding.load("some-org/some-model", device="cpu")
-    assert lm.generate("Hi", gen_length=4).nfe >= 1
-    ((name, patterns),) = asked
-    assert name == "some-org/some-model"
-    assert not any(
-        Path("modeling_llada.py").match(pattern) or Path("pytorch_model.bin").match(pattern)
-        for pattern in patterns
-    )
-    needed = {path.name for path in folder.iterdir()} - {"modeling_llada.py"}
-    assert all(
-        any(Path(file).match(pattern) for pattern in patterns)
-        for file in {*needed, "chat_template.jinja", "merges.txt"}
-    )
+    monkeypatch.setattr("creditdecoding.models.weights._read_tensors", never)
+    spoil, named = SHARDED[case]
+    spoil(sharded)
+    with pytest.raises(CheckpointError) as caught:
+        creditdecoding.load(str(sharded), device="cpu")
+    said = one_line(caught.value)
+    assert all(part in said for part in named), said
+    monkeypatch.setattr(sys, "argv", ["credit", "info", "--model", str(sharded), "--device", "cpu"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2 and out == "" and err == f"error: {said}\n"

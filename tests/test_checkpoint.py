@@ -121,9 +121,9 @@ HUB: list[tuple[type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "said"), HUB)
+@pytest.mark.parametrize(("kind", "message"), HUB)
 def test_what_the_hub_refuses_is_told_apart(
-    kind: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> str:
         raise hub_error(kind)
@@ -131,21 +131,21 @@ def test_what_the_hub_refuses_is_told_apart(
     monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", fail)
     with pytest.raises(CheckpointError) as caught:
         resolve_checkpoint("some-org/some-model", "v1")
-    assert said in one_line(caught.value) and "some-org/some-model at v1" in str(caught.value)
+    assert message in one_line(caught.value) and "some-org/some-model at v1" in str(caught.value)
 
 
 def test_the_options_reach_the_hub_client(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
     monkeypatch.setattr(
         "creditdecoding.checkpoint.snapshot_download",
-        lambda name, **given: asked.append(given) or str(folder),
+        lambda name, **options: calls.append(options) or str(folder),
     )
     assert resolve_checkpoint("some-org/some-model", "v1", False, "/somewhere") == folder
     assert {
         "revision": "v1",
         "cache_dir": "/somewhere",
         "local_files_only": False,
-    }.items() <= asked[0].items()
+    }.items() <= calls[0].items()
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ def test_a_mistyped_path_does_not_go_to_the_hub(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", never)
-    said = str(refused(name))
-    assert "no such folder" in said or "/" not in name
+    message = str(refused(name))
+    assert "no such folder" in message or "/" not in name
 
 
 @pytest.mark.parametrize("name", ["GSAI-ML/LLaDA-8B-Instruct", "a/b", "some_org/model_1.5-b8"])
@@ -192,7 +192,7 @@ def test_hub_ids_go_to_the_hub(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "creditdecoding.checkpoint.snapshot_download", lambda name, **given: str(folder)
+        "creditdecoding.checkpoint.snapshot_download", lambda name, **options: str(folder)
     )
     assert creditdecoding.checkpoint.resolve_checkpoint(name) == folder
 
@@ -235,17 +235,17 @@ def test_a_hub_id_that_cannot_be_had_is_named(
 
 
 def test_a_hub_id_is_loaded_without_its_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, list[str]]] = []
+    downloads: list[tuple[str, list[str]]] = []
 
     def download(name: str, *, allow_patterns: list[str], **others: Any) -> str:
-        asked.append((name, allow_patterns))
+        downloads.append((name, allow_patterns))
         return str(folder)
 
     (folder / "modeling_llada.py").write_text("raise SystemExit('remote code ran')")
     monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", download)
     lm = creditdecoding.load("some-org/some-model", device="cpu")
     assert lm.generate("Hi", gen_length=4).nfe >= 1
-    ((name, patterns),) = asked
+    ((name, patterns),) = downloads
     assert name == "some-org/some-model"
     assert not any(
         Path("modeling_llada.py").match(pattern) or Path("pytorch_model.bin").match(pattern)

@@ -45,8 +45,8 @@ def test_masks_that_are_no_lengths_stay_masks() -> None:
 
 
 def test_block_causal_by_its_definition() -> None:
-    found = block_causal_mask(torch.arange(7), torch.arange(9), 3)
-    assert found.shape == (1, 7, 9)
-    assert all(bool(found[0, i, j]) == (i // 3 >= j // 3) for i in range(7) for j in range(9))
+    mask = block_causal_mask(torch.arange(7), torch.arange(9), 3)
+    assert mask.shape == (1, 7, 9)
+    assert all(bool(mask[0, i, j]) == (i // 3 >= j // 3) for i in range(7) for j in range(9))
     rows = block_causal_mask(torch.tensor([[4, 5], [0, 1]]), torch.arange(9).expand(2, -1), 3)
     assert rows.shape == (2, 2, 9) and rows[0].sum() == 12 and rows[1].sum() == 6

@@ -320,10 +320,12 @@ def test_a_senseless_value_is_refused(name: str, value: Any, folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "named"), ARCHITECTURES, ids=[str(given) for given, _ in ARCHITECTURES]
+    ("architectures", "named"), ARCHITECTURES, ids=[str(value) for value, _ in ARCHITECTURES]
 )
-def test_an_unsupported_architecture_is_refused(given: Any, named: str, folder: Path) -> None:
-    config(architectures=given)(folder)
+def test_an_unsupported_architecture_is_refused(
+    architectures: Any, named: str, folder: Path
+) -> None:
+    config(architectures=architectures)(folder)
     assert named in str(refused(str(folder)))
 
 
@@ -356,8 +358,8 @@ def test_weights_come_from_the_files_that_the_index_names(whole: Path, tmp_path:
 def test_a_file_that_is_too_long_is_not_read(name: str, folder: Path) -> None:
     with (folder / name).open("r+b") as file:
         file.truncate(2**40)  # nothing of it is stored
-    said = str(refused(str(folder)))
-    assert name in said and "too long" in said
+    message = str(refused(str(folder)))
+    assert name in message and "too long" in message
 
 
 def test_weights_may_be_links_as_in_the_hubs_cache(folder: Path, tmp_path: Path) -> None:
@@ -380,9 +382,9 @@ def recast(dtype: torch.dtype) -> Callable[[Path], object]:
 
     def apply(folder: Path) -> None:
         path = folder / "model-00002-of-00003.safetensors"
-        found = load_file(path)
-        name = max(found, key=lambda each: found[each].numel())
-        save_file({**found, name: found[name].to(dtype)}, str(path))
+        weights = load_file(path)
+        name = max(weights, key=lambda name: weights[name].numel())
+        save_file({**weights, name: weights[name].to(dtype)}, str(path))
 
     return apply
 
@@ -447,10 +449,10 @@ def test_a_bad_checkpoint_is_refused_in_one_line(
     spoil(sharded)
     with pytest.raises(CheckpointError) as caught:
         creditdecoding.load(str(sharded), device="cpu")
-    said = one_line(caught.value)
-    assert all(part in said for part in named), said
+    message = one_line(caught.value)
+    assert all(part in message for part in named), message
     monkeypatch.setattr(sys, "argv", ["credit", "info", "--model", str(sharded), "--device", "cpu"])
     with pytest.raises(SystemExit) as ended:
         main()
     out, err = capsys.readouterr()
-    assert ended.value.code == 2 and out == "" and err == f"error: {said}\n"
+    assert ended.value.code == 2 and out == "" and err == f"error: {message}\n"

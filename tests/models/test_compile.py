@@ -29,13 +29,13 @@ from creditdecoding import load
 
 torch.set_num_threads(1)
 plain, compiled = load(sys.argv[1]), load(sys.argv[1], compile=True)
-asked = ["ab cd ef", "a longer question that fills more of the row"]
+prompts = ["ab cd ef", "a longer question that fills more of the row"]
 for cache in ("none", "dual"):
     options = dict(decoder="credit", gen_length=12, block_length=6, cache=cache, early_stop=False)
     counters.clear()
-    theirs = plain.generate(asked, **options)
+    theirs = plain.generate(prompts, **options)
     assert not counters["stats"]["unique_graphs"]
-    ours = compiled.generate(asked, **options)
+    ours = compiled.generate(prompts, **options)
     assert counters["stats"]["unique_graphs"], "nothing was compiled"
     for a, b in zip(ours, theirs):
         assert [s.committed for s in a.trace.steps] == [s.committed for s in b.trace.steps]

@@ -40,8 +40,8 @@ WRITTEN: dict[str, Any] = {
     "use_cache": True,
 }
 
-# The released config.json files: what is known of each (tests/checkpoints/), and what copies in
-# public repositories hold beside it.
+# The released config.json files: what is known of each, and the further keys of copies in
+# public repositories.
 RELEASED: dict[str, dict[str, Any]] = {
     "LLaDA-8B": LLADA_8B,
     "iLLaDA-8B": {
@@ -113,7 +113,7 @@ BASES = {
     "fast_dllm": qwen.FAST_DLLM_7B,
 }
 
-# Keys of other networks, each with a value that says something.
+# Keys of other networks, each with a value that may change the network.
 ANYWHERE: dict[str, Any] = {
     "attention_multiplier": 0.0078125,
     "attention_sinks": 4,
@@ -155,8 +155,8 @@ def test_keys_of_other_networks_are_refused_by_name(base: str, tmp_path: Path) -
             raw.pop("use_sliding_window", None)
         with pytest.raises(CheckpointError) as caught:
             read_config(write(tmp_path / key, raw))
-        said = str(caught.value)
-        assert key in said and len(said.splitlines()) == 1 and len(said) < 600, said
+        message = str(caught.value)
+        assert key in message and len(message.splitlines()) == 1 and len(message) < 600, message
 
 
 NESTED: list[tuple[str, dict[str, Any], str]] = [
@@ -195,8 +195,8 @@ def test_values_that_are_another_network_are_refused_by_name(
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_config(write(tmp_path, {**BASES[base], **changes}))
-    said = str(caught.value)
-    assert named in said and len(said.splitlines()) == 1 and len(said) < 700, said
+    message = str(caught.value)
+    assert named in message and len(message.splitlines()) == 1 and len(message) < 700, message
 
 
 STRANGE: list[Any] = [True, -1, float("nan"), "x", [None], {"type": [1]}, 10**30]
@@ -255,12 +255,12 @@ def test_other_diffusion_models_are_refused_by_name(
     )
 
 
-@pytest.mark.parametrize("place", ["I-DLM-8B", "models--some-org--I-DLM-32B/snapshots/0123"])
+@pytest.mark.parametrize("repository", ["I-DLM-8B", "models--some-org--I-DLM-32B/snapshots/0123"])
 def test_a_repository_that_calls_itself_sdar_is_known_by_its_name(
-    place: str, tmp_path: Path
+    repository: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match="I-DLM"):
-        read_config(write(tmp_path / place, qwen.SDAR_4B))
+        read_config(write(tmp_path / repository, qwen.SDAR_4B))
 
 
 @pytest.mark.parametrize(

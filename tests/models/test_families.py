@@ -110,10 +110,10 @@ def reference(
     mask = torch.zeros(length, length).masked_fill(
         at[:, None] < at[None, :], torch.finfo(torch.float32).min
     )
-    found: Tensor = model(
+    logits: Tensor = model(
         tokens, attention_mask=mask.expand(rows, 1, -1, -1).to(model.dtype), use_cache=False
     ).logits
-    return torch.cat((found[:, :1], found[:, :-1]), dim=1) if shift else found
+    return torch.cat((logits[:, :1], logits[:, :-1]), dim=1) if shift else logits
 
 
 def random_tokens(*shape: int, seed: int = 0) -> Tensor:
@@ -245,16 +245,16 @@ def test_a_wrong_detail_would_be_seen(
     family: str, oracle: Oracle, wrong: dict[str, Any], tmp_path: Path
 ) -> None:
     folder, tokens = make(family, tmp_path), random_tokens(2, 47, seed=9)
-    found, case = ours(load(folder), tokens), CASES[family]
-    assert gap(found, reference(oracle(folder), tokens, case.block, case.shift)) < 1e-4
-    assert gap(found, reference(oracle(folder, **wrong), tokens, case.block, case.shift)) > 0.2
+    logits, case = ours(load(folder), tokens), CASES[family]
+    assert gap(logits, reference(oracle(folder), tokens, case.block, case.shift)) < 1e-4
+    assert gap(logits, reference(oracle(folder, **wrong), tokens, case.block, case.shift)) > 0.2
 
 
 def test_llada_in_bf16_is_llama_with_a_rotation_in_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, tokens = make("llada", tmp_path, bf16=True), random_tokens(2, 47, seed=10)
-    found, llama = ours(load(folder, "bfloat16"), tokens), llada_oracle(folder)
+    logits, llama = ours(load(folder, "bfloat16"), tokens), llada_oracle(folder)
     frequencies = llama.model.rotary_emb.inv_freq.clone()
     llama = llama.to(torch.bfloat16)
     llama.model.rotary_emb.inv_freq = frequencies
@@ -270,8 +270,8 @@ def test_llada_in_bf16_is_llama_with_a_rotation_in_float32(
         "apply_rotary_pos_emb",
         lambda q, k, cos, sin: tuple(x.to(q.dtype) for x in apply(q.float(), k.float(), cos, sin)),
     )
-    assert (found == reference(llama, tokens, None)).float().mean() > 0.99
-    assert (found == coarse).float().mean() < 0.8
+    assert (logits == reference(llama, tokens, None)).float().mean() > 0.99
+    assert (logits == coarse).float().mean() < 0.8
 
 
 @pytest.mark.parametrize("family", ["llada_moe", "llada2", "sdar_moe"])
@@ -339,11 +339,11 @@ def test_names_shapes_and_counts_of_the_published_models(name: str) -> None:
     )
     with torch.device("meta"):
         model = Transformer(config)
-    found = {
-        each: TensorHeader(Path("model.safetensors"), "BF16", shape)
-        for each, shape in published.items()
+    headers = {
+        name: TensorHeader(Path("model.safetensors"), "BF16", shape)
+        for name, shape in published.items()
     }
-    assert check_weights(model, found, family.RENAME).keys() == published.keys()
+    assert check_weights(model, headers, family.RENAME).keys() == published.keys()
 
 
 def test_what_each_family_is() -> None:

@@ -24,25 +24,25 @@ torch.set_num_threads(1)
 def test_info_shows_what_will_be_loaded_and_reads_no_weight(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = make(family, tmp_path, bf16=True, shards=2)
+    folder = make(family, tmp_path, bf16=True, shards=2)
     count = sum(
         weight.numel()
-        for weight in load_model(made, EngineConfig(device="cpu")).state_dict().values()
+        for weight in load_model(folder, EngineConfig(device="cpu")).state_dict().values()
     )
     monkeypatch.setattr("creditdecoding.models.weights._read_tensors", None)
-    shown = describe(str(made), EngineConfig(device="cpu"))
-    assert shown["parameters"] == count
-    assert [text.split(" (")[0] for text in shown["weight files"]] == [
-        path.name for path in shards(made)
+    info = describe(str(folder), EngineConfig(device="cpu"))
+    assert info["parameters"] == count
+    assert [text.split(" (")[0] for text in info["weight files"]] == [
+        path.name for path in shards(folder)
     ]
-    assert "bfloat16" in shown["dtype of the files"] and shown["loads in"] == "float32"
-    assert shown["memory in float32"] == memory.format_bytes(4 * count)
+    assert "bfloat16" in info["dtype of the files"] and info["loads in"] == "float32"
+    assert info["memory in float32"] == memory.format_bytes(4 * count)
     block = {"llada2": 32, "sdar": 4, "fast_dllm": 32}.get(family)
     assert (
-        shown["block length"] == (block or "any")
-        and (str(block) if block else "full") in shown["attention"]
+        info["block length"] == (block or "any")
+        and (str(block) if block else "full") in info["attention"]
     )
-    assert shown["logits of position i"] == ("at row i-1" if family == "fast_dllm" else "at row i")
+    assert info["logits of position i"] == ("at row i-1" if family == "fast_dllm" else "at row i")
 
 
 class Screen(io.StringIO):

@@ -55,9 +55,9 @@ def plain_route(logits: list[float], bias: list[float], config: MoEConfig) -> di
         groups, key=lambda group: -sum(sorted((choice[i] for i in group), reverse=True)[:2])
     )[: config.top_groups]
     open_ = [i for group in best for i in group] if config.groups > 1 else list(range(len(choice)))
-    chosen = sorted(open_, key=lambda i: -choice[i])[: config.top_k]
-    total = sum(score[i] for i in chosen) if config.renormalize else 1.0
-    return {i: score[i] / total * config.scaling for i in chosen}
+    experts = sorted(open_, key=lambda i: -choice[i])[: config.top_k]
+    total = sum(score[i] for i in experts) if config.renormalize else 1.0
+    return {i: score[i] / total * config.scaling for i in experts}
 
 
 @pytest.mark.parametrize("name", list(ROUTERS))
@@ -70,18 +70,18 @@ def test_routers_equal_the_plain_statement(name: str) -> None:
         expected = plain_route(
             logits[token].tolist(), [0.0] * EXPERTS if bias is None else bias.tolist(), config
         )
-        found = dict(zip(experts[token].tolist(), weight[token].tolist()))
-        assert found.keys() == expected.keys()
-        assert all(abs(found[i] - expected[i]) < 1e-6 for i in expected)
+        weights = dict(zip(experts[token].tolist(), weight[token].tolist()))
+        assert weights.keys() == expected.keys()
+        assert all(abs(weights[i] - expected[i]) < 1e-6 for i in expected)
 
 
 def test_the_bias_moves_the_choice_and_not_the_weight() -> None:
     config, logits = ROUTERS["sigmoid"], noise(1, EXPERTS)
-    chosen = int(logits.argmin())
+    worst = int(logits.argmin())
     bias = torch.zeros(EXPERTS)
-    bias[chosen] = 2.0
+    bias[worst] = 2.0
     experts, weight = route(logits, bias, config)
-    assert int(experts[0, 0]) == chosen and torch.isclose(weight[0, 0], logits[0, chosen].sigmoid())
+    assert int(experts[0, 0]) == worst and torch.isclose(weight[0, 0], logits[0, worst].sigmoid())
 
 
 def experts_one_by_one(

@@ -133,10 +133,10 @@ def test_every_layout_of_experts_and_fused_projections_lands_in_its_place(
     layout: str, files: int, tmp_path: Path
 ) -> None:
     ours = random_state()
-    found = load(tmp_path, as_released(ours, layout), files=files).state_dict()
-    assert found.keys() == ours.keys()
+    state = load(tmp_path, as_released(ours, layout), files=files).state_dict()
+    assert state.keys() == ours.keys()
     for name, weight in ours.items():
-        assert torch.equal(found[name], weight), name
+        assert torch.equal(state[name], weight), name
 
 
 def test_parameters_take_the_dtype_and_buffers_keep_theirs(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ one_by_one = weights._read_tensors
 for folder, size, name in ((sys.argv[1], window, "shards"), (sys.argv[2], 20 * MIB, "windows"), (sys.argv[1], window, "all at once")):
     weights.WINDOW = size
     if name == "all at once":
-        weights._read_tensors = lambda found: list(one_by_one(found))
+        weights._read_tensors = lambda headers: list(one_by_one(headers))
     model, before = empty_net(), status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     weights.load_weights(model, Path(folder), rename, torch.device("cpu"), torch.float32)

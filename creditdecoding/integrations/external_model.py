@@ -1,12 +1,11 @@
-"""Networks that are not ours as `Denoiser`s, and with a tokenizer as an `LM`: a transformers model,
-a fine-tune, one inside PEFT, a function.
+"""Wrap any network as an `LM`: a transformers model, a fine-tune, one in PEFT, or a function.
 
     lm = wrap(model, tokenizer)
     print(lm.generate("The capital of Peru is", raw=True).text)
 
-How a network is to be asked is found out by asking it: three ids, then the same with padding behind
-them and with one of them
-changed. So padding never leaks into a row and a causal network is never taken for a two-way one.
+The network is probed to find which attention mask it needs: it is run on three ids, on the same
+with padding, and with one of them changed. So padding never leaks into a row, and a causal network
+is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError, ModelError, OptionError
@@ -29,26 +28,33 @@ from creditdecoding.models import known_config
 from creditdecoding.models.attention import block_causal_mask
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.text.tokenizer import Tokenizer, from_transformers
+from creditdecoding.text.tokenizer import (
+    Tokenizer,
+    checkpoint_control_ids,
+    declared_control_ids,
+    from_transformers,
+)
 
 MASK_KINDS = ("2d", "4d", "none")
-_LENGTHS = ("max_position_embeddings", "max_sequence_length", "n_positions", "max_seq_len")
+_LENGTH_NAMES = ("max_position_embeddings", "max_sequence_length", "n_positions", "max_seq_len")
+_TOKENIZER_METHODS = ("encode", "decode", "get_vocab", "get_added_vocab")
 
 
 @dataclass(frozen=True)
 class ExternalDenoiser:
-    """A network from ids [rows, length] to logits [rows, length, vocab] (or an object that has them
-    as `.logits`) as a `Denoiser`.
+    """A network from ids [rows, length] to logits [rows, length, vocab] (or to an object that has
+    them as `.logits`) as a `Denoiser`.
 
-    `way`: what it is told of padding. "none" nothing, so rows of different lengths go through it
-    separately; "2d" a mask
-    [rows, length], 1 where there is a token; "4d" an additive one [rows, 1, length, length],
-    which also makes transformers' causal
-    classes two-way, or block-causal as `layout` says. `mask_name` is the mask's argument, the
-    second one where empty; a network that
-    `needs_mask` is given ones when alone. `fixed` goes along with every call; `keeps_some`: the
-    network takes `logits_to_keep`, the columns
-    that are read.
+    `mask_kind` is the attention mask it gets:
+
+    - "none": no mask; rows of different lengths go through it separately.
+    - "2d": [rows, length], 1 where there is a token.
+    - "4d": additive, [rows, 1, length, length]. It also makes transformers' causal classes two-way,
+      or block-causal as `geometry` says.
+
+    `mask_name` is the mask's argument, the second one if empty; a network that `needs_mask` gets
+    ones where there is none. `fixed_arguments` go with every call. With `takes_logits_to_keep` it
+    is told which columns to compute.
     """
 
     model: Callable[..., Any]
@@ -66,104 +72,99 @@ class ExternalDenoiser:
         if self.geometry.logit_shift:
             column = (column - 1).clamp(min=0)
         if allowed is None or self.mask_kind != "none":
-            return self._read(tokens, row, column, allowed)
+            return self._logits_at(tokens, row, column, allowed)
         lengths = allowed[:, 0].sum(-1)
-        found: Tensor | None = None
+        parts = []
+        order = []
         for length in lengths.unique().tolist():
-            here = lengths == length
-            mine = here[row]
-            logits = self._read(
-                tokens[here, :length], (here.cumsum(0) - 1)[row[mine]], column[mine]
-            )
-            found = logits.new_empty(len(row), logits.shape[1]) if found is None else found
-            found[mine] = logits
-        assert found is not None
-        return found
+            same_length = lengths == length
+            index = same_length[row].nonzero()[:, 0]
+            renumbered = same_length.cumsum(0) - 1
+            rows = tokens[same_length, :length]
+            parts.append(self._logits_at(rows, renumbered[row[index]], column[index]))
+            order.append(index)
+        return torch.cat(parts)[torch.cat(order).argsort()]
 
-    def _read(
+    def _logits_at(
         self, tokens: Tensor, row: Tensor, column: Tensor, allowed: Tensor | None = None
     ) -> Tensor:
-        """Logits at (row, column) [n]."""
-        kept, place = (
-            column.unique(return_inverse=True) if self.takes_logits_to_keep else (None, column)
-        )
-        return self.logits(tokens, allowed, kept)[row, place]
+        """Logits [n, vocab] at (row, column) [n]."""
+        if not self.takes_logits_to_keep:
+            return self.logits(tokens, allowed)[row, column]
+        kept, position = column.unique(return_inverse=True)
+        return self.logits(tokens, allowed, kept)[row, position]
 
     @torch.inference_mode()
     def logits(
-        self, tokens: Tensor, allowed: Tensor | None = None, kept: Tensor | None = None
+        self, tokens: Tensor, allowed: Tensor | None = None, columns: Tensor | None = None
     ) -> Tensor:
-        """Logits of every position, or with `keeps_some` of the columns `kept`; `allowed` [rows, 1,
-        length].
+        """Logits [rows, length, vocab], or with `takes_logits_to_keep` of some `columns`.
 
-        Raises `ModelError` for another shape.
+        `allowed` [rows, 1, length] is False on padding. Raises `ModelError` for another shape.
         """
-        arguments, options = [tokens], dict(self.fixed_arguments)
+        positional = [tokens]
+        named = dict(self.fixed_arguments)
         if self.mask_kind != "none" or self.needs_mask:
             mask = self._mask(tokens, allowed)
             if self.mask_name:
-                options[self.mask_name] = mask
+                named[self.mask_name] = mask
             else:
-                arguments.append(mask)
-        if kept is not None:
-            options["logits_to_keep"] = kept
+                positional.append(mask)
+        if columns is not None:
+            named["logits_to_keep"] = columns
         with eval_mode(self.model):
-            found = self.model(*arguments, **options)
-        logits = getattr(found, "logits", found[0] if isinstance(found, tuple) and found else found)
-        wanted = (len(tokens), tokens.shape[1] if kept is None else len(kept))
-        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != wanted:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            told = f"({wanted[0]}, {wanted[1]}, vocab)"
-            hint = "Check the model; of transformers' classes take one with a language-model head."
+            output = self.model(*positional, **named)
+        if isinstance(output, tuple) and output:
+            output = output[0]
+        logits: Any = getattr(output, "logits", output)
+        shape = (len(tokens), tokens.shape[1] if columns is None else len(columns))
+        is_tensor = isinstance(logits, Tensor)
+        if not is_tensor or logits.dim() != 3 or logits.shape[:2] != shape:
             raise ModelError(
-                "the model returned logits of the wrong shape", given=shape, allowed=told, hint=hint
+                "the model returned logits of the wrong shape",
+                given=tuple(logits.shape) if is_tensor else type(logits).__name__,
+                allowed=f"({shape[0]}, {shape[1]}, vocab)",
+                hint="Check the model; a class of transformers needs a language-model head.",
             )
-        return logits
+        checked: Tensor = logits
+        return checked
 
     def _mask(self, tokens: Tensor, allowed: Tensor | None) -> Tensor:
-        seen = (
-            torch.ones(len(tokens), 1, tokens.shape[1], dtype=torch.bool, device=tokens.device)
-            if allowed is None
-            else allowed
-        )
+        rows, length = tokens.shape
+        if allowed is None:
+            allowed = torch.ones(rows, 1, length, dtype=torch.bool, device=tokens.device)
         if self.mask_kind != "4d":
-            return seen[:, 0].long()
+            return allowed[:, 0].long()
         if self.geometry.causal_block is not None:
-            at = torch.arange(tokens.shape[1], device=tokens.device)
-            seen = seen & block_causal_mask(at, at, self.geometry.causal_block)
-        dtype = _parameter(self.model).dtype
-        square = seen.expand(-1, tokens.shape[1], -1)[:, None]
-        return torch.zeros(square.shape, dtype=dtype, device=tokens.device).masked_fill(
-            ~square, torch.finfo(dtype).min
-        )
+            position = torch.arange(length, device=tokens.device)
+            allowed = allowed & block_causal_mask(position, position, self.geometry.causal_block)
+        dtype = _float_parameter(self.model).dtype
+        square = allowed.expand(-1, length, -1)[:, None]
+        additive = torch.zeros(square.shape, dtype=dtype, device=tokens.device)
+        return additive.masked_fill(~square, torch.finfo(dtype).min)
 
 
-def _parameter(model: Any) -> Tensor:
-    """A weight of a module, to see where it is and in what type; of anything else a float on the
-    CPU.
-    """
-    weights = (
-        (w for w in model.parameters() if w.is_floating_point())
-        if isinstance(model, torch.nn.Module)
-        else iter(())
-    )
-    return next(weights, torch.zeros(()))
+def _float_parameter(model: Any) -> Tensor:
+    """A weight, for its device and type; of a function a float32 scalar on the CPU."""
+    if isinstance(model, nn.Module):
+        for weight in model.parameters():
+            if weight.is_floating_point():
+                return weight
+    return torch.zeros(())
 
 
 @contextmanager
 def eval_mode(model: Any) -> Iterator[None]:
-    """The body runs without dropout, whatever mode the modules are in."""
-    busy = (
-        [m for m in model.modules() if m.training]
-        if isinstance(model, torch.nn.Module) and model.training
-        else []
-    )
-    for module in busy:
+    """The body runs without dropout; the modules' modes are restored afterwards."""
+    training = []
+    if isinstance(model, nn.Module) and model.training:
+        training = [module for module in model.modules() if module.training]
+    for module in training:
         module.training = False
     try:
         yield
     finally:
-        for module in busy:
+        for module in training:
             module.training = True
 
 
@@ -176,8 +177,7 @@ def find_denoiser(
     causal_block: int | None = None,
     device: torch.device | None = None,
 ) -> tuple[ExternalDenoiser, int]:
-    """A network as a `Denoiser`, and how many ids its logits have; asked in the first of `WAYS`
-    that is right, or in the one given.
+    """A network as a `Denoiser` with the first mask kind that works, and its number of ids.
 
     Raises `ModelError` for logits of the wrong shape or that are not numbers, `OptionError` where
     the network cannot be used.
@@ -196,123 +196,161 @@ def find_denoiser(
             allowed="a callable from ids to logits",
             hint="See docs/your-model.md.",
         )
-    mask, others = _arguments(model)
-    usable = [
-        w
-        for w in MASK_KINDS
-        if mask_kind in ("auto", w)
-        and (w == "4d" or causal_block is None)
-        and (w == "none" or mask is not None)
-    ]
-    place, reasons = device or _parameter(model).device, []
-    for each, some in itertools.product(
-        usable, (True, False) if others.get("takes_logits_to_keep") else (False,)
-    ):
-        found = ExternalDenoiser(
+    signature = _read_signature(model)
+    device = device or _float_parameter(model).device
+    kinds = list(MASK_KINDS) if mask_kind == "auto" else [mask_kind]
+    if causal_block is not None:
+        kinds = [kind for kind in kinds if kind == "4d"]
+    if signature.mask is None:
+        kinds = [kind for kind in kinds if kind == "none"]
+    column_choices = (True, False) if signature.takes_logits_to_keep else (False,)
+    reasons = []
+    for kind, takes_columns in itertools.product(kinds, column_choices):
+        net = ExternalDenoiser(
             model,
-            each,
+            kind,
             ModelGeometry(causal_block, logit_shift),
-            **{**(mask or {}), **others, "takes_logits_to_keep": some},
+            fixed_arguments=signature.fixed_arguments,
+            takes_logits_to_keep=takes_columns,
+            **(signature.mask or {}),
         )
-        reason, size = probe(found, mask_id, place)
+        reason, size = probe(net, mask_id, device)
         if not reason:
-            return found, size
-        reasons.append(f"{each}: {reason}")
-    told = "; ".join(dict.fromkeys(reasons)) or "it takes no attention_mask"
+            return net, size
+        reasons.append(f"{kind}: {reason}")
+    summary = "; ".join(dict.fromkeys(reasons)) or "it takes no attention_mask"
     raise OptionError(
-        f"this network cannot denoise ({told})",
+        f"this network cannot denoise ({summary})",
         given=type(model).__name__,
         allowed="a callable from ids (and mask) to logits in which every position sees every other",
         hint="See docs/your-model.md.",
     )
 
 
-def _arguments(model: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """How a network's signature wants its mask, None where it takes none, and what else to say;
-    both as fields of `Foreign`.
+@dataclass(frozen=True)
+class _Signature:
+    """What a network's arguments say: how it takes a mask (fields of `ExternalDenoiser`, None where
+    it takes none), and the rest.
     """
+
+    mask: dict[str, Any] | None = None
+    fixed_arguments: Mapping[str, Any] = field(default_factory=dict)
+    takes_logits_to_keep: bool = False
+
+
+def _read_signature(model: Any) -> _Signature:
+    function = model.forward if isinstance(model, nn.Module) else model
     try:
-        known = inspect.signature(
-            model.forward if isinstance(model, torch.nn.Module) else model
-        ).parameters
+        parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # a builtin
-        return None, {}
-    others = {
-        "fixed_arguments": {"use_cache": False} if "use_cache" in known else {},
-        "takes_logits_to_keep": "logits_to_keep" in known,
-    }
-    plain = [p for p in known.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    named = known.get(
-        "attention_mask", next((p for p in known.values() if p.kind is p.VAR_KEYWORD), None)
-    )
-    if named is not None:
-        return {
-            "mask_name": "attention_mask",
-            "needs_mask": named.name == "attention_mask" and named.default is named.empty,
-        }, others
-    second = plain[1] if len(plain) > 1 else None
-    if second is None or (second.default is not second.empty and "mask" not in second.name):
-        return None, others
-    return {"mask_name": "", "needs_mask": second.default is second.empty}, others
+        return _Signature()
+    fixed = {"use_cache": False} if "use_cache" in parameters else {}
+    return _Signature(_mask_argument(parameters), fixed, "logits_to_keep" in parameters)
+
+
+def _mask_argument(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any] | None:
+    """How the mask is passed: as attention_mask, or as the second positional argument."""
+    empty = inspect.Parameter.empty
+    if "attention_mask" in parameters:
+        required = parameters["attention_mask"].default is empty
+        return {"mask_name": "attention_mask", "needs_mask": required}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return {"mask_name": "attention_mask", "needs_mask": False}
+    positional = [
+        p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(positional) < 2:
+        return None
+    second = positional[1]
+    if second.default is not empty and "mask" not in second.name:
+        return None
+    return {"mask_name": "", "needs_mask": second.default is empty}
 
 
 def probe(net: ExternalDenoiser, mask_id: int, device: torch.device) -> tuple[str, int]:
-    """What is wrong with asking a network in this way, empty where it is right, and the width of
-    its logits.
+    """What is wrong with a network and its mask kind, empty if nothing, and its number of ids.
 
-    Raises `ModelError` for a wrong shape and for logits that are not numbers.
+    Raises `ModelError` for logits of the wrong shape or that are not numbers, `OptionError` for a
+    mask id outside the vocabulary.
     """
     try:
         size = net.logits(torch.zeros(1, 1, dtype=torch.long, device=device)).shape[2]
-        if not 0 <= mask_id < size:
-            raise OptionError(
-                "the mask id is outside the vocabulary",
-                given=mask_id,
-                allowed=f"below {size}",
-                hint="Give the right mask id.",
-            )
-        ids = [i for i in (size // 2, size // 3, size // 4, 0, 1) if i != mask_id][:3]
-        ids = (ids * 3)[:3]
-        rows = [ids, [*ids[:2], mask_id], [mask_id, *ids[1:]]]
-        plain, later, earlier = (
-            net.logits(torch.tensor([row], device=device))[0].float() for row in rows
-        )
-        both = torch.tensor([[*ids, mask_id, mask_id], [*ids, *ids[:2]]], device=device)
-        seen = torch.tensor([[[1, 1, 1, 0, 0]], [[1] * 5]], device=device).bool()
-        read = (torch.zeros(3, dtype=torch.long, device=device), torch.arange(3, device=device))
-        padded = replace(net, geometry=replace(net.geometry, logit_shift=False))(
-            both, read, seen
-        ).float()
+        _check_mask_id(mask_id, size)
+        logits = _probe_logits(net, _probe_ids(size, mask_id), mask_id, device)
     except (ModelError, OptionError):
         raise
-    except (
-        Exception
-    ) as error:  # whatever a network raises when it is asked in a way it does not know
+    except Exception as error:  # whatever a network raises for arguments that it does not take
         return f"{type(error).__name__}, {next(iter(str(error).splitlines()), '')}", 0
-    if not bool(torch.isfinite(plain.logsumexp(-1)).all()):
+    return _probe_verdict(net, logits), size
+
+
+@dataclass(frozen=True)
+class _ProbeLogits:
+    """Logits [3, vocab] of three ids: alone, padded in a batch, with the last or the first
+    changed.
+    """
+
+    alone: Tensor
+    padded: Tensor
+    last_changed: Tensor
+    first_changed: Tensor
+
+
+def _probe_ids(size: int, mask_id: int) -> list[int]:
+    """Three ids other than the mask, different ones where the vocabulary is large enough."""
+    ids = [i for i in (size // 2, size // 3, size // 4, 0, 1) if i != mask_id][:3]
+    return (ids * 3)[:3]
+
+
+def _probe_logits(
+    net: ExternalDenoiser, ids: list[int], mask_id: int, device: torch.device
+) -> _ProbeLogits:
+    def row_logits(row: list[int]) -> Tensor:
+        return net.logits(torch.tensor([row], device=device))[0].float()
+
+    batch = torch.tensor([[*ids, mask_id, mask_id], [*ids, *ids[:2]]], device=device)
+    allowed = torch.tensor([[[1, 1, 1, 0, 0]], [[1] * 5]], device=device).bool()
+    read = (torch.zeros(3, dtype=torch.long, device=device), torch.arange(3, device=device))
+    unshifted = replace(net, geometry=replace(net.geometry, logit_shift=False))
+    return _ProbeLogits(
+        alone=row_logits(ids),
+        last_changed=row_logits([*ids[:2], mask_id]),
+        first_changed=row_logits([mask_id, *ids[1:]]),
+        padded=unshifted(batch, read, allowed).float(),
+    )
+
+
+def _probe_verdict(net: ExternalDenoiser, logits: _ProbeLogits) -> str:
+    alone = logits.alone
+    if not bool(torch.isfinite(alone.logsumexp(-1)).all()):
         raise ModelError(
             "the model returned logits that are not numbers",
             given="NaN or infinity",
             hint="Check the weights.",
         )
-    scale = float((plain - plain.mean(-1, keepdim=True)).abs().nan_to_num(posinf=0.0).amax())
-    rough = _parameter(net.model).dtype in (torch.bfloat16, torch.float16)
-    if float((padded - plain).abs().nan_to_num().amax()) > (0.05 if rough else 1e-4) * scale:
-        return "padding changes what a row gets", size
-    reaches = [
-        float((changed[at] - plain[at]).abs().nan_to_num().amax()) > 1e-6 * scale
-        for changed, at in ((later, 0), (earlier, 2))
-    ]
-    causal = reaches == [False, True] and net.geometry.causal_block is None
-    return ("it is causal" if causal else ""), size
+
+    def largest(values: Tensor) -> float:
+        return float(values.abs().nan_to_num().amax())
+
+    centred = (alone - alone.mean(-1, keepdim=True)).abs()
+    scale = largest(centred.masked_fill(centred.isinf(), 0.0))
+    half_precision = _float_parameter(net.model).dtype in (torch.bfloat16, torch.float16)
+    tolerance = 0.05 if half_precision else 1e-4
+    if largest(logits.padded - alone) > tolerance * scale:
+        return "padding changes what a row gets"
+    sees_later = largest(logits.last_changed[0] - alone[0]) > 1e-6 * scale
+    sees_earlier = largest(logits.first_changed[2] - alone[2]) > 1e-6 * scale
+    is_causal = sees_earlier and not sees_later
+    return "it is causal" if is_causal and net.geometry.causal_block is None else ""
 
 
 def wrap(
     model: Any,
-    tokenizer: Any,
+    tokenizer: Any = None,
     *,
     mask_token_id: int | None = None,
     stop_token_ids: Sequence[int] | None = None,
+    control_token_ids: Sequence[int] = (),
     logit_shift: bool | None = None,
     causal_block: int | None = None,
     mask_kind: str = "auto",
@@ -320,76 +358,155 @@ def wrap(
     batch_size: int = 16,
     device: str | torch.device | None = None,
 ) -> LM:
-    """An `LM` over a network of your own: ids [rows, length], and if it likes an attention mask, to
+    """An `LM` over a network from ids [rows, length], and an attention mask if it takes one, to
     logits [rows, length, vocab].
 
-    `tokenizer` is a transformers tokenizer, one of ours, or None where ids are enough (the `LM`
-    then has rows and events, no text). What
-    is not given is read from the model's config and the tokenizer. `logit_shift`: logits of
-    position i lie at i-1 (Dream);
-    `causal_block`: attention is two-way inside blocks of this length and causal between them;
-    `attention`: see `Foreign.way`.
-    `device`: where a function wants its ids; a module says it itself. Raises `OptionError` and
-    `ModelError`.
+    `tokenizer` is a transformers tokenizer, one of ours, or None for a model of ids alone (the `LM`
+    then takes and gives ids and events, no text). What is not given is read from the model's config
+    and the tokenizer. `control_token_ids` are never written, as the control tokens of the tokenizer
+    are not. `logit_shift`: logits for position i are at i-1 (Dream). `causal_block`: attention is
+    two-way inside blocks of this length and causal between them. `mask_kind`: see
+    `ExternalDenoiser`. `device` is where a function takes its ids; a module decides itself. Raises
+    `OptionError` and `ModelError`.
     """
-    config = getattr(model, "config", None)
-    known = model.config if isinstance(model, Transformer) else known_config(_mapping(config))
-    mask_id = _first(mask_token_id, known, config)
-    words = _words(tokenizer, mask_id, stop_token_ids, config, known)
+    facts = _Facts.read(model, mask_token_id)
+    words = _tokenizer(tokenizer, facts, stop_token_ids)
     if mask_token_id is not None and mask_token_id != words.mask_id:
-        hint = "Leave mask_token_id out, or give the tokenizer that belongs to it."
         raise OptionError(
             "mask_token_id is not the tokenizer's",
             given=mask_token_id,
             allowed=words.mask_id,
-            hint=hint,
+            hint="Leave mask_token_id out, or give the tokenizer that belongs to it.",
         )
-    place = _parameter(model).device if device is None else torch.device(device)
-    longest = max_length or _longest(model, config, known, words.backend)
+    where = _float_parameter(model).device if device is None else torch.device(device)
+    net: Any = model
     if isinstance(model, Transformer):
-        _hold_to(model.config, words.mask_id, logit_shift, causal_block, mask_kind)
-        words = _sized(words, model.config.embedding_rows, stop_token_ids)
-        return LM(model, words, max_length=longest, device=place, batch_size=batch_size)
-    shift = logit_shift if logit_shift is not None else known is not None and known.logit_shift
-    block = causal_block if causal_block is not None or known is None else known.causal_block
-    net, size = find_denoiser(
-        model,
-        words.mask_id,
-        mask_kind=mask_kind,
-        logit_shift=shift,
-        causal_block=block,
-        device=place,
-    )
-    words = _sized(words, size, stop_token_ids)
-    return LM(net, words, max_length=longest, device=place, batch_size=batch_size)
+        _check_own_model(model.config, words.mask_id, logit_shift, causal_block, mask_kind)
+        size = model.config.embedding_rows
+    else:
+        net, size = find_denoiser(
+            model,
+            words.mask_id,
+            mask_kind=mask_kind,
+            logit_shift=facts.logit_shift if logit_shift is None else logit_shift,
+            causal_block=facts.causal_block if causal_block is None else causal_block,
+            device=where,
+        )
+    words = _fit_to_logits(words, size, stop_token_ids)
+    control = {*words.control_ids, *control_token_ids, *facts.control_ids(tokenizer)}
+    control -= {words.mask_id, *words.stop_ids}
+    words = replace(words, control_ids=tuple(sorted(i for i in control if 0 <= i < size)))
+    longest = max_length or _max_length(model, facts, words.backend)
+    return LM(net, words, max_length=longest, device=where, batch_size=batch_size)
 
 
-def _mapping(config: Any) -> Mapping[str, Any]:
-    found = config.to_dict() if callable(getattr(config, "to_dict", None)) else {}
-    return found if isinstance(found, Mapping) else {}
+@dataclass(frozen=True)
+class _Facts:
+    """What a network's config says: as one of our families (`known`), or in its raw fields."""
+
+    config: Any
+    known: ModelConfig | None
+    mask_id: int | None
+
+    @classmethod
+    def read(cls, model: Any, mask_id: int | None) -> _Facts:
+        """Read a network's config; `mask_id` replaces that of the config."""
+        config = getattr(model, "config", None)
+        if isinstance(model, Transformer):
+            known: ModelConfig | None = model.config
+        else:
+            to_dict = getattr(config, "to_dict", None)
+            raw = to_dict() if callable(to_dict) else {}
+            known = known_config(raw if isinstance(raw, Mapping) else {})
+        if mask_id is None and known is not None:
+            mask_id = known.mask_token_id
+        if mask_id is None:
+            mask_id = getattr(config, "mask_token_id", None)
+        return cls(config, known, mask_id)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer."""
+        if self.known is not None:
+            return self.known.stop_token_ids
+        stops = getattr(self.config, "stop_token_ids", None)
+        if stops is None:
+            stops = getattr(self.config, "eos_token_id", None)
+        if stops is None:
+            return ()
+        return (stops,) if isinstance(stops, int) else tuple(stops)
+
+    @property
+    def logit_shift(self) -> bool:
+        """Whether logits for position i are at i-1."""
+        return self.known is not None and self.known.logit_shift
+
+    @property
+    def causal_block(self) -> int | None:
+        """The length of the blocks of a block-causal network."""
+        return None if self.known is None else self.known.causal_block
+
+    def control_ids(self, tokenizer: Any) -> tuple[int, ...]:
+        """Control tokens that the config names; without a tokenizer also those of the checkpoint's
+        files, if they are on this machine.
+        """
+        declared = declared_control_ids(self.config)
+        name = getattr(self.config, "_name_or_path", "")
+        if tokenizer is not None or not name or not isinstance(name, str):
+            return declared
+        return (*declared, *checkpoint_control_ids(name))
 
 
-def _first(given: int | None, known: ModelConfig | None, config: Any) -> int | None:
-    """The mask id: given, the family's, the config's."""
-    family = None if known is None else known.mask_token_id
-    return next(
-        (i for i in (given, family, getattr(config, "mask_token_id", None)) if i is not None), None
-    )
+def _tokenizer(backend: Any, facts: _Facts, stop_ids: Sequence[int] | None) -> Tokenizer:
+    """A tokenizer with the ids that decoding needs. Without one its size stays 0 until the logits
+    are seen.
+    """
+    if isinstance(backend, Tokenizer):
+        tokenizer = backend
+    elif backend is None:
+        if facts.mask_id is None:
+            raise OptionError(
+                "this model does not say what its mask is",
+                hint="Give the mask's id (mask_token_id; mask_id in LLaDA's generate).",
+            )
+        tokenizer = Tokenizer(None, facts.mask_id, tuple(sorted(facts.stop_ids)), 0)
+    else:
+        tokenizer = _adopt_tokenizer(backend, facts)
+    if stop_ids is None:
+        return tokenizer
+    return replace(tokenizer, stop_ids=tuple(sorted(stop_ids)))
 
 
-def _hold_to(
+def _adopt_tokenizer(backend: Any, facts: _Facts) -> Tokenizer:
+    if not all(callable(getattr(backend, name, None)) for name in _TOKENIZER_METHODS):
+        raise OptionError(
+            "not a tokenizer",
+            given=type(backend).__name__,
+            allowed="a transformers tokenizer",
+            hint="See docs/your-model.md.",
+        )
+    try:
+        return from_transformers(backend, facts.mask_id, facts.stop_ids)
+    except CheckpointError as error:
+        raise OptionError(
+            error.what,
+            given=error.given,
+            allowed=error.allowed,
+            hint="Give mask_token_id, an id that the tokenizer has.",
+        ) from error
+
+
+def _check_own_model(
     config: ModelConfig,
     mask_id: int,
     logit_shift: bool | None,
     causal_block: int | None,
     mask_kind: str,
 ) -> None:
-    """Raises `OptionError` for what contradicts the config of a network of ours, which knows these
-    things itself.
-    """
+    """Raise `OptionError` for what contradicts the config of a network of this package."""
     if mask_kind != "auto":
         raise OptionError(
-            "mask_kind is not chosen for a network of ours",
+            "mask_kind is not chosen for a network of this package",
             given=mask_kind,
             allowed="auto",
             hint="Leave mask_kind out.",
@@ -398,16 +515,29 @@ def _hold_to(
     if config.mask_token_id is not None:
         given["mask_token_id"] = mask_id
     for name, value in given.items():
-        own = getattr(config, name)
-        if value is not None and value != own:
+        expected = getattr(config, name)
+        if value is not None and value != expected:
             raise OptionError(
-                f"{name} is not this model's", given=value, allowed=own, hint=f"Leave {name} out."
+                f"{name} is not this model's",
+                given=value,
+                allowed=expected,
+                hint=f"Leave {name} out.",
             )
 
 
-def _sized(words: Tokenizer, size: int, stops: Sequence[int] | None) -> Tokenizer:
-    """The words beside logits of `size` ids: without a tokenizer all of them; ends outside, as a
-    config's default may be, are left out.
+def _check_mask_id(mask_id: int, size: int) -> None:
+    if not 0 <= mask_id < size:
+        raise OptionError(
+            "the mask id is outside the vocabulary",
+            given=mask_id,
+            allowed=f"below {size}",
+            hint="Give the right mask id.",
+        )
+
+
+def _fit_to_logits(words: Tokenizer, size: int, stop_ids: Sequence[int] | None) -> Tokenizer:
+    """The tokenizer of a network whose logits have `size` ids. End tokens outside are left out,
+    since defaults of a config may be outside.
     """
     words = replace(words, size=words.size or size)
     if words.size > size:
@@ -417,88 +547,27 @@ def _sized(words: Tokenizer, size: int, stops: Sequence[int] | None) -> Tokenize
             allowed=f"at most {size}",
             hint="Check the two.",
         )
-    if not 0 <= words.mask_id < words.size:
-        raise OptionError(
-            "the mask id is outside the vocabulary",
-            given=words.mask_id,
-            allowed=f"below {words.size}",
-            hint="Give the right mask id.",
-        )
-    if stops is not None and not all(0 <= i < size for i in stops):
+    _check_mask_id(words.mask_id, words.size)
+    if stop_ids is not None and not all(0 <= i < size for i in stop_ids):
         raise OptionError(
             "stop_token_ids outside the vocabulary",
-            given=tuple(stops),
+            given=tuple(stop_ids),
             allowed=f"below {size}",
             hint="Correct them.",
         )
     return replace(words, stop_ids=tuple(i for i in words.stop_ids if i < size))
 
 
-def _words(
-    backend: Any,
-    mask_id: int | None,
-    stops: Sequence[int] | None,
-    config: Any,
-    known: ModelConfig | None,
-) -> Tokenizer:
-    """A tokenizer with the ids that decoding needs; of None the size is to be seen from the logits."""
-    if isinstance(backend, Tokenizer):
-        return backend if stops is None else replace(backend, stop_ids=tuple(sorted(stops)))
-    own = getattr(config, "eos_token_id", None)
-    ends = (
-        known.stop_token_ids
-        if known is not None
-        else ()
-        if own is None
-        else (own,)
-        if isinstance(own, int)
-        else tuple(own)
-    )
-    if backend is None:
-        if mask_id is None:
-            raise OptionError(
-                "this model does not say what its mask is", hint="Give mask_token_id."
-            )
-        return Tokenizer(None, mask_id, tuple(sorted(ends if stops is None else stops)), 0)
-    if not all(
-        callable(getattr(backend, name, None))
-        for name in ("encode", "decode", "get_vocab", "get_added_vocab")
-    ):
-        raise OptionError(
-            "not a tokenizer",
-            given=type(backend).__name__,
-            allowed="a transformers tokenizer",
-            hint="See docs/your-model.md.",
-        )
-    try:
-        found = from_transformers(backend, mask_id, ends)
-    except CheckpointError as error:
-        raise OptionError(
-            error.what,
-            given=error.given,
-            allowed=error.allowed,
-            hint="Give mask_token_id, an id that the tokenizer has.",
-        ) from error
-    return found if stops is None else replace(found, stop_ids=tuple(sorted(stops)))
-
-
-def _longest(model: Any, config: Any, known: ModelConfig | None, backend: Any) -> int:
-    """Positions the model has, as its config, its tokenizer or its table of positions says; without
-    any there is no limit.
-    """
-    told: list[Any] = (
-        [known.max_length]
-        if known is not None
-        else [getattr(config, name, None) for name in _LENGTHS]
-    )
-    told.append(getattr(backend, "model_max_length", None))
-    for name, module in model.named_modules() if isinstance(model, torch.nn.Module) else ():
-        if (
-            name.endswith("position_embeddings")
-            and isinstance(module, torch.nn.Embedding)
-            and module.padding_idx is not None
-        ):
-            told.append(
-                module.num_embeddings - module.padding_idx - 1
-            )  # RoBERTa counts from behind its padding id
-    return min([n for n in told if isinstance(n, int) and n > 0] + [sys.maxsize])
+def _max_length(model: Any, facts: _Facts, backend: Any) -> int:
+    """The positions that config, tokenizer and table of positions allow; no limit if none says."""
+    if facts.known is not None:
+        limits: list[Any] = [facts.known.max_length]
+    else:
+        limits = [getattr(facts.config, name, None) for name in _LENGTH_NAMES]
+    limits.append(getattr(backend, "model_max_length", None))
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        is_table = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+        if is_table and module.padding_idx is not None:
+            # RoBERTa counts positions from its padding id on.
+            limits.append(module.num_embeddings - module.padding_idx - 1)
+    return min([n for n in limits if isinstance(n, int) and n > 0], default=sys.maxsize)

@@ -1,52 +1,50 @@
-"""transformers' `generate` for masked diffusion models: our decoders as its custom generation, with
-its configs, outputs and streamers.
+"""transformers' `generate` for masked diffusion models, with its configs, outputs and streamers.
 
     model.generate(ids, custom_generate=custom_generate, max_new_tokens=64, decoder="credit",
-    mask_token_id=5, streamer=streamer)
-    generate(ids, model=model, max_new_tokens=64)            # the same, also for classes without a
-    generate of their own
+                   mask_token_id=5, streamer=streamer)
+    generate(ids, model=model, max_new_tokens=64)  # also for classes without `generate`
 
-The folder hub/ beside this file is the same for a model's repository.
+The folder integrations/hub is the same for a model's repository.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig as Asked
+from transformers import GenerationConfig as HFGenerationConfig
 from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import Request, new_request
+from creditdecoding.decoding.request import Request
 from creditdecoding.decoding.streaming import IncrementalDetokenizer
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.integrations.external_model import wrap
-from creditdecoding.integrations.llada_generate import check_prompt_ids, check_prompt_shape
+from creditdecoding.integrations.llada_generate import unpadded_prompts
 from creditdecoding.integrations.transformers_call import (
-    Handed,
+    FunctionInputs,
     callers_arguments,
-    refuse_known,
-    refuse_lost,
-    refuse_set,
+    refuse_lost_arguments,
+    refuse_settings,
+    refuse_user_settings,
 )
 from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.trace import StepEvent, Trace
 
-_LENGTH = 128
+DEFAULT_LENGTH = 128
 
 
 @dataclass
 class CreditOutput(ModelOutput):
-    """What `return_dict_in_generate` gives: ids [rows, length], forward passes of each row [rows],
-    and the traces behind them.
+    """The output with `return_dict_in_generate`: ids [rows, length], forward passes of each row
+    [rows], and the traces.
     """
 
     sequences: Tensor | None = None
@@ -63,27 +61,31 @@ def generate(
     **options: Any,
 ) -> Any:
     """transformers' `generate` with our decoding: its arguments, and those of `custom_generate`.
+
     Raises `CreditError`s.
     """
-    refuse_known(generation_config, options)
-    refuse_lost(options)
-    given = {name: value for name, value in options.items() if value is not None}
+    refuse_settings(generation_config, options)
+    refuse_lost_arguments(options)
+    options = {name: value for name, value in options.items() if value is not None}
     if isinstance(model, GenerationMixin):
-        decode = functools.partial(custom_generate, streamer=streamer)
-        more = {
-            "generation_config": generation_config,
-            "streamer": streamer,
-            "custom_generate": decode,
-        }
-        return GenerationMixin.generate(model, inputs, **more, **given)
-    ids = given.pop("input_ids", inputs)
-    asked = copy.deepcopy(generation_config or getattr(model, "generation_config", None) or Asked())
-    given = asked.update(**given)
-    refuse_known(asked, {})
-    ids, given = _several(ids, given, getattr(asked, "num_return_sequences", None) or 1)
+        return GenerationMixin.generate(
+            model,
+            inputs,
+            generation_config=generation_config,
+            streamer=streamer,
+            custom_generate=functools.partial(custom_generate, streamer=streamer),
+            **options,
+        )
+    ids = options.pop("input_ids", inputs)
+    config = copy.deepcopy(_generation_config(model, generation_config))
+    options = config.update(**options)
+    refuse_settings(config, {})
+    count = getattr(config, "num_return_sequences", None) or 1
+    ids = _repeat_rows(ids, count)
+    options = {name: _repeat_rows(value, count) for name, value in options.items()}
     if streamer is not None and isinstance(ids, Tensor):
         streamer.put(ids.cpu())
-    return custom_generate(model, ids, generation_config=asked, streamer=streamer, **given)
+    return custom_generate(model, ids, generation_config=config, streamer=streamer, **options)
 
 
 def custom_generate(
@@ -105,174 +107,176 @@ def custom_generate(
     seed: int | None = None,
     **others: Any,
 ) -> Tensor | CreditOutput:
-    """What `model.generate(..., custom_generate=...)` calls: ids [rows, length], padded on the left
-    -> ids with the answers.
+    """The function for `model.generate(..., custom_generate=...)`: ids [rows, length], padded on
+    the left, to ids with the answers.
 
-    Of the generation config it keeps to max_new_tokens or max_length, do_sample with temperature,
-    top_k and top_p, eos_token_id, pad_token_id,
-    num_return_sequences and return_dict_in_generate, and refuses every other that is set.
-    `streamer` gets ids that no later step can
-    change, in order; one with `put_draft` also what the model thinks of the rest of the block.
-    Draws follow `seed`, by default torch's
-    generator. `others` may hold an `attention_mask` [rows, length], 0 on padding; what remains are
-    arguments of
-    `GenerationConfig` and `wrap`. Raises `CreditError`s.
+    Of the generation config it uses max_new_tokens or max_length, do_sample with temperature, top_k
+    and top_p, eos_token_id, pad_token_id, num_return_sequences and return_dict_in_generate, and
+    refuses every other setting. `streamer` gets final ids, in order; one with `put_draft` also gets
+    what the model predicts for the rest of the block. Draws follow `seed`, by default torch's
+    generator. `others` may hold an `attention_mask` [rows, length], 0 on padding. The remaining
+    arguments are those of `GenerationConfig` and `wrap`. Raises `CreditError`s.
     """
-    called = callers_arguments()
-    streamer = called.get("streamer") if streamer is None else streamer
+    caller = callers_arguments()
+    streamer = caller.get("streamer") if streamer is None else streamer
     try:
-        asked = generation_config or getattr(model, "generation_config", None) or Asked()
-        check_prompt_shape(input_ids, others.get("attention_mask"))
-        refuse_lost(called)
+        hf_config = _generation_config(model, generation_config)
+        prompts = unpadded_prompts(input_ids, others.get("attention_mask"))
+        refuse_lost_arguments(caller)
         functions = [*(logits_processor or ()), *(stopping_criteria or ())]
-        refuse_set(model, input_ids, Handed(asked, functions, others))
-        mask = mask_token_id if mask_token_id is not None else getattr(asked, "mask_token_id", None)
-        facts: dict[str, Any] = {
-            "mask_token_id": mask,
-            "logit_shift": logit_shift,
-            "causal_block": causal_block,
-            "mask_kind": mask_kind,
-        }
-        lm = wrap(model, None, batch_size=len(input_ids), **facts)
-        ends = _ids(getattr(asked, "eos_token_id", None))
-        if not ends and isinstance(model, Transformer):
-            ends = lm.vocab.stop_ids  # a network of ours keeps them in its own config
-        inside = tuple(i for i in ends if i < lm.vocab.size)  # a config's default may lie outside
-        lm.vocab = replace(lm.vocab, stop_ids=inside, decode=lambda ids: "")
-        config = _config(asked, input_ids.shape[1], decoder, block_length, cfg_scale)
-        rows = _rows(
-            lm,
-            input_ids,
-            others.get("attention_mask"),
-            config,
-            int(torch.randint(2**62, ())) if seed is None else seed,
+        refuse_user_settings(model, input_ids, FunctionInputs(hf_config, functions, others))
+        if mask_token_id is None:
+            mask_token_id = getattr(hf_config, "mask_token_id", None)
+        lm = wrap(
+            model,
+            batch_size=len(input_ids),
+            mask_token_id=mask_token_id,
+            logit_shift=logit_shift,
+            causal_block=causal_block,
+            mask_kind=mask_kind,
         )
-        traces = _decoded(lm, rows, streamer)
+        stop_ids = _stop_ids(hf_config, lm)
+        known_stops = tuple(i for i in stop_ids if i < lm.vocab.size)
+        lm.vocab = replace(lm.vocab, stop_ids=known_stops, decode=lambda ids: "")
+        config = replace(
+            _our_config(hf_config, input_ids.shape[1]),
+            decoder=decoder,
+            block_length=block_length,
+            cfg_scale=float(cfg_scale),
+        )
+        requests = _new_requests(lm, prompts, config, seed)
+        traces = _decode(lm, requests, streamer)
     finally:
-        if streamer is not None:  # whoever reads from it must not wait for ever
+        if streamer is not None:  # else its reader would wait forever
             streamer.end()
-    answers = [_answer(row, trace) for row, trace in zip(rows, traces)]
-    pad = next(iter([*_ids(getattr(asked, "pad_token_id", None)), *ends]), 0)
-    longest = max(map(len, answers))
-    filled = torch.tensor(
-        [[*answer, *[pad] * (longest - len(answer))] for answer in answers], dtype=input_ids.dtype
-    )
-    sequences = torch.cat((input_ids, filled.to(input_ids.device)), dim=1)
-    if not getattr(asked, "return_dict_in_generate", False):
+    answers = [_answer_ids(request, trace) for request, trace in zip(requests, traces)]
+    padding = [*_id_tuple(getattr(hf_config, "pad_token_id", None)), *stop_ids, 0]
+    sequences = _append(input_ids, answers, padding[0])
+    if not getattr(hf_config, "return_dict_in_generate", False):
         return sequences
-    return CreditOutput(
-        sequences=sequences, nfe=torch.tensor([trace.nfe for trace in traces]), traces=tuple(traces)
-    )
+    nfe = torch.tensor([trace.nfe for trace in traces])
+    return CreditOutput(sequences=sequences, nfe=nfe, traces=tuple(traces))
 
 
-def _several(ids: Any, given: dict[str, Any], count: int) -> tuple[Any, dict[str, Any]]:
-    """The prompts and their mask with every row `count` times, as transformers repeats them for
-    `num_return_sequences`.
-    """
-    repeated = {
-        name: value.repeat_interleave(count, dim=0) if isinstance(value, Tensor) else value
-        for name, value in given.items()
-    }
-    return (ids.repeat_interleave(count, dim=0) if isinstance(ids, Tensor) else ids), repeated
+def _generation_config(model: Any, given: Any) -> Any:
+    return given or getattr(model, "generation_config", None) or HFGenerationConfig()
 
 
-def _ids(given: Any) -> tuple[int, ...]:
+def _repeat_rows(value: Any, count: int) -> Any:
+    """A tensor with every row `count` times, as transformers does for `num_return_sequences`."""
+    return value.repeat_interleave(count, dim=0) if isinstance(value, Tensor) else value
+
+
+def _id_tuple(ids: Any) -> tuple[int, ...]:
     """One id, several, or none, as transformers writes them."""
-    if given is None:
+    if ids is None:
         return ()
-    found = given.flatten().tolist() if isinstance(given, Tensor) else given
-    return tuple(int(i) for i in found) if isinstance(found, (list, tuple, set)) else (int(found),)
+    if isinstance(ids, Tensor):
+        ids = ids.flatten().tolist()
+    return tuple(map(int, ids)) if isinstance(ids, (list, tuple, set)) else (int(ids),)
 
 
-def _config(
-    asked: Any, given: int, decoder: Any, block_length: int | None, cfg_scale: float
-) -> GenerationConfig:
-    """A generation config of transformers as ours; `given` is the length of the prompts with their
-    padding.
-    """
-    length, longest = getattr(asked, "max_new_tokens", None), getattr(asked, "max_length", None)
-    draws = bool(getattr(asked, "do_sample", False))
-    temperature, top_k, top_p = (
-        getattr(asked, name, None) if draws else None for name in ("temperature", "top_k", "top_p")
-    )
+def _stop_ids(config: Any, lm: LM) -> tuple[int, ...]:
+    """End tokens of the generation config; a network of this package has them in its own config."""
+    stop_ids = _id_tuple(getattr(config, "eos_token_id", None))
+    if not stop_ids and isinstance(lm.model, Transformer):
+        return lm.vocab.stop_ids
+    return stop_ids
+
+
+def _our_config(config: Any, prompt_length: int) -> GenerationConfig:
+    """Length and sampling of a generation config; `prompt_length` counts padding too."""
+    length = getattr(config, "max_new_tokens", None)
+    max_length = getattr(config, "max_length", None)
+    if length is None:
+        length = DEFAULT_LENGTH if max_length is None else max_length - prompt_length
+    if not getattr(config, "do_sample", False):
+        return GenerationConfig(gen_length=length)
+    temperature = getattr(config, "temperature", None)
+    top_p = getattr(config, "top_p", None)
     return GenerationConfig(
-        decoder=decoder,
-        gen_length=length
-        if length is not None
-        else _LENGTH
-        if longest is None
-        else longest - given,
-        block_length=block_length,
-        cfg_scale=float(cfg_scale),
-        temperature=float(1.0 if temperature is None else temperature) if draws else 0.0,
-        top_k=top_k or None,
+        gen_length=length,
+        temperature=1.0 if temperature is None else float(temperature),
+        top_k=getattr(config, "top_k", None) or None,
         top_p=None if top_p is None or top_p == 1 else float(top_p),
     )
 
 
-def _rows(
-    lm: LM, ids: Tensor, attention_mask: Tensor | None, config: GenerationConfig, seed: int
+def _new_requests(
+    lm: LM, prompts: Sequence[list[int]], config: GenerationConfig, seed: int | None
 ) -> list[Request]:
-    """The prompts without their padding, each with a seed of its own."""
-    kept = (
-        torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    )
-    check_prompt_ids(ids[kept], lm)
-    prompts = [line[here].tolist() for line, here in zip(ids.cpu(), kept.cpu())]
+    """A request for each prompt; prompt i draws with `seed + i`."""
+    if seed is None:
+        seed = int(torch.randint(2**62, ()))
     return [
-        new_request(
-            i,
-            prompt,
-            replace(config, seed=(seed + i) % 2**62),
-            lm.vocab,
-            lm.max_length,
-            lm.geometry,
-        )
-        for i, prompt in enumerate(prompts)
+        lm.new_request(ids, replace(config, seed=(seed + i) % 2**62), i)
+        for i, ids in enumerate(prompts)
     ]
 
 
-def _decoded(lm: LM, rows: list[Request], streamer: Any) -> list[Trace]:
-    """The rows' traces; the streamer is shown what is settled as it comes."""
-    if streamer is not None and len(rows) != 1:
+def _decode(lm: LM, requests: list[Request], streamer: Any) -> list[Trace]:
+    """The traces of the requests; the streamer gets final ids as they come."""
+    if streamer is not None and len(requests) != 1:
         raise OptionError(
             "a streamer shows one answer",
-            given=f"{len(rows)} rows",
-            hint="Leave the streamer out, or ask one at a time.",
+            given=f"{len(requests)} rows",
+            hint="Leave the streamer out, or generate one row at a time.",
         )
-    traces, sent = [lm.new_trace(row) for row in rows], 0
-    reading = IncrementalDetokenizer(rows[0], lm.vocab)
-    for event in lm.events(rows):
-        row, trace = rows[event.row], traces[event.row]
-        trace.add(event)
-        if streamer is None:
-            continue
-        reading.add(event)
-        ids = reading.ids if isinstance(event, StepEvent) else _answer(row, trace)
-        if len(ids) > sent:
-            streamer.put(torch.tensor(ids[sent:]))
-            sent = len(ids)
-        if (
-            isinstance(event, StepEvent)
-            and hasattr(streamer, "put_draft")
-            and not getattr(streamer, "_takes_logits", False)
-        ):
-            draft = {**trace.written, **dict(zip(event.positions, event.tokens))}
-            rest = [
-                draft[at]
-                for at in range(row.answer_start + sent, row.blocks[event.block][1])
-                if at in draft
-            ]
-            if rest:
-                streamer.put_draft(torch.tensor(rest))
+    traces = [lm.new_trace(request) for request in requests]
+    feed = None if streamer is None else _StreamerFeed(streamer, lm, requests[0], traces[0])
+    for event in lm.events(requests):
+        traces[event.row].add(event)
+        if feed is not None:
+            feed.add(event)
     return traces
 
 
-def _answer(row: Request, trace: Trace) -> list[int]:
-    """The ids of a finished row, with its end token where it has one."""
+class _StreamerFeed:
+    """Passes final ids of one request to a streamer, and drafts to one that takes them."""
+
+    def __init__(self, streamer: Any, lm: LM, request: Request, trace: Trace) -> None:
+        self._streamer = streamer
+        self._request = request
+        self._trace = trace
+        self._detokenizer = IncrementalDetokenizer(request, lm.vocab)
+        self._sent = 0
+        # A streamer that takes logits has a `put_draft` of another meaning.
+        takes_logits = getattr(streamer, "_takes_logits", False)
+        self._takes_drafts = hasattr(streamer, "put_draft") and not takes_logits
+
+    def add(self, event: Any) -> None:
+        """Send what an event made final; the trace has the event already."""
+        self._detokenizer.add(event)
+        is_step = isinstance(event, StepEvent)
+        ids = self._detokenizer.ids if is_step else _answer_ids(self._request, self._trace)
+        if len(ids) > self._sent:
+            self._streamer.put(torch.tensor(ids[self._sent :]))
+            self._sent = len(ids)
+        if self._takes_drafts and is_step:
+            self._send_draft(event)
+
+    def _send_draft(self, event: StepEvent) -> None:
+        draft = {**self._trace.written, **dict(zip(event.positions, event.tokens))}
+        start = self._request.answer_start + self._sent
+        end = self._request.blocks[event.block][1]
+        rest = [draft[i] for i in range(start, end) if i in draft]
+        if rest:
+            self._streamer.put_draft(torch.tensor(rest))
+
+
+def _answer_ids(request: Request, trace: Trace) -> list[int]:
+    """The ids of a finished answer, with its end token if it has one."""
     if trace.finish is None:
         raise ModelError("the model's answer did not end", hint="Check the model.")
     ids = list(trace.finish.tokens)
-    return (
-        [*ids, trace.written[row.answer_start + len(ids)]] if trace.finish.reason == "stop" else ids
-    )
+    if trace.finish.reason == "stop":
+        ids.append(trace.written[request.answer_start + len(ids)])
+    return ids
+
+
+def _append(input_ids: Tensor, answers: Sequence[list[int]], padding: int) -> Tensor:
+    """Prompts and answers, [rows, length]; shorter answers are padded on the right."""
+    longest = max(map(len, answers))
+    rows = [[*answer, *[padding] * (longest - len(answer))] for answer in answers]
+    filled = torch.tensor(rows, dtype=input_ids.dtype)
+    return torch.cat((input_ids, filled.to(input_ids.device)), dim=1)

@@ -1,11 +1,8 @@
-"""One call of transformers' `generate`: what its user set, told apart from what transformers adds
-unasked.
+"""Tells what the user set in a call of transformers' `generate` from what transformers adds itself.
 
-Releases hand more and more to custom functions by themselves (5.24 a `cache`), so their names are
-not listed here. The same call is
-made once more with nothing but the settings that we keep to, and a function that only notes what it
-is given. What arrives there,
-equal in value, came unasked; what does not, the user set.
+Releases pass more and more to custom functions by themselves (5.24 a `cache`), so their names are
+not listed here. The same call is made again with only the settings that we use, and a function that
+records what it is given. What arrives there with an equal value was not set by the user.
 """
 
 from __future__ import annotations
@@ -18,34 +15,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig as Asked
+from transformers import GenerationConfig as HFGenerationConfig
 from transformers import GenerationMixin
 
 from creditdecoding.errors import OptionError
 
 _LENGTHS = ("max_new_tokens", "max_length")
-_DRAWS = ("temperature", "top_k", "top_p")
+_SAMPLING = ("temperature", "top_k", "top_p")
 _ENDS = ("eos_token_id", "pad_token_id")
-_HARMLESS = ("use_cache", "bos_token_id", "transformers_version")  # change nothing about an answer
-_KEPT = (
-    *_LENGTHS,
-    *_DRAWS,
-    *_ENDS,
-    *_HARMLESS,
-    "do_sample",
-    "num_return_sequences",
-    "return_dict_in_generate",
-    "mask_token_id",
+_HARMLESS = ("use_cache", "bos_token_id", "transformers_version")
+"""Settings that change nothing about an answer."""
+_OTHER_USED = ("do_sample", "num_return_sequences", "return_dict_in_generate", "mask_token_id")
+_USED = (*_LENGTHS, *_SAMPLING, *_ENDS, *_HARMLESS, *_OTHER_USED)
+_NEUTRAL_AT_ONE = (
+    *("num_beams", "num_beam_groups", "typical_p", "repetition_penalty"),
+    *("encoder_repetition_penalty", "guidance_scale"),
 )
-_OFF_AT_ONE = (
-    "num_beams",
-    "num_beam_groups",
-    "typical_p",
-    "repetition_penalty",
-    "encoder_repetition_penalty",
-    "guidance_scale",
-)
-_OFF_AT_ZERO = (
+_NEUTRAL_WHEN_FALSE = (
     *("min_new_tokens", "min_length", "max_time", "stop_strings", "use_mtp", "min_p", "top_h"),
     *("epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
     *("bad_words_ids", "renormalize_logits", "forced_bos_token_id", "forced_eos_token_id"),
@@ -55,71 +41,72 @@ _OFF_AT_ZERO = (
     *("penalty_alpha", "dola_layers", "constraints", "force_words_ids"),
     *("prompt_lookup_num_tokens", "diversity_penalty"),
 )
-_PASSED_ON = (
+_REACHING = (
     *("self", "inputs", "generation_config", "logits_processor", "stopping_criteria"),
     *("prefix_allowed_tokens_fn", "streamer", "custom_generate", "kwargs"),
 )
-"""Named arguments of `generate` that reach a function, and the streamer, which is looked for."""
+"""Named arguments of `generate` that reach a custom function, and the streamer."""
 
 
 @dataclass
-class Handed:
-    """What a function is handed: the generation config, processors and criteria, everything else."""
+class FunctionInputs:
+    """What a custom function gets: the generation config, logits processors and stopping criteria,
+    and all other arguments.
+    """
 
     config: Any
     functions: list[Any] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-def refuse_set(model: Any, input_ids: Tensor, handed: Handed) -> None:
-    """Raises `OptionError` for whatever the user set in a call and we do not keep to."""
-    refuse_known(handed.config, {})
-    unasked = _unasked(model, input_ids, handed)
-    for name, value in vars(handed.config).items():
-        known = name.startswith("_") or name in (*_KEPT, *_OFF_AT_ONE, *_OFF_AT_ZERO)
-        if known or value is None or same(value, getattr(unasked.config, name, None)):
+def refuse_user_settings(model: Any, input_ids: Tensor, inputs: FunctionInputs) -> None:
+    """Raise `OptionError` for whatever the user set in a call and we do not use."""
+    refuse_settings(inputs.config, {})
+    plain = _inputs_of_plain_call(model, input_ids, inputs)
+    for name, value in vars(inputs.config).items():
+        known = name.startswith("_") or name in (*_USED, *_NEUTRAL_AT_ONE, *_NEUTRAL_WHEN_FALSE)
+        if known or value is None or same(value, getattr(plain.config, name, None)):
             continue
         raise _unsupported(name, value)
-    own = list(unasked.functions)
-    for function in handed.functions:
-        match = next((i for i, other in enumerate(own) if same(function, other)), None)
+    unmatched = list(plain.functions)
+    for function in inputs.functions:
+        match = next((i for i, other in enumerate(unmatched) if same(function, other)), None)
         if match is None:
             raise _unsupported(type(function).__name__)
-        own.pop(match)
-    for name, value in handed.arguments.items():
-        if name == "attention_mask" or value is None or _one_text(name, value):
+        unmatched.pop(match)
+    for name, value in inputs.arguments.items():
+        if name == "attention_mask" or value is None or _is_single_text(name, value):
             continue
-        if name not in unasked.arguments or not same(value, unasked.arguments[name]):
+        if name not in plain.arguments or not same(value, plain.arguments[name]):
             raise _unsupported(name)
 
 
-def refuse_known(config: Any, options: Mapping[str, Any]) -> None:
-    """The same for the known settings of a generation config, or of `options` laid over it, unless
-    they are at rest.
+def refuse_settings(config: Any, options: Mapping[str, Any]) -> None:
+    """Raise `OptionError` for known settings of a generation config, or of `options` in its place,
+    that are not neutral.
     """
-    for name in (*_OFF_AT_ONE, *_OFF_AT_ZERO):
+    for name in (*_NEUTRAL_AT_ONE, *_NEUTRAL_WHEN_FALSE):
         value = options.get(name, getattr(config, name, None))
-        at_rest = value == 1 if name in _OFF_AT_ONE else not value
-        if value is not None and not at_rest:
+        neutral = value == 1 if name in _NEUTRAL_AT_ONE else not value
+        if value is not None and not neutral:
             raise _unsupported(name, value)
 
 
-def refuse_lost(options: Mapping[str, Any]) -> None:
-    """The same for named arguments of `generate` that it hands to no function, such as
+def refuse_lost_arguments(options: Mapping[str, Any]) -> None:
+    """Raise `OptionError` for named arguments of `generate` that reach no custom function, such as
     `assistant_model`.
     """
     for name in inspect.signature(GenerationMixin.generate).parameters:
         value = options.get(name)
-        if name not in _PASSED_ON and value is not None and value is not False:
+        if name not in _REACHING and value is not None and value is not False:
             raise _unsupported(name)
 
 
 def callers_arguments() -> dict[str, Any]:
     """The named arguments of the `generate` that called our caller; empty where something else did.
 
-    transformers (5.0 to 5.24) hands a function neither its `streamer` nor says that it leaves it
-    out, and has no other place where
-    one could ask. Unread, a streamer would be lost, and who waits for its text would wait for ever.
+    transformers (5.0 to 5.24) passes `streamer` to no custom function and offers no other way to
+    get it. Unread it would be lost, and its reader would wait forever.
     """
     frame = inspect.currentframe()
     for _ in range(2):
@@ -132,43 +119,46 @@ def callers_arguments() -> dict[str, Any]:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two values are equal: tensors and containers by content, other objects by type and
-    attributes.
-
-    Objects that show nothing of themselves are equal to all of their type.
+    attributes. Objects without attributes or `__eq__` are equal to all of their type.
     """
     return _same(one, other, set())
 
 
-def _same(one: Any, other: Any, under_way: set[tuple[int, int]]) -> bool:
-    if one is other or (id(one), id(other)) in under_way:
+def _same(one: Any, other: Any, compared: set[tuple[int, int]]) -> bool:
+    """`compared` holds the pairs under comparison, so that cycles end."""
+    if one is other or (id(one), id(other)) in compared:
         return True
     if type(one) is not type(other):
         return False
-    under_way.add((id(one), id(other)))
+    compared.add((id(one), id(other)))
     if isinstance(one, Tensor):
-        alike = one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
-        return alike and torch.equal(one, other)
+        return _same_tensor(one, other)
     if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(
-            _same(one[key], other[key], under_way) for key in one
-        )
+        same_keys = one.keys() == other.keys()
+        return same_keys and all(_same(one[key], other[key], compared) for key in one)
     if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(lambda a, b: _same(a, b, under_way), one, other))
+        pairs = zip(one, other)
+        return len(one) == len(other) and all(_same(a, b, compared) for a, b in pairs)
     if isinstance(one, types.FunctionType):
         return one.__code__ is other.__code__
     if hasattr(one, "__dict__"):
-        return _same(vars(one), vars(other), under_way)
-    shows_nothing = "__eq__" not in {name for kind in type(one).__mro__[:-1] for name in vars(kind)}
-    return shows_nothing or bool(one == other)
+        return _same(vars(one), vars(other), compared)
+    has_eq = any("__eq__" in vars(kind) for kind in type(one).__mro__[:-1])
+    return bool(one == other) if has_eq else True
 
 
-def _unasked(model: Any, input_ids: Tensor, handed: Handed) -> Handed:
-    """What a function is handed in the same call with nothing but the settings that we keep to."""
+def _same_tensor(one: Tensor, other: Tensor) -> bool:
+    comparable = one.dtype == other.dtype and one.device == other.device
+    return comparable and one.shape == other.shape and torch.equal(one, other)
+
+
+def _inputs_of_plain_call(model: Any, input_ids: Tensor, inputs: FunctionInputs) -> FunctionInputs:
+    """What a custom function gets in the same call with only the settings that we use."""
     if not isinstance(model, GenerationMixin):
-        return Handed(getattr(model, "generation_config", None) or Asked())
-    arrived: list[Handed] = []
+        return FunctionInputs(getattr(model, "generation_config", None) or HFGenerationConfig())
+    recorded: list[FunctionInputs] = []
 
-    def note(
+    def record(
         model: Any,
         input_ids: Tensor,
         logits_processor: Iterable[Any] = (),
@@ -176,41 +166,44 @@ def _unasked(model: Any, input_ids: Tensor, handed: Handed) -> Handed:
         generation_config: Any = None,
         **others: Any,
     ) -> Tensor:
-        arrived.append(Handed(generation_config, [*logits_processor, *stopping_criteria], others))
+        functions = [*logits_processor, *stopping_criteria]
+        recorded.append(FunctionInputs(generation_config, functions, others))
         return input_ids
 
     options: dict[str, Any] = {}
-    if "attention_mask" in handed.arguments:  # transformers leaves out one that hides nothing
-        mask = handed.arguments["attention_mask"]
+    if "attention_mask" in inputs.arguments:  # transformers leaves out one that hides nothing
+        mask = inputs.arguments["attention_mask"]
         options["attention_mask"] = torch.ones_like(input_ids) if mask is None else mask
-    ask: Callable[..., Any] = GenerationMixin.generate
-    ask(model, input_ids, generation_config=_kept(handed.config), custom_generate=note, **options)
-    return arrived[0]
+    hf_generate: Callable[..., Any] = GenerationMixin.generate
+    config = _used_settings(inputs.config)
+    hf_generate(model, input_ids, generation_config=config, custom_generate=record, **options)
+    return recorded[0]
 
 
-def _kept(config: Any) -> Asked:
-    """The settings of a generation config that we keep to, in a new one; the longer of two names
-    for a length is left out.
+def _used_settings(config: Any) -> HFGenerationConfig:
+    """A new generation config with only the settings that we use; of two lengths only
+    max_new_tokens.
     """
     names: Sequence[str] = (*_ENDS, *_HARMLESS, *_LENGTHS)
     if getattr(config, "do_sample", None):
-        names = (*names, *_DRAWS, "do_sample")
-    found = {name: getattr(config, name, None) for name in names}
-    if found["max_new_tokens"] is not None:
-        found["max_length"] = None
-    if found["pad_token_id"] is None:  # else transformers warns of what it takes in its place
-        ends = found["eos_token_id"]
-        found["pad_token_id"] = ends[0] if isinstance(ends, list) and ends else ends
-    return Asked(**{name: value for name, value in found.items() if value is not None})
+        names = (*names, *_SAMPLING, "do_sample")
+    settings = {name: getattr(config, name, None) for name in names}
+    if settings["max_new_tokens"] is not None:
+        settings["max_length"] = None
+    if settings["pad_token_id"] is None:  # else transformers warns of what it uses instead
+        ends = settings["eos_token_id"]
+        settings["pad_token_id"] = ends[0] if isinstance(ends, list) and ends else ends
+    return HFGenerationConfig(**{k: v for k, v in settings.items() if v is not None})
 
 
-def _one_text(name: str, value: Any) -> bool:
-    """Whether these are the `token_type_ids` that tokenizers make of a single text, which say
-    nothing.
-    """
+def _is_single_text(name: str, value: Any) -> bool:
+    """Whether these are the `token_type_ids` of a single text, which say nothing."""
     return name == "token_type_ids" and isinstance(value, Tensor) and not bool(value.any())
 
 
 def _unsupported(name: str, value: Any = None) -> OptionError:
-    hint = "Leave it out; what is kept to is listed in docs/your-model.md."
-    return OptionError(f"{name} is not supported for a masked model", given=value, hint=hint)
+    return OptionError(
+        f"{name} is not supported for a masked model",
+        given=value,
+        hint="Leave it out; docs/your-model.md lists the settings that are used.",
+    )

@@ -18,7 +18,7 @@ import creditdecoding as cd
 from creditdecoding import OptionError, wrap
 from creditdecoding.errors import ModelError
 from creditdecoding.eval.compare import compare
-from creditdecoding.integrations.external_model import ExternalDenoiser
+from creditdecoding.integrations.external_model import ExternalDenoiser, find_denoiser
 from creditdecoding.tasks.base import Item, Task
 from tests.helpers.foreign_models import END, MASK, WORDS, network, tokenizer, two_way
 
@@ -286,7 +286,7 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (lambda ids: torch.full((*ids.shape, len(WORDS)), torch.nan), {}, ModelError, "not numbers"),
     (lambda ids: torch.zeros(*ids.shape, 20), {}, OptionError, "more ids than"),
     (lambda ids: torch.zeros(*ids.shape, 3), {}, OptionError, "mask id is outside"),
-    (network("Bert").bert, {}, ModelError, "with a language-model head"),
+    (network("Bert").bert, {}, ModelError, "needs a language-model head"),
     (lambda ids: ids.nothing, {}, OptionError, "AttributeError"),
     (lambda ids: network("Llama")(ids).logits, {}, OptionError, "it is causal"),
     (network("Llama"), {"mask_kind": "2d"}, OptionError, "it is causal"),

@@ -360,7 +360,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(
         ("outside", torch.tensor([[1, -1]]), None),
         ("mask token is in the prompt", torch.tensor([[1, MASK]]), None),
         ("attention_mask has the wrong shape", torch.tensor([[1, 2]]), torch.tensor([[1]])),
-        ("hides tokens behind", torch.tensor([[1, 2]]), torch.tensor([[1, 0]])),
+        ("hides tokens after", torch.tensor([[1, 2]]), torch.tensor([[1, 0]])),
         ("empty", torch.tensor([[1, 2]]), torch.tensor([[0, 0]])),
     ],
 )

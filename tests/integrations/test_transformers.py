@@ -278,7 +278,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("mask is", {"mask_token_id": None}),
     ("mask id is outside", {"mask_token_id": 40}),
     ("mask token is in the prompt", {"mask_token_id": 6}),
-    ("hides tokens behind others", {"attention_mask": torch.tensor([[1, 1, 1, 0]])}),
+    ("hides tokens after others", {"attention_mask": torch.tensor([[1, 1, 1, 0]])}),
     ("ids outside the vocabulary", {"inputs": torch.tensor([[1, 40]])}),
     ("wrong shape", {"inputs": None}),
     ("empty", {"inputs": torch.zeros(1, 0, dtype=torch.long)}),

@@ -22,6 +22,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create, export_text
@@ -39,8 +41,28 @@ from creditdecoding.trace import StepEvent
 from tools.sglang_env import stand_in
 
 MASK, END, VOCAB = 3, 1, 61
+DELETE, SPLIT = 9, 11  # control tokens: one of the tokenizer's files, one of the config
 CPU = torch.device("cpu")
 Commits = list[tuple[int, dict[int, int]]]
+
+
+CONFIG = SimpleNamespace()
+"""The checkpoint's config, filled in by `main`."""
+
+
+def favourites(who: int, position: torch.Tensor) -> torch.Tensor:
+    """The ids [n] that the scripted model likes best at `position` [n]."""
+    return (uniform_noise(torch.tensor(who), position) * VOCAB).long()
+
+
+def model_config(folder: Path) -> Any:
+    """SGLang's config of a checkpoint whose files name two control tokens."""
+    words = {f"w{i}": i for i in range(VOCAB) if i not in (MASK, DELETE)}
+    words |= {"<|mask|>": MASK, "<|delete|>": DELETE}
+    Tokenizer(WordLevel(words, unk_token="w0")).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": "<|mask|>"}))
+    hf_config = SimpleNamespace(split_token_id=SPLIT)
+    return SimpleNamespace(model_path=str(folder), revision=None, hf_config=hf_config)
 
 
 def script(who: int, seen: list[int], start: int, position: torch.Tensor) -> torch.Tensor:
@@ -50,7 +72,7 @@ def script(who: int, seen: list[int], start: int, position: torch.Tensor) -> tor
     total = sum((i + 1) * token for i, token in enumerate(seen)) % 1_000_003
     progress = 1 - seen[start:].count(MASK) / len(seen[start:])
     keys = (torch.tensor(who), position[:, None])
-    favourite = (uniform_noise(*keys) * VOCAB).long()
+    favourite = favourites(who, position)[:, None]
     logits = 1.2 * gumbel_noise(*keys, torch.tensor(total), torch.arange(VOCAB)[None])
     return logits.scatter_add_(
         1, favourite, 1 + 6 * uniform_noise(*keys, torch.tensor(7)) + 4 * progress
@@ -88,6 +110,7 @@ class Runner:
         break_it: Callable[[str, torch.Tensor], None] | None = None,
     ) -> None:
         self.requests, self.break_it, self.passes = requests, break_it, 0
+        self.model_config = CONFIG
 
     def forward(self, batch: Any, pp_proxy_tensors: Any = None) -> Any:
         self.passes += 1
@@ -243,7 +266,7 @@ def drive_fdfo(
 
 def ours(decoder: Any, requests: list[Request], length: int) -> dict[int, Commits]:
     """What our loop commits, request by request."""
-    words = SpecialTokens(MASK, (END,), VOCAB, lambda ids: " ".join(map(str, ids)))
+    words = SpecialTokens(MASK, (END,), VOCAB, lambda ids: " ".join(map(str, ids)), (DELETE, SPLIT))
 
     def model(
         tokens: torch.Tensor, read: tuple[torch.Tensor, torch.Tensor], allowed: Any = None
@@ -335,8 +358,21 @@ def made(sglang: Any, name: str, fdfo: bool, length: int, text: str) -> Any:
         return sglang.get_algorithm(config)
 
 
-def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[int, int]:
-    """One random case; how many steps of requests were compared, and how many of them differ."""
+def control_counts(requests: list[Request]) -> tuple[int, int]:
+    """How many committed tokens are control tokens, and how many positions would have liked one."""
+    written = liked = 0
+    for request in requests:
+        for _, commits in request.commits:
+            written += sum(token in (DELETE, SPLIT) for token in commits.values())
+            likes = favourites(request.who, torch.tensor([*commits]))
+            liked += sum(token in (DELETE, SPLIT) for token in likes.tolist())
+    return written, liked
+
+
+def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[int, int, int, int]:
+    """One random case: how many steps of requests were compared, how many of them differ, and
+    `control_counts`.
+    """
     length, decoder = dice.choice((4, 8, 16)), create(name)
     tells = hasattr(
         sglang.base.DllmAlgorithm, "_prompt_mask"
@@ -360,7 +396,7 @@ def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[i
         differing += sum(a != b for a, b in zip(want, request.commits)) + abs(
             len(want) - len(request.commits)
         )
-    return steps, differing
+    return steps, differing, *control_counts(requests)
 
 
 def broken(sglang: Any, fdfo: bool) -> dict[str, Any]:
@@ -412,7 +448,7 @@ def broken(sglang: Any, fdfo: bool) -> dict[str, Any]:
             logits_output=SimpleNamespace(full_logits=logits), can_run_graph=False
         )
         out = algorithm.run(
-            SimpleNamespace(forward=lambda *_, forward=forward, **__: forward),
+            SimpleNamespace(forward=lambda *_, forward=forward, **__: forward, model_config=CONFIG),
             batch,
             [None] * len(requests),
         )
@@ -501,6 +537,8 @@ def main(each: int) -> None:
     """Everything, `each` scenarios a decoder and mode."""
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
+    folder = tempfile.TemporaryDirectory()
+    vars(CONFIG).update(vars(model_config(Path(folder.name))))
     stand_in()
     began = time.perf_counter()
     from sglang.srt.plugins import load_plugins  # noqa: PLC0415
@@ -532,12 +570,14 @@ def main(each: int) -> None:
             name in registry.algo_name_to_cls for name in ("LowConfidence", "JointThreshold")
         ),
         "scenarios": len(every),
-        "steps": sum(steps for steps, _ in every),
-        "differing": sum(bad for _, bad in every),
+        "steps": sum(case[0] for case in every),
+        "differing": sum(case[1] for case in every),
+        "control_written": sum(case[2] for case in every),
+        "control_liked": sum(case[3] for case in every),
         "culprits": sorted(
             f"{name} {'fdfo' if fdfo else 'sync'}"
             for (name, fdfo), cases in found.items()
-            if any(bad for _, bad in cases)
+            if any(case[1] for case in cases)
         ),
         "broken": {"sync": broken(registry, False), "fdfo": broken(registry, True)},
         "refusals": refusals(registry),

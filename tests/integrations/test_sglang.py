@@ -20,6 +20,7 @@ from creditdecoding.decoders import _credit, create, describe, export_text, load
 from creditdecoding.decoders.base import Capabilities
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.integrations.blocks import (
+    ReservedIds,
     SamplingParams,
     advance_blocks,
     check_decoder,
@@ -54,6 +55,7 @@ def test_the_released_sglang_decides_as_our_loop(
         "SGLang", f"{line} ({found['steps']} steps), {found['differing']} differing decisions"
     )
     assert found["differing"] == 0, found["culprits"]
+    assert found["control_written"] == 0 and found["control_liked"] > 20
     assert (
         found["scenarios"] == 2 * SCENARIOS * (len(names()) - len(found["unable"]))
         and found["steps"] > 5 * found["scenarios"]
@@ -120,7 +122,9 @@ def test_a_rule_that_needs_more_than_logits_is_refused_by_name() -> None:
 
         def step(self, prediction: Any, block: Any, state: Any) -> Any: ...
 
-    with pytest.raises(OptionError, match=r"shadowy cannot run here: it reads shadows"):
+    with pytest.raises(
+        OptionError, match=r"shadowy cannot run in this engine: it needs leave-one-out columns"
+    ):
         check_decoder(Shadowy(), "shadowy")
     assert check_decoder(create("edit"), "edit") == create("edit")
 
@@ -154,13 +158,12 @@ class Waits(TorchDispatchMode):
 def waits_of(name: str, steps: int = 3) -> int:
     """How often the host waits in some greedy steps of three blocks."""
     tokens, given = torch.full((3, 8), 2), torch.zeros(3, 8, dtype=torch.bool)
-    seated = new_blocks(~given, given, ["a", "b", "c"], [SamplingParams()] * 3, [1, 2, 3])
+    blocks = new_blocks(~given, given, ["a", "b", "c"], [SamplingParams()] * 3, [1, 2, 3])
+    positions, reserved = torch.arange(8).expand(3, -1), ReservedIds(2, (5,))
     with Waits() as waits:
         for step in range(steps):
             logits = torch.randn(24, 40, generator=torch.Generator().manual_seed(step))
-            seated, done = advance_blocks(
-                create(name), logits, tokens, torch.arange(8).expand(3, -1), 2, seated
-            )
+            blocks, done = advance_blocks(create(name), logits, tokens, positions, reserved, blocks)
     assert not any(done)
     return waits.count
 
@@ -191,7 +194,7 @@ def test_a_greedy_step_waits_once(name: str, monkeypatch: pytest.MonkeyPatch) ->
         assert waits_of(name) == 3, (
             "on the CPU, where asking is free, it is asked: this test can fail"
         )
-    monkeypatch.setattr(_credit, "_short", lambda slots, missing: True)
+    monkeypatch.setattr(_credit, "_must_grow", lambda slots, missing: True)
     lists.clear()
     assert waits_of(name) == 0 and lists == [(2, 3)] * 3
 

@@ -1,9 +1,7 @@
-"""What SGLang's plug-in loader calls: checks the version, then sees to it that every decoder is a
-`--dllm-algorithm`.
+"""SGLang's plug-in: makes every decoder a `--dllm-algorithm`.
 
 SGLang loads plug-ins in every process and for every model, so nothing heavy happens here: the
-algorithms (sglang.py) are made when, and
-only if, SGLang imports its own.
+algorithms are made when, and only if, SGLang imports its own.
 """
 
 from __future__ import annotations
@@ -26,79 +24,81 @@ from creditdecoding.errors import MissingExtraError, OptionError
 OLDEST, BELOW = "0.5.21", "0.6"
 ALGORITHMS = "sglang.srt.dllm.algorithm"
 PUBLISHED = {"CreditDecoding": "credit", "EntropyBounded": "entropy"}
-"""Algorithms that also go by the name of their paper; every decoder `a_b` goes by `AB`."""
+"""Algorithms with the name of their paper; every decoder `a_b` is also called `AB`."""
 
 logger = logging.getLogger(__name__)
 
 
 def algorithm_decoders() -> dict[str, str]:
-    """Name of each algorithm, as `--dllm-algorithm` takes it, and the decoder it runs."""
-    return {
-        "".join(part.capitalize() for part in name.split("_")): name for name in names()
-    } | PUBLISHED
+    """The decoder of each name that `--dllm-algorithm` takes."""
+    derived = {name.replace("_", " ").title().replace(" ", ""): name for name in names()}
+    return derived | PUBLISHED
 
 
 def algorithm_name(decoder: str) -> str:
-    """The name that `--dllm-algorithm` takes for a decoder, the published one where there is one."""
-    return next(
-        algorithm for algorithm, name in reversed(algorithm_decoders().items()) if name == decoder
-    )
+    """The name that `--dllm-algorithm` takes for a decoder, the published one if there is one."""
+    names_of_decoder = [name for name, other in algorithm_decoders().items() if other == decoder]
+    return names_of_decoder[-1]
 
 
-def check_version(found: str) -> None:
-    """Raises `OptionError` for an SGLang that this plug-in was not made for."""
+def check_version(installed: str) -> None:
+    """Raise `OptionError` for an SGLang that this plug-in does not support."""
     try:
-        fits = Version(OLDEST) <= Version(found) < Version(BELOW)
+        supported = Version(OLDEST) <= Version(installed) < Version(BELOW)
     except InvalidVersion:
-        fits = False
-    if not fits:
+        supported = False
+    if not supported:
         raise OptionError(
             "this SGLang cannot run the algorithms of creditdecoding",
-            given=found,
+            given=installed,
             allowed=f">={OLDEST},<{BELOW}",
             hint="Install such an SGLang, or another version of creditdecoding.",
         )
 
 
 def register() -> None:
-    """The entry point. Raises `OptionError` where SGLang's version does not fit,
-    `MissingExtraError` where there is none.
+    """The entry point.
+
+    Raises `MissingExtraError` where SGLang is not installed, `OptionError` where its version is not
+    supported.
     """
     try:
-        found = version("sglang")
+        installed = version("sglang")
     except PackageNotFoundError as error:
         raise MissingExtraError("sglang", "sglang") from error
-    check_version(found)
+    check_version(installed)
     module = sys.modules.get(ALGORITHMS)
     if module is None:
-        sys.meta_path.insert(0, _Following())
+        sys.meta_path.insert(0, _ImportHook())
     else:
-        add_to(module)
+        add_algorithms(module)
 
 
-def add_to(module: ModuleType) -> None:
-    """Add our algorithms to SGLang's, whose own keep their names. What goes wrong is logged: SGLang
-    must run other models all the same.
+def add_algorithms(module: ModuleType) -> None:
+    """Add our algorithms to SGLang's, which keep their names.
+
+    Errors are logged, since SGLang must still run other models.
     """
     try:
-        made = importlib.import_module("creditdecoding.integrations.sglang.algorithm").made()
+        own = importlib.import_module("creditdecoding.integrations.sglang.algorithm")
+        classes = own.algorithm_classes()
     except Exception:
         logger.exception("creditdecoding could not add its algorithms to SGLang")
         return
-    for name, algorithm in made.items():
+    for name, algorithm in classes.items():
         if module.algo_name_to_cls.setdefault(name, algorithm) is not algorithm:
             logger.warning(
-                "SGLang has an algorithm %s of its own; creditdecoding's is not added", name
+                "SGLang already has an algorithm %s; creditdecoding's is not added", name
             )
 
 
-class _Following(MetaPathFinder, Loader):
-    """Lets SGLang's module of algorithms load as it is, then adds ours; takes part in one import."""
+class _ImportHook(MetaPathFinder, Loader):
+    """Adds our algorithms after SGLang's module of algorithms is loaded; works once."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module's own spec, loaded through here."""
+        """The module's own spec, with this loader."""
         if fullname != ALGORITHMS:
             return None
         sys.meta_path.remove(self)
@@ -109,10 +109,10 @@ class _Following(MetaPathFinder, Loader):
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As the module's own loader does it."""
+        """Create the module with its own loader."""
         return self.own.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then add to it."""
+        """Run the module, then add our algorithms."""
         self.own.exec_module(module)
-        add_to(module)
+        add_algorithms(module)

@@ -1,7 +1,8 @@
-"""The command analyse: what a set of traces says about the decoders and the model."""
+"""The command analyse."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,14 @@ from creditdecoding.cli.app import Json, app, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.limits import items_per_task
 from creditdecoding.cli.progress import answer_progress
-from creditdecoding.cli.render import print_json
+from creditdecoding.cli.render import (
+    number,
+    print_json,
+    report_written,
+    show,
+    table,
+    write_json,
+)
 from creditdecoding.cli.validate import (
     check_can_plot,
     check_no_decoder,
@@ -35,7 +43,7 @@ def analyse(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Without files: pocket, or families of it, comma-separated.", show_default="pocket"
+            help="Without files: families, benchmarks or files of questions.", show_default="pocket"
         ),
     ] = None,
     limit: Annotated[
@@ -46,7 +54,7 @@ def analyse(
     ] = None,
     split: Annotated[str, typer.Option(help="test, dev or train.")] = "test",
     decoders: Annotated[
-        str, typer.Option(help="Decoders to set beside standard decoding, separated by blanks.")
+        str, typer.Option(help="Decoders to compare with standard decoding, separated by blanks.")
     ] = "fixed threshold credit",
     model: Annotated[
         str | None,
@@ -60,12 +68,19 @@ def analyse(
     png: Annotated[
         Path | None,
         typer.Option(
-            help="Draw when tokens were candidates and when they were committed.",
+            help="Draw when tokens were decided and when they were committed.",
             show_default=False,
         ),
     ] = None,
     reliability_png: Annotated[
         Path | None, typer.Option(help="Draw the reliability diagrams.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also save the JSON to this file; without files an interrupted run continues.",
+            show_default=False,
+        ),
     ] = None,
     as_json: Json = False,
     *,
@@ -74,61 +89,61 @@ def analyse(
 ) -> None:
     """Analyse traces: redundancy, the oracle's NFE, wrong commits, what credit changed, and
     calibration.
+
+    With --out answers are kept in FILE.partial until the file is written, and the same command
+    continues an interrupted run.
     """
-    from creditdecoding.eval.traces.report import analyse as numbers
+    from creditdecoding.eval.traces.report import analyse as analyse_prompts
+    from creditdecoding.plots.analysis import reliability_png as draw_reliability
+    from creditdecoding.plots.analysis import steps_png as draw_steps
 
     check_no_decoder("analyse", generation)
     check_can_plot(png)
     check_can_plot(reliability_png)
-    check_writable(png, reliability_png)
+    check_writable(out, png, reliability_png)
     if traces:
         if tasks is not None or generation != GenerationConfig():
             raise OptionError(
                 "saved traces take no tasks and no decoding options: nothing is decoded",
                 hint="Leave them out, or the files.",
             )
-        cases = _saved(traces, model, engine)
+        prompts = read_prompts(traces, model, engine)
     else:
-        cases = _made(
-            tasks or "pocket", limit, split, decoders, model or "pocket", generation, engine
+        prompts = decode_now(
+            tasks or "pocket", limit, split, decoders, model or "pocket", generation, engine, out
         )
-    found = numbers(cases)
-    if png is not None or reliability_png is not None:
-        from creditdecoding.plots import analysis as plot
-
-        if png is not None:
-            plot.steps_png(found, png)
-        if reliability_png is not None:
-            plot.reliability_png(found, reliability_png)
+    report = analyse_prompts(prompts)
+    if png is not None:
+        draw_steps(report, png)
+    if reliability_png is not None:
+        draw_reliability(report, reliability_png)
+    if out is not None:
+        write_json(out, report)
     if as_json:
-        print_json(found)
+        print_json(report)
     else:
-        _print_report(found)
-    for path in (png, reliability_png):
-        if path is not None:
-            typer.echo(f"wrote {path}", err=True)
+        print_report(report)
+    report_written(out, png, reliability_png)
 
 
-def _saved(paths: list[Path], model: str | None, engine: EngineConfig) -> list[PromptTraces]:
-    """The cases of some files and folders, with the oracle's run if a model is named."""
+def read_prompts(paths: list[Path], model: str | None, engine: EngineConfig) -> list[PromptTraces]:
+    """The traces of files and folders, with the oracle's if a model is named."""
     from creditdecoding.eval.traces.dataset import group_traces, standard_traces, with_oracle
     from creditdecoding.trace import Trace
 
-    files = [
-        file
-        for path in paths
-        for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])
-    ]
-    cases = group_traces([(str(file), Trace.load(file)) for file in files])
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    prompts = group_traces([(str(file), Trace.load(file)) for file in files])
     if model is None:
-        return cases
-    standard_traces(cases)
+        return prompts
+    standard_traces(prompts)  # refuses before the model is loaded
     lm = load_lm(model, engine)
-    with answer_progress(len(cases), "answers of the oracle") as on_event:
-        return with_oracle(lm, cases, on_event)
+    with answer_progress(len(prompts), "answers of the oracle") as on_event:
+        return with_oracle(lm, prompts, on_event)
 
 
-def _made(
+def decode_now(
     tasks: str,
     limit: int | None,
     split: str,
@@ -136,155 +151,135 @@ def _made(
     model: str,
     generation: GenerationConfig,
     engine: EngineConfig,
+    out: Path | None,
 ) -> list[PromptTraces]:
-    """The cases of task items answered now."""
+    """The traces of task items that are answered now."""
+    from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.eval.traces.dataset import decode_prompts, decoders_to_trace
     from creditdecoding.tasks import load_tasks
+    from creditdecoding.tasks.base import distinct_items
 
-    where = parse_split(split)
-    chosen, specs = load_tasks(tasks), decoders_to_trace(decoders.split(), generation)
-    most = items_per_task(limit, 10, chosen)
+    item_split = parse_split(split)
+    loaded_tasks = load_tasks(tasks)
+    specs = decoders_to_trace(decoders.split(), generation)
+    count = items_per_task(limit, 10, loaded_tasks)
+    items = [item for task in loaded_tasks for item in distinct_items(task, item_split, 0, count)]
     lm = load_lm(model, engine)
-    with answer_progress(most * len(chosen) * (len(specs) + 1)) as on_event:
-        return decode_prompts(lm, chosen, generation, specs, most, where, on_event)
+    options = dataclasses.asdict(generation)
+    manifest = answers_manifest(
+        "analyse", model, engine, loaded_tasks, items, specs, generation=options
+    )
+    with save_answers(out, manifest, whole_traces=True) as saved:
+        done = 0 if saved is None else saved.count
+        total = len(items) * (len(specs) + 1)
+        with answer_progress(total, done=done, resumable=saved is not None) as on_event:
+            return decode_prompts(lm, loaded_tasks, items, generation, specs, on_event, saved)
 
 
-def _print_report(found: dict[str, Any]) -> None:
+def print_report(report: dict[str, Any]) -> None:
     """The tables that a person reads; everything else is in the JSON."""
-    from rich.console import Console
+    forms = {
+        "score": ("score", ".1f"),
+        "same": ("same", ".1f"),
+        "NFE": ("nfe", ".2f"),
+        "/ oracle": ("over_oracle", ".2f"),
+        "bound": ("trace_bound", ".2f"),
+        "commit": ("commit", ".2f"),
+        "redund.": ("redundancy", ".2f"),
+    }
+    rows = []
+    for record in report["decoders"]:
+        wrong = record["wrong"]
+        share = None if wrong is None else 100 * wrong["wrong"] / max(1, wrong["judged"])
+        cells = [number(record[key], form) for key, form in forms.values()]
+        rows.append((record["decoder"], *cells, number(share)))
+    oracle = f", oracle NFE {report['oracle']['nfe']:.2f}" if report["oracle"] else ""
+    title = f"{report['prompts']} prompts{oracle} (score, same and wrong in %)"
+    show(table(("decoder", *forms, "wrong"), rows, title))
+    for record in report["decoders"]:
+        if record["wrong"] is not None and record["wrong"]["wrong"]:
+            print_wrong(record)
+    print_changes(report["decoders"])
+    if report["calibration"] is not None:
+        print_calibration(report["calibration"])
 
-    console = Console()
-    title = f"{found['prompts']} prompts" + (
-        f", oracle NFE {found['oracle']['nfe']:.2f}" if found["oracle"] else ""
-    )
-    table = _table(
-        title,
-        "decoder",
-        "score %",
-        "same %",
-        "NFE",
-        "/oracle",
-        "bound",
-        "commit",
-        "redundant",
-        "wrong %",
-    )
-    for each in found["decoders"]:
-        wrong = each["wrong"] and 100 * each["wrong"]["wrong"] / max(1, each["wrong"]["judged"])
-        values = (
-            each[key]
-            for key in (
-                "score",
-                "same",
-                "nfe",
-                "over_oracle",
-                "trace_bound",
-                "commit",
-                "redundancy",
+
+def print_wrong(record: dict[str, Any]) -> None:
+    """Where the commits that differ from standard decoding's are, by confidence and credit."""
+    for measure in ("confidence", "credit"):
+        bins = [entry for entry in record["wrong"][f"by_{measure}"] or () if entry["commits"]]
+        rows = []
+        for entry in bins:
+            end = "and more" if entry["high"] is None else f"to {entry['high']:g}"
+            share = f"{100 * entry['wrong'] / entry['commits']:.1f}"
+            counts = (str(entry["commits"]), str(entry["wrong"]))
+            rows.append((f"{entry['low']:g} {end}", *counts, share))
+        title = f"{record['decoder']}: commits that differ from standard decoding's, by {measure}"
+        if rows:
+            show(table((measure, "commits", "wrong", "wrong %"), rows, title))
+
+
+def print_changes(records: list[dict[str, Any]]) -> None:
+    """What credit changed: tokens that were not the model's first choice."""
+    rows = []
+    for record in records:
+        changed = record["changed"]
+        if changed is not None:
+            judged = [changed[judge] for judge in ("by_standard", "by_reference")]
+            cells = [changed["commits"], changed["candidates"] - changed["commits"]]
+            cells += [counts[kind] for counts in judged for kind in ("better", "worse")]
+            rows.append((record["decoder"], *map(str, cells)))
+    columns = ("decoder", "committed", "passing", "better", "worse", "better*", "worse*")
+    if rows:
+        show(
+            table(columns, rows, "Tokens changed by credit"),
+            "Better and worse: by standard decoding, and with * by the reference answers.",
+        )
+
+
+def print_calibration(report: dict[str, Any]) -> None:
+    """How often the first choice is final, and right, and the verdict."""
+    from creditdecoding.eval.traces.calibration import KINDS, PAYS
+
+    right = {"all": report["right"]["all"]}
+    for key in ("by_ratio", "by_run"):
+        right |= {band["band"]: band for band in report["right"][key]}
+    final = report["final"]
+    bands = [("", {**final["all"], "band": "all"})]
+    bands += [("masked ", band) for band in final["by_ratio"]]
+    bands += [("run ", band) for band in final["by_run"]]
+    rows = []
+    for prefix, band in bands:
+        other = right.get(band["band"], {"frequency": None, "gap": None})
+        low, high = band["interval"] or (None, None)
+        rows.append(
+            (
+                prefix + band["band"].replace("% to ", "-").replace(" to ", "-"),
+                str(band["looks"]),
+                percent(band["confidence"]),
+                percent(band["frequency"]),
+                f"{number(band['gap'], '+.1f')} [{number(low, '.1f')}, {number(high, '.1f')}]",
+                number(band["ece"], ".1f"),
+                percent(other["frequency"]),
+                number(other["gap"], "+.1f"),
             )
         )
-        table.add_row(each["decoder"], *map(_number, (*values, wrong)))
-    console.print(table)
-    for each in found["decoders"]:
-        if each["wrong"] is not None and each["wrong"]["wrong"]:
-            _print_wrong(console, each)
-        if each["changed"] is not None:
-            _print_changed(console, each["decoder"], each["changed"])
-    if found["calibration"] is not None:
-        _print_calibration(console, found["calibration"])
-
-
-def _table(title: str, first: str, *columns: str) -> Any:
-    """A table of a name and numbers."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(first, title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _print_wrong(console: Any, record: dict[str, Any]) -> None:
-    for name in ("confidence", "credit"):
-        bins = [each for each in record["wrong"][f"by_{name}"] or () if each["commits"]]
-        if bins:
-            table = _table(
-                f"{record['decoder']}: commits unlike standard decoding's, by {name}",
-                name,
-                "commits",
-                "wrong",
-                "wrong %",
-            )
-            for each in bins:
-                span = (
-                    f"{each['low']:g} to {each['high']:g}"
-                    if each["high"] is not None
-                    else f"{each['low']:g} and more"
-                )
-                table.add_row(
-                    span,
-                    str(each["commits"]),
-                    str(each["wrong"]),
-                    f"{100 * each['wrong'] / each['commits']:.1f}",
-                )
-            console.print(table)
-
-
-def _print_changed(console: Any, name: str, changed: dict[str, Any]) -> None:
-    text = f"{name}: credit changed {changed['commits']} committed tokens (and {changed['candidates'] - changed['commits']} passing candidates)"
-    if changed["commits"]:
-        for judge, words in (
-            ("by_standard", "by standard decoding"),
-            ("by_reference", "by the reference answers"),
-        ):
-            text += f"; {words} " + ", ".join(
-                f"{changed[judge][kind]} {kind}" for kind in ("better", "worse", "neither")
-            )
-        text += f"; {changed['in_right_answers']} in right answers, {changed['in_wrong_answers']} in wrong ones"
-    console.print(text + "\n", highlight=False)
-
-
-def _print_calibration(console: Any, found: dict[str, Any]) -> None:
-    table = _table(
-        "How often the first choice is final, and right",
-        "looks",
-        "count",
-        "conf %",
-        "final %",
-        "gap",
-        "95%",
-        "ECE",
-        "right %",
-        "gap",
-    )
-    final = found["final"]
-    right = {
-        each["band"]: each for key in ("by_ratio", "by_run") for each in found["right"][key]
-    } | {"all": found["right"]["all"]}
-    rows = [
-        ("", {**final["all"], "band": "all"}),
-        *(("masked ", each) for each in final["by_ratio"]),
-        *(("run ", each) for each in final["by_run"]),
+    columns = ("band", "count", "conf %", "final %", "gap [95 %]", "ECE", "right %", "gap")
+    gains = [
+        f"{name} {100 * gain['share']:.1f} % [{100 * gain['interval'][0]:.1f}, "
+        f"{100 * gain['interval'][1]:.1f}]"
+        for name, gain in report["gains"].items()
     ]
-    for name, each in rows:
-        other = right.get(each["band"], {"frequency": None, "gap": None})
-        spread = "-" if each["interval"] is None else "{:+.1f}, {:+.1f}".format(*each["interval"])
-        numbers = [
-            None if value is None else 100 * value
-            for value in (each["confidence"], each["frequency"], other["frequency"])
-        ]
-        shown = (_number(x, 1) for x in (*numbers[:2], each["gap"]))
-        table.add_row(
-            name + each["band"].replace("% to ", "-").replace(" to ", "-"),
-            str(each["looks"]),
-            *shown,
-            spread,
-            *(_number(x, 1) for x in (each["ece"], numbers[2], other["gap"])),
-        )
-    console.print(table)
-    console.print(found["verdict"]["words"], highlight=False)
+    verdict = report["verdict"]
+    show(
+        table(columns, rows, "How often the first choice is final, and right"),
+        f"Brier score removed: {', '.join(gains)}.",
+        f"First choice final: {KINDS[verdict['kind']]}",
+        f"First choice right: {KINDS[verdict['kind_right']]}",
+        PAYS[verdict["pays"]],
+    )
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def percent(share: float | None) -> str:
+    """A share in percent."""
+    return number(None if share is None else 100 * share, ".1f")

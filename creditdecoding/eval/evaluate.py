@@ -12,9 +12,9 @@ from creditdecoding.decoding.request import Request
 from creditdecoding.errors import OptionError, TooLongError, prefix_errors
 from creditdecoding.eval.saved_answers import (
     SettingAnswers,
-    compact_trace,
     restore_trace,
     shift_trace,
+    trace_record,
 )
 from creditdecoding.lm import LM, Completion
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items, items_digest
@@ -264,7 +264,7 @@ def _answer_chunk(
             answer = score_answer(tasks[items[index].task], items[index], completion)
             answers[index] = answer
             if saved is not None:
-                saved.add(index, _saved_record(answer))
+                saved.add(index, _saved_record(answer, saved.whole_traces))
     return answers
 
 
@@ -288,10 +288,10 @@ def score_answer(task: Task, item: Item, answer: Completion) -> ScoredAnswer:
     return ScoredAnswer(item, answer, task.score(answer.text, item), grade)
 
 
-def _saved_record(answer: ScoredAnswer) -> dict[str, Any]:
+def _saved_record(answer: ScoredAnswer, whole_trace: bool) -> dict[str, Any]:
     completion = answer.completion
     verdict = {"text": completion.text, "right": answer.right, "grade": answer.grade}
-    return {**verdict, **compact_trace(completion.trace)}
+    return {**verdict, **trace_record(completion.trace, whole_trace)}
 
 
 def _restore(lm: LM, request: Request, item: Item, record: dict[str, Any]) -> ScoredAnswer:

@@ -5,8 +5,8 @@
         write(Path("e.json"), report)
 
 The folder is e.json.partial; it is deleted when the body ends without an error. Until then the same
-command continues where it stopped. Of a trace only what reports need is saved: the passes, what
-they wrote and computed, and times.
+command continues where it stopped. Unless whole traces are asked for, only what reports need of one
+is saved: the passes, what they wrote and computed, and times.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class SettingAnswers:
     name: str
     by_item: Mapping[int, Record]
     append: Callable[[Record], object]
+    whole_traces: bool = False
 
     def add(self, item: int, record: Record) -> None:
         """Save an answer."""
@@ -54,6 +55,7 @@ class SavedAnswers:
 
     records: Mapping[Key, Record]
     append: Callable[[Record], object]
+    whole_traces: bool = False
 
     @property
     def count(self) -> int:
@@ -63,14 +65,16 @@ class SavedAnswers:
     def of_setting(self, name: str) -> SettingAnswers:
         """The answers of one setting."""
         by_item = {item: record for (cell, item), record in self.records.items() if cell == name}
-        return SettingAnswers(name, by_item, self.append)
+        return SettingAnswers(name, by_item, self.append, self.whole_traces)
 
 
 @contextmanager
-def save_answers(out: Path | None, manifest: Mapping[str, Any]) -> Iterator[SavedAnswers | None]:
+def save_answers(
+    out: Path | None, manifest: Mapping[str, Any], whole_traces: bool = False
+) -> Iterator[SavedAnswers | None]:
     """Save answers next to `out` while the body runs; None without an output.
 
-    Raises `OptionError` if the folder has answers of other settings.
+    With `whole_traces` predictions and confidences are saved too, for analyses. Raises `OptionError` if the folder has answers of other settings.
     """
     if out is None:
         yield None
@@ -79,7 +83,7 @@ def save_answers(out: Path | None, manifest: Mapping[str, Any]) -> Iterator[Save
         open_journal(partial_folder(out), manifest, KEY) as journal,
         journal.writer() as append,
     ):
-        yield SavedAnswers(journal.read(), append)
+        yield SavedAnswers(journal.read(), append, whole_traces)
     journal.delete()
 
 
@@ -134,16 +138,15 @@ def engine_options(engine: EngineConfig) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in WHERE}
 
 
-def compact_trace(trace: Trace) -> Record:
-    """What reports need of a finished trace."""
+def trace_record(trace: Trace, whole: bool = False) -> Record:
+    """A finished trace to save: all of it if `whole`, else what reports of an evaluation need."""
     assert trace.finish is not None
-    return {
-        "steps": [_brief_step(step) for step in trace.steps],
-        "finish": dataclasses.asdict(trace.finish),
-    }
+    steps = [dataclasses.asdict(step) if whole else _compact_step(step) for step in trace.steps]
+    return {"steps": steps, "finish": dataclasses.asdict(trace.finish)}
 
 
-def _brief_step(step: StepEvent) -> Record:
+def _compact_step(step: StepEvent) -> Record:
+    """A step without predictions that were not committed, and without confidences."""
     written = step.commits()
     return {
         "forward": step.forward,
@@ -159,31 +162,23 @@ def _brief_step(step: StepEvent) -> Record:
 
 
 def restore_trace(record: Record, trace: Trace) -> Trace:
-    """Fill an empty trace with a record of `compact_trace`; it has only what was committed."""
-    finish = {**record["finish"], "tokens": tuple(record["finish"]["tokens"])}
+    """Fill an empty trace with a record of `trace_record`."""
     for step in record["steps"]:
-        trace.add(_step_of(step, finish["row"]))
-    trace.add(FinishEvent(**finish))
+        missing = {
+            "row": record["finish"]["row"],
+            "confidence": (),
+            "credit": None,
+            "committed": (True,) * len(step["positions"]),
+        }
+        trace.add(StepEvent(**_with_tuples({**missing, **step})))
+    trace.add(FinishEvent(**_with_tuples(record["finish"])))
     return trace
 
 
-def _step_of(step: Record, row: int) -> StepEvent:
-    positions = tuple(step["positions"])
-    return StepEvent(
-        row=row,
-        forward=step["forward"],
-        block=step["block"],
-        step=step["step"],
-        positions=positions,
-        tokens=tuple(step["tokens"]),
-        confidence=(),
-        credit=None,
-        committed=(True,) * len(positions),
-        seconds=step["seconds"],
-        computed=step["computed"],
-        sequences=step["sequences"],
-        revoked=tuple(step["revoked"]),
-    )
+def _with_tuples(record: Record) -> Record:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+    }
 
 
 def shift_trace(trace: Trace, forwards: int, seconds: float) -> Trace:

@@ -1,1 +1,1 @@
-"""What recorded traces say: commit timing, calibration, oracle."""
+"""What recorded traces say: when tokens were decided, calibration, and the oracle's bound."""

@@ -1,157 +1,163 @@
-"""Trace analysis: how long tokens were decided before they were committed, what the oracle needs,
-what went wrong, what credit changed.
-"""
+"""The report of a trace analysis: redundancy, the oracle, wrong commits, credit's changes."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from creditdecoding.eval.traces.calibration import calibration
-from creditdecoding.eval.traces.commit_timing import TokenTiming, token_timings, trace_bound
+from creditdecoding.eval.traces.commit_timing import (
+    TokenTiming,
+    answer_tokens,
+    token_timings,
+    trace_bound,
+)
 from creditdecoding.eval.traces.dataset import STANDARD, PromptTraces
 from creditdecoding.trace import Trace
 
 CONFIDENCE = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 CREDIT = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, math.inf)
 """Lower edges of the bins of commits, and the upper edge of the last."""
+JUDGES = ("by_standard", "by_reference")
+
+Answers = Sequence[dict[int, int] | None]
+"""Tokens by position for each prompt, None where they are unknown."""
 
 
-def analyse(cases: Sequence[PromptTraces]) -> dict[str, Any]:
-    """Every number, JSON-ready: `decoders` a record each, `calibration` of the model, `tokens` and
-    `changes` one by one.
+@dataclass(frozen=True)
+class DecoderTraces:
+    """The traces of one decoder, one for each prompt."""
+
+    name: str
+    prompts: Sequence[PromptTraces]
+
+    @cached_property
+    def traces(self) -> list[Trace]:
+        """One for each prompt."""
+        return [prompt.traces[self.name] for prompt in self.prompts]
+
+    @cached_property
+    def timings(self) -> list[list[TokenTiming]]:
+        """The committed tokens of each prompt."""
+        return [token_timings(trace) for trace in self.traces]
+
+    @cached_property
+    def answers(self) -> list[dict[int, int]]:
+        """The tokens of each prompt by position."""
+        return [answer_tokens(timings) for timings in self.timings]
+
+    @cached_property
+    def references(self) -> Answers:
+        """The reference answers by position, where they have as many tokens as the decoder's."""
+        aligned: list[dict[int, int] | None] = []
+        for prompt, trace in zip(self.prompts, self.traces):
+            if prompt.reference is None or len(prompt.reference) != len(trace.tokens):
+                aligned.append(None)
+            else:
+                aligned.append(dict(enumerate(prompt.reference, len(trace.prompt))))
+        return aligned
+
+    @property
+    def keeps_credit(self) -> bool:
+        """Whether the traces have credit."""
+        return any(step.credit is not None for trace in self.traces for step in trace.steps)
+
+    def answer_index(self, prompt: int, timing: TokenTiming) -> int:
+        """The index of a token in its answer."""
+        return timing.position - len(self.traces[prompt].prompt)
+
+
+def analyse(prompts: Sequence[PromptTraces]) -> dict[str, Any]:
+    """Every number, JSON-ready: a record for each decoder, the calibration of the model, changed
+    tokens, and all tokens one by one.
     """
-    names = list(cases[0].traces)
-    found = {name: [token_timings(case.traces[name]) for case in cases] for name in names}
-    standard = (
-        [{moment.position: moment.token for moment in each} for each in found[STANDARD]]
-        if STANDARD in names
-        else None
-    )
-    gold = {name: [_aligned(case, case.traces[name]) for case in cases] for name in names}
-    oracle = [case.oracle.nfe for case in cases if case.oracle is not None]
-    records, changes = [], []
-    for name in names:
-        record, changed = _decoder(name, cases, found[name], standard, gold[name])
-        record["over_oracle"] = _ratio(record["nfe"], sum(oracle) / len(oracle)) if oracle else None
+    decoders = [DecoderTraces(name, prompts) for name in prompts[0].traces]
+    standard = next((decoder for decoder in decoders if decoder.name == STANDARD), None)
+    answers: Answers | None = None if standard is None else standard.answers
+    oracle = _oracle(prompts)
+    changes = {decoder.name: _changes(decoder, answers) for decoder in decoders}
+    records = []
+    for decoder in decoders:
+        record = _record(decoder, answers)
+        record["changed"] = _change_counts(decoder, changes[decoder.name])
+        record["over_oracle"] = _ratio(record["nfe"], oracle["nfe"]) if oracle else None
         records.append(record)
-        changes += changed
     return {
-        "prompts": len(cases),
-        "oracle": _oracle(cases) if oracle else None,
+        "prompts": len(prompts),
+        "oracle": oracle,
         "decoders": records,
-        "calibration": calibration(
-            [(case.standard, found[STANDARD][i], gold[STANDARD][i]) for i, case in enumerate(cases)]
-        )
-        if standard
-        else None,
-        "changes": changes,
-        "steps": {name: _steps(cases, found[name], name, standard) for name in names},
-        "tokens": {
-            name: [_table(each, case.traces[name]) for case, each in zip(cases, found[name])]
-            for name in names
-        },
+        "calibration": None
+        if standard is None
+        else calibration([*zip(standard.traces, standard.timings, standard.references)]),
+        "changes": [change for listed in changes.values() for change in listed or ()],
+        "steps": {decoder.name: _steps(decoder, answers) for decoder in decoders},
+        "tokens": {decoder.name: _tokens(decoder) for decoder in decoders},
     }
 
 
-def _decoder(
-    name: str,
-    cases: Sequence[PromptTraces],
-    found: Sequence[list[TokenTiming]],
-    standard: Sequence[dict[int, int]] | None,
-    gold: Sequence[dict[int, int] | None],
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One decoder's record, and the commits whose value credit changed."""
-    every = [moment for each in found for moment in each]
-    nfe, bounds = (
-        _mean([case.traces[name].nfe for case in cases]),
-        _mean([trace_bound(each) for each in found]),
-    )
-    right = [case.right[name] for case in cases if name in case.right]
-    records = (
-        None
-        if standard is None
-        else [_record(each) == other for each, other in zip(found, standard)]
-    )
-    changes, summary = (
-        (None, None) if not _credits(cases, name) else _changes(name, cases, found, standard, gold)
-    )
+def _record(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any]:
+    """One decoder's numbers."""
+    timings = [timing for listed in decoder.timings for timing in listed]
+    nfe = _mean([trace.nfe for trace in decoder.traces])
+    bound = _mean([trace_bound(listed) for listed in decoder.timings])
+    right = [
+        prompt.right[decoder.name] for prompt in decoder.prompts if decoder.name in prompt.right
+    ]
+    same = None if standard is None else [a == b for a, b in zip(decoder.answers, standard)]
+    references = decoder.references
+    known = sum(reference is not None for reference in references)
     return {
-        "decoder": name,
+        "decoder": decoder.name,
         "score": _percent(right),
-        "same": _percent(records) if records is not None else None,
+        "same": None if same is None else _percent(same),
         "nfe": _rounded(nfe),
-        "tokens": _rounded(_mean([len(each) for each in found])),
-        "trace_bound": _rounded(bounds),
-        "over_bound": _ratio(nfe, bounds),
-        "candidate": _rounded(
-            _mean([moment.candidate - moment.block_start + 1 for moment in every])
-        ),
-        "commit": _rounded(_mean([moment.commit - moment.block_start + 1 for moment in every])),
-        "redundancy": _rounded(_mean([moment.redundancy for moment in every])),
-        "redundant": _percent([moment.redundancy > 0 for moment in every]),
-        "wrong": None if standard is None else _wrong(found, standard),
-        "wrong_reference": _wrong(found, gold) if any(each is not None for each in gold) else None,
-        "aligned": sum(each is not None for each in gold),
-        "changed": summary,
-    }, changes or []
+        "tokens": _rounded(_mean([len(listed) for listed in decoder.timings])),
+        "trace_bound": _rounded(bound),
+        "over_bound": _ratio(nfe, bound),
+        "candidate": _rounded(_mean([t.candidate - t.block_start + 1 for t in timings])),
+        "commit": _rounded(_mean([t.commit - t.block_start + 1 for t in timings])),
+        "redundancy": _rounded(_mean([t.redundancy for t in timings])),
+        "redundant": _percent([t.redundancy > 0 for t in timings]),
+        "wrong": None if standard is None else _wrong(decoder, standard),
+        "wrong_reference": _wrong(decoder, references) if known else None,
+        "aligned": known,
+    }
 
 
-def _record(found: Sequence[TokenTiming]) -> dict[int, int]:
-    return {moment.position: moment.token for moment in found}
-
-
-def _credits(cases: Sequence[PromptTraces], name: str) -> bool:
-    """Whether the decoder keeps credit."""
-    return any(step.credit is not None for case in cases for step in case.traces[name].steps)
-
-
-def _aligned(case: PromptTraces, trace: Trace) -> dict[int, int] | None:
-    """The reference answer's tokens by position, if the trace's answer has as many tokens; None
-    where they cannot be set side by side.
-    """
-    if case.reference is None or len(case.reference) != len(trace.tokens):
+def _oracle(prompts: Sequence[PromptTraces]) -> dict[str, Any] | None:
+    """The oracle's mean passes; `told` counts the commits that were not the model's own choice."""
+    traces = [prompt.oracle for prompt in prompts if prompt.oracle is not None]
+    if not traces:
         return None
-    return {len(trace.prompt) + i: token for i, token in enumerate(case.reference)}
-
-
-def _oracle(cases: Sequence[PromptTraces]) -> dict[str, Any]:
-    """The oracle's passes, and how many of its commits were told to the model because none of its
-    first choices was in the answer.
-    """
-    traces = [case.oracle for case in cases if case.oracle is not None]
-    steps = [step for trace in traces for step in trace.steps if step.top is not None]
     told = sum(
-        done and token != top
-        for step in steps
-        for done, token, top in zip(step.committed, step.tokens, step.top or ())
+        committed and token != top
+        for trace in traces
+        for step in trace.steps
+        for committed, token, top in zip(step.committed, step.tokens, step.top or ())
     )
     return {"nfe": _rounded(_mean([trace.nfe for trace in traces])), "told": told}
 
 
-def _wrong(
-    found: Sequence[list[TokenTiming]], answers: Sequence[dict[int, int] | None]
-) -> dict[str, Any]:
-    """Commits that differ from `answers` where these have a token, in all and by confidence and
-    credit.
-    """
+def _wrong(decoder: DecoderTraces, answers: Answers) -> dict[str, Any]:
+    """Commits that differ from `answers`, in all and by confidence and credit."""
     judged = [
-        (m, m.token != answer[m.position])
-        for each, answer in zip(found, answers)
+        (timing, timing.token != answer[timing.position])
+        for timings, answer in zip(decoder.timings, answers)
         if answer is not None
-        for m in each
-        if m.position in answer
+        for timing in timings
+        if timing.position in answer
     ]
-    credits = [pair for pair in judged if pair[0].credit is not None]
+    with_credit = [(timing, wrong) for timing, wrong in judged if timing.credit is not None]
+    by_credit = _histogram(with_credit, CREDIT, lambda timing: timing.credit or 0.0)
     return {
         "judged": len(judged),
-        "wrong": sum(bad for _, bad in judged),
-        "by_confidence": _histogram(judged, CONFIDENCE, lambda moment: moment.confidence),
-        "by_credit": _histogram(credits, CREDIT, lambda moment: moment.credit or 0.0)
-        if credits
-        else None,
+        "wrong": sum(wrong for _, wrong in judged),
+        "by_confidence": _histogram(judged, CONFIDENCE, lambda timing: timing.confidence),
+        "by_credit": by_credit if with_credit else None,
     }
 
 
@@ -163,128 +169,123 @@ def _histogram(
     """Commits and wrong ones by bins [low, high), the last one closed; an open end is None."""
     bins = []
     for low, high in itertools.pairwise(edges):
+        is_last = high == edges[-1]
         inside = [
-            bad
-            for moment, bad in judged
-            if low <= value(moment) < high or (high == edges[-1] and value(moment) >= high)
+            wrong
+            for timing, wrong in judged
+            if low <= value(timing) and (is_last or value(timing) < high)
         ]
-        bins.append(
-            {
-                "low": low,
-                "high": high if math.isfinite(high) else None,
-                "commits": len(inside),
-                "wrong": sum(inside),
-            }
-        )
+        upper = high if math.isfinite(high) else None
+        bins.append({"low": low, "high": upper, "commits": len(inside), "wrong": sum(inside)})
     return bins
 
 
-def _changes(
-    name: str,
-    cases: Sequence[PromptTraces],
-    found: Sequence[list[TokenTiming]],
-    standard: Sequence[dict[int, int]] | None,
-    gold: Sequence[dict[int, int] | None],
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Commits that differ from the model's own first choice at that pass, judged by standard
-    decoding and by the reference answer.
+def _changes(decoder: DecoderTraces, standard: Answers | None) -> list[dict[str, Any]] | None:
+    """Commits of a decoder with credit that differ from the model's own first choice.
+
+    None without credit, or if the traces do not have that choice.
     """
-    if any(moment.top is None for each in found for moment in each):
-        return [], None
+    timings = [timing for listed in decoder.timings for timing in listed]
+    if not decoder.keeps_credit or any(timing.top is None for timing in timings):
+        return None
+    unknown: Answers = [None] * len(decoder.prompts)
+    by_standard = unknown if standard is None else standard
     changes = []
-    for i, (case, each) in enumerate(zip(cases, found)):
-        for moment in each:
-            if moment.token != moment.top:
+    for number, prompt in enumerate(decoder.prompts):
+        for timing in decoder.timings[number]:
+            if timing.token != timing.top:
                 changes.append(
                     {
-                        "decoder": name,
-                        "prompt": i,
-                        "position": moment.position - len(case.traces[name].prompt),
-                        "pass": moment.commit,
-                        "top": moment.top,
-                        "written": moment.token,
-                        "by_standard": _verdict(moment, None if standard is None else standard[i]),
-                        "by_reference": _verdict(moment, gold[i]),
-                        "right": case.right.get(name),
+                        "decoder": decoder.name,
+                        "prompt": number,
+                        "position": decoder.answer_index(number, timing),
+                        "pass": timing.commit,
+                        "top": timing.top,
+                        "written": timing.token,
+                        "by_standard": _judgement(timing, by_standard[number]),
+                        "by_reference": _judgement(timing, decoder.references[number]),
+                        "right": prompt.right.get(decoder.name),
                     }
                 )
-    shown = sum(
+    return changes
+
+
+def _judgement(timing: TokenTiming, answer: dict[int, int] | None) -> str | None:
+    """Whether a change led to the answer's token, away from it, or neither; None if unknown."""
+    if answer is None or timing.position not in answer:
+        return None
+    if timing.token == answer[timing.position]:
+        return "better"
+    return "worse" if timing.top == answer[timing.position] else "neither"
+
+
+def _change_counts(
+    decoder: DecoderTraces, changes: Sequence[dict[str, Any]] | None
+) -> dict[str, Any] | None:
+    if changes is None:
+        return None
+    candidates = sum(
         token != top
-        for case in cases
-        for step in case.traces[name].steps
+        for trace in decoder.traces
+        for step in trace.steps
         for token, top in zip(step.tokens, step.top or ())
     )
-    judges = {
-        judge: {
-            kind: sum(c[judge] == kind for c in changes) for kind in ("better", "worse", "neither")
-        }
-        for judge in _JUDGES
-    }
-    sides = {
-        "in_right_answers": sum(c["right"] is True for c in changes),
-        "in_wrong_answers": sum(c["right"] is False for c in changes),
-    }
-    return changes, {"candidates": shown, "commits": len(changes), **judges, **sides}
+    counts: dict[str, Any] = {"candidates": candidates, "commits": len(changes)}
+    for judge in JUDGES:
+        judgements = [change[judge] for change in changes]
+        counts[judge] = {kind: judgements.count(kind) for kind in ("better", "worse", "neither")}
+    counts["in_right_answers"] = sum(change["right"] is True for change in changes)
+    counts["in_wrong_answers"] = sum(change["right"] is False for change in changes)
+    return counts
 
 
-_JUDGES = ("by_standard", "by_reference")
+def _steps(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any]:
+    """For the figure: mean pass of candidate, commit and oracle by position in the answer.
 
-
-def _verdict(moment: TokenTiming, answer: dict[int, int] | None) -> str | None:
-    """Whether the change led to the answer's token, away from it, or neither; None where the answer
-    has no token there.
+    Only tokens that agree with standard decoding count, and positions that a quarter of the prompts
+    have.
     """
-    if answer is None or moment.position not in answer:
-        return None
-    wanted = answer[moment.position]
-    return "better" if moment.token == wanted else "worse" if moment.top == wanted else "neither"
+    candidate: dict[int, list[float]] = {}
+    commit: dict[int, list[float]] = {}
+    oracle: dict[int, list[float]] = {}
+    for number, prompt in enumerate(decoder.prompts):
+        told = token_timings(prompt.oracle) if prompt.oracle is not None else []
+        oracle_commits = {timing.position: timing.commit for timing in told}
+        agreed = None if standard is None else standard[number]
+        for timing in decoder.timings[number]:
+            if agreed is not None and agreed.get(timing.position) != timing.token:
+                continue
+            index = decoder.answer_index(number, timing)
+            candidate.setdefault(index, []).append(timing.candidate)
+            commit.setdefault(index, []).append(timing.commit)
+            if timing.position in oracle_commits:
+                oracle.setdefault(index, []).append(oracle_commits[timing.position])
+    prompts = len(decoder.prompts)
+    indices = sorted(index for index, passes in commit.items() if 4 * len(passes) >= prompts)
+    return {
+        "positions": indices,
+        "candidate": [_rounded(_mean(candidate[index])) for index in indices],
+        "commit": [_rounded(_mean(commit[index])) for index in indices],
+        "oracle": [_rounded(_mean(oracle.get(index, []))) for index in indices],
+    }
 
 
-def _steps(
-    cases: Sequence[PromptTraces],
-    found: Sequence[list[TokenTiming]],
-    name: str,
-    standard: Sequence[dict[int, int]] | None,
-) -> dict[str, Any]:
-    """The figure: mean pass of candidate, commit and oracle by position in the answer, over tokens
-    that agree with standard decoding.
-    """
-    columns: dict[int, list[tuple[int, int, int | None]]] = {}
-    for i, (case, each) in enumerate(zip(cases, found)):
-        told = (
-            {}
-            if case.oracle is None
-            else {moment.position: moment.commit for moment in token_timings(case.oracle)}
+def _tokens(decoder: DecoderTraces) -> list[dict[str, list[int]]]:
+    """Every token of each trace as columns, by position in the answer; passes count from 1."""
+    tables = []
+    for number, timings in enumerate(decoder.timings):
+        rows = sorted(timings, key=lambda timing: timing.position)
+        tables.append(
+            {
+                "position": [decoder.answer_index(number, timing) for timing in rows],
+                "token": [timing.token for timing in rows],
+                "first": [timing.block_start for timing in rows],
+                "candidate": [timing.candidate for timing in rows],
+                "commit": [timing.commit for timing in rows],
+                "redundancy": [timing.redundancy for timing in rows],
+            }
         )
-        for moment in each:
-            if standard is None or standard[i].get(moment.position) == moment.token:
-                place = moment.position - len(case.traces[name].prompt)
-                columns.setdefault(place, []).append(
-                    (moment.candidate, moment.commit, told.get(moment.position))
-                )
-    places = sorted(place for place, rows in columns.items() if 4 * len(rows) >= len(cases))
-    oracle = [[told for _, _, told in columns[place] if told is not None] for place in places]
-    return {
-        "positions": places,
-        "candidate": [_rounded(_mean([row[0] for row in columns[place]])) for place in places],
-        "commit": [_rounded(_mean([row[1] for row in columns[place]])) for place in places],
-        "oracle": [_rounded(_mean(each)) if each else None for each in oracle],
-    }
-
-
-def _table(found: Sequence[TokenTiming], trace: Trace) -> dict[str, list[int]]:
-    """Every token of one trace as columns, by position in the answer; passes from 1, `first` those
-    at which their blocks began.
-    """
-    rows = sorted(found, key=lambda moment: moment.position)
-    return {
-        "position": [moment.position - len(trace.prompt) for moment in rows],
-        "token": [moment.token for moment in rows],
-        "first": [moment.block_start for moment in rows],
-        "candidate": [moment.candidate for moment in rows],
-        "commit": [moment.commit for moment in rows],
-        "redundancy": [moment.redundancy for moment in rows],
-    }
+    return tables
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -299,5 +300,5 @@ def _percent(values: Sequence[bool]) -> float | None:
     return round(100 * sum(values) / len(values), 2) if values else None
 
 
-def _ratio(value: float | None, by: float) -> float | None:
-    return None if value is None or not by else round(value / by, 4)
+def _ratio(value: float | None, by: float | None) -> float | None:
+    return round(value / by, 4) if value is not None and by else None

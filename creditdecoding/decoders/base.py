@@ -51,7 +51,8 @@ class Prediction:
     `suppressed_ids` may be written but have confidence 0; `suppressed_logits` [n, suppressed] keeps
     their real logits. `mass` is the best logit of all other ids, and the sum of exp(logit - best
     logit) over the rest of them; if it is missing it is computed from `logit` and `lse`, with
-    fewer digits.
+    fewer digits. `masked_index` is the row and column of each position of `masked`, and possibly of
+    others; if it is missing the host has to ask the device for it.
     """
 
     ids: TokenIds
@@ -65,6 +66,7 @@ class Prediction:
     suppressed_logits: Float[Tensor, "n suppressed"] | None = field(default=None)
     leave_one_out_probs: Scores | None = None
     mass: tuple[Scores, Scores] | None = None
+    masked_index: tuple[Int[Tensor, " positions"], Int[Tensor, " positions"]] | None = None
 
     @property
     def leave_one_out(self) -> Scores:
@@ -75,6 +77,13 @@ class Prediction:
         if self.leave_one_out_probs is None:
             return torch.ones_like(self.logit)
         return self.leave_one_out_probs
+
+    def masked_positions(self) -> tuple[Tensor, Tensor]:
+        """`masked_index`, made if it is missing."""
+        if self.masked_index is not None:
+            return self.masked_index
+        row, column = self.masked.nonzero(as_tuple=True)
+        return row, column
 
     @property
     def probability(self) -> Scores:
@@ -189,6 +198,7 @@ class Prediction:
         boosted = replace(
             from_logits(logits, self.masked, self.sampling),
             leave_one_out_probs=self.leave_one_out_probs,
+            masked_index=self.masked_index,
         )
         if self.suppressed_logits is None:
             return boosted
@@ -239,7 +249,7 @@ class Prediction:
     def _sample(self, ids: Tensor | None, boost: Tensor | None) -> Tensor:
         """Tokens drawn from the boosted distribution, a few positions at a time."""
         keys = self.sampling
-        row, column = self.masked.nonzero(as_tuple=True)
+        row, column = self.masked_positions()
         tokens = torch.zeros_like(self.ids)
         vocab = torch.arange(self.logits.shape[1], device=self.logits.device)[None]
         width = next(row_chunks(self.logits)).stop

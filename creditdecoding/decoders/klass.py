@@ -81,7 +81,9 @@ class Klass(BaseDecoder):
 def divergence(prediction: Prediction, state: State) -> Scores:
     """KL(now || before) in nats, a few positions at a time; infinite where there is no before."""
     divergences = torch.full_like(prediction.lse, float("inf"))
-    row, column = (prediction.masked & state["seen"]).nonzero(as_tuple=True)
+    if not state["logits"].shape[-1]:  # no request has a step before
+        return divergences
+    row, column = prediction.masked_positions()
     width = max((part.stop - part.start for part in row_chunks(prediction.logits)), default=1)
     for start in range(0, len(row), width):
         part = (row[start : start + width], column[start : start + width])
@@ -90,4 +92,4 @@ def divergence(prediction: Prediction, state: State) -> Scores:
         before = state["logits"][part].float() - state["lse"][part][:, None]
         terms = now.exp() * (now - before)  # NaN where the probability is 0, which adds nothing
         divergences[part] = terms.nan_to_num_(nan=0.0).sum(-1)
-    return divergences
+    return divergences.masked_fill(~(prediction.masked & state["seen"]), torch.inf)

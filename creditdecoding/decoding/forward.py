@@ -16,12 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from creditdecoding.decoding.dedup import copy_cached, unique_reads
-from creditdecoding.decoding.guidance import (
-    guide,
-    guided_entries,
-    unconditional,
-    unconditional_reads,
-)
+from creditdecoding.decoding.guidance import add_unconditional, guide
 from creditdecoding.decoding.leave_one_out import extra_columns
 from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.errors import ModelError
@@ -61,20 +56,15 @@ def logits_at(
     `representative` is as in `unique_reads`. Raises `ModelError` if the logits have the wrong
     shape.
     """
-    batch = list(requests)
+    batch = requests
     batch_reads = reads
     inverse = None
     if representative is not None:
         computed, batch_reads, inverse = unique_reads(representative, reads)
         batch = [requests[i] for i in computed]
-    entries = guided_entries(batch, batch_reads)
-    if entries:
-        rows = batch + [unconditional(r, vocab.mask_id) for r in batch if r.guided]
-        pairs = zip(batch_reads, unconditional_reads(batch, batch_reads, entries))
-        logits = _run(model, rows, LogitReads(*map(torch.cat, pairs)), vocab, device, cache)
-        logits = guide(logits, batch, batch_reads, entries)
-    else:
-        logits = _run(model, batch, batch_reads, vocab, device, cache)
+    rows, row_reads, entries = add_unconditional(batch, batch_reads, vocab.mask_id)
+    logits = _run(model, rows, row_reads, vocab, device, cache)
+    logits = guide(logits, batch, batch_reads, entries)
     if representative is not None and inverse is not None:
         logits = logits[inverse.to(logits.device)]
         if cache is not None:

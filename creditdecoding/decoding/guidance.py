@@ -24,21 +24,26 @@ def unconditional(request: Request, mask_id: int) -> Request:
     return replace(request, canvas=canvas, cache_slot=request.unconditional_slot)
 
 
-def guided_entries(requests: Sequence[Request], reads: LogitReads) -> list[int]:
-    """Which of the `reads` belong to guided requests."""
-    if not any(request.guided for request in requests):
-        return []
-    return [entry for entry, row in enumerate(reads.row.tolist()) if requests[row].guided]
+def add_unconditional(
+    requests: Sequence[Request], reads: LogitReads, mask_id: int
+) -> tuple[list[Request], LogitReads, list[int]]:
+    """The requests followed by an unconditional one for each guided request.
 
-
-def unconditional_reads(
-    requests: Sequence[Request], reads: LogitReads, entries: Sequence[int]
-) -> LogitReads:
-    """These entries of `reads` in the rows of the unconditional requests, which come last."""
-    guided = torch.tensor([request.guided for request in requests])
-    row = len(requests) + guided.cumsum(0) - 1
-    selected = reads.select(entries)
-    return selected._replace(row=row[selected.row])
+    Returns them, `reads` followed by those of the unconditional requests, and the entries of
+    `reads` that these belong to.
+    """
+    rows = list(requests)
+    row_of: dict[int, int] = {}
+    for i, request in enumerate(requests):
+        if request.guided:
+            row_of[i] = len(rows)
+            rows.append(unconditional(request, mask_id))
+    if not row_of:
+        return rows, reads, []
+    entries = [entry for entry, i in enumerate(reads.row.tolist()) if i in row_of]
+    added = reads.select(entries)
+    added = added._replace(row=torch.tensor([row_of[i] for i in added.row.tolist()]))
+    return rows, LogitReads(*map(torch.cat, zip(reads, added))), entries
 
 
 def guide(
@@ -46,14 +51,16 @@ def guide(
 ) -> Tensor:
     """Logits of `reads`, of which `entries` are guided by the logits that follow those of `reads`.
 
-    Ids that the model itself rules out (-inf) stay so. At least float32.
+    Ids that the model itself rules out (-inf) stay so. Guided logits are at least float32.
     """
+    if not entries:
+        return logits
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    conditional, unconditional = logits[: len(reads.row)], logits[len(reads.row) :]
+    guided, unconditional = logits[: len(reads.row)], logits[len(reads.row) :]
     scale = torch.tensor([request.config.cfg_scale for request in requests])
     scale = scale[reads.select(entries).row, None].to(logits)
     index = torch.tensor(entries, device=logits.device)
-    seen = conditional[index]
-    mixed = unconditional + (scale + 1) * (seen - unconditional)
-    conditional[index] = mixed.masked_fill(seen == -torch.inf, -torch.inf)
-    return conditional
+    conditional = guided[index]
+    mixed = unconditional + (scale + 1) * (conditional - unconditional)
+    guided[index] = mixed.masked_fill(conditional == -torch.inf, -torch.inf)
+    return guided

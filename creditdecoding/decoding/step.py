@@ -44,7 +44,7 @@ class BlockBatch:
 
     All on the device, [requests, width] unless another shape is given.
 
-    - `tokens`, `masked`, `position`; `editable`: where there is a prediction.
+    - `tokens`, `masked`, `position`; `editable`: where there is a prediction, also on the host.
     - `logits` [n, vocab], of which `logit_row` holds the row of each editable position.
     - `ids`: the top-1 id; `logit`: its logit, -inf if the id is suppressed.
     - `peak`, `rest`: what confidence is measured by (`Prediction.mass`); `full_peak`, `full_rest`:
@@ -56,6 +56,7 @@ class BlockBatch:
     masked: Tensor
     position: Tensor
     editable: Tensor
+    host_editable: Tensor
     logits: Tensor
     logit_row: Tensor
     ids: Tensor
@@ -131,17 +132,17 @@ def _predict(
         leave_one_out_probs = _token_probs(extra_logits, rewritten, tokens)
     masked = _windows(requests, [request.masked for request in requests])
     logit_row = torch.zeros_like(position).masked_scatter(editable, torch.arange(count))
-    editable = editable.to(device)
     return BlockBatch(
         tokens=tokens,
         masked=masked.to(device),
         position=position.to(device),
-        editable=editable,
+        editable=editable.to(device),
+        host_editable=editable,
         logits=logits,
         logit_row=logit_row.to(device),
         suppressed_logits=suppressed,
         leave_one_out_probs=leave_one_out_probs,
-        **{name: _spread(values, editable, name) for name, values in statistics.items()},
+        **{name: _spread(values, editable.to(device), name) for name, values in statistics.items()},
     )
 
 
@@ -243,16 +244,15 @@ def _decide(
 
     Returns its decision, its new state, and the model's log-probability of each decided token.
     """
-    device = batch.logits.device
-    index = torch.tensor(members, device=device)
-    prediction = _prediction(batch, requests, index, vocab)
-    ends = torch.tensor([request.block[1] for request in requests], device=device)
+    index = torch.tensor(members, device=batch.logits.device)
+    prediction = _prediction(batch, requests, members, vocab)
+    ends = torch.tensor([request.block[1] for request in requests], device=index.device)
     looks_ahead = any(request.decision_window != request.block for request in requests)
     block = Block(
         tokens=batch.tokens[index],
         masked=batch.masked[index],
-        editable=batch.editable[index],
-        initial_masks=torch.tensor([r.initial_masks for r in requests], device=device),
+        editable=prediction.masked,
+        initial_masks=torch.tensor([r.initial_masks for r in requests], device=index.device),
         step=prediction.sampling.step,
         next_block=batch.position[index] >= ends[:, None] if looks_ahead else None,
     )
@@ -264,34 +264,36 @@ def _decide(
 
 
 def _prediction(
-    batch: BlockBatch, requests: Sequence[Request], index: Tensor, vocab: SpecialTokens
+    batch: BlockBatch, requests: Sequence[Request], members: Sequence[int], vocab: SpecialTokens
 ) -> Prediction:
-    """What a decoder sees of its requests, which have `index` in the batch."""
+    """What a decoder sees of its `requests`, the `members` of the batch."""
+    device = batch.logits.device
+    index = torch.tensor(members, device=device)
     config = requests[0].config
     suppresses = config.confidence_eos_eot_inf
     leave_one_out = batch.leave_one_out_probs
-    peak = batch.peak[index]
-    rest = batch.rest[index]
-    sampling = Sampling(
-        seed=torch.tensor([r.config.seed for r in requests], device=index.device),
-        position=batch.position[index],
-        step=torch.tensor([r.step for r in requests], device=index.device),
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-    )
+    row, column = batch.host_editable[list(members)].nonzero(as_tuple=True)
+    mass = (batch.peak[index], batch.rest[index])
     return Prediction(
         ids=batch.ids[index],
         logit=batch.logit[index],
-        lse=log_sum(peak, rest),
+        lse=log_sum(*mass),
         logits=batch.logits,
         logit_row=batch.logit_row[index],
         masked=batch.editable[index],
-        sampling=sampling,
+        sampling=Sampling(
+            seed=torch.tensor([r.config.seed for r in requests], device=device),
+            position=batch.position[index],
+            step=torch.tensor([r.step for r in requests], device=device),
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+        ),
         suppressed_ids=vocab.stop_ids if suppresses else (),
         suppressed_logits=batch.suppressed_logits if suppresses else None,
         leave_one_out_probs=None if leave_one_out is None else leave_one_out[index],
-        mass=(peak, rest),
+        mass=mass,
+        masked_index=(row.to(device), column.to(device)),
     )
 
 

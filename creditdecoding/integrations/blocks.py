@@ -203,6 +203,7 @@ class _Predictions:
             masked=self.editable[rows],
             sampling=sampling,
             mass=(top_logit, rest_mass),
+            masked_index=_grid(top_logit),
         )
 
     def block(self, rows: slice | Tensor) -> Block:
@@ -214,6 +215,12 @@ class _Predictions:
             initial_masks=self.progress["initial_masks"][rows],
             step=self.progress["step"][rows],
         )
+
+
+def _grid(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of every position, without a question to the device."""
+    index = torch.arange(values.numel(), device=values.device)
+    return index // values.shape[1], index % values.shape[1]
 
 
 def _predict(

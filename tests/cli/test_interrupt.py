@@ -26,7 +26,7 @@ from creditdecoding.tasks import load_tasks
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.tokenizer import task_tokenizer
 from tests.helpers.cli import run_credit
-from tests.helpers.process import Moment, signalled
+from tests.helpers.process import SignalTrigger, run_until_signalled
 from tools.make_checkpoint import make
 
 pytestmark = pytest.mark.slow
@@ -179,9 +179,9 @@ def test_a_command_that_is_stopped_continues(
     arguments = command.line(inputs, tmp_path)
     jobs = ["--jobs", "2"] if name == "compare" else []
     for number, lines in zip((signal.SIGINT, signal.SIGKILL), command.stops):
-        moment = Moment(tmp_path, command.growing, lines, number)
-        ended = signalled([*arguments, *jobs], moment, tmp_path / "log")
-        assert ended.alone(), "a process that the command started is still there"
+        trigger = SignalTrigger(tmp_path, command.growing, lines, number)
+        ended = run_until_signalled([*arguments, *jobs], trigger, tmp_path / "log")
+        assert ended.leaves_nothing(), "a process that the command started is still there"
         assert "Traceback" not in ended.stderr
         if number == signal.SIGKILL:
             assert ended.status == -signal.SIGKILL
@@ -197,8 +197,8 @@ def test_a_command_that_is_stopped_continues(
 
 def test_sigterm_is_like_ctrl_c_but_for_the_status(inputs: Path, tmp_path: Path) -> None:
     command = COMMANDS["eval"]
-    moment = Moment(tmp_path, command.growing, command.stops[0], signal.SIGTERM)
-    ended = signalled(command.line(inputs, tmp_path), moment, tmp_path / "log")
+    trigger = SignalTrigger(tmp_path, command.growing, command.stops[0], signal.SIGTERM)
+    ended = run_until_signalled(command.line(inputs, tmp_path), trigger, tmp_path / "log")
     assert ended.status == 143
     assert re.fullmatch(r"stopped at \d+ of 40; the same command goes on\n", ended.stderr)
 
@@ -206,13 +206,13 @@ def test_sigterm_is_like_ctrl_c_but_for_the_status(inputs: Path, tmp_path: Path)
 def test_processes_that_share_a_step_end_without_a_word(inputs: Path, tmp_path: Path) -> None:
     command = COMMANDS["train"]
     shutil.copytree(inputs / "tokenizer", tmp_path / "run")
-    moment = Moment(tmp_path, command.growing, 5, signal.SIGINT)
-    ended = signalled(
+    trigger = SignalTrigger(tmp_path, command.growing, 5, signal.SIGINT)
+    ended = run_until_signalled(
         [*command.line(inputs, tmp_path), "--steps", "4000", "--processes", "2"],
-        moment,
+        trigger,
         tmp_path / "log",
     )
-    assert ended.status == 130 and ended.alone()
+    assert ended.status == 130 and ended.leaves_nothing()
     assert STOPPED.search(ended.stderr), ended.stderr
     assert "Traceback" not in ended.stderr
 

@@ -1,21 +1,22 @@
-"""Run the `credit` command line in a process of its own that gets a signal when its files hold so
-many lines.
+"""Run the `credit` command line in a process of its own, and send it signals.
 
-The process comes from a server that has imported the package already, so it starts at once; it is a
-real one, with a session, signals and
-standard error of its own.
+The process comes from a fork server that has imported the package already, so it starts at once; it
+is a real one, with its own session, signals and standard error.
 """
 
 from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 PRELOADED = [
@@ -32,49 +33,17 @@ PRELOADED = [
     "creditdecoding.pav.verifier.fit",
     "creditdecoding.plots.compare_page",
     "creditdecoding.plots.training",
+    "creditdecoding.server.serve",
     "creditdecoding.train.loop",
 ]
 PATIENCE = 300.0  # seconds after which a process that hangs is given up
+PAUSE = 0.01  # seconds between two looks
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a process ended: its exit status (the negative number of a signal that killed it), what
-    it said, and the number of its session.
-    """
-
-    status: int
-    stderr: str
-    session: int
-
-    def alone(self) -> bool:
-        """Whether all processes of its session end too, in a time that no busy machine needs."""
-        pause = threading.Event()
-        until = time.monotonic() + PATIENCE
-        while members(self.session):
-            if time.monotonic() > until:
-                return False
-            pause.wait(0.02)
-        return True
-
-
-def members(session: int) -> list[int]:
-    """The processes of a session; none where the system has no /proc to look at."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, of = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue  # it has just ended
-        if int(of) == session and state != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When the files that match `pattern` in `folder` hold so many lines, all processes of the
-    session get `signal`.
+class SignalTrigger:
+    """When the files that match `pattern` in `folder` hold this many lines, all processes of the
+    session get `signal`; SIGKILL only the first one.
     """
 
     folder: Path
@@ -84,31 +53,115 @@ class Moment:
 
     def reached(self) -> bool:
         """Whether the lines are there."""
-        return (
-            sum(path.read_bytes().count(b"\n") for path in self.folder.glob(self.pattern))
-            >= self.lines
-        )
+        files = self.folder.glob(self.pattern)
+        return sum(path.read_bytes().count(b"\n") for path in files) >= self.lines
 
 
-def signalled(arguments: Sequence[str | Path], moment: Moment, log: Path) -> Ended:
-    """Run `credit` with these arguments, and send the signal at that moment."""
+@dataclass(frozen=True)
+class EndedProcess:
+    """How a process ended: its exit status (the negative number of a signal that killed it), what
+    it printed, and the number of its session.
+    """
+
+    status: int
+    stderr: str
+    session: int
+
+    def leaves_nothing(self) -> bool:
+        """Whether all processes of its session end too."""
+        ends = time.monotonic() + PATIENCE
+        while members(self.session):
+            if time.monotonic() > ends:
+                return False
+            time.sleep(PAUSE)
+        return True
+
+
+def members(session: int) -> list[int]:
+    """The processes of a session; none on systems without /proc."""
+    processes = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, owner = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue  # it has just ended
+        if int(owner) == session and state != "Z":
+            processes.append(int(path.parent.name))
+    return processes
+
+
+@dataclass(frozen=True)
+class CreditProcess:
+    """A running `credit` command; standard output and error go to `log`."""
+
+    process: ForkServerProcess
+    log: Path
+
+    def output(self) -> str:
+        """What it has printed."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait_for(self, text: str) -> str:
+        """Wait until it has printed this text; returns all it has printed."""
+        ends = time.monotonic() + PATIENCE
+        while text not in self.output():
+            assert self.process.is_alive(), self.output()
+            assert time.monotonic() < ends, self.output()
+            time.sleep(PAUSE)
+        return self.output()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to this process alone."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> int:
+        """Wait for the end; its exit status."""
+        self.process.join(PATIENCE)
+        assert self.process.exitcode is not None, f"it hangs; it printed: {self.output()}"
+        return self.process.exitcode
+
+
+@contextmanager
+def start_credit(
+    arguments: str | Sequence[str | Path],
+    log: Path,
+    trigger: SignalTrigger | None = None,
+    files: int | None = None,
+) -> Iterator[CreditProcess]:
+    """Start `credit` with these arguments, and kill it after the with-block if it still runs.
+
+    `files` is its limit of open files.
+    """
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(
-        target=_run, args=([str(argument) for argument in arguments], moment, log)
-    )
+    words = arguments.split() if isinstance(arguments, str) else [str(a) for a in arguments]
+    process = context.Process(target=_run, args=(words, log, trigger, files))
     process.start()
-    process.join(PATIENCE)
-    if process.exitcode is None:
+    try:
+        yield CreditProcess(process, log)
+    finally:
         process.kill()
         process.join()
-        raise AssertionError(f"it hangs; it said: {log.read_text()}")
-    assert process.pid is not None
-    return Ended(process.exitcode, log.read_text(), process.pid)
+
+
+def run_until_signalled(
+    arguments: Sequence[str | Path], trigger: SignalTrigger, log: Path
+) -> EndedProcess:
+    """Run `credit` with these arguments to its end, with a signal on the way."""
+    with start_credit(arguments, log, trigger) as running:
+        status = running.wait()
+        assert running.process.pid is not None
+        return EndedProcess(status, running.output(), running.process.pid)
+
+
+def port_in(output: str) -> int:
+    """The port that `credit serve` says it listens at."""
+    return int(output.split(" at http://127.0.0.1:")[1].split()[0])
 
 
 def _run(
-    arguments: list[str], moment: Moment, log: Path
+    arguments: list[str], log: Path, trigger: SignalTrigger | None, files: int | None
 ) -> None:  # pragma: no cover - in another process
     """Body of the process."""
     os.setsid()
@@ -117,21 +170,20 @@ def _run(
         os.dup2(file.fileno(), 2)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # who starts tests in the background has it switched off
-    threading.Thread(target=_watch, args=(moment,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # off where tests are started with &
+    if files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if trigger is not None:
+        threading.Thread(target=_watch, args=(trigger,), daemon=True).start()
     from creditdecoding.cli import main  # noqa: PLC0415
 
     sys.argv = ["credit", *arguments]
     main()
 
 
-def _watch(moment: Moment) -> None:  # pragma: no cover - in another process
-    """Send the signal: to all processes of the session, but SIGKILL to this one alone."""
-    pause = threading.Event()
-    while not moment.reached():
-        pause.wait(0.002)
-    if moment.signal == signal.SIGKILL:
+def _watch(trigger: SignalTrigger) -> None:  # pragma: no cover - in another process
+    while not trigger.reached():
+        time.sleep(0.002)
+    if trigger.signal == signal.SIGKILL:
         os.kill(os.getpid(), signal.SIGKILL)
-    os.killpg(0, moment.signal)
+    os.killpg(0, trigger.signal)

@@ -1,10 +1,11 @@
 """A server on a free port of this machine, in a thread of the test, and models that are slow, sick
-or forgetful.
+or wait for a signal.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import pytest
 import torch
 
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.decoding.engine import Engine
-from creditdecoding.lm import LM
+from creditdecoding.lm import LM, load
 from creditdecoding.server.listener import listen, url_of
 from creditdecoding.server.options import HttpConfig
 from creditdecoding.server.serve import Server
 
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
 PROMPTS = [
     "Tom has 6 apples. Tom finds 5 more. How many apples does Tom have now?",
     "Solve 3x+4=19 for x.",
@@ -29,6 +33,12 @@ PROMPTS = [
     "Solve 5x+1=21 for x.",
     "What is s when 5s+5=2s+20?",
 ]
+SMALL_BODY = 100_000  # bytes: max_body of the shared server
+
+
+def messages(prompt: str = PROMPTS[0]) -> Any:
+    """A conversation of one turn."""
+    return [{"role": "user", "content": prompt}]
 
 
 @dataclass(frozen=True)
@@ -36,27 +46,83 @@ class Served:
     """A running server, and a client for it."""
 
     url: str
-    server: Server | None
+    server: Server
     client: httpx.Client
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    @property
+    def connections(self) -> set[Any]:
+        """The server's open connections."""
+        return self.server.server_state.connections
+
     def chat(self, prompt: str = PROMPTS[0], **fields: Any) -> httpx.Response:
-        return self.client.post(
-            "/v1/chat/completions",
-            json={"messages": [{"role": "user", "content": prompt}], **fields},
-        )
+        return self.client.post(CHAT, json={"messages": messages(prompt), **fields})
 
     def text(self, prompt: str = PROMPTS[0], **fields: Any) -> str:
         return self.chat(prompt, **fields).json()["choices"][0]["message"]["content"]
 
+    def complete(self, **fields: Any) -> dict[str, Any]:
+        """The body of a successful answer of /v1/completions."""
+        response = self.client.post(TEXT, json=fields)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def texts(self, **fields: Any) -> list[str]:
+        """The answers of /v1/completions."""
+        return [choice["text"] for choice in self.complete(**fields)["choices"]]
+
+    def events(self, path: str = CHAT, **fields: Any) -> list[dict[str, Any]]:
+        """All events of a streamed answer, which must end with [DONE]."""
+        with self.client.stream("POST", path, json={"stream": True, **fields}) as response:
+            assert response.status_code == 200
+            assert response.headers["content-type"].startswith("text/event-stream")
+            lines = [line for line in response.iter_lines() if line]
+        assert lines[-1] == "data: [DONE]"
+        return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+    def choices(self, **fields: Any) -> Iterator[dict[str, Any]]:
+        """The choices of a streamed chat answer as they come."""
+        with self.client.stream("POST", CHAT, json={"stream": True, **fields}) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    yield from json.loads(line.removeprefix("data: "))["choices"]
+
     def metric(self, name: str, **labels: str) -> float:
-        """Sum of a metric's samples whose labels are as given."""
-        found = 0.0
-        for line in self.client.get("/metrics").text.splitlines():
-            if line.startswith(f"credit:{name}{{") and all(
-                f'{key}="{value}"' in line for key, value in labels.items()
-            ):
-                found += float(line.rsplit(" ", 1)[1])
-        return found
+        """Sum of a metric's samples that have these labels."""
+        return metric(self.client.get("/metrics").text, name, **labels)
+
+
+def metric(metrics: str, name: str, **labels: str) -> float:
+    """Sum of a metric's samples that have these labels."""
+    lines = [line for line in metrics.splitlines() if line.startswith(f"credit:{name}{{")]
+    pairs = [f'{key}="{value}"' for key, value in labels.items()]
+    samples = [line for line in lines if all(pair in line for pair in pairs)]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in samples)
+
+
+def error_of(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+    """The error of a response with this status, which must be in OpenAI's shape."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["type"], str) and "\n" not in error["message"]
+    return error
+
+
+@pytest.fixture(scope="session")
+def lm() -> LM:
+    """The embedded model."""
+    return load("pocket")
+
+
+@pytest.fixture(scope="session")
+def served(lm: LM) -> Iterator[Served]:
+    """A server of it for all tests."""
+    with serving(lm, max_body=SMALL_BODY) as served:
+        yield served
 
 
 @contextmanager
@@ -71,19 +137,12 @@ def serving(
 ) -> Iterator[Served]:
     """Serve `lm` for the time of a with-block."""
     options = HttpConfig(port=0, **{"grace": 5.0, **http})
-    server, listening = (
-        Server(
-            lm,
-            name,
-            EngineConfig(batch_size=batch_size),
-            ServeConfig(max_waiting=max_waiting, memory=memory),
-            options,
-        ),
-        listen(options),
-    )
-    thread = threading.Thread(target=server.run, args=([listening],))
+    serve = ServeConfig(max_waiting=max_waiting, memory=memory)
+    server = Server(lm, name, EngineConfig(batch_size=batch_size), serve, options)
+    listener = listen(options)
+    thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
-    url = url_of(listening)
+    url = url_of(listener)
     try:
         wait(lambda: server.started)
         with httpx.Client(base_url=url, timeout=60) as client:
@@ -91,12 +150,12 @@ def serving(
     finally:
         server.should_exit = True
         thread.join(20)
-        listening.close()
+        listener.close()
         assert not thread.is_alive()
 
 
 def wait(until: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until something is so."""
+    """Wait until something is true."""
     ends = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < ends, "it did not happen in time"

@@ -7,31 +7,64 @@ from __future__ import annotations
 import json
 import socket
 from contextlib import closing, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
-from tests.helpers.serving import Served, wait
+from tests.helpers.serving import CHAT, PROMPTS, Served, messages, wait
 
-
-def port_of(served: Served) -> int:
-    return int(served.url.rsplit(":", 1)[1])
+QUESTION = {"messages": messages(PROMPTS[1]), "max_tokens": 8}
 
 
-def dial(served: Served) -> socket.socket:
+class RawResponse(NamedTuple):
+    """A response as it came over the connection."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def error(self, status: int) -> dict[str, Any]:
+        """The error of a response with this status, which must be short, in OpenAI's shape, and
+        have an id.
+        """
+        assert self.status == status, self
+        assert self.headers["x-request-id"] and len(self.body) < 1000
+        error = json.loads(self.body)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return error
+
+
+def connect(served: Served) -> socket.socket:
     """A connection; a server that never answers fails the test."""
-    return socket.create_connection(("127.0.0.1", port_of(served)), timeout=30)
+    return socket.create_connection(("127.0.0.1", served.port), timeout=30)
+
+
+def connect_slow_reader(port: int) -> socket.socket:
+    """A connection that can take few bytes before its client reads."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    connection.connect(("127.0.0.1", port))
+    return connection
 
 
 def head(method: str = "GET", path: str = "/health", **headers: str) -> bytes:
     """The head of a request; `host` is a header like others."""
     lines = [f"{method} {path} HTTP/1.1"]
-    lines += [
-        f"{name.replace('_', '-')}: {value}"
-        for name, value in {"host": "localhost", **headers}.items()
-    ]
+    for name, value in {"host": "localhost", **headers}.items():
+        lines.append(f"{name.replace('_', '-')}: {value}")
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
 
 
-def rest(connection: socket.socket) -> bytes:
+def post_head(path: str = CHAT, **headers: str) -> bytes:
+    """The head of a POST of JSON."""
+    return head("POST", path, content_type="application/json", **headers)
+
+
+def post(body: dict[str, Any], **headers: str) -> bytes:
+    """A whole POST to /v1/chat/completions."""
+    content = json.dumps(body).encode()
+    return post_head(content_length=str(len(content)), **headers) + content
+
+
+def read_all(connection: socket.socket) -> bytes:
     """All that the server still sends, until it closes."""
     parts = []
     while True:
@@ -44,45 +77,37 @@ def rest(connection: socket.socket) -> bytes:
         parts.append(part)
 
 
-def tell(served: Served, *parts: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer to these bytes; the server must close the connection."""
-    return read(exchange(served, *parts))
-
-
-def insist(served: Served, *parts: bytes, status: int) -> tuple[int, dict[str, str], bytes]:
-    """The same from a server with tiny time limits, which this client may miss by no fault of the
-    server: tries until it has this status.
-    """
-    answers: list[bytes] = []
-
-    def is_answered() -> bool:
-        answers.append(exchange(served, *parts))
-        return bool(answers[-1]) and read(answers[-1])[0] == status
-
-    wait(is_answered)
-    return read(answers[-1])
-
-
 def exchange(served: Served, *parts: bytes) -> bytes:
     """All that the server answers to these bytes until it closes."""
-    with closing(dial(served)) as connection:
+    with closing(connect(served)) as connection:
         with suppress(ConnectionError):  # it may have answered and closed before the last of them
             for part in parts:
                 connection.sendall(part)
-        return rest(connection)
+        return read_all(connection)
 
 
-def read(response: bytes) -> tuple[int, dict[str, str], bytes]:
+def send(served: Served, *parts: bytes) -> RawResponse:
+    """The response to these bytes; the server must close the connection."""
+    return parse(exchange(served, *parts))
+
+
+def send_until(served: Served, *parts: bytes, status: int) -> RawResponse:
+    """The response of this status from a server with tiny time limits, which this client may miss
+    through no fault of the server: tries until it comes.
+    """
+    responses: list[bytes] = []
+
+    def has_status() -> bool:
+        responses.append(exchange(served, *parts))
+        return bool(responses[-1]) and parse(responses[-1]).status == status
+
+    wait(has_status)
+    return parse(responses[-1])
+
+
+def parse(response: bytes) -> RawResponse:
     """Status, headers and body of a response."""
     top, _, body = response.partition(b"\r\n\r\n")
     first, *lines = top.decode("latin-1").split("\r\n")
-    return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body
-
-
-def complaint(response: tuple[int, dict[str, str], bytes], status: int) -> dict[str, Any]:
-    """The error of a response in OpenAI's shape, which must be short and have an id."""
-    assert response[0] == status, response
-    assert response[1]["x-request-id"] and len(response[2]) < 1000
-    error = json.loads(response[2])["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return error
+    headers = dict(line.split(": ", 1) for line in lines)
+    return RawResponse(int(first.split()[1]), headers, body)

@@ -1,5 +1,5 @@
-"""What a request costs before it is admitted, counted and never timed: memory, errors collected,
-calls of the tokenizer, rows made.
+"""What a request costs before it is refused, counted and never timed: memory, errors, calls of the
+tokenizer, requests made.
 """
 
 from __future__ import annotations
@@ -8,22 +8,18 @@ import asyncio
 import copy
 import dataclasses
 import json
-import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
-import torch
 
 from creditdecoding import lm as lm_module
-from creditdecoding.config import EngineConfig, GenerationConfig, ServeConfig
-from creditdecoding.decoding.engine import Engine
+from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.lm import LM, load
+from creditdecoding.lm import LM
 from creditdecoding.server import app as app_module
 from creditdecoding.server.admission import (
     MAX_DEPTH,
@@ -33,24 +29,21 @@ from creditdecoding.server.admission import (
     check_texts,
 )
 from creditdecoding.server.options import HttpConfig
-from tests.helpers.serving import PROMPTS, paused, serving, wait
+from creditdecoding.server.parse import make_requests
+from creditdecoding.server.schema import CompletionRequest
+from tests.helpers.serving import (
+    CHAT,
+    PROMPTS,
+    TEXT,
+)
 
-torch.set_num_threads(1)
-CHAT = "/v1/chat/completions"
-TEXT = "/v1/completions"
 MEGA = 1_000_000
 SLACK = 6_000_000  # bytes that a small body may take: a fixed number of small objects
 TIMES = 6  # a body's size
 
 
-def complaint(response: httpx.Response, status: int = 400) -> dict[str, Any]:
-    """The error of a response."""
-    assert response.status_code == status, response.text
-    return dict(response.json()["error"])
-
-
-class Spy:
-    """An object whose method calls are counted."""
+class CountedTokenizer:
+    """A tokenizer whose calls are counted."""
 
     def __init__(self, inner: Any, calls: Counter[str]) -> None:
         self._inner = inner
@@ -61,9 +54,9 @@ class Spy:
         if name not in ("encode", "apply_chat_template", "__call__"):
             return value
 
-        def counted(*given: Any, **named: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
             self._calls[name] += 1
-            return value(*given, **named)
+            return value(*args, **kwargs)
 
         return counted
 
@@ -79,45 +72,43 @@ class Cost:
     calls: Counter[str]
 
 
-@pytest.fixture(scope="module")
-def lm() -> LM:
-    return load("pocket")
-
-
 @pytest.fixture
 def ask(lm: LM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], Cost]:
     """Send a body to the application, without a server around it."""
     calls: Counter[str] = Counter()
-    collected = [0]
+    collected: list[int] = []
     spied = copy.copy(lm)
-    spied.tokenizer = dataclasses.replace(lm.tokenizer, backend=Spy(lm.tokenizer.backend, calls))
-    start_row, respond = lm_module.new_request, app_module.validation_body
+    spied.tokenizer = dataclasses.replace(
+        lm.tokenizer, backend=CountedTokenizer(lm.tokenizer.backend, calls)
+    )
+    new_request = lm_module.new_request
+    validation_body = app_module.validation_body
 
-    def counted_row(*given: Any, **named: Any) -> Any:
-        calls["rows"] += 1
-        return start_row(*given, **named)
+    def counted_request(*args: Any, **kwargs: Any) -> Any:
+        calls["new_request"] += 1
+        return new_request(*args, **kwargs)
 
     def counted_errors(errors: Sequence[Any]) -> Any:
-        collected[0] += len(errors)
-        return respond(errors)
+        collected.append(len(errors))
+        return validation_body(errors)
 
-    monkeypatch.setattr(lm_module, "new_request", counted_row)
+    monkeypatch.setattr(lm_module, "new_request", counted_request)
     monkeypatch.setattr(app_module, "validation_body", counted_errors)
     http = HttpConfig(max_body=2 * MEGA)
     app, _ = app_module.make_app(spied, "pocket", EngineConfig(), ServeConfig(), http)
 
     def send_body(path: str, body: bytes) -> Cost:
         calls.clear()
-        collected[0] = 0
+        collected.clear()
         tracemalloc.start()
         try:
             status, answer = asyncio.run(_post(app, path, body))
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        return Cost(status, json.loads(answer)["error"], peak, collected[0], calls.copy())
+        return Cost(status, json.loads(answer)["error"], peak, sum(collected), calls.copy())
 
-    send_body(CHAT, b"{}")  # what is made once is not counted
+    send_body(CHAT, b"{}")  # objects that are made once are not counted
     return send_body
 
 
@@ -213,7 +204,7 @@ COSTLY: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize("case", COSTLY)
-def test_what_cannot_be_served_costs_next_to_nothing(
+def test_what_is_refused_costs_next_to_nothing(
     case: str, ask: Callable[[str, bytes], Cost]
 ) -> None:
     path, body = COSTLY[case]
@@ -221,9 +212,10 @@ def test_what_cannot_be_served_costs_next_to_nothing(
     assert cost.status in (400, 404), cost
     assert cost.peak <= TIMES * len(body) + SLACK, f"{cost.peak} bytes for {len(body)}"
     assert cost.errors <= 8, "errors collected"
-    assert not cost.calls, "nothing is tokenised and no row is made"
+    assert not cost.calls, "nothing is tokenised and no request is made"
     error = cost.error
-    assert len(error["message"]) <= 2000 and len(error["param"] or "") <= 200
+    assert len(error["message"]) <= 2000
+    assert len(error["param"] or "") <= 200
     assert "\n" not in error["message"]
 
 
@@ -256,76 +248,21 @@ def test_a_long_text_is_given_up_after_its_beginning(lm: LM) -> None:
         b'{"prompt":[' + b"1000," * 32_000 + b"1]}",
     ],
 )
-def test_what_stands_in_texts_weighs_nothing(body: bytes, lm: LM) -> None:
+def test_brackets_and_quotes_in_strings_do_not_count(body: bytes, lm: LM) -> None:
     json.loads(body)
     check_json_size(body, admission_limits(lm, EngineConfig(), ServeConfig()))
 
 
-def test_what_fits_later_is_429_and_what_never_fits_400(lm: LM) -> None:
-    (row,) = lm.new_requests([PROMPTS[0]], GenerationConfig(gen_length=8))
-    one = Engine(lm.model, lm.vocab, lm.device).memory_bytes(row)
-    with serving(lm, batch_size=2, max_waiting=3, memory=1.5 * one / 2**30) as served:
-        assert len(served.chat(n=4, max_tokens=8).json()["choices"]) == 4, "one runs, three wait"
-        for n, said in ((5, "ever hold at once"), (6, "fit at once")):
-            error = complaint(served.chat(n=n, max_tokens=8))
-            assert said in error["message"] and error["param"] == "n"
-
-
-def test_a_full_server_asks_to_try_again(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two requests that fit alone, the one that comes while the other is there is told that it
-    may fit later.
-    """
-    gate = threading.Event()
-    monkeypatch.setattr(app_module, "Engine", paused(gate))
-    with serving(lm, batch_size=1, max_waiting=1) as served:
-        first = threading.Thread(target=served.chat, kwargs={"n": 2, "max_tokens": 8})
-        first.start()
-        try:
-            wait(lambda: served.metric("num_requests_waiting") == 1, 60.0)
-            assert complaint(served.chat(n=2, max_tokens=8), 429)["code"] == "queue_full"
-        finally:
-            gate.set()
-            first.join(60)
-        assert len(served.chat(n=2, max_tokens=8).json()["choices"]) == 2
-
-
-def test_an_error_repeats_the_beginning_of_a_long_value() -> None:
-    said = str(OptionError("alpha has the wrong type", given=LONG, hint="Change it."))
-    assert len(said) < 500 and "xxx" in said and f"({MEGA + 2} characters)" in said
-
-
-def test_others_are_answered_while_a_prompt_is_tokenised(lm: LM) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    class Slow(Spy):
-        def __getattr__(self, name: str) -> Any:
-            if threading.current_thread().name.startswith("prompts"):
-                begun.set()
-                assert go_on.wait(60)
-            return super().__getattr__(name)
-
-    other = copy.copy(lm)
-    other.tokenizer = dataclasses.replace(
-        lm.tokenizer, backend=Slow(lm.tokenizer.backend, Counter())
-    )
-    with serving(other) as served:
-        asked = threading.Thread(target=served.chat, kwargs={"max_tokens": 4})
-        asked.start()
-        try:
-            assert begun.wait(60)
-            assert served.client.get("/health").json() == {"status": "ok"}
-        finally:
-            go_on.set()
-            asked.join(60)
-
-
-def test_rows_of_a_prompt_are_made_once(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_request_of_a_prompt_is_made_once(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    start_row = lm_module.new_request
-    monkeypatch.setattr(
-        lm_module, "new_request", lambda *given: made.append(given) or start_row(*given)
-    )
-    with serving(lm) as served:
-        fields = {"prompt": PROMPTS[:2], "n": 8, "max_tokens": 4}
-        choices = served.client.post(TEXT, json=fields).json()["choices"]
-    assert len(choices) == 16 and len(made) == 2
+    new_request = lm_module.new_request
+
+    def recorded(*args: Any) -> Any:
+        made.append(args)
+        return new_request(*args)
+
+    monkeypatch.setattr(lm_module, "new_request", recorded)
+    body = CompletionRequest(prompt=PROMPTS[:2], n=8, max_tokens=4)
+    limits = admission_limits(lm, EngineConfig(), ServeConfig())
+    assert len(make_requests(lm, body, limits)) == 16
+    assert len(made) == 2

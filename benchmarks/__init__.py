@@ -1,0 +1,1 @@
+"""Speed: what a forward pass, a decoder step, the engine and the server cost."""

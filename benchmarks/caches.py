@@ -1,12 +1,9 @@
-"""`make bench`: what a forward pass costs with each cache, on a LLaDA-shaped network of 20M
-parameters.
+"""`make bench`: the cost of a forward pass with each cache, on a LLaDA-like network of 20M weights.
 
-One row, prompt 512, gen 256, blocks of 32, four tokens a pass, so that a block has eight passes.
-The ideal is the time without a
-cache times the ratio of floating-point operations, counted from the shapes of what was computed.
-One thread, its processor time (a busy
-machine matters less), passes of the caches interleaved, medians over passes of one size; prints a
-table and one JSON line.
+One request, prompt 512, gen 256, blocks of 32, four tokens a pass, so eight passes a block. The
+ideal is the time without a cache times the ratio of floating-point operations, counted from the
+shapes of what was computed. Processor time of one thread, passes of the caches interleaved, medians
+over passes of one size. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -16,38 +13,44 @@ import json
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from creditdecoding.cli.render import show, table
 from creditdecoding.config import GenerationConfig, ModelConfig
 from creditdecoding.decoding.request import Request, SpecialTokens, new_request
 from creditdecoding.decoding.step import denoise_step
 from creditdecoding.models.transformer import Transformer, init_weights
 
-CASES = ("none", "prefix", "dual", "block-causal")
+CASES = {"none": "none", "prefix": "prefix", "dual": "dual", "block-causal": "block"}
+"""Name -> cache; the last one is of a network that is causal over blocks."""
+
+VOCABULARY = SpecialTokens(2, (1,), 2048, lambda ids: "")
+MAX_LENGTH = 4096
+CPU = torch.device("cpu")
 
 
 def network(causal_block: int | None) -> Transformer:
     """Random weights, 20M parameters."""
     config = ModelConfig(
-        "llada",
-        384,
-        8,
-        6,
-        6,
-        64,
-        1536,
-        2048,
-        4096,
-        500_000.0,
-        1e-5,
-        False,
-        True,
-        2,
-        (1,),
-        1,
+        family="llada",
+        hidden_size=384,
+        num_layers=8,
+        num_heads=6,
+        num_kv_heads=6,
+        head_dim=64,
+        intermediate_size=1536,
+        embedding_rows=2048,
+        max_length=MAX_LENGTH,
+        rope_theta=500_000.0,
+        rms_norm_eps=1e-5,
+        tie_embeddings=False,
+        rope_full_precision=True,
+        mask_token_id=2,
+        stop_token_ids=(1,),
+        pad_token_id=1,
         causal_block=causal_block,
     )
     model = Transformer(config).eval()
@@ -55,20 +58,72 @@ def network(causal_block: int | None) -> Transformer:
     return model
 
 
-def operations(config: ModelConfig, computed: int, seen: int, read: int) -> int:
-    """Floating-point operations of one pass: matrices over computed positions, attention over what
-    is seen, head over read positions.
-    """
-    layer = (
-        2
-        * computed
-        * (4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size)
-    )
-    attention = 4 * computed * seen * config.num_heads * config.head_dim
-    return (
-        config.num_layers * (layer + attention)
-        + 2 * read * config.hidden_size * config.embedding_rows
-    )
+@dataclass(frozen=True)
+class PassCost:
+    """One forward pass: positions computed, floating-point operations, milliseconds."""
+
+    computed: int
+    operations: int
+    ms: float
+
+
+class CacheCase:
+    """A request decoded pass by pass with one cache."""
+
+    def __init__(self, name: str, prompt: Sequence[int], gen: int, block: int) -> None:
+        self.model = network(block if name == "block-causal" else None)
+        config = GenerationConfig(
+            decoder="fixed:k=4",
+            gen_length=gen,
+            block_length=block,
+            cache=CASES[name],
+            early_stop=False,
+        )
+        self.request: Request = new_request(
+            0, prompt, config, VOCABULARY, MAX_LENGTH, self.model.geometry
+        )
+        self.cache = self.model.new_cache()
+        self.cache.reserve(1, len(self.request.canvas))
+        self.passes: list[PassCost] = []
+
+    def step(self) -> Request:
+        """The request after one more pass; it is not kept."""
+        requests, _ = denoise_step(self.model, [self.request], VOCABULARY, CPU, cache=self.cache)
+        return requests[0]
+
+    def timed_step(self) -> None:
+        """Decode one pass and note its cost."""
+        first, last = self.request.computed_span
+        operations = self._operations(last - first)
+        started_at = time.process_time()
+        self.request = self.step()
+        ms = 1000 * (time.process_time() - started_at)
+        self.passes.append(PassCost(last - first, operations, ms))
+
+    def _operations(self, computed: int) -> int:
+        """Of the next pass: matrices over computed positions, attention to all that are visible,
+        the head over masked positions.
+        """
+        config = self.model.config
+        size = config.hidden_size
+        visible = self.request.block_position.length
+        masked = int(self.request.masked[slice(*self.request.block)].sum())
+        matrices = 2 * computed * (4 * size**2 + 3 * size * config.intermediate_size)
+        attention = 4 * computed * visible * config.num_heads * config.head_dim
+        head = 2 * masked * size * config.embedding_rows
+        return config.num_layers * (matrices + attention) + head
+
+    def mean_ms(self) -> float:
+        """Mean milliseconds of a pass, each counted as the median of those of the same size."""
+        by_size: dict[int, list[float]] = defaultdict(list)
+        for cost in self.passes:
+            by_size[cost.computed].append(cost.ms)
+        total = sum(statistics.median(times) * len(times) for times in by_size.values())
+        return total / len(self.passes)
+
+    def mean_operations(self) -> float:
+        """Mean floating-point operations of a pass."""
+        return statistics.fmean(cost.operations for cost in self.passes)
 
 
 def main() -> None:
@@ -79,85 +134,38 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=32)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    words = SpecialTokens(2, (1,), 2048, lambda ids: "")
-    prompt = torch.randint(
-        3, 2048, (args.prompt,), generator=torch.Generator().manual_seed(0)
-    ).tolist()
-    models, rows, stores = {}, {}, {}
-    for case in CASES:
-        model = models[case] = network(args.block if case == "block-causal" else None)
-        cache = "block" if case == "block-causal" else case
-        config = GenerationConfig(
-            decoder="fixed:k=4",
-            gen_length=args.gen,
-            block_length=args.block,
-            cache=cache,
-            early_stop=False,
-        )
-        rows[case] = new_request(0, prompt, config, words, 4096, model.geometry)
-        stores[case] = model.new_cache()
-        stores[case].reserve(1, len(rows[case].canvas))
-    passes: dict[str, list[tuple[int, int, float]]] = {case: [] for case in CASES}
-    for case in CASES:  # warm up
-        denoise_step(models[case], [rows[case]], words, torch.device("cpu"), cache=stores[case])
-    while any(row.span < len(row.spans) for row in rows.values()):
-        for case in CASES:
-            row: Request = rows[case]
-            first, last = row.computed_span
-            work = operations(
-                models[case].config,
-                last - first,
-                row.block_position.length,
-                int(row.masked[slice(*row.block)].sum()),
-            )
-            began = time.process_time()
-            (rows[case],), _ = denoise_step(
-                models[case], [row], words, torch.device("cpu"), cache=stores[case]
-            )
-            passes[case].append((last - first, work, 1000 * (time.process_time() - began)))
-    _print(args, passes, sum(w.numel() for w in models["none"].parameters()))
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(3, 2048, (args.prompt,), generator=generator).tolist()
+    cases = {name: CacheCase(name, prompt, args.gen, args.block) for name in CASES}
+    for case in cases.values():
+        case.step()  # warm up
+    while not all(case.request.is_decoded for case in cases.values()):
+        for case in cases.values():
+            case.timed_step()
+    report(args, cases)
 
 
-def _mean(each: list[tuple[int, int, float]]) -> float:
-    """Mean milliseconds of a pass, each pass counted as the median of those that computed as many
-    positions.
-    """
-    sizes: dict[int, list[float]] = defaultdict(list)
-    for computed, _, ms in each:
-        sizes[computed].append(ms)
-    return sum(statistics.median(times) * len(times) for times in sizes.values()) / len(each)
-
-
-def _print(
-    args: argparse.Namespace, passes: dict[str, list[tuple[int, int, float]]], parameters: int
-) -> None:
-    means = {case: _mean(each) for case, each in passes.items()}
-    rate = means["none"] / statistics.fmean(work for _, work, _ in passes["none"])
-    table = Table(
-        "cache",
-        "ms / forward",
-        "ideal ms",
-        "ratio to ideal",
-        "speed-up",
-        title=f"prompt {args.prompt}, gen {args.gen}, block {args.block}, one thread",
-    )
-    found = {}
-    for case, each in passes.items():
-        mean, ideal = means[case], rate * statistics.fmean(work for _, work, _ in each)
-        found[case] = {
-            "ms": round(mean, 1),
+def report(args: argparse.Namespace, cases: dict[str, CacheCase]) -> None:
+    """Print a table and one JSON line."""
+    base = cases["none"]
+    ms_per_operation = base.mean_ms() / base.mean_operations()
+    rows = []
+    record = {}
+    for name, case in cases.items():
+        ms = case.mean_ms()
+        ideal = ms_per_operation * case.mean_operations()
+        speedup = base.mean_ms() / ms
+        record[name] = {
+            "ms": round(ms, 1),
             "ideal_ms": round(ideal, 1),
-            "ratio": round(mean / ideal, 3),
+            "ratio": round(ms / ideal, 3),
         }
-        table.add_row(
-            case,
-            f"{mean:.1f}",
-            f"{ideal:.1f}",
-            f"{mean / ideal:.2f}",
-            f"{means['none'] / mean:.1f}x",
-        )
-    Console().print(table)
-    print(json.dumps({"bench": "caches", "parameters": parameters, **vars(args), **found}))
+        rows.append((name, f"{ms:.1f}", f"{ideal:.1f}", f"{ms / ideal:.2f}", f"{speedup:.1f}x"))
+    columns = ("cache", "ms / forward", "ideal ms", "ratio to ideal", "speed-up")
+    title = f"prompt {args.prompt}, gen {args.gen}, block {args.block}, one thread"
+    show(table(columns, rows, title))
+    parameters = sum(weight.numel() for weight in base.model.parameters())
+    print(json.dumps({"bench": "caches", "parameters": parameters, **vars(args), **record}))
 
 
 if __name__ == "__main__":

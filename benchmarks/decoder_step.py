@@ -1,10 +1,9 @@
-"""`make bench`: what the credit step costs beside the threshold step, at a real vocabulary.
+"""`make bench`: the cost of the credit step compared with the threshold step, at a real vocabulary.
 
-Both steps include the one pass over the logits that any decoder needs (top-1, log-sum-exp); the
-ceiling is that pass alone.
-Prints a table and one JSON line. Times are medians over interleaved pairs on one thread; memory is
-the peak of what a step
-allocates, from torch's own accounting, beside the logits that both need.
+Both include the one pass over the logits that any decoder needs (top-1, log-sum-exp); that pass
+alone is the ceiling. Times are medians over interleaved pairs on one thread. Memory is the peak of
+what a step allocates, by torch's own accounting, without the logits. Prints a table and one JSON
+line.
 """
 
 from __future__ import annotations
@@ -17,37 +16,95 @@ import time
 from collections.abc import Callable
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from creditdecoding.cli.render import show, table
 from creditdecoding.decoders import create
 from creditdecoding.decoders.base import Block, Prediction, Sampling, State
 from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
 
+PASS = "one pass over the logits"
+THRESHOLD = "threshold step"
+CREDIT = "credit step"
+Step = Callable[[], object]
 
-def prediction(flat: torch.Tensor, rows: int, length: int) -> Prediction:
-    """What generate.py hands a decoder when every position of the block is masked."""
-    ids, top, rest = (x.view(rows, length) for x in vocab_mass(flat))
+
+def prediction(logits: Tensor, rows: int, length: int) -> Prediction:
+    """What a decoder gets when every position of the block is masked."""
+    ids, top, rest = (values.view(rows, length) for values in vocab_mass(logits))
     zero = torch.zeros(rows, dtype=torch.long)
     position = torch.arange(length).expand(rows, -1)
-    place = torch.arange(rows * length).view(rows, length)
-    masked, sampling = torch.ones(rows, length, dtype=torch.bool), Sampling(zero, position, zero)
-    return Prediction(ids, top, log_sum(top, rest), flat, place, masked, sampling, mass=(top, rest))
+    return Prediction(
+        ids=ids,
+        logit=top,
+        lse=log_sum(top, rest),
+        logits=logits,
+        logit_row=torch.arange(rows * length).view(rows, length),
+        masked=torch.ones(rows, length, dtype=torch.bool),
+        sampling=Sampling(seed=zero, position=position, step=zero),
+        mass=(top, rest),
+    )
 
 
-def peak_bytes(step: Callable[[], object]) -> int:
-    """Largest sum of live allocations during `step`, above what lived before it."""
+def masked_block(rows: int, length: int) -> Block:
+    """A block in which every position is masked."""
+    masked = torch.ones(rows, length, dtype=torch.bool)
+    return Block(
+        tokens=torch.zeros(rows, length, dtype=torch.long),
+        masked=masked,
+        editable=masked,
+        initial_masks=torch.full((rows,), length),
+        step=torch.zeros(rows, dtype=torch.long),
+    )
+
+
+def make_steps(
+    args: argparse.Namespace, logits: Tensor, generator: torch.Generator
+) -> dict[str, Step]:
+    """The steps to measure; credit has a history in which several ids of a position have won."""
+    rows, length = args.rows, args.block
+    block = masked_block(rows, length)
+    threshold, credit = create("threshold"), create("credit")
+    state: State = credit.init(rows, length, args.vocab, logits.device)
+    for _ in range(args.history):
+        winners = torch.randint(args.vocab, (len(logits), 1), generator=generator)
+        logits.scatter_(1, winners, 12.0)
+        _, state = credit.step(prediction(logits, rows, length), block, state)
+        logits.scatter_(1, winners, 0.0)
+    return {
+        PASS: lambda: vocab_mass(logits),
+        THRESHOLD: lambda: threshold.step(prediction(logits, rows, length), block, {}),
+        CREDIT: lambda: credit.step(prediction(logits, rows, length), block, state),
+    }
+
+
+def peak_bytes(step: Step) -> int:
+    """Largest sum of live allocations during `step`, above those before it."""
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        kept = step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = step()
+    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
     live = peak = 0
-    for event in sorted(found.profiler.kineto_results.events(), key=lambda e: e.start_ns()):  # type: ignore[union-attr]
+    for event in sorted(events, key=lambda event: event.start_ns()):
         if event.name() == "[memory]":
             live += event.nbytes()
             peak = max(peak, live)
-    del kept
+    del result
     return peak
+
+
+def measure(steps: dict[str, Step], pairs: int) -> dict[str, list[float]]:
+    """Milliseconds of each step, `pairs` times in turn."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()  # warm up
+    for _ in range(pairs):
+        for name, step in steps.items():
+            started_at = time.perf_counter()
+            step()
+            times[name].append(1000 * (time.perf_counter() - started_at))
+    return times
 
 
 def main() -> None:
@@ -57,78 +114,43 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=64)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument(
-        "--history", type=int, default=4, help="steps of credit history before measuring"
-    )
+    parser.add_argument("--history", type=int, default=4, help="steps of credit before measuring")
     args = parser.parse_args()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    flat = torch.randn(args.rows * args.block, args.vocab, generator=generator)
-    masked = torch.ones(args.rows, args.block, dtype=torch.bool)
-    tokens = torch.zeros(args.rows, args.block, dtype=torch.long)
-    block = Block(
-        tokens,
-        masked,
-        masked,
-        torch.full((args.rows,), args.block),
-        torch.zeros(args.rows, dtype=torch.long),
-    )
-    threshold, credit = create("threshold"), create("credit")
-    state: State = credit.init(args.rows, args.block, args.vocab, flat.device)
-    for _ in range(args.history):  # other winners at every step, so that several slots are in use
-        winners = torch.randint(args.vocab, (len(flat), 1), generator=generator)
-        flat.scatter_(1, winners, 12.0)
-        _, state = credit.step(prediction(flat, args.rows, args.block), block, state)
-        flat.scatter_(1, winners, 0.0)
-    steps: dict[str, Callable[[], object]] = {
-        "one pass over the logits": lambda: vocab_mass(flat),
-        "threshold step": lambda: threshold.step(
-            prediction(flat, args.rows, args.block), block, {}
-        ),
-        "credit step": lambda: credit.step(prediction(flat, args.rows, args.block), block, state),
-    }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(args.pairs):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            times[name].append(1000 * (time.perf_counter() - began))
-    logits = flat.numel() * flat.element_size()
-    memory = {name: peak_bytes(step) + logits for name, step in steps.items()}
-    _print(args, times, memory, logits)
+    logits = torch.randn(args.rows * args.block, args.vocab, generator=generator)
+    steps = make_steps(args, logits, generator)
+    times = measure(steps, args.pairs)
+    memory = {name: peak_bytes(step) for name, step in steps.items()}
+    report(args, times, memory, logits.numel() * logits.element_size())
 
 
-def _print(
-    args: argparse.Namespace, times: dict[str, list[float]], memory: dict[str, int], logits: int
+def report(
+    args: argparse.Namespace,
+    times: dict[str, list[float]],
+    memory: dict[str, int],
+    logits_bytes: int,
 ) -> None:
-    ceiling, plain, ours = times
-    ratio = statistics.median(a / b for a, b in zip(times[ours], times[plain]))
-    table = Table(
-        "",
-        "ms",
-        "MiB beside the logits",
-        title=f"vocabulary {args.vocab:,}, block {args.block}, {args.rows} rows, one thread",
-    )
-    for name in times:
-        table.add_row(
-            name, f"{statistics.median(times[name]):.0f}", f"{(memory[name] - logits) / 2**20:.2f}"
-        )
-    Console().print(table)
-    found = {
+    """Print a table and one JSON line; the memory ratio is with the logits."""
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    rows = [(name, f"{medians[name]:.0f}", f"{memory[name] / 2**20:.2f}") for name in times]
+    title = f"vocabulary {args.vocab:,}, block {args.block}, {args.rows} rows, one thread"
+    show(table(("", "ms", "MiB without the logits"), rows, title))
+    pairs = zip(times[CREDIT], times[THRESHOLD])
+    memory_ratio = (memory[CREDIT] + logits_bytes) / (memory[THRESHOLD] + logits_bytes)
+    record = {
         "bench": "decoder_step",
         "vocab": args.vocab,
         "block": args.block,
         "rows": args.rows,
-        "ceiling_ms": round(statistics.median(times[ceiling]), 1),
-        "threshold_ms": round(statistics.median(times[plain]), 1),
-        "credit_ms": round(statistics.median(times[ours]), 1),
-        "time_ratio": round(ratio, 3),
-        "logits_mib": round(logits / 2**20, 1),
-        "memory_ratio": round(memory[ours] / memory[plain], 4),
+        "ceiling_ms": round(medians[PASS], 1),
+        "threshold_ms": round(medians[THRESHOLD], 1),
+        "credit_ms": round(medians[CREDIT], 1),
+        "time_ratio": round(statistics.median(credit / plain for credit, plain in pairs), 3),
+        "logits_mib": round(logits_bytes / 2**20, 1),
+        "memory_ratio": round(memory_ratio, 4),
     }
-    print(json.dumps(found))
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ class Journal:
 
     def key_of(self, record: Mapping[str, Any]) -> Key:
         """The values that identify a record."""
-        return tuple(record[name] for name in self.key)
+        return record_key(record, self.key)
 
     def read(self) -> dict[Key, Record]:
         """All records written so far. Cuts torn last lines off the files. Raises `OptionError`."""
@@ -266,13 +266,8 @@ def open_journal(
 
 
 def record_key(record: Mapping[str, Any], names: Sequence[str] = KEY) -> Key:
-    """As `Journal.key_of`."""
+    """The values that identify a record."""
     return tuple(record[name] for name in names)
-
-
-def read_records(folder: Path, names: Sequence[str] = KEY) -> dict[Key, Record]:
-    """As `Journal.read`."""
-    return Journal(folder, tuple(names)).read()
 
 
 @contextmanager
@@ -280,16 +275,6 @@ def record_writer(folder: Path, process: int) -> Iterator[Append]:
     """As `Journal.writer`."""
     with Journal(folder, ()).writer(process) as append:
         yield append
-
-
-def finalize(folder: Path, records: Mapping[Key, Mapping[str, Any]], order: Sequence[Key]) -> None:
-    """As `Journal.finalize`."""
-    Journal(folder, ()).finalize(records, order)
-
-
-def delete_run(folder: Path) -> None:
-    """As `Journal.delete`."""
-    Journal(folder, ()).delete()
 
 
 def _sample_files(folder: Path) -> list[Path]:

@@ -1,13 +1,11 @@
-"""Writes a tiny random checkpoint in a family's released file format, so that loaders are tested
-without any download.
+"""Writes a tiny random checkpoint in a family's released format, to test loading without downloads.
 
     python -m tools.make_checkpoint FAMILY DIR [--bf16] [--shards 2] [--experts merged] [--seed 0]
-    [--set num_key_value_heads=1]
+        [--set num_key_value_heads=1]
 
-FAMILY: llada, llada_moe, llada2, dream, sdar, sdar_moe, fast_dllm. Written from the published facts
-alone: it shares no code
-with the package, which it tests. A field of the released config.json can be changed by name; the
-tensor table follows it.
+FAMILY: llada, llada_moe, llada2, dream, sdar, sdar_moe, fast_dllm. Written from published facts; it
+shares no code with the package that it tests. Any field of config.json can be changed; the tensors
+follow it.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.checkpoints import ling, llada, qwen
-from tools.checkpoints.files import LAYOUTS, Request, write_json, write_weights
+from tools.checkpoints.files import LAYOUTS, CheckpointSpec, write_json, write_weights
 from tools.checkpoints.llada import (
     BOS,
     EOS,
@@ -46,7 +44,7 @@ __all__ = [
     "write_weights",
 ]
 
-FAMILIES: dict[str, Callable[[Path, Request], None]] = {
+FAMILIES: dict[str, Callable[[Path, CheckpointSpec], None]] = {
     "llada": llada.write,
     "llada_moe": ling.write_llada_moe,
     "llada2": ling.write_llada2,
@@ -67,11 +65,12 @@ def make(
     experts: str = "separate",
     **changes: Any,
 ) -> Path:
-    """Write a tiny checkpoint of `family` into `folder`, fields of its config.json changed by
-    `changes`; returns the folder.
+    """Write a tiny checkpoint of `family` to `folder` and return the folder.
+
+    `changes` replace fields of its config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    FAMILIES[family](folder, Request(seed, bf16, shards, experts, changes))
+    FAMILIES[family](folder, CheckpointSpec(seed, bf16, shards, experts, changes))
     return folder
 
 
@@ -96,7 +95,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16")
     parser.add_argument("--shards", type=int, default=1, help="weight files; above 1 with an index")
     parser.add_argument(
-        "--experts", choices=LAYOUTS, default="separate", help="how the experts lie in the files"
+        "--experts", choices=LAYOUTS, default="separate", help="how the files hold the experts"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -107,15 +106,15 @@ def main() -> None:
         metavar="FIELD=VALUE",
         help="change a field of config.json",
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     folder = make(
-        given.family,
-        given.folder,
-        seed=given.seed,
-        bf16=given.bf16,
-        shards=given.shards,
-        experts=given.experts,
-        **dict(given.set),
+        arguments.family,
+        arguments.folder,
+        seed=arguments.seed,
+        bf16=arguments.bf16,
+        shards=arguments.shards,
+        experts=arguments.experts,
+        **dict(arguments.set),
     )
     print(folder)
 

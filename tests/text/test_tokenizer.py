@@ -19,7 +19,7 @@ from creditdecoding.models import read_config
 from creditdecoding.text.tokenizer import Tokenizer, from_transformers, read_tokenizer
 from creditdecoding.train.tokenizer import save_tokenizer, train_tokenizer
 from tests.helpers.foreign_models import tokenizer as foreign_tokenizer
-from tools.checkpoints import qwen, words
+from tools.checkpoints import qwen, tiny_tokenizers
 from tools.make_checkpoint import BOS, EOS, EOT, MASK, SPECIAL, llada_tokenizer, make, write_json
 
 
@@ -442,10 +442,10 @@ def test_vocabulary_and_merges_give_the_ids_of_a_whole_tokenizer(tmp_path: Path)
     assert not (folder / "tokenizer.json").exists()
     found, whole = (
         read_tokenizer(folder, read_config(folder)[0]),
-        words.qwen_pairs(qwen.DREAM_SPECIAL, plain=qwen.PLAIN),
+        tiny_tokenizers.qwen_bpe(qwen.DREAM_SPECIAL, plain=qwen.PLAIN),
     )
     for text in (
-        *words.TEXTS,
+        *tiny_tokenizers.TEXTS,
         "I'll don't 123 \n\n x  ",
         "e\u0301 日本𐍈",
         "<|im_start|>user\nhi<|im_end|>\n<|mask|><|mask|> <tool_call>",
@@ -486,7 +486,7 @@ def test_two_names_of_the_mask_are_one_id(name: str, tmp_path: Path) -> None:
     found = read_tokenizer(folder, read_config(folder)[0])
     assert found.token_text(
         found.mask_id
-    ) == name and found.mask_id == found.size - 1 == words.qwen_pairs(
+    ) == name and found.mask_id == found.size - 1 == tiny_tokenizers.qwen_bpe(
         qwen.SDAR_SPECIAL
     ).token_to_id("<|MASK|>")
 

@@ -1,4 +1,4 @@
-"""Weights and JSON files as the hub has them."""
+"""Weights and JSON files in the hub's format."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ Table = dict[str, tuple[int, ...]]
 """Name and shape of every tensor of a checkpoint."""
 
 LAYOUTS = ("separate", "merged", "transformers5")
-"""How the experts of a layer lie in the files: one by one, merged by training tools, or as
-transformers 5 writes them.
+"""How files hold the experts of a layer: separately, merged by training tools, or as transformers 5
+writes them.
 """
+
+EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "word_embeddings.weight")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to write beside the family: random seed, dtype, number of weight files, layout of
-    experts, changed fields of config.json.
+class CheckpointSpec:
+    """What to write: random seed, dtype, number of weight files, layout of experts, and changed
+    fields of config.json.
     """
 
     seed: int
@@ -39,74 +41,69 @@ def random_weights(table: Table, seed: int, dtype: torch.dtype) -> dict[str, Ten
     1/sqrt(fan-in), embeddings of scale 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    found = {}
+    weights = {}
     for name, shape in table.items():
-        noise = torch.randn(shape, generator=generator)
+        weight = torch.randn(shape, generator=generator)
         if name.endswith("expert_bias"):
-            found[name] = 0.3 * noise  # a buffer of the router, float32 in every file
+            weights[name] = 0.3 * weight  # a buffer of the router, float32 in every file
             continue
-        vector = 0.5 * noise if name.endswith("bias") else 1 + 0.2 * noise
-        is_table = name.endswith(("wte.weight", "embed_tokens.weight", "word_embeddings.weight"))
-        found[name] = (
-            vector if len(shape) == 1 else noise if is_table else noise * shape[-1] ** -0.5
-        ).to(dtype)
-    return found
+        if name.endswith("bias"):
+            weight = 0.5 * weight
+        elif len(shape) == 1:
+            weight = 1 + 0.2 * weight
+        elif not name.endswith(EMBEDDINGS):
+            weight = weight * shape[-1] ** -0.5
+        weights[name] = weight.to(dtype)
+    return weights
 
 
 def write_weights(weights: dict[str, Tensor], folder: Path, shards: int) -> None:
-    """Write `weights` as one file, or as `shards` files with an index, named as the hub names them."""
+    """Write `weights` to one file, or to `shards` files with an index, with the hub's file names."""
     if shards == 1:
         save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
         return
     names = list(weights)
-    where: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     for i in range(shards):
         file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
-        mine = names[i * len(names) // shards : (i + 1) * len(names) // shards]
-        save_file(
-            {name: weights[name] for name in mine}, str(folder / file), metadata={"format": "pt"}
-        )
-        where |= dict.fromkeys(mine, file)
-    size = sum(w.numel() * w.element_size() for w in weights.values())
-    write_json(
-        folder / "model.safetensors.index.json",
-        {"metadata": {"total_size": size}, "weight_map": where},
-    )
+        shard = names[i * len(names) // shards : (i + 1) * len(names) // shards]
+        tensors = {name: weights[name] for name in shard}
+        save_file(tensors, str(folder / file), metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    size = sum(weight.nbytes for weight in weights.values())
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    write_json(folder / "model.safetensors.index.json", index)
 
 
-def write_model(folder: Path, table: Table, request: Request) -> None:
-    """Write random weights for `table` (experts one by one) in the layout asked for."""
-    weights = random_weights(table, request.seed, torch.bfloat16 if request.bf16 else torch.float32)
-    write_weights(lay_out(weights, request.layout), folder, request.shards)
+def write_model(folder: Path, table: Table, spec: CheckpointSpec) -> None:
+    """Write random weights for `table` (experts separately) in the layout of `spec`."""
+    weights = random_weights(table, spec.seed, torch.bfloat16 if spec.bf16 else torch.float32)
+    write_weights(arrange_experts(weights, spec.layout), folder, spec.shards)
 
 
-def lay_out(weights: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """The same weights with the experts of each layer in another layout."""
+def arrange_experts(weights: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """Change separate experts to another layout."""
     if layout == "separate":
         return weights
-    found = {name: weight for name, weight in weights.items() if ".experts." not in name}
-    tops = sorted(
-        {name.split(".experts.")[0] + ".experts" for name in weights if ".experts." in name}
-    )
-    for top in tops:
-        count = len(
-            {
-                name.removeprefix(f"{top}.").split(".")[0]
-                for name in weights
-                if name.startswith(f"{top}.")
-            }
-        )
-        gate, up, down = (
-            torch.stack([weights[f"{top}.{j}.{x}_proj.weight"] for j in range(count)])
-            for x in ("gate", "up", "down")
-        )
+    arranged = {name: weight for name, weight in weights.items() if ".experts." not in name}
+    prefixes = {name.split(".experts.")[0] for name in weights if ".experts." in name}
+    for prefix in sorted(prefixes):
+        layer = f"{prefix}.experts"
+        stacked = {x: _stack_experts(weights, layer, x) for x in ("gate", "up", "down")}
         if layout == "merged":
-            found |= {f"{top}.gate_proj": gate, f"{top}.up_proj": up, f"{top}.down_proj": down}
+            arranged |= {f"{layer}.{x}_proj": weight for x, weight in stacked.items()}
         else:
-            found |= {f"{top}.gate_up_proj": torch.cat((gate, up), dim=1), f"{top}.down_proj": down}
-    return found
+            gate_up = torch.cat((stacked["gate"], stacked["up"]), dim=1)
+            arranged |= {f"{layer}.gate_up_proj": gate_up, f"{layer}.down_proj": stacked["down"]}
+    return arranged
+
+
+def _stack_experts(weights: dict[str, Tensor], layer: str, projection: str) -> Tensor:
+    suffix = f".{projection}_proj.weight"
+    count = sum(name.startswith(f"{layer}.") and name.endswith(suffix) for name in weights)
+    return torch.stack([weights[f"{layer}.{j}{suffix}"] for j in range(count)])
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON as the hub's files have it."""
+    """Write JSON in the format of the hub's files."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tools.checkpoints import templates, words
-from tools.checkpoints.files import Request, Table, write_json, write_model
+from tools.checkpoints import templates, tiny_tokenizers
+from tools.checkpoints.files import CheckpointSpec, Table, write_json, write_model
 
 # What is known of config.json of inclusionAI/LLaDA-MoE-7B-A1B-Instruct.
 LLADA_MOE: dict[str, Any] = {
@@ -126,7 +126,7 @@ def _mlp(top: str, hidden: int, width: int) -> Table:
 
 
 def llada_moe_table(config: dict[str, Any]) -> Table:
-    """Name and shape of every tensor of a LLaDA-MoE checkpoint, experts one by one."""
+    """Name and shape of every tensor of a LLaDA-MoE checkpoint, experts separately."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     dim = hidden // heads
     kv = dim * config["num_key_value_heads"]
@@ -153,7 +153,7 @@ def llada_moe_table(config: dict[str, Any]) -> Table:
 
 
 def llada2_table(config: dict[str, Any]) -> Table:
-    """Name and shape of every tensor of a LLaDA2 checkpoint, experts one by one."""
+    """Name and shape of every tensor of a LLaDA2 checkpoint, experts separately."""
     hidden, dim, heads = config["hidden_size"], config["head_dim"], config["num_attention_heads"]
     fused = (heads + 2 * (config["num_key_value_heads"] or heads)) * dim
     table: Table = {"model.word_embeddings.weight": (config["vocab_size"], hidden)}
@@ -185,12 +185,12 @@ def llada2_table(config: dict[str, Any]) -> Table:
     }
 
 
-def _write_words(folder: Path, jinja: bool) -> dict[str, int]:
-    tokenizer = words.byte_pairs(SPECIAL)
-    ids = words.ids(tokenizer, SPECIAL)
+def _write_tokenizer(folder: Path, jinja: bool) -> dict[str, int]:
+    tokenizer = tiny_tokenizers.byte_level_bpe(SPECIAL)
+    ids = tiny_tokenizers.added_ids(tokenizer, SPECIAL)
     tokenizer.save(str(folder / "tokenizer.json"))
     roles = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
-    words.write_map(folder, roles)
+    tiny_tokenizers.write_special_tokens_map(folder, roles)
     more = {
         "fast_tokenizer": True,
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -201,13 +201,15 @@ def _write_words(folder: Path, jinja: bool) -> dict[str, int]:
         more["mask_token"] = MASK
     else:
         more["chat_template"] = templates.LING
-    write_json(folder / "tokenizer_config.json", words.described(ids, roles, **more))
+    write_json(
+        folder / "tokenizer_config.json", tiny_tokenizers.tokenizer_config(ids, roles, **more)
+    )
     return ids
 
 
-def write_llada_moe(folder: Path, request: Request) -> None:
+def write_llada_moe(folder: Path, spec: CheckpointSpec) -> None:
     """Write every file of a LLaDA-MoE checkpoint; no file says which token is the mask."""
-    ids = _write_words(folder, jinja=False)
+    ids = _write_tokenizer(folder, jinja=False)
     tiny = {
         "hidden_size": 64,
         "num_hidden_layers": 2,
@@ -223,20 +225,18 @@ def write_llada_moe(folder: Path, request: Request) -> None:
         "eos_token_id": ids[EOS],
         "pad_token_id": ids[EOS],
     }
-    config = {**LLADA_MOE, **tiny, **request.changes}
+    config = {**LLADA_MOE, **tiny, **spec.changes}
     write_json(folder / "config.json", config)
     write_json(
         folder / "generation_config.json",
         {"_from_model_config": True, "eos_token_id": ids[EOS], "pad_token_id": ids[EOS]},
     )
-    write_model(folder, llada_moe_table(config), request)
+    write_model(folder, llada_moe_table(config), spec)
 
 
-def write_llada2(folder: Path, request: Request) -> None:
-    """Write every file of a LLaDA2 checkpoint; neither end token nor block length is in
-    config.json.
-    """
-    ids = _write_words(folder, jinja=True)
+def write_llada2(folder: Path, spec: CheckpointSpec) -> None:
+    """Write every file of a LLaDA2 checkpoint; config.json has no end token and no block length."""
+    ids = _write_tokenizer(folder, jinja=True)
     tiny = {
         "hidden_size": 64,
         "num_hidden_layers": 3,
@@ -254,9 +254,9 @@ def write_llada2(folder: Path, request: Request) -> None:
         "vocab_size": 384,
         "pad_token_id": ids[EOS],
     }
-    config = {**LLADA2_MINI, **tiny, **request.changes}
+    config = {**LLADA2_MINI, **tiny, **spec.changes}
     write_json(folder / "config.json", config)
     write_json(
         folder / "generation_config.json", {"_from_model_config": True, "pad_token_id": ids[EOS]}
     )
-    write_model(folder, llada2_table(config), request)
+    write_model(folder, llada2_table(config), spec)

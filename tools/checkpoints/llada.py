@@ -7,8 +7,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, processors
 
-from tools.checkpoints import templates, words
-from tools.checkpoints.files import Request, Table, write_json, write_model
+from tools.checkpoints import templates, tiny_tokenizers
+from tools.checkpoints.files import CheckpointSpec, Table, write_json, write_model
 
 # config.json of GSAI-ML/LLaDA-8B-Instruct.
 LLADA_8B: dict[str, Any] = {
@@ -67,8 +67,7 @@ LLADA_8B: dict[str, Any] = {
 
 BOS, EOS, MASK = "<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>"
 START_HEADER, END_HEADER, EOT = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
-# Behind the byte-pair vocabulary, in the released order, with few of the reserved tokens in
-# between.
+# After the byte-pair vocabulary, in the released order, with some of the reserved tokens.
 SPECIAL = (
     BOS,
     EOS,
@@ -108,8 +107,8 @@ def llada_table(config: dict[str, Any]) -> Table:
 
 
 def llada_tokenizer() -> Tokenizer:
-    """LLaDA's special tokens behind byte pairs; plain encoding puts bos first."""
-    tokenizer = words.byte_pairs(SPECIAL)
+    """Byte pairs, then LLaDA's special tokens; plain encoding begins with bos."""
+    tokenizer = tiny_tokenizers.byte_level_bpe(SPECIAL)
     bos = tokenizer.token_to_id(BOS)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, bos)]
@@ -117,10 +116,10 @@ def llada_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write(folder: Path, request: Request) -> None:
+def write(folder: Path, spec: CheckpointSpec) -> None:
     """Write every file of a checkpoint."""
     tokenizer = llada_tokenizer()
-    ids = words.ids(tokenizer, SPECIAL)
+    ids = tiny_tokenizers.added_ids(tokenizer, SPECIAL)
     tiny = {
         "d_model": 32,
         "n_layers": 2,
@@ -134,7 +133,7 @@ def write(folder: Path, request: Request) -> None:
         "pad_token_id": ids[EOS],
         "mask_token_id": ids[MASK],
     }
-    config = {**LLADA_8B, **tiny, **request.changes}
+    config = {**LLADA_8B, **tiny, **spec.changes}
     write_json(folder / "config.json", config)
     generation = {
         "_from_model_config": True,
@@ -143,10 +142,10 @@ def write(folder: Path, request: Request) -> None:
         "transformers_version": "4.46.3",
     }
     write_json(folder / "generation_config.json", generation)
-    write_model(folder, llada_table(config), request)
+    write_model(folder, llada_table(config), spec)
     tokenizer.save(str(folder / "tokenizer.json"))
     roles = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
-    words.write_map(folder, roles)
+    tiny_tokenizers.write_special_tokens_map(folder, roles)
     more = {
         "chat_template": templates.LLADA,
         "fast_tokenizer": True,
@@ -154,4 +153,6 @@ def write(folder: Path, request: Request) -> None:
         "model_max_length": 1000000000000000019884624838656,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    write_json(folder / "tokenizer_config.json", words.described(ids, roles, **more))
+    write_json(
+        folder / "tokenizer_config.json", tiny_tokenizers.tokenizer_config(ids, roles, **more)
+    )

@@ -1,7 +1,6 @@
-"""Independent networks for each family: classes of the transformers library with the weights of a
-folder in the released format.
+"""An independent network for each family: a transformers class with the weights of a folder.
 
-Names are changed by hand from the published tables; nothing of the package is used.
+Tensor names are translated by hand from the published tables; no code of the package is used.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def common(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def stack_experts(weights: Weights) -> Weights:
-    """Experts one by one -> one tensor a layer, gate above up, as transformers 5 holds them."""
+    """Separate experts to one tensor a layer, gate above up, as in transformers 5."""
     found = {name: w for name, w in weights.items() if ".experts." not in name}
     for top in {name.split(".experts.")[0] + ".experts" for name in weights if ".experts." in name}:
         count = 1 + max(

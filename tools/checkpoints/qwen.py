@@ -7,8 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tools.checkpoints import templates, words
-from tools.checkpoints.files import Request, Table, write_json, write_model
+from tools.checkpoints import templates, tiny_tokenizers
+from tools.checkpoints.files import CheckpointSpec, Table, write_json, write_model
 
 # config.json of apple/DiffuCoder-7B-Instruct.
 DREAM_7B: dict[str, Any] = {
@@ -154,9 +154,7 @@ TINY_MOE = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size":
 
 
 def qwen_table(config: dict[str, Any]) -> Table:
-    """Name and shape of every tensor of a checkpoint with these names: biases and per-head norms by
-    architecture, experts one by one.
-    """
+    """Name and shape of every tensor of a checkpoint with Qwen's names, experts separately."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     dim = config.get("head_dim") or hidden // heads
     rows = {"q": heads * dim, **dict.fromkeys("kv", (config["num_key_value_heads"] or heads) * dim)}
@@ -176,31 +174,28 @@ def qwen_table(config: dict[str, Any]) -> Table:
             for norm in ("input_layernorm", "post_attention_layernorm")
         }
         inner = config["moe_intermediate_size"] if is_moe else config["intermediate_size"]
-        for top in (
-            [f"{layer}.mlp.experts.{j}" for j in range(config["num_experts"])]
-            if is_moe
-            else [f"{layer}.mlp"]
-        ):
-            table |= {
-                f"{top}.{x}_proj.weight": (hidden, inner) if x == "down" else (inner, hidden)
-                for x in ("gate", "up", "down")
-            }
+        feed_forwards = [f"{layer}.mlp"]
+        if is_moe:
+            feed_forwards = [f"{layer}.mlp.experts.{j}" for j in range(config["num_experts"])]
+        for name in feed_forwards:
+            table[f"{name}.gate_proj.weight"] = (inner, hidden)
+            table[f"{name}.up_proj.weight"] = (inner, hidden)
+            table[f"{name}.down_proj.weight"] = (hidden, inner)
         if is_moe:
             table[f"{layer}.mlp.gate.weight"] = (config["num_experts"], hidden)
     table["model.norm.weight"] = (hidden,)
-    return (
-        table
-        if config["tie_word_embeddings"]
-        else {**table, "lm_head.weight": (config["vocab_size"], hidden)}
-    )
+    if not config["tie_word_embeddings"]:
+        table["lm_head.weight"] = (config["vocab_size"], hidden)
+    return table
 
 
-def write_dream(folder: Path, request: Request) -> None:
-    """Write every file of a Dream checkpoint: the tokenizer as vocabulary and merges under a class
-    of its own, no tokenizer.json.
+def write_dream(folder: Path, spec: CheckpointSpec) -> None:
+    """Write every file of a Dream checkpoint.
+
+    Its tokenizer is a vocabulary and merges with its own class; there is no tokenizer.json.
     """
-    tokenizer = words.qwen_pairs(DREAM_SPECIAL, plain=PLAIN)
-    ids = words.ids(tokenizer, DREAM_SPECIAL)
+    tokenizer = tiny_tokenizers.qwen_bpe(DREAM_SPECIAL, plain=PLAIN)
+    ids = tiny_tokenizers.added_ids(tokenizer, DREAM_SPECIAL)
     bos = "<|beginoftext|>"
     known = {
         "mask_token_id": ids["<|mask|>"],
@@ -208,7 +203,7 @@ def write_dream(folder: Path, request: Request) -> None:
         "bos_token_id": ids[END],
         "pad_token_id": ids[END],
     }
-    config = {**DREAM_7B, **TINY, **known, **request.changes}
+    config = {**DREAM_7B, **TINY, **known, **spec.changes}
     write_json(folder / "config.json", config)
     sampler = {
         "alg": "origin",
@@ -222,10 +217,10 @@ def write_dream(folder: Path, request: Request) -> None:
         folder / "generation_config.json",
         {**sampler, **{k: v for k, v in known.items() if k != "mask_token_id"}},
     )
-    write_model(folder, qwen_table(config), request)
-    words.write_slow(folder, tokenizer, dict(reversed(ids.items())))
+    write_model(folder, qwen_table(config), spec)
+    tiny_tokenizers.write_vocab_and_merges(folder, tokenizer, dict(reversed(ids.items())))
     roles = {"bos_token": bos, "eos_token": END, "mask_token": "<|mask|>", "pad_token": END}
-    words.write_map(folder, roles)
+    tiny_tokenizers.write_special_tokens_map(folder, roles)
     more = {
         "add_bos_token": False,
         "add_prefix_space": False,
@@ -238,15 +233,19 @@ def write_dream(folder: Path, request: Request) -> None:
         "tokenizer_class": "DreamTokenizer",
         "unk_token": None,
     }
-    write_json(folder / "tokenizer_config.json", words.described(ids, roles, PLAIN, **more))
+    write_json(
+        folder / "tokenizer_config.json",
+        tiny_tokenizers.tokenizer_config(ids, roles, PLAIN, **more),
+    )
 
 
-def write_sdar(folder: Path, request: Request, base: dict[str, Any] = SDAR_4B) -> None:
-    """Write every file of an SDAR checkpoint: the mask token has two names for one id, and no file
-    says the block length.
+def write_sdar(folder: Path, spec: CheckpointSpec, base: dict[str, Any] = SDAR_4B) -> None:
+    """Write every file of an SDAR checkpoint.
+
+    The mask token has two names for one id, and no file has the block length.
     """
-    tokenizer = words.qwen_pairs(SDAR_SPECIAL, plain=PLAIN)
-    ids = words.ids(tokenizer, SDAR_SPECIAL)
+    tokenizer = tiny_tokenizers.qwen_bpe(SDAR_SPECIAL, plain=PLAIN)
+    ids = tiny_tokenizers.added_ids(tokenizer, SDAR_SPECIAL)
     tiny = {
         **TINY,
         "head_dim": 16,
@@ -254,7 +253,7 @@ def write_sdar(folder: Path, request: Request, base: dict[str, Any] = SDAR_4B) -
         "bos_token_id": ids[END],
         **(TINY_MOE if "num_experts" in base else {}),
     }
-    config = {**base, **tiny, **request.changes}
+    config = {**base, **tiny, **spec.changes}
     write_json(folder / "config.json", config)
     ends = {
         "bos_token_id": ids[END],
@@ -265,16 +264,16 @@ def write_sdar(folder: Path, request: Request, base: dict[str, Any] = SDAR_4B) -
         folder / "generation_config.json",
         {**ends, "do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95},
     )
-    write_model(folder, qwen_table(config), request)
+    write_model(folder, qwen_table(config), spec)
     other = {("<MASK>" if text == "<|MASK|>" else text): i for text, i in ids.items()}
     file = folder / "tokenizer.json"
     tokenizer.save(str(file))
     file.write_text(
         file.read_text(encoding="utf-8").replace("<|MASK|>", "<MASK>"), encoding="utf-8"
     )
-    words.write_slow(folder, tokenizer, other)
+    tiny_tokenizers.write_vocab_and_merges(folder, tokenizer, other)
     roles = {"eos_token": END, "mask_token": "<|MASK|>", "pad_token": END}
-    words.write_map(folder, {**roles, "mask_token": "<MASK>"})
+    tiny_tokenizers.write_special_tokens_map(folder, {**roles, "mask_token": "<MASK>"})
     more = {
         "add_bos_token": False,
         "add_prefix_space": False,
@@ -286,36 +285,39 @@ def write_sdar(folder: Path, request: Request, base: dict[str, Any] = SDAR_4B) -
         "tokenizer_class": "Qwen2Tokenizer",
         "unk_token": None,
     }
-    write_json(folder / "tokenizer_config.json", words.described(ids, roles, PLAIN, **more))
+    write_json(
+        folder / "tokenizer_config.json",
+        tiny_tokenizers.tokenizer_config(ids, roles, PLAIN, **more),
+    )
 
 
-def write_sdar_moe(folder: Path, request: Request) -> None:
+def write_sdar_moe(folder: Path, spec: CheckpointSpec) -> None:
     """Write every file of an SDAR checkpoint with experts."""
-    write_sdar(folder, request, SDAR_30B)
+    write_sdar(folder, spec, SDAR_30B)
 
 
-def write_fast_dllm(folder: Path, request: Request) -> None:
+def write_fast_dllm(folder: Path, spec: CheckpointSpec) -> None:
     """Write every file of a Fast-dLLM v2 checkpoint: no mask id in config.json."""
-    tokenizer = words.qwen_pairs(FAST_SPECIAL, plain=PLAIN)
-    ids = words.ids(tokenizer, FAST_SPECIAL)
+    tokenizer = tiny_tokenizers.qwen_bpe(FAST_SPECIAL, plain=PLAIN)
+    ids = tiny_tokenizers.added_ids(tokenizer, FAST_SPECIAL)
     known = {"bos_token_id": ids[END], "eos_token_id": ids[END_TURN], "pad_token_id": ids[END_TURN]}
     config = {
         **FAST_DLLM_7B,
         **TINY,
         "layer_types": ["full_attention"] * 2,
         **known,
-        **request.changes,
+        **spec.changes,
     }
     write_json(folder / "config.json", config)
     write_json(
         folder / "generation_config.json",
         {**known, "eos_token_id": [ids[END_TURN], ids[END]], "temperature": 0.7, "top_p": 0.8},
     )
-    write_model(folder, qwen_table(config), request)
+    write_model(folder, qwen_table(config), spec)
     tokenizer.save(str(folder / "tokenizer.json"))
-    words.write_slow(folder, tokenizer, ids)
+    tiny_tokenizers.write_vocab_and_merges(folder, tokenizer, ids)
     roles = {"eos_token": END_TURN, "mask_token": "|<MASK>|", "pad_token": END}
-    words.write_map(folder, roles)
+    tiny_tokenizers.write_special_tokens_map(folder, roles)
     more = {
         "add_prefix_space": False,
         "additional_special_tokens": [START_TURN, END_TURN, "|<MASK>|"],
@@ -324,4 +326,7 @@ def write_fast_dllm(folder: Path, request: Request) -> None:
         "tokenizer_class": "Qwen2Tokenizer",
         "unk_token": None,
     }
-    write_json(folder / "tokenizer_config.json", words.described(ids, roles, PLAIN, **more))
+    write_json(
+        folder / "tokenizer_config.json",
+        tiny_tokenizers.tokenizer_config(ids, roles, PLAIN, **more),
+    )

@@ -1,5 +1,5 @@
-"""Tiny tokenizers in the released file forms: byte-level BPE over a few sentences with a family's
-special tokens behind it.
+"""Tiny tokenizers in the released file formats: byte-level BPE of a few sentences, then special
+tokens.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ TEXTS = (
 
 FLAGS = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
 
-# How Qwen2 cuts text before the byte pairs.
+# Qwen2's pre-tokenisation.
 QWEN_CUT = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 
 
-def byte_pairs(special: Sequence[str], size: int = 300, plain: Sequence[str] = ()) -> Tokenizer:
-    """A byte-level BPE of `size` ids with the `special` tokens behind it; those in `plain` are
-    added but no special tokens.
+def byte_level_bpe(special: Sequence[str], size: int = 300, plain: Sequence[str] = ()) -> Tokenizer:
+    """A byte-level BPE of `size` ids, then the `special` tokens.
+
+    Those in `plain` are added tokens, but not special ones.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -47,8 +48,8 @@ def byte_pairs(special: Sequence[str], size: int = 300, plain: Sequence[str] = (
     return tokenizer
 
 
-def qwen_pairs(special: Sequence[str], size: int = 300, plain: Sequence[str] = ()) -> Tokenizer:
-    """The same with Qwen2's normalisation and cuts."""
+def qwen_bpe(special: Sequence[str], size: int = 300, plain: Sequence[str] = ()) -> Tokenizer:
+    """`byte_level_bpe` with Qwen2's normalisation and pre-tokenisation."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     cut = pre_tokenizers.Split(Regex(QWEN_CUT), behavior="isolated", invert=False)
@@ -72,18 +73,19 @@ def _add(tokenizer: Tokenizer, special: Sequence[str], plain: Sequence[str]) -> 
     for text in special:
         is_special = text not in plain
         token = AddedToken(text, special=is_special, normalized=False)
-        (tokenizer.add_special_tokens if is_special else tokenizer.add_tokens)([token])
+        add = tokenizer.add_special_tokens if is_special else tokenizer.add_tokens
+        add([token])
 
 
-def ids(tokenizer: Tokenizer, special: Sequence[str]) -> dict[str, int]:
+def added_ids(tokenizer: Tokenizer, special: Sequence[str]) -> dict[str, int]:
     """Ids of added tokens."""
     return {text: tokenizer.token_to_id(text) for text in special}
 
 
-def described(
+def tokenizer_config(
     added: Mapping[str, int], roles: Mapping[str, str], plain: Sequence[str] = (), **more: Any
 ) -> dict[str, Any]:
-    """What the released tokenizer_config.json files have in common."""
+    """A tokenizer_config.json with the fields that all released ones have."""
     return {
         "added_tokens_decoder": {
             str(i): {"content": text, **FLAGS, "special": text not in plain}
@@ -95,7 +97,7 @@ def described(
     }
 
 
-def write_map(folder: Path, roles: Mapping[str, str]) -> None:
+def write_special_tokens_map(folder: Path, roles: Mapping[str, str]) -> None:
     """Write special_tokens_map.json."""
     write_json(
         folder / "special_tokens_map.json",
@@ -103,12 +105,10 @@ def write_map(folder: Path, roles: Mapping[str, str]) -> None:
     )
 
 
-def write_slow(folder: Path, tokenizer: Tokenizer, added: Mapping[str, int]) -> None:
-    """Write vocab.json, merges.txt and added_tokens.json: what was released before there was a
-    tokenizer.json.
-    """
+def write_vocab_and_merges(folder: Path, tokenizer: Tokenizer, added: Mapping[str, int]) -> None:
+    """Write vocab.json, merges.txt and added_tokens.json, the format before tokenizer.json."""
     model = json.loads(tokenizer.to_str())["model"]
-    merges = [each if isinstance(each, str) else " ".join(each) for each in model["merges"]]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     (folder / "vocab.json").write_text(
         json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8"
     )

@@ -11,8 +11,9 @@ import typer
 from creditdecoding.cli.app import Json, Model, Raw, app, load_lm
 from creditdecoding.cli.export import usage_comment
 from creditdecoding.cli.flags import with_options
+from creditdecoding.cli.limits import items_per_task
 from creditdecoding.cli.progress import answer_progress
-from creditdecoding.cli.render import print_json, write
+from creditdecoding.cli.render import print_json, report_written, show, table, write
 from creditdecoding.cli.validate import check_writable, parse_split
 from creditdecoding.config import EngineConfig, GenerationConfig
 
@@ -26,7 +27,8 @@ def tune(
     tasks: Annotated[
         str,
         typer.Option(
-            help="pocket, families of it, benchmarks, or a file of your own questions (docs/tasks.md), comma-separated."
+            help="pocket, families of it, benchmarks, or a file of your own questions "
+            "(docs/tasks.md), comma-separated."
         ),
     ] = "pocket",
     bound: Annotated[
@@ -36,9 +38,13 @@ def tune(
         float, typer.Option(help="With which no more are lost, between 0 and 1.")
     ] = 0.9,
     limit: Annotated[
-        int,
-        typer.Option(help="Items a family, on average; 0 for all of a benchmark or a file.", min=0),
-    ] = 60,
+        int | None,
+        typer.Option(
+            help="Items a family, on average; 0 for all of a benchmark or a file.",
+            min=0,
+            show_default="60, or all of a list that is shorter",
+        ),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="dev, test or train, of the families of pocket.")
     ] = "dev",
@@ -59,111 +65,97 @@ def tune(
     """Find a decoder's fastest setting that loses at most --bound points of score with --confidence
     (docs/tune.md).
 
-    --decoder NAME tries its usual sweep, NAME:knob=1|2|4 values of your own, safest first.
-    With --out answers are kept in FILE.partial until the file is written, and the same command goes
-    on after an interruption.
+    --decoder NAME tries its usual sweep, NAME:knob=1|2|4 the values given, safest first. With --out
+    answers are kept in FILE.partial until the file is written, and the same command continues an
+    interrupted run.
     """
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.eval.tune import LossBound, draw_items, settings_in_order
     from creditdecoding.eval.tune import tune as run
     from creditdecoding.tasks import load_tasks
 
-    where = parse_split(split)
+    item_split = parse_split(split)
     check_writable(out)
-    promise, settings, chosen = (
-        LossBound(bound, confidence),
-        settings_in_order(generation.decoder),
-        load_tasks(tasks),
-    )
-    items = draw_items(chosen, where, limit, item_seed)
+    loss_bound = LossBound(bound, confidence)
+    settings = settings_in_order(generation.decoder)
+    loaded_tasks = load_tasks(tasks)
+    count = items_per_task(limit, 60, loaded_tasks)
+    items = draw_items(loaded_tasks, item_split, count, item_seed)
     lm = load_lm(model, engine)
-    asked = {"generation": _options(generation), "split": split, "raw": raw}
-    with save_answers(
-        out, answers_manifest("tune", model, engine, chosen, items, settings, **asked)
-    ) as kept:
-        done = 0 if kept is None else kept.count
-        with answer_progress(
-            len(items) * (1 + len(settings)), "answers at most", done, kept is not None
-        ) as on_event:
-            found = run(
-                lm, chosen, items, generation.decoder, promise, generation, on_event, raw, kept
+    options = {"generation": _options(generation), "split": split, "raw": raw}
+    manifest = answers_manifest("tune", model, engine, loaded_tasks, items, settings, **options)
+    with save_answers(out, manifest) as saved:
+        done = 0 if saved is None else saved.count
+        most = len(items) * (1 + len(settings))
+        with answer_progress(most, "answers at most", done, saved is not None) as on_event:
+            result = run(
+                lm,
+                loaded_tasks,
+                items,
+                generation.decoder,
+                loss_bound,
+                generation,
+                on_event,
+                raw,
+                saved,
             )
         if out is not None:
-            _save(found, generation.block_length, out)
+            write_decoder(result, generation.block_length, out)
     if as_json:
-        drawn_by = {"limit": limit, "split": split, "item_seed": item_seed}
-        told = {
-            **drawn_by,
-            "raw": raw,
-            "generation": _options(generation),
-            "engine": dataclasses.asdict(engine),
-        }
-        about_tasks = {family.name: dict(family.metadata) for family in chosen}
+        draw = {"limit": count, "split": split, "item_seed": item_seed, "raw": raw}
+        engine_options = dataclasses.asdict(engine)
         print_json(
             {
                 "model": model,
                 "decoder": generation.decoder,
-                **found.to_json(),
-                "tasks": about_tasks,
-                "settings": told,
+                **result.to_json(),
+                "tasks": {task.name: dict(task.metadata) for task in loaded_tasks},
+                "settings": {**draw, "generation": _options(generation), "engine": engine_options},
             }
         )
     else:
-        _print(found)
-    if out is not None:
-        typer.echo(f"wrote {out}", err=True)
+        print_result(result)
+    report_written(out)
 
 
 def _options(generation: GenerationConfig) -> dict[str, Any]:
     """All options of a request but its decoder."""
-    return {
-        name: value for name, value in dataclasses.asdict(generation).items() if name != "decoder"
-    }
+    options = dataclasses.asdict(generation)
+    del options["decoder"]
+    return options
 
 
-def _save(found: TuneResult, block_length: int | None, out: Path) -> None:
+def write_decoder(result: TuneResult, block_length: int | None, out: Path) -> None:
+    """Write the chosen decoder as `credit export` does; the verdict is its first comment."""
     from creditdecoding.decoders import export_text, load
 
-    rule, size = load(found.chosen)
-    format = "json" if out.suffix.lower() == ".json" else "sglang"
-    write(
-        out,
-        export_text(
-            rule, format, block_length or size, "\n".join([*found.words(), usage_comment(rule)])
-        ),
-    )
+    decoder, own_block_length = load(result.chosen)
+    form = "json" if out.suffix.lower() == ".json" else "sglang"
+    comment = "\n".join([*result.lines(), usage_comment(decoder)])
+    write(out, export_text(decoder, form, block_length or own_block_length, comment))
 
 
-def _print(found: TuneResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        "setting",
-        "passes",
-        "times fewer",
-        "score %",
-        "loss (right alone: standard, setting)",
-        "p",
-        "certified",
-    )
-    table.add_row("standard decoding", f"{found.nfe:.2f}", "1.00", f"{found.score:.1f}", "", "", "")
-    for each in found.tested:
-        counts, faster = each.counts, f"{found.nfe / each.nfe:.2f}"
-        loss = f"{100 * counts.loss:+.2f} ({counts.lost}, {counts.won})"
-        table.add_row(
-            each.spec,
-            f"{each.nfe:.2f}",
-            faster,
-            f"{each.score:.1f}",
-            loss,
-            f"{each.p:.3g}",
-            "yes" if each.certified else "no",
+def print_result(result: TuneResult) -> None:
+    """Every setting that was tested, and the verdict."""
+    rows = [("standard decoding", f"{result.nfe:.2f}", "", f"{result.score:.1f}", *[""] * 4)]
+    for setting in result.tested:
+        counts = setting.counts
+        rows.append(
+            (
+                setting.spec,
+                f"{setting.nfe:.2f}",
+                f"{result.nfe / setting.nfe:.2f}x",
+                f"{setting.score:.1f}",
+                f"{100 * counts.loss:+.2f}",
+                f"{counts.lost}, {counts.won}",
+                f"{setting.p:.3g}",
+                "yes" if setting.certified else "no",
+            )
         )
-    for spec in found.untested:
-        table.add_row(spec, *[""] * 5, "not tested")
-    console = Console()
-    console.print(table)
-    for sentence in found.words():
-        console.print(Text(sentence))
+    rows += [(spec, *[""] * 6, "untested") for spec in result.untested]
+    columns = ("setting", "passes", "speed-up", "score %", "loss", "lost, won", "p", "certified")
+    show(
+        table(columns, rows),
+        "Lost, won: items that only standard decoding, or only the setting, answers right.",
+        *result.lines(),
+    )

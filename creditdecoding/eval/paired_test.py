@@ -1,9 +1,7 @@
-"""Is a decoder's loss of score below a bound? An exact test for paired right/wrong answers, and how
-many items it needs.
+"""Is a decoder's loss of score below a bound? An exact test for paired right and wrong answers.
 
-The loss of an item is 1 where standard decoding is right and the other decoder wrong, -1 the other
-way round, 0 where they agree. Items are
-drawn independently; nothing else is assumed.
+The loss of an item is 1 where only standard decoding is right, -1 where only the other decoder is,
+else 0. Items are drawn independently; nothing else is assumed.
 """
 
 from __future__ import annotations
@@ -15,21 +13,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = NDArray[np.float64]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 MOST_ITEMS = 4_000
-_STAKES = 64  # wagers of which the best is taken
-_CELLS, _SHARE = (
-    48,
-    1.005,
-)  # parts of the null hypothesis to begin with; how near to the exact p-value the bound must come
-_ROUNDS, _WIDTH = 12, 64
+STAKES = 64
+"""Stakes of which the best is taken."""
+CELLS = 48
+"""Parts of the null hypothesis to begin with."""
+PRECISION = 1.005
+"""How near to the exact p-value the bound must come, as a factor."""
+ROUNDS = 12
+WIDTH = 64
+"""Cells that are computed at a time."""
 
 
 @dataclass(frozen=True)
 class PairedCounts:
-    """Of `items` items, `lost` are right under standard decoding alone, `won` under the other
-    decoder alone.
+    """Of `items` items, `lost` are right only under standard decoding, `won` only under the other
+    decoder.
     """
 
     items: int
@@ -43,147 +45,141 @@ class PairedCounts:
 
     def scaled(self, items: int) -> PairedCounts:
         """The same shares of another number of items; losses rounded up, gains down."""
-        return PairedCounts(
-            items, math.ceil(self.lost * items / self.items), self.won * items // self.items
-        )
+        lost = math.ceil(self.lost * items / self.items)
+        return PairedCounts(items, lost, self.won * items // self.items)
 
 
 def p_value(counts: PairedCounts, bound: float) -> float:
-    """Chance of evidence as strong as this at most, were the expected loss `bound` (a share, in (0,
-    1)) or more.
+    """Chance of evidence at least as strong, if the expected loss were `bound` (in (0, 1)) or more.
 
-    Evidence is ordered by the wealth of a bet against the hypothesis, max over stakes s of prod_i
-    (1 + s (bound - loss_i)) (Waudby-Smith and
-    Ramdas, arXiv 2010.09686). Were its Markov bound 1/wealth the p-value, it would be valid but
-    wasteful: with three possible losses the
-    chance itself can be had, p = sup over the hypothesis of P(wealth >= wealth seen), the exact
-    unconditional test of paired proportions (Hsueh,
-    Liu and Chen, Biometrics 57, 2001). Wealth falls with every loss and rises with every gain, so
-    the supremum lies where P(loss) = P(gain) +
-    bound, and between gains a and b it is at most the chance at gain b and loss a + bound: a bound
-    that holds, refined until it is
-    within 0.5%. Without losses and gains it is (1 - bound) ** items.
+    The test statistic is a betting e-value, max over stakes s of prod_i (1 + s (bound - loss_i))
+    (Waudby-Smith and Ramdas, arXiv 2010.09686). 1 / e-value would be a valid but wasteful p-value;
+    with three possible losses the chance itself can be computed: p = sup over the hypothesis of
+    P(e-value >= the observed one), the exact unconditional test of paired proportions (Hsueh, Liu
+    and Chen, Biometrics 57, 2001). The e-value falls with every loss and rises with every gain, so
+    the supremum is where P(loss) = P(gain) + bound, and for P(gain) between a and b it is at most
+    the chance at P(gain) = b, P(loss) = a + bound: an upper bound, refined to within 0.5 %. Without
+    losses and gains it is (1 - bound) ** items.
     """
     if counts.loss >= bound:
         return 1.0
-    most = _reach(counts, bound)
-    edges = np.maximum(0.0, (np.linspace(math.sqrt(bound), 1.0, _CELLS + 1) ** 2 - bound) / 2)
+    most_lost = _rejection_region(counts, bound)
+    edges = np.maximum(0.0, (np.linspace(math.sqrt(bound), 1.0, CELLS + 1) ** 2 - bound) / 2)
     low, high = edges[:-1], edges[1:]
-    above = _chance(most, counts.items, high, low + bound)
-    reached = done = 0.0
-    for _ in range(_ROUNDS):
-        reached = max(reached, float(_chance(most, counts.items, low, low + bound).max()))
-        open_ = above > reached * _SHARE
-        done = max(done, float(above[~open_].max(initial=0.0)))
-        if not open_.any():
-            return min(1.0, done)
-        middle = (low[open_] + high[open_]) / 2
-        low, high = np.concatenate([low[open_], middle]), np.concatenate([middle, high[open_]])
-        above = _chance(most, counts.items, high, low + bound)
-    return min(1.0, max(done, float(above.max())))
+    upper = _chance(most_lost, counts.items, high, low + bound)
+    reached = 0.0
+    closed = 0.0
+    for _ in range(ROUNDS):
+        reached = max(reached, float(_chance(most_lost, counts.items, low, low + bound).max()))
+        is_open = upper > reached * PRECISION
+        closed = max(closed, float(upper[~is_open].max(initial=0.0)))
+        if not is_open.any():
+            return min(1.0, closed)
+        low, high = low[is_open], high[is_open]
+        middle = (low + high) / 2
+        low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
+        upper = _chance(most_lost, counts.items, high, low + bound)
+    return min(1.0, max(closed, float(upper.max())))
 
 
 def items_needed(counts: PairedCounts, bound: float, level: float) -> int | None:
-    """About how many items would give a p-value of `level` at most if their shares stayed as they
-    are; None beyond `MOST_ITEMS`.
+    """About how many items give a p-value of at most `level` if the shares stay as they are.
+
+    None for more than `MOST_ITEMS`.
     """
 
     def enough(items: int) -> bool:
         return p_value(counts.scaled(items), bound) <= level
 
-    high = max(8, counts.items)
+    first = max(8, counts.items)
+    high = first
     while not enough(high):
         high *= 2
         if high > MOST_ITEMS:
             return None
-    low = 1 if high == max(8, counts.items) else high // 2
-    return _first(enough, low, high)
+    return _bisect(enough, 1 if high == first else high // 2, high)
 
 
-def _first(enough: Callable[[int], bool], low: int, high: int) -> int:
-    """Where `enough` begins to hold, to within 1%, between `low` and a `high` where it does."""
+def _bisect(enough: Callable[[int], bool], low: int, high: int) -> int:
+    """Where `enough` begins to hold, to within 1 %, between `low` and a `high` where it does."""
     while high - low > max(1, high // 100):
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        if enough(middle):
+            high = middle
+        else:
+            low = middle
     return high
 
 
-def _wealth(lost: Numbers, won: Numbers, items: int, bound: float) -> Numbers:
-    """Logarithm of the best bet's wealth for counts [n]."""
-    stakes = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, _STAKES)]) / (1 - bound)
+def _log_e_value(lost: Floats, won: Floats, items: int, bound: float) -> Floats:
+    """Logarithm of the e-value for counts [n]."""
+    stakes = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, STAKES)]) / (1 - bound)
     with np.errstate(divide="ignore", invalid="ignore"):
-        loses = np.where(
-            lost[:, None] > 0,
-            lost[:, None] * np.log(np.maximum(0.0, 1 - stakes * (1 - bound))),
-            0.0,
-        )
-    wins = won[:, None] * np.log1p(stakes * (1 + bound)) + (items - lost - won)[:, None] * np.log1p(
-        stakes * bound
-    )
-    return np.asarray((loses + wins).max(-1))
+        per_loss = np.log(np.maximum(0.0, 1 - stakes * (1 - bound)))
+        losses = np.where(lost[:, None] > 0, lost[:, None] * per_loss, 0.0)
+    gains = won[:, None] * np.log1p(stakes * (1 + bound))
+    ties = (items - lost - won)[:, None] * np.log1p(stakes * bound)
+    return np.asarray((losses + gains + ties).max(-1))
 
 
-def _reach(counts: PairedCounts, bound: float) -> NDArray[np.int64]:
-    """For each number of gains [items + 1] the most losses that are evidence as strong, -1 where
-    none is.
+def _rejection_region(counts: PairedCounts, bound: float) -> Ints:
+    """For each number of gains [items + 1] the most losses with at least the observed e-value, -1
+    if there are none.
     """
     won = np.arange(counts.items + 1)
-    seen = _wealth(np.array([counts.lost]), np.array([counts.won]), counts.items, bound)[0] - 1e-9
+    seen = np.array([counts.lost]), np.array([counts.won])
+    observed = _log_e_value(*seen, counts.items, bound)[0] - 1e-9
     low, high = np.full_like(won, -1), counts.items - won
     while (low < high).any():
         middle = (low + high + 1) // 2
-        strong = (
-            _wealth(np.maximum(middle, 0).astype(float), won.astype(float), counts.items, bound)
-            >= seen
-        )
-        low, high = np.where(strong, middle, low), np.where(strong, high, middle - 1)
+        lost = np.maximum(middle, 0).astype(float)
+        strong = _log_e_value(lost, won.astype(float), counts.items, bound) >= observed
+        low = np.where(strong, middle, low)
+        high = np.where(strong, high, middle - 1)
     return low
 
 
-def _chance(most: NDArray[np.int64], items: int, gain: Numbers, loss: Numbers) -> Numbers:
-    """P(losses <= most[gains]) for chances of a gain and of a loss [n], which may add up to a
+def _chance(most_lost: Ints, items: int, gain: Floats, loss: Floats) -> Floats:
+    """P(losses <= most_lost[gains]) for chances of a gain and of a loss [n], which may add up to a
     little more than 1.
     """
     parts = [
-        _part(most, items, gain[i : i + _WIDTH], loss[i : i + _WIDTH])
-        for i in range(0, len(gain), _WIDTH)
+        _chance_part(most_lost, items, gain[first : first + WIDTH], loss[first : first + WIDTH])
+        for first in range(0, len(gain), WIDTH)
     ]
     return np.concatenate(parts)
 
 
-def _part(most: NDArray[np.int64], items: int, gain: Numbers, loss: Numbers) -> Numbers:
-    """Sum over gains g of binomial(g; items, gain) times the binomial distribution function of
-    losses among the others, up to most[g].
-
-    The distribution function moves on by single terms, all positive: one more loss allowed, F(m +
-    1; N) = F(m; N) + f(m + 1; N), or one
-    trial less, F(m; N - 1) = F(m; N) + q f(m; N - 1).
+def _chance_part(most_lost: Ints, items: int, gain: Floats, loss: Floats) -> Floats:
+    """Sum over gains g of binomial(g; items, gain) times P(losses <= most_lost[g]) among the other
+    items, which are lost with chance loss / (1 - gain).
     """
-    run = np.maximum.accumulate(most)
-    gains = np.arange(items + 1)
-    raised = np.diff(run, prepend=-1)
-    of = np.repeat(gains, raised + 1)
-    ends = np.cumsum(raised + 1) - 1
-    nth = (
-        np.arange(len(of)) - (ends - raised)[of]
-    )  # 0: one trial less; from 1 on: one more loss allowed
-    before = np.concatenate([[-1], run[:-1]])[of]
-    trials, lost = items - of, before + nth
-    there = (lost >= 0) & (lost <= trials)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, items + 1)))])
-    share = (loss / (1 - gain))[:, None]
-    held = np.where(there, lost, 0)
-    choose = log_factorial[trials] - log_factorial[held] - log_factorial[trials - held]
-    terms = (
-        there
-        * np.exp(choose + held * np.log(share) + (trials - held) * np.log1p(-share))
-        * np.where(nth == 0, share, 1.0)
-    )
-    below = np.minimum(1.0, np.cumsum(terms, 1)[:, ends])
+    gains = np.arange(items + 1)
+    below = _losses_below(most_lost, items, (loss / (1 - gain))[:, None], log_factorial)
     with np.errstate(divide="ignore", invalid="ignore"):
-        weights = (
-            np.where(gains > 0, gains * np.log(gain)[:, None], 0.0)
-            + (items - gains) * np.log1p(-gain)[:, None]
-        )
+        log_gains = np.where(gains > 0, gains * np.log(gain)[:, None], 0.0)
+    weights = log_gains + (items - gains) * np.log1p(-gain)[:, None]
     weights += log_factorial[items] - log_factorial - log_factorial[::-1]
     return np.asarray((np.exp(weights) * below).sum(1))
+
+
+def _losses_below(most_lost: Ints, items: int, chance: Floats, log_factorial: Floats) -> Floats:
+    """P(losses <= most_lost[g]) in items - g trials with `chance` [n, 1], for every g.
+
+    The distribution function F moves on by single positive terms f: one more loss allowed, F(m + 1;
+    N) = F(m; N) + f(m + 1; N), or one trial less, F(m; N - 1) = F(m; N) + chance f(m; N - 1).
+    """
+    most = np.maximum.accumulate(most_lost)
+    raised = np.diff(most, prepend=-1)
+    gains = np.repeat(np.arange(items + 1), raised + 1)
+    ends = np.cumsum(raised + 1) - 1
+    nth = np.arange(len(gains)) - (ends - raised)[gains]  # 0: a trial less; then: a loss more
+    lost = np.concatenate([[-1], most[:-1]])[gains] + nth
+    trials = items - gains
+    exists = (lost >= 0) & (lost <= trials)
+    lost = np.where(exists, lost, 0)
+    choose = log_factorial[trials] - log_factorial[lost] - log_factorial[trials - lost]
+    terms = np.exp(choose + lost * np.log(chance) + (trials - lost) * np.log1p(-chance))
+    terms *= exists * np.where(nth == 0, chance, 1.0)
+    return np.asarray(np.minimum(1.0, np.cumsum(terms, 1)[:, ends]))

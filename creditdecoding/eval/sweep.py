@@ -1,15 +1,13 @@
-"""Decoders with the settings to compare them at: each one's main knob and its values, as data, and
-the text that overrides them.
+"""Texts that name decoders and the settings to compare them at.
 
 `fixed threshold:threshold=0.8|0.9 credit:beta=0` is three curves: `fixed` over the sweep that its
-file declares, `threshold` at two settings, `credit` without memory over the sweep of its main knob.
+file declares, `threshold` at two settings, and `credit` without memory over its declared sweep.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from creditdecoding.decoders import decoder_class, load, names
@@ -21,19 +19,9 @@ REFERENCE = "fixed:k=1"
 """Standard decoding: the most confident token, one a pass."""
 
 
-def sweep_of(name: str) -> Sweep | None:
-    """The sweep that a decoder's class declares; None for a decoder without one, and for a file."""
-    if name not in names(controls=True):
-        return None
-    cls = decoder_class(name)
-    return cls.sweep if issubclass(cls, BaseDecoder) else None
-
-
 @dataclass(frozen=True)
 class CurvePoint:
-    """One setting of a curve: the value of its knob ("" where it has none), and the decoder as
-    text.
-    """
+    """One setting: the value of the curve's knob ("" without one), and the decoder as text."""
 
     value: str
     spec: str
@@ -48,92 +36,92 @@ class DecoderCurve:
     points: tuple[CurvePoint, ...]
 
 
+def sweep_of(name: str) -> Sweep | None:
+    """The sweep that a decoder's class declares; None for a decoder without one, and for a file."""
+    if name not in names(controls=True):
+        return None
+    cls = decoder_class(name)
+    return cls.sweep if issubclass(cls, BaseDecoder) else None
+
+
 def parse_curves(text: str) -> list[DecoderCurve]:
-    """The curves of a text of decoders separated by blanks, or `all`; every setting is checked.
-    Raises `OptionError`.
+    """The curves of decoders separated by blanks, or of `all`, every setting checked.
+
+    Settings that are the same decoder get the text that came first. Raises `OptionError`.
     """
-    words = [
-        word
-        for part in text.split()
-        for word in (names(controls=True) if part == "all" else [part])
-    ]
-    if not words:
+    entries: list[str] = []
+    for entry in text.split():
+        entries += names(controls=True) if entry == "all" else [entry]
+    if not entries:
         raise OptionError(
             "no decoder to compare",
             allowed=f"all, {', '.join(names(controls=True))}",
             hint='Name some: --decoders "threshold credit".',
         )
-    found = {curve.name: curve for curve in map(_curve, dict.fromkeys(words))}
-    return list(_once(list(found.values())))
+    curves = {curve.name: curve for curve in map(_parse_curve, dict.fromkeys(entries))}
+    specs: dict[Any, str] = {load(REFERENCE): REFERENCE}
+    unique = []
+    for curve in curves.values():
+        points: dict[str, CurvePoint] = {}
+        for point in curve.points:
+            spec = specs.setdefault(load(point.spec), point.spec)
+            points[spec] = replace(point, spec=spec)
+        unique.append(replace(curve, points=tuple(points.values())))
+    return unique
 
 
-def all_specs(found: Sequence[DecoderCurve]) -> list[str]:
+def all_specs(curves: Sequence[DecoderCurve]) -> list[str]:
     """Every decoder of the curves once, standard decoding first."""
-    return list(
-        dict.fromkeys([REFERENCE, *(point.spec for curve in found for point in curve.points)])
-    )
+    specs = [point.spec for curve in curves for point in curve.points]
+    return list(dict.fromkeys([REFERENCE, *specs]))
 
 
-def _curve(word: str) -> DecoderCurve:
+def _parse_curve(text: str) -> DecoderCurve:
     """One entry: its name without the knob that is swept, and its settings."""
-    name, knobs = split_spec(word, "decoder")
+    name, knobs = split_spec(text, "decoder")
     load(name)
-    listed = [knob for knob, value in knobs.items() if "|" in value]
-    if len(listed) > 1:
+    swept = [knob for knob, value in knobs.items() if "|" in value]
+    sweep = sweep_of(name)
+    if len(swept) > 1:
         raise OptionError(
             "a curve has one knob with several values",
-            given=word,
-            hint=f"Give one of {', '.join(listed)} a single value.",
+            given=text,
+            hint=f"Give one of {', '.join(swept)} a single value.",
         )
-    sweep = sweep_of(name)
-    if listed:
-        knob, values = listed[0], knobs[listed[0]].split("|")
-        ties: tuple[tuple[str, float, float], ...] = ()
+    if swept:
+        knob = swept[0]
+        points = [{knob: value} for value in knobs[knob].split("|")]
     elif sweep is not None and sweep.knob not in knobs:
-        knob, values, ties = sweep.knob, [f"{value:g}" for value in sweep.values], sweep.tied
+        knob = sweep.knob
+        points = [_sweep_point(sweep, value) for value in sweep.values]
     else:
-        return DecoderCurve(word, "", (_point("", name, knobs),))
-    if "" in values:
+        return DecoderCurve(text, "", (_point("", name, knobs),))
+    if any(point[knob] == "" for point in points):
         raise OptionError(
             f"no value between two bars for {knob}",
-            given=word,
+            given=text,
             allowed="VALUE|VALUE|...",
             hint="Take the extra bar out.",
         )
-    kept = {key: value for key, value in knobs.items() if key != knob}
-    points = []
-    for value in values:
-        tied = {
-            key: f"{round(slope * float(value) + offset, 6):g}"
-            for key, slope, offset in ties
-            if key not in kept
-        }
-        points.append(_point(value, name, {knob: value, **tied, **kept}))
-    return DecoderCurve(_text(name, kept), knob, tuple(points))
+    pinned = {key: value for key, value in knobs.items() if key != knob}
+    settings = tuple(_point(point[knob], name, {**point, **pinned}) for point in points)
+    return DecoderCurve(_spec(name, pinned), knob, settings)
 
 
-def _text(name: str, knobs: Mapping[str, str]) -> str:
-    return f"{name}:{','.join(f'{key}={value}' for key, value in knobs.items())}" if knobs else name
+def _sweep_point(sweep: Sweep, value: float) -> dict[str, str]:
+    """The knobs of one setting of a declared sweep: the main one, and those tied to it."""
+    knobs = {sweep.knob: f"{value:g}"}
+    for knob, slope, offset in sweep.tied:
+        knobs[knob] = f"{round(slope * value + offset, 6):g}"
+    return knobs
 
 
 def _point(value: str, name: str, knobs: Mapping[str, str]) -> CurvePoint:
-    spec = _text(name, knobs)
+    spec = _spec(name, knobs)
     load(spec)
     return CurvePoint(value, spec)
 
 
-def _once(found: Sequence[DecoderCurve]) -> list[DecoderCurve]:
-    """The same curves, where two settings are the same decoder both under the text that came first."""
-    known: dict[Any, str] = {load(REFERENCE): REFERENCE}
-    chosen = []
-    for curve in found:
-        points = {known.setdefault(load(point.spec), point.spec): point for point in curve.points}
-        chosen.append(
-            dataclasses.replace(
-                curve,
-                points=tuple(
-                    dataclasses.replace(point, spec=spec) for spec, point in points.items()
-                ),
-            )
-        )
-    return chosen
+def _spec(name: str, knobs: Mapping[str, str]) -> str:
+    assignments = ",".join(f"{knob}={value}" for knob, value in knobs.items())
+    return f"{name}:{assignments}" if assignments else name

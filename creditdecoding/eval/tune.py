@@ -1,20 +1,17 @@
-"""The fastest setting of a decoder whose loss of score is below a bound with stated confidence:
-learn then test, in a fixed order.
+"""The fastest setting of a decoder whose loss of score is below a bound, with a stated confidence.
 
-Settings are tried from the safest to the fastest, each by a valid p-value (risk.py) at level 1 -
-confidence, and the first that fails ends
-it: in an order that no answer has a say in, no setting needs a correction for the others, and with
-the stated confidence all certified ones
-keep the bound (Angelopoulos et al., Learn then Test, arXiv 2110.01052: fixed sequence testing).
+Settings are tried from the safest to the fastest, each by a valid p-value at level 1 - confidence,
+and the first failure ends the search. In an order that does not depend on answers no correction for
+the number of settings is needed: with the stated confidence all certified ones keep the bound
+(Angelopoulos et al., Learn then Test, arXiv 2110.01052: fixed sequence testing).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -25,16 +22,41 @@ from creditdecoding.errors import OptionError
 from creditdecoding.eval.evaluate import ScoredAnswer, answer_items
 from creditdecoding.eval.paired_test import MOST_ITEMS, PairedCounts, items_needed, p_value
 from creditdecoding.eval.saved_answers import SavedAnswers
-from creditdecoding.eval.sweep import REFERENCE, DecoderCurve, parse_curves, sweep_of
+from creditdecoding.eval.sweep import (
+    REFERENCE,
+    CurvePoint,
+    DecoderCurve,
+    parse_curves,
+    sweep_of,
+)
 from creditdecoding.lm import LM
-from creditdecoding.tasks.base import Item, Split, Task, distinct_items, generate_items
+from creditdecoding.tasks.base import (
+    DefaultLimit,
+    Item,
+    Split,
+    Task,
+    distinct_items,
+    generate_items,
+)
 from creditdecoding.trace import Event
+
+VERDICTS = {
+    "certified": "Certified: the last setting with yes loses at most the bound on items like these.",
+    "none": "No setting could be certified: stay with standard decoding.",
+}
+FAILURES = {
+    "loses_too_much": "The first setting with no lost the bound or more on these items.",
+    "too_few": "The first setting with no lost less than the bound, but the items are too few to "
+    "certify it.",
+}
+"""One fixed line for each verdict, and for each reason of a failure."""
 
 
 @dataclass(frozen=True)
 class LossBound:
-    """Points of score that may be lost, and the confidence with which no more are. Raises
-    `OptionError`.
+    """Points of score that may be lost, and with which confidence no more are.
+
+    Raises `OptionError`.
     """
 
     bound: float = 1.0
@@ -58,7 +80,7 @@ class LossBound:
 
     @property
     def level(self) -> float:
-        """The chance of being wrong that is allowed."""
+        """The chance of an error that is allowed."""
         return 1 - self.confidence
 
 
@@ -89,8 +111,9 @@ class SettingResult:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What was found: standard decoding's passes and score, the settings tested in order, those
-    left untested, items needed at the failure.
+    """Standard decoding's passes and score, the settings tested in order, and those left untested.
+
+    `needed` is how many items the failed setting would need, if its shares stayed as they are.
     """
 
     bound: LossBound
@@ -104,179 +127,180 @@ class TuneResult:
     @property
     def certified(self) -> SettingResult | None:
         """The last setting that passed."""
-        return next((each for each in reversed(self.tested) if each.certified), None)
+        passed = [result for result in self.tested if result.certified]
+        return passed[-1] if passed else None
 
     @property
     def chosen(self) -> str:
         """The certified decoder, else standard decoding."""
         return self.certified.spec if self.certified else REFERENCE
 
-    def words(self) -> list[str]:
-        """The verdict in sentences."""
-        bound, confidence = f"{self.bound.bound:g} points", f"{100 * self.bound.confidence:g} %"
-        best = self.certified
-        if best is None:
-            said = [
-                f"No setting could be certified to lose at most {bound} with {confidence} confidence: stay with standard decoding."
-            ]
-        else:
-            gain = f"{self.nfe / best.nfe:.2f} times fewer passes than standard decoding"
-            said = [
-                f"{best.spec} loses at most {bound} on items like these with {confidence} confidence, and takes {gain}."
-            ]
-        return said + [self._why(self.tested[-1])] * (not self.tested[-1].certified)
+    @property
+    def failure(self) -> str | None:
+        """Why the last setting failed: a key of `FAILURES`."""
+        last = self.tested[-1]
+        if last.certified:
+            return None
+        return "loses_too_much" if 100 * last.counts.loss >= self.bound.bound else "too_few"
 
-    def _why(self, failed: SettingResult) -> str:
-        found = f"{failed.spec} could not: it lost {100 * failed.counts.loss:+.2f} points on {self.items} items"
-        if 100 * failed.counts.loss >= self.bound.bound:
-            return f"{found}, so it loses too much."
-        count = f"about {self.needed:,}" if self.needed else f"more than {MOST_ITEMS:,}"
-        return f"{found}, and the data are too few: {count} items would be needed if this went on."
+    def lines(self) -> list[str]:
+        """The bound, and the verdict on it."""
+        bound, confidence = self.bound.bound, 100 * self.bound.confidence
+        lines = [f"Bound: {bound:g} points with {confidence:g} % confidence; {self.items} items."]
+        lines.append(VERDICTS["certified" if self.certified else "none"])
+        if self.failure is not None:
+            lines.append(FAILURES[self.failure])
+        if self.failure == "too_few":
+            needed = f"more than {MOST_ITEMS:,}" if self.needed is None else f"{self.needed:,}"
+            lines.append(f"Items needed if losses and gains stay as they are: {needed}.")
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record."""
+        standard = {
+            "setting": REFERENCE,
+            "nfe": round(self.nfe, 3),
+            "score": round(self.score, 2),
+        }
         return {
-            **dataclasses.asdict(self.bound),
+            **asdict(self.bound),
             "items": self.items,
-            "standard": {
-                "setting": REFERENCE,
-                "nfe": round(self.nfe, 3),
-                "score": round(self.score, 2),
-            },
-            "tested": [each.to_json() for each in self.tested],
+            "standard": standard,
+            "tested": [result.to_json() for result in self.tested],
             "untested": list(self.untested),
             "certified": self.certified.spec if self.certified else None,
             "chosen": self.chosen,
-            "too_few": bool(self.tested)
-            and not self.tested[-1].certified
-            and 100 * self.tested[-1].counts.loss < self.bound.bound,
+            "failure": self.failure,
+            "too_few": self.failure == "too_few",
             "items_needed": self.needed,
-            "words": self.words(),
         }
 
 
 def settings_in_order(decoder: str) -> tuple[str, ...]:
-    """The settings of one decoder's sweep, safest first; values of a knob that is not its main one
-    in the order given. Raises `OptionError`.
+    """The settings of one decoder's sweep, safest first.
+
+    Values of a knob that is not its main one stay in the order given. Raises `OptionError`.
     """
-    found = parse_curves(decoder)
-    if len(found) != 1:
+    curves = parse_curves(decoder)
+    if len(curves) != 1:
         raise OptionError("one decoder can be tuned at a time", given=decoder, hint="Name one.")
-    curve = found[0]
-    chosen = [point.spec for point in _safest_first(curve) if point.spec != REFERENCE]
-    if not curve.knob or not chosen:
-        hint = "Give the values to try, safest first: NAME:knob=1|2|3."
+    curve = curves[0]
+    settings = tuple(p.spec for p in _safest_first(curve) if p.spec != REFERENCE)
+    if not curve.knob or not settings:
         raise OptionError(
             "this decoder has no sweep of settings",
             given=decoder,
             allowed=", ".join(filter(sweep_of, names())),
-            hint=hint,
+            hint="Give the values to try, safest first: NAME:knob=1|2|3.",
         )
-    return tuple(chosen)
+    return settings
 
 
-def _safest_first(curve: DecoderCurve) -> Sequence[Any]:
+def _safest_first(curve: DecoderCurve) -> Sequence[CurvePoint]:
     sweep = sweep_of(curve.name.partition(":")[0])
     if sweep is None or sweep.knob != curve.knob:
         return curve.points
     return sorted(curve.points, key=lambda point: float(point.value), reverse=not sweep.low_is_safe)
 
 
-def draw_items(families: Sequence[Task], split: Split, limit: int, seed: int = 0) -> list[Item]:
-    """`limit` items a family on average, each drawn independently: first its family, all alike,
-    then the item. Raises `OptionError`.
+def draw_items(tasks: Sequence[Task], split: Split, limit: int, seed: int = 0) -> list[Item]:
+    """`limit` items of each task on average, each drawn independently: first its task, then the
+    item.
 
-    Published items are drawn without repeats, as they were drawn themselves; with a limit of 0 all
-    are taken.
+    Published items are drawn without repeats, as they were drawn themselves; a limit of 0 takes
+    all of them, and so does a default limit that is larger. Raises `OptionError`.
     """
     if limit == 0:
-        return [item for family in families for item in distinct_items(family, split, seed, 0)]
+        return [item for task in tasks for item in distinct_items(task, split, seed, 0)]
     rng = random.Random(f"tune/{seed}")
-    shares = Counter(rng.choices([family.name for family in families], k=limit * len(families)))
-    chosen: list[Item] = []
-    for family in families:
-        count = shares[family.name]
-        if family.fixed_items is None:
-            chosen += islice(generate_items(family, split, seed), count)
-        elif count > len(family.fixed_items):
-            what, hint = (
-                f"the limit is too large for {family.name}",
-                "Lower --limit, or take all items with --limit 0.",
-            )
+    counts = Counter(rng.choices([task.name for task in tasks], k=limit * len(tasks)))
+    drawn: list[Item] = []
+    for task in tasks:
+        count = counts[task.name]
+        if task.fixed_items is None:
+            drawn += islice(generate_items(task, split, seed), count)
+        elif isinstance(limit, DefaultLimit):
+            drawn += distinct_items(task, split, seed, DefaultLimit(count)) if count else []
+        elif count > len(task.fixed_items):
             raise OptionError(
-                what,
-                given=f"{limit}, of which the draw of families makes {count}",
-                allowed=f"{len(family.fixed_items)} items",
-                hint=hint,
+                f"the limit is too large for {task.name}",
+                given=f"{limit}, of which the draw of tasks makes {count}",
+                allowed=f"{len(task.fixed_items)} items",
+                hint="Lower --limit, or take all items with --limit 0.",
             )
         elif count:
-            chosen += distinct_items(family, split, seed, count)
-    return chosen
+            drawn += distinct_items(task, split, seed, count)
+    return drawn
 
 
 def tune(
     lm: LM,
-    families: Sequence[Task],
-    chosen: Sequence[Item],
+    tasks: Sequence[Task],
+    items: Sequence[Item],
     decoder: str,
-    promise: LossBound,
+    bound: LossBound,
     generation: GenerationConfig | None = None,
     on_event: Callable[[Event], None] | None = None,
     raw: bool = False,
-    kept: SavedAnswers | None = None,
+    saved: SavedAnswers | None = None,
 ) -> TuneResult:
-    """Test the settings of `decoder` on the items `drawn`, against standard decoding; its file or
-    text may pin other knobs.
+    """Test the settings of `decoder` against standard decoding; its text may pin other knobs.
 
-    `kept` holds answers of an earlier run and takes those of this one.
+    `saved` has answers of an interrupted run, and gets those of this one.
     """
     settings = settings_in_order(decoder)
     for spec in settings:
         check_supported(spec, lm.geometry)
-    asked = generation if generation is not None else GenerationConfig()
+    base = generation or GenerationConfig()
 
-    def run(spec: str) -> tuple[ScoredAnswer, ...]:
-        cell = None if kept is None else kept.of_setting(spec)
-        return answer_items(
-            lm, families, chosen, dataclasses.replace(asked, decoder=spec), on_event, raw, cell
-        )
+    def answer(spec: str) -> tuple[ScoredAnswer, ...]:
+        setting = None if saved is None else saved.of_setting(spec)
+        options = replace(base, decoder=spec)
+        return answer_items(lm, tasks, items, options, on_event, raw, setting)
 
-    standard = run(REFERENCE)
+    standard = answer(REFERENCE)
     tested: list[SettingResult] = []
     for spec in settings:
-        samples = run(spec)
-        tested.append(_test(spec, standard, samples, promise))
+        tested.append(_test(spec, standard, answer(spec), bound))
         if not tested[-1].certified:
             break
-    last = tested[-1]
-    more = (
-        None
-        if last.certified or 100 * last.counts.loss >= promise.bound
-        else items_needed(last.counts, promise.bound / 100, promise.level)
+    result = TuneResult(
+        bound=bound,
+        items=len(items),
+        nfe=_mean_passes(standard),
+        score=_score(standard),
+        tested=tuple(tested),
+        untested=settings[len(tested) :],
+        needed=None,
     )
-    return TuneResult(
-        promise,
-        len(chosen),
-        _passes(standard),
-        _score(standard),
-        tuple(tested),
-        settings[len(tested) :],
-        more,
-    )
+    if result.failure != "too_few":
+        return result
+    needed = items_needed(tested[-1].counts, bound.bound / 100, bound.level)
+    return replace(result, needed=needed)
 
 
 def _test(
-    spec: str, standard: Sequence[ScoredAnswer], samples: Sequence[ScoredAnswer], promise: LossBound
+    spec: str,
+    standard: Sequence[ScoredAnswer],
+    answers: Sequence[ScoredAnswer],
+    bound: LossBound,
 ) -> SettingResult:
-    pairs = Counter((before.right, after.right) for before, after in zip(standard, samples))
-    counts = PairedCounts(len(samples), pairs[True, False], pairs[False, True])
-    p = p_value(counts, promise.bound / 100)
-    return SettingResult(spec, counts, _passes(samples), _score(samples), p, p <= promise.level)
+    pairs = Counter((before.right, after.right) for before, after in zip(standard, answers))
+    counts = PairedCounts(len(answers), lost=pairs[True, False], won=pairs[False, True])
+    p = p_value(counts, bound.bound / 100)
+    return SettingResult(
+        spec=spec,
+        counts=counts,
+        nfe=_mean_passes(answers),
+        score=_score(answers),
+        p=p,
+        certified=p <= bound.level,
+    )
 
 
-def _passes(samples: Sequence[ScoredAnswer]) -> float:
-    return sum(sample.completion.nfe for sample in samples) / len(samples)
+def _mean_passes(answers: Sequence[ScoredAnswer]) -> float:
+    return sum(answer.completion.nfe for answer in answers) / len(answers)
 
 
-def _score(samples: Sequence[ScoredAnswer]) -> float:
-    return 100 * sum(sample.right for sample in samples) / len(samples)
+def _score(answers: Sequence[ScoredAnswer]) -> float:
+    return 100 * sum(answer.right for answer in answers) / len(answers)

@@ -6,13 +6,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.lm import LM, load_tokenizer
-from creditdecoding.pav.rl.logprobs import with_end
+from creditdecoding.pav.rl.logprobs import (
+    batches,
+    distributions,
+    scored_passes,
+    token_logprobs,
+    with_end,
+)
 from creditdecoding.pav.sampler import Cost, Rollout
 from creditdecoding.pav.steps import PartialAnswer, complete
 from creditdecoding.trace import FinishEvent, StepEvent
@@ -137,3 +144,23 @@ def _written(lm: LM, ids: tuple[int, ...], config: GenerationConfig) -> Rollout:
     )
     state = with_end(state, ".", WORDS.decode)
     return Rollout(state, Cost(len(ids), len(ids), 0, len(kept)), math.nan, trace)
+
+
+def step_logprobs(
+    lm: LM,
+    answers: Sequence[Rollout],
+    temperature: float,
+    tokens: str = "committed",
+    batch_size: int = 16,
+) -> list[Tensor]:
+    """Log-probability of each step of each answer under `lm.model`, with gradient.
+
+    Steps that were given with the question have 0.
+    """
+    sums = [torch.zeros(answer.state.depth, device=lm.device) for answer in answers]
+    for batch in batches(scored_passes(lm, answers, tokens), batch_size):
+        values = token_logprobs(distributions(lm.model, lm, batch, temperature), batch)
+        for one, part in zip(batch, values.split([len(one.steps) for one in batch])):
+            steps = torch.tensor(one.steps, device=part.device)
+            sums[one.answer] = sums[one.answer].to(part.dtype).index_add(0, steps, part)
+    return sums

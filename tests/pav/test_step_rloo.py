@@ -17,20 +17,21 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.likelihood import rescore
 from creditdecoding.lm import LM
-from creditdecoding.pav.rl.logprobs import step_logprobs, with_end
+from creditdecoding.pav.rl.logprobs import with_end
 from creditdecoding.pav.rl.options import RLConfig
 from creditdecoding.pav.rl.report import run_specs
 from creditdecoding.pav.rl.step_rloo import (
     StepSample,
     leave_one_out_weights,
     sample_steps,
-    sides,
     split_weights,
+    successors,
 )
 from creditdecoding.pav.sampler import Rollout, RolloutRequest, Sampler
 from creditdecoding.pav.steps import Delimiter, PartialAnswer
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
+from tests.helpers.tiny_policy import step_logprobs
 
 pytestmark = pytest.mark.slow
 
@@ -73,17 +74,18 @@ def test_branches_go_one_step_from_where_the_answers_were(
     answers, others = drawn(lm, decoder, mark, block)
     assert len(others) == 2 * sum(each.state.depth for each in answers)
     for other in others:
-        state, answer = other.drawn.state, answers[other.answer].state
+        state, answer = other.rollout.state, answers[other.answer].state
         assert state.depth == other.step + 1 and state.prefix(other.step) == answer.prefix(
             other.step
         )
-    assert {state.done for state in (other.drawn.state for other in others)} == {True, False}
+    assert {state.done for state in (other.rollout.state for other in others)} == {True, False}
     assert any(
-        other.drawn.state != answers[other.answer].state.prefix(other.step + 1) for other in others
+        other.rollout.state != answers[other.answer].state.prefix(other.step + 1)
+        for other in others
     )
     lessons = [other.as_one_step for other in others]
     whole, alone = (
-        step_logprobs(lm, each, 1.0) for each in ([other.drawn for other in others], lessons)
+        step_logprobs(lm, each, 1.0) for each in ([other.rollout for other in others], lessons)
     )
     for other, mine, theirs in zip(others, whole, alone):
         assert (
@@ -91,7 +93,7 @@ def test_branches_go_one_step_from_where_the_answers_were(
             and mine[-1].item() == pytest.approx(theirs.item(), abs=1e-4)
             and mine[:-1].tolist() == [0.0] * other.step
         )
-        scored, state = rescore(lm, other.drawn.trace).by_position, other.drawn.state
+        scored, state = rescore(lm, other.rollout.trace).by_position, other.rollout.state
         end = len(state.prompt) + len(state.written) + (state.reason == "stop")
         assert theirs.item() == pytest.approx(
             sum(x for p, x in scored.items() if p < end), abs=1e-3
@@ -100,7 +102,7 @@ def test_branches_go_one_step_from_where_the_answers_were(
 
 def test_weights_find_their_steps(lm: LM) -> None:
     answers, others = drawn(lm, "fixed:k=8", 8, 8)
-    before, behind = sides([each.state for each in answers], others)
+    before, behind = successors([each.state for each in answers], others)
     assert all(
         len(line) == 3 and all(x.prefix(s.depth) == s for x in line)
         for s, line in zip(before, behind)
@@ -113,7 +115,7 @@ def test_weights_find_their_steps(lm: LM) -> None:
     }
     wanted = [
         [each.state.prefix(step + 1) for step in range(each.state.depth)] for each in answers
-    ] + [[other.drawn.state] for other in others]
+    ] + [[other.rollout.state] for other in others]
     assert [[named[int(x) // 3, int(x) % 3] for x in each.tolist()] for each in found] == wanted
 
 
@@ -150,7 +152,7 @@ def test_the_gradient_is_that_of_the_expected_reward_with_less_noise() -> None:
 
 
 def test_candidates_are_for_arms_that_a_verifier_pays(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="step alone that was taken"):
+    with pytest.raises(OptionError, match="only for the step that was taken"):
         RLConfig(arm="outcome", candidates=2)
     with pytest.raises(OptionError, match="effective:candidates=4"):
         run_specs(tmp_path, "outcome,effective", RLConfig(candidates=2), 0, 1)

@@ -1,13 +1,10 @@
-"""Further steps from the states that answers went through, for a verifier to judge beside the ones
-taken: a policy gradient with less noise.
+"""Further draws of the steps of answers, for a verifier to compare: a gradient with less noise.
 
-In a state C steps are drawn alike, one of them being the one that the answer took, and each is
-weighed by its reward less the mean reward of the
-others, over C. That is the gradient of the expected reward as well, its noise being that of C
-draws. Whatever depends on the state alone, a
-baseline for one, cancels. A verifier's word on a step does not ask how the answer goes on, so this
-costs steps and not answers; an outcome is
-known of the step alone that was taken.
+In a state C steps are drawn, one of them being the one the answer took. Each is weighted by its
+reward minus the mean reward of the others (RLOO), over C. That is the gradient of the expected
+reward with the noise of C draws; whatever depends on the state alone, such as a baseline, cancels.
+The verifier does not ask how the answer continues, so this costs steps and not answers; an outcome
+is known only for the step that was taken.
 """
 
 from __future__ import annotations
@@ -25,76 +22,71 @@ from creditdecoding.pav.steps import Delimiter, PartialAnswer
 
 @dataclass(frozen=True)
 class StepSample:
-    """A draw of the step number `step`, from 0, of the answer number `answer`, beside the one that
-    the answer took.
-    """
+    """Another draw of step number `step`, from 0, of answer number `answer`."""
 
     answer: int
     step: int
-    drawn: Rollout
+    rollout: Rollout
 
     @property
     def as_one_step(self) -> Rollout:
-        """The draw as an answer of one step, for its log-probability: what it was begun with was
-        not drawn.
-        """
-        return replace(self.drawn, state=replace(self.drawn.state, ends=self.drawn.state.ends[-1:]))
+        """The draw as an answer of one step, for its log-probability: its prefix was not drawn."""
+        state = self.rollout.state
+        one_step = replace(state, ends=(state.ends[-1],))
+        return replace(self.rollout, state=one_step)
 
 
 def sample_steps(
     answers: Sequence[Rollout],
-    marks: Sequence[Delimiter],
+    delimiters: Sequence[Delimiter],
     count: int,
     sampler: Sampler,
     seeds: Iterator[int],
 ) -> list[StepSample]:
-    """`count` more draws of each step of each answer, whose steps end as `marks` say, in the order
-    of answers, steps and draws.
+    """`count` more draws of each step of each answer, in the order of answers, steps and draws.
 
-    An answer's state has its end token in a step (`with_end`), and so have those that are drawn.
+    End tokens belong to a step (`with_end`) in the answers and in the draws.
     """
-    places = [
+    steps = [
         (answer, step)
-        for answer, one in enumerate(answers)
-        for step in range(one.state.depth)
+        for answer, rollout in enumerate(answers)
+        for step in range(rollout.state.depth)
         for _ in range(count)
     ]
-    asks = [
-        RolloutRequest(answers[answer].state.prefix(step), marks[answer], next(seeds), 1)
-        for answer, step in places
+    requests = [
+        RolloutRequest(answers[answer].state.prefix(step), delimiters[answer], next(seeds), 1)
+        for answer, step in steps
     ]
-    found = dict(sampler.draw(asks))
+    rollouts = dict(sampler.draw(requests))
     decode = sampler.lm.vocab.decode
-    ends = [
-        with_end(found[i].state, marks[answer], decode).prefix(step + 1)
-        for i, (answer, step) in enumerate(places)
-    ]
-    return [
-        StepSample(answer, step, replace(found[i], state=ends[i]))
-        for i, (answer, step) in enumerate(places)
-    ]
+    samples = []
+    for index, (answer, step) in enumerate(steps):
+        rollout = rollouts[index]
+        state = with_end(rollout.state, delimiters[answer], decode).prefix(step + 1)
+        samples.append(StepSample(answer, step, replace(rollout, state=state)))
+    return samples
 
 
-def sides(
-    answers: Sequence[PartialAnswer], others: Sequence[StepSample]
+def successors(
+    answers: Sequence[PartialAnswer], samples: Sequence[StepSample]
 ) -> tuple[list[PartialAnswer], list[list[PartialAnswer]]]:
-    """The states before all steps of all answers, in order, and for each those behind it: the one
-    that was taken, then the other draws'.
+    """The states before all steps, in order, and for each its successors: the one that was taken
+    first, then those of the other draws.
     """
-    before = [state for one in answers for state in one.prefixes[:-1]]
-    behind = [[state] for one in answers for state in one.prefixes[1:]]
-    first = [0]
-    for one in answers:
-        first.append(first[-1] + one.depth)
-    for branch in others:
-        behind[first[branch.answer] + branch.step].append(branch.drawn.state)
-    return before, behind
+    before = [state for answer in answers for state in answer.prefixes[:-1]]
+    after = [[state] for answer in answers for state in answer.prefixes[1:]]
+    first_step = [0]
+    for answer in answers:
+        first_step.append(first_step[-1] + answer.depth)
+    for sample in samples:
+        after[first_step[sample.answer] + sample.step].append(sample.rollout.state)
+    return before, after
 
 
 def leave_one_out_weights(
     rewards: Float[Tensor, "states candidates"],
 ) -> Float[Tensor, "states candidates"]:
-    """Each reward less the mean of the others' of its state."""
+    """Each reward minus the mean of the others of its state."""
     count = rewards.shape[1]
     return (rewards - rewards.mean(dim=1, keepdim=True)) * (count / (count - 1))
 
@@ -102,7 +94,5 @@ def leave_one_out_weights(
 def split_weights(
     weights: Float[Tensor, "states candidates"], depths: Sequence[int]
 ) -> list[Float[Tensor, " steps"]]:
-    """Weights by lesson: of the answers, which have so many steps, then of each other draw alone,
-    in the order of `branches`.
-    """
+    """Weights by rollout: those of the answers, which have `depths` steps, then of each sample."""
     return [*weights[:, 0].split(list(depths)), *weights[:, 1:].reshape(-1, 1)]

@@ -35,17 +35,20 @@ class CreditError(Exception):
         allowed: object = None,
         param: str | None = None,
     ) -> None:
+        super().__init__(what)
         self.what = what
         self.hint = hint
         self.given = given
         self.allowed = allowed
         self.param = param
-        parts = [what]
-        if given is not None:
-            parts.append(f"got {short_repr(given)}")
-        if allowed is not None:
-            parts.append(f"allowed: {allowed}")
-        super().__init__("; ".join(parts) + ". " + hint)
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.given is not None:
+            parts.append(f"got {short_repr(self.given)}")
+        if self.allowed is not None:
+            parts.append(f"allowed: {self.allowed}")
+        return "; ".join(parts) + ". " + self.hint
 
 
 class OptionError(CreditError):
@@ -125,10 +128,5 @@ def prefix_errors(prefix: str) -> Iterator[None]:
     try:
         yield
     except OptionError as error:
-        raise type(error)(
-            f"{prefix}: {error.what}",
-            given=error.given,
-            allowed=error.allowed,
-            hint=error.hint,
-            param=error.param,
-        ) from error
+        error.what = f"{prefix}: {error.what}"
+        raise

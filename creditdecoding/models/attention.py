@@ -9,8 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-BACKENDS = ("sdpa", "math")
-
 SPLIT_BELOW = 0.8
 """Rows are computed one by one if they use less than this share of the padded keys."""
 

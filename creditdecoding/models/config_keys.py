@@ -8,7 +8,8 @@ concern training, generation or bookkeeping, or if it says nothing (null, false,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from creditdecoding.errors import CheckpointError, OptionError, short_repr
@@ -68,25 +69,16 @@ MAX_SHOWN = 60
 _MAX_NAMED = 5
 
 
-class RecordedConfig(Mapping[str, Any]):
+class RecordedConfig(UserDict[str, Any]):
     """A config that records which of its keys were read."""
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
-        self.raw = raw
+        super().__init__(raw)
         self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
-        return self.raw[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.raw
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.raw)
-
-    def __len__(self) -> int:
-        return len(self.raw)
+        return self.data[name]
 
 
 def without_keys(raw: Mapping[str, Any], ignored: Iterable[str]) -> dict[str, Any]:
@@ -108,12 +100,12 @@ def check_unread_keys(config: RecordedConfig, family: str, unused: Iterable[str]
     `CheckpointError`.
     """
     for name, expected in _EXPECTED.items():
-        if name in config and name not in config.read and config.raw[name] is not expected:
-            raise _refusal({name: config.raw[name]}, family)
+        if name in config and name not in config.read and config.data[name] is not expected:
+            raise _refusal({name: config.data[name]}, family)
     known = config.read | HARMLESS | _EXPECTED.keys() | set(unused)
     unknown = {
         name: value
-        for name, value in config.raw.items()
+        for name, value in config.data.items()
         if name not in known and not _says_nothing(value) and not _HARMLESS_PART.search(name)
     }
     if unknown:

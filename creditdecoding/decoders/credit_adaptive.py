@@ -1,4 +1,4 @@
-"""CreditDecoding without tuning (arXiv 2510.06133, section 4.3): constants follow the mask ratio."""
+"""CreditDecoding without tuning (arXiv 2510.06133, section 4.3): constants from the mask ratio."""
 
 from __future__ import annotations
 

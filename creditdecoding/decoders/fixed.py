@@ -34,7 +34,7 @@ class Fixed(BaseDecoder):
     )
     steps: int | None = option(
         None,
-        "In place of k: steps a block takes, as even as possible, the first ones committing one more.",
+        "In place of k: steps a block takes, as even as possible; the first ones commit one more.",
         ge=1,
     )
     order: str = option(

@@ -18,7 +18,7 @@ from creditdecoding.options import option
 
 @dataclass(frozen=True)
 class Threshold(BaseDecoder):
-    """Commits every position whose confidence is at least the threshold, and always the best one."""
+    """Commits all positions whose confidence is at least the threshold, and always the best one."""
 
     threshold: float = option(
         0.9, "Least confidence at which a token is committed.", ge=0.0, le=1.0

@@ -1,36 +1,37 @@
-"""Verifiable tasks by name: `pocket` is all eight embedded families, a family's name is that one,
-`chain` longer problems than the
-embedded model knows (chain.py), a benchmark's name (benchmarks/) that one, a data file's path the
-questions in it (questions.py).
+"""Verifiable tasks by name: `pocket` is the eight synthetic tasks that the embedded model knows,
+`chain` holds longer problems than it knows, and a benchmark's name or the path of a data file is
+the task of its questions.
 """
 
 from __future__ import annotations
 
 from creditdecoding.errors import unknown_name
-from creditdecoding.tasks import benchmarks
-from creditdecoding.tasks import custom as questions
+from creditdecoding.tasks import benchmarks, custom
 from creditdecoding.tasks.base import Task
 from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS, long_arithmetic
 
 GENERATED_TASKS = {**SYNTHETIC_TASKS, long_arithmetic.TASK.name: long_arithmetic.TASK}
-"""Every family whose items are made, by name."""
+"""All tasks whose items are generated, by name."""
 
 
 def load_tasks(names: str) -> list[Task]:
-    """The families that a comma-separated text names, without repeats. Raises `OptionError`."""
-    found: dict[str, Task] = {}
+    """The tasks that a comma-separated text names, without repeats. Raises `OptionError`."""
+    tasks: dict[str, Task] = {}
     for name in (part.strip() for part in names.split(",")):
         if name == "pocket":
-            found |= SYNTHETIC_TASKS
-        elif name in GENERATED_TASKS:
-            found[name] = GENERATED_TASKS[name]
-        elif benchmarks.is_named(name):
-            loaded = benchmarks.load(name)
-            found[loaded.name] = loaded
-        elif questions.is_file(name):
-            found[name] = questions.load(name)
+            tasks |= SYNTHETIC_TASKS
         else:
-            raise unknown_name(
-                "task", name.partition("=")[0], ["pocket", *GENERATED_TASKS, *benchmarks.NAMES]
-            )
-    return list(found.values())
+            task = _load_task(name)
+            tasks[task.name] = task
+    return list(tasks.values())
+
+
+def _load_task(name: str) -> Task:
+    if name in GENERATED_TASKS:
+        return GENERATED_TASKS[name]
+    if benchmarks.is_benchmark(name):
+        return benchmarks.load(name)
+    if custom.is_file(name):
+        return custom.load(name)
+    known = ["pocket", *GENERATED_TASKS, *benchmarks.NAMES]
+    raise unknown_name("task", name.partition("=")[0], known)

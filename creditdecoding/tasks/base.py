@@ -14,11 +14,13 @@ from creditdecoding.errors import OptionError
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
+_DRAWS_PER_ITEM = 2000
+
 
 @dataclass(frozen=True)
 class Item:
-    """One question. `gold` is what the scorer compares with; `key` is the structure that decides
-    the split.
+    """One question of the task called `task`. `answer` is a worked reference answer, `gold` what
+    the scorer compares with; `key` is the structure that decides the split.
     """
 
     task: str
@@ -29,22 +31,25 @@ class Item:
 
     @property
     def split(self) -> Split:
-        """Split by a hash of the structure, never of the wording: 10% test, 5% dev, the rest train."""
+        """The split by a hash of the structure, not of the wording: 10% test, 5% dev, 85% train."""
         digest = hashlib.blake2b(repr((self.task, self.key)).encode(), digest_size=8).digest()
         bucket = int.from_bytes(digest, "big") % 20
-        return "test" if bucket < 2 else "dev" if bucket == 2 else "train"
+        if bucket < 2:
+            return "test"
+        return "dev" if bucket == 2 else "train"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task family: how items are made and scored.
+    """How items are made and scored.
 
-    `delimiter` ends a step of a worked answer, "" where none does; `share` is how often training
-    draws from it, relative to the others.
-    Items that were published rather than made are `listed`: all are of the test split. `grade` is
-    partial credit beside `score`; `about`
-    goes to reports. `answer` reads from a text what a vote among several counts; without it that is
-    `final_answer`, else the whole text.
+    - `make` generates an item; `fixed_items` are items that were published instead.
+    - `score` is right or wrong; `partial_credit`, if there is one, is from 0 to 1.
+    - `step_delimiter` ends a step of a worked answer; "" if answers have no steps.
+    - `train_weight` is how often training draws from the task, relative to the others.
+    - `extract_answer` reads from a text what a vote among several counts; by default that is
+      `final_answer`, else the whole text.
+    - `metadata` goes into reports.
     """
 
     name: str
@@ -59,71 +64,69 @@ class Task:
     extract_answer: Callable[[str], str | None] | None = None
 
 
-def generate_items(family: Task, split: Split, seed: int) -> Iterator[Item]:
-    """Endless items of one split, the same for the same seed."""
-    return (item for item in _all_items(family, split, seed) if item.split == split)
-
-
-def _all_items(family: Task, split: Split, seed: int) -> Iterator[Item]:
-    rng = random.Random(f"{family.name}/{split}/{seed}")
-    while True:
-        yield family.make(rng)
-
-
 class DefaultLimit(int):
-    """A limit that is a default and nobody's wish: of a list that is shorter all items are taken."""
+    """A limit that the user did not set: all items are taken from a task that has fewer."""
 
 
-def distinct_items(family: Task, split: Split, seed: int, limit: int) -> list[Item]:
-    """`limit` items no two of which share a structure (fewer if the family has fewer).
+def generate_items(task: Task, split: Split, seed: int) -> Iterator[Item]:
+    """Endless items of one split, the same for the same seed."""
+    return (item for item in _all_items(task, split, seed) if item.split == split)
 
-    Of a listed family `limit` items drawn by the seed, in their order, 0 for all. Raises
-    `OptionError` if there are fewer, unless the
-    limit is an `UpTo`.
+
+def _all_items(task: Task, split: Split, seed: int) -> Iterator[Item]:
+    rng = random.Random(f"{task.name}/{split}/{seed}")
+    while True:
+        yield task.make(rng)
+
+
+def distinct_items(task: Task, split: Split, seed: int, limit: int) -> list[Item]:
+    """`limit` items, no two of which share a structure (fewer if the task has fewer).
+
+    Of fixed items, whatever the split, `limit` items drawn by the seed, in their order; 0 for all.
+    Raises `OptionError` if there are fewer, unless the limit is a `DefaultLimit`.
     """
-    if family.fixed_items is not None:
-        return _drawn(family.name, family.fixed_items, seed, limit)
+    if task.fixed_items is not None:
+        return _draw(task.name, task.fixed_items, seed, limit)
     if limit < 1:
         raise OptionError(
-            "items of this family are made, so there is no end of them",
-            given=family.name,
+            "items of this task are generated without end",
+            given=task.name,
             hint="Give a limit of 1 or more.",
         )
-    chosen: dict[tuple[Any, ...], Item] = {}
-    for item in itertools.islice(_all_items(family, split, seed), 2000 * limit):
-        if len(chosen) == limit:
+    by_key: dict[tuple[Any, ...], Item] = {}
+    for item in itertools.islice(_all_items(task, split, seed), _DRAWS_PER_ITEM * limit):
+        if len(by_key) == limit:
             break
         if item.split == split:
-            chosen.setdefault(item.key, item)
-    return list(chosen.values())
+            by_key.setdefault(item.key, item)
+    return list(by_key.values())
 
 
-def items_digest(chosen: Iterable[Item]) -> str:
-    """Twelve hex digits that say which items these are: of their texts and gold answers, in order."""
-    found = hashlib.blake2b(digest_size=6)
-    for item in chosen:
-        found.update(f"{(item.task, item.prompt, item.answer, item.gold)!r}\n".encode())
-    return found.hexdigest()
-
-
-def _drawn(name: str, listed: tuple[Item, ...], seed: int, limit: int) -> list[Item]:
+def _draw(name: str, items: tuple[Item, ...], seed: int, limit: int) -> list[Item]:
     if isinstance(limit, DefaultLimit):
-        limit = min(limit, len(listed))
-    if limit > len(listed):
-        what = f"the limit is larger than {name}"
+        limit = min(limit, len(items))
+    if limit > len(items):
         raise OptionError(
-            what,
+            f"the limit is larger than {name}",
             given=limit,
-            allowed=f"at most {len(listed)}",
+            allowed=f"at most {len(items)}",
             hint="Ask for fewer items, or for all with a limit of 0.",
         )
-    chosen = random.Random(f"{name}/{seed}").sample(range(len(listed)), limit or len(listed))
-    return [listed[i] for i in sorted(chosen)]
+    places = random.Random(f"{name}/{seed}").sample(range(len(items)), limit or len(items))
+    return [items[place] for place in sorted(places)]
+
+
+def items_digest(items: Iterable[Item]) -> str:
+    """Twelve hex digits that identify items by their texts and gold answers, in order."""
+    digest = hashlib.blake2b(digest_size=6)
+    for item in items:
+        digest.update(f"{(item.task, item.prompt, item.answer, item.gold)!r}\n".encode())
+    return digest.hexdigest()
 
 
 def final_answer(text: str) -> str | None:
-    """What follows the last "Answer:", without case, outer white space and final period; None where
-    it is missing.
+    """The text after the last "Answer:", in lower case, without outer white space and final period;
+    None if there is none.
     """
     _, marker, after = text.rpartition("Answer:")
     return after.split("\n")[0].strip().rstrip(".").strip().lower() if marker else None

@@ -1,11 +1,10 @@
-"""Questions of one's own: a file of {"prompt", "answer"} or {"question", "answer"} records as a
-task, judged by exact match after normalisation.
+"""A task from a user's file of {"prompt", "answer"} or {"question", "answer"} records, scored by
+exact match after normalisation.
 
-Right is an answer that, as a whole or in its last word on the matter (boxed, after the last
-"Answer:", else its last line), equals the
-reference without regard to case, white space, outer punctuation and thousands separators in a
-number. "answer" may be a list of texts that are
-all right. A step of an answer is a line.
+An answer is right if the whole of it or its final statement (the box, the text after the last
+"Answer:", else the last line) equals the reference without regard to case, white space, outer
+punctuation and thousands separators in a number. "answer" may be a list of texts that are all
+right. A step of an answer is a line.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from creditdecoding.tasks.base import Task
-from creditdecoding.tasks.benchmarks import base
-from creditdecoding.tasks.benchmarks.extract import short
+from creditdecoding.tasks.benchmarks.base import Benchmark, Question, Template, as_task
+from creditdecoding.tasks.benchmarks.extract import short_answer
 from creditdecoding.tasks.benchmarks.files import KINDS
 
 _PROMPTS = ("prompt", "question", "problem", "input")
@@ -31,58 +30,56 @@ def is_file(spec: str) -> bool:
 
 
 def load(path: str) -> Task:
-    """The questions of a file, named by its path. Raises `OptionError`."""
-    return base.family(dataclasses.replace(_QUESTIONS, name=path), path=path)
+    """The questions of a file as a task named by its path. Raises `OptionError`."""
+    return as_task(dataclasses.replace(_QUESTIONS, name=path), path=path)
 
 
 def normalize_answer(text: str) -> str:
-    """A text as it is compared."""
+    """The form in which answers are compared."""
     plain = " ".join(text.casefold().split()).strip(_OUTER)
-    return (
-        plain.replace(",", "") if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", plain) else plain
-    )
+    is_number = re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", plain)
+    return plain.replace(",", "") if is_number else plain
 
 
-def _questions(record: Mapping[str, Any]) -> Iterator[base.Question]:
+def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
     prompt = _only(record, _PROMPTS)
-    given = _only(record, _ANSWERS)
-    answers = given if isinstance(given, list) else [given]
+    value = _only(record, _ANSWERS)
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("the prompt is not some text")
-    if not answers or any(
-        isinstance(each, bool)
-        or not isinstance(each, (str, int, float))
-        or not normalize_answer(str(each))
-        for each in answers
-    ):
+    answers = value if isinstance(value, list) else [value]
+    if not answers or not all(map(_is_answer, answers)):
         raise ValueError("the answer is not a text, a number or a list of them")
-    yield base.Question(
-        {"prompt": prompt}, str(answers[0]), tuple(normalize_answer(str(each)) for each in answers)
-    )
+    gold = tuple(normalize_answer(str(answer)) for answer in answers)
+    yield Question({"prompt": prompt}, str(answers[0]), gold)
+
+
+def _is_answer(value: object) -> bool:
+    is_text_or_number = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    return is_text_or_number and bool(normalize_answer(str(value)))
 
 
 def _only(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     """The one field of these names that the record has."""
-    there = [name for name in names if name in record]
-    if len(there) > 1:
-        raise ValueError(f"both {' and '.join(there)} are there")
-    if not there:
+    present = [name for name in names if name in record]
+    if len(present) > 1:
+        raise ValueError(f"both {' and '.join(present)} are there")
+    if not present:
         raise KeyError(names[0])
-    return record[there[0]]
+    return record[present[0]]
 
 
-def _judge(text: str, gold: tuple[str, ...]) -> bool:
-    return normalize_answer(text) in gold or normalize_answer(short(text)) in gold
+def _is_correct(text: str, gold: tuple[str, ...]) -> bool:
+    return normalize_answer(text) in gold or normalize_answer(short_answer(text)) in gold
 
 
-_QUESTIONS = base.Benchmark(
-    "questions",
-    "questions of your own",
-    "prompt (or question), answer (a text, a number or a list)",
-    "",
-    (),
-    {"plain": base.Template("{prompt}")},
-    _questions,
-    _judge,
-    delimiter="\n",
+_QUESTIONS = Benchmark(
+    name="questions",
+    title="questions of your own",
+    record_format="prompt (or question), answer (a text, a number or a list)",
+    repo="",
+    files=(),
+    templates={"plain": Template("{prompt}")},
+    questions=_questions,
+    is_correct=_is_correct,
+    step_delimiter="\n",
 )

@@ -53,7 +53,7 @@ _KEPT = {
     "files": "every file that this user may open",
     "root": "the id of root",
 }
-"""What judged code keeps if the system does not take it away, by the names that `confine` returns."""
+"""What judged code keeps if it cannot be taken away, by the names that `confine` returns."""
 
 _log = logging.getLogger(__name__)
 
@@ -212,8 +212,8 @@ def _child(
     *links: Pipes,
     streams: Sequence[IO[bytes] | int] = (subprocess.DEVNULL,) * 3,
 ) -> Iterator[_Child]:
-    """A child in an empty folder, to which its ends of `links` are passed. It is killed, and the folder
-    removed, at the end of the block.
+    """A child in an empty folder, which inherits its ends of `links`. At the end of the block it is
+    killed and the folder removed.
     """
     child_end, our_end = _link()
     ends = (child_end, *links)

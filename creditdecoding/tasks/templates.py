@@ -1,10 +1,7 @@
-"""Ways to wrap a question, as data: a comparison asks each item once in every template that is
-asked for.
+"""Prompt templates as data: a comparison asks each item once in every template that is named.
 
-Rankings of decoders can change with the wording, so they are reported by template as well. Leaves
-to others: the questions themselves
-(each task brings its own phrasings), and the checkpoint's chat template, which comes around all of
-these (tokenizer.py).
+Rankings of decoders can change with the wording, so they are reported by template as well. The
+checkpoint's chat template is applied around these.
 """
 
 from __future__ import annotations
@@ -23,18 +20,18 @@ def parse_templates(names: str) -> list[str]:
     """The template names of a comma-separated text, or `all`, without repeats. Raises
     `OptionError`.
     """
-    found: dict[str, None] = {}
+    chosen: dict[str, None] = {}
     for name in (part.strip() for part in names.split(",") if part.strip()):
         if name != "all" and name not in TEMPLATES:
             raise unknown_name("template", name, ["all", *TEMPLATES])
-        found |= dict.fromkeys(TEMPLATES if name == "all" else [name])
-    if not found:
+        chosen |= dict.fromkeys(TEMPLATES if name == "all" else [name])
+    if not chosen:
         raise OptionError(
             "no template", allowed=", ".join(["all", *TEMPLATES]), hint="Name at least one."
         )
-    return list(found)
+    return list(chosen)
 
 
 def apply_template(template: str, question: str) -> str:
-    """The prompt of `question` in the template of that name."""
+    """The prompt of `question` in the template called `template`."""
     return TEMPLATES[template].replace("{question}", question)

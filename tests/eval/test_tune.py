@@ -178,7 +178,7 @@ def test_the_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--decoder", "thrift:threshold=0.9"], "no sweep"),
         (["--split", "deb"], "unknown split"),
         (["--out", "no/such/folder/x.yaml"], "does not exist"),
-        (["--limit", "0"], "no end of them"),
+        (["--limit", "0"], "generated without end"),
     ],
 )
 def test_bad_options_are_one_line(flags: list[str], said: str) -> None:

@@ -536,7 +536,7 @@ def test_limit() -> None:
         OptionError, match=r"the limit is larger than gsm8k; got 5; allowed: at most 4"
     ):
         distinct_items(family, "test", 0, 5)
-    with pytest.raises(OptionError, match="no end of them"):
+    with pytest.raises(OptionError, match="generated without end"):
         distinct_items(load_tasks("facts")[0], "test", 0, 0)
 
 

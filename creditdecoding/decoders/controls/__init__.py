@@ -1,1 +1,1 @@
-"""Ablations of credit. Comparisons offer them; the server, SGLang and the list of decoders do not."""
+"""Ablations of credit: comparisons offer them; the server, SGLang and the decoder list do not."""

@@ -1,7 +1,7 @@
 """The paper's eight benchmarks by name. `NAME` loads from the hub, `NAME=PATH` from a local file or
-folder, `NAME@TEMPLATE` asks otherwise.
+folder; `NAME@TEMPLATE` uses another prompt template.
 
-A benchmark's file is imported when it is named.
+A benchmark's module is imported when it is named.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import importlib
 
 from creditdecoding.errors import unknown_name
 from creditdecoding.tasks.base import Task
-from creditdecoding.tasks.benchmarks import base
+from creditdecoding.tasks.benchmarks.base import Benchmark, as_task
 
 NAMES = ("mmlu", "squad2", "drop", "korbench", "humaneval", "livecodebench", "gsm8k", "math")
 
 
-def get(name: str) -> base.Benchmark:
-    """The benchmark of that name. Raises `OptionError`."""
+def get(name: str) -> Benchmark:
+    """The benchmark called `name`. Raises `OptionError`."""
     if name not in NAMES:
         raise unknown_name("benchmark", name, NAMES)
-    found: base.Benchmark = importlib.import_module(f"{__name__}.{name}").BENCHMARK
-    return found
+    benchmark: Benchmark = importlib.import_module(f"{__name__}.{name}").BENCHMARK
+    return benchmark
 
 
-def is_named(spec: str) -> bool:
+def is_benchmark(spec: str) -> bool:
     """Whether `spec` begins with a benchmark's name."""
     return spec.partition("=")[0].partition("@")[0] in NAMES
 
 
 def load(spec: str) -> Task:
-    """The family of `NAME`, `NAME@TEMPLATE`, `NAME=PATH` or `NAME@TEMPLATE=PATH`. Raises
+    """The task of `NAME`, `NAME@TEMPLATE`, `NAME=PATH` or `NAME@TEMPLATE=PATH`. Raises
     `OptionError`.
     """
     head, _, path = spec.partition("=")
     name, _, template = head.partition("@")
-    return base.family(get(name), template.strip(), path.strip())
+    return as_task(get(name), template.strip(), path.strip())

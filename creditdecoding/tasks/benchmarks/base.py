@@ -1,5 +1,5 @@
-"""What a benchmark is: where its released files are, how a record becomes a question, prompts as
-data, and a judge.
+"""What a benchmark is: where its released files are, how a record becomes questions, prompts as
+data, and a scorer.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.tasks.base import Item, Task
 from creditdecoding.tasks.benchmarks.files import Record, digest, fetch, read
 
-_BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+_RECORD_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A record as text: what the prompt templates may name, a reference answer that the judge
-    accepts, what it compares with.
+    """A record as text: the fields that prompt templates may name, a reference answer that the
+    scorer accepts, and what the scorer compares with.
     """
 
     fields: Mapping[str, str]
@@ -32,117 +32,149 @@ class Question:
 @dataclass(frozen=True)
 class Template:
     """A prompt with {fields} in it. An answer ends before the first of `stop` (for base models,
-    which go on with the next question).
+    which continue with the next question).
     """
 
     text: str
     stop: tuple[str, ...] = ()
 
+    def cut(self, answer: str) -> str:
+        """The answer up to the first stop string."""
+        ends = [answer.find(stop) for stop in self.stop if stop in answer]
+        return answer[: min(ends, default=len(answer))]
+
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published benchmark. The first template is the default; `member` says which files of a
-    folder or archive are its test set.
+    """A published benchmark. The first template is the default.
 
-    `judge` is right or wrong; `grade`, where there is one, is the usual partial credit (F1). `load`
-    replaces reading file by file.
-    `delimiter` ends a step of an answer, where answers are worked out; `answer` reads from a text
-    what a vote among several counts.
+    `record_format` describes a record in error messages. `questions` turns a record into questions.
+    `is_correct` compares an answer with `gold`; `partial_credit`, if there is one, is the usual F1.
+    `is_test_file` picks the test set from the files of a folder or archive. `read_records` replaces
+    reading file by file. `step_delimiter` ends a step of an answer, if answers are worked out;
+    `extract_answer` reads from an answer what a vote among several counts.
     """
 
     name: str
     title: str
-    layout: str
+    record_format: str
     repo: str
     files: tuple[str, ...]
     templates: Mapping[str, Template]
     questions: Callable[[Mapping[str, Any]], Iterable[Question]]
-    judge: Callable[[str, Any], bool]
-    grade: Callable[[str, Any], float] | None = None
-    member: Callable[[str], bool] = lambda name: True
-    load: Callable[[Sequence[Path]], Iterable[Record]] | None = None
-    delimiter: str = ""
-    answer: Callable[[str], object] | None = None
+    is_correct: Callable[[str, Any], bool]
+    partial_credit: Callable[[str, Any], float] | None = None
+    is_test_file: Callable[[str], bool] = lambda name: True
+    read_records: Callable[[Sequence[Path]], Iterable[Record]] | None = None
+    step_delimiter: str = ""
+    extract_answer: Callable[[str], object] | None = None
 
 
-def family(benchmark: Benchmark, template: str = "", path: str = "") -> Task:
+def as_task(benchmark: Benchmark, template_name: str = "", path: str = "") -> Task:
     """The benchmark's items from a local file or folder, or without one from the hub, in one of its
     templates. Raises `OptionError`.
     """
-    name, chosen = benchmark.name, template or next(iter(benchmark.templates))
-    if chosen not in benchmark.templates:
-        raise unknown_name(f"template of {name}", chosen, benchmark.templates)
-    if template and template != next(iter(benchmark.templates)):
-        name = f"{name}@{template}"
-    wording = benchmark.templates[chosen]
-    paths = (
-        [Path(path).expanduser()]
-        if path
-        else [fetch(benchmark.repo, file) for file in benchmark.files]
-    )
-    found = tuple(_items(benchmark, name, wording.text, paths))
-    if not found:
-        raise OptionError(
-            f"no {benchmark.name} items",
-            given=path or benchmark.repo,
-            allowed=benchmark.layout,
-            hint="Check the file.",
-        )
-
-    def cut(text: str) -> str:
-        return text[
-            : min((at for at in map(text.find, wording.stop) if at >= 0), default=len(text))
-        ]
+    default = next(iter(benchmark.templates))
+    template_name = template_name or default
+    if template_name not in benchmark.templates:
+        raise unknown_name(f"template of {benchmark.name}", template_name, benchmark.templates)
+    template = benchmark.templates[template_name]
+    is_default = template_name == default
+    name = benchmark.name if is_default else f"{benchmark.name}@{template_name}"
+    paths = _paths(benchmark, path)
+    items = _items(benchmark, name, template.text, paths)
 
     def draw(rng: Random) -> Item:
-        return rng.choice(found)
+        return rng.choice(items)
 
-    grade, answer = benchmark.grade, benchmark.answer
+    def score(text: str, item: Item) -> bool:
+        return benchmark.is_correct(template.cut(text), item.gold)
 
-    def voted(text: str) -> str | None:
-        found = None if answer is None else answer(cut(text))
-        return None if found is None else str(found)
-
+    metadata = {
+        "source": path or f"hub: {benchmark.repo}",
+        "sha256": {file.name: digest(file) for file in paths if file.is_file()},
+        "items": len(items),
+        "template": template_name,
+        **dataclasses.asdict(template),
+    }
     return Task(
-        name,
-        benchmark.title,
-        draw,
-        lambda text, item: benchmark.judge(cut(text), item.gold),
-        partial_credit=None if grade is None else lambda text, item: grade(cut(text), item.gold),
-        step_delimiter=benchmark.delimiter,
-        fixed_items=found,
-        metadata={
-            "source": path or f"hub: {benchmark.repo}",
-            "sha256": {file.name: digest(file) for file in paths if file.is_file()},
-            "items": len(found),
-            "template": chosen,
-            **dataclasses.asdict(wording),
-        },
-        extract_answer=None if answer is None else voted,
+        name=name,
+        title=benchmark.title,
+        make=draw,
+        score=score,
+        step_delimiter=benchmark.step_delimiter,
+        partial_credit=_partial_credit(benchmark, template),
+        fixed_items=items,
+        metadata=metadata,
+        extract_answer=_extractor(benchmark, template),
     )
 
 
-def _items(benchmark: Benchmark, name: str, template: str, paths: Sequence[Path]) -> Iterator[Item]:
-    records = (
-        benchmark.load(paths)
-        if benchmark.load is not None
-        else (record for path in paths for record in read(path, benchmark.member))
-    )
-    for where, record in records:
+def _partial_credit(
+    benchmark: Benchmark, template: Template
+) -> Callable[[str, Item], float] | None:
+    """The benchmark's partial credit for an item, if there is one."""
+    credit = benchmark.partial_credit
+    if credit is None:
+        return None
+    return lambda text, item: credit(template.cut(text), item.gold)
+
+
+def _extractor(benchmark: Benchmark, template: Template) -> Callable[[str], str | None] | None:
+    """What a vote counts, as text, if the benchmark says it."""
+    extract = benchmark.extract_answer
+    if extract is None:
+        return None
+
+    def extract_text(text: str) -> str | None:
+        answer = extract(template.cut(text))
+        return None if answer is None else str(answer)
+
+    return extract_text
+
+
+def _paths(benchmark: Benchmark, path: str) -> list[Path]:
+    if path:
+        return [Path(path).expanduser()]
+    return [fetch(benchmark.repo, file) for file in benchmark.files]
+
+
+def _items(
+    benchmark: Benchmark, name: str, template: str, paths: Sequence[Path]
+) -> tuple[Item, ...]:
+    """All items of the files. Raises `OptionError`."""
+    items = tuple(_read_items(benchmark, name, template, paths))
+    if not items:
+        raise OptionError(
+            f"no {benchmark.name} items",
+            given=", ".join(map(str, paths)),
+            allowed=benchmark.record_format,
+            hint="Check the file.",
+        )
+    return items
+
+
+def _read_items(
+    benchmark: Benchmark, name: str, template: str, paths: Sequence[Path]
+) -> Iterator[Item]:
+    for location, record in _records(benchmark, paths):
         try:
             for index, question in enumerate(benchmark.questions(record)):
-                yield Item(
-                    name,
-                    template.format(**question.fields),
-                    question.answer,
-                    question.gold,
-                    (where, index),
-                )
-        except _BROKEN as error:
-            reason = (
-                f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-            )
-            what = f"not a record of {benchmark.name} ({reason[:120]})"
+                prompt = template.format(**question.fields)
+                yield Item(name, prompt, question.answer, question.gold, (location, index))
+        except _RECORD_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            if isinstance(error, KeyError):
+                reason = f"no {error}"
             raise OptionError(
-                what, given=where, allowed=benchmark.layout, hint="Give a file as it was released."
+                f"not a record of {benchmark.name} ({reason[:120]})",
+                given=location,
+                allowed=benchmark.record_format,
+                hint="Give a file as it was released.",
             ) from error
+
+
+def _records(benchmark: Benchmark, paths: Sequence[Path]) -> Iterable[Record]:
+    if benchmark.read_records is not None:
+        return benchmark.read_records(paths)
+    return (record for path in paths for record in read(path, benchmark.is_test_file))

@@ -27,49 +27,51 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
 
 
 def _program(text: str, prompt: str, name: str) -> str:
-    """The answer as a whole program: a function of its own after the prompt's head, or the rest of
-    the prompt's function.
+    """The answer as a whole program: the prompt's head and a function of its own, or the prompt
+    and the rest of its function.
     """
-    written = code(text, defines(name))
-    if re.search(defines(name), written, re.MULTILINE):
-        return _head(prompt, name) + "\n" + written
-    body = written.lstrip("\n")
-    if body and not body[0].isspace():  # the first line lost its indent, as chat models' answers do
+    answer = code(text, defines(name))
+    if re.search(defines(name), answer, re.MULTILINE):
+        return _head(prompt, name) + "\n" + answer
+    body = answer.lstrip("\n")
+    if body and not body[0].isspace():  # answers of chat models lose the first line's indent
         body = f"    {body}"
     return prompt.rstrip("\n") + "\n" + body
 
 
 def _head(prompt: str, name: str) -> str:
-    """What stands before the function: imports and helpers."""
+    """The prompt before the function: imports and helpers."""
     definitions = re.finditer(rf"^(async\s+)?def\s+{name}\b", prompt, re.MULTILINE)
-    starts = [found.start() for found in definitions]
+    starts = [match.start() for match in definitions]
     return prompt[: starts[-1]] if starts else ""
 
 
-def _judge(text: str, gold: tuple[str, str, str]) -> bool:
+def _is_correct(text: str, gold: tuple[str, str, str]) -> bool:
     prompt, name, test = gold
     tests = f"{_head(prompt, name)}\n{test}"
     return passes_tests(_program(text, prompt, name), name, tests, seconds=_SECONDS)
 
 
 BENCHMARK = Benchmark(
-    "humaneval",
-    "a Python function from its docstring",
-    "prompt, canonical_solution, test, entry_point",
-    "openai/openai_humaneval",
-    ("openai_humaneval/test-00000-of-00001.parquet",),
-    {
+    name="humaneval",
+    title="a Python function from its docstring",
+    record_format="prompt, canonical_solution, test, entry_point",
+    repo="openai/openai_humaneval",
+    files=("openai_humaneval/test-00000-of-00001.parquet",),
+    templates={
         "complete": Template(
-            "Complete the following Python function. Reply with the whole function in a code block.\n\n```python\n{prompt}\n```"
+            "Complete the following Python function. Reply with the whole function in a code block."
+            "\n\n```python\n{prompt}\n```"
         ),
         "script": Template(
-            "Write a solution to the following problem and make sure that it passes the tests:\n```python\n{prompt}\n```"
+            "Write a solution to the following problem and make sure that it passes the tests:\n"
+            "```python\n{prompt}\n```"
         ),
         "base": Template(
             "{prompt}\n", ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(", "\n```")
         ),
     },
-    _questions,
-    _judge,
-    delimiter="\n",
+    questions=_questions,
+    is_correct=_is_correct,
+    step_delimiter="\n",
 )

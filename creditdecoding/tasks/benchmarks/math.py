@@ -1,4 +1,4 @@
-"""MATH: competition problems (Hendrycks et al., 2021), also its subset MATH-500. Judged by
+"""MATH: competition problems (Hendrycks et al., 2021), also its subset MATH-500. Scored by
 math-verify, which only this file imports.
 """
 
@@ -19,7 +19,7 @@ try:
 except ImportError:
     parse = verify = None
 
-_WORKED = """Problem: Solve $3x-4=11$ for $x$.
+_EXAMPLES = """Problem: Solve $3x-4=11$ for $x$.
 Solution: Adding 4 gives $3x=15$, so $x=\\boxed{{5}}$.
 
 Problem: What is the area of a right triangle whose legs are 3 and $\\frac{{4}}{{5}}$?
@@ -39,51 +39,54 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
     )
 
 
-def _same_text(text: str) -> str:
+def _plain(text: str) -> str:
+    """A formula without spacing, text commands and styles of fractions."""
     text = re.sub(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\\left|\\right|\\[!,;: ]|\\\$|\$|\s|\.$", "", text.strip())
     return re.sub(r"\\[dt]frac", r"\\frac", text).removesuffix(".")
 
 
 def _stated(text: str) -> str | None:
-    """The box, or what is announced."""
-    box, said = boxed(text), announced(text)
-    return box if box is not None or said is None else said.split("\n")[0]
+    """The inside of the box, or else the announced answer."""
+    box, statement = boxed(text), announced(text)
+    if box is not None or statement is None:
+        return box
+    return statement.split("\n")[0]
 
 
-def _judge(text: str, gold: str) -> bool:
-    """The box, or what is announced, or the last formula, equals the reference as mathematics."""
+def _is_correct(text: str, gold: str) -> bool:
+    """The box, the announced answer or the last formula equals the reference as mathematics."""
     if verify is None or parse is None:
         raise MissingExtraError("math-verify", "eval")
-    said = _stated(text)
-    found = text if said is None else said
-    if _same_text(found) == _same_text(gold):
+    stated = _stated(text)
+    statement = text if stated is None else stated
+    if _plain(statement) == _plain(gold):
         return True
-    limit = (
-        5 if threading.current_thread() is threading.main_thread() else None
-    )  # its time limit is a signal
+    # math-verify's time limit is a signal, which only the main thread can have.
+    limit = 5 if threading.current_thread() is threading.main_thread() else None
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    wanted = parse(f"${gold}$", parsing_timeout=limit)
-    given = parse(f"${found}$" if boxed(text) is not None else found, parsing_timeout=limit)
-    return bool(verify(wanted, given, timeout_seconds=limit))
+    formula = f"${statement}$" if boxed(text) is not None else statement
+    expected = parse(f"${gold}$", parsing_timeout=limit)
+    answer = parse(formula, parsing_timeout=limit)
+    return bool(verify(expected, answer, timeout_seconds=limit))
 
 
 BENCHMARK = Benchmark(
-    "math",
-    "competition mathematics",
-    "problem, solution with \\boxed{} or answer",
-    "HuggingFaceH4/MATH-500",
-    ("test.jsonl",),
-    {
+    name="math",
+    title="competition mathematics",
+    record_format="problem, solution with \\boxed{} or answer",
+    repo="HuggingFaceH4/MATH-500",
+    files=("test.jsonl",),
+    templates={
         "boxed": Template(
             "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
         ),
         "short": Template("{problem}\nGive only the final answer, within \\boxed{{}}."),
         "plain": Template("{problem}"),
-        "base": Template(_WORKED + "Problem: {problem}\nSolution:", ("\nProblem:",)),
+        "base": Template(_EXAMPLES + "Problem: {problem}\nSolution:", ("\nProblem:",)),
     },
-    _questions,
-    _judge,
-    delimiter="\n",
-    answer=_stated,
+    questions=_questions,
+    is_correct=_is_correct,
+    step_delimiter="\n",
+    extract_answer=_stated,
 )

@@ -16,8 +16,8 @@ except ImportError:
 
 
 def rows(content: bytes) -> list[dict[str, Any]]:
-    """Every row of a file. Raises `MissingExtraError`, or `ValueError` for what is no parquet file."""
+    """Every row of a file. Raises `MissingExtraError`, or `ValueError` if it is no parquet file."""
     if _parquet is None:
         raise MissingExtraError("pyarrow", "eval")
-    found: list[dict[str, Any]] = _parquet.read_table(io.BytesIO(content)).to_pylist()
-    return found
+    table: list[dict[str, Any]] = _parquet.read_table(io.BytesIO(content)).to_pylist()
+    return table

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from creditdecoding.tasks.benchmarks.base import Benchmark, Question, Template
-from creditdecoding.tasks.benchmarks.extract import short
+from creditdecoding.tasks.benchmarks.extract import short_answer
 
-_NONE = {
+_NO_ANSWER = {
     "unanswerable",
     "no answer",
     "not answerable",
@@ -24,99 +24,93 @@ _NONE = {
     "not given",
     "not stated",
 }
-_ASKED = "{context}\n\nQuestion: {question}\n"
+_QUESTION = "{context}\n\nQuestion: {question}\n"
 
 
 def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
-    if "data" in record:  # the released file
-        for article in record["data"]:
-            for paragraph in article["paragraphs"]:
-                for each in paragraph["qas"]:
-                    yield _question(
-                        paragraph["context"],
-                        each["question"],
-                        [answer["text"] for answer in each["answers"]],
-                    )
-    else:
+    if "data" not in record:
         yield _question(record["context"], record["question"], list(record["answers"]["text"]))
+        return
+    paragraphs = (p for article in record["data"] for p in article["paragraphs"])
+    for paragraph in paragraphs:  # the released file
+        for pair in paragraph["qas"]:
+            answers = [answer["text"] for answer in pair["answers"]]
+            yield _question(paragraph["context"], pair["question"], answers)
 
 
 def _question(context: str, question: str, answers: list[str]) -> Question:
     fields = {"context": context.strip(), "question": question.strip()}
-    return Question(
-        fields,
-        f"Answer: {answers[0] if answers else 'unanswerable'}",
-        tuple(dict.fromkeys(answers)),
-    )
+    reference = answers[0] if answers else "unanswerable"
+    return Question(fields, f"Answer: {reference}", tuple(dict.fromkeys(answers)))
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Lower case, without punctuation, articles and extra white space."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def f1(given: str, wanted: str) -> float:
+def f1(answer: str, gold: str) -> float:
     """F1 of two phrases over their normalised words."""
-    first, second = normalise(given).split(), normalise(wanted).split()
-    if not first or not second:
-        return float(first == second)
-    common = sum((Counter(first) & Counter(second)).values())
-    return 2 * common / (len(first) + len(second))
+    answer_words, gold_words = normalize(answer).split(), normalize(gold).split()
+    if not answer_words or not gold_words:
+        return float(answer_words == gold_words)
+    common = sum((Counter(answer_words) & Counter(gold_words)).values())
+    return 2 * common / (len(answer_words) + len(gold_words))
 
 
-def _answer(text: str) -> str | None:
-    """The phrase given; empty for a text that says there is none; None for a text that says
+def _phrase(text: str) -> str | None:
+    """The phrase that a text answers: empty if it says that there is no answer, None if it says
     nothing.
     """
-    found = short(text)
-    said = normalise(found)
-    if not said:
+    phrase = short_answer(text)
+    plain = normalize(phrase)
+    if not plain:
         return None
-    return (
-        ""
-        if said in _NONE or re.search(r"\b(unanswerable|(cannot|can not) be answered)\b", said)
-        else found
-    )
+    refusal = re.search(r"\b(unanswerable|(cannot|can not) be answered)\b", plain)
+    return "" if plain in _NO_ANSWER or refusal else phrase
 
 
-def _judge(text: str, gold: Sequence[str]) -> bool:
-    found = _answer(text)
-    return found is not None and normalise(found) in {normalise(each) for each in gold or ("",)}
+def _is_correct(text: str, gold: Sequence[str]) -> bool:
+    phrase = _phrase(text)
+    return phrase is not None and normalize(phrase) in map(normalize, gold or ("",))
 
 
-def _grade(text: str, gold: Sequence[str]) -> float:
-    found = _answer(text)
-    if found is None:
+def _partial_credit(text: str, gold: Sequence[str]) -> float:
+    phrase = _phrase(text)
+    if phrase is None:
         return 0.0
-    return max(f1(found, each) for each in gold or ("",))
+    return max(f1(phrase, answer) for answer in gold or ("",))
 
 
 BENCHMARK = Benchmark(
-    "squad2",
-    "spans of a paragraph, or no answer",
-    "data: paragraphs, qas; or context, question, answers: text",
-    "rajpurkar/squad_v2",
-    ("squad_v2/validation-00000-of-00001.parquet",),
-    {
+    name="squad2",
+    title="spans of a paragraph, or no answer",
+    record_format="data: paragraphs, qas; or context, question, answers: text",
+    repo="rajpurkar/squad_v2",
+    files=("squad_v2/validation-00000-of-00001.parquet",),
+    templates={
         "span": Template(
             "Read the text and answer the question with a phrase from it.\n\n"
-            + _ASKED
-            + '\nEnd with "Answer: " and the phrase alone, or "Answer: unanswerable" if the text does not say it.'
+            + _QUESTION
+            + '\nEnd with "Answer: " and the phrase alone, '
+            'or "Answer: unanswerable" if the text does not say it.'
         ),
         "short": Template(
-            _ASKED
-            + 'Answer with as few words of the text as possible. If it has no answer, write "unanswerable".'
+            _QUESTION + "Answer with as few words of the text as possible. "
+            'If it has no answer, write "unanswerable".'
         ),
-        "plain": Template(_ASKED + "Answer:"),
+        "plain": Template(_QUESTION + "Answer:"),
         "base": Template(
-            "Background: The mill was built in 1820 by Jan Novak.\n\nQuestion: Who built the mill?\nAnswer: Jan Novak\n\n"
-            "Background: The mill was built in 1820 by Jan Novak.\n\nQuestion: Who sold the mill?\nAnswer: unanswerable\n\n"
-            "Background: " + _ASKED + "Answer:",
+            "Background: The mill was built in 1820 by Jan Novak.\n\n"
+            "Question: Who built the mill?\nAnswer: Jan Novak\n\n"
+            "Background: The mill was built in 1820 by Jan Novak.\n\n"
+            "Question: Who sold the mill?\nAnswer: unanswerable\n\n"
+            "Background: " + _QUESTION + "Answer:",
             ("\n",),
         ),
     },
-    _questions,
-    _judge,
-    _grade,
+    questions=_questions,
+    is_correct=_is_correct,
+    partial_credit=_partial_credit,
 )

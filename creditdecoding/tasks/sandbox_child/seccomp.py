@@ -28,9 +28,7 @@ _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 
 def confine() -> bool:
-    """Restrict this thread, and those it starts, to the listed calls. Returns whether the kernel does
-    it.
-    """
+    """Restrict this thread, and those it starts, to the listed calls. Returns whether it worked."""
     machine = os.uname().machine
     if machine not in _ARCHITECTURES:
         return False

@@ -81,7 +81,8 @@ def _compare(rng: random.Random) -> Item:
         f"{c} has {factor} times as many as {b}. {question}"
     )
     answer = (
-        f"{a} has {first} {thing}. {b} has {first}{'-' if fewer else '+'}{number}={second} {thing}. "
+        f"{a} has {first} {thing}. "
+        f"{b} has {first}{'-' if fewer else '+'}{number}={second} {thing}. "
         f"{c} has {second}*{factor}={third} {thing}. "
         f"Together {first}+{second}={first + second}. "
         f"Together {first + second}+{third}={total}. Answer: {total}"

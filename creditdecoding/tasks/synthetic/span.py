@@ -5,6 +5,7 @@ not there. (As SQuAD 2.0.)
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import ANIMALS, CITIES, COLOURS, PEOPLE
@@ -16,37 +17,58 @@ _STYLES = (
 )
 
 
-def make(rng: random.Random) -> Item:
-    """One passage of two or three sentences with a question."""
+@dataclass(frozen=True)
+class _Passage:
+    """Sentences on people: a name, a city and a pet each, and the name of somebody absent."""
+
+    names: list[str]
+    cities: list[str]
+    pets: list[str]
+    sentences: list[str]
+    absent: str
+
+
+def _passage(rng: random.Random) -> _Passage:
     count = rng.choice((2, 3, 3))
-    names, cities = rng.sample(PEOPLE, count + 1), rng.sample(CITIES, count)
+    *names, absent = rng.sample(PEOPLE, count + 1)
+    cities = rng.sample(CITIES, count)
     pets = rng.sample([f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS], count)
     style = rng.choice(_STYLES)
     sentences = [style.format(n=n, c=c, p=p) for n, c, p in zip(names, cities, pets)]
-    target = rng.randrange(count)
+    return _Passage(names, cities, pets, sentences, absent)
+
+
+def make(rng: random.Random) -> Item:
+    """One passage of two or three sentences with a question."""
+    passage = _passage(rng)
+    names, cities, pets = passage.names, passage.cities, passage.pets
+    target = rng.randrange(len(names))
     kind = rng.choice(("where", "what", "who lives", "who has", "nobody"))
     if kind == "nobody":
-        subject, gold = names[count], "unknown"
+        subject, gold = passage.absent, "unknown"
         question = _question_about(rng, subject)
-        read = [f"{sentence[:-1]}: {n} or {subject}? no." for sentence, n in zip(sentences, names)]
-        key: tuple[object, ...] = tuple(names)
+        column, read_sentences = names, passage.sentences
+        key: tuple[object, ...] = (*names, subject)
     else:
-        name, city, pet = names[target], cities[target], pets[target]
-        question = _questions(rng, name, city, pet)[kind]
-        gold = {"where": city, "what": pet}.get(kind, name)
+        key = names[target], cities[target], pets[target]
+        question = _questions(rng, *key)[kind]
+        gold = {"where": cities[target], "what": pets[target]}.get(kind, names[target])
         column = {"who lives": cities, "who has": pets}.get(kind, names)
-        subject = column[target]
-        read = [f"{sentences[i][:-1]}: {column[i]} or {subject}? no." for i in range(target)]
-        read.append(f"{sentences[target][:-1]}: {subject} or {subject}? yes.")
-        key = (name, city, pet)
-    prompt = " ".join([*sentences, question])
-    answer = f"I read the text and look for {subject}. {' '.join(read)} Answer: {gold}"
+        subject, read_sentences = column[target], passage.sentences[: target + 1]
+    steps = [_reading(sentence, n, subject) for sentence, n in zip(read_sentences, column)]
+    prompt = " ".join([*passage.sentences, question])
+    answer = f"I read the text and look for {subject}. {' '.join(steps)} Answer: {gold}"
     return Item("span", prompt, answer, gold, key)
 
 
+def _reading(sentence: str, candidate: str, subject: str) -> str:
+    """The step of a worked answer that reads a sentence."""
+    return f"{sentence[:-1]}: {candidate} or {subject}? {'yes' if candidate == subject else 'no'}."
+
+
 def _questions(rng: random.Random, name: str, city: str, pet: str) -> dict[str, str]:
-    """A question of each kind. All are drawn, though one is used: the items of a seed stay what they
-    were when the published numbers were measured.
+    """A question of each kind. All are drawn though only one is used, so that the items of a seed
+    stay those of the published numbers.
     """
     return {
         "where": rng.choice((f"Where does {name} live?", f"In which city is {name}?")),

@@ -2,13 +2,14 @@
 
 `logits_at` leaves out requests that share a row with another, adds an unconditional row for each
 guided request, runs the model once, mixes the guided logits, and rules out what must not be
-written. `_run` lays out the rows: the columns that the cache policies ask for, padding, and
+written. `_lay_out` makes the rows: the columns that the cache policies ask for, padding, and
 leave-one-out columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -87,6 +88,42 @@ def _rule_out(
             logits[:, token].masked_fill_(lines, -torch.inf)
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """The rows of a pass, on the host.
+
+    `tokens` and `positions` are [rows, width], and -1 in `positions` is padding; the first
+    `text_width` columns are text, the others leave-one-out columns. `column` [n]: where to read the
+    logits. `visible`: the positions that some row sees. `attention_mask`: None if all rows see all.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    text_width: int
+    column: Tensor
+    visible: int
+    attention_mask: Tensor | None
+
+
+def _lay_out(requests: Sequence[Request], reads: LogitReads, mask_id: int) -> _Layout:
+    """A row for each request."""
+    tokens, positions = _text_columns(requests, mask_id)
+    width = tokens.shape[1]
+    column = reads.position - positions[reads.row, 0]
+    visible = torch.tensor([request.block_position.length for request in requests])
+    longest = int(visible.max())
+    attention_mask = None
+    if int(visible.min()) < longest:
+        attention_mask = (torch.arange(longest) < visible[:, None])[:, None]
+    extra = extra_columns(requests, mask_id)
+    if extra is not None:
+        tokens = torch.cat((tokens, extra.tokens), dim=1)
+        positions = torch.cat((positions, extra.position), dim=1)
+        column = torch.where(reads.leave_one_out, width + extra.column_of(reads), column)
+        attention_mask = extra.attention_mask(width, visible)
+    return _Layout(tokens, positions, width, column, longest, attention_mask)
+
+
 def _run(
     model: Denoiser,
     requests: Sequence[Request],
@@ -96,30 +133,23 @@ def _run(
     cache: KVCache | None,
 ) -> Tensor:
     """Run the model over a row for each request and return the logits of `reads`."""
-    tokens, positions = _text_columns(requests, vocab.mask_id)
-    width = tokens.shape[1]
-    visible = torch.tensor([request.block_position.length for request in requests])
-    longest = int(visible.max())
-    column = reads.position - positions[reads.row, 0]
+    layout = _lay_out(requests, reads, vocab.mask_id)
     arguments: dict[str, Any] = {}
-    attention_mask = None
-    if int(visible.min()) < longest:
-        attention_mask = (torch.arange(longest) < visible[:, None])[:, None].to(device)
     if cache is not None and any(request.uses_cache for request in requests):
         slots = [request.cache_slot for request in requests]
         assert len(set(slots)) == len(slots)
-        arguments["caches"] = cache.layer_caches(slots, positions, longest)
-    extra = extra_columns(requests, vocab.mask_id)
-    if extra is not None:
-        column = torch.where(reads.leave_one_out, width + extra.column_of(reads), column)
-        attention_mask = extra.attention_mask(width, visible).to(device)
-        tokens = torch.cat((tokens, extra.tokens), dim=1)
-        positions = torch.cat((positions, extra.position), dim=1)
-    if arguments or extra is not None:
-        arguments["positions"] = positions.clamp(min=0).to(device)
-    logit_positions = (reads.row.to(device), column.to(device))
-    logits = model(tokens.to(device), logit_positions, attention_mask, **arguments)
-    return _checked(logits, len(column), vocab.size)
+        columns = layout.positions[:, : layout.text_width]
+        arguments["caches"] = cache.layer_caches(slots, columns, layout.visible)
+    if arguments or layout.tokens.shape[1] > layout.text_width:
+        arguments["positions"] = layout.positions.clamp(min=0).to(device)
+    mask = layout.attention_mask
+    logits = model(
+        layout.tokens.to(device),
+        (reads.row.to(device), layout.column.to(device)),
+        None if mask is None else mask.to(device),
+        **arguments,
+    )
+    return _checked(logits, len(reads.row), vocab.size)
 
 
 def _text_columns(requests: Sequence[Request], mask_id: int) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,9 @@ class ExtraColumns:
 def extra_columns(requests: Sequence[Request], mask_id: int) -> ExtraColumns | None:
     """The extra columns of a pass over `requests`, None if no request needs any."""
     shift = requests[0].geometry.logit_shift
-    targets, positions, tokens = [], [], []
+    targets = []
+    positions = []
+    tokens = []
     for request in requests:
         target = torch.tensor(request.leave_one_out_positions, dtype=torch.long)
         position = (target - int(shift)).clamp(min=0)

@@ -247,17 +247,9 @@ def new_request(
     Raises `OptionError` for an empty prompt, one that does not fit, an answer without masks, or a
     suffix that the answer's positions do not see.
     """
-    if not prompt and not suffix:
-        raise OptionError("the prompt is empty", hint="Give at least one token of text.")
     answer_end = len(prompt) + config.gen_length
     end = answer_end + len(suffix)
-    if end > max_length:
-        raise TooLongError(
-            "prompt and gen_length do not fit into the model",
-            given=f"{len(prompt) + len(suffix)} + {config.gen_length} positions",
-            allowed=f"{max_length} together",
-            hint="Shorten the prompt or lower gen_length.",
-        )
+    _check_lengths(len(prompt) + len(suffix), config.gen_length, max_length)
     _check_answer_prefix(answer_prefix, config, vocab)
     _check_suffix(suffix, len(prompt), end, vocab, geometry)
     length = max(end, min(_round_up(end, geometry.causal_block or 1), max_length))
@@ -270,6 +262,18 @@ def new_request(
     answer = (len(prompt), answer_end)
     request = _new_request(index, canvas, masked, answer, not suffix, config, geometry)
     return replace(request, suffix_length=len(suffix))
+
+
+def _check_lengths(given: int, gen_length: int, max_length: int) -> None:
+    if not given:
+        raise OptionError("the prompt is empty", hint="Give at least one token of text.")
+    if given + gen_length > max_length:
+        raise TooLongError(
+            "prompt and gen_length do not fit into the model",
+            given=f"{given} + {gen_length} positions",
+            allowed=f"{max_length} together",
+            hint="Shorten the prompt or lower gen_length.",
+        )
 
 
 def _check_suffix(

@@ -1,6 +1,4 @@
-"""The lines of a batch file: read a line at a time, never longer than allowed, held to OpenAI's
-batch format.
-"""
+"""The lines of a batch file: read one at a time, bounded in length, in OpenAI's batch format."""
 
 from __future__ import annotations
 
@@ -16,14 +14,19 @@ from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.server.parse import BODY_TYPES
 
 FIELDS = ("custom_id", "method", "url", "body")
-FORMAT = 'Write {"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}, one a line.'
-SHOWN = 3  # custom_ids named in a complaint
+FORMAT_HINT = (
+    'Write {"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}, '
+    "one a line."
+)
+MAX_NAMED = 3
+"""Repeated custom_ids that an error names."""
+MAX_NAMED_LINES = 9
 
 
 @dataclass(frozen=True)
 class Line:
-    """Request `index` of a file, from its line `number` (counted from 1, blank lines too); of one
-    that is too long only the beginning.
+    """Request `index` of a file, on line `number` (from 1, blank lines counted). `data` of a line
+    that is too long is only its beginning.
     """
 
     index: int
@@ -33,135 +36,138 @@ class Line:
 
 @dataclass(frozen=True)
 class InputScan:
-    """How many requests a file has, and a digest of its bytes."""
+    """The number of requests in a file, and a digest of its bytes."""
 
     count: int
     digest: str
 
 
-def read_lines(path: Path, most: int) -> Iterator[Line]:
-    """The lines that are not blank; of each no more than a few bytes beyond `most` are held."""
+def read_lines(path: Path, max_bytes: int) -> Iterator[Line]:
+    """The lines that are not blank. Of each, a few bytes more than `max_bytes` are held at most."""
     number = index = 0
-    enough = most + 5  # the end of a line and a byte order mark are not counted
+    limit = max_bytes + 5  # line end and byte order mark do not count
     with open(path, "rb") as file:
-        while piece := file.readline(enough):
+        while piece := file.readline(limit):
             number += 1
             data = piece.removeprefix(codecs.BOM_UTF8) if number == 1 else piece
-            longer = len(piece) == enough and not piece.endswith(b"\n")
-            while len(piece) == enough and not piece.endswith(b"\n"):
-                piece = file.readline(enough)
-            data = data if longer else data.rstrip(b"\r\n")
-            if longer or (data and not data.isspace()):
+            too_long = len(piece) == limit and not piece.endswith(b"\n")
+            while len(piece) == limit and not piece.endswith(b"\n"):
+                piece = file.readline(limit)
+            if not too_long:
+                data = data.rstrip(b"\r\n")
+            if too_long or data.strip():
                 yield Line(index, number, data)
                 index += 1
 
 
-def scan_input(path: Path, most: int) -> InputScan:
-    """Look at every line before any is answered. Raises `OptionError` if the file cannot be read or
-    two lines share a custom_id.
+def scan_input(path: Path, max_bytes: int) -> InputScan:
+    """Look at every line before any is answered.
+
+    Raises `OptionError` if the file cannot be read or two lines have the same custom_id.
     """
-    _regular(path)
-    first: dict[bytes, int] = {}
-    again: dict[str, list[int]] = {}
+    _check_readable(path)
+    first_lines: dict[bytes, int] = {}
+    repeated: dict[str, list[int]] = {}
     count = 0
-    for line in read_lines(path, most):
+    for line in read_lines(path, max_bytes):
         count += 1
-        name = _name(line, most)
+        name = _custom_id_of(line, max_bytes)
         if name is None:
             continue
-        before = first.setdefault(
-            hashlib.blake2b(name.encode(), digest_size=16).digest(), line.number
-        )
-        if before != line.number:
-            again.setdefault(name, [before]).append(line.number)
-    if again:
-        said = "; ".join(
-            f"{name[:80]!r} in lines {', '.join(map(str, found[:9]))}"
-            for name, found in [*again.items()][:SHOWN]
-        )
-        raise OptionError(
-            f"{len(again)} custom_ids stand in more than one line",
-            given=said,
-            hint="Give every line a custom_id of its own.",
-        )
+        digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        first = first_lines.setdefault(digest, line.number)
+        if first != line.number:
+            repeated.setdefault(name, [first]).append(line.number)
+    if repeated:
+        raise _repeated_error(repeated)
     with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return InputScan(count, digest.hexdigest())
+        return InputScan(count, _sha256(file))
 
 
-def parse_line(line: Line, most: int) -> Any:
+def _sha256(file: Any) -> str:
+    digest = hashlib.sha256()
+    while part := file.read(1 << 20):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _repeated_error(repeated: dict[str, list[int]]) -> OptionError:
+    named = []
+    for name, numbers in list(repeated.items())[:MAX_NAMED]:
+        lines = ", ".join(map(str, numbers[:MAX_NAMED_LINES]))
+        named.append(f"{name[:80]!r} in lines {lines}")
+    return OptionError(
+        f"{len(repeated)} custom_ids are in more than one line",
+        given="; ".join(named),
+        hint="Give every line a different custom_id.",
+    )
+
+
+def parse_line(line: Line, max_bytes: int) -> Any:
     """The JSON of a line. Raises `OptionError`."""
-    if len(line.data) > most:
+    if len(line.data) > max_bytes:
         raise OptionError(
             f"line {line.number} is too long",
-            allowed=f"{most} bytes",
+            allowed=f"{max_bytes} bytes",
             hint="Shorten it, or raise --max-line.",
         )
     try:
         return json.loads(line.data.decode())
     except UnicodeDecodeError as error:
-        raise OptionError(
-            f"line {line.number} is not UTF-8 (byte {error.start})", hint=FORMAT
-        ) from error
+        reason = f"UTF-8 (byte {error.start})"
+        raise OptionError(f"line {line.number} is not {reason}", hint=FORMAT_HINT) from error
     except (ValueError, RecursionError) as error:
-        raise OptionError(
-            f"line {line.number} is not JSON ({str(error).partition(':')[0]})", hint=FORMAT
-        ) from error
+        reason = f"JSON ({str(error).partition(':')[0]})"
+        raise OptionError(f"line {line.number} is not {reason}", hint=FORMAT_HINT) from error
 
 
 def custom_id(value: Any) -> str | None:
-    """The custom_id of a parsed line, None where there is none that can be written."""
+    """The custom_id of a parsed line; None if there is none that can be written as UTF-8."""
     name = value.get("custom_id") if isinstance(value, dict) else None
-    return (
-        name
-        if isinstance(name, str) and name and not any("\ud800" <= char <= "\udfff" for char in name)
-        else None
-    )
+    if not isinstance(name, str) or not name:
+        return None
+    has_surrogate = any("\ud800" <= char <= "\udfff" for char in name)
+    return None if has_surrogate else name
 
 
 def parse_request(value: Any, line: Line) -> tuple[str, dict[str, Any]]:
-    """Where a parsed line wants to go, and its body. Raises `OptionError`."""
+    """URL and body of a parsed line. Raises `OptionError`."""
     where = f"line {line.number}"
     if not isinstance(value, dict):
-        raise OptionError(f"{where} is not a JSON object", hint=FORMAT)
+        raise OptionError(f"{where} is not a JSON object", hint=FORMAT_HINT)
     for name in value:
         if name not in FIELDS:
             raise unknown_name(f"field in {where}", name[:80], FIELDS)
     missing = [name for name in FIELDS if name not in value]
     if missing:
-        raise OptionError(f"{where} has no {' and no '.join(missing)}", hint=FORMAT)
+        raise OptionError(f"{where} has no {' and no '.join(missing)}", hint=FORMAT_HINT)
+    method, url, body = (value[name] for name in FIELDS[1:])
     if custom_id(value) is None:
-        raise OptionError(f"{where}: custom_id is not a text of some characters", hint=FORMAT)
-    if value["method"] != "POST":
+        raise OptionError(f"{where}: custom_id is not a text of some characters", hint=FORMAT_HINT)
+    if method != "POST":
         raise OptionError(
-            f"{where}: unknown method", given=_shown(value["method"]), allowed="POST", hint=FORMAT
+            f"{where}: unknown method", given=str(method)[:80], allowed="POST", hint=FORMAT_HINT
         )
-    if not isinstance(value["url"], str) or value["url"] not in BODY_TYPES:
+    if not isinstance(url, str) or url not in BODY_TYPES:
         raise OptionError(
             f"{where}: unknown url",
-            given=_shown(value["url"]),
+            given=str(url)[:80],
             allowed=", ".join(BODY_TYPES),
             hint="Take one of these.",
         )
-    if not isinstance(value["body"], dict):
-        raise OptionError(f"{where}: body is not a JSON object", hint=FORMAT)
-    return value["url"], value["body"]
+    if not isinstance(body, dict):
+        raise OptionError(f"{where}: body is not a JSON object", hint=FORMAT_HINT)
+    return url, body
 
 
-def _shown(value: Any) -> str:
-    return str(value)[:80]
-
-
-def _name(line: Line, most: int) -> str | None:
+def _custom_id_of(line: Line, max_bytes: int) -> str | None:
     try:
-        return custom_id(parse_line(line, most))
+        return custom_id(parse_line(line, max_bytes))
     except OptionError:
         return None
 
 
-def _regular(path: Path) -> None:
+def _check_readable(path: Path) -> None:
     try:
         if not path.is_file():
             raise OptionError(

@@ -1,5 +1,7 @@
-"""A batch as a run that can be killed at any time: rows are noted beside the output as they come,
-and put in order at the end.
+"""A batch as a run that can be killed at any time and resumed.
+
+Answers are appended to a journal next to the output as they come, and written in the order of the
+lines at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from creditdecoding import run_dir as journal
+from creditdecoding import run_dir
 from creditdecoding.batch.input import Line, read_lines, scan_input
 from creditdecoding.batch.options import BatchConfig
 from creditdecoding.batch.processor import BatchSettings, Reply
@@ -26,14 +28,16 @@ from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.fingerprint import checkpoint_digest
 
 UNRECORDED_OPTIONS = ("threads", "batch_size", "offline", "cache_dir", "compile")
-"""Engine options that a run may be taken up with differently: they change who shares a pass, not
-what is asked.
+"""Engine options that may change when a run is resumed: they change which requests share a pass,
+not the answers.
 """
+
+MISSING = -1
 
 
 @dataclass(frozen=True)
 class BatchJob:
-    """A batch: where it reads and writes, what identifies it, how many rows it will have."""
+    """A batch: its input and output, what identifies it, and its number of lines."""
 
     input_path: Path
     output_path: Path
@@ -43,23 +47,29 @@ class BatchJob:
 
     @property
     def run_dir(self) -> Path:
-        """The folder of a run that is not finished."""
+        """The folder of an unfinished run."""
         return self.output_path.with_name(f"{self.output_path.name}.partial")
 
     @property
+    def journal_path(self) -> Path:
+        """The answers of an unfinished run, in the order they came."""
+        return self.run_dir / "samples.0.jsonl"
+
+    @property
     def done(self) -> bool:
-        """Whether the output is there. Raises `OptionError` if it is another run's."""
+        """Whether the output is complete. Raises `OptionError` if it belongs to another run."""
         if not self.output_path.exists():
             return False
-        with _files(self.output_path), open(self.output_path, "rb") as file:
-            if (
-                self.count == sum(1 for _ in file)
-                and not file.seek(0)
-                and all(_id(line) == self.settings.id(i) for i, line in enumerate(file))
-            ):
-                return True
+        with _disk_errors(self.output_path), open(self.output_path, "rb") as file:
+            count = 0
+            same_run = True
+            for index, line in enumerate(file):
+                same_run = same_run and _row_id(line) == self.settings.row_id(index)
+                count += 1
+        if same_run and count == self.count:
+            return True
         raise OptionError(
-            "the output is there already and belongs to another run",
+            "the output exists already and belongs to another run",
             given=str(self.output_path),
             hint="Choose another, or delete it first.",
         )
@@ -67,7 +77,7 @@ class BatchJob:
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What came out: rows, those of them without an answer, forward passes and tokens of the
+    """Counts of a finished run: requests, those without an answer, forward passes and tokens of the
     answers.
     """
 
@@ -85,10 +95,37 @@ def plan_job(
     engine: EngineConfig,
     serve: ServeConfig,
 ) -> BatchJob:
-    """Look at the input and settle what the run is. Raises `OptionError` for files that cannot be
-    used and custom_ids that repeat.
+    """Scan the input and describe the run.
+
+    Raises `OptionError` for files that cannot be used and custom_ids that repeat.
     """
     out = out.resolve()
+    _check_output(source, out)
+    scan = scan_input(source, batch.max_line)
+    folder = resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
+    name = batch.name or (Path(model).resolve().name if Path(model).is_dir() else model)
+    manifest = {
+        "input": scan.digest,
+        "checkpoint": checkpoint_digest(folder),
+        "name": name,
+        "max_line": batch.max_line,
+    }
+    for field in dataclasses.fields(engine):
+        if field.name not in UNRECORDED_OPTIONS:
+            manifest[field.name] = getattr(engine, field.name)
+    settings = BatchSettings(
+        model=model,
+        name=name,
+        engine=engine,
+        serve=serve,
+        run_id=hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest(),
+        created=int(source.stat().st_mtime),
+        max_line=batch.max_line,
+    )
+    return BatchJob(source, out, settings, manifest, scan.count)
+
+
+def _check_output(source: Path, out: Path) -> None:
     if (out.exists() and not out.is_file()) or not out.parent.is_dir():
         raise OptionError(
             "the output cannot be written there",
@@ -99,118 +136,95 @@ def plan_job(
         raise OptionError(
             "input and output are the same file", given=str(source), hint="Choose another output."
         )
-    found = scan_input(source, batch.max_line)
-    name = batch.name or (Path(model).resolve().name if Path(model).is_dir() else model)
-    options = {
-        f.name: getattr(engine, f.name)
-        for f in dataclasses.fields(engine)
-        if f.name not in UNRECORDED_OPTIONS
-    }
-    checkpoint = checkpoint_digest(
-        resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
-    )
-    manifest = {
-        "input": found.digest,
-        "checkpoint": checkpoint,
-        "name": name,
-        "max_line": batch.max_line,
-        **options,
-    }
-    run = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    setting = BatchSettings(
-        model, name, engine, serve, run, int(source.stat().st_mtime), batch.max_line
-    )
-    return BatchJob(source, out, setting, manifest, found.count)
 
 
 def run_job(
-    plan: BatchJob,
+    job: BatchJob,
     answer: Callable[[Iterable[Line]], Iterator[Reply]],
     start: Callable[[int, int], Callable[[], None]],
 ) -> BatchSummary:
-    """Answer the lines that are not yet answered and write the output; `start` gets how many are
-    done and how many there are, its result a
-    call a row. Raises `OptionError` where the journal is another run's or in use, `CreditError` if
-    a row is missing at the end.
+    """Answer the lines that have no answer yet, and write the output.
+
+    `start` gets the number of answered lines and of all lines; what it returns is called for each
+    answer. Raises `OptionError` where the journal is in use or another run's, `CreditError` if
+    lines remain unanswered.
     """
-    with _files(plan.run_dir):
-        with journal.open_run(plan.run_dir, plan.manifest):
-            places = _found(plan)
-            tick = start(sum(place >= 0 for place in places), plan.count)
-            with journal.record_writer(plan.run_dir, 0) as note:
-                left = (
-                    line
-                    for line in islice(
-                        read_lines(plan.input_path, plan.settings.max_line), plan.count
-                    )
-                    if places[line.index] < 0
-                )
-                for index, row in answer(left):
-                    if places[index] < 0:  # whoever answers twice is not written twice
-                        note({"line": index, "row": row})
-                        places[index] = 0
-                        tick()
-            if any(place < 0 for place in places):
-                missing = sum(place < 0 for place in places)
+    with _disk_errors(job.run_dir):
+        with run_dir.open_run(job.run_dir, job.manifest):
+            offsets = _read_offsets(job)
+            on_answer = start(sum(offset != MISSING for offset in offsets), job.count)
+            with run_dir.record_writer(job.run_dir, 0) as append:
+                for index, row in answer(_unanswered(job, offsets)):
+                    if offsets[index] == MISSING:  # a retry on Ray may answer a line twice
+                        append({"line": index, "row": row})
+                        offsets[index] = 0
+                        on_answer()
+            missing = offsets.count(MISSING)
+            if missing:
                 raise CreditError(
                     f"{missing} lines were not answered",
-                    hint="Run the command again: it goes on where it stopped.",
+                    hint="Run the command again; it continues where it stopped.",
                 )
-            tally = _settle(plan, _found(plan))
-        shutil.rmtree(plan.run_dir)
-    return tally
+            summary = _write_output(job, _read_offsets(job))
+        shutil.rmtree(job.run_dir)
+    return summary
 
 
-def cleanup(plan: BatchJob) -> None:
-    """Take away what is left of the journal of a finished run."""
-    shutil.rmtree(plan.run_dir, ignore_errors=True)
+def cleanup(job: BatchJob) -> None:
+    """Delete what is left of the journal of a finished run."""
+    shutil.rmtree(job.run_dir, ignore_errors=True)
 
 
-def _found(plan: BatchJob) -> array[int]:
-    """Where in the journal the row of each line begins, -1 for those that are not there."""
-    places = array("q", [-1]) * plan.count
-    path = _noted(plan)
-    for at, line in journal.complete_lines(path) if path.exists() else ():
+def _unanswered(job: BatchJob, offsets: array[int]) -> Iterator[Line]:
+    lines = read_lines(job.input_path, job.settings.max_line)
+    return (line for line in islice(lines, job.count) if offsets[line.index] == MISSING)
+
+
+def _read_offsets(job: BatchJob) -> array[int]:
+    """Where in the journal the answer to each line begins, or MISSING."""
+    offsets = array("q", [MISSING]) * job.count
+    if not job.journal_path.exists():
+        return offsets
+    for offset, line in run_dir.complete_lines(job.journal_path):
         try:
             index = json.loads(line)["line"]
-            if places[index] < 0:
-                places[index] = at
+            if offsets[index] == MISSING:
+                offsets[index] = offset
         except (ValueError, LookupError, TypeError) as error:
             raise OptionError(
-                "the journal holds a line that is not of this run",
-                given=str(path),
+                "the journal has a line that is not of this run",
+                given=str(job.journal_path),
                 hint="Delete its folder.",
             ) from error
-    return places
+    return offsets
 
 
-def _settle(plan: BatchJob, places: array[int]) -> BatchSummary:
-    """Write the rows in the order of their lines."""
-    counts = [0, 0, 0]
+def _write_output(job: BatchJob, offsets: array[int]) -> BatchSummary:
+    """Write the answers in the order of their lines, and count."""
+    failed = nfe = tokens = 0
 
-    def ordered() -> Iterator[bytes]:
-        if not plan.count:
+    def ordered_rows() -> Iterator[bytes]:
+        nonlocal failed, nfe, tokens
+        if not job.count:
             return
-        with open(_noted(plan), "rb") as file:
-            for at in places:
-                file.seek(at)
+        with open(job.journal_path, "rb") as file:
+            for offset in offsets:
+                file.seek(offset)
                 row = json.loads(file.readline())["row"]
-                usage = (row["response"] or {"body": {}})["body"].get("usage")
-                for i, value in enumerate(
-                    (usage is None, *((usage["nfe"], usage["completion_tokens"]) if usage else ()))
-                ):
-                    counts[i] += value
-                yield journal.json_line(row)
+                response = row["response"] or {"body": {}}
+                usage = response["body"].get("usage")
+                if usage is None:
+                    failed += 1
+                else:
+                    nfe += usage["nfe"]
+                    tokens += usage["completion_tokens"]
+                yield run_dir.json_line(row)
 
-    journal.write_parts_atomically(plan.output_path, ordered())
-    return BatchSummary(plan.count, *counts)
-
-
-def _noted(plan: BatchJob) -> Path:
-    return plan.run_dir / "samples.0.jsonl"
+    run_dir.write_parts_atomically(job.output_path, ordered_rows())
+    return BatchSummary(job.count, failed, nfe, tokens)
 
 
-def _id(line: bytes) -> Any:
+def _row_id(line: bytes) -> Any:
     try:
         return json.loads(line)["id"]
     except (ValueError, LookupError, TypeError):
@@ -218,11 +232,12 @@ def _id(line: bytes) -> Any:
 
 
 @contextmanager
-def _files(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "Make room, or check the folder; run the command again, it goes on where it stopped."
         raise OptionError(
-            f"the disk refused ({error.strerror})", given=str(path), hint=hint
+            f"the disk refused ({error.strerror})",
+            given=str(path),
+            hint="Make room, or check the folder. The same command continues where it stopped.",
         ) from error

@@ -1,14 +1,13 @@
-"""Lines answered by an engine in this process, in the order they finish, few of them under way at a
-time.
+"""Answers the lines of a batch with an engine in this process, in the order they finish.
 
-Every line gets one row in OpenAI's batch format, whatever is wrong with it.
+Every line gets one output row in OpenAI's batch format, also if it cannot be served.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,16 +28,16 @@ from creditdecoding.server.error_responses import (
 from creditdecoding.server.parse import BODY_TYPES, check_body, make_requests, response_format
 from creditdecoding.server.responses import ResponseFormat
 
-STREAMED = ("stream_options", "draft", "stream")
-Row = dict[str, Any]
-Reply = tuple[int, Row]
-"""The index of a line and its row."""
+STREAMING_FIELDS = ("stream_options", "draft", "stream")
+OutputRow = dict[str, Any]
+Reply = tuple[int, OutputRow]
+"""The index of a line and its output row."""
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """All that answers depend on. `run` identifies input and settings: ids and the seeds that lines
-    leave out are made from it.
+    """Everything that answers depend on. `run_id` identifies input and settings; ids, and seeds of
+    lines without one, are derived from it.
     """
 
     model: str
@@ -49,163 +48,163 @@ class BatchSettings:
     created: int
     max_line: int
 
-    def key(self, index: int) -> str:
-        """A name for the answer to a line, the same whenever the same run is done."""
+    def answer_id(self, index: int) -> str:
+        """An id for the answer to a line, the same in every attempt of a run."""
         return hashlib.blake2b(f"{self.run_id}:{index}".encode(), digest_size=16).hexdigest()
 
-    def id(self, index: int) -> str:
-        """The id of a row."""
-        return f"batch_req_{self.key(index)}"
+    def row_id(self, index: int) -> str:
+        """The id of an output row."""
+        return f"batch_req_{self.answer_id(index)}"
 
 
 @dataclass
-class _Job:
-    """A line under way: its answers and the numbers the engine gave them."""
+class _ActiveLine:
+    """A line under way: its answers by the engine's numbers."""
 
     line: Line
     name: str | None
-    shape: ResponseFormat
+    format: ResponseFormat
     answers: dict[int, Answer]
 
     @property
-    def over(self) -> bool:
-        return any(answer.failure for answer in self.answers.values()) or all(
-            answer.done for answer in self.answers.values()
-        )
+    def ended(self) -> bool:
+        """Whether all answers are done, or one failed."""
+        answers = self.answers.values()
+        return any(answer.failure for answer in answers) or all(answer.done for answer in answers)
 
 
 class BatchProcessor:
-    """Answers lines; `lm` is any model with its tokenizer."""
+    """Answers lines with a model and its tokenizer."""
 
-    def __init__(self, lm: LM, setting: BatchSettings) -> None:
-        self._lm, self._set = lm, setting
-        most = max(1, setting.serve.max_waiting)
-        self._queue = most
-        self._serve = replace(
-            setting.serve, max_waiting=most + schema.MAX_CHOICES**2
-        )  # a line may ask for that many answers
-        self._limits = admission_limits(lm, setting.engine, self._serve)
-        self._jobs: dict[int, _Job] = {}
+    def __init__(self, lm: LM, settings: BatchSettings) -> None:
+        self._lm = lm
+        self._settings = settings
+        self._max_waiting = max(1, settings.serve.max_waiting)
+        # Lines are read while fewer requests wait; the last one read may add many.
+        queue_size = self._max_waiting + schema.MAX_CHOICES**2
+        self._serve = replace(settings.serve, max_waiting=queue_size)
+        self._limits = admission_limits(lm, settings.engine, self._serve)
+        self._active: dict[int, _ActiveLine] = {}
+        self._engine = self._new_engine()
 
     def answers(self, lines: Iterable[Line]) -> Iterator[Reply]:
-        """A reply for every line, as they finish; lines are taken as there is room for them."""
-        source, engine = iter(lines), self._engine()
-        more = True
-        while more or engine.busy:
-            while more and engine.stats.waiting < self._queue:
-                line = next(source, None)
-                more = line is not None
-                reply = None if line is None else self._begin(engine, line)
-                if reply is not None:
-                    yield reply
-            try:
-                events = engine.step()
-            except (
-                Exception
-            ) as error:  # it costs the rows under way; those to come get a new engine
-                text = engine_failure_message(error)
-                lost, self._jobs = {id(job): job for job in self._jobs.values()}, {}
-                engine = self._engine()
-                yield from (
-                    self._told(job.line, job.name, 500, error_body(500, text, code="error_failed"))
-                    for job in lost.values()
-                )
+        """A reply for every line, as they finish; lines are read as there is room for them."""
+        self._engine, self._active = self._new_engine(), {}  # of a call that was given up, nothing
+        unread = iter(lines)
+        line = next(unread, None)
+        while line is not None or self._engine.busy:
+            while line is not None and self._engine.stats.waiting < self._max_waiting:
+                refusal = self._begin(line)
+                if refusal is not None:
+                    yield refusal
+                line = next(unread, None)
+            yield from self._step()
+
+    def _new_engine(self) -> Engine:
+        lm = self._lm
+        return Engine(lm.model, lm.vocab, lm.device, self._settings.engine, self._serve)
+
+    def _step(self) -> Iterator[Reply]:
+        """Run one pass; replies to the lines that it ends."""
+        try:
+            events = self._engine.step()
+        except Exception as error:  # active lines fail, later ones get a new engine
+            lost = {id(active): active for active in self._active.values()}
+            self._active = {}
+            self._engine = self._new_engine()
+            body = error_body(500, engine_failure_message(error), code="error_failed")
+            for active in lost.values():
+                yield self._reply(active.line, active.name, 500, body)
+            return
+        for event in events:
+            if event.row not in self._active:  # its line has ended
                 continue
-            for event in events:
-                job = self._jobs.get(event.row)
-                if job is None:
-                    continue
-                job.answers[event.row].on_event(event)
-                if job.over:
-                    yield self._end(engine, job)
+            active = self._active[event.row]
+            active.answers[event.row].on_event(event)
+            if active.ended:
+                yield self._end(active)
 
-    def _engine(self) -> Engine:
-        return Engine(
-            self._lm.model, self._lm.vocab, self._lm.device, self._set.engine, self._serve
-        )
-
-    def _begin(self, engine: Engine, line: Line) -> Reply | None:
-        """Hand a line's rows to the engine; the reply where it cannot be served."""
+    def _begin(self, line: Line) -> Reply | None:
+        """Queue a line's requests; the reply if it cannot be served."""
         name = None
         try:
-            value = parse_line(line, self._set.max_line)
+            value = parse_line(line, self._settings.max_line)
             name = custom_id(value)
-            url, body = parse_request(value, line)
+            url, fields = parse_request(value, line)
         except OptionError as error:
-            return line.index, self._row(
-                line, name, None, {"code": "invalid_line", "message": str(error)}
-            )
+            invalid = {"code": "invalid_line", "message": str(error)}
+            return line.index, self._row(line, name, error=invalid)
         try:
-            asked = BODY_TYPES[url].model_validate(body)
-            for field in STREAMED:
-                if getattr(asked, field):
-                    what = f"{field} is not supported in a batch: answers come whole"
-                    raise OptionError(what, hint="Leave it out.", param=field)
-            check_body(asked, self._set.name)
-            if asked.seed is None:
-                asked.seed = int(self._set.key(line.index)[:7], 16)
-            self._submit(engine, line, name, asked)
+            self._submit(line, name, self._checked_body(line, url, fields))
         except schema.InvalidBody as error:
-            return self._told(line, name, *validation_body(error.errors()))
+            return self._reply(line, name, *validation_body(error.errors()))
         except CreditError as error:
-            return self._told(line, name, *refusal_body(error))
-        except (
-            Exception
-        ) as error:  # whatever a tokenizer or a template raises: the other lines go on
-            text = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}. Report this with the line."
-            return self._told(line, name, 500, error_body(500, text))
+            return self._reply(line, name, *refusal_body(error))
+        except Exception as error:  # of a tokenizer or a template; other lines go on
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            text = f"internal error: {reason}. Report this with the line."
+            return self._reply(line, name, 500, error_body(500, text))
         return None
 
-    def _submit(self, engine: Engine, line: Line, name: str | None, asked: Any) -> None:
-        """All rows of a line or none."""
-        rows = make_requests(self._lm, asked, self._limits)
-        shape = response_format(
-            self._lm,
-            self._set.name,
-            asked,
-            rows,
-            id=self._set.key(line.index),
-            created=self._set.created,
+    def _checked_body(self, line: Line, url: str, fields: dict[str, Any]) -> Any:
+        """The body of a line, with a seed. Raises `OptionError` and `InvalidBody`."""
+        body = BODY_TYPES[url].model_validate(fields)
+        for field in STREAMING_FIELDS:
+            if getattr(body, field):
+                raise OptionError(
+                    f"{field} is not supported in a batch: answers come whole",
+                    hint="Leave it out.",
+                    param=field,
+                )
+        check_body(body, self._settings.name)
+        if body.seed is None:
+            body.seed = int(self._settings.answer_id(line.index)[:7], 16)
+        return body
+
+    def _submit(self, line: Line, name: str | None, body: Any) -> None:
+        """Queue all requests of a line or none."""
+        lm, settings = self._lm, self._settings
+        requests = make_requests(lm, body, self._limits)
+        answer_id = settings.answer_id(line.index)
+        format = response_format(
+            lm, settings.name, body, requests, id=answer_id, created=settings.created
         )
+        numbers = submit_all(self._engine, requests)
+        answers = self._new_answers(numbers, requests)
+        active = _ActiveLine(line, name, format, answers)
+        self._active |= dict.fromkeys(answers, active)
+
+    def _new_answers(self, numbers: Sequence[int], requests: Sequence[Any]) -> dict[int, Answer]:
         updated = asyncio.Event()
-        answers = {
-            number: Answer(row, self._lm.vocab, updated)
-            for number, row in zip(submit_all(engine, rows), rows)
+        return {
+            number: Answer(request, self._lm.vocab, updated)
+            for number, request in zip(numbers, requests)
         }
-        job = _Job(line, name, shape, answers)
-        self._jobs |= dict.fromkeys(job.answers, job)
 
-    def _end(self, engine: Engine, job: _Job) -> Reply:
-        for number, answer in job.answers.items():
-            del self._jobs[number]
+    def _end(self, active: _ActiveLine) -> Reply:
+        for number, answer in active.answers.items():
+            del self._active[number]
             if not answer.done:
-                engine.abort(number)
-        answers = [*job.answers.values()]
-        return self._told(job.line, job.name, *job.shape.response(answers))
+                self._engine.abort(number)
+        response = active.format.response(list(active.answers.values()))
+        return self._reply(active.line, active.name, *response)
 
-    def _told(self, line: Line, name: str | None, status: int, body: dict[str, Any]) -> Reply:
-        return line.index, self._row(
-            line,
-            name,
-            {"status_code": status, "request_id": self._set.key(line.index), "body": body},
-            None,
-        )
+    def _reply(self, line: Line, name: str | None, status: int, body: dict[str, Any]) -> Reply:
+        request_id = self._settings.answer_id(line.index)
+        response = {"status_code": status, "request_id": request_id, "body": body}
+        return line.index, self._row(line, name, response=response)
 
     def _row(
         self,
         line: Line,
         name: str | None,
-        response: dict[str, Any] | None,
-        error: dict[str, Any] | None,
-    ) -> Row:
-        return {
-            "id": self._set.id(line.index),
-            "custom_id": name,
-            "response": response,
-            "error": error,
-        }
+        response: dict[str, Any] | None = None,
+        error: dict[str, Any] | None = None,
+    ) -> OutputRow:
+        row_id = self._settings.row_id(line.index)
+        return {"id": row_id, "custom_id": name, "response": response, "error": error}
 
 
-def make_processor(setting: BatchSettings) -> BatchProcessor:
-    """A desk with a model of its own: what a worker on another machine begins with."""
-    return BatchProcessor(load(setting.model, setting.engine), setting)
+def make_processor(settings: BatchSettings) -> BatchProcessor:
+    """Load the model and make a processor, as a worker on another machine does."""
+    return BatchProcessor(load(settings.model, settings.engine), settings)

@@ -190,7 +190,7 @@ def test_files_that_cannot_be_used_are_refused(lm: LM, tmp_path: Path) -> None:
         with pytest.raises(OptionError):
             plan_job(source, tmp_path / out, "pocket", BatchConfig(), EngineConfig(), ServeConfig())
     planned.output_path.write_text("mine\n")
-    with pytest.raises(OptionError, match="there already"):
+    with pytest.raises(OptionError, match="exists already"):
         _ = planned.done
     planned.output_path.unlink()
     assert not done(lm, made(tmp_path, out="empty.jsonl"))
@@ -238,7 +238,7 @@ def test_rows_are_held_to_the_lines_whoever_answers(tmp_path: Path) -> None:
     planned = made(tmp_path, *(text(str(i)) for i in range(4)))
 
     def reply(i: int) -> Reply:
-        return i, {"id": planned.settings.id(i), "custom_id": str(i), "response": None, "error": {}}
+        return i, {"id": planned.settings.row_id(i), "custom_id": str(i), "response": None, "error": {}}
 
     with pytest.raises(CreditError, match="2 lines were not answered"):
         run_job(planned, lambda _: iter([reply(3), reply(1), reply(3)]), counted)

@@ -33,10 +33,12 @@ TWO, ENGINE = BatchConfig(ray=2), EngineConfig(batch_size=2, device="cpu", threa
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # as `spread` does where it starts Ray
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # as `answer_on_ray` does where it starts Ray
     ray.init(
         num_cpus=2,
-        num_gpus=0,
+        num_gpus=2,  # resources of the scheduler; no device is needed
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
@@ -47,16 +49,16 @@ def cluster() -> Iterator[None]:
 
 
 class Noting:
-    """A desk that writes down who answers which line, and dies once: at the first line of the
+    """A processor that notes who answers which line, and dies once: at the first line of the
     victim's second block.
     """
 
     def __init__(self, make: Callable[[], BatchProcessor], folder: Path) -> None:
-        self._desk, self._folder, self._blocks = make(), folder, 0
+        self._processor, self._folder, self._blocks = make(), folder, 0
 
     def answers(self, block: Iterable[Line]) -> Iterator[Reply]:
         self._blocks += 1
-        for index, row in self._desk.answers(block):
+        for index, row in self._processor.answers(block):
             with open(self._folder / "log", "a") as file:
                 file.write(f"{os.getpid()} {index}\n")
             if self._blocks == 2 and not (self._folder / "dead").exists():
@@ -90,6 +92,16 @@ def test_a_killed_worker_costs_no_row_and_none_comes_twice(
     assert "53727" not in capfd.readouterr().err, "Ray's core warns of actors that may restart"
     workers = {line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}
     assert (tmp_path / "dead").read_text() in workers and len(workers) >= 2
+
+
+def test_each_worker_gets_a_gpu_where_the_cluster_has_any(tmp_path: Path) -> None:
+    """Ray Data refuses `num_gpus` without a batch size."""
+    engine = EngineConfig(batch_size=2, device="auto", threads=1)
+    planned = made(tmp_path, *[chat(f"r{i}", PROMPTS[i], max_tokens=4) for i in range(5)])
+    answer = partial(answer_on_ray, partial(make_processor, planned.settings), TWO, engine)
+    assert run_job(planned, answer, counted).failed == 0
+    with pytest.raises(OptionError, match=r"too few GPUs.*2 workers"):
+        next(answer_on_ray(lambda: None, BatchConfig(ray=3), engine, []))
 
 
 def test_more_workers_than_places_are_refused() -> None:

@@ -238,7 +238,12 @@ def test_rows_are_held_to_the_lines_whoever_answers(tmp_path: Path) -> None:
     planned = made(tmp_path, *(text(str(i)) for i in range(4)))
 
     def reply(i: int) -> Reply:
-        return i, {"id": planned.settings.row_id(i), "custom_id": str(i), "response": None, "error": {}}
+        return i, {
+            "id": planned.settings.row_id(i),
+            "custom_id": str(i),
+            "response": None,
+            "error": {},
+        }
 
     with pytest.raises(CreditError, match="2 lines were not answered"):
         run_job(planned, lambda _: iter([reply(3), reply(1), reply(3)]), counted)

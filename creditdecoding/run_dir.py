@@ -38,12 +38,6 @@ try:
 except ImportError:  # not a POSIX system: two runs in one folder are not noticed
     fcntl = None  # type: ignore[assignment]
 
-KEY = ("split", "template", "decoder", "family", "item")
-"""The fields that identify a sample of `credit compare`."""
-
-NOT_REPRODUCIBLE = ("seconds",)
-"""The fields that differ between two runs of the same settings."""
-
 EXTENDABLE = "decoders"
 """A list in the manifest to which a later run may add: no sample depends on its other entries."""
 
@@ -265,7 +259,7 @@ def open_journal(
         yield Journal(folder, tuple(key))
 
 
-def record_key(record: Mapping[str, Any], names: Sequence[str] = KEY) -> Key:
+def record_key(record: Mapping[str, Any], names: Sequence[str]) -> Key:
     """The values that identify a record."""
     return tuple(record[name] for name in names)
 

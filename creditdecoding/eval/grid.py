@@ -28,7 +28,6 @@ from creditdecoding.errors import CreditError, OptionError, prefix_errors
 from creditdecoding.eval.evaluate import ScoredAnswer, score_answer, stream_answers
 from creditdecoding.lm import LM, Completion
 from creditdecoding.run_dir import (
-    KEY,
     Journal,
     Key,
     Record,
@@ -39,6 +38,9 @@ from creditdecoding.run_dir import (
 from creditdecoding.tasks.base import Item, Task
 from creditdecoding.tasks.templates import apply_template
 from creditdecoding.trace import Trace
+
+KEY = ("split", "template", "decoder", "family", "item")
+"""The fields that identify a sample of `credit compare`."""
 
 CHUNK_BATCHES = 2
 """A chunk holds this many batches of rows."""

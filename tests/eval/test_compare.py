@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from creditdecoding import run_dir as journal
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.eval.compare import ComparePlan, lay_out, run, split_items
 from creditdecoding.eval.compare_report import VERDICTS
+from creditdecoding.eval.grid import KEY
 from creditdecoding.eval.sweep import REFERENCE, parse_curves
+from creditdecoding.run_dir import open_run, record_key
 from creditdecoding.tasks.base import DefaultLimit, Item, Task
 from tests.helpers.cli import run_credit
 from tools.make_checkpoint import make
@@ -53,10 +54,7 @@ def plan(model: str, decoders: str = DECODERS, **changes: Any) -> ComparePlan:
 def timeless(path: Path) -> list[dict[str, Any]]:
     """The rows of a samples file without what is not reproducible."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        {name: value for name, value in row.items() if name not in journal.NOT_REPRODUCIBLE}
-        for row in rows
-    ]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +67,7 @@ def undisturbed(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_has_every_sample_once_in_order(undisturbed: Path, model: str) -> None:
     rows = timeless(undisturbed / "samples.jsonl")
-    keys = tuple(journal.record_key(row) for row in rows)
+    keys = tuple(record_key(row, KEY) for row in rows)
     assert keys == lay_out(plan(model)).order and len(rows) == 2 * 2 * 4 * 4
     assert sorted(path.name for path in undisturbed.glob("*.jsonl")) == [
         "items.jsonl",
@@ -77,7 +75,7 @@ def test_a_run_has_every_sample_once_in_order(undisturbed: Path, model: str) -> 
     ]
     for row in rows:
         assert set(row) == {
-            *journal.KEY,
+            *KEY,
             "text",
             "right",
             "nfe",
@@ -157,9 +155,9 @@ def test_other_settings_or_a_damaged_folder_are_refused(
     with pytest.raises(OptionError, match="line 1 of"):
         run(plan(model), tmp_path)
     with (
-        journal.open_run(tmp_path / "held", {}),
+        open_run(tmp_path / "held", {}),
         pytest.raises(OptionError, match="at work"),
-        journal.open_run(tmp_path / "held", {}),
+        open_run(tmp_path / "held", {}),
     ):
         pass
 

@@ -29,7 +29,9 @@ from creditdecoding.eval.grid import (
     OnStart,
     Setting,
     keys_by_length,
+    no_progress,
     run_grid,
+    setting_chunks,
 )
 from creditdecoding.eval.saved_answers import engine_options
 from creditdecoding.eval.sweep import DecoderCurve, all_specs, parse_curves
@@ -83,28 +85,22 @@ def lay_out(plan: ComparePlan, checkpoint: str = "") -> Grid:
     by_name = {task.name: task for task in tasks}
     items: dict[tuple[str, str, int], Item] = {}
     for task in by_name.values():
-        for split, members in zip(SPLITS, split_items(task, plan.dev_limit, plan.limit)):
-            if len(members) < LEAST:
-                raise OptionError(
-                    f"{task.name} has too few {split} items for an interval",
-                    given=len(members),
-                    allowed=f"{LEAST} items or more",
-                    hint="Leave the task out, or add items.",
-                )
-            items |= {(split, task.name, number): item for number, item in enumerate(members)}
+        for split, drawn in zip(SPLITS, split_items(task, plan.dev_limit, plan.limit)):
+            items |= {(split, task.name, number): item for number, item in enumerate(drawn)}
     specs = all_specs(plan.curves)
+    order = [
+        (split, template, spec, task, number)
+        for split in SPLITS
+        for template in plan.templates
+        for spec in specs
+        for item_split, task, number in items
+        if item_split == split
+    ]
     return Grid(
         tasks=by_name,
         items=items,
         chunks=tuple(_chunks(plan, items, specs)),
-        order=tuple(
-            (split, template, spec, task, number)
-            for split in SPLITS
-            for template in plan.templates
-            for spec in specs
-            for task in by_name
-            for number in range(sum(place[:2] == (split, task) for place in items))
-        ),
+        order=tuple(order),
         manifest=_manifest(plan, by_name, items, checkpoint),
         raw=plan.raw,
     )
@@ -114,17 +110,14 @@ def _chunks(
     plan: ComparePlan, items: Mapping[tuple[str, str, int], Item], specs: Sequence[str]
 ) -> list[Chunk]:
     size = CHUNK_BATCHES * plan.engine.batch_size
-    chunks = []
+    chunks: list[Chunk] = []
     for split in SPLITS:
         places = keys_by_length(items, split)
         for template in plan.templates:
             for spec in specs:
                 options = dataclasses.replace(plan.generation, decoder=spec)
                 setting = Setting(spec, options, plan.engine)
-                for first in range(0, len(places), size):
-                    members = places[first : first + size]
-                    keys = ((split, template, spec, task, number) for _, task, number in members)
-                    chunks.append(Chunk(setting, tuple(keys)))
+                chunks += setting_chunks(setting, places, size, template)
     return chunks
 
 
@@ -132,19 +125,31 @@ def split_items(task: Task, dev_limit: int, limit: int) -> tuple[list[Item], lis
     """Items of dev and of test.
 
     Published items have no dev split: one draw is dealt out to the two. If both limits are defaults
-    and the list is shorter, all of it is, in the same proportion.
+    and the list is shorter, all of it is, in the same proportion. Raises `OptionError` if there are
+    too few.
     """
     if task.fixed_items is None:
-        return distinct_items(task, "dev", 0, dev_limit), distinct_items(task, "test", 0, limit)
-    total = dev_limit + limit
-    available = len(task.fixed_items)
-    are_defaults = isinstance(limit, DefaultLimit) and isinstance(dev_limit, DefaultLimit)
-    if are_defaults and available < total:
-        dev_limit = max(LEAST, round(dev_limit * available / total))
-        total = available
-    drawn = distinct_items(task, "test", 0, total)
-    random.Random(f"{task.name}/dev").shuffle(drawn)
-    return drawn[:dev_limit], drawn[dev_limit:]
+        dev = distinct_items(task, "dev", 0, dev_limit)
+        test = distinct_items(task, "test", 0, limit)
+    else:
+        total = dev_limit + limit
+        available = len(task.fixed_items)
+        are_defaults = isinstance(limit, DefaultLimit) and isinstance(dev_limit, DefaultLimit)
+        if are_defaults and available < total:
+            dev_limit = max(LEAST, round(dev_limit * available / total))
+            total = available
+        drawn = distinct_items(task, "test", 0, total)
+        random.Random(f"{task.name}/dev").shuffle(drawn)
+        dev, test = drawn[:dev_limit], drawn[dev_limit:]
+    for split, items in (("dev", dev), ("test", test)):
+        if len(items) < LEAST:
+            raise OptionError(
+                f"{task.name} has too few {split} items for an interval",
+                given=len(items),
+                allowed=f"{LEAST} items or more",
+                hint="Leave the task out, or add items.",
+            )
+    return dev, test
 
 
 def _manifest(
@@ -178,7 +183,7 @@ def run(
     plan: ComparePlan,
     folder: Path,
     jobs: int = 1,
-    on_start: OnStart | None = None,
+    on_start: OnStart = no_progress,
     load_model: LoadModel | None = None,
     checkpoint: str | None = None,
 ) -> list[Record]:

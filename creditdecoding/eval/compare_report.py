@@ -121,22 +121,12 @@ def compare_report(
     areas = _areas(curves, test)
     curve_records = []
     for curve in curves:
-        spec = chosen[curve.name]
-        points = [
-            {"value": point.value, "decoder": point.spec, **_both_splits(point.spec, dev, test)}
-            for point in curve.points
-        ]
-        point = next((point for point in points if point["decoder"] == spec), None)
-        curve_records.append(
-            {
-                "name": curve.name,
-                "knob": curve.knob,
-                "points": points,
-                "chosen": None if point is None else _chosen(curve, point, details),
-                **areas.records[curve.name],
-            }
-        )
-    reference = {"value": "", "decoder": REFERENCE, **_both_splits(REFERENCE, dev, test)}
+        points = [_point(point.value, point.spec, dev, test) for point in curve.points]
+        operating = _operating_point(curve, points, chosen[curve.name], details)
+        names = {"name": curve.name, "knob": curve.knob}
+        area = areas.records[curve.name]
+        curve_records.append({**names, "points": points, "chosen": operating, **area})
+    reference = _point("", REFERENCE, dev, test)
     best = _best(curve_records, dev)
     return {
         "reference": {**reference, "label": "standard decoding", **details[REFERENCE]},
@@ -157,18 +147,27 @@ def compare_report(
     }
 
 
-def _both_splits(spec: str, dev: Estimates, test: Estimates) -> dict[str, Any]:
-    return {
+def _point(value: str, spec: str, dev: Estimates, test: Estimates) -> dict[str, Any]:
+    """One setting on both splits."""
+    splits = {
         name: {**estimates.summary(spec), **estimates.compared(spec, REFERENCE)}
         for name, estimates in (("dev", dev), ("test", test))
     }
+    return {"value": value, "decoder": spec, **splits}
 
 
-def _chosen(
-    curve: DecoderCurve, point: Mapping[str, Any], details: Mapping[str, Any]
-) -> dict[str, Any]:
-    label = setting_label(curve.name, curve.knob, point["value"])
-    return {**point, "label": label, **details[point["decoder"]]}
+def _operating_point(
+    curve: DecoderCurve,
+    points: Sequence[Mapping[str, Any]],
+    spec: str | None,
+    details: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any] | None:
+    """The chosen setting of a curve with its details."""
+    for point in points:
+        if point["decoder"] == spec:
+            label = setting_label(curve.name, curve.knob, point["value"])
+            return {**point, "label": label, **details[point["decoder"]]}
+    return None
 
 
 def setting_label(name: str, knob: str, value: str) -> str:
@@ -183,27 +182,31 @@ def _details(
 ) -> dict[str, dict[str, Any]]:
     """Numbers of some decoders by task and by template."""
     columns = [table.specs.index(spec) for spec in specs]
-    strata = np.asarray(table.strata)
     by_template = {
         name: Estimates.of(table.values[number][:, columns], table.strata, specs, resamples, seed)
         for number, name in enumerate(table.templates)
     }
     details = {}
     for spec, column in zip(specs, columns):
-        families = {}
-        for number, task in enumerate(table.tasks):
-            means = table.pooled[strata == number, column].mean(axis=0)
-            families[task] = {
-                "score": round(float(means[SCORE]), 2),
-                "nfe": round(float(means[NFE]), 3),
-                "items": int((strata == number).sum()),
-            }
         templates = {
             name: {**estimates.summary(spec), **estimates.compared(spec, REFERENCE)}
             for name, estimates in by_template.items()
         }
-        details[spec] = {"families": families, "templates": templates}
+        details[spec] = {"families": _by_task(table, column), "templates": templates}
     return details
+
+
+def _by_task(table: SplitTable, column: int) -> dict[str, dict[str, Any]]:
+    strata = np.asarray(table.strata)
+    numbers = {}
+    for number, task in enumerate(table.tasks):
+        rows = table.pooled[strata == number, column]
+        numbers[task] = {
+            "score": round(float(rows[:, SCORE].mean()), 2),
+            "nfe": round(float(rows[:, NFE].mean()), 3),
+            "items": len(rows),
+        }
+    return numbers
 
 
 @dataclass(frozen=True)

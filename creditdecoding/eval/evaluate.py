@@ -28,7 +28,7 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """An answer to an item, whether it is right, and the partial credit (F1) of tasks that have it."""
+    """An answer to an item, whether it is right, and partial credit (F1) if the task has it."""
 
     item: Item
     completion: Completion
@@ -228,13 +228,22 @@ def answer_items(
     for first in range(0, len(requests), size):
         chunk = requests[first : first + size]
         scored = _answer_chunk(lm, by_name, items, chunk, on_event, saved)
+        answers |= _shifted(scored, forwards, seconds)
         traces = [answer.completion.trace for answer in scored.values()]
-        for index, answer in scored.items():
-            trace = shift_trace(answer.completion.trace, forwards, seconds)
-            answers[index] = replace(answer, completion=replace(answer.completion, trace=trace))
         forwards += 1 + max((step.forward for trace in traces for step in trace.steps), default=0)
         seconds += max((trace.finish.seconds for trace in traces if trace.finish), default=0.0)
     return tuple(answers[index] for index in range(len(items)))
+
+
+def _shifted(
+    answers: Mapping[int, ScoredAnswer], forwards: int, seconds: float
+) -> dict[int, ScoredAnswer]:
+    """The answers of a chunk with their passes and times counted from the start of the run."""
+    shifted = {}
+    for index, answer in answers.items():
+        trace = shift_trace(answer.completion.trace, forwards, seconds)
+        shifted[index] = replace(answer, completion=replace(answer.completion, trace=trace))
+    return shifted
 
 
 def _answer_chunk(

@@ -51,6 +51,11 @@ OnStart = Callable[[int, int], Tick]
 LoadModel = Callable[[EngineConfig], LM]
 
 
+def no_progress(done: int, total: int) -> Tick:
+    """An `OnStart` that shows nothing."""
+    return lambda: None
+
+
 @dataclass(frozen=True)
 class Setting:
     """A column of a grid: its name, and the options it answers with."""
@@ -98,6 +103,19 @@ class Grid:
         return isinstance(error, CreditError) or engine.compile
 
 
+def setting_chunks(
+    setting: Setting,
+    places: Sequence[tuple[str, str, int]],
+    size: int,
+    template: str = "plain",
+) -> list[Chunk]:
+    """One setting on some items, cut into chunks of `size` answers."""
+    keys = [(split, template, setting.name, task, number) for split, task, number in places]
+    return [
+        Chunk(setting, tuple(keys[first : first + size])) for first in range(0, len(keys), size)
+    ]
+
+
 @dataclass(frozen=True)
 class GridResult:
     """The records in order, and why the settings of an engine could not be measured."""
@@ -119,30 +137,25 @@ def run_grid(
     folder: Path,
     load_model: LoadModel,
     jobs: int = 1,
-    on_start: OnStart | None = None,
+    on_start: OnStart = no_progress,
 ) -> GridResult:
     """Decode what a folder lacks of a grid, and return all of it. Raises `CreditError`s.
 
-    With `jobs` above 1 both functions must be picklable: every process lays out and loads by itself.
+    With `jobs` above 1 both functions must be picklable: every process lays out and loads.
     """
     grid = lay_out()
     with open_journal(folder, grid.manifest, grid.key_names) as journal:
         _write_items(folder, grid)
-        known = journal.read()
-        done = sum(key in known for key in grid.order)
-        tick = on_start(done, len(grid.order)) if on_start is not None else lambda: None
-        todo = [
-            number
-            for number, chunk in enumerate(grid.chunks)
-            if not known.keys() >= set(chunk.keys)
-        ]
+        known = frozenset(journal.read())
+        todo = [n for n, chunk in enumerate(grid.chunks) if not known.issuperset(chunk.keys)]
+        work = Work(lay_out, load_model, journal, todo, known)
+        tick = on_start(sum(key in known for key in grid.order), len(grid.order))
         failures: dict[EngineConfig, str] = {}
         if min(jobs, len(todo)) > 1:
-            work = Work(lay_out, load_model, journal, todo, frozenset(known))
             _run_in_processes(work, min(jobs, len(todo)), tick)
         elif todo:
             with journal.writer() as append:
-                worker = Worker(grid, load_model, known.keys(), append, tick)
+                worker = Worker(grid, load_model, known, append, tick)
                 worker.run(todo, todo)
                 failures = worker.failures
         records = journal.read()

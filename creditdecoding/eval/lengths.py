@@ -25,7 +25,9 @@ from creditdecoding.eval.grid import (
     OnStart,
     Setting,
     keys_by_length,
+    no_progress,
     run_grid,
+    setting_chunks,
 )
 from creditdecoding.eval.measures import Estimates, Row, answer_values
 from creditdecoding.eval.saved_answers import answers_manifest
@@ -128,33 +130,31 @@ class LengthsLayout:
         split = str(plan.split)
         rows = zip(self.rows, self.items)
         items = {(split, task, number): item for (task, number), item in rows}
-        places = keys_by_length(items, plan.split)
-        size = CHUNK_BATCHES * plan.engine.batch_size
-        chunks = []
-        for options in self.options:
-            for spec in plan.decoders:
-                name = column(options, spec)
-                setting = Setting(name, replace(options, decoder=spec), plan.engine)
-                keys = [(split, "plain", name, task, number) for split, task, number in places]
-                for first in range(0, len(keys), size):
-                    chunks.append(Chunk(setting, tuple(keys[first : first + size])))
+        chunks = self._chunks(items)
+        names = list(dict.fromkeys(chunk.setting.name for chunk in chunks))
+        options = {"generation": asdict(plan.generation), "columns": names}
+        manifest = answers_manifest(
+            "lengths", plan.model, plan.engine, plan.tasks, self.items, plan.decoders, **options
+        )
         return Grid(
             tasks={task.name: task for task in plan.tasks},
             items=items,
-            chunks=tuple(chunks),
+            chunks=chunks,
             order=tuple(key for chunk in chunks for key in chunk.keys),
-            manifest=answers_manifest(
-                "lengths",
-                plan.model,
-                plan.engine,
-                plan.tasks,
-                self.items,
-                plan.decoders,
-                generation=asdict(plan.generation),
-                columns=list(dict.fromkeys(chunk.setting.name for chunk in chunks)),
-            ),
+            manifest=manifest,
             key_names=KEY_NAMES,
         )
+
+    def _chunks(self, items: Mapping[tuple[str, str, int], Item]) -> tuple[Chunk, ...]:
+        places = keys_by_length(items, self.plan.split)
+        size = CHUNK_BATCHES * self.plan.engine.batch_size
+        chunks: list[Chunk] = []
+        for options in self.options:
+            for spec in self.plan.decoders:
+                decoding = replace(options, decoder=spec)
+                setting = Setting(column(options, spec), decoding, self.plan.engine)
+                chunks += setting_chunks(setting, places, size)
+        return tuple(chunks)
 
 
 def column(options: GenerationConfig, spec: str) -> str:
@@ -170,18 +170,10 @@ def lay_out(plan: LengthsPlan, lm: LM) -> LengthsLayout:
     plan = replace(plan, generation=replace(plan.generation, block_length=width))
     buckets = _buckets(plan, lm)
     items = [item for bucket in buckets for item in bucket.items]
-    shortest = replace(plan.generation, gen_length=1)
-    prompt = max(request.answer_start for request in requests_for(lm, items, shortest))
-    gen_lengths = plan.gen_lengths or [n for n in GEN_LENGTHS if prompt + n <= lm.max_length]
-    if not gen_lengths:
-        raise OptionError(
-            "none of the usual gen_lengths fits",
-            given=lm.max_length,
-            hint="Name some that are shorter: --gen-lengths.",
-        )
-    block_lengths = plan.block_lengths or [
+    gen_lengths = plan.gen_lengths or _fitting_lengths(plan, lm, items)
+    block_lengths = plan.block_lengths or tuple(
         n for n in BLOCK_LENGTHS if causal_block is None or causal_block % n == 0
-    ]
+    )
     stop = replace(plan.generation, early_stop=True)
     points = {
         "gen": {n: replace(stop, gen_length=n) for n in gen_lengths},
@@ -193,6 +185,20 @@ def lay_out(plan: LengthsPlan, lm: LM) -> LengthsLayout:
     for options in layout.options:
         requests_for(lm, items, options)
     return layout
+
+
+def _fitting_lengths(plan: LengthsPlan, lm: LM, items: Sequence[Item]) -> tuple[int, ...]:
+    """The usual gen_lengths that fit after the longest prompt."""
+    shortest = replace(plan.generation, gen_length=1)
+    prompt = max(request.answer_start for request in requests_for(lm, items, shortest))
+    fitting = tuple(n for n in GEN_LENGTHS if prompt + n <= lm.max_length)
+    if not fitting:
+        raise OptionError(
+            "none of the usual gen_lengths fits",
+            given=lm.max_length,
+            hint="Name some that are shorter: --gen-lengths.",
+        )
+    return fitting
 
 
 def _buckets(plan: LengthsPlan, lm: LM) -> tuple[Bucket, ...]:
@@ -229,23 +235,21 @@ def _pool_size(plan: LengthsPlan, task: Task) -> int:
 
 
 def run(
-    layout: LengthsLayout, lm: LM, folder: Path, on_start: OnStart | None = None
+    layout: LengthsLayout, lm: LM, folder: Path, on_start: OnStart = no_progress
 ) -> dict[str, Any]:
     """Answer every item with every decoder at every point; JSON-ready. Raises `CreditError`s."""
     grid = layout.grid()
     records = run_grid(lambda: grid, folder, lambda engine: lm, on_start=on_start).records
     plan, lengths = layout.plan, layout.lengths
-    sweeps = {}
-    if "answer" in plan.sweeps:
-        sweeps["answer"] = [
-            _bucket_point(layout, number, records) for number in range(len(layout.buckets))
-        ]
-    for name, points in layout.points.items():
-        everything = range(len(lengths))
-        sweeps[name] = [
-            _point(layout, value, str(value), options, records, everything)
-            for value, options in points.items()
-        ]
+    sweeps = [
+        {
+            "name": name,
+            "title": SWEEPS[name],
+            "points": points,
+            "trends": _trends(plan.decoders, points),
+        }
+        for name, points in _sweeps(layout, records).items()
+    ]
     generation = asdict(plan.generation)
     del generation["decoder"]
     return {
@@ -259,16 +263,23 @@ def run(
             "max": max(lengths),
         },
         "generation": generation,
-        "sweeps": [
-            {
-                "name": name,
-                "title": SWEEPS[name],
-                "points": points,
-                "trends": _trends(plan.decoders, points),
-            }
-            for name, points in sweeps.items()
-        ],
+        "sweeps": sweeps,
     }
+
+
+def _sweeps(layout: LengthsLayout, records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
+    """The points of every sweep."""
+    sweeps = {}
+    if "answer" in layout.plan.sweeps:
+        buckets = range(len(layout.buckets))
+        sweeps["answer"] = [_bucket_point(layout, number, records) for number in buckets]
+    everything = range(len(layout.items))
+    for name, points in layout.points.items():
+        sweeps[name] = [
+            _point(layout, value, str(value), options, records, everything)
+            for value, options in points.items()
+        ]
+    return sweeps
 
 
 def _trends(decoders: Sequence[str], points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -306,33 +317,36 @@ def _point(
     specs = layout.plan.decoders
     names = [column(options, spec) for spec in specs]
     rows = [layout.rows[member] for member in members]
-    cells: dict[str, list[Record]] = {name: [] for name in names}
-    for record in records:
-        if record["setting"] in cells and (record["family"], record["item"]) in set(rows):
-            cells[record["setting"]].append(record)
-    values = answer_values([r for cell in cells.values() for r in cell], rows, names, "setting")
+    records = [
+        record
+        for record in records
+        if record["setting"] in names and (record["family"], record["item"]) in rows
+    ]
+    values = answer_values(records, rows, names, "setting")
     estimates = Estimates.of(values, [layout.strata[member] for member in members], names)
     decoders = []
     for spec, name in zip(specs, names):
-        stopped = [record["finish"] == "stop" for record in cells[name]]
-        decoders.append(
-            {
-                "decoder": spec,
-                **estimates.summary(name),
-                "tokens": round(float(np.mean([record["tokens"] for record in cells[name]])), 2),
-                "per_token": estimates.per_token(name).rounded(4),
-                "stopped": round(100 * float(np.mean(stopped)), 2),
-                "against": {
-                    other: estimates.compared(name, column(options, other))
-                    for other in specs
-                    if other != spec
-                },
-            }
-        )
+        answers = [record for record in records if record["setting"] == name]
+        others = {other: column(options, other) for other in specs if other != spec}
+        decoders.append({"decoder": spec, **_cell(estimates, name, others, answers)})
     return {
         "value": round(value, 2),
         "label": label,
         "items": len(members),
         "too_long": sum(layout.lengths[member] >= options.gen_length for member in members),
         "decoders": decoders,
+    }
+
+
+def _cell(
+    estimates: Estimates, name: str, others: Mapping[str, str], answers: Sequence[Record]
+) -> dict[str, Any]:
+    """The numbers of one decoder at one point, also against `others` by their columns."""
+    stopped = [answer["finish"] == "stop" for answer in answers]
+    return {
+        **estimates.summary(name),
+        "tokens": round(float(np.mean([answer["tokens"] for answer in answers])), 2),
+        "per_token": estimates.per_token(name).rounded(4),
+        "stopped": round(100 * float(np.mean(stopped)), 2),
+        "against": {spec: estimates.compared(name, other) for spec, other in others.items()},
     }

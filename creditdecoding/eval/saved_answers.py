@@ -74,7 +74,8 @@ def save_answers(
 ) -> Iterator[SavedAnswers | None]:
     """Save answers next to `out` while the body runs; None without an output.
 
-    With `whole_traces` predictions and confidences are saved too, for analyses. Raises `OptionError` if the folder has answers of other settings.
+    With `whole_traces` predictions and confidences are saved too, for analyses. Raises
+    `OptionError` if the folder has answers of other settings.
     """
     if out is None:
         yield None

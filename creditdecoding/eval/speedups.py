@@ -28,7 +28,9 @@ from creditdecoding.eval.grid import (
     Setting,
     keys_by_length,
     make_clock,
+    no_progress,
     run_grid,
+    setting_chunks,
 )
 from creditdecoding.eval.measures import Estimates, answer_values
 from creditdecoding.eval.saved_answers import answers_manifest
@@ -102,36 +104,42 @@ def check_decoders(specs: Sequence[str]) -> None:
 
 
 def variants(plan: SpeedupPlan, geometry: ModelGeometry) -> list[Variant]:
-    """The base, then what differs from it."""
+    """The base, then what differs from it, without repeats."""
     generation, engine = plan.generation, plan.engine
-    supported = supported_policies(geometry)
-    base_cache = parse_policy(generation.cache, geometry)
-    caches = [name for name in supported if parse_policy(name, geometry) != base_cache]
-    named = [kind.partition(":")[2] for kind in plan.kinds if kind.startswith("cache:")]
-    if "cache" not in plan.kinds:
-        caches = named
-    best_cache = next((name for name in ("block", "dual") if name in supported), generation.cache)
-    together = f"cache {best_cache}, compile, int8"
     flipped = replace(generation, early_stop=not generation.early_stop)
-    cached = replace(generation, cache=best_cache)
-    fast = replace(engine, compile=True, quantize="int8")
+    early_stop = "on" if flipped.early_stop else "off"
+    supported = supported_policies(geometry)
+    cache = next((name for name in ("block", "dual") if name in supported), generation.cache)
+    cached = replace(generation, cache=cache)
+    both = replace(engine, compile=True, quantize="int8")
     by_kind = {
-        "early-stop": Variant(
-            f"early stop {'on' if flipped.early_stop else 'off'}", flipped, engine
-        ),
-        "compile": Variant("torch.compile", generation, replace(engine, compile=True)),
-        "int8": Variant("int8 weights", generation, replace(engine, quantize="int8")),
-        "together": Variant(together, cached, fast),
+        "early-stop": [Variant(f"early stop {early_stop}", flipped, engine)],
+        "cache": _cache_variants(plan, geometry),
+        "compile": [Variant("torch.compile", generation, replace(engine, compile=True))],
+        "int8": [Variant("int8 weights", generation, replace(engine, quantize="int8"))],
+        "together": [Variant(f"cache {cache}, compile, int8", cached, both)],
     }
     listed = [Variant(BASE, generation, engine)]
-    if "early-stop" in plan.kinds:
-        listed.append(by_kind["early-stop"])
-    listed += [Variant(f"cache {name}", replace(generation, cache=name), engine) for name in caches]
-    listed += [by_kind[kind] for kind in ("compile", "int8", "together") if kind in plan.kinds]
+    for kind in KINDS:
+        if kind in plan.kinds or kind == "cache":
+            listed += by_kind[kind]
     unique: dict[tuple[GenerationConfig, EngineConfig], Variant] = {}
     for variant in listed:
         unique.setdefault((variant.generation, variant.engine), variant)
     return list(unique.values())
+
+
+def _cache_variants(plan: SpeedupPlan, geometry: ModelGeometry) -> list[Variant]:
+    """Every supported cache that is not the base's, or those that were named."""
+    names = [kind.partition(":")[2] for kind in plan.kinds if kind.startswith("cache:")]
+    if "cache" in plan.kinds:
+        base = parse_policy(plan.generation.cache, geometry)
+        supported = supported_policies(geometry)
+        names += [name for name in supported if parse_policy(name, geometry) != base]
+    return [
+        Variant(f"cache {name}", replace(plan.generation, cache=name), plan.engine)
+        for name in dict.fromkeys(names)
+    ]
 
 
 def column(variant: str, spec: str) -> str:
@@ -139,38 +147,26 @@ def column(variant: str, spec: str) -> str:
     return f"{variant} / {spec}"
 
 
-def lay_out(plan: SpeedupPlan, geometry: ModelGeometry) -> Grid:
-    """The grid of a plan: by engine, then batch by batch through its variants and decoders."""
+def lay_out(plan: SpeedupPlan, listed: Sequence[Variant]) -> Grid:
+    """The grid of some variants: by engine, then batch by batch through variants and decoders."""
     items: dict[tuple[str, str, int], Item] = {}
     for task in plan.tasks:
         drawn = distinct_items(task, plan.split, 0, plan.limit)
         items |= {(plan.split, task.name, number): item for number, item in enumerate(drawn)}
-    listed = variants(plan, geometry)
-    places = keys_by_length(items, plan.split)
-    size = plan.engine.batch_size
-    chunks = []
-    for engine in dict.fromkeys(variant.engine for variant in listed):
-        members = [variant for variant in listed if variant.engine == engine]
-        for first in range(0, len(places), size):
-            for variant in members:
-                for spec in plan.decoders:
-                    batch = places[first : first + size]
-                    chunks.append(_chunk(variant, spec, batch))
+    chunks = _chunks(plan, listed, keys_by_length(items, plan.split))
+    options = {
+        "generation": _options(plan.generation),
+        "variants": [_changes(variant, plan) for variant in listed],
+        "repeats": plan.repeats,
+    }
+    drawn = list(items.values())
     manifest = answers_manifest(
-        "speedups",
-        plan.model,
-        plan.engine,
-        plan.tasks,
-        list(items.values()),
-        plan.decoders,
-        generation=_options(plan.generation),
-        variants=[_changes(variant, plan) for variant in listed],
-        repeats=plan.repeats,
+        "speedups", plan.model, plan.engine, plan.tasks, drawn, plan.decoders, **options
     )
     return Grid(
         tasks={task.name: task for task in plan.tasks},
         items=items,
-        chunks=tuple(chunks),
+        chunks=chunks,
         order=tuple(key for chunk in chunks for key in chunk.keys),
         manifest=manifest,
         key_names=KEY_NAMES,
@@ -178,14 +174,27 @@ def lay_out(plan: SpeedupPlan, geometry: ModelGeometry) -> Grid:
     )
 
 
-def _chunk(variant: Variant, spec: str, batch: Sequence[tuple[str, str, int]]) -> Chunk:
-    name = column(variant.name, spec)
-    setting = Setting(name, replace(variant.generation, decoder=spec), variant.engine)
-    return Chunk(setting, tuple((split, "plain", name, task, n) for split, task, n in batch))
+def _chunks(
+    plan: SpeedupPlan, listed: Sequence[Variant], places: Sequence[tuple[str, str, int]]
+) -> tuple[Chunk, ...]:
+    size = plan.engine.batch_size
+    chunks: list[Chunk] = []
+    for engine in dict.fromkeys(variant.engine for variant in listed):
+        settings = [
+            Setting(column(variant.name, spec), replace(variant.generation, decoder=spec), engine)
+            for variant in listed
+            if variant.engine == engine
+            for spec in plan.decoders
+        ]
+        for first in range(0, len(places), size):
+            batch = places[first : first + size]
+            for setting in settings:
+                chunks += setting_chunks(setting, batch, size)
+    return tuple(chunks)
 
 
 def run(
-    plan: SpeedupPlan, load_model: LoadModel, folder: Path, on_start: OnStart | None = None
+    plan: SpeedupPlan, load_model: LoadModel, folder: Path, on_start: OnStart = no_progress
 ) -> dict[str, Any]:
     """Measure every decoder under every variant; JSON-ready.
 
@@ -193,8 +202,8 @@ def run(
     """
     lm: LM | None = load_model(plan.engine)
     assert lm is not None
-    grid = lay_out(plan, lm.geometry)
     listed = variants(plan, lm.geometry)
+    grid = lay_out(plan, listed)
     clock = "processor time of one thread" if make_clock(lm) is time.thread_time else "wall clock"
     first = [lm]
     lm = None  # so that the grid can free it before it loads the model of another engine
@@ -244,7 +253,7 @@ def _changes(variant: Variant, plan: SpeedupPlan) -> dict[str, Any]:
 
 
 def _verdict(decoders: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> str | None:
-    """Whether the last decoder takes fewer passes than the first everywhere: a key of `VERDICTS`."""
+    """Whether the last decoder takes fewer passes than the first: a key of `VERDICTS`."""
     if len(decoders) < 2:
         return None
     lows = [
@@ -354,7 +363,7 @@ class Cells:
 
 
 def token_agreement(ids: Sequence[int], other: Sequence[int]) -> float:
-    """Share of positions with the same token; a position that one answer lacks counts as different."""
+    """Share of positions with the same token; a position that one answer lacks counts as another."""
     longest = max(len(ids), len(other))
     return sum(a == b for a, b in zip(ids, other)) / longest if longest else 1.0
 

@@ -41,7 +41,8 @@ from creditdecoding.tasks.base import (
 from creditdecoding.trace import Event
 
 VERDICTS = {
-    "certified": "Certified: the last setting with yes loses at most the bound on items like these.",
+    "certified": "Certified: on items like these the last setting with yes loses at most the "
+    "bound.",
     "none": "No setting could be certified: stay with standard decoding.",
 }
 FAILURES = {
@@ -122,7 +123,7 @@ class TuneResult:
     score: float
     tested: tuple[SettingResult, ...]
     untested: tuple[str, ...]
-    needed: int | None
+    needed: int | None = None
 
     @property
     def certified(self) -> SettingResult | None:
@@ -271,12 +272,11 @@ def tune(
         score=_score(standard),
         tested=tuple(tested),
         untested=settings[len(tested) :],
-        needed=None,
     )
-    if result.failure != "too_few":
-        return result
-    needed = items_needed(tested[-1].counts, bound.bound / 100, bound.level)
-    return replace(result, needed=needed)
+    if result.failure == "too_few":
+        needed = items_needed(tested[-1].counts, bound.bound / 100, bound.level)
+        result = replace(result, needed=needed)
+    return result
 
 
 def _test(

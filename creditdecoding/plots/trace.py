@@ -65,6 +65,11 @@ class Sheet:
         return len(self.columns) * self.cell_width
 
     @property
+    def cell_points(self) -> float:
+        """The shorter side of a cell in points."""
+        return 72 * min(self.cell_width, self.cell_height)
+
+    @property
     def has_texts(self) -> bool:
         """Whether the texts of the tokens fit along the axis."""
         return len(self.columns) <= _MOST_TEXTS
@@ -91,7 +96,7 @@ def trace_png(trace: Trace, piece: Piece, path: Path, title: str = "") -> None:
 
 
 def traces_png(named: Sequence[tuple[str, Trace]], piece: Piece, path: Path) -> None:
-    """Draw several decoders of one prompt below each other on one scale; one alone as `trace_png`."""
+    """Draw decoders of one prompt below each other on one scale; one alone as `trace_png`."""
     if len(named) == 1:
         name, trace = named[0]
         trace_png(trace, piece, path, name)
@@ -164,18 +169,23 @@ def _draw_cells(axes: Any, panel: Panel, sheet: Sheet) -> None:
     axes.imshow(written, cmap=grey, extent=extent, **place)
     scale = {"cmap": colormap(panel.ramp), "vmin": 0.0, "vmax": panel.top}
     axes.imshow(predicted, extent=extent, **scale, **place)
-    points = 72 * min(sheet.cell_width, sheet.cell_height)
-    line = {"colors": "white", "linewidth": min(1.2, 0.1 * points + 0.2)}
-    if 72 * sheet.cell_width > 4:
-        axes.vlines([column + 0.5 for column in range(columns)], 0.5, rows + 0.5, **line)
-    if 72 * sheet.cell_height > 4:
-        axes.hlines([row + 0.5 for row in range(rows)], -0.5, columns - 0.5, **line)
+    _draw_grid(axes, rows, sheet)
     corners = [
         (sheet.columns[cell.position] - 0.5, frame.nfe - 0.5)
         for frame in panel.frames
         for cell in frame.committed
     ]
-    outline_cells(axes, corners, min(1.1, 0.2 * points))
+    outline_cells(axes, corners, min(1.1, 0.2 * sheet.cell_points))
+
+
+def _draw_grid(axes: Any, rows: int, sheet: Sheet) -> None:
+    """White lines between cells that are large enough."""
+    columns = len(sheet.columns)
+    line = {"colors": "white", "linewidth": min(1.2, 0.1 * sheet.cell_points + 0.2)}
+    if 72 * sheet.cell_width > 4:
+        axes.vlines([column + 0.5 for column in range(columns)], 0.5, rows + 0.5, **line)
+    if 72 * sheet.cell_height > 4:
+        axes.hlines([row + 0.5 for row in range(rows)], -0.5, columns - 0.5, **line)
 
 
 def _matrices(panel: Panel, sheet: Sheet) -> tuple[list[list[float]], list[list[float]]]:

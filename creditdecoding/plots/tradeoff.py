@@ -34,15 +34,10 @@ def tradeoff_figure(report: Report) -> Any:
     Chosen settings are ringed and carry the interval of their difference to standard decoding. The
     gid of a curve is `P-C`, of its points `P-C-N`, with the numbers of panel, curve and point.
     """
-    standard = report["reference"]["test"]
-    level = standard["score"]["value"]
-    points = [point["test"] for curve in report["curves"] for point in curve["points"]]
-    near = [test for test in points if test["score"]["value"] >= level - _NEAR]
-    panels = {"All settings": ([*points, standard], 4.0)}
-    if 2 <= len(near) < len(points):
-        panels[f"Within {_NEAR:g} points of standard decoding"] = ([*near, standard], 0.5)
+    panels = _panels(report)
     figure = new_figure(13.5 if len(panels) > 1 else 8.5, 5)
     width = 0.78 / len(panels)
+    level = report["reference"]["test"]["score"]["value"]
     for number, (title, (tests, margin)) in enumerate(panels.items()):
         axes = figure.add_axes((0.06 + number * (width + 0.02), 0.12, width - 0.03, 0.76))
         axes.axhline(level, color=LINE, linewidth=1, linestyle=DASHED, zorder=1)
@@ -54,6 +49,18 @@ def tradeoff_figure(report: Report) -> Any:
     handles = axes.get_legend_handles_labels()[0]
     legend(figure, handles, loc="center left", bbox_to_anchor=(0.845, 0.5))
     return figure
+
+
+def _panels(report: Report) -> dict[str, tuple[list[Mapping[str, Any]], float]]:
+    """The settings that each panel must show, and the least margin around their scores."""
+    standard = report["reference"]["test"]
+    points = [point["test"] for curve in report["curves"] for point in curve["points"]]
+    level = standard["score"]["value"]
+    near = [test for test in points if test["score"]["value"] >= level - _NEAR]
+    panels = {"All settings": ([*points, standard], 4.0)}
+    if 2 <= len(near) < len(points):
+        panels[f"Within {_NEAR:g} points of standard decoding"] = ([*near, standard], 0.5)
+    return panels
 
 
 def _lines(report: Report) -> list[dict[str, Any]]:

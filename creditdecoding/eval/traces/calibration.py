@@ -172,17 +172,7 @@ def _reliability(rows: Observations, side: str) -> dict[str, Any]:
         empty = dict.fromkeys(("confidence", "frequency", "gap", "interval", "ece"))
         return {"looks": 0, **empty, "curve": []}
     hit: Bools = rows[side]
-    bins = np.digitize(rows["confidence"], EDGES)
-    curve = []
-    for number in np.unique(bins):
-        inside = bins == number
-        curve.append(
-            {
-                "looks": int(inside.sum()),
-                "confidence": round(float(rows["confidence"][inside].mean()), 4),
-                "frequency": round(float(hit[inside].mean()), 4),
-            }
-        )
+    curve = _curve(rows["confidence"], hit)
     errors = [point["looks"] * abs(point["frequency"] - point["confidence"]) for point in curve]
     confidence, frequency = float(rows["confidence"].mean()), float(hit.mean())
     spread = _ratio_interval(rows["prompt"], hit - rows["confidence"], np.ones(len(rows)))
@@ -195,6 +185,22 @@ def _reliability(rows: Observations, side: str) -> dict[str, Any]:
         "ece": round(100 * sum(errors) / len(rows), 2),
         "curve": curve,
     }
+
+
+def _curve(confidence: Floats, hit: Bools) -> list[dict[str, Any]]:
+    """Mean confidence and frequency of each bin of confidence that has observations."""
+    bins = np.digitize(confidence, EDGES)
+    curve = []
+    for number in np.unique(bins):
+        inside = bins == number
+        curve.append(
+            {
+                "looks": int(inside.sum()),
+                "confidence": round(float(confidence[inside].mean()), 4),
+                "frequency": round(float(hit[inside].mean()), 4),
+            }
+        )
+    return curve
 
 
 def _gains(rows: Observations) -> dict[str, Any]:

@@ -101,30 +101,35 @@ def analyse(prompts: Sequence[PromptTraces]) -> dict[str, Any]:
 
 def _record(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any]:
     """One decoder's numbers."""
-    timings = [timing for listed in decoder.timings for timing in listed]
     nfe = _mean([trace.nfe for trace in decoder.traces])
-    bound = _mean([trace_bound(listed) for listed in decoder.timings])
+    bound = _mean([trace_bound(timings) for timings in decoder.timings])
     right = [
         prompt.right[decoder.name] for prompt in decoder.prompts if decoder.name in prompt.right
     ]
     same = None if standard is None else [a == b for a, b in zip(decoder.answers, standard)]
-    references = decoder.references
-    known = sum(reference is not None for reference in references)
+    aligned = sum(reference is not None for reference in decoder.references)
     return {
         "decoder": decoder.name,
         "score": _percent(right),
         "same": None if same is None else _percent(same),
         "nfe": _rounded(nfe),
-        "tokens": _rounded(_mean([len(listed) for listed in decoder.timings])),
+        "tokens": _rounded(_mean([len(timings) for timings in decoder.timings])),
         "trace_bound": _rounded(bound),
         "over_bound": _ratio(nfe, bound),
+        **_timing_means([timing for timings in decoder.timings for timing in timings]),
+        "wrong": None if standard is None else _wrong(decoder, standard),
+        "wrong_reference": _wrong(decoder, decoder.references) if aligned else None,
+        "aligned": aligned,
+    }
+
+
+def _timing_means(timings: Sequence[TokenTiming]) -> dict[str, float | None]:
+    """Means over all tokens, in passes of their block."""
+    return {
         "candidate": _rounded(_mean([t.candidate - t.block_start + 1 for t in timings])),
         "commit": _rounded(_mean([t.commit - t.block_start + 1 for t in timings])),
         "redundancy": _rounded(_mean([t.redundancy for t in timings])),
         "redundant": _percent([t.redundancy > 0 for t in timings]),
-        "wrong": None if standard is None else _wrong(decoder, standard),
-        "wrong_reference": _wrong(decoder, references) if known else None,
-        "aligned": known,
     }
 
 
@@ -245,29 +250,29 @@ def _steps(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any]:
     Only tokens that agree with standard decoding count, and positions that a quarter of the prompts
     have.
     """
-    candidate: dict[int, list[float]] = {}
-    commit: dict[int, list[float]] = {}
-    oracle: dict[int, list[float]] = {}
+    passes: dict[str, dict[int, list[float]]] = {"candidate": {}, "commit": {}, "oracle": {}}
     for number, prompt in enumerate(decoder.prompts):
-        told = token_timings(prompt.oracle) if prompt.oracle is not None else []
-        oracle_commits = {timing.position: timing.commit for timing in told}
+        oracle = {} if prompt.oracle is None else _commit_passes(prompt.oracle)
         agreed = None if standard is None else standard[number]
         for timing in decoder.timings[number]:
             if agreed is not None and agreed.get(timing.position) != timing.token:
                 continue
             index = decoder.answer_index(number, timing)
-            candidate.setdefault(index, []).append(timing.candidate)
-            commit.setdefault(index, []).append(timing.commit)
-            if timing.position in oracle_commits:
-                oracle.setdefault(index, []).append(oracle_commits[timing.position])
+            passes["candidate"].setdefault(index, []).append(timing.candidate)
+            passes["commit"].setdefault(index, []).append(timing.commit)
+            if timing.position in oracle:
+                passes["oracle"].setdefault(index, []).append(oracle[timing.position])
     prompts = len(decoder.prompts)
-    indices = sorted(index for index, passes in commit.items() if 4 * len(passes) >= prompts)
-    return {
-        "positions": indices,
-        "candidate": [_rounded(_mean(candidate[index])) for index in indices],
-        "commit": [_rounded(_mean(commit[index])) for index in indices],
-        "oracle": [_rounded(_mean(oracle.get(index, []))) for index in indices],
+    shown = sorted(i for i, commits in passes["commit"].items() if 4 * len(commits) >= prompts)
+    means = {
+        name: [_rounded(_mean(by_index.get(index, []))) for index in shown]
+        for name, by_index in passes.items()
     }
+    return {"positions": shown, **means}
+
+
+def _commit_passes(trace: Trace) -> dict[int, int]:
+    return {timing.position: timing.commit for timing in token_timings(trace)}
 
 
 def _tokens(decoder: DecoderTraces) -> list[dict[str, list[int]]]:

@@ -1,31 +1,31 @@
-"""lm-eval's model class `creditdecoding`: generation in few passes and Monte-Carlo likelihoods. The
-only file that imports lm_eval.
+"""lm-eval's model class `creditdecoding`: generation in few passes and Monte-Carlo likelihoods.
 
-    python -m creditdecoding.integrations.lm_eval --model creditdecoding --model_args
-    pretrained=DIR,decoder=credit --tasks gsm8k
+    python -m creditdecoding.integrations.lm_eval --model creditdecoding \\
+        --model_args pretrained=DIR,decoder=credit --tasks gsm8k
 
-is the `lm_eval` command with the class registered (it finds no models of other packages by itself);
-in Python, importing this module
-registers it.
+is the `lm_eval` command with the class registered, since lm-eval finds no models of other packages
+by itself. In Python, importing this module registers it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoding.request import Request, new_request, sample_seed
+from creditdecoding.decoding.request import Request, sample_seed
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.likelihood import log_likelihoods
 from creditdecoding.lm import load
 from creditdecoding.models import resolve_device
 from creditdecoding.options import check_fields, from_mapping, option, parse_values
+from creditdecoding.text.tokenizer import render_chat
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -35,24 +35,24 @@ try:
 except ImportError as error:
     raise MissingExtraError("lm-eval", "eval") from error
 
-_DEFAULT_LENGTH = 256
-_CACHES = {"true": "prefix", "false": "none"}
+DEFAULT_LENGTH = 256
+CACHE_NAMES = {"true": "prefix", "false": "none"}
 
 
 @dataclass(frozen=True)
 class ModelArguments:
-    """What `--model_args` may name, besides the names that other evaluations of diffusion models
-    use for the same (ALIASES).
+    """The arguments that `--model_args` takes, besides their `ALIASES` in other evaluations of
+    diffusion models.
     """
 
     pretrained: str = option("pocket", "A checkpoint folder, a hub id, or pocket; also model_path.")
     decoder: str = option(
         "credit",
-        "Decoding rule, NAME or NAME:knob=value with one knob (commas part the arguments).",
+        "Decoder, NAME or NAME:knob=value with one knob, since commas separate the arguments.",
     )
     threshold: float | None = option(None, "The decoder's threshold.", gt=0.0, le=1.0)
     steps: int | None = option(
-        None, "LLaDA's steps in all: gen_length / steps tokens a pass, with decoder=fixed.", ge=1
+        None, "With decoder=fixed, passes in all: gen_length / steps tokens a pass.", ge=1
     )
     gen_length: int | None = option(
         None, "Masks appended; by default the task's max_gen_toks, else 256.", ge=1
@@ -63,7 +63,7 @@ class ModelArguments:
     mc_num: int = option(128, "Samples of a likelihood.", ge=1)
     is_greedy: bool = option(
         False,
-        "Also find out whether greedy decoding gives the continuation: as many passes as it has tokens.",
+        "Also test whether greedy decoding gives the continuation, a pass for each of its tokens.",
     )
     temperature: float | None = option(None, "In place of the task's.", ge=0.0)
     logits_eos_inf: bool = option(False, "Never write a stop token.")
@@ -86,6 +86,18 @@ class ModelArguments:
                 hint="Add decoder=fixed, or leave steps out.",
             )
 
+    def decoder_spec(self, length: int) -> str:
+        """The decoder with its knobs, for answers of `length` tokens."""
+        knobs = []
+        if self.threshold is not None:
+            knobs.append(f"threshold={self.threshold}")
+        if self.steps is not None:
+            knobs.append(f"k={max(1, math.ceil(length / self.steps))}")
+        if not knobs:
+            return self.decoder
+        separator = "," if ":" in self.decoder else ":"
+        return self.decoder + separator + ",".join(knobs)
+
 
 ALIASES = {
     "model_path": "pretrained",
@@ -96,59 +108,46 @@ ALIASES = {
 _IGNORED = ("max_batch_size", "trust_remote_code", "show_speed", "is_check_greedy")
 
 
-def _arguments(given: Mapping[str, Any]) -> ModelArguments:
-    """lm-eval hands over numbers, booleans or texts, as it read them."""
-    known = {
-        ALIASES.get(name, name): value
+def _parse_arguments(given: Mapping[str, Any]) -> ModelArguments:
+    """The arguments from the numbers, booleans or texts that lm-eval passes."""
+    values = {
+        ALIASES.get(name, name): str(value)
         for name, value in given.items()
         if value is not None and name not in _IGNORED
     }
-    if str(known.get("batch_size", "")).startswith(
-        "auto"
-    ):  # lm-eval's word for "find out"; ours is a number
-        del known["batch_size"]
-    return from_mapping(
-        ModelArguments,
-        parse_values(ModelArguments, {name: str(value) for name, value in known.items()}),
-    )
+    if values.get("batch_size", "").startswith("auto"):  # lm-eval's value for "find out"
+        del values["batch_size"]
+    return from_mapping(ModelArguments, parse_values(ModelArguments, values))
 
 
-def _lm_evals_device() -> Any:
-    """Where lm-eval runs unless told otherwise."""
-    return next(
-        field.default for field in dataclasses.fields(EvaluatorConfig) if field.name == "device"
-    )
-
-
-def _here(additional: Mapping[str, Any]) -> dict[str, Any]:
-    """The command line's own options; a device that lm-eval names by default and this machine lacks
-    is left out, with a line.
-    """
-    device = additional.get("device")
-    if device is None or device != _lm_evals_device():
-        return dict(additional)
+def _without_absent_default_device(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The command line's options without lm-eval's default device where this machine lacks it."""
+    options = dict(options)
+    device = options.get("device")
+    defaults = {field.name: field.default for field in dataclasses.fields(EvaluatorConfig)}
+    if device is None or device != defaults["device"]:
+        return options
     try:
         resolve_device(EngineConfig(device=device))
     except OptionError:
-        found, _ = resolve_device(EngineConfig())
+        available, _ = resolve_device(EngineConfig())
         logging.getLogger(__name__).warning(
-            "lm-eval's default device %s is not on this machine; running on %s", device, found
+            "lm-eval's default device %s is not on this machine; running on %s", device, available
         )
-        return {name: value for name, value in additional.items() if name != "device"}
-    return dict(additional)
+        del options["device"]
+    return options
 
 
 @register_model("creditdecoding")
 class CreditLM(LM):
-    """A masked diffusion model for lm-eval. Raises `CreditError`s for arguments that make no sense."""
+    """A masked diffusion model for lm-eval. Raises `CreditError`s for arguments that are refused."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__()
-        self.arguments = args = _arguments(given)
+        self.arguments = _parse_arguments(given)
         names = ("device", "dtype", "batch_size", "revision", "parse_special")
-        self.lm = load(
-            args.pretrained, EngineConfig(**{name: getattr(args, name) for name in names})
-        )
+        engine = EngineConfig(**{name: getattr(self.arguments, name) for name in names})
+        self.lm = load(self.arguments.pretrained, engine)
         self._device = self.lm.device
         self._templated = False
 
@@ -156,20 +155,17 @@ class CreditLM(LM):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: Mapping[str, Any] | None = None
     ) -> CreditLM:
-        """From `name=value,...` and the command line's own batch_size and device, of which
-        `name=value` goes first.
-        """
+        """From `name=value,...` and the command line's batch_size and device, which it overrides."""
         pairs = [part.partition("=") for part in arg_string.split(",") if part]
-        return cls.create_from_arg_obj(
-            {name.strip(): value.strip() for name, _, value in pairs}, additional_config
-        )
+        values = {name.strip(): value.strip() for name, _, value in pairs}
+        return cls.create_from_arg_obj(values, additional_config)
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
     ) -> CreditLM:
-        """The same from a mapping."""
-        return cls(**{**_here(additional_config or {}), **arg_dict})
+        """As `create_from_arg_string`, from a mapping."""
+        return cls(**{**_without_absent_default_device(additional_config or {}), **arg_dict})
 
     @property
     def tokenizer_name(self) -> str:
@@ -185,12 +181,11 @@ class CreditLM(LM):
     ) -> str:
         """A conversation as text in the checkpoint's template, with its special tokens written out.
 
-        Names of special tokens that documents hold are broken by a sign, so that they stay plain
-        text.
+        Names of special tokens in the messages are marked, so that they stay plain text.
         """
         self._templated = True
-        backend = self.lm.tokenizer.backend
-        if not backend.chat_template:
+        tokenizer = self.lm.tokenizer
+        if not tokenizer.backend.chat_template:
             raise OptionError(
                 "this checkpoint has no chat template",
                 given=self.arguments.pretrained,
@@ -201,195 +196,182 @@ class CreditLM(LM):
             "continue_final_message": not add_generation_prompt,
         }
         if self.arguments.parse_special:
-            return str(backend.apply_chat_template(list(chat_history), tokenize=False, **options))
-        return self.lm.tokenizer.render_marked(list(chat_history), **options)
+            return render_chat(tokenizer.backend, chat_history, **options)
+        return tokenizer.render_marked(chat_history, **options)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Answers cut before the first of `until`, requests with the same settings in one run.
+        """Answers, cut before the first of `until`. Requests with the same settings share a run.
 
-        Equal requests, as `repeats` makes them, are counted: each draws by a seed of its own.
+        Of equal requests, as `repeats` makes them, each draws with a different seed.
         """
-        seen: Counter[tuple[str, GenerationConfig]] = Counter()
+        repeats: Counter[tuple[str, GenerationConfig]] = Counter()
         groups: dict[GenerationConfig, list[Request]] = {}
         for index, request in enumerate(requests):
-            context, config = request.args[0], self._config(request.args[1])
-            own = replace(config, seed=sample_seed(config.seed, seen[context, config]))
-            seen[context, config] += 1
-            groups.setdefault(config, []).append(self._row(index, context, own))
+            context, config = request.args[0], self._generation_config(request.args[1])
+            seed = sample_seed(config.seed, repeats[context, config])
+            repeats[context, config] += 1
+            group = groups.setdefault(config, [])
+            group.append(self._new_request(index, context, replace(config, seed=seed)))
         answers: dict[int, str] = {}
-        for rows in groups.values():
-            rows.sort(key=lambda row: len(row.canvas))
-            for row, done in zip(rows, self.lm.collect(rows)):
-                answers[row.index] = done.text
-                self.cache_hook.add_partial("generate_until", requests[row.index].args, done.text)
+        for group in groups.values():
+            group.sort(key=lambda request: len(request.canvas))
+            for request, completion in zip(group, self.lm.collect(group)):
+                answers[request.index] = completion.text
+                arguments = requests[request.index].args
+                self.cache_hook.add_partial("generate_until", arguments, completion.text)
         return [answers[i] for i in range(len(requests))]
 
-    def _row(self, index: int, context: str, config: GenerationConfig) -> Request:
-        """A context ready for decoding; of one that is too long the end, as lm-eval's other models
-        do it.
-        """
-        ids = self._read(self._context(context)) or self._start()
+    def _new_request(self, index: int, context: str, config: GenerationConfig) -> Request:
+        """A request for a context; of one that is too long the end, as in lm-eval's other models."""
+        ids = self._encode(self._mark_context(context)) or self._start_ids()
         room = max(1, self.lm.max_length - config.gen_length)
         return self.lm.new_request(ids[-room:], config, index)
 
-    def _config(self, asked: Mapping[str, Any]) -> GenerationConfig:
-        """A task's generation_kwargs, under the arguments of the command line."""
-        args, until = self.arguments, asked.get("until") or []
-        length = args.gen_length or int(
-            asked.get("max_gen_toks") or asked.get("max_new_tokens") or _DEFAULT_LENGTH
-        )
-        draws = bool(asked.get("do_sample", True))
-        temperature = (
-            args.temperature
-            if args.temperature is not None
-            else float(asked.get("temperature") or 0.0)
-            if draws
-            else 0.0
-        )
-        decoder, extra = args.decoder, []
-        if args.threshold is not None:
-            extra.append(f"threshold={args.threshold}")
-        if args.steps is not None:
-            extra.append(f"k={max(1, -(-length // args.steps))}")
-        if extra:
-            decoder += ("," if ":" in decoder else ":") + ",".join(extra)
+    def _generation_config(self, kwargs: Mapping[str, Any]) -> GenerationConfig:
+        """A task's generation_kwargs, with the arguments of the command line in their place."""
+        args = self.arguments
+        until = kwargs.get("until") or []
+        stop = [until] if isinstance(until, str) else until
+        task_length = kwargs.get("max_gen_toks") or kwargs.get("max_new_tokens")
+        length = args.gen_length or int(task_length or DEFAULT_LENGTH)
         return GenerationConfig(
-            decoder=decoder,
+            decoder=args.decoder_spec(length),
             gen_length=length,
             block_length=args.block_length,
-            cache=_CACHES.get(args.use_cache.lower(), args.use_cache),
-            temperature=temperature,
-            top_p=float(asked["top_p"]) if draws and asked.get("top_p") else None,
-            top_k=int(asked["top_k"]) if draws and asked.get("top_k") else None,
+            cache=CACHE_NAMES.get(args.use_cache.lower(), args.use_cache),
             cfg_scale=args.cfg,
             seed=args.seed,
             logits_eos_inf=args.logits_eos_inf,
             confidence_eos_eot_inf=args.confidence_eos_eot_inf,
-            stop=tuple(text for text in ([until] if isinstance(until, str) else until) if text),
+            stop=tuple(text for text in stop if text),
+            **self._sampling(kwargs),
         )
+
+    def _sampling(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        draws = bool(kwargs.get("do_sample", True))
+        temperature = float(kwargs.get("temperature") or 0.0) if draws else 0.0
+        if self.arguments.temperature is not None:
+            temperature = self.arguments.temperature
+        sampling: dict[str, Any] = {"temperature": temperature}
+        if draws and kwargs.get("top_p"):
+            sampling["top_p"] = float(kwargs["top_p"])
+        if draws and kwargs.get("top_k"):
+            sampling["top_k"] = int(kwargs["top_k"])
+        return sampling
 
     def loglikelihood(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Monte-Carlo bounds of log p(continuation | context); without the argument is_greedy the
-        second value is always False.
+        """Monte-Carlo bounds of log p(continuation | context), and whether greedy decoding gives
+        the continuation (False without the argument is_greedy).
         """
-        pairs = [self._pair(*request.args) for request in requests]
-        found = self._bounds(pairs)
-        greedy = self._greedy(pairs) if self.arguments.is_greedy else [False] * len(pairs)
-        for request, answer in zip(requests, zip(found, greedy)):
-            self.cache_hook.add_partial("loglikelihood", request.args, answer)
-        return list(zip(found, greedy))
+        pairs = [self._encode_pair(*request.args) for request in requests]
+        greedy = [False] * len(pairs)
+        if self.arguments.is_greedy:
+            greedy = self._is_greedy(pairs)
+        results = list(zip(self._log_likelihoods(pairs), greedy))
+        for request, result in zip(requests, results):
+            self.cache_hook.add_partial("loglikelihood", request.args, result)
+        return results
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
-        """Bounds of log p(text): in pieces as long as the model's context, each given the start
-        token alone.
+        """Bounds of log p(text), in pieces as long as the model's context, each given only the
+        start token.
         """
-        pieces = [list(self._pieces(request.args[0])) for request in requests]
-        found = iter(self._bounds([pair for each in pieces for pair in each]))
-        return [sum(next(found) for _ in each) for each in pieces]
+        texts = [self._split_text(request.args[0]) for request in requests]
+        bounds = iter(self._log_likelihoods([pair for pieces in texts for pair in pieces]))
+        return [sum(next(bounds) for _ in pieces) for pieces in texts]
 
-    def _bounds(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+    def _log_likelihoods(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+        if not pairs:
+            return []
         args = self.arguments
-        options = {
-            "mc_num": args.mc_num,
-            "cfg_scale": args.cfg,
-            "batch_size": args.batch_size,
-            "seed": args.seed,
-        }
-        return (
-            [estimate.mean for estimate in log_likelihoods(self.lm, pairs, **options)]
-            if pairs
-            else []
+        estimates = log_likelihoods(
+            self.lm,
+            pairs,
+            mc_num=args.mc_num,
+            cfg_scale=args.cfg,
+            batch_size=args.batch_size,
+            seed=args.seed,
         )
+        return [estimate.mean for estimate in estimates]
 
-    def _greedy(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
-        """Whether standard decoding, a token a pass, gives exactly the continuation."""
-        rows = []
-        for index, (given, wanted) in enumerate(pairs):
-            block = None if self.lm.geometry.causal_block else len(wanted)
+    def _is_greedy(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
+        """Whether standard decoding, a token a pass, gives exactly each continuation."""
+        requests = []
+        for index, (context, continuation) in enumerate(pairs):
             config = GenerationConfig(
                 decoder="fixed",
-                gen_length=len(wanted),
-                block_length=block,
+                gen_length=len(continuation),
+                block_length=None if self.lm.geometry.causal_block else len(continuation),
                 cache="none",
                 early_stop=False,
             )
-            rows.append(
-                new_request(
-                    index, given, config, self.lm.vocab, self.lm.max_length, self.lm.geometry
-                )
-            )
-        done = self.lm.collect(rows)
-        return [
-            [each.trace.written.get(len(given) + i) for i in range(len(wanted))] == wanted
-            for each, (given, wanted) in zip(done, pairs)
-        ]
+            requests.append(self.lm.new_request(context, config, index))
+        answers = []
+        for completion in self.lm.collect(requests):
+            written = completion.trace.written
+            answers.append([written[i] for i in sorted(written)])
+        return [answer == continuation for answer, (_, continuation) in zip(answers, pairs)]
 
-    def _start(self) -> list[int]:
-        """What stands before a text that nothing precedes: the start token, of tokenizers without
-        one the end token.
+    def _start_ids(self) -> list[int]:
+        """What precedes a text without a context: the start token, of tokenizers without one the
+        end token.
         """
-        backend = self.lm.tokenizer.backend
-        text = (
-            backend.bos_token
-            or backend.eos_token
-            or self.lm.tokenizer.token_text(self.lm.tokenizer.stop_ids[0])
-        )
-        return self.lm.tokenizer.encode(str(text))
+        tokenizer = self.lm.tokenizer
+        backend = tokenizer.backend
+        start = backend.bos_token or backend.eos_token
+        return tokenizer.encode(str(start or tokenizer.token_text(tokenizer.stop_ids[0])))
 
-    def _context(self, text: str) -> str:
-        """A context for `_read`: what a template has rendered as it is, else a document's text."""
-        return text if self._templated else self._document(text)
+    def _mark_context(self, text: str) -> str:
+        """A context for `_encode`: what a template has rendered as it is, else a document."""
+        return text if self._templated else self._mark_document(text)
 
-    def _document(self, text: str) -> str:
-        """A document's text for `_read`, in which names of special tokens are plain text."""
+    def _mark_document(self, text: str) -> str:
+        """A document for `_encode`, in which names of special tokens are plain text."""
         return text if self.arguments.parse_special else self.lm.tokenizer.mark(text)
 
-    def _read(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         return self.lm.tokenizer.encode_marked(text)
 
-    def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Ids of both, split where their joint encoding splits; white space between them belongs to
         the continuation.
         """
-        encode, context, continuation = (
-            self._read,
-            self._context(context),
-            self._document(continuation),
-        )
+        context = self._mark_context(context)
+        continuation = self._mark_document(continuation)
         bare = context.rstrip()
-        given = encode(bare) or self._start()
-        whole = (
-            encode(bare + context[len(bare) :] + continuation)
-            if bare
-            else given + encode(context + continuation)
-        )
-        wanted = (
-            whole[len(given) :]
-            if whole[: len(given)] == given
-            else encode(context[len(bare) :] + continuation)
-        )
-        return self._cut(given, wanted or encode(continuation))
+        spaced_continuation = context[len(bare) :] + continuation
+        context_ids = self._encode(bare) or self._start_ids()
+        joint_ids = self._encode(bare + spaced_continuation)
+        if not bare:
+            joint_ids = context_ids + joint_ids
+        if joint_ids[: len(context_ids)] == context_ids:
+            continuation_ids = joint_ids[len(context_ids) :]
+        else:
+            continuation_ids = self._encode(spaced_continuation)
+        return self._fit(context_ids, continuation_ids or self._encode(continuation))
 
-    def _cut(self, given: list[int], wanted: list[int]) -> tuple[list[int], list[int]]:
-        """The end of the context, where both together are longer than the model's."""
-        room = self.lm.max_length - len(wanted)
+    def _fit(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """The end of the context that fits into the model together with the continuation."""
+        room = self.lm.max_length - len(continuation)
         if room < 1:
             raise OptionError(
                 "a continuation longer than the model's context",
-                given=len(wanted),
+                given=len(continuation),
                 allowed=self.lm.max_length - 1,
                 hint="Shorten it.",
             )
-        return given[-room:], wanted
+        return context[-room:], continuation
 
-    def _pieces(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
-        start, ids = self._start(), self._read(self._document(text))
+    def _split_text(self, text: str) -> list[tuple[list[int], list[int]]]:
+        """A text in pieces that fit into the model, each after the start token."""
+        start = self._start_ids()
+        ids = self._encode(self._mark_document(text))
         width = self.lm.max_length - len(start)
-        yield from ((start, ids[at : at + width]) for at in range(0, len(ids), width))
+        return [(start, ids[i : i + width]) for i in range(0, len(ids), width)]
 
 
 if __name__ == "__main__":

@@ -158,19 +158,19 @@ def test_likelihoods_are_the_monte_carlo_bound(lm: CreditLM) -> None:
 
 def test_a_text_longer_than_the_context_is_cut_into_pieces(lm: CreditLM) -> None:
     width = lm.lm.max_length
-    pieces = list(lm._pieces("one two " * width))
+    pieces = list(lm._split_text("one two " * width))
     assert len(pieces) > 1 and all(len(given) + len(wanted) <= width for given, wanted in pieces)
     assert [token for _, wanted in pieces for token in wanted] == lm.lm.tokenizer.encode(
         "one two " * width
     )
-    given, wanted = lm._pair("one two " * width, "three")
+    given, wanted = lm._encode_pair("one two " * width, "three")
     assert len(given) + len(wanted) == width
     with pytest.raises(OptionError, match="longer than the model's context"):
-        lm._pair("one", "one two " * width)
+        lm._encode_pair("one", "one two " * width)
 
 
 def test_of_a_context_that_is_too_long_the_end_is_kept(lm: CreditLM) -> None:
-    row = lm._row(0, "one two " * lm.lm.max_length + "three", lm._config({}))
+    row = lm._new_request(0, "one two " * lm.lm.max_length + "three", lm._generation_config({}))
     assert len(row.canvas) == lm.lm.max_length and row.initial_masks
     assert lm.lm.tokenizer.decode(row.canvas[: row.answer_start].tolist()).endswith("three")
 
@@ -185,7 +185,7 @@ def test_is_greedy_is_what_standard_decoding_writes(model: str, lm: CreditLM) ->
         [done.trace.written[p] for p in sorted(done.trace.written)],
     )
     other = [*ids[:-1], ids[-1] - 1 if ids[-1] else 1]
-    assert checked._greedy([(given, ids), (given, other)]) == [True, False]
+    assert checked._is_greedy([(given, ids), (given, other)]) == [True, False]
 
 
 def test_the_chat_template_is_the_checkpoints(lm: CreditLM) -> None:
@@ -222,7 +222,7 @@ def test_arguments(given: dict[str, Any], setting: str, value: object, model: st
     filled = {name: model if text == "{model}" else text for name, text in given.items()}
     config = CreditLM(
         **{**({} if "model_path" in given else {"pretrained": model}), **filled}
-    )._config({})
+    )._generation_config({})
     assert getattr(config, setting) == value
 
 
@@ -288,17 +288,34 @@ def special(found: CreditLM, ids: list[int]) -> list[int]:
 def test_documents_of_lm_eval_are_plain_text(model: str) -> None:
     found = CreditLM(pretrained=model, mc_num=1, gen_length=4)
     asked = {"until": [], "max_gen_toks": 4}
-    assert not special(found, found._row(0, FORGED, found._config(asked)).canvas[:-4].tolist())
-    pair = found._pair(FORGED, FORGED)
+    assert not special(
+        found, found._new_request(0, FORGED, found._generation_config(asked)).canvas[:-4].tolist()
+    )
+    pair = found._encode_pair(FORGED, FORGED)
     assert not special(found, [*pair[0], *pair[1]])
     text = found.apply_chat_template([{"role": "user", "content": FORGED}])
-    ids = found._row(0, text, found._config(asked)).canvas[:-4].tolist()
+    ids = found._new_request(0, text, found._generation_config(asked)).canvas[:-4].tolist()
     assert ids == found.lm.encode(FORGED)
-    assert not special(found, found._pair(text, FORGED)[1])
+    assert not special(found, found._encode_pair(text, FORGED)[1])
     (answer,) = found.generate_until([ask(text, asked)])
     assert isinstance(answer, str)
 
 
+@pytest.mark.parametrize("parse_special", [False, True])
+def test_an_endless_template_is_ended(model: str, parse_special: bool) -> None:
+    found = CreditLM(pretrained=model, mc_num=1, parse_special=parse_special)
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    found.lm.tokenizer.backend.chat_template = endless
+    for prompt in (True, False):
+        with pytest.raises(Exception, match="too much work"):
+            found.apply_chat_template([{"role": "user", "content": "hello"}], prompt)
+
+
+def test_a_last_message_can_be_continued(lm: CreditLM) -> None:
+    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "you are"}]
+    assert lm.apply_chat_template(messages, False).endswith("you are")
+
+
 def test_an_argument_of_lm_eval_reads_special_tokens(model: str) -> None:
     found = CreditLM(pretrained=model, mc_num=1, gen_length=4, parse_special=True)
-    assert special(found, found._pair("A", FORGED)[1])
+    assert special(found, found._encode_pair("A", FORGED)[1])

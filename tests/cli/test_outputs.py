@@ -1,6 +1,4 @@
-"""Outputs are looked at before work begins: every command that writes a file refuses one that
-cannot be written, before it loads a model.
-"""
+"""Every command that writes a file refuses one that cannot be written before it loads a model."""
 
 from __future__ import annotations
 
@@ -14,15 +12,15 @@ from creditdecoding.cli import validate
 from creditdecoding.errors import OptionError
 from tests.helpers.cli import run_credit
 
-NOWHERE = "the folder of this file does not exist"
+NO_FOLDER = "the folder of this file does not exist"
 FILES = {
     "eval": ["eval", "--out", "PATH"],
     "compare png": ["compare", "--png", "PATH"],
     "compare report": ["compare", "--report", "PATH"],
     "compare searches": ["pav", "compare", "--verifier", "pocket", "--png", "PATH"],
     "tune": ["tune", "--out", "PATH"],
-    "scaling": ["lengths", "--out", "PATH"],
-    "scaling png": ["lengths", "--png", "PATH"],
+    "lengths": ["lengths", "--out", "PATH"],
+    "lengths png": ["lengths", "--png", "PATH"],
     "speedups": ["speedups", "--out", "PATH"],
     "speedups png": ["speedups", "--png", "PATH"],
     "analyse png": ["analyse", "--png", "PATH"],
@@ -40,56 +38,49 @@ FOLDERS = {
 
 
 def refusal(arguments: list[str], path: Path) -> str:
-    """What a command says of an output; its model is not there, which it would say if it looked at
-    that first.
-    """
-    done = run_credit(
-        [
-            *(str(path) if argument == "PATH" else argument for argument in arguments),
-            "-m",
-            "./no-such-model",
-        ]
-    )
+    """The error about an output; the model does not exist, which would be the error otherwise."""
+    words = [str(path) if argument == "PATH" else argument for argument in arguments]
+    done = run_credit([*words, "-m", "./no-such-model"])
     assert done.status == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done
     return done.stderr
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_cannot_be_written_is_refused_at_once(name: str, tmp_path: Path) -> None:
-    assert NOWHERE in refusal(FILES[name], tmp_path / "no" / "x.png")
+    assert NO_FOLDER in refusal(FILES[name], tmp_path / "no" / "x.png")
     assert "this is a folder" in refusal(FILES[name], tmp_path)
     assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_folder_that_cannot_be_used_is_refused_at_once(name: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("content")
     assert "this is a file, not a folder" in refusal(FOLDERS[name], tmp_path / "file")
     assert "this is a file, not a folder" in refusal(FOLDERS[name], tmp_path / "file" / "run")
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "content"
 
 
-def test_what_needs_no_model_looks_at_its_output_first_too(tmp_path: Path) -> None:
-    assert NOWHERE in run_credit(["export", "--out", tmp_path / "no" / "x"]).stderr
+def test_commands_without_a_model_check_their_output_first(tmp_path: Path) -> None:
+    assert NO_FOLDER in run_credit(["export", "--out", tmp_path / "no" / "x"]).stderr
     (tmp_path / "file").touch()
     assert "this is a file" in run_credit(["train", "--out", tmp_path / "file"]).stderr
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_a_full_or_forbidden_disk_is_known_before(
+def test_a_full_or_forbidden_disk_is_an_error(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(**_: object) -> None:
-        raise OSError(number, "the disk's own words")
+        raise OSError(number, "the message of the disk")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    with pytest.raises(OptionError, match="the disk's own words"):
+    with pytest.raises(OptionError, match="the message of the disk"):
         validate.check_writable(tmp_path / "x")
-    with pytest.raises(OptionError, match="the disk's own words"):
+    with pytest.raises(OptionError, match="the message of the disk"):
         validate.check_folder(tmp_path / "run")
 
 
-def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+def test_the_check_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "old")
     validate.check_writable(tmp_path / "new", None, tmp_path / "link", Path("/dev/null"))

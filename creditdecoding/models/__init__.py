@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,17 +13,25 @@ from creditdecoding.checkpoint import read_json, read_optional, shards
 from creditdecoding.config import EngineConfig, ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.models.config_keys import RecordedConfig, check_unread_keys, without_keys
-from creditdecoding.models.families import dream, fast_dllm, llada, llada2, llada_moe, sdar
+from creditdecoding.models.families import (
+    ModelFamily,
+    dream,
+    fast_dllm,
+    llada,
+    llada2,
+    llada_moe,
+    sdar,
+)
 from creditdecoding.models.families.unsupported import check_supported_model
 from creditdecoding.models.memory import FreeBytes, check_memory, check_size_of_files, free_bytes
 from creditdecoding.models.quantize import int8_transform
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import Progress, load_weights
 
-FAMILIES: tuple[ModuleType, ...] = (llada, llada_moe, llada2, dream, sdar, fast_dllm)
+FAMILIES: tuple[ModelFamily, ...] = (llada, llada_moe, llada2, dream, sdar, fast_dllm)
 
 
-def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig, ModuleType]:
+def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig, ModelFamily]:
     """Architecture and family of the checkpoint in `folder`, without the `ignored` keys.
 
     Raises `CheckpointError`, also for a key that no reader knows, and `OptionError` for an ignored
@@ -44,7 +51,7 @@ def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig,
         )
     config = RecordedConfig(raw)
     generation = read_optional(folder / "generation_config.json")
-    architecture: ModelConfig = family.from_hf(config, generation)
+    architecture = family.from_hf(config, generation)
     check_unread_keys(config, architecture.family, family.UNUSED)
     for token_id in architecture.stop_token_ids:
         if not 0 <= token_id < architecture.embedding_rows:
@@ -57,7 +64,7 @@ def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig,
     return architecture, family
 
 
-def family_of(folder: Path) -> ModuleType:
+def family_of(folder: Path) -> ModelFamily:
     """The family of the checkpoint in `folder`. Raises `CheckpointError`."""
     return _family_of_config(read_json(folder / "config.json"))
 
@@ -71,7 +78,7 @@ def known_config(raw: Mapping[str, Any]) -> ModelConfig | None:
         return None
 
 
-def _family_of_config(raw: Mapping[str, Any]) -> ModuleType:
+def _family_of_config(raw: Mapping[str, Any]) -> ModelFamily:
     """The family of a config's class, whose model type must be known. Raises `CheckpointError`."""
     name = _class_name(raw)
     family = _family_of_class(name)
@@ -100,7 +107,7 @@ def _class_name(raw: Mapping[str, Any]) -> Any:
     return names[0] if isinstance(names, list) else names
 
 
-def _family_of_class(name: Any) -> ModuleType | None:
+def _family_of_class(name: Any) -> ModelFamily | None:
     return next((family for family in FAMILIES if name in family.ARCHITECTURES), None)
 
 
@@ -130,7 +137,7 @@ def _best_device() -> str:
 
 def build_on_meta(
     folder: Path, causal_block: int | None = None, ignored: Sequence[str] = ()
-) -> tuple[Transformer, ModuleType]:
+) -> tuple[Transformer, ModelFamily]:
     """The checkpoint's transformer on the meta device (shapes without weights) and its family.
 
     `causal_block` replaces the block length of a block-causal checkpoint; for any other it raises

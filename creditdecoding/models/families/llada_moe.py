@@ -39,10 +39,8 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
     reader.require_values(_FIXED)
     moe = reader.moe_config("expert_intermediate_size")
     frequency = raw.get("moe_layer_freq")
-    per_layer = (
-        frequency if isinstance(frequency, list) else [1 if frequency is None else frequency]
-    )
-    if any(value != 1 for value in per_layer):
+    per_layer = frequency if isinstance(frequency, list) else [frequency]
+    if frequency is not None and any(value != 1 for value in per_layer):
         raise reader.not_implemented("moe_layer_freq", frequency, "1 for every layer")
     unused = reader.integer("dense_intermediate_size", moe.intermediate_size)
     return reader.model_config("llada_moe", intermediate_size=unused, qk_norm=True, moe=moe)

@@ -1,18 +1,27 @@
-const tell = (text, wrong) => {
+const setStatus = (text, isError) => {
   $("status").textContent = text;
-  $("status").className = wrong ? "wrong" : "";
+  $("status").className = isError ? "wrong" : "";
 };
-let running = null, wanted = 0;
-const redraw = () => { wanted = wanted || requestAnimationFrame(() => { wanted = 0; draw(); }); };
+
+let running = null; // AbortController of the current run
+let redrawRequest = 0;
+const redraw = () => {
+  redrawRequest = redrawRequest || requestAnimationFrame(() => {
+    redrawRequest = 0;
+    draw();
+  });
+};
 
 const events = async function* (body, signal) {
   const headers = { "content-type": "application/json" };
   if ($("key").value) headers.authorization = "Bearer " + $("key").value;
-  const response = await fetch("/v1/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal });
+  const options = { method: "POST", headers, body: JSON.stringify(body), signal };
+  const response = await fetch("/v1/chat/completions", options);
   if (response.status === 401) $("locked").hidden = false;
   if (!response.ok) throw new Error((await response.json()).error.message);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let rest = ""; ;) {
+  let rest = "";
+  while (true) {
     const { value, done } = await reader.read();
     if (done) return;
     const parts = (rest + value).split("\n\n");
@@ -35,36 +44,59 @@ const decode = async (card, body, signal) => {
   return card.trace.frames.length;
 };
 
+const ratio = (first, second) => {
+  if (first === second) return "as many";
+  const times = Math.max(first, second) / Math.min(first, second);
+  const digits = times >= 10 ? 0 : 1;
+  return times.toFixed(digits) + "x " + (second < first ? "fewer" : "more");
+};
+
 const run = async () => {
   if (running) running.abort();
-  const mine = running = new AbortController(), names = [$("left").value.trim(), $("right").value.trim()], length = Number($("length").value);
-  open(names.map(name => ({ name, positions: [...Array(length).keys()], frames: [], tail: [], live: true })));
+  const controller = new AbortController();
+  running = controller;
+  const names = [$("left").value.trim(), $("right").value.trim()];
+  const length = Number($("length").value);
+  const positions = [...Array(length).keys()];
+  open(names.map(name => ({ name, positions, frames: [], tail: [], live: true })));
   document.body.classList.remove("idle");
   $("halt").hidden = false;
-  tell("Decoding\u2026");
+  setStatus("Decoding\u2026");
   draw();
   const body = {
-    messages: [{ role: "user", content: $("prompt").value }], max_tokens: length, temperature: Number($("temperature").value), seed: 0,
-    stream: true, draft: true,
+    messages: [{ role: "user", content: $("prompt").value }],
+    max_tokens: length,
+    temperature: Number($("temperature").value),
+    seed: 0,
+    stream: true,
+    draft: true,
   };
+  const decodeCard = (card, i) => decode(card, { ...body, decoder: names[i] }, controller.signal);
   try {
-    const passes = await Promise.all(cards.map((card, i) => decode(card, { ...body, decoder: names[i] }, mine.signal)));
-    const times = passes[0] / passes[1];
-    tell(names[0] + ": " + passes[0] + " forward passes. " + names[1] + ": " + passes[1] + ", " + (times >= 10 ? times.toFixed(0) : times.toFixed(1)) + "x fewer.");
+    const [first, second] = await Promise.all(cards.map(decodeCard));
+    const comparison = second + ", " + ratio(first, second);
+    setStatus(names[0] + ": " + first + " forward passes. " + names[1] + ": " + comparison + ".");
   } catch (error) {
-    mine.abort();
-    if (running === mine) tell(error.name === "AbortError" ? "Stopped." : error.message, error.name !== "AbortError");
+    controller.abort();
+    const isStopped = error.name === "AbortError";
+    if (running === controller) setStatus(isStopped ? "Stopped." : error.message, !isStopped);
   }
-  if (running !== mine) return;
+  if (running !== controller) return;
   running = null;
   $("halt").hidden = true;
   fit();
 };
 
-$("ask").addEventListener("submit", event => { event.preventDefault(); run(); });
+$("ask").addEventListener("submit", event => {
+  event.preventDefault();
+  run();
+});
 $("halt").addEventListener("click", () => running && running.abort());
 $("prompt").addEventListener("keydown", event => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $("ask").requestSubmit(); }
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    $("ask").requestSubmit();
+  }
 });
 document.body.classList.add("idle");
 open(traces);

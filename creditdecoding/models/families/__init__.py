@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.models.weights import Rename
 
 
+@runtime_checkable
 class ModelFamily(Protocol):
     """What the module of a family declares."""
 

@@ -175,7 +175,7 @@ def print_report(report: dict[str, Any]) -> None:
             (
                 curve["chosen"]["label"] + (" *" if curve["name"] == report["best"] else ""),
                 f"{test['nfe']:.2f}",
-                interval(test["speedup"], ".2f"),
+                interval(test["speedup"], ".1f"),
                 _score(test),
                 interval(test["difference"], "+.1f"),
             )

@@ -138,7 +138,8 @@ def print_report(report: dict[str, Any]) -> None:
     mean = report["reference_tokens"]["mean"]
     show(
         f"{report['items']} items, reference answers of {mean:.0f} tokens on average. Last column:"
-        f" times fewer passes than {first}, * significantly; - a score significantly below that of {first}. {INTERVALS}",
+        f" passes of {first} divided by the decoder's, * significantly fewer; - after a score"
+        f" that is significantly below that of {first}. {INTERVALS}",
         *([FEW] if report["items"] < FEW_ITEMS else []),
     )
 

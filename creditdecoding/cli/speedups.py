@@ -66,7 +66,7 @@ def speedups(
     settings: Annotated[
         str,
         typer.Option(
-            help="What to change, one at a time, separated by blanks: early-stop, cache (each one), "
+            help="What to change, one at a time, separated by blanks: early-stop, cache (each), "
             "cache:NAME, compile, int8, together."
         ),
     ] = "early-stop cache compile int8 together",

@@ -363,7 +363,7 @@ class Cells:
 
 
 def token_agreement(ids: Sequence[int], other: Sequence[int]) -> float:
-    """Share of positions with the same token; a position that one answer lacks counts as another."""
+    """Share of positions with the same token; one that an answer lacks counts as different."""
     longest = max(len(ids), len(other))
     return sum(a == b for a, b in zip(ids, other)) / longest if longest else 1.0
 

@@ -49,7 +49,7 @@ def evaluations(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, Scores]
 
 
 def _percentages(evaluation: Mapping[str, Any]) -> Scores:
-    """From {"score", "families": {name: {"score"}}} in percent, or {"mean", "families"} as shares."""
+    """Of {"score", "families": {name: {"score"}}} in percent, or {"mean", "families"} as shares."""
     families = evaluation.get("families", {})
     if "mean" in evaluation:
         shares = {**families, "mean": evaluation["mean"]}

@@ -118,7 +118,7 @@ def test_a_run_goes_on_without_loss_or_repeats(
 
 
 def test_decoders_can_be_added_to_a_run(undisturbed: Path, model: str, tmp_path: Path) -> None:
-    """Nothing is decoded again, nothing is lost, and all is as if they had been asked for at once."""
+    """Nothing is decoded again or lost, and all is as if they had been asked for at once."""
     folder, whole = tmp_path / "grown", tmp_path / "whole"
     shutil.copytree(undisturbed, folder)
     more: list[int] = []

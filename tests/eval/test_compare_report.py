@@ -209,4 +209,4 @@ def test_the_table_fits_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     print_report(lossy)
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "threshold (0.7)" in line]
-    assert "4.00 [4.00, 4.00]" in row and "-20.0 [" in row
+    assert "4.0 [4.0, 4.0]" in row and "-20.0 [" in row

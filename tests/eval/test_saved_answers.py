@@ -101,7 +101,7 @@ def test_an_evaluation_that_is_killed_twice_ends_as_an_undisturbed_one(
 
 
 def test_the_chunks_of_a_run_are_one_run(lm: LM) -> None:
-    """Passes are told apart, times go on: no pass of a later chunk is taken for one of an earlier."""
+    """Passes and times of a later chunk follow those of an earlier one."""
     chosen = load_tasks("facts")
     items = distinct_items(chosen[0], "test", 0, 10)
     samples = answer_items(lm, chosen, items, CONFIG)
@@ -207,7 +207,6 @@ def test_lengths_goes_on(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 # Prompts that do not fit
-# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

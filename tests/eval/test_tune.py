@@ -108,7 +108,8 @@ def test_items_are_drawn_from_the_mixture() -> None:
 def test_questions_of_your_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text(
-        '{"prompt": "2+2? {x}", "answer": 1234}\n{"prompt": "Capital?", "answer": ["Lima", "Ciudad de los Reyes"]}\n'
+        '{"prompt": "2+2? {x}", "answer": 1234}\n'
+        '{"prompt": "Capital?", "answer": ["Lima", "Ciudad de los Reyes"]}\n'
     )
     family = load_tasks(str(path))[0]
     first, second = distinct_items(family, "test", 0, 0)

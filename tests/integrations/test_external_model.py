@@ -387,7 +387,7 @@ def test_decoders_are_compared_in_three_lines(tmp_path: Any) -> None:
     assert [curve["name"] for curve in report["curves"]] == [
         "threshold",
         "credit:threshold=0.9",
-    ] and report["words"]
+    ] and report["verdict"]
     standard = report["reference"]["test"]
     assert standard["nfe"] > report["curves"][0]["points"][0]["test"]["nfe"] and report[
         "items"

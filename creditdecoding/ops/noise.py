@@ -1,5 +1,5 @@
-"""Noise that depends only on (seed, position, step, id): counter-based, so batch neighbours cannot
-change a row's draw.
+"""Noise that depends only on (seed, position, step, id): counter-based, so that batch neighbours
+cannot change a row's draw.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_GOLDEN, _MIX1, _MIX2 = (
-    -7046029254386353131,
-    -4658895280553007687,
-    -7723592293110705685,
-)  # splitmix64's constants as int64
+# The constants of splitmix64 as int64.
+_GOLDEN = -7046029254386353131
+_MIX1 = -4658895280553007687
+_MIX2 = -7723592293110705685
 
 
 def _scramble(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64; int64 arithmetic wraps, shifts are made logical by a mask. In
-    place where nobody sees it: memory is the cost.
+    """The finaliser of splitmix64. Int64 arithmetic wraps; masks make the shifts logical. Works in
+    place on its temporaries, because memory is the cost.
     """
     x = (x >> 30).bitwise_and_(0x3FFFFFFFF).bitwise_xor_(x).mul_(_MIX1)
     x = (x >> 27).bitwise_and_(0x1FFFFFFFFF).bitwise_xor_(x).mul_(_MIX2)
@@ -25,9 +24,7 @@ def _scramble(x: Tensor) -> Tensor:
 
 
 def uniform_noise(*keys: Int[Tensor, ...]) -> Float[Tensor, ...]:
-    """Uniform float64 in (0, 1), a function of the integer `keys` alone (broadcast against each
-    other).
-    """
+    """Uniform float64 in (0, 1), a function of the integer `keys`, which broadcast."""
     state = torch.zeros((), dtype=torch.long, device=keys[0].device)
     for key in keys:
         state = _scramble(state + (_scramble(key + _GOLDEN) + _GOLDEN))
@@ -35,5 +32,5 @@ def uniform_noise(*keys: Int[Tensor, ...]) -> Float[Tensor, ...]:
 
 
 def gumbel_noise(*keys: Int[Tensor, ...]) -> Float[Tensor, ...]:
-    """Standard Gumbel noise in float64, a function of the integer `keys` alone."""
+    """Standard Gumbel noise in float64, a function of the integer `keys`."""
     return uniform_noise(*keys).log_().neg_().log_().neg_()

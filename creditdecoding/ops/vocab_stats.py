@@ -1,5 +1,5 @@
-"""One pass over the logits: top-1 id, its logit, the rest of the mass. Walks a few rows at a time:
-no second [n, vocab] tensor exists.
+"""One pass over the logits: top-1 id, its logit, and the rest of the probability mass. Walks a few
+rows at a time, so that no second [n, vocab] tensor exists.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _PIECE = 1024
 
 def row_chunks(logits: Float[Tensor, "n vocab"]) -> Iterator[slice]:
     """Slices of rows that together cover `logits`, each small enough for temporaries."""
-    size = max(1, (_CPU_CHUNK if logits.device.type == "cpu" else _DEVICE_CHUNK) // logits.shape[1])
+    elements = _CPU_CHUNK if logits.device.type == "cpu" else _DEVICE_CHUNK
+    size = max(1, elements // logits.shape[1])
     for start in range(0, len(logits), size):
         yield slice(start, min(start + size, len(logits)))
 
@@ -28,7 +29,7 @@ def vocab_mass(
     """Top-1 id (the lowest of equals), its logit in float32, and `rest` in float64, of each row.
 
     `rest` is the sum of exp(logit - top logit) over all other ids. The top-1 has probability
-    1 / (1 + rest), so what is left to the others is known to seven digits however small it is.
+    1 / (1 + rest), so the probability of all others is known to seven digits however small it is.
     """
     ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     top = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
@@ -38,7 +39,9 @@ def vocab_mass(
         first = _first_maximum(wide)[:, None]
         peak = wide.gather(1, first)
         others = (wide - peak).exp_().scatter_(1, first, 0.0)
-        ids[part], top[part], rest[part] = first[:, 0], peak[:, 0], others.sum(dim=-1)
+        ids[part] = first[:, 0]
+        top[part] = peak[:, 0]
+        rest[part] = others.sum(dim=-1)
     return ids, top, rest
 
 
@@ -56,13 +59,13 @@ def vocab_stats(
 
 
 def log_sum(top: Float[Tensor, ...], rest: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """Log-sum-exp in float32, from a top logit and the `rest` beside it."""
+    """Log-sum-exp in float32 from a top logit and the `rest` of `vocab_mass`."""
     return (top + rest.log1p()).float()
 
 
 def _first_maximum(wide: Float[Tensor, "n vocab"]) -> Int[Tensor, " n"]:
-    """`wide.argmax(-1)`, several times faster on a CPU: maxima of short pieces, then the first best
-    piece searched.
+    """`wide.argmax(-1)`, several times faster on a CPU: maxima of short pieces first, then a search
+    in the first piece that has the maximum.
     """
     rows, vocab = wide.shape
     whole = vocab // _PIECE * _PIECE
@@ -70,15 +73,6 @@ def _first_maximum(wide: Float[Tensor, "n vocab"]) -> Int[Tensor, " n"]:
     if whole < vocab:
         best = torch.cat((best, wide[:, whole:].amax(-1, keepdim=True)), dim=1)
     columns = best.argmax(-1, keepdim=True) * _PIECE + torch.arange(_PIECE, device=wide.device)
-    inside = wide.gather(
-        1, columns.clamp(max=vocab - 1)
-    )  # past the end the last id repeats, and the first of equals wins
+    # Past the end the last id repeats; the first of equals wins.
+    inside = wide.gather(1, columns.clamp(max=vocab - 1))
     return columns.gather(1, inside.argmax(-1, keepdim=True))[:, 0]
-
-
-def vocab_stats_reference(
-    logits: Float[Tensor, "n vocab"],
-) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """The same by its definition, in one expression each; `vocab_stats` is tested against it."""
-    wide = logits.float()
-    return wide.argmax(-1), wide.amax(-1), torch.logsumexp(wide, -1)

@@ -5,7 +5,6 @@ public copies go wrong.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,25 +15,18 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create, names
 from creditdecoding.decoders.base import (
-    Block,
-    Decision,
-    Decoder,
     Prediction,
-    Sampling,
-    State,
     from_logits,
     stack_states,
     take_rows,
 )
 from creditdecoding.decoders.hierarchy import best_of_runs
-from creditdecoding.decoders.klass import divergence
 from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import SpecialTokens, new_request
 from creditdecoding.trace import FinishEvent, StepEvent
 from tests.helpers.oracle import HashModel
+from tests.helpers.rules import CPU, VOCAB, commits, peaks, predict, step
 
-torch.set_num_threads(1)
-CPU = torch.device("cpu")
 RULES = (
     "factor",
     "frechet",
@@ -48,62 +40,6 @@ RULES = (
     "credit_blind",
     "credit_first",
 )
-VOCAB = 16
-
-
-def peaks(confidences: Sequence[float], ids: Sequence[int] | None = None) -> Tensor:
-    """Distributions [length, vocab] with the given top-1 probabilities, the rest spread evenly."""
-    made = torch.tensor([[(1 - c) / (VOCAB - 1)] * VOCAB for c in confidences], dtype=torch.float64)
-    made[range(len(confidences)), list(ids or [3] * len(confidences))] = torch.tensor(
-        list(confidences), dtype=torch.float64
-    )
-    return made
-
-
-def predict(chances: Tensor, masked: Tensor | None = None, **options: Any) -> Prediction:
-    """What a decoder sees of distributions [rows, length, vocab] (or of one row)."""
-    chances = chances if chances.dim() == 3 else chances[None]
-    masked = (
-        torch.ones(chances.shape[:2], dtype=torch.bool)
-        if masked is None
-        else masked.view(chances.shape[:2])
-    )
-    zero = torch.zeros(len(chances), dtype=torch.long)
-    sampling = Sampling(
-        zero, torch.arange(chances.shape[1]).expand(len(chances), -1), zero, **options
-    )
-    return from_logits(chances.log().float(), masked, sampling)
-
-
-def block_of(seen: Prediction, editable: Tensor | None = None, size: int | None = None) -> Block:
-    rows, length = seen.masked.shape
-    sizes = torch.full((rows,), length if size is None else size)
-    return Block(
-        torch.zeros(rows, length, dtype=torch.long),
-        seen.masked,
-        seen.masked if editable is None else editable,
-        sizes,
-        torch.zeros_like(sizes),
-    )
-
-
-def step(
-    decoder: Decoder, seen: Prediction, state: State | None = None, **options: Any
-) -> tuple[Decision, State]:
-    state = decoder.init(*seen.masked.shape, seen.logits.shape[1], CPU) if state is None else state
-    return decoder.step(seen, block_of(seen, **options), state)
-
-
-def commits(
-    name: str,
-    chances: Tensor,
-    masked: Tensor | None = None,
-    editable: Tensor | None = None,
-    **knobs: Any,
-) -> list[int]:
-    """The columns that a rule without a past commits in a single row."""
-    decision, _ = step(create(name, **knobs), predict(chances, masked), editable=editable)
-    return decision.commit[0].nonzero()[:, 0].tolist()
 
 
 def test_every_rule_has_its_tests() -> None:
@@ -244,87 +180,6 @@ def test_entropy_is_not_confidence() -> None:
     assert commits("entropy", evenly(5), gamma=0.0) == [0]
 
 
-# klass: confidence > threshold and KL(now || before) < kl in each of the last n steps
-
-
-def test_klass_measures_from_before_to_now() -> None:
-    """Now (.9, .1), before (.8, .2): .9 log(9/8) + .1 log(1/2) = .0367; the other way round .0444."""
-    now, before = torch.tensor([[[0.9, 0.1]]]), torch.tensor([[[0.8, 0.2]]])
-    _, state = step(create("klass"), predict(before))
-    assert float(divergence(predict(now), state)) == pytest.approx(
-        0.9 * math.log(9 / 8) + 0.1 * math.log(1 / 2), abs=1e-6
-    )
-    assert float(divergence(predict(now), create("klass").init(1, 1, 2, CPU))) == math.inf
-    gone = torch.tensor(
-        [[[1.0, 0.0]]]
-    )  # a probability of 0 adds nothing now, and everything before
-    assert float(divergence(predict(gone), state)) == pytest.approx(math.log(1 / 0.8), abs=1e-6)
-    assert float(divergence(predict(now), step(create("klass"), predict(gone))[1])) > 1e30
-
-
-def test_klass_waits_for_n_calm_steps() -> None:
-    """Columns: calm .92, flipping .97 (KL .94 log(.97 / .002) = 5.8), calm but unsure .6. What is
-    masked stays masked here.
-    """
-    decoder, state, found = create("klass", n=2), None, []
-    for t in range(4):
-        decision, state = step(decoder, predict(peaks((0.92, 0.97, 0.6), (3, 3 + t % 2, 5))), state)
-        found.append(decision.commit[0].tolist())
-    best, calm = [False, True, False], [True, False, False]
-    assert (
-        found == [best, best, calm, calm]
-    )  # one divergence is there at the second step, two at the third; then not the best, but the calm
-
-
-def test_klass_begins_again_after_a_move_and_is_strict() -> None:
-    """Top-1 .95, then .97 (KL .0052 nats), then the same: below .01 all the time, above .005 at the
-    second step only.
-    """
-    history = [0.95, 0.97, 0.97, 0.97, 0.97]
-
-    def first(kl: float, n: int, threshold: float = 0.9) -> int:
-        decoder, state = create("klass", kl=kl, n=n, threshold=threshold), None
-        for t, c in enumerate(
-            history
-        ):  # the second column is the best one, so that the first is never the fallback
-            decision, state = step(decoder, predict(peaks((c, 0.99), (3, 3 + t % 2))), state)
-            if bool(decision.commit[0, 0]):
-                return t
-        return -1
-
-    kl = 0.97 * math.log(0.97 / 0.95) + 0.03 * math.log(0.03 / 0.05)
-    assert kl == pytest.approx(0.00490, abs=1e-4)
-    assert [first(0.01, n) for n in (1, 2, 3)] == [1, 2, 3]
-    assert [first(0.004, n) for n in (1, 2, 3)] == [2, 3, 4]
-    assert first(0.01, 1, threshold=0.98) == -1
-
-
-def test_klass_keeps_logits_as_they_are_and_rows_of_any_age_together() -> None:
-    """The state has the model's dtype, takes no room before the first step, and a new row beside an
-    old one has no past.
-    """
-    decoder = create("klass", n=1)
-    seen = from_logits(
-        peaks((0.95, 0.6)).log()[None].to(torch.bfloat16), torch.ones(1, 2, dtype=torch.bool)
-    )
-    fresh = decoder.init(1, 2, VOCAB, CPU)
-    _, old = step(decoder, seen)
-    assert fresh["logits"].numel() == 0 and old["logits"].dtype == torch.bfloat16
-    both = stack_states([fresh, old])
-    assert both["logits"].dtype == torch.bfloat16 and both["logits"].shape == (2, 2, VOCAB)
-    twice = from_logits(
-        peaks((0.95, 0.6)).log().expand(2, -1, -1).to(torch.bfloat16),
-        torch.ones(2, 2, dtype=torch.bool),
-    )
-    assert divergence(twice, both).isinf().tolist() == [[True, True], [False, False]]
-    _, after = step(decoder, twice, both)
-    assert after["stable_steps"].tolist() == [[0, 0], [1, 1]]
-    hole = torch.tensor([True, False])
-    assert (
-        float(step(decoder, predict(peaks((0.9, 0.9)), hole))[1]["logits"][0, 1].abs().sum()) == 0.0
-    )
-
-
 # localleap
 
 
@@ -426,62 +281,6 @@ def test_margin_is_the_lead_of_the_first_over_the_second() -> None:
     ]  # the default threshold leaves even a certain one to k
 
 
-# stable
-
-
-def history(name: str, chances: Sequence[Tensor], **knobs: Any) -> list[list[int]]:
-    """Committed columns of a row at each step, what is committed leaving the masks."""
-    decoder, state, found = create(name, **knobs), None, []
-    masked = torch.ones(1, len(chances[0]), dtype=torch.bool)
-    for each in chances:
-        decision, state = step(decoder, predict(each, masked), state)
-        found.append(decision.commit[0].nonzero()[:, 0].tolist())
-        masked = masked & ~decision.commit
-    return found
-
-
-def test_stable_waits_for_the_id_to_stay() -> None:
-    """Column 0 stays 3, column 1 changes at the second step, column 2 stays but is at .7, column 3
-    is the one forced each time.
-    """
-    one, two = (
-        peaks((0.85, 0.85, 0.7, 0.95), (3, 3, 3, 3)),
-        peaks((0.85, 0.85, 0.7, 0.1), (3, 4, 3, 3)),
-    )
-    assert history("stable", [one, two, two, two]) == [[3], [0], [1], [2]]
-    assert history("stable", [one, two, two], threshold=0.7, k=2) == [[3], [0, 2], [1]]
-    assert history("stable", [one, two, two], k=1) == [[0, 1, 3], [2], []]
-    assert history("stable", [one, two, two], k=3) == [
-        [3],
-        [0],
-        [1],
-    ]  # nothing waited long enough: the best, each time
-
-
-def test_stable_lets_the_sure_ones_pass_and_one_makes_all_wait() -> None:
-    sure = peaks((0.95, 0.99, 0.97))
-    assert history("stable", [sure, sure]) == [[0, 1, 2], []]
-    assert history("stable", [sure, sure], sure=1.0) == [[1], [0, 2]]
-    certain = peaks((1.0, 1.0))
-    assert history("stable", [certain, certain], sure=1.0) == [[0], [1]]
-    assert history("stable", [peaks((0.85, 0.95)), peaks((0.5, 0.5)), peaks((0.85, 0.5))]) == [
-        [1],
-        [0],
-        [],
-    ]
-
-
-def test_stable_counts_the_id_that_is_written() -> None:
-    """A drawn token that is not the top-1 is no stable one, however long the top-1 has been there."""
-    chances = torch.cat([peaks([0.5], [3]) for _ in range(40)])
-    decoder, state = create("stable", threshold=0.0, k=2), None
-    for _ in range(2):
-        decision, state = step(decoder, predict(chances, temperature=1.0), state)
-    top = decision.tokens[0] == 3
-    assert 5 < int(top.sum()) < 35
-    assert torch.equal(decision.commit[0], top)
-
-
 # prophet
 
 
@@ -522,74 +321,6 @@ def test_prophet_means_over_what_is_masked_and_row_by_row() -> None:
         create("prophet", mid=7.9), predict(chances, masked), size=3
     )  # 1 of 3 written in the first row
     assert decision.commit.tolist() == [[True, True, False], [True, False, False]]
-
-
-# the controls of credit: threshold 1 never passes by itself, what is masked stays masked,
-# probability .8, defaults of the paper
-#   credit of the first step .8^.2 = .95635
-
-
-def fused(top: float, credit: float, other: float = 0.0) -> float:
-    """Eq. 7 over two ids: p (1 + C)^.65, normalised."""
-    weights = [top * (1 + credit) ** 0.65, (1 - top) * (1 + other) ** 0.65]
-    return weights[0] / sum(weights)
-
-
-def watched(name: str, ids: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Fused confidence and credit of a position over two ids whose top-1 (at .8) is `ids` in turn."""
-    decoder, state = create(name, threshold=1.0), None
-    confidence, credit = [], []
-    for top in ids:
-        chances = torch.tensor([[0.8, 0.2] if top == 0 else [0.2, 0.8]], dtype=torch.float64)
-        decision, state = step(decoder, predict(chances), state)
-        assert int(decision.tokens) == top and decision.credit is not None
-        confidence.append(float(decision.confidence))
-        credit.append(float(decision.credit))
-    return confidence, credit
-
-
-def test_blind_credit_goes_to_whatever_is_on_top() -> None:
-    """.95635, then .7 * .95635 + .95635 = 1.62580, then 2.09441, whether the id changes or not;
-    credit itself gives .95635 after a change.
-    """
-    steps = [0.95635, 1.62580, 2.09441]
-    for ids in ((0, 0, 0), (0, 1, 0)):
-        confidence, credit = watched("credit_blind", ids)
-        assert credit == pytest.approx(steps, abs=1e-5)
-        assert confidence == pytest.approx([fused(0.8, c) for c in steps], abs=1e-5)
-    assert watched("credit_blind", (0, 0, 0)) == tuple(
-        pytest.approx(x, abs=1e-6) for x in watched("credit", (0, 0, 0))
-    )
-    confidence, credit = watched("credit", (0, 1))
-    assert credit[1] == pytest.approx(0.95635, abs=1e-5) and confidence[1] == pytest.approx(
-        fused(0.8, 0.95635, 0.66945), abs=1e-5
-    )
-
-
-def test_first_credit_only_decays() -> None:
-    """.95635, then .7 times that: .66945, .46861. After a change the new top-1 has none and the old
-    one still pulls.
-    """
-    confidence, credit = watched("credit_first", (0, 0, 0))
-    assert credit == pytest.approx([0.95635, 0.66945, 0.46861], abs=1e-5)
-    assert confidence == pytest.approx(
-        [fused(0.8, c) for c in (0.95635, 0.66945, 0.46861)], abs=1e-5
-    )
-    confidence, credit = watched("credit_first", (0, 1, 0))
-    assert credit == pytest.approx([0.95635, 0.0, 0.46861], abs=1e-5)
-    assert confidence[1] == pytest.approx(fused(0.8, 0.0, 0.66945), abs=1e-5)
-    assert watched("credit_first", (1,)) == watched("credit", (1,))
-
-
-def test_first_credit_keeps_its_slots() -> None:
-    """Many favourites in turn: no slot is added after the first step, and a position that is not
-    masked gets none.
-    """
-    decoder, masked = create("credit_first"), torch.tensor([[True, False]])
-    state = decoder.init(1, 2, VOCAB, CPU)
-    for top in range(8):
-        _, state = step(decoder, predict(peaks((0.5, 0.5), (top, top)), masked), state)
-    assert state["slot_ids"].tolist() == [[[1, 0], [0, 0]]]
 
 
 # what every rule must bear

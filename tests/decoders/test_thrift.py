@@ -18,8 +18,6 @@ from creditdecoding.decoders.thrift import Thrift
 from creditdecoding.lm import LM
 from tools.make_checkpoint import make
 
-torch.set_num_threads(1)
-
 
 def seen(
     confidence: list[float],

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from creditdecoding.errors import OptionError
 from creditdecoding.tasks import GENERATED_TASKS, load_tasks
@@ -38,8 +37,6 @@ from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.rows import draw_items
 from creditdecoding.train.tokenizer import task_tokenizer
-
-torch.set_num_threads(1)
 
 each_family = pytest.mark.parametrize(
     "family", list(GENERATED_TASKS.values()), ids=list(GENERATED_TASKS)

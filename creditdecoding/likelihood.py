@@ -190,7 +190,7 @@ def replay(lm: LM, trace: Trace) -> list[TokenQuery]:
         targets = torch.tensor(list(written.values()), dtype=torch.long)
         if step.revoked or not bool((canvas[positions] == lm.vocab.mask_id).all()):
             raise OptionError(
-                "the trace writes over tokens or turns them back into masks",
+                "the trace overwrites or remasks tokens",
                 given=trace.settings.get("decoder"),
                 hint="Only what is written once can be scored.",
             )

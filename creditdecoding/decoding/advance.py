@@ -24,7 +24,7 @@ def remasked(request: Request, decision: Decision, row: int) -> Tensor:
         return torch.zeros(end - start, dtype=torch.bool)
     if not request.capabilities.can_remask:
         raise OptionError(
-            "this decoder turns tokens back into masks without declaring it",
+            "this decoder remasks tokens without declaring it",
             given=type(request.decoder).__name__,
             hint="Set capabilities = Capabilities(can_remask=True) on its class.",
         )

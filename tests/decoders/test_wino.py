@@ -477,7 +477,7 @@ def test_what_cannot_be_done_is_refused_by_name(lm: LM) -> None:
     silent = dataclasses.make_dataclass(
         "Silent", [], bases=(Waver,), namespace={"capabilities": Capabilities()}, frozen=True
     )()
-    with pytest.raises(OptionError, match=r"into masks.*Silent.*can_remask=True"):
+    with pytest.raises(OptionError, match=r"remasks tokens.*Silent.*can_remask=True"):
         list(
             denoise(
                 Flat(),
@@ -486,10 +486,10 @@ def test_what_cannot_be_done_is_refused_by_name(lm: LM) -> None:
                 CPU,
             )
         )
-    with pytest.raises(OptionError, match="takes them back"):
+    with pytest.raises(OptionError, match="remasks tokens"):
         decoders_to_trace(["wino"], GenerationConfig())
     trace = lm.generate(QUESTION, decoder="wino:threshold=0.05,threshold_back=1").trace
     assert any(step.revoked for step in trace.steps)
     for refuse in (lambda: rescore(lm, trace), lambda: check_trace(trace, "wino")):
-        with pytest.raises(OptionError, match="takes them back"):
+        with pytest.raises(OptionError, match="remasks tokens"):
             refuse()

@@ -17,7 +17,7 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.request import new_infill_request, new_request
 from creditdecoding.errors import OptionError
-from creditdecoding.integrations import llada_generate as compat
+from creditdecoding.integrations.external_model import wrap
 from creditdecoding.likelihood import Estimate, log_likelihood, log_likelihoods, rescore
 from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer
@@ -115,7 +115,7 @@ def test_stratified_ratios_vary_less() -> None:
         logits[:, MASK] = -torch.inf
         return logits.double().log_softmax(-1)
 
-    lm = compat.wrap(net, MASK)
+    lm = wrap(net, mask_token_id=MASK)
     truth = mean_over_orders(log_probs, [4] * 5, [5], 8)
     spread = {}
     for ratios in ("stratified", "uniform"):
@@ -158,7 +158,7 @@ def test_a_single_sample_has_no_error_estimate() -> None:
 def test_an_external_network_is_scored_like_ours() -> None:
     net = network(5)
     ours = log_likelihood(lm_of(net), PROMPT, ANSWER, mc_num=8)
-    theirs = log_likelihood(compat.wrap(dense(net), MASK), PROMPT, ANSWER, mc_num=8)
+    theirs = log_likelihood(wrap(dense(net), mask_token_id=MASK), PROMPT, ANSWER, mc_num=8)
     assert theirs.mean == pytest.approx(ours.mean, abs=1e-4)
 
 
@@ -275,5 +275,5 @@ def test_other_refusals() -> None:
     with pytest.raises(OptionError, match="another model"):
         rescore(lm, Trace((1, WIDTH), trace.steps, trace.finish, trace.settings))
     twice = Trace(trace.prompt, [*trace.steps, trace.steps[0]], trace.finish, trace.settings)
-    with pytest.raises(OptionError, match="writes over tokens"):
+    with pytest.raises(OptionError, match="overwrites or remasks"):
         rescore(lm, twice)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from creditdecoding.config import ModelConfig
 from creditdecoding.models.moe import SwiGLU
 from creditdecoding.models.transformer import Layer, Transformer
 from creditdecoding.train.objective import TrainingBatch
@@ -34,19 +35,14 @@ def init_induction_heads(model: Transformer, generator: torch.Generator) -> None
     """Change freshly initialised weights in place, if there are two layers of five heads and enough
     features; otherwise change nothing.
     """
-    config = model.config
-    dim = config.head_dim
-    size = config.hidden_size
-    angle = config.rope_theta ** (-torch.arange(dim // 2) / (dim // 2))
+    dim = model.config.head_dim
+    size = model.config.hidden_size
+    angle = model.config.rope_theta ** (-torch.arange(dim // 2) / (dim // 2))
     slow = (angle < SLOW).nonzero()[:, 0]
-    has_heads = config.num_heads >= 5 and config.num_kv_heads == config.num_heads
-    if config.num_layers < 2 or not has_heads or not len(slow) or size < 6 * dim:
+    if not _has_room(model.config) or not len(slow):
         return
     layers = [layer for layer in model.layers if isinstance(layer, Layer)]
-    for layer in layers:
-        layer.o.weight.mul_(0.1)
-        if isinstance(layer.mlp, SwiGLU):
-            layer.mlp.down.weight.mul_(0.1)
+    _damp_outputs(layers)
     model.embed.weight[:, 0] = CONSTANT
     basis = torch.zeros(size - 1, size)
     basis[:, 1:] = torch.linalg.qr(torch.randn(size - 1, size - 1, generator=generator)).Q
@@ -56,6 +52,18 @@ def init_induction_heads(model: Transformer, generator: torch.Generator) -> None
     copied = torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
     compared = torch.cat((slow, slow + dim // 2))
     _init_matching_heads(layers[1], notes, copied, compared, dim)
+
+
+def _has_room(config: ModelConfig) -> bool:
+    has_heads = config.num_heads >= 5 and config.num_kv_heads == config.num_heads
+    return config.num_layers >= 2 and has_heads and config.hidden_size >= 6 * config.head_dim
+
+
+def _damp_outputs(layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        layer.o.weight.mul_(0.1)
+        if isinstance(layer.mlp, SwiGLU):
+            layer.mlp.down.weight.mul_(0.1)
 
 
 def _init_noting_heads(layer: Layer, angle: Tensor, notes: Tensor, content: Tensor) -> None:

@@ -75,12 +75,7 @@ def mask_block(
     first token that it is not sure of.
     """
     rows, length = batch.tokens.shape
-    choice = torch.randint(len(BLOCK_LENGTHS), (rows,), generator=generator)
-    size = torch.tensor(BLOCK_LENGTHS)[choice]
-    blocks = (batch.answer_lengths + size - 1) // size
-    block = (torch.rand(rows, generator=generator) * blocks).long()
-    start = (batch.prompt_lengths + size * block)[:, None]
-    end = start + size[:, None]
+    start, end = _random_blocks(batch, generator)
     column = torch.arange(length)[None]
     ratio = _mask_ratios(rows, generator)[:, None].expand(rows, length)
     if ordered:
@@ -90,6 +85,17 @@ def mask_block(
     has_loss = (column >= start) & (column < end) & is_drawn
     weight = torch.ones_like(ratio) if ordered else 1 / ratio
     return _masked(batch, has_loss | (column >= end), has_loss, weight, mask_id)
+
+
+def _random_blocks(batch: TrainingBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Start and end of one block of each answer [rows, 1]."""
+    rows = len(batch.tokens)
+    choice = torch.randint(len(BLOCK_LENGTHS), (rows,), generator=generator)
+    size = torch.tensor(BLOCK_LENGTHS)[choice]
+    blocks = (batch.answer_lengths + size - 1) // size
+    block = (torch.rand(rows, generator=generator) * blocks).long()
+    start = (batch.prompt_lengths + size * block)[:, None]
+    return start, start + size[:, None]
 
 
 def _masked(
@@ -110,10 +116,10 @@ def two_stream(
     """Clean rows [rows, length] followed by a noisy copy of the first `width` answer positions."""
     rows, length = batch.tokens.shape
     ratio = _mask_ratios(rows, generator)[:, None] if block > 1 else torch.ones(rows, 1)
+    masked = torch.rand(rows, width, generator=generator) < ratio
     offset = torch.arange(width)[None]
     position = batch.prompt_lengths[:, None] + offset
     clean = batch.tokens.gather(1, position.clamp(max=length - 1))
-    masked = torch.rand(rows, width, generator=generator) < ratio
     is_trained = (offset < batch.answer_lengths[:, None] + PADDING_LOSSES) & (position < length)
     row, column = (masked & is_trained).nonzero(as_tuple=True)
     return MaskedBatch(

@@ -92,22 +92,21 @@ def _animate(
 
 def _with_tail(frame: Frame, ends: Collection[int]) -> Frame:
     """The frame with everything from its first written end token on as tail."""
-    written = (cell for cell in frame.cells if cell.state != "masked" and cell.token in ends)
-    end = next(written, None)
-    if end is None:
-        return frame
-    cells = (replace(cell, tail=cell.tail or cell.position >= end.position) for cell in frame.cells)
-    return replace(frame, cells=tuple(cells))
+    for cell in frame.cells:
+        if cell.state != "masked" and cell.token in ends:
+            return _mark_tail(frame, cell.position)
+    return frame
 
 
 def _last_frame(frame: Frame, trace: Trace) -> Frame:
     """The frame without blocks that were never decoded; its tail starts where the answer ended."""
-    end = answer_end(trace, len(trace.prompt))
-    cells = (
-        replace(cell, tail=end is not None and cell.position >= end)
-        for cell in frame.cells
-        if cell.block is not None
-    )
+    decoded = tuple(cell for cell in frame.cells if cell.block is not None)
+    return _mark_tail(replace(frame, cells=decoded), answer_end(trace, len(trace.prompt)))
+
+
+def _mark_tail(frame: Frame, end: int | None) -> Frame:
+    """The frame with the cells from position `end` on as tail, and no others."""
+    cells = (replace(cell, tail=end is not None and cell.position >= end) for cell in frame.cells)
     return replace(frame, cells=tuple(cells))
 
 

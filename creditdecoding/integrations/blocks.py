@@ -146,11 +146,11 @@ def advance_blocks(
         "lost": progress["lost"] | lost,
     }
     done_list, failed_list = torch.stack((done, view.failed)).tolist()
-    states = []
-    for i, block in enumerate(blocks):
-        row = take_rows(progress, slice(i, i + 1))
-        failed = block.failed or failed_list[i]
-        states.append(replace(block, progress=row, decoder_state=decoder_states[i], failed=failed))
+    updated = _with_progress(blocks, progress)
+    states = [
+        replace(block, decoder_state=state, failed=block.failed or failed)
+        for block, state, failed in zip(updated, decoder_states, failed_list)
+    ]
     return states, done_list
 
 
@@ -158,8 +158,13 @@ def fail_blocks(tokens: Tensor, mask_id: int, blocks: Sequence[BlockState]) -> l
     """States after a pass without usable logits: every block fails with its masks lost."""
     progress = stack_states([block.progress for block in blocks])
     progress = progress | {"lost": (tokens == mask_id) & ~progress["given"]}
+    return [replace(block, failed=True) for block in _with_progress(blocks, progress)]
+
+
+def _with_progress(blocks: Sequence[BlockState], progress: State) -> list[BlockState]:
+    """The blocks, each with its row of `progress`."""
     return [
-        replace(block, progress=take_rows(progress, slice(i, i + 1)), failed=True)
+        replace(block, progress=take_rows(progress, slice(i, i + 1)))
         for i, block in enumerate(blocks)
     ]
 
@@ -231,9 +236,7 @@ def _predict(
     reserved: ReservedIds,
     progress: State,
 ) -> _Predictions:
-    for reserved_id in (reserved.mask_id, *reserved.control_ids):
-        if reserved_id < logits.shape[1]:
-            logits[:, reserved_id] = -torch.inf
+    _suppress(logits, reserved)
     active = ~progress["given"] & ~progress["finished"][:, None]
     masked = (tokens == reserved.mask_id) & active
     editable = active if capabilities_of(decoder).can_edit else masked
@@ -253,6 +256,12 @@ def _predict(
         failed=failed,
         progress=progress,
     )
+
+
+def _suppress(logits: Tensor, reserved: ReservedIds) -> None:
+    for reserved_id in (reserved.mask_id, *reserved.control_ids):
+        if reserved_id < logits.shape[1]:
+            logits[:, reserved_id] = -torch.inf
 
 
 def _decide(

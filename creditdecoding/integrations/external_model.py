@@ -196,28 +196,13 @@ def find_denoiser(
             allowed="a callable from ids to logits",
             hint="See docs/your-model.md.",
         )
-    signature = _read_signature(model)
     device = device or _float_parameter(model).device
-    kinds = list(MASK_KINDS) if mask_kind == "auto" else [mask_kind]
-    if causal_block is not None:
-        kinds = [kind for kind in kinds if kind == "4d"]
-    if signature.mask is None:
-        kinds = [kind for kind in kinds if kind == "none"]
-    column_choices = (True, False) if signature.takes_logits_to_keep else (False,)
     reasons = []
-    for kind, takes_columns in itertools.product(kinds, column_choices):
-        net = ExternalDenoiser(
-            model,
-            kind,
-            ModelGeometry(causal_block, logit_shift),
-            fixed_arguments=signature.fixed_arguments,
-            takes_logits_to_keep=takes_columns,
-            **(signature.mask or {}),
-        )
+    for net in _candidates(model, mask_kind, ModelGeometry(causal_block, logit_shift)):
         reason, size = probe(net, mask_id, device)
         if not reason:
             return net, size
-        reasons.append(f"{kind}: {reason}")
+        reasons.append(f"{net.mask_kind}: {reason}")
     summary = "; ".join(dict.fromkeys(reasons)) or "it takes no attention_mask"
     raise OptionError(
         f"this network cannot denoise ({summary})",
@@ -225,6 +210,26 @@ def find_denoiser(
         allowed="a callable from ids (and mask) to logits in which every position sees every other",
         hint="See docs/your-model.md.",
     )
+
+
+def _candidates(model: Any, mask_kind: str, geometry: ModelGeometry) -> Iterator[ExternalDenoiser]:
+    """The ways to call a network that its signature allows, the preferred one first."""
+    signature = _read_signature(model)
+    kinds = list(MASK_KINDS) if mask_kind == "auto" else [mask_kind]
+    if geometry.causal_block is not None:
+        kinds = [kind for kind in kinds if kind == "4d"]
+    if signature.mask is None:
+        kinds = [kind for kind in kinds if kind == "none"]
+    column_choices = (True, False) if signature.takes_logits_to_keep else (False,)
+    for kind, takes_columns in itertools.product(kinds, column_choices):
+        yield ExternalDenoiser(
+            model,
+            kind,
+            geometry,
+            fixed_arguments=signature.fixed_arguments,
+            takes_logits_to_keep=takes_columns,
+            **(signature.mask or {}),
+        )
 
 
 @dataclass(frozen=True)
@@ -393,9 +398,7 @@ def wrap(
             device=where,
         )
     words = _fit_to_logits(words, size, stop_token_ids)
-    control = {*words.control_ids, *control_token_ids, *facts.control_ids(tokenizer)}
-    control -= {words.mask_id, *words.stop_ids}
-    words = replace(words, control_ids=tuple(sorted(i for i in control if 0 <= i < size)))
+    words = _add_control_ids(words, (*control_token_ids, *facts.control_ids(tokenizer)))
     longest = max_length or _max_length(model, facts, words.backend)
     return LM(net, words, max_length=longest, device=where, batch_size=batch_size)
 
@@ -556,6 +559,12 @@ def _fit_to_logits(words: Tokenizer, size: int, stop_ids: Sequence[int] | None) 
             hint="Correct them.",
         )
     return replace(words, stop_ids=tuple(i for i in words.stop_ids if i < size))
+
+
+def _add_control_ids(words: Tokenizer, control_ids: Sequence[int]) -> Tokenizer:
+    control = {*words.control_ids, *control_ids} - {words.mask_id, *words.stop_ids}
+    known = sorted(i for i in control if 0 <= i < words.size)
+    return replace(words, control_ids=tuple(known))
 
 
 def _max_length(model: Any, facts: _Facts, backend: Any) -> int:

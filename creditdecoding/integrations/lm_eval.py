@@ -140,7 +140,7 @@ def _without_absent_default_device(options: Mapping[str, Any]) -> dict[str, Any]
 
 @register_model("creditdecoding")
 class CreditLM(LM):
-    """A masked diffusion model for lm-eval. Raises `CreditError`s for arguments that are refused."""
+    """A masked diffusion model for lm-eval. Raises `CreditError`s for bad arguments."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class CreditLM(LM):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: Mapping[str, Any] | None = None
     ) -> CreditLM:
-        """From `name=value,...` and the command line's batch_size and device, which it overrides."""
+        """From `name=value,...`, which overrides the command line's batch_size and device."""
         pairs = [part.partition("=") for part in arg_string.split(",") if part]
         values = {name.strip(): value.strip() for name, _, value in pairs}
         return cls.create_from_arg_obj(values, additional_config)
@@ -222,7 +222,7 @@ class CreditLM(LM):
         return [answers[i] for i in range(len(requests))]
 
     def _new_request(self, index: int, context: str, config: GenerationConfig) -> Request:
-        """A request for a context; of one that is too long the end, as in lm-eval's other models."""
+        """A request for a context; a long one is cut to its end, as in lm-eval's other models."""
         ids = self._encode(self._mark_context(context)) or self._start_ids()
         room = max(1, self.lm.max_length - config.gen_length)
         return self.lm.new_request(ids[-room:], config, index)

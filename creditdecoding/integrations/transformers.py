@@ -125,19 +125,17 @@ def custom_generate(
         refuse_lost_arguments(caller)
         functions = [*(logits_processor or ()), *(stopping_criteria or ())]
         refuse_user_settings(model, input_ids, FunctionInputs(hf_config, functions, others))
-        if mask_token_id is None:
-            mask_token_id = getattr(hf_config, "mask_token_id", None)
         lm = wrap(
             model,
             batch_size=len(input_ids),
-            mask_token_id=mask_token_id,
+            mask_token_id=_given(mask_token_id, hf_config, "mask_token_id"),
             logit_shift=logit_shift,
             causal_block=causal_block,
             mask_kind=mask_kind,
         )
         stop_ids = _stop_ids(hf_config, lm)
         known_stops = tuple(i for i in stop_ids if i < lm.vocab.size)
-        lm.vocab = replace(lm.vocab, stop_ids=known_stops, decode=lambda ids: "")
+        lm.vocab = replace(lm.vocab, stop_ids=known_stops)
         config = replace(
             _our_config(hf_config, input_ids.shape[1]),
             decoder=decoder,
@@ -149,13 +147,18 @@ def custom_generate(
     finally:
         if streamer is not None:  # else its reader would wait forever
             streamer.end()
-    answers = [_answer_ids(request, trace) for request, trace in zip(requests, traces)]
+    answers = list(map(_answer_ids, requests, traces))
     padding = [*_id_tuple(getattr(hf_config, "pad_token_id", None)), *stop_ids, 0]
     sequences = _append(input_ids, answers, padding[0])
     if not getattr(hf_config, "return_dict_in_generate", False):
         return sequences
     nfe = torch.tensor([trace.nfe for trace in traces])
     return CreditOutput(sequences=sequences, nfe=nfe, traces=tuple(traces))
+
+
+def _given(value: Any, config: Any, name: str) -> Any:
+    """An argument, by default the setting of this name."""
+    return getattr(config, name, None) if value is None else value
 
 
 def _generation_config(model: Any, given: Any) -> Any:

@@ -8,6 +8,7 @@ records what it is given. What arrives there with an equal value was not set by 
 from __future__ import annotations
 
 import inspect
+import itertools
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,17 +135,17 @@ def _same(one: Any, other: Any, compared: set[tuple[int, int]]) -> bool:
     if isinstance(one, Tensor):
         return _same_tensor(one, other)
     if isinstance(one, Mapping):
-        same_keys = one.keys() == other.keys()
-        return same_keys and all(_same(one[key], other[key], compared) for key in one)
+        if one.keys() != other.keys():
+            return False
+        return all(_same(one[key], other[key], compared) for key in one)
     if isinstance(one, (list, tuple)):
-        pairs = zip(one, other)
-        return len(one) == len(other) and all(_same(a, b, compared) for a, b in pairs)
+        return len(one) == len(other) and all(map(_same, one, other, itertools.repeat(compared)))
     if isinstance(one, types.FunctionType):
         return one.__code__ is other.__code__
     if hasattr(one, "__dict__"):
         return _same(vars(one), vars(other), compared)
     has_eq = any("__eq__" in vars(kind) for kind in type(one).__mro__[:-1])
-    return bool(one == other) if has_eq else True
+    return not has_eq or bool(one == other)
 
 
 def _same_tensor(one: Tensor, other: Tensor) -> bool:

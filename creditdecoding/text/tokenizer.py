@@ -306,22 +306,28 @@ def _from_byte_pairs(folder: Path, settings: Mapping[str, Any]) -> Any:
                 given=str(folder),
                 hint="Put the released files beside config.json.",
             )
-    vocabulary = read_json(folder / "vocab.json")
-    added = dict(read_optional(folder / "added_tokens.json"))
     described = {int(i): token for i, token in (settings.get("added_tokens_decoder") or {}).items()}
+    added = dict(read_optional(folder / "added_tokens.json"))
     for i, token in described.items():
         if i not in added.values():
             added.setdefault(token["content"], i)
-    lines = read_text(folder / "merges.txt").split("\n")
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     backend = Qwen2Tokenizer(
-        vocab={**vocabulary, **added}, merges=merges, unk_token=None, eos_token=None, pad_token=None
+        vocab={**read_json(folder / "vocab.json"), **added},
+        merges=_read_merges(folder),
+        unk_token=None,
+        eos_token=None,
+        pad_token=None,
     )
     for text, i in sorted(added.items(), key=lambda item: item[1]):
         special = described.get(i, {}).get("special", True)
         token = AddedToken(text, special=special, normalized=False)
         backend.add_tokens([token], special_tokens=special)
     return backend
+
+
+def _read_merges(folder: Path) -> list[tuple[str, ...]]:
+    lines = read_text(folder / "merges.txt").split("\n")
+    return [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
 
 
 def _roles(

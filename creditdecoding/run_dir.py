@@ -264,13 +264,6 @@ def record_key(record: Mapping[str, Any], names: Sequence[str]) -> Key:
     return tuple(record[name] for name in names)
 
 
-@contextmanager
-def record_writer(folder: Path, process: int) -> Iterator[Append]:
-    """As `Journal.writer`."""
-    with Journal(folder, ()).writer(process) as append:
-        yield append
-
-
 def _sample_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("samples*.jsonl"))
 
@@ -432,9 +425,3 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     """Write a whole file; a kill leaves the old or the new one."""
     with atomic_file(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
-
-
-def write_parts_atomically(path: Path, parts: Iterable[bytes]) -> None:
-    """`write_atomically` for data that is too large to be held at once."""
-    with atomic_file(path) as file:
-        file.writelines(parts)

@@ -150,10 +150,10 @@ def run_job(
     lines remain unanswered.
     """
     with _disk_errors(job.run_dir):
-        with run_dir.open_run(job.run_dir, job.manifest):
+        with run_dir.open_journal(job.run_dir, job.manifest, ("line",)) as journal:
             offsets = _read_offsets(job)
             on_answer = start(sum(offset != MISSING for offset in offsets), job.count)
-            with run_dir.record_writer(job.run_dir, 0) as append:
+            with journal.writer() as append:
                 for index, row in answer(_unanswered(job, offsets)):
                     if offsets[index] == MISSING:  # a retry on Ray may answer a line twice
                         append({"line": index, "row": row})
@@ -166,7 +166,7 @@ def run_job(
                     hint="Run the command again; it continues where it stopped.",
                 )
             summary = _write_output(job, _read_offsets(job))
-        shutil.rmtree(job.run_dir)
+        journal.delete()
     return summary
 
 
@@ -220,7 +220,8 @@ def _write_output(job: BatchJob, offsets: array[int]) -> BatchSummary:
                     tokens += usage["completion_tokens"]
                 yield run_dir.json_line(row)
 
-    run_dir.write_parts_atomically(job.output_path, ordered_rows())
+    with run_dir.atomic_file(job.output_path) as file:
+        file.writelines(ordered_rows())
     return BatchSummary(job.count, failed, nfe, tokens)
 
 

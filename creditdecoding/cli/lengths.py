@@ -126,11 +126,10 @@ def print_report(report: dict[str, Any]) -> None:
                 label = point["label"] if cell is point["decoders"][0] else ""
                 rows.append((label, cell["decoder"], *_cells(cell, first)))
         columns = ("at", "decoder", "passes a token [95 %]", "NFE", "score %", "passes [95 %]")
-        trends = ", ".join(f"{spec} {trend}" for spec, trend in sweep["trends"].items())
-        show(
-            table(columns, rows, f"Over {sweep['title']}", ("decoder",)),
-            f"Passes a token from the first to the last point: {trends}.",
-        )
+        show(table(columns, rows, f"Over {sweep['title']}", ("decoder",)))
+        if len(sweep["points"]) > 1:
+            trends = ", ".join(f"{spec} {trend}" for spec, trend in sweep["trends"].items())
+            show(f"Passes a token from the first to the last point: {trends}.")
         for point in sweep["points"]:
             if point["too_long"]:
                 count = f"{point['too_long']} of {point['items']}"

@@ -25,10 +25,12 @@ from creditdecoding.eval.grid import (
     CHUNK_BATCHES,
     Chunk,
     Grid,
+    ItemKey,
+    Items,
     LoadModel,
     OnStart,
     Setting,
-    keys_by_length,
+    item_keys_by_length,
     no_progress,
     run_grid,
     setting_chunks,
@@ -83,10 +85,10 @@ def lay_out(plan: ComparePlan, checkpoint: str = "") -> Grid:
     """
     tasks = load_tasks(plan.tasks) if isinstance(plan.tasks, str) else plan.tasks
     by_name = {task.name: task for task in tasks}
-    items: dict[tuple[str, str, int], Item] = {}
+    items: dict[ItemKey, Item] = {}
     for task in by_name.values():
-        for split, drawn in zip(SPLITS, split_items(task, plan.dev_limit, plan.limit)):
-            items |= {(split, task.name, number): item for number, item in enumerate(drawn)}
+        for split, listed in zip(SPLITS, split_items(task, plan.dev_limit, plan.limit)):
+            items |= {(split, task.name, number): item for number, item in enumerate(listed)}
     specs = all_specs(plan.curves)
     order = [
         (split, template, spec, task, number)
@@ -106,18 +108,16 @@ def lay_out(plan: ComparePlan, checkpoint: str = "") -> Grid:
     )
 
 
-def _chunks(
-    plan: ComparePlan, items: Mapping[tuple[str, str, int], Item], specs: Sequence[str]
-) -> list[Chunk]:
+def _chunks(plan: ComparePlan, items: Items, specs: Sequence[str]) -> list[Chunk]:
     size = CHUNK_BATCHES * plan.engine.batch_size
     chunks: list[Chunk] = []
     for split in SPLITS:
-        places = keys_by_length(items, split)
+        item_keys = item_keys_by_length(items, split)
         for template in plan.templates:
             for spec in specs:
                 options = dataclasses.replace(plan.generation, decoder=spec)
                 setting = Setting(spec, options, plan.engine)
-                chunks += setting_chunks(setting, places, size, template)
+                chunks += setting_chunks(setting, item_keys, size, template)
     return chunks
 
 
@@ -155,11 +155,11 @@ def split_items(task: Task, dev_limit: int, limit: int) -> tuple[list[Item], lis
 def _manifest(
     plan: ComparePlan,
     tasks: Mapping[str, Task],
-    items: Mapping[tuple[str, str, int], Item],
+    items: Items,
     checkpoint: str,
 ) -> dict[str, Any]:
     """What the records depend on: settings, the checkpoint, the texts of the items."""
-    texts = json.dumps([[*place, item.prompt, repr(item.gold)] for place, item in items.items()])
+    texts = json.dumps([[*key, item.prompt, repr(item.gold)] for key, item in items.items()])
     generation = dataclasses.asdict(plan.generation)
     del generation["decoder"]
     return {
@@ -195,8 +195,8 @@ def run(
     engine = dataclasses.replace(plan.engine, threads=plan.engine.threads or 1)
     plan = dataclasses.replace(plan, engine=engine)
     if checkpoint is None:
-        place = (engine.revision, engine.offline, engine.cache_dir)
-        checkpoint = checkpoint_digest(resolve_checkpoint(plan.model, *place))
+        source = (engine.revision, engine.offline, engine.cache_dir)
+        checkpoint = checkpoint_digest(resolve_checkpoint(plan.model, *source))
     load_model = load_model or partial(load, plan.model)
     return run_grid(partial(lay_out, plan, checkpoint), folder, load_model, jobs, on_start).records
 

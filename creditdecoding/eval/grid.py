@@ -45,6 +45,9 @@ KEY = ("split", "template", "decoder", "family", "item")
 CHUNK_BATCHES = 2
 """A chunk holds this many batches of rows."""
 
+ItemKey = tuple[str, str, int]
+"""Split, task and number of an item."""
+Items = Mapping[ItemKey, Item]
 Tick = Callable[[], None]
 OnStart = Callable[[int, int], Tick]
 """Called with the answers done and in all; returns what counts one more."""
@@ -83,7 +86,7 @@ class Grid:
     """
 
     tasks: Mapping[str, Task]
-    items: Mapping[tuple[str, str, int], Item]
+    items: Items
     chunks: tuple[Chunk, ...]
     order: tuple[Key, ...]
     manifest: Mapping[str, Any]
@@ -105,12 +108,12 @@ class Grid:
 
 def setting_chunks(
     setting: Setting,
-    places: Sequence[tuple[str, str, int]],
+    item_keys: Sequence[ItemKey],
     size: int,
     template: str = "plain",
 ) -> list[Chunk]:
     """One setting on some items, cut into chunks of `size` answers."""
-    keys = [(split, template, setting.name, task, number) for split, task, number in places]
+    keys = [(split, template, setting.name, task, number) for split, task, number in item_keys]
     return [
         Chunk(setting, tuple(keys[first : first + size])) for first in range(0, len(keys), size)
     ]
@@ -124,12 +127,10 @@ class GridResult:
     failures: dict[EngineConfig, str]
 
 
-def keys_by_length(
-    items: Mapping[tuple[str, str, int], Item], split: str
-) -> list[tuple[str, str, int]]:
+def item_keys_by_length(items: Items, split: str) -> list[ItemKey]:
     """The items of a split, short prompts first, so that a batch wastes little padding."""
-    places = [place for place in items if place[0] == split]
-    return sorted(places, key=lambda place: len(items[place].prompt))
+    item_keys = [key for key in items if key[0] == split]
+    return sorted(item_keys, key=lambda key: len(items[key].prompt))
 
 
 def run_grid(
@@ -387,11 +388,11 @@ def _process(
     def numbers() -> Iterator[int]:
         while True:
             with shared.next_chunk.get_lock():
-                place = shared.next_chunk.value
+                index = shared.next_chunk.value
                 shared.next_chunk.value += 1
-            if place >= len(work.todo):
+            if index >= len(work.todo):
                 return
-            yield work.todo[place]
+            yield work.todo[index]
 
     try:
         with work.journal.writer(number) as append:

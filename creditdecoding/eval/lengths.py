@@ -22,9 +22,10 @@ from creditdecoding.eval.grid import (
     CHUNK_BATCHES,
     Chunk,
     Grid,
+    Items,
     OnStart,
     Setting,
-    keys_by_length,
+    item_keys_by_length,
     no_progress,
     run_grid,
     setting_chunks,
@@ -145,15 +146,15 @@ class LengthsLayout:
             key_names=KEY_NAMES,
         )
 
-    def _chunks(self, items: Mapping[tuple[str, str, int], Item]) -> tuple[Chunk, ...]:
-        places = keys_by_length(items, self.plan.split)
+    def _chunks(self, items: Items) -> tuple[Chunk, ...]:
+        item_keys = item_keys_by_length(items, self.plan.split)
         size = CHUNK_BATCHES * self.plan.engine.batch_size
         chunks: list[Chunk] = []
         for options in self.options:
             for spec in self.plan.decoders:
                 decoding = replace(options, decoder=spec)
                 setting = Setting(column(options, spec), decoding, self.plan.engine)
-                chunks += setting_chunks(setting, places, size)
+                chunks += setting_chunks(setting, item_keys, size)
         return tuple(chunks)
 
 

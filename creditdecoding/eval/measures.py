@@ -43,8 +43,11 @@ def answer_values(
     column_index = {name: number for number, name in enumerate(columns)}
     values = np.full((len(rows), len(columns), len(FIELDS)), np.nan)
     for record in records:
-        place = row_index[record["family"], record["item"]], column_index[record[column]]
-        values[place] = [100.0 * record["right"], *(record[name] for name in FIELDS[1:])]
+        row = row_index[record["family"], record["item"]]
+        values[row, column_index[record[column]]] = [
+            100.0 * record["right"],
+            *(record[name] for name in FIELDS[1:]),
+        ]
     if not values.size or np.isnan(values).any():
         raise OptionError(
             "answers are missing",

@@ -23,10 +23,11 @@ from creditdecoding.eval.grid import (
     Chunk,
     Grid,
     GridResult,
+    ItemKey,
     LoadModel,
     OnStart,
     Setting,
-    keys_by_length,
+    item_keys_by_length,
     make_clock,
     no_progress,
     run_grid,
@@ -149,11 +150,11 @@ def column(variant: str, spec: str) -> str:
 
 def lay_out(plan: SpeedupPlan, listed: Sequence[Variant]) -> Grid:
     """The grid of some variants: by engine, then batch by batch through variants and decoders."""
-    items: dict[tuple[str, str, int], Item] = {}
+    items: dict[ItemKey, Item] = {}
     for task in plan.tasks:
         drawn = distinct_items(task, plan.split, 0, plan.limit)
         items |= {(plan.split, task.name, number): item for number, item in enumerate(drawn)}
-    chunks = _chunks(plan, listed, keys_by_length(items, plan.split))
+    chunks = _chunks(plan, listed, item_keys_by_length(items, plan.split))
     options = {
         "generation": _options(plan.generation),
         "variants": [_changes(variant, plan) for variant in listed],
@@ -175,7 +176,7 @@ def lay_out(plan: SpeedupPlan, listed: Sequence[Variant]) -> Grid:
 
 
 def _chunks(
-    plan: SpeedupPlan, listed: Sequence[Variant], places: Sequence[tuple[str, str, int]]
+    plan: SpeedupPlan, listed: Sequence[Variant], item_keys: Sequence[ItemKey]
 ) -> tuple[Chunk, ...]:
     size = plan.engine.batch_size
     chunks: list[Chunk] = []
@@ -186,8 +187,8 @@ def _chunks(
             if variant.engine == engine
             for spec in plan.decoders
         ]
-        for first in range(0, len(places), size):
-            batch = places[first : first + size]
+        for first in range(0, len(item_keys), size):
+            batch = item_keys[first : first + size]
             for setting in settings:
                 chunks += setting_chunks(setting, batch, size)
     return tuple(chunks)

@@ -263,12 +263,12 @@ def _steps(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any]:
             if timing.position in oracle:
                 passes["oracle"].setdefault(index, []).append(oracle[timing.position])
     prompts = len(decoder.prompts)
-    shown = sorted(i for i, commits in passes["commit"].items() if 4 * len(commits) >= prompts)
+    indices = sorted(i for i, commits in passes["commit"].items() if 4 * len(commits) >= prompts)
     means = {
-        name: [_rounded(_mean(by_index.get(index, []))) for index in shown]
+        name: [_rounded(_mean(by_index.get(index, []))) for index in indices]
         for name, by_index in passes.items()
     }
-    return {"positions": shown, **means}
+    return {"positions": indices, **means}
 
 
 def _commit_passes(trace: Trace) -> dict[int, int]:

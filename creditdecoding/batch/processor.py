@@ -25,7 +25,7 @@ from creditdecoding.server.error_responses import (
     refusal_body,
     validation_body,
 )
-from creditdecoding.server.parse import BODY_TYPES, check_body, make_requests, response_format
+from creditdecoding.server.parse import BODY_TYPES, check_body, make_requests, make_response_format
 from creditdecoding.server.responses import ResponseFormat
 
 STREAMING_FIELDS = ("stream_options", "draft", "stream")
@@ -166,7 +166,7 @@ class BatchProcessor:
         lm, settings = self._lm, self._settings
         requests = make_requests(lm, body, self._limits)
         answer_id = settings.answer_id(line.index)
-        format = response_format(
+        format = make_response_format(
             lm, settings.name, body, requests, id=answer_id, created=settings.created
         )
         numbers = submit_all(self._engine, requests)

@@ -31,7 +31,7 @@ MAX_STRINGS = 10_000  # of a body, field names among them
 MAX_CONTAINERS = 4_000  # lists and objects of a body
 MAX_DEPTH = 32
 CHARS_PER_TOKEN = 8  # of a text with more of them, the beginning is tokenised first
-NFC_SHRINK = 4  # normalisation (NFC) joins at most so many characters into one
+NFC_SHRINK = 4  # normalisation (NFC) joins at most this many characters into one
 NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -128,11 +128,11 @@ def _check_beginning(lm: LM, text: str, room: int, limits: Limits, param: str) -
         size *= 2
 
 
-def too_long(given: str, allowed: str, param: str) -> OptionError:
+def too_long(length: str, allowed: str, param: str) -> OptionError:
     """The error for a prompt that does not fit into the model."""
     return OptionError(
         f"{param} cannot fit into the model",
-        given=given,
+        given=length,
         allowed=allowed,
         hint=f"Shorten {param} or lower max_tokens.",
         param=param,

@@ -32,7 +32,7 @@ from creditdecoding.server.live_page import live_page
 from creditdecoding.server.metrics import CONTENT_TYPE, Metrics
 from creditdecoding.server.middleware import RequestGuard
 from creditdecoding.server.options import HttpConfig
-from creditdecoding.server.parse import check_body, check_model, make_requests, response_format
+from creditdecoding.server.parse import check_body, check_model, make_requests, make_response_format
 from creditdecoding.server.schema import ChatRequest, CompletionRequest
 
 try:
@@ -181,15 +181,15 @@ class Routes:
         )
         answers = await self.async_engine.submit(requests, keep_steps=bool(body.draft))
         http_request.state.answers = answers  # for the access log
-        shape = response_format(self.lm, self.name, body, requests)
+        response_format = make_response_format(self.lm, self.name, body, requests)
         if body.stream:
-            events = answer_events(answers, shape, drafts=bool(body.draft))
+            events = answer_events(answers, response_format, drafts=bool(body.draft))
             return EventStream(events, on_close=lambda: self.async_engine.abort(answers))
         try:
             await _wait_for(answers, http_request)
         finally:
             self.async_engine.abort(answers)
-        return json_response(*shape.response(answers))
+        return json_response(*response_format.response(answers))
 
 
 class ClientGoneError(Exception):

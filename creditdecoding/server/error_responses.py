@@ -35,7 +35,7 @@ class ModelNotFoundError(OptionError):
 
 
 class ShuttingDownError(CreditError):
-    """A request that came after the server was told to stop."""
+    """A request that came during the shutdown."""
 
     WHAT = "the server is shutting down"
 

@@ -39,15 +39,17 @@ class EventStream(StreamingResponse):
 
 
 async def answer_events(
-    answers: Sequence[Answer], shape: ResponseFormat, drafts: bool
+    answers: Sequence[Answer], response_format: ResponseFormat, drafts: bool
 ) -> AsyncIterator[str]:
     """Events of answers that share one `updated`: text, the canvases if `drafts`, how each ended,
     the counts if the format has them. A failure is the last event.
     """
-    streams = [_AnswerStream(i, answer, shape, drafts) for i, answer in enumerate(answers)]
-    if shape.is_chat:
-        openings = [shape.opening_choice(index) for index in range(len(answers))]
-        yield _event(shape.chunk(openings, answers))
+    streams = [
+        _AnswerStream(i, answer, response_format, drafts) for i, answer in enumerate(answers)
+    ]
+    if response_format.is_chat:
+        openings = [response_format.opening_choice(index) for index in range(len(answers))]
+        yield _event(response_format.chunk(openings, answers))
     while not all(stream.ended for stream in streams):
         answers[0].updated.clear()
         for stream in streams:
@@ -55,23 +57,25 @@ async def answer_events(
                 yield _event(failure_body(stream.answer.failure)[1])
                 return
             for choice in stream.new_choices():
-                yield _event(shape.chunk([choice], answers))
+                yield _event(response_format.chunk([choice], answers))
         if not all(stream.ended for stream in streams):
             await answers[0].updated.wait()
-    if shape.final_usage:
-        yield _event(shape.chunk([], answers))
+    if response_format.final_usage:
+        yield _event(response_format.chunk([], answers))
     yield "data: [DONE]\n\n"
 
 
 class _AnswerStream:
     """How much of an answer was sent."""
 
-    def __init__(self, index: int, answer: Answer, shape: ResponseFormat, drafts: bool) -> None:
+    def __init__(
+        self, index: int, answer: Answer, response_format: ResponseFormat, drafts: bool
+    ) -> None:
         self.answer = answer
         self.ended = False
         self._index = index
-        self._shape = shape
-        self._canvas = DraftCanvas(answer.request, shape.tokenizer) if drafts else None
+        self._format = response_format
+        self._canvas = DraftCanvas(answer.request, response_format.tokenizer) if drafts else None
         self._sent_characters = 0
         self._sent_tokens = 0
 
@@ -82,15 +86,15 @@ class _AnswerStream:
         choices: list[dict[str, Any]] = []
         if self._canvas is not None:
             drafts = [self._canvas.after(step) for step in steps]
-            choices += [self._shape.draft_choice(self._index, draft) for draft in drafts]
+            choices += [self._format.draft_choice(self._index, draft) for draft in drafts]
         text = self.answer.detokenizer.text[self._sent_characters :]
         if not self.ended and (text or self.answer.done):
             self.ended = self.answer.done
             choices.append(
-                self._shape.chunk_choice(self._index, self.answer, text, self._sent_tokens)
+                self._format.chunk_choice(self._index, self.answer, text, self._sent_tokens)
             )
             self._sent_characters += len(text)
-            if self._shape.logprobs:
+            if self._format.logprobs:
                 self._sent_tokens = self.answer.detokenizer.ids_in_text
         return choices
 

@@ -31,7 +31,7 @@ TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 RATIO = (0.5, 1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
 
 COUNTERS = {
-    "diffusion_num_denoising_steps": "Forward passes of requests (NFE); one for each that shares a pass.",
+    "diffusion_num_denoising_steps": "Forward passes of requests (NFE), shared ones once for each.",
     "diffusion_num_canvas_positions": "Positions computed by the network for requests.",
     "diffusion_num_committed_tokens": "Tokens committed, end tokens included.",
     "prompt_tokens": "Tokens of prompts.",
@@ -54,6 +54,7 @@ GAUGES = {
     "engine_forwards": "Runs of the network since the engine was made.",
     "engine_padding_share": "Share of computed positions that no request needed.",
 }
+ENDS = "Requests that ended, by how: stop, length, abort, model, memory, error."
 
 
 class Metrics:
@@ -62,28 +63,21 @@ class Metrics:
     def __init__(self, model: str) -> None:
         self._model = model
         self._registry = CollectorRegistry()
-        self._counters = {name: self._new(Counter, name, text) for name, text in COUNTERS.items()}
-        self._gauges = {name: self._new(Gauge, name, text) for name, text in GAUGES.items()}
+        new = self._new
+        self._counters = {name: new(Counter, name, text) for name, text in COUNTERS.items()}
+        self._gauges = {name: new(Gauge, name, text) for name, text in GAUGES.items()}
         self._histograms = {
-            name: self._new(Histogram, name, text, buckets=buckets)
+            name: new(Histogram, name, text, buckets=buckets)
             for name, (text, buckets) in HISTOGRAMS.items()
         }
-        self._ends = Counter(
-            f"{PREFIX}request_success",
-            "Requests that ended, by how: stop, length, abort, model, memory, error.",
-            ["model_name", "finished_reason"],
-            registry=self._registry,
-        )
-        self._responses = Counter(
-            f"{PREFIX}http_responses",
-            "Responses by status.",
-            ["model_name", "status"],
-            registry=self._registry,
-        )
+        self._ends = new(Counter, "request_success", ENDS, "finished_reason")
+        self._responses = new(Counter, "http_responses", "Responses by status.", "status")
 
-    def _new(self, kind: Any, name: str, text: str, **options: Any) -> Any:
-        metric = kind(PREFIX + name, text, ["model_name"], registry=self._registry, **options)
-        return metric.labels(self._model)
+    def _new(self, kind: Any, name: str, text: str, *labels: str, **options: Any) -> Any:
+        """A metric of this model; one with more labels still needs their values."""
+        names = ["model_name", *labels]
+        metric = kind(PREFIX + name, text, names, registry=self._registry, **options)
+        return metric if labels else metric.labels(self._model)
 
     def on_admitted(self, prompt_tokens: int) -> None:
         """A request was admitted."""

@@ -57,7 +57,7 @@ class HttpConfig:
     )
     access_log: bool = option(True, "Write a line for every request to standard error.")
     grace: float = option(
-        30.0, "Seconds that unfinished requests have when the server is told to stop.", ge=0.0
+        30.0, "Seconds that unfinished requests have after a signal to stop.", ge=0.0
     )
 
     def __post_init__(self) -> None:

@@ -150,7 +150,7 @@ def _suffix_ids(lm: LM, body: CompletionRequest, room: int, limits: Limits) -> l
         return lm.encode_text(body.suffix)
 
 
-def response_format(
+def make_response_format(
     lm: LM, name: str, body: Any, requests: Sequence[Request], **identity: Any
 ) -> ResponseFormat:
     """The format of the response; `identity` (`id`, `created`) is new unless given."""

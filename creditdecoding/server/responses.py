@@ -49,7 +49,7 @@ class ResponseFormat:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def response(self, answers: Sequence[Answer]) -> StatusAndBody:
-        """The response to a request that is not streamed: a failure if one of the answers failed."""
+        """The response to a request that is not streamed; an error if one of the answers failed."""
         choices = []
         for index, answer in enumerate(answers):
             if answer.failure is not None:

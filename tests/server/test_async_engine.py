@@ -1,4 +1,4 @@
-"""Neighbours: a request that fails, is refused or loses its client changes nothing for the others."""
+"""Neighbours: a request that fails, is refused or loses its client changes nothing for others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     gate.set()
 
 
-# Full -----------------------------------------------------------------------------------------------
+# Full ------------------------------------------------------------
 
 
 def test_a_full_queue_refuses_and_serves_the_rest(lm: LM, gate: threading.Event) -> None:
@@ -100,7 +100,7 @@ def test_what_can_never_fit_is_refused_with_the_figures(lm: LM) -> None:
         assert served.client.get("/health").status_code == 200
 
 
-# Failing --------------------------------------------------------------------------------------------
+# Failing ------------------------------------------------------------
 
 
 def test_nan_and_out_of_memory_end_one_request(lm: LM) -> None:
@@ -136,7 +136,7 @@ def test_an_engine_that_breaks_is_replaced(lm: LM, monkeypatch: pytest.MonkeyPat
         assert served.text(max_tokens=24) == lm.generate(PROMPTS[0], gen_length=24).text
 
 
-# Leaving and waiting --------------------------------------------------------------------------------
+# Leaving and waiting ------------------------------------------------------------
 
 
 def test_vanished_clients_leave_no_requests_and_change_nothing(lm: LM) -> None:

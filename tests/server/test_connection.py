@@ -128,7 +128,7 @@ def test_a_long_answer_outlives_the_time_to_ask(lm: LM) -> None:
     assert answer["usage"]["nfe"] * Slow.seconds > SHORT
 
 
-# The end of the server ------------------------------------------------------------------------------
+# The end of the server ------------------------------------------------------------
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_requests_override_the_operator_who_overrides_the_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "text"),
     [
         (["--decoder", "nonsense"], "unknown decoder"),
         (["--temperature", "-1"], "temperature is out of range"),
@@ -49,10 +49,10 @@ def test_requests_override_the_operator_who_overrides_the_checkpoint(
         (["--gen-length", "512"], "512 together"),
     ],
 )
-def test_defaults_that_cannot_be_served_end_the_command(flags: list[str], said: str) -> None:
+def test_defaults_that_cannot_be_served_end_the_command(flags: list[str], text: str) -> None:
     result = run_credit(["serve", "--port", "0", *flags])
     assert result.status == 2
-    assert said in result.stderr
+    assert text in result.stderr
 
 
 def test_a_checkpoint_with_a_bad_default_is_named(tmp_path: Path) -> None:

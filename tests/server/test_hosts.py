@@ -126,7 +126,7 @@ def test_a_name_that_is_allowed(lm: LM) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "text"),
     [
         ({"host": " "}, "host is empty"),
         ({"allowed_host": ("http://a.example",)}, "without scheme and port"),
@@ -143,8 +143,8 @@ def test_a_name_that_is_allowed(lm: LM) -> None:
         ({"api_key": "a", "api_key_file": "b"}, "two keys"),
     ],
 )
-def test_options_that_mean_nothing(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(OptionError, match=re.escape(said)):
+def test_options_that_mean_nothing(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(text)):
         HttpConfig(**options)
 
 

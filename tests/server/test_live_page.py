@@ -1,5 +1,5 @@
-"""The live page in a real browser: two decoders side by side, the slider, keyboard, phone, errors,
-the key; nothing asked of elsewhere.
+"""The live page in a real browser: two decoders next to each other, the slider, keyboard, phone,
+errors, the key; no outside requests.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def test_other_paths_methods_and_types(served: Served) -> None:
     assert served.client.get("/health").json() == {"status": "ok"}
 
 
-# What is not HTTP -----------------------------------------------------------------------------------
+# What is not HTTP ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_small_chunks_and_single_bytes_are_read(served: Served) -> None:
     assert send(served, whole, *single_bytes).status == 200
 
 
-# Sizes ----------------------------------------------------------------------------------------------
+# Sizes ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [SMALL_BODY + 1, 1_500_000, 10**15])
@@ -115,7 +115,7 @@ def test_large_bodies_with_and_without_their_length(served: Served) -> None:
     assert served.text(max_tokens=8)
 
 
-# The key --------------------------------------------------------------------------------------------
+# The key ------------------------------------------------------------
 
 
 def test_the_key_is_asked_for_under_v1_alone(lm: LM) -> None:

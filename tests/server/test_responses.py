@@ -75,7 +75,7 @@ def test_models(client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-4")
 
 
-# Shapes --------------------------------------------------------------------------------------------
+# Shapes ------------------------------------------------------------
 
 
 def valid(kind: Any, body: dict[str, Any]) -> Any:
@@ -112,7 +112,7 @@ def test_other_shapes(served: Served) -> None:
         valid(ErrorObject, served.chat(**fields).json()["error"])
 
 
-# Fields --------------------------------------------------------------------------------------------
+# Fields ------------------------------------------------------------
 
 
 def test_seeds_and_choices(served: Served, lm: LM) -> None:

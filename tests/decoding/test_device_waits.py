@@ -30,8 +30,8 @@ from creditdecoding.integrations.blocks import (
     advance_blocks,
     new_blocks,
 )
-from tests.decoding.test_generate import CPU, MASK, WIDTH, WORDS, toy
 from tests.helpers.device_waits import DeviceWaits
+from tests.helpers.toys import CPU, MASK, WIDTH, WORDS, toy
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def test_refreshing_at_every_pass_is_no_cache(kind: str, cache: str, decoder: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", names())
-@pytest.mark.parametrize("block_length", [8, 4, 2])
+@pytest.mark.parametrize("block_length", [8, 2])
 @pytest.mark.parametrize("kind", ["blocks", "shifted blocks"])
 def test_the_block_cache_of_block_causal_models_is_exact(
     kind: str, block_length: int, decoder: str
@@ -278,7 +278,7 @@ def test_stale_keys_and_values_as_defined(cache: str, seed: int) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=8, deadline=None, database=None)
+@settings(max_examples=5, deadline=None, database=None)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     batch_size=st.integers(1, 4),

@@ -108,7 +108,7 @@ def rows(draw: Callable[[st.SearchStrategy[Any]], Any], lm: LM) -> list[Request]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=4, deadline=None, database=None)
+@settings(max_examples=3, deadline=None, database=None)
 @given(data=st.data())
 def test_each_request_gets_what_it_gets_alone(
     family: str, folders: dict[str, Path], data: st.DataObject

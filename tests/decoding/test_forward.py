@@ -160,7 +160,7 @@ def test_requests_that_treat_end_tokens_differently_do_not_mix(
         for way in ways
     ]
     alone = [traces_of(model, requests_of([[1, 2]], config))[0] for config in configs]
-    for order in ((0, 1, 2, 3), (3, 2, 1, 0)):
+    for order in ((2, 0, 3, 1),):
         for i, ours in zip(
             order, traces_of(model, requests_of([[1, 2]] * 4, *(configs[i] for i in order)))
         ):

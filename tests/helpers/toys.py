@@ -27,7 +27,7 @@ from tests.helpers.oracle import HashModel, PlanModel
 CPU = torch.device("cpu")
 
 
-FEW = settings(max_examples=12, deadline=None, database=None)
+FEW = settings(max_examples=8, deadline=None, database=None)
 
 
 STOPS, MASK, SIZE, WIDTH = (10, 11), 12, 13, 16

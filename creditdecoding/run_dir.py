@@ -337,8 +337,8 @@ class ResumableRun:
     def save(self, state: Mapping[str, Any]) -> None:
         """Save a state, which must hold `step_key`; a kill leaves the old or the new one."""
         settings = {} if self.settings is None else {self.settings_key: self.settings}
-        with atomic_file(self.state_file) as file:
-            torch.save({**settings, **state}, file)
+        with atomic_path(self.state_file) as path:  # of a file object Ctrl-C would be an error
+            torch.save({**settings, **state}, path)
         self.saved_step = state[self.step_key]
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -407,18 +407,27 @@ def append_bytes(file: RawIOBase, data: bytes, path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that replaces `path` when the body ends; a kill leaves the old or the new."""
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path to write to, whose file replaces `path` when the body ends.
+
+    A kill leaves the old file or the new one.
+    """
     new = path.with_name(f".{path.name}.new")
     try:
-        with open(new, "wb") as file:
-            yield file
-            file.flush()
+        yield new
+        with open(new, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(new, path)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """`atomic_path`, opened to write bytes."""
+    with atomic_path(path) as new, open(new, "wb") as file:
+        yield file
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:

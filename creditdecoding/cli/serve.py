@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,6 +13,9 @@ from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.signals import default_interrupt
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.server.options import Defaults, HttpConfig, set_values
+
+if TYPE_CHECKING:
+    from creditdecoding.server.listener import Listener
 
 OPEN_TO_ALL = (
     "anyone who can reach this machine can use the model: the server listens at {host} without a "
@@ -42,7 +46,7 @@ def serve(
     from creditdecoding.server.api_key import with_key
     from creditdecoding.server.defaults import apply_defaults, resolve_defaults
     from creditdecoding.server.hosts import is_loopback
-    from creditdecoding.server.listener import listen, url_of
+    from creditdecoding.server.listener import listen
     from creditdecoding.server.serve import serve as run_server
 
     defaults = resolve_defaults(set_values(default))
@@ -53,16 +57,19 @@ def serve(
     lm = load_lm(model, engine)
     apply_defaults(lm, defaults)
     name = http.name or (Path(model).resolve().name if Path(model).is_dir() else model)
-
-    def on_ready() -> None:
-        if listener.limit < http.max_connections:
-            limits = {"limit": listener.limit, "requested": http.max_connections}
-            _warn(FEWER_CONNECTIONS.format(**limits))
-        url = url_of(listener)
-        typer.echo(f"{name} at {url} (OpenAI API at {url}/v1)", err=True)
-
+    on_ready = partial(_announce, name, listener, http.max_connections)
     with default_interrupt():
         run_server(lm, name, engine, serving, http, listener, on_ready)
+
+
+def _announce(name: str, listener: Listener, max_connections: int) -> None:
+    """Say where the server is, and if it can hold fewer connections than asked for."""
+    from creditdecoding.server.listener import url_of
+
+    if listener.limit < max_connections:
+        _warn(FEWER_CONNECTIONS.format(limit=listener.limit, requested=max_connections))
+    url = url_of(listener)
+    typer.echo(f"{name} at {url} (OpenAI API at {url}/v1)", err=True)
 
 
 def _warn(text: str) -> None:

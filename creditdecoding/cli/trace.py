@@ -51,31 +51,35 @@ def trace(
     engine: EngineConfig,
 ) -> None:
     """Decode one prompt and show what was committed when; save or draw it."""
-    from creditdecoding.lm import load_tokenizer
-    from creditdecoding.trace import Trace
-
     check_can_plot(png)
     check_writable(save, png, html)
     if load is not None:
-        unused = sorted(typed_options() - WITH_LOAD)
-        if unused:
-            raise OptionError(
-                "--load decodes nothing, so it takes no prompt and no decoding options",
-                given=", ".join(unused),
-                hint="Leave them out, or leave --load out.",
-            )
-        traces = [("trace", Trace.load(load))]
-        piece = load_tokenizer(model).token_text
+        traces, token_text = _read_trace(load, model)
     else:
         text = read_prompt(prompt, file)
         lm = load_lm(model, engine)
-        piece = lm.tokenizer.token_text
+        token_text = lm.tokenizer.token_text
         configs = [dataclasses.replace(generation, decoder=spec) for spec in against]
         traces = [
             (config.decoder, lm.generate(text, config, raw=raw).trace)
             for config in [generation, *configs]
         ]
-    _output(traces, piece, save, png, html)
+    _output(traces, token_text, save, png, html)
+
+
+def _read_trace(path: Path, model: str) -> tuple[list[tuple[str, Trace]], Piece]:
+    """A saved trace with a name, and the function that gives the text of a token id."""
+    from creditdecoding.lm import load_tokenizer
+    from creditdecoding.trace import Trace
+
+    unused = sorted(typed_options() - WITH_LOAD)
+    if unused:
+        raise OptionError(
+            "--load decodes nothing, so it takes no prompt and no decoding options",
+            given=", ".join(unused),
+            hint="Leave them out, or leave --load out.",
+        )
+    return [("trace", Trace.load(path))], load_tokenizer(model).token_text
 
 
 def _output(

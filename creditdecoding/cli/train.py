@@ -17,7 +17,9 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.train.options import TrainConfig
 
 if TYPE_CHECKING:
+    from creditdecoding.eval.saved_answers import SavedAnswers
     from creditdecoding.tasks.base import Task
+    from creditdecoding.trace import Event
     from creditdecoding.train.loop import TrainingRun
 
 REPORT_DECODERS = ("fixed", "threshold", "credit")
@@ -118,25 +120,39 @@ def _write_report(
     run: TrainingRun, families: list[Task], limit: int, report: Path, picture: Path
 ) -> None:
     """Score the trained model on test items; answers are kept until both files are written."""
-    from creditdecoding.eval.evaluate import evaluate
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
-    from creditdecoding.lm import load
     from creditdecoding.plots.training import training_png
     from creditdecoding.tasks.base import distinct_items
 
     engine = EngineConfig(threads=run.config.threads, batch_size=EVAL_BATCH_SIZE)
     items = [item for family in families for item in distinct_items(family, "test", 0, limit)]
-    lm = load(str(run.folder), engine)
     total = len(REPORT_DECODERS) * len(items)
     settings = answers_manifest("train", str(run.folder), engine, families, items, REPORT_DECODERS)
     with save_answers(report, settings) as saved:
         assert saved is not None
         with answer_progress(total, "answers for the report", saved.count, True) as on_event:
-            scores = {}
-            for decoder in REPORT_DECODERS:
-                config = GenerationConfig(decoder=decoder)
-                answers = saved.of_setting(decoder)
-                scored = evaluate(lm, families, config, limit, on_event=on_event, saved=answers)
-                scores[decoder] = scored.to_json()
-        write_json(report, {"training": run.report(), "test": scores})
-        training_png(run.records(), picture)
+            scores = _scores(run.folder, engine, families, limit, saved, on_event)
+            write_json(report, {"training": run.report(), "test": scores})
+            training_png(run.records(), picture)
+
+
+def _scores(
+    folder: Path,
+    engine: EngineConfig,
+    families: list[Task],
+    limit: int,
+    saved: SavedAnswers,
+    on_event: Callable[[Event], None],
+) -> dict[str, Any]:
+    """What each decoder scores on test items, by its name."""
+    from creditdecoding.eval.evaluate import evaluate
+    from creditdecoding.lm import load
+
+    lm = load(str(folder), engine)
+    scores = {}
+    for decoder in REPORT_DECODERS:
+        config = GenerationConfig(decoder=decoder)
+        answers = saved.of_setting(decoder)
+        scored = evaluate(lm, families, config, limit, on_event=on_event, saved=answers)
+        scores[decoder] = scored.to_json()
+    return scores

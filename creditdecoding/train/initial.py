@@ -71,9 +71,12 @@ def _init_noting_heads(layer: Layer, angle: Tensor, notes: Tensor, content: Tens
     dim = 2 * len(angle)
     for head, offset in enumerate(OFFSETS):
         part = slice(head * dim, (head + 1) * dim)
-        here = torch.cat((torch.ones_like(angle), torch.zeros_like(angle)))
-        there = torch.cat(((offset * angle).cos(), (offset * angle).sin()))
-        for weight, direction in ((layer.q.weight, here), (layer.k.weight, there)):
+        query_direction = torch.cat((torch.ones_like(angle), torch.zeros_like(angle)))
+        key_direction = torch.cat(((offset * angle).cos(), (offset * angle).sin()))
+        for weight, direction in (
+            (layer.q.weight, query_direction),
+            (layer.k.weight, key_direction),
+        ):
             weight[part] *= 0.1
             weight[part, 0] = SHARPNESS * direction
         layer.v.weight[part] = content[part]

@@ -33,7 +33,7 @@ from creditdecoding.pav.verifier.provers import (
     spread,
 )
 from tests.helpers.cli import run_credit
-from tests.pav.test_verifier import some_labels, stored, written_verifier
+from tests.helpers.verifiers import some_labels, stored, written_verifier
 from tools.make_checkpoint import make
 
 CHANCES = (0.5, 0.3, 0.2)  # of three next steps under pi

@@ -109,10 +109,10 @@ def states(lm: LM, count: int = 3) -> list[PartialAnswer]:
 @pytest.mark.parametrize("decoder", ["fixed:k=4", "credit:threshold=0.6", "wino", "thrift"])
 def test_a_step_and_the_rest_are_drawn_alike_in_any_company(lm: LM, decoder: str) -> None:
     config = GenerationConfig(decoder=decoder, gen_length=96, temperature=1.5)
-    begun = states(lm)
+    begun = states(lm, 2)
     asks = [
         RolloutRequest(state, ".", seed, steps)
-        for seed in (1, 2)
+        for seed in (1,)
         for steps in (1, 2, None)
         for state in begun
     ]

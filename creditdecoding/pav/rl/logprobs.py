@@ -175,6 +175,11 @@ class LogprobTable:
     logp: Float[Tensor, "lines vocab"]
     line: Int[Tensor, " n"]
 
+    def count_by_line(self, counted: Float[Tensor, " n"]) -> Float[Tensor, " lines"]:
+        """Sums of `counted` over the tokens of each line."""
+        counts = torch.zeros(len(self.logp), device=self.line.device)
+        return counts.index_add(0, self.line, counted)
+
 
 def distributions(
     model: Denoiser, lm: LM, batch: Sequence[ScoredPass], temperature: float

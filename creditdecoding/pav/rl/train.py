@@ -189,10 +189,8 @@ class PolicyTraining:
         """Draw answers, weigh their steps, take an optimiser step; returns the log record."""
         config = self.config
         rng = random.Random(f"{self.generation.seed}/{self.iteration}")
-        drawn = draw_problems(list(self.tasks.values()), config.problems, rng)
-        items = [item for item in drawn for _ in range(config.samples)]
         scored_before = self._scored_sequences()
-        answers = self.draw(items, [rng.getrandbits(60) for _ in items])
+        answers = self._draw_answers(rng)
         samples = self.step_samples(answers, rng) if config.candidates > 1 else []
         weights = self.rloo_weights(answers, samples) if samples else self.step_weights(answers)
         rollouts = [answer.rollout for answer in answers]
@@ -202,20 +200,16 @@ class PolicyTraining:
         self.counts["samples"] += len(answers)
         self.counts["sequences"] += sum(rollout.cost.sequences for rollout in rollouts)
         self.counts["judged"] += self._scored_sequences() - scored_before
-        learned = self.learn(
-            rollouts, weights, [answer // config.samples for answer in answer_of], len(answers)
-        )
-        passes = sum(answer.rollout.cost.passes for answer in answers) / len(answers)
-        all_weights = torch.cat(weights)
-        return {
-            **{name: self.counts[name] for name in COUNTS[:-1]},
-            "right": round(sum(answer.correct for answer in answers) / len(answers), 4),
-            "passes": round(passes, 3),
-            "steps": len(all_weights),
-            "weight": round(float(all_weights.mean()), 4),
-            "spread": round(float(all_weights.square().mean().sqrt()), 4),
-            **learned,
-        }
+        problem_of = [answer // config.samples for answer in answer_of]
+        learned = self.learn(rollouts, weights, problem_of, len(answers))
+        counts = {name: self.counts[name] for name in COUNTS if name != "seconds"}
+        return {**counts, **_statistics(answers, torch.cat(weights)), **learned}
+
+    def _draw_answers(self, rng: random.Random) -> list[ScoredAnswer]:
+        """The answers of an iteration, `samples` for each problem."""
+        problems = draw_problems(list(self.tasks.values()), self.config.problems, rng)
+        items = [item for item in problems for _ in range(self.config.samples)]
+        return self.draw(items, [rng.getrandbits(60) for _ in items])
 
     def _scored_sequences(self) -> int:
         return self.value_model.sequences if self.value_model is not None else 0
@@ -328,11 +322,9 @@ class PolicyTraining:
         early = [one for one in passes if problem_of[one.answer] < middle]
         late = [one for one in passes if problem_of[one.answer] >= middle]
         early_kl, early_tokens = self._accumulate(early, weights, answers)
-        early_gradient = [
-            None if weight.grad is None else weight.grad.clone() for weight in self.weights
-        ]
+        early_gradient = [grad if grad is None else grad.clone() for grad in self._gradient()]
         late_kl, late_tokens = self._accumulate(late, weights, answers)
-        grad_cosine = cosine(early_gradient, [weight.grad for weight in self.weights])
+        grad_cosine = cosine(early_gradient, self._gradient())
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -342,6 +334,9 @@ class PolicyTraining:
             "grad_cosine": grad_cosine,
             "kl": round((early_kl + late_kl) / max(1.0, early_tokens + late_tokens), 5),
         }
+
+    def _gradient(self) -> list[Tensor | None]:
+        return [weight.grad for weight in self.weights]
 
     def _accumulate(
         self, passes: Sequence[ScoredPass], weights: Sequence[Tensor], answers: int
@@ -370,9 +365,8 @@ class PolicyTraining:
         token_weights = torch.cat([weights[one.answer][list(one.steps)] for one in batch])
         in_answer = [float(one.answer < answers) for one in batch for _ in one.steps]
         counted = torch.tensor(in_answer, device=table.line.device)
-        line_counts = torch.zeros(len(table.logp), device=table.line.device)
-        line_counts = line_counts.index_add(0, table.line, counted)
-        kl = (divergence(table.logp, first.logp.clone()) * line_counts).sum()
+        line_kl = divergence(table.logp, first.logp.clone())
+        kl = (line_kl * table.count_by_line(counted)).sum()
         gain = (token_weights.to(device) * token_logprobs(table, batch)).sum()
         loss = (self.config.kl * kl - gain) / answers
         loss.backward()  # type: ignore[no-untyped-call]
@@ -412,6 +406,18 @@ class PolicyTraining:
     def _log(self, record: dict[str, Any]) -> dict[str, Any]:
         self.resumable.log(record)
         return record
+
+
+def _statistics(answers: Sequence[ScoredAnswer], weights: Tensor) -> dict[str, Any]:
+    """What is logged of an iteration's answers and of the weights of their steps."""
+    count = len(answers)
+    return {
+        "right": round(sum(answer.correct for answer in answers) / count, 4),
+        "passes": round(sum(answer.rollout.cost.passes for answer in answers) / count, 3),
+        "steps": len(weights),
+        "weight": round(float(weights.mean()), 4),
+        "spread": round(float(weights.square().mean().sqrt()), 4),
+    }
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

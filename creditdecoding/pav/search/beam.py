@@ -48,22 +48,21 @@ def beam(
     values: dict[PartialAnswer, float] = {}
     rounds: list[tuple[Candidate, ...]] = []
     kept = [Candidate(problem.root)]
-    while unfinished := [candidate for candidate in kept if not candidate.state.done]:
+    while not all(candidate.state.done for candidate in kept):
         complete = [candidate for candidate in kept if candidate.state.done]
-        parents = _parents(unfinished, n - len(complete), c)
+        parents = _parents(kept, n, c)
         drawn = yield from sample_candidates(
-            RolloutRequest(parent.state, problem.delimiter, next(seeds), steps)
-            for parent in parents
+            RolloutRequest(parent, problem.delimiter, next(seeds), steps) for parent in parents
         )
         children: dict[PartialAnswer, tuple[Candidate, PartialAnswer]] = {}
         for candidate, parent in zip(drawn, parents):
-            children.setdefault(candidate.state, (candidate, parent.state))
+            children.setdefault(candidate.state, (candidate, parent))
         # the verifier reads the prompt in the same row as the first steps
         new_states = list(children) if values else [problem.root, *children]
         values.update(zip(new_states, (yield from score_states(new_states))))
         scored = [
-            reward.score(candidate, values[candidate.state], values[parent_state])
-            for candidate, parent_state in children.values()
+            reward.score(candidate, values[candidate.state], values[parent])
+            for candidate, parent in children.values()
         ]
         ranked = sorted([*complete, *scored], key=_reward, reverse=True)
         kept = [candidate.keep() for candidate in ranked[:n]]
@@ -79,6 +78,10 @@ def _value(candidate: Candidate) -> float:
     return candidate.q or 0.0
 
 
-def _parents(candidates: Sequence[Candidate], slots: int, c: int) -> list[Candidate]:
-    """The parent of each draw: `c` times `slots` draws, dealt round-robin, the best first."""
-    return [candidates[slot % len(candidates)] for slot in range(slots) for _ in range(c)]
+def _parents(kept: Sequence[Candidate], n: int, c: int) -> list[PartialAnswer]:
+    """The parent of each draw: `c` for each of `n` slots without a complete answer, dealt
+    round-robin over the unfinished states, the best first.
+    """
+    states = [candidate.state for candidate in kept if not candidate.state.done]
+    slots = n - (len(kept) - len(states))
+    return [states[slot % len(states)] for slot in range(slots) for _ in range(c)]

@@ -27,7 +27,7 @@ from creditdecoding.pav.sampler import Sampler
 from creditdecoding.pav.search.best_of_n import PICKS
 from creditdecoding.pav.search.methods import check_search, search
 from creditdecoding.pav.search.options import KNOBS, SearchConfig
-from creditdecoding.pav.search.result import SearchResult
+from creditdecoding.pav.search.result import Candidate, SearchResult
 from creditdecoding.pav.steps import PartialAnswer, task_delimiter
 from creditdecoding.pav.verifier.model import verifier_folder
 from creditdecoding.run_dir import Key, open_journal
@@ -209,7 +209,7 @@ def run(
     lm: LM,
     value_model: ValueModel,
     outcome_model: ValueModel | None = None,
-    on_start: Callable[[int, int], Callable[[], None]] | None = None,
+    on_start: Callable[[int, int], Callable[[], None]] = lambda done, total: lambda: None,
 ) -> list[dict[str, Any]]:
     """Run what is missing of a plan in its folder and return all lines, in order.
 
@@ -222,17 +222,14 @@ def run(
         check_search(_search_config(spec, n), problems[seed], sampler)
     with open_journal(folder, manifest(plan, lm), KEY, "cells") as journal:
         records = journal.read()
-        done = sum(key in records for key in plan.order)
-        tick = on_start(done, len(plan.order)) if on_start is not None else None
+        tick = on_start(sum(key in records for key in plan.order), len(plan.order))
         with journal.writer() as append:
-            for cell in plan.cells:
-                missing = [
-                    problem for problem in problems[cell[2]] if (*cell, *problem.key) not in records
-                ]
+            for spec, n, seed in plan.cells:
+                cell = (spec, n, seed)
+                missing = [one for one in problems[seed] if (*cell, *one.key) not in records]
                 for record in _run_cell(cell, missing, sampler, value_model, outcome_model):
                     append(record)
-                    if tick is not None:
-                        tick()
+                    tick()
         records = journal.read()
         journal.finalize(records, plan.order)
         return [records[key] for key in plan.order]
@@ -291,7 +288,6 @@ def pool_record(
     answers = result.finished
     states = [answer.state for answer in answers]
     distinct = list(dict.fromkeys(states))
-    pass_number: dict[int, int] = {}
     q, seconds = _timed_q(value_model, distinct)
     outcome_q: dict[PartialAnswer, float] | None = None
     if outcome_model is not None:
@@ -302,16 +298,21 @@ def pool_record(
         "same": [states.index(state) for state in states],
         "logprob": [round(answer.logprob, 4) for answer in answers],
         "tokens": [answer.tokens for answer in answers],
-        "passes": [
-            [pass_number.setdefault(one.key, len(pass_number)) for one in answer.passes]
-            for answer in answers
-        ],
+        "passes": _number_passes(answers),
         "sequences_a_pass": answers[0].passes[0].sequences,
         "verifier": [q[state] for state in states],
         "outcome": None if outcome_q is None else [outcome_q[state] for state in states],
         "seconds": round(result.spent.seconds, 5),
         "verifier_seconds": round(seconds / len(distinct), 6),
     }
+
+
+def _number_passes(answers: Sequence[Candidate]) -> list[list[int]]:
+    """The passes of each answer; equal ones have the same number."""
+    numbers: dict[int, int] = {}
+    return [
+        [numbers.setdefault(one.key, len(numbers)) for one in answer.passes] for answer in answers
+    ]
 
 
 def _timed_q(

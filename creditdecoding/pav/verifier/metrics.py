@@ -109,10 +109,6 @@ def measure(
     sums = ProblemBootstrap(keys, _columns(labels, value, predicted, bins), resamples)
     repeated = any(label.draws > 1 and not label.state.done for label in labels)
     lowest = _floor if repeated else _zero
-
-    def brier_skill(sums: FloatArray) -> FloatArray:
-        return np.asarray((_base(sums) - _brier(sums)) / (_base(sums) - lowest(sums)))
-
     varied = bool((_base(sums.point) > lowest(sums.point))[0])
     return VerifierMetrics(
         problems=len(sums.problems),
@@ -120,7 +116,7 @@ def measure(
         brier=sums.interval(_brier),
         base=sums.interval(_base),
         floor=sums.interval(_floor) if repeated else None,
-        brier_skill=sums.interval(brier_skill) if varied else None,
+        brier_skill=sums.interval(_skill_above(lowest)) if varied else None,
         ece=sums.interval(_ece),
         pairwise_accuracy=sums.interval(_pairwise) if sums.point[0, PAIRS] else None,
         curve=tuple(_calibration_curve(predicted, value, bins)),
@@ -203,6 +199,11 @@ def _floor(sums: FloatArray) -> FloatArray:
 
 def _zero(sums: FloatArray) -> FloatArray:
     return np.zeros(len(sums))
+
+
+def _skill_above(lowest: Statistic) -> Statistic:
+    """The share of the way from the base to the lowest possible Brier score."""
+    return lambda sums: np.asarray((_base(sums) - _brier(sums)) / (_base(sums) - lowest(sums)))
 
 
 def _ece(sums: FloatArray) -> FloatArray:

@@ -131,10 +131,6 @@ def pack(
     for row, (chain, values) in enumerate(zip(chains, surprisal)):
         start = len(chain[-1].prompt)
         surprise[row, start : start + len(values)] = values
-    step = padded([row.steps for row in rows], width, PADDING_STEP)
-    owner = padded([row.suffixes for row in rows], width, 0)
-    earlier = (owner[:, None, :] == 0) & (step[:, None, :] <= step[:, :, None])
-    same_suffix = (owner[:, None, :] == owner[:, :, None]) & (owner[:, :, None] > 0)
     read = torch.tensor(
         [(number, column) for number, row in enumerate(rows) for column in row.read]
     )
@@ -142,6 +138,15 @@ def pack(
         tokens=padded([row.ids for row in rows], width, suffix.mask_id),
         positions=padded([row.positions for row in rows], width, 0),
         surprise=surprise,
-        allowed=earlier | same_suffix,
+        allowed=_attention(rows, width),
         read=(read[:, 0], read[:, 1]),
     )
+
+
+def _attention(rows: Sequence[_Row], width: int) -> Tensor:
+    """Keys that each position sees: the prompt, earlier steps and its own, and its own suffix."""
+    step = padded([row.steps for row in rows], width, PADDING_STEP)
+    owner = padded([row.suffixes for row in rows], width, 0)
+    earlier = (owner[:, None, :] == 0) & (step[:, None, :] <= step[:, :, None])
+    same_suffix = (owner[:, None, :] == owner[:, :, None]) & (owner[:, :, None] > 0)
+    return earlier | same_suffix

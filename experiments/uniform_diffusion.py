@@ -340,7 +340,8 @@ def compare(out: Path, dev: int, held_out: int) -> None:
         )
         for point in curve["points"]:
             print(
-                f"  sure {point['value']:>6}: {point['test']['score']} {point['test']['nfe']} passes"
+                f"  sure {point['value']:>6}: {point['test']['score']} "
+                f"{point['test']['nfe']} passes"
             )
         if curve["chosen"]:
             test = curve["chosen"]["test"]

@@ -10,7 +10,7 @@ import typer
 from creditdecoding.cli.app import Json, main
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import open_progress
-from creditdecoding.cli.render import print_json
+from creditdecoding.cli.render import print_json, report_written, show, table
 from creditdecoding.cli.validate import check_can_plot, check_writable
 from experiments.didactic.options import DidacticConfig
 
@@ -41,12 +41,12 @@ def didactic(
     minutes on one thread of a quiet machine.
     """
     from experiments.didactic.report import report
-    from experiments.didactic.run import pursue, read, save
+    from experiments.didactic.run import read, run_all, save
 
     check_can_plot(png)
     check_writable(out, png)
     with open_progress("looks at runs, at most", resumable=out is not None) as start:
-        runs = pursue(didactic, out, start)
+        runs = run_all(didactic, out, start)
     found = report(didactic, runs)
     if out is not None:
         save(out, didactic, read(out, didactic), found)
@@ -58,71 +58,38 @@ def didactic(
         print_json(found)
     else:
         _print(found)
-    for path in (out, png):
-        if path is not None:
-            typer.echo(f"wrote {path}", err=True)
+    report_written(out, png)
 
 
-def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    updates = _table(
-        "updates until (95% intervals over seeds)",
-        "arm",
-        "prover",
-        "95 %",
-        "solved",
-        "runs",
-        "Pass@64 *",
+def _print(report: dict[str, Any]) -> None:
+    show(
+        table(
+            ("arm", "prover", "95 %", "solved", "runs", "Pass@64 *"),
+            map(_cell_row, report["cells"]),
+            title="updates until (95% intervals over seeds)",
+        ),
+        f"* of 64 samples after {report['settings']['pass_at']} updates, whether one succeeds.",
     )
-    for cell in found["cells"]:
-        name = "" if cell["strength"] is None else f"{cell['strength']:g}"
-        medians = [_median(cell["updates"][level]) for level in ("most", "solved")]
-        early = cell["pass_at"]["pass"][cell["pass_at"]["samples"].index(64)]["value"]
-        updates.add_row(
-            cell["arm"], name, *medians, f"{cell['solved']}/{cell['runs']}", f"{100 * early:.3g} %"
-        )
-    provers = _table(
-        "provers",
-        "prover",
-        "success, %",
-        "by rollouts",
-        "Q off",
-        "first gain",
-        "distinguish",
-        "align",
-    )
-    for each in found["provers"]:
-        rough = "{low:.3g}..{high:.3g}".format(
-            **{name: 100 * share for name, share in each["by_rollouts"].items()}
-        )
-        numbers = [
-            f"{each[name]:.2g}"
-            for name in ("q_off", "first_gain", "distinguishability", "alignment")
-        ]
-        provers.add_row(f"{each['strength']:g}", f"{100 * each['success']:.3g}", rough, *numbers)
-    console = Console()
-    about = f"* of 64 samples after {found['settings']['pass_at']} updates, whether one succeeds."
-    for shown in (
-        updates,
-        Text(about),
-        *[provers] * bool(found["provers"]),
-        *map(Text, found["words"]),
-    ):
-        console.print(shown)
+    if report["provers"]:
+        columns = ("by rollouts", "Q off", "first gain", "distinguish", "align")
+        rows = map(_prover_row, report["provers"])
+        show(table(("prover", "success, %", *columns), rows, title="provers"))
 
 
-def _table(title: str, *columns: str) -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _cell_row(cell: dict[str, Any]) -> tuple[str, ...]:
+    strength = "" if cell["strength"] is None else f"{cell['strength']:g}"
+    medians = [_median(cell["updates"][level]) for level in ("most", "solved")]
+    early = cell["pass_at"]["pass"][cell["pass_at"]["samples"].index(64)]["value"]
+    solved = f"{cell['solved']}/{cell['runs']}"
+    return (cell["arm"], strength, *medians, solved, f"{100 * early:.3g} %")
 
-    table = Table(
-        title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", padding=(0, 1, 0, 0)
-    )
-    for column in columns:
-        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
-    return table
+
+def _prover_row(prover: dict[str, Any]) -> tuple[str, ...]:
+    low, high = (100 * prover["by_rollouts"][end] for end in ("low", "high"))
+    names = ("q_off", "first_gain", "distinguishability", "alignment")
+    numbers = [f"{prover[name]:.2g}" for name in names]
+    success = f"{100 * prover['success']:.3g}"
+    return (f"{prover['strength']:g}", success, f"{low:.3g}..{high:.3g}", *numbers)
 
 
 def _median(found: dict[str, Any]) -> str:

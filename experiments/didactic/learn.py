@@ -36,7 +36,7 @@ Rewards = Float[Tensor, "runs rows length"]
 
 
 @dataclass(frozen=True)
-class Look:
+class Evaluation:
     """What is known of a run after some updates: its chance of success; whether it ended, and how
     many sequences it has drawn.
     """
@@ -170,7 +170,7 @@ def q_by_rollouts(
     return found, drew
 
 
-def learn(cell: Cell, seeds: Sequence[int], config: DidacticConfig) -> Iterator[Look]:
+def learn(cell: Cell, seeds: Sequence[int], config: DidacticConfig) -> Iterator[Evaluation]:
     """Looks at every run of an arm and a prover, at update 0 and every `every` ones; a run that is
     solved is looked at no more.
     """
@@ -191,7 +191,7 @@ def learn(cell: Cell, seeds: Sequence[int], config: DidacticConfig) -> Iterator[
             found = _chances(made, weights, left, iteration, config.solved)
             done = [chance >= config.solved or iteration == config.iterations for chance in found]
             yield from (
-                Look(*each)
+                Evaluation(*each)
                 for each in zip(left, [iteration] * len(left), found, drew.tolist(), done)
             )
             stay = [run for run, over in enumerate(done) if not over]
@@ -222,7 +222,7 @@ def learn(cell: Cell, seeds: Sequence[int], config: DidacticConfig) -> Iterator[
 def _chances(
     made: Made, weights: Weights, seeds: Sequence[int], iteration: int, solved: float
 ) -> list[float]:
-    """Each run's chance of success; where it seems to be `solved` or more, by many more prefixes."""
+    """Each run's chance of success; near `solved` and above, from many more prefixes."""
     found = made.success(
         weights, Noise(seeds, 2 + iteration).uniform(_LOOKS, made.task.length)
     ).tolist()

@@ -19,15 +19,16 @@ Cell = tuple[str, float | None]
 
 @dataclass(frozen=True)
 class DidacticConfig:
-    """Options of `credit pav didactic`."""
+    """Options of `python -m experiments.didactic`."""
 
     arms: str = option(
         "outcome effective telescoped",
-        f"What a step is rewarded with, separated by blanks: {', '.join(ARMS)}; ARM:g for one prover alone.",
+        f"Rewards of a step, separated by blanks: {', '.join(ARMS)}; ARM:g for one prover alone.",
     )
     strengths: str = option(
         "1 10 100",
-        "Weights that provers give the next planted token against 1 for each other, separated by blanks.",
+        "Weights that provers give the next planted token, each other token having 1, separated "
+        "by blanks.",
     )
     seeds: int = option(
         3, "Runs of each arm and strength, with seeds seed, seed + 1, ...", ge=1, le=1000
@@ -40,7 +41,7 @@ class DidacticConfig:
     batch: int = option(64, "Sequences an update.", ge=1, le=2**16)
     optimizer: str = option(
         "adam",
-        "What follows the policy gradient: adam as in the paper, or sgd, which does not rescale it.",
+        "Optimiser: adam as in the paper, or sgd, which does not rescale the gradient.",
         choices=("adam", "sgd"),
     )
     lr: float | None = option(
@@ -54,7 +55,8 @@ class DidacticConfig:
     )
     prover_rollouts: int = option(
         0,
-        "Rollouts of the prover from every prefix that estimate its advantage; 0: exactly, by dynamic programming.",
+        "Rollouts of the prover from every prefix that estimate its advantage; 0: exactly, by "
+        "dynamic programming.",
         ge=0,
         le=10**6,
     )
@@ -71,7 +73,8 @@ class DidacticConfig:
     pass_at: int = option(100, "Updates after which Pass@N is reported.", ge=0)
     check_rollouts: int = option(
         200,
-        "Rollouts of every prover after each token in each state, beside its exact values in the report.",
+        "Rollouts of every prover after each token in each state, to compare with its exact "
+        "values in the report.",
         ge=1,
         le=10**5,
     )
@@ -91,11 +94,12 @@ class DidacticConfig:
                 raise unknown_name("arm", arm, ARMS)
             if colon and arm in PLAIN:
                 raise OptionError(f"{arm} has no prover", given=word, hint=f"Write it as {arm}.")
-            found += (
-                [(arm, None)]
-                if arm in PLAIN
-                else [(arm, strength) for strength in ([_strength(own)] if colon else strengths)]
-            )
+            if arm in PLAIN:
+                found.append((arm, None))
+            elif colon:
+                found.append((arm, _strength(own)))
+            else:
+                found += [(arm, strength) for strength in strengths]
         return tuple(dict.fromkeys(found))
 
     def all_seeds(self) -> range:

@@ -1,11 +1,7 @@
-"""What runs of the didactic task say: curves, updates until success, Pass@N, and what the provers
-are worth.
+"""The report of runs of the didactic task: curves, updates until success, Pass@N, and provers.
 
-Intervals are over seeds, 95%: of means by bootstrap (eval/statistics.py); of medians by order
-statistics, which holds whatever the
-distribution and counts a run that never arrived as later than all others, from six seeds on. Leaves
-to others: the runs (run.py), the
-figure (view/didactic.py).
+Intervals are 95 % over seeds: of means by bootstrap; of medians by order statistics, which holds
+for any distribution, counts a run that never arrived as later than all others, and needs six seeds.
 """
 
 from __future__ import annotations
@@ -40,7 +36,6 @@ def report(config: DidacticConfig, runs: Sequence[Run]) -> dict[str, Any]:
         "provers": [prover(strength, config) for strength in strengths],
         "before": before,
         "cells": cells,
-        "words": words(cells, config),
     }
 
 
@@ -146,24 +141,3 @@ def _curve(runs: Sequence[Run]) -> list[dict[str, float]]:
     """Mean success at every look; a run that has ended stays where it was."""
     looks = max((run.iterations for run in runs), key=len)
     return [{"iteration": look, **_mean([run.at(look) for run in runs])} for look in looks]
-
-
-def name_of(cell: Cell) -> str:
-    """An arm and its prover in words."""
-    return cell[0] if cell[1] is None else f"{cell[0]}, prover {cell[1]:g}"
-
-
-def words(cells: Sequence[dict[str, Any]], config: DidacticConfig) -> list[str]:
-    """What was found, a sentence a cell."""
-    said = []
-    for cell in cells:
-        most, share = cell["updates"]["most"], f"{cell['solved']} of {cell['runs']} runs solved"
-        how = (
-            f"95 % after {most['value']:g} updates in the median"
-            if most["value"] is not None
-            else "the median run never reaches 95 %"
-        )
-        said.append(
-            f"{name_of((cell['arm'], cell['strength']))}: {share} within {config.iterations} updates; {how}."
-        )
-    return said

@@ -18,7 +18,7 @@ import torch
 
 from creditdecoding.errors import OptionError
 from creditdecoding.run_dir import write_atomically
-from experiments.didactic.learn import Look, learn
+from experiments.didactic.learn import Evaluation, learn
 from experiments.didactic.options import Cell, DidacticConfig
 
 FREE = ("arms", "strengths", "seeds", "seed", "pass_at", "check_rollouts", "threads")
@@ -64,7 +64,7 @@ def settings(config: DidacticConfig) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
 
 
-def pursue(
+def run_all(
     config: DidacticConfig,
     path: Path | None = None,
     start: Callable[[int, int], Tick] | None = None,
@@ -96,7 +96,7 @@ def pursue(
 
 def _ended(cell: Cell, seeds: Sequence[int], config: DidacticConfig, tick: Tick) -> Iterator[Run]:
     """The runs of a cell as they end."""
-    looks: dict[int, list[Look]] = {seed: [] for seed in seeds}
+    looks: dict[int, list[Evaluation]] = {seed: [] for seed in seeds}
     for look in learn(cell, seeds, config):
         past = looks[look.seed]
         past.append(look)
@@ -112,14 +112,12 @@ def _ended(cell: Cell, seeds: Sequence[int], config: DidacticConfig, tick: Tick)
 def save(
     path: Path, config: DidacticConfig, runs: Sequence[Run], report: Mapping[str, Any] | None = None
 ) -> None:
-    """Write runs, and what they say; the file is there whole or not at all. Raises `OptionError`."""
+    """Write runs and their report; a kill leaves the old or the new file. Raises `OptionError`."""
     lines = ",\n  ".join(json.dumps(dataclasses.asdict(run)) for run in runs)
     said = f' "report": {json.dumps(report)},\n' if report else ""
     try:
-        write_atomically(
-            path,
-            f'{{\n "settings": {json.dumps(settings(config))},\n{said} "runs": [\n  {lines}\n ]\n}}\n',
-        )
+        head = f'{{\n "settings": {json.dumps(settings(config))},\n'
+        write_atomically(path, f'{head}{said} "runs": [\n  {lines}\n ]\n}}\n')
     except OSError as error:
         raise OptionError(
             f"cannot write ({error.strerror})", given=str(path), hint="Check the folder."

@@ -26,7 +26,7 @@ from experiments.didactic.options import ARMS, DidacticConfig
 from experiments.didactic.plot import didactic_png
 from experiments.didactic.policy import Made
 from experiments.didactic.report import median, pass_at, report
-from experiments.didactic.run import Run, pursue, read
+from experiments.didactic.run import Run, read, run_all
 from experiments.didactic.task import Task, played
 from experiments.didactic.values import estimated, exact, measures
 
@@ -149,7 +149,7 @@ def test_the_sum_of_advantages_from_a_step_on_is_the_reward_less_the_value_there
 
 
 def expected_gradient(made: Made, weights: list[Tensor], rewards: Tensor) -> Tensor:
-    """The mean over all sequences of the small task, by their probability, of what `step` follows."""
+    """The mean of what `step` follows over all sequences of the small task, by probability."""
     weights = [part.clone().requires_grad_() for part in weights]
     logs = made.log_probs(weights, ALL[None])
     written = SMALL.walk(ALL[None])[1]
@@ -368,7 +368,7 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(
         lambda cell, seeds, c: asked.append((cell, list(seeds))) or learn(cell, seeds, c),
     )
     options = config(arms="outcome effective", strengths="5 10", iterations=4, every=2, batch=8)
-    whole, path = pursue(options), tmp_path / "runs.json"
+    whole, path = run_all(options), tmp_path / "runs.json"
     assert asked == [
         (("outcome", None), [0, 1]),
         (("effective", 5.0), [0, 1]),
@@ -376,7 +376,7 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(
     ]
     asked.clear()
     with pytest.raises(KilledError):
-        pursue(
+        run_all(
             options, path, killed_after(11)
         )  # in the second cell, after the end of its first seed
     assert [run.key for run in read(path, options)] == [
@@ -387,7 +387,7 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(
     asked.clear()
     counted: list[tuple[int, int]] = []
     assert (
-        pursue(options, path, lambda done, total: counted.append((done, total)) or (lambda: None))
+        run_all(options, path, lambda done, total: counted.append((done, total)) or (lambda: None))
         == whole
     )
     assert asked == [(("effective", 5.0), [1]), (("effective", 10.0), [0, 1])] and counted == [
@@ -396,7 +396,7 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(
     asked.clear()
     more = config(arms="effective", strengths="10", seeds=3, iterations=4, every=2, batch=8)
     assert (
-        pursue(more, path)[:2] == whole[-2:]
+        run_all(more, path)[:2] == whole[-2:]
         and asked == [(("effective", 10.0), [2])]
         and len(read(path, more)) == 7
     )
@@ -415,7 +415,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str, said: st
     path = tmp_path / "runs.json"
     path.write_text(text)
     with pytest.raises(OptionError, match=said):
-        pursue(config(), path)
+        run_all(config(), path)
     assert path.read_text() == text
 
 
@@ -492,10 +492,8 @@ def test_a_report_says_where_runs_arrive() -> None:
         effective["pass_at"]["pass"][1]["value"] == 0.75
         and outcome["pass_at"]["success"]["value"] == found["before"]["success"]["value"] == 1e-5
     )
-    assert found["words"] == [
-        "outcome: 0 of 6 runs solved within 60 updates; the median run never reaches 95 %.",
-        "effective, prover 10: 6 of 6 runs solved within 60 updates; 95 % after 40 updates in the median.",
-    ]
+    assert [(cell["solved"], cell["runs"]) for cell in found["cells"]] == [(0, 6), (6, 6)]
+    assert [cell["updates"]["most"]["value"] for cell in found["cells"]] == [None, 40]
     assert [prover["strength"] for prover in found["provers"]] == [10.0] and found["provers"][0][
         "success"
     ] == pytest.approx(0.0455, abs=1e-4)
@@ -540,7 +538,7 @@ def test_the_command(
     )
     assert credit(monkeypatch, *QUICK, "--arms", "outcome", "--out", str(out)) == 0
     shown = capsys.readouterr().out
-    assert "0/2" in shown and "outcome: 0 of 2 runs solved within 3 updates" in shown
+    assert "0/2" in shown and "updates until" in shown
     assert len(json.loads(out.read_text())["runs"]) == 2 * 17
 
 

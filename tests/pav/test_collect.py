@@ -43,7 +43,6 @@ def lm() -> LM:
 
 
 # The store
-# ---------------------------------------------------------------------------------------------------------------------
 
 HEAD = StoreHeader(
     Identity("m", "t"), {"model": "pocket", "tasks": ["b", "a"], "n_mc": 8, "stop": ()}, 3
@@ -242,7 +241,6 @@ def test_a_full_disk_costs_one_problem(tmp_path: Path) -> None:
 
 
 # What is labelled
-# --------------------------------------------------------------------------------------------------------------
 
 
 def run_strategy(
@@ -331,7 +329,6 @@ def test_seeds_depend_on_what_is_drawn_alone() -> None:
 
 
 # Runs
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 def labels_of(found: list[LabelledProblem]) -> dict[ProblemKey, tuple[Label, ...]]:

@@ -1,4 +1,4 @@
-"""The embedded verifier: it is of the embedded model, and it tells a right step from a wrong one."""
+"""The embedded verifier belongs to the embedded model and prefers right steps to wrong ones."""
 
 from __future__ import annotations
 

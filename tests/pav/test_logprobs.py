@@ -170,7 +170,7 @@ def test_answers_are_drawn_as_often_as_their_steps_say(tiny: LM) -> None:
 def exact_q(
     answers: list[Rollout], chance: Tensor, verdict: Tensor
 ) -> dict[tuple[int, ...], float]:
-    """Q^pi of every state: the chance of a right end, given that an answer begins with its steps."""
+    """Q^pi of every state: the chance of a right end, given the steps of the state."""
     found: dict[tuple[int, ...], Tensor] = {}
     for answer, p, right in zip(answers, chance, verdict):
         for state in answer.state.prefixes[:-1]:

@@ -234,6 +234,10 @@ def test_the_divergence_holds_a_policy_back(tmp_path: Path) -> None:
     assert far[1] < far[0] / 5
 
 
+def timeless(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in log]
+
+
 @pytest.mark.parametrize("asked", [{}, {"arm": "q", "candidates": 3}])
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, asked: dict[str, Any]) -> None:
     def begin(name: str, **changes: Any) -> PolicyTraining:
@@ -253,8 +257,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, asked: dict[str
     again = begin("killed", save_every=3)
     later = [*again.run()]
     assert [record["iteration"] for record in later] == [4, 5, 6]
-    forget = lambda found: [{k: v for k, v in record.items() if k != "seconds"} for record in found]  # noqa: E731
-    assert forget(records(tmp_path / "killed")) == forget(wanted)
+    assert timeless(records(tmp_path / "killed")) == timeless(wanted)
     for mine, theirs in zip(again.model.parameters(), whole.model.parameters()):
         assert torch.equal(mine, theirs)
     assert [*begin("killed").run()] == []  # and once more: nothing left to do
@@ -444,7 +447,8 @@ def test_what_cannot_be_learnt_is_refused_in_one_line(
 ) -> None:
     questions = tmp_path / "mmlu.jsonl"
     questions.write_text(
-        '{"question": "Who?", "subject": "people", "choices": ["I", "you", "she", "he"], "answer": 0}\n'
+        '{"question": "Who?", "subject": "people", '
+        '"choices": ["I", "you", "she", "he"], "answer": 0}\n'
     )
     changes = [f"mmlu={questions}" if each == "QUESTIONS" else each for each in changes]
     monkeypatch.setattr(

@@ -110,7 +110,8 @@ def test_the_commands_search_and_compare(
     assert right["families"]["arithmetic"]["problems"] == 2 and right["verifier_sequences"] == 0
     out = tmp_path / "run"
     told = said(
-        f"pav compare --tasks arithmetic --limit 2 --verifier {verifier} --n 1,2 --seeds 1 --methods beam --out {out} {hot}"
+        f"pav compare --tasks arithmetic --limit 2 --verifier {verifier} --n 1,2 --seeds 1 "
+        f"--methods beam --out {out} {hot}"
     )
     assert (
         "beam" in told

@@ -162,64 +162,49 @@ def wait(until: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.005)
 
 
+Reads = tuple[torch.Tensor, torch.Tensor]
+"""The sequences and positions whose logits a pass is asked for."""
+
+
 class Spy:
-    """A model that does something around each pass."""
+    """A model that does something after each pass."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.passes = model, 0
+        self.model = model
+        self.passes = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
     def __call__(
-        self,
-        tokens: torch.Tensor,
-        read: tuple[torch.Tensor, torch.Tensor],
-        *rest: Any,
-        **named: Any,
+        self, tokens: torch.Tensor, read: Reads, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         self.passes += 1
-        return self.after(tokens, read, self.model(tokens, read, *rest, **named))
+        return self.after(tokens, read, self.model(tokens, read, *args, **kwargs))
 
-    def after(
-        self, tokens: torch.Tensor, read: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor
-    ) -> torch.Tensor:
+    def after(self, tokens: torch.Tensor, read: Reads, logits: torch.Tensor) -> torch.Tensor:
         return logits
 
 
 class Slow(Spy):
-    """Takes its time."""
+    """Every pass takes 30 ms longer."""
 
     seconds = 0.03
 
-    def after(
-        self, tokens: torch.Tensor, read: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor
-    ) -> torch.Tensor:
+    def after(self, tokens: torch.Tensor, read: Reads, logits: torch.Tensor) -> torch.Tensor:
         time.sleep(self.seconds)
         return logits
 
 
-def paused(gate: threading.Event) -> type[Engine]:
-    """Engines that take requests and make no pass before the gate is opened."""
-
-    class Paused(Engine):
-        def step(self) -> Any:
-            return super().step() if gate.wait(0.01) else []
-
-    return Paused
-
-
 class Gated(Spy):
-    """Makes so many passes freely; the others wait until the gate is opened."""
+    """Makes `free` passes; the others wait until the gate is opened."""
 
     def __init__(self, model: Any, free: int) -> None:
         super().__init__(model)
         self.free = free
         self.gate = threading.Event()
 
-    def after(
-        self, tokens: torch.Tensor, read: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor
-    ) -> torch.Tensor:
+    def after(self, tokens: torch.Tensor, read: Reads, logits: torch.Tensor) -> torch.Tensor:
         if self.passes > self.free:
             assert self.gate.wait(60), "nobody opened the gate"
         return logits
@@ -232,31 +217,39 @@ class Stepped(Spy):
         super().__init__(model)
         self.permits = threading.Semaphore(1)
 
-    def after(
-        self, tokens: torch.Tensor, read: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor
-    ) -> torch.Tensor:
+    def after(self, tokens: torch.Tensor, read: Reads, logits: torch.Tensor) -> torch.Tensor:
         assert self.permits.acquire(timeout=60), "nobody asked for another pass"
         return logits
 
 
 class Sick(Spy):
-    """Answers NaN, or runs out of memory, for rows that hold a certain token."""
+    """Returns NaN for sequences with one token, and runs out of memory at another one."""
 
     def __init__(self, model: Any, nan: int, memory: int) -> None:
         super().__init__(model)
-        self.nan, self.memory = nan, memory
+        self.nan = nan
+        self.memory = memory
 
-    def after(
-        self, tokens: torch.Tensor, read: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor
-    ) -> torch.Tensor:
+    def after(self, tokens: torch.Tensor, read: Reads, logits: torch.Tensor) -> torch.Tensor:
         if bool((tokens == self.memory).any()):
             raise torch.cuda.OutOfMemoryError("simulated")
-        logits[(tokens == self.nan).any(1)[read[0]]] = torch.nan
+        sequences, _ = read
+        logits[(tokens == self.nan).any(1)[sequences]] = torch.nan
         return logits
 
 
+def paused(gate: threading.Event) -> type[Engine]:
+    """Engines that accept requests and make no pass before the gate is opened."""
+
+    class Paused(Engine):
+        def step(self) -> Any:
+            return super().step() if gate.wait(0.01) else []
+
+    return Paused
+
+
 def with_model(lm: LM, model: Any) -> LM:
-    """The same with another model."""
+    """The same `LM` with another model."""
     other = copy.copy(lm)
     other.model = model
     return other

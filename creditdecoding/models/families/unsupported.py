@@ -11,7 +11,7 @@ from typing import Any
 from creditdecoding.errors import CheckpointError
 
 _USE_BRING = (
-    "Load it with its own code and hand the network to creditdecoding.bring (docs/your-model.md)."
+    "Load it with its own code and hand the network to creditdecoding.wrap (docs/your-model.md)."
 )
 _USE_ANOTHER = "Use a checkpoint of docs/models.md."
 

@@ -22,7 +22,7 @@ from creditdecoding.likelihood import Estimate, log_likelihood, log_likelihoods,
 from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.trace import Trace
-from tests.integrations.test_llada_generate import MASK, WIDTH, dense, lm_of, network
+from tests.helpers.llada_network import MASK, WIDTH, dense, lm_of, network
 
 torch.set_num_threads(1)
 PROMPT, ANSWER = [1, 2, 3], [4, 5, 6, 7]

@@ -24,7 +24,7 @@ from creditdecoding.integrations.dinfer import (
     ParallelDecoder,
 )
 from creditdecoding.trace import StepEvent
-from tests.integrations.test_llada_generate import CPU, MASK, WIDTH, WORDS, dense, network
+from tests.helpers.llada_network import CPU, MASK, WIDTH, WORDS, dense, network
 
 pytestmark = pytest.mark.slow
 

@@ -53,7 +53,7 @@ class LogitStats:
 class BlockBatch:
     """The decision windows of all requests, padded to one width, and their predictions.
 
-    All on the device and [requests, width] unless another place or shape is given.
+    All on the device and [requests, width] unless noted.
 
     - `tokens`, `masked`, `position`; `editable`: where there is a prediction, also on the host.
     - `logits` [n, vocab], of which `logit_row` names the line of each editable position.

@@ -128,8 +128,8 @@ class Request:
         """The ids of the answer that were given with the prompt, up to the first mask."""
         if not self.may_stop_early:
             return []
-        given = self.read_only[self.answer_start : self.answer_end]
-        count = int(given.long().cumprod(0).sum())
+        is_given = self.read_only[self.answer_start : self.answer_end]
+        count = int(is_given.long().cumprod(0).sum())
         return self.canvas[self.answer_start : self.answer_start + count].tolist()
 
     @property
@@ -264,13 +264,13 @@ def new_request(
     return replace(request, suffix_length=len(suffix))
 
 
-def _check_lengths(given: int, gen_length: int, max_length: int) -> None:
-    if not given:
+def _check_lengths(context_length: int, gen_length: int, max_length: int) -> None:
+    if not context_length:
         raise OptionError("the prompt is empty", hint="Give at least one token of text.")
-    if given + gen_length > max_length:
+    if context_length + gen_length > max_length:
         raise TooLongError(
             "prompt and gen_length do not fit into the model",
-            given=f"{given} + {gen_length} positions",
+            given=f"{context_length} + {gen_length} positions",
             allowed=f"{max_length} together",
             hint="Shorten the prompt or lower gen_length.",
         )

@@ -1,9 +1,8 @@
-"""The dense oracle of CreditDecoding, written from Eq. 6 and 7 alone in float64, and two toy
-denoisers for the loop's tests.
+"""The dense oracle of CreditDecoding, written from Eq. 6 and 7 alone in float64, and two toy models
+for the tests of decoding.
 
-Nothing here imports the package: what it is held against must not be what it is made of. Everything
-favours plainness over
-speed: C is [rows, length, vocab], the commit rule is a Python loop over rows.
+Nothing here imports the package, so that the package is not tested against itself. Everything is
+plain rather than fast: C is [rows, length, vocab], the commit rule is a Python loop over rows.
 """
 
 from __future__ import annotations
@@ -130,11 +129,11 @@ def _mixed(x: Tensor) -> Tensor:
 
 @dataclass
 class HashModel:
-    """Logits that are an exact function of a row's own visible ids and the column, so that a batch
-    cannot change them by a bit.
+    """Logits that are an exact function of a row's visible ids and the column, so that other rows of
+    a batch cannot change a bit of them.
 
-    Each column has a favourite of its own that grows clearer as masks disappear. Counts calls and
-    rows, and keeps what was asked.
+    Each column prefers an id, more clearly as masks disappear. Counts calls and rows, and keeps the
+    positions of the logits that were read.
     """
 
     width: int
@@ -174,8 +173,8 @@ class PlanModel:
     """Predicts, at every pass alike, `plan[first prompt id][column]` = (token, probability), the
     rest spread over the other ids.
 
-    The mask id and the ids from `size` on get the largest logits of all: whoever does not forbid
-    them writes them.
+    The mask id and the ids from `size` on have the largest logits, so they are written unless they
+    are ruled out.
     """
 
     plan: Mapping[int, Mapping[int, tuple[int, float]]]

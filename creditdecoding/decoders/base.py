@@ -248,10 +248,9 @@ class Prediction:
 
     def _sample(self, ids: Tensor | None, boost: Tensor | None) -> Tensor:
         """Tokens drawn from the boosted distribution, a few positions at a time."""
-        keys = self.sampling
+        sampling = self.sampling
         row, column = self.masked_positions()
         tokens = torch.zeros_like(self.ids)
-        vocab = torch.arange(self.logits.shape[1], device=self.logits.device)[None]
         width = next(row_chunks(self.logits)).stop
         for start in range(0, len(row), width):
             part = (row[start : start + width], column[start : start + width])
@@ -260,11 +259,16 @@ class Prediction:
                 logits.scatter_add_(1, ids[part], boost[part].double())
             # With a best logit of 0 no temperature, however small, makes an infinity of it.
             logits -= logits.amax(-1, keepdim=True)
-            logits = _restrict(logits / keys.temperature, keys.top_k, keys.top_p)
-            seed, step = keys.seed[part[0], None], keys.step[part[0], None]
-            noise = gumbel_noise(seed, keys.position[part][:, None], step, vocab)
-            tokens[part] = (logits + noise).argmax(-1)
+            logits = _restrict(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+            tokens[part] = (logits + self._gumbel_noise_at(part)).argmax(-1)
         return tokens
+
+    def _gumbel_noise_at(self, positions: tuple[Tensor, Tensor]) -> Tensor:
+        """Noise [positions, vocab] by each position's keys and the id."""
+        keys, rows = self.sampling, positions[0]
+        ids = torch.arange(self.logits.shape[1], device=self.logits.device)[None]
+        position = keys.position[positions][:, None]
+        return gumbel_noise(keys.seed[rows, None], position, keys.step[rows, None], ids)
 
     def _raw_logits_at(self, positions: tuple[Tensor, Tensor]) -> Tensor:
         """Logits [positions, vocab] in float64 in which suppressed ids keep their real logit."""

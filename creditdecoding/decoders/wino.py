@@ -21,7 +21,10 @@ from creditdecoding.decoders.base import (
 )
 from creditdecoding.options import option
 
-_SHARE, _LEAST, _MOST = (7, 10), 5, 20
+# The authors' caps on what a step commits: 7/10 of the masks left, but 5 in any case, at most 20.
+_SHARE = (7, 10)
+_LEAST = 5
+_MOST = 20
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 CREDITS = ("credit", "credit_adaptive", "credit_full")
 TAUS = (0.0, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 1.0)
 KINDS = ("gauss", "ties", "flips", "peaked", "flat", "returning")
-FEW = settings(max_examples=50, deadline=None, database=None)
+FEW = settings(max_examples=35, deadline=None, database=None)
 
 
 def oracle_for(name: str, threshold: float, **knobs: float) -> Oracle:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from creditdecoding.decoders.base import Prediction, Sampling, from_logits
 
-FEW = settings(max_examples=60, deadline=None, database=None)
+FEW = settings(max_examples=40, deadline=None, database=None)
 
 
 def prediction(

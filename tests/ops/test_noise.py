@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from creditdecoding.ops import noise
 from creditdecoding.ops.noise import gumbel_noise, uniform_noise
 
-FEW = settings(max_examples=60, deadline=None, database=None)
+FEW = settings(max_examples=40, deadline=None, database=None)
 
 
 def test_noise_is_a_function_of_its_keys() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from creditdecoding.ops import vocab_stats as vocab
 from creditdecoding.ops.vocab_stats import row_chunks, vocab_stats
 
-FEW = settings(max_examples=60, deadline=None, database=None)
+FEW = settings(max_examples=40, deadline=None, database=None)
 
 
 def vocab_stats_reference(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,8 @@ _SECONDS = 10
 
 
 def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
-    prompt, name, test = record["prompt"], record["entry_point"], record["test"]
+    prompt, name = record["prompt"], record["entry_point"]
+    test = record["test"]
     if "def check(" not in test or not str(name).isidentifier():
         raise ValueError("the test has no check function")
     yield Question(

@@ -13,13 +13,20 @@ import sys
 from collections.abc import Iterable
 from struct import pack
 
-_CREATE, _ADD, _RESTRICT = 444, 445, 446
+_CREATE = 444
+_ADD = 445
+_RESTRICT = 446
 _VERSION_FLAG, _BENEATH = 1, 1
 
-_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_EXECUTE = 1 << 0
+_WRITE_FILE = 1 << 1
+_READ_FILE = 1 << 2
+_READ_DIR = 1 << 3
 _CHANGE = 0x1FF0
 """Remove and make files and folders of all kinds."""
-_MOVE, _TRUNCATE, _DEVICE = 1 << 13, 1 << 14, 1 << 15
+_MOVE = 1 << 13
+_TRUNCATE = 1 << 14
+_DEVICE = 1 << 15
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _DEVICE
 _TCP = 0b11
 _SCOPES = 0b11

@@ -16,8 +16,14 @@ from .syscalls import ALWAYS, CLONE3, MACHINES, ArgumentRule, rules
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-_LOAD, _AND, _EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
-_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
+_LOAD = 0x20
+_AND = 0x54
+_EQUAL = 0x15
+_RETURN = 0x06
+_NUMBER = 0
+_ARCHITECTURE = 4
+_ARGUMENTS = 16
+"""Where a call's description has these words, in bytes."""
 
 _ALLOW = 0x7FFF0000
 _ERROR = 0x00050000

@@ -12,7 +12,7 @@ from creditdecoding.tasks.synthetic.words import PEOPLE, THINGS, listing
 
 
 @dataclass(frozen=True)
-class _Passage:
+class _Counts:
     """Three people with a count each."""
 
     names: list[str]
@@ -29,7 +29,7 @@ _Solved = tuple[str, str, object, list[int]]
 """A question, its worked answer, the gold answer and the values in the order of the key."""
 
 
-def _more(rng: random.Random, passage: _Passage) -> _Solved:
+def _more(rng: random.Random, passage: _Counts) -> _Solved:
     """By how many two of the people exceed the third."""
     names, values = passage.names, passage.values
     rest = rng.choice([i for i in range(3) if 2 * values[i] < sum(values)])
@@ -49,7 +49,7 @@ def _more(rng: random.Random, passage: _Passage) -> _Solved:
     return question, answer, difference, [values[i], values[j], values[rest]]
 
 
-def _total(rng: random.Random, passage: _Passage) -> _Solved:
+def _total(rng: random.Random, passage: _Counts) -> _Solved:
     """How many all three have."""
     a, b, c = passage.values
     total = a + b + c
@@ -63,7 +63,7 @@ def _total(rng: random.Random, passage: _Passage) -> _Solved:
     return question, answer, total, passage.values
 
 
-def _extreme(rng: random.Random, passage: _Passage, kind: str) -> _Solved:
+def _extreme(rng: random.Random, passage: _Counts, kind: str) -> _Solved:
     """Who has the most, or the least."""
     values, best = passage.values, 0
     steps = [f"{passage.fact(0)}."]
@@ -84,7 +84,7 @@ def make(rng: random.Random) -> Item:
     """One passage of three counts with a question."""
     names, thing = rng.sample(PEOPLE, 3), rng.choice(THINGS)
     values = rng.sample(range(2, 20), 3)
-    passage = _Passage(names, values, rng.choice(("picked", "sold", "found", "made")), thing)
+    passage = _Counts(names, values, rng.choice(("picked", "sold", "found", "made")), thing)
     facts = [passage.fact(person) for person in range(3)]
     text = rng.choice(
         (

@@ -18,7 +18,7 @@ _STYLES = (
 
 
 @dataclass(frozen=True)
-class _Passage:
+class _People:
     """Sentences on people: a name, a city and a pet each, and the name of somebody absent."""
 
     names: list[str]
@@ -28,20 +28,21 @@ class _Passage:
     absent: str
 
 
-def _passage(rng: random.Random) -> _Passage:
+def _passage(rng: random.Random) -> _People:
     count = rng.choice((2, 3, 3))
     *names, absent = rng.sample(PEOPLE, count + 1)
     cities = rng.sample(CITIES, count)
     pets = rng.sample([f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS], count)
     style = rng.choice(_STYLES)
     sentences = [style.format(n=n, c=c, p=p) for n, c, p in zip(names, cities, pets)]
-    return _Passage(names, cities, pets, sentences, absent)
+    return _People(names, cities, pets, sentences, absent)
 
 
 def make(rng: random.Random) -> Item:
     """One passage of two or three sentences with a question."""
     passage = _passage(rng)
-    names, cities, pets = passage.names, passage.cities, passage.pets
+    names, cities = passage.names, passage.cities
+    pets = passage.pets
     target = rng.randrange(len(names))
     kind = rng.choice(("where", "what", "who lives", "who has", "nobody"))
     if kind == "nobody":

@@ -171,7 +171,7 @@ FILES: list[tuple[str, Breaker, tuple[str, ...]]] = [
         "endless template",
         edit(
             "tokenizer_config.json",
-            chat_template="{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            chat_template="{% for a in range(99999) %}" * 2 + "{% endfor %}" * 2,
         ),
         ("template", "too much work"),
     ),

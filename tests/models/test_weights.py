@@ -254,14 +254,20 @@ from torch import nn
 from creditdecoding.models import weights
 torch.set_num_threads(1)
 MIB = 2**20
-def status(key): return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+def status(key):
+    text = Path("/proc/self/status").read_text()
+    return int(re.search(key + r":\\s+(\\d+)", text)[1]) / 1024
 def empty_net():
     with torch.device("meta"):
         return nn.ModuleList(nn.Linear(1024, 2048, bias=False) for _ in range(16))
 rename = {f"{i}.weight": f"w{i}" for i in range(16)}
 window = weights.WINDOW
 one_by_one = weights._read_tensors
-for folder, size, name in ((sys.argv[1], window, "shards"), (sys.argv[2], 20 * MIB, "windows"), (sys.argv[1], window, "all at once")):
+for folder, size, name in (
+    (sys.argv[1], window, "shards"),
+    (sys.argv[2], 20 * MIB, "windows"),
+    (sys.argv[1], window, "all at once"),
+):
     weights.WINDOW = size
     if name == "all at once":
         weights._read_tensors = lambda headers: list(one_by_one(headers))

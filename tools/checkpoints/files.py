@@ -58,7 +58,7 @@ def random_weights(table: Table, seed: int, dtype: torch.dtype) -> dict[str, Ten
 
 
 def write_weights(weights: dict[str, Tensor], folder: Path, shards: int) -> None:
-    """Write `weights` to one file, or to `shards` files with an index, with the hub's file names."""
+    """Write `weights` to one file, or to `shards` files with an index, named as on the hub."""
     if shards == 1:
         save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
         return

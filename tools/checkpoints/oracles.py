@@ -151,7 +151,7 @@ def llada_moe(
 def llada2(
     folder: Path, dtype: torch.dtype = torch.float32, rotary: float = 0.5, bias: float = 1.0
 ) -> PreTrainedModel:
-    """Glm4Moe; `rotary` is the rotated share of a head, `bias` a factor on the router's correction."""
+    """Glm4Moe; `rotary` is the rotated share of a head, `bias` a factor on the router's bias."""
     raw, weights = released(folder)
     fields = {
         **common(raw),

@@ -167,6 +167,7 @@ def test_vanished_clients_leave_no_requests_and_change_nothing(lm: LM) -> None:
         assert served.metric("request_success_total", finished_reason="abort") >= 4
 
 
+@pytest.mark.slow
 def test_hundreds_of_slow_readers_hold_nobody_up(lm: LM) -> None:
     request = post({**QUESTION, "stream": True, "draft": True})
     with serving(lm, max_waiting=400, batch_size=64, grace=1.0) as served:

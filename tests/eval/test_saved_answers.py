@@ -1,6 +1,4 @@
-"""`credit eval`, `tune` and `lengths` keep answers beside their output; prompts that do not fit are
-named, or left out and counted.
-"""
+"""Answers saved next to an output until it is written; prompts that do not fit."""
 
 from __future__ import annotations
 
@@ -119,47 +117,30 @@ def test_the_chunks_of_a_run_are_one_run(lm: LM) -> None:
     assert begun[size] >= ends[size - 1]
 
 
-def test_other_settings_are_not_mixed(
+def test_other_settings_are_refused(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "e.json"
-    asked = [
-        "eval",
-        "-m",
-        model,
-        "--tasks",
-        "facts",
-        "--limit",
-        "6",
-        "--decoder",
-        "fixed:k=2",
-        "--out",
-        out,
-        *OPTIONS,
-    ]
+    items = ["--tasks", "facts", "--limit", "6", "--decoder", "fixed:k=2"]
+    command = ["eval", "-m", model, *items, "--out", out, *OPTIONS]
     with monkeypatch.context() as patch:
         patch.setattr(runner, "score_answer", fail_at(4, runner.score_answer))
         with pytest.raises(Killed):
-            run_credit(asked)
+            run_credit(command)
     assert not out.exists()
-    for more, said in (
+    for changed, difference in (
         (["--decoder", "fixed:k=3"], "generation.decoder"),
         (["--gen-length", "12"], "generation.gen_length: 8 there, 12 here"),
         (["--limit", "7"], "items.count: 6 there, 7 here"),
         (["--batch-size", "3"], "engine.batch_size"),
         (["--raw"], "raw: false there, true here"),
     ):
-        done = run_credit([*asked, *more])
-        assert (
-            done.status == 2
-            and said in done.stderr
-            and "delete the folder to start again" in done.stderr
-            and done.stderr.count("\n") == 1
-        )
-    assert run_credit(asked).status == 0
-    assert len(json.loads(out.read_text())["samples"]) == 6 and [
-        path.name for path in tmp_path.iterdir()
-    ] == ["e.json"]
+        done = run_credit([*command, *changed])
+        assert done.status == 2 and done.stderr.count("\n") == 1
+        assert difference in done.stderr and "delete the folder to start again" in done.stderr
+    assert run_credit(command).status == 0
+    assert len(json.loads(out.read_text())["samples"]) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
 
 
 def fail_at(count: int, judge: Callable[..., Any]) -> Callable[..., Any]:
@@ -175,35 +156,21 @@ def fail_at(count: int, judge: Callable[..., Any]) -> Callable[..., Any]:
     return judged
 
 
-def test_lengths_goes_on(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lengths_continue(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "s.json"
-    asked = [
-        "lengths",
-        "-m",
-        model,
-        "--tasks",
-        "facts",
-        "--limit",
-        "3",
-        "--buckets",
-        "2",
-        "--decoders",
-        "fixed:k=2 threshold",
-        *OPTIONS,
-    ]
-    asked += ["--sweeps", "answer block", "--block-lengths", "4 8", "--json"]
-    undisturbed = run_credit(asked)
+    items = ["--tasks", "facts", "--limit", "3", "--buckets", "2"]
+    sweeps = ["--sweeps", "answer block", "--block-lengths", "4 8"]
+    decoders = ["--decoders", "fixed:k=2 threshold", *OPTIONS]
+    command = ["lengths", "-m", model, *items, *sweeps, *decoders, "--json"]
+    undisturbed = run_credit(command)
     with monkeypatch.context() as patch:
-        patch.setattr(grid, "score_answer", fail_at(9, runner.score_answer))
+        patch.setattr(grid, "score_answer", fail_at(9, grid.score_answer))
         with pytest.raises(Killed):
-            run_credit([*asked, "--out", out])
-    again = run_credit([*asked, "--out", out])
-    assert again.status == 0, again.stderr
-    assert (
-        again.stdout
-        == undisturbed.stdout
-        == json.dumps(json.loads(out.read_text()), ensure_ascii=False) + "\n"
-    )
+            run_credit([*command, "--out", out])
+    continued = run_credit([*command, "--out", out])
+    assert continued.status == 0, continued.stderr
+    assert continued.stdout == undisturbed.stdout
+    assert json.loads(out.read_text()) == json.loads(undisturbed.stdout)
 
 
 # Prompts that do not fit

@@ -1,11 +1,9 @@
-"""The released SGLang without its GPU packages, in a folder of its own; stand-ins for what needs a
-GPU. Serves the test and the benchmark.
+"""Installs the released SGLang without its GPU packages, with stand-ins for what needs a GPU, for the
+test and the benchmark.
 
-The folder is made once (`build/sglang`, in .gitignore) from the package index, with the versions of
-requirements/sglang.txt: the sglang
-wheel without its dependencies, and the few packages that its own modules import and this project
-lacks. Only subprocesses see it, by
-PYTHONPATH.
+The folder `build/sglang` (in .gitignore) is made once from the package index, with the versions of
+requirements/sglang.txt: the sglang wheel without its dependencies, and the few packages that its own
+modules import and this project lacks. Only subprocesses see it, by PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -37,11 +35,11 @@ NEEDS_GPU = (
 
 
 class UnavailableError(Exception):
-    """SGLang cannot be had here; the text says why."""
+    """SGLang cannot be installed here; the text says why."""
 
 
 def prepare() -> Path:
-    """The folder, made if it is not there. Raises `UnavailableError`."""
+    """The folder, made if it does not exist. Raises `UnavailableError`."""
     if not (FOLDER / "sglang").is_dir():
         FOLDER.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=FOLDER.parent))
@@ -56,12 +54,10 @@ def prepare() -> Path:
                 raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-    points = (
-        FOLDER / "creditdecoding-0.dist-info"
-    )  # what `pip install creditdecoding` writes, from this checkout
-    points.mkdir(exist_ok=True)
-    (points / "METADATA").write_text("Metadata-Version: 2.1\nName: creditdecoding\nVersion: 0\n")
-    (points / "entry_points.txt").write_text(_entry_points())
+    metadata = FOLDER / "creditdecoding-0.dist-info"  # as `pip install creditdecoding` writes it
+    metadata.mkdir(exist_ok=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: creditdecoding\nVersion: 0\n")
+    (metadata / "entry_points.txt").write_text(_entry_points())
     return FOLDER
 
 
@@ -72,35 +68,21 @@ def _entry_points() -> str:
     return "[sglang.srt.plugins]\n" + body.replace('"', "")
 
 
-def _pip(folder: Path, *wanted: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--only-binary",
-        ":all:",
-        "--retries",
-        "1",
-    ]
+def _pip(folder: Path, *arguments: str) -> None:
+    """Install into a folder. Raises `UnavailableError`."""
+    options = ["--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--retries", "1"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder)]
     try:
         done = subprocess.run(
-            [*command, "--target", str(folder), *wanted],
-            capture_output=True,
-            text=True,
-            timeout=240,
+            [*command, *arguments], capture_output=True, text=True, timeout=240, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise UnavailableError("the package index does not answer") from error
-    if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
-            "pip failed"
-        ]
-        raise UnavailableError(
-            f"{said[-1]} (Python {sys.version_info.major}.{sys.version_info.minor})"
-        )
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = errors[-1] if errors else "pip failed"
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise UnavailableError(f"{reason} (Python {version})")
 
 
 def run(module: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
@@ -121,7 +103,7 @@ def run(module: str, *arguments: str, timeout: float = 600) -> subprocess.Comple
 
 
 class _Anything:
-    """Takes every call and has every attribute; as a decorator it leaves the function as it is."""
+    """Accepts every call and has every attribute; as a decorator it returns the function."""
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         return args[0] if len(args) == 1 and not named and callable(args[0]) else self
@@ -151,8 +133,8 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        mine = any(name == top or name.startswith(top + ".") for top in NEEDS_GPU)
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if mine else None
+        needs_gpu = any(name == top or name.startswith(top + ".") for top in NEEDS_GPU)
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if needs_gpu else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         return _Module(spec.name)
@@ -162,8 +144,8 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class ModelConfig:
-    """In place of the class that reads a checkpoint's config.json (its module imports GPU kernels):
-    the path is the architecture.
+    """Replaces the class that reads a checkpoint's config.json, whose module imports GPU kernels. The
+    path is the architecture.
     """
 
     @staticmethod
@@ -175,12 +157,12 @@ class ModelConfig:
 
 
 def stand_in() -> None:
-    """Put the stand-ins in place; torch must have looked for triton before."""
+    """Install the stand-ins, after torch has looked for triton."""
     import torch.utils._triton as known  # noqa: PLC0415
 
     known.has_triton_package()
     known.has_triton()
     sys.meta_path.insert(0, _StandIns())
-    place = _Module("sglang.srt.configs.model_config")
-    place.ModelConfig = ModelConfig  # type: ignore[attr-defined]
-    sys.modules[place.__name__] = place
+    module = _Module("sglang.srt.configs.model_config")
+    module.ModelConfig = ModelConfig  # type: ignore[attr-defined]
+    sys.modules[module.__name__] = module

@@ -1,3 +1,3 @@
-"""Other projects' interfaces on top of this one, a file each. Those that import their project say
-so when it is missing.
+"""Interfaces of other projects, a module each. A module that needs its project raises
+`MissingExtraError` without it.
 """

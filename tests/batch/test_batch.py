@@ -269,9 +269,16 @@ def test_lines_are_taken_as_there_is_room(lm: LM, tmp_path: Path) -> None:
     replies.close()
 
 
+NAMES = st.sampled_from(["custom_id", "method", "url", "body", "x"])
+VALUES = st.recursive(
+    st.none() | st.text(max_size=8) | st.integers(),
+    lambda values: st.dictionaries(NAMES, values, max_size=5),
+)
+LINES = st.binary(max_size=80) | VALUES.map(lambda value: json.dumps(value).encode())
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.binary(max_size=80) | st.recursive(st.none() | st.text(max_size=8) | st.integers(), lambda v: st.dictionaries(st.sampled_from(
-    ["custom_id", "method", "url", "body", "x"]), v, max_size=5)).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+@given(LINES)
 def test_any_line_is_a_request_or_refused(data: bytes) -> None:
     line = Line(0, 1, data)
     try:

@@ -50,7 +50,8 @@ KINDS = {
     "own_text": (
         "generate_until",
         "{{question}}",
-        'doc_to_target: "{{answer}}"\ngeneration_kwargs: {until: ["e"], max_gen_toks: 12, do_sample: false}',
+        'doc_to_target: "{{answer}}"\n'
+        'generation_kwargs: {until: ["e"], max_gen_toks: 12, do_sample: false}',
     ),
     "own_choice": ("multiple_choice", "{{question}}", "doc_to_target: 0\ndoc_to_choice: choices"),
     "own_words": (
@@ -264,7 +265,10 @@ def test_the_command_runs_where_lm_evals_default_device_is_not(
         "--limit",
         "1",
     ]
-    settings = f"pretrained={model},decoder=credit,threshold=0.9,gen_length=8,block_length=4,use_cache=true,mc_num=2,cfg=0.0"
+    settings = (
+        f"pretrained={model},decoder=credit,threshold=0.9,gen_length=8,block_length=4,"
+        "use_cache=true,mc_num=2,cfg=0.0"
+    )
     monkeypatch.setattr(
         "sys.argv", ["lm_eval", *arguments, "--batch_size", "8", "--model_args", settings]
     )

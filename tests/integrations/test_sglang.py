@@ -50,7 +50,10 @@ def test_the_released_sglang_decides_as_our_loop(
         pytest.skip(f"SGLang cannot be had here: {error}")
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    line = f"{found['version']}, {found['algorithms']} algorithms registered, {found['scenarios']} random scenarios"
+    line = (
+        f"{found['version']}, {found['algorithms']} algorithms registered, "
+        f"{found['scenarios']} random scenarios"
+    )
     record_property(
         "SGLang", f"{line} ({found['steps']} steps), {found['differing']} differing decisions"
     )

@@ -23,19 +23,49 @@ LONG = [
 ]
 SPECIAL = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
 OTHERS = {
-    "generation tag": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
-    "loop variables": "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ loop.last }}{{ loop.nextitem }}{% endfor %}",
-    "loop controls": "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
-    "macros": "{% macro turn(m, end='.') %}[{{ m.role ~ ':' ~ m.content }}]{{ end }}{% endmacro %}{{ turn(messages[0]) }}",
-    "filters": "{{ messages | map(attribute='content') | join('|') }}{{ messages | tojson(indent=2) }}{{ messages | length }}",
-    "tests": "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}{{ x is defined }}",
-    "texts": "{{ messages[-1].content.strip().split('\n')[0].upper().replace('E', 'ee') }}{{ '%s-%d' % ('a', 3) }}",
+    "generation tag": (
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    ),
+    "loop variables": (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ loop.last }}{{ "
+        "loop.nextitem }}{% endfor %}"
+    ),
+    "loop controls": (
+        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.role }}{% "
+        "endfor %}"
+    ),
+    "macros": (
+        "{% macro turn(m, end='.') %}[{{ m.role ~ ':' ~ m.content }}]{{ end }}{% endmacro %}{{ "
+        "turn(messages[0]) }}"
+    ),
+    "filters": (
+        "{{ messages | map(attribute='content') | join('|') }}{{ messages | tojson(indent=2) "
+        "}}{{ messages | length }}"
+    ),
+    "tests": (
+        "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}{{ x is defined }}"
+    ),
+    "texts": (
+        "{{ messages[-1].content.strip().split('\n')[0].upper().replace('E', 'ee') }}{{ "
+        "'%s-%d' % ('a', 3) }}"
+    ),
     "format": "{{ '{}:{:>4}'.format('a', 'b') }}{{ '%s.' | format('x') }}",
-    "namespaces": "{% set ns = namespace(n=0, t='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+    "namespaces": (
+        "{% set ns = namespace(n=0, t='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% "
+        "endfor %}{{ ns.n }}"
+    ),
     "blocks": "{% set x %}a{{ 1 + 1 }}{% endset %}{{ x * 3 }}{{ dict(a=1).items() | list }}",
-    "dictionaries": "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ {'a': (1, 2)} }}",
-    "recursion": "{% for m in [[1, [2]], 3] recursive %}{% if m is iterable %}{{ loop(m) }}{% else %}{{ m }}{% endif %}{% endfor %}",
-    "conditions": "{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ m.content }}{% else %}none{% endfor %}",
+    "dictionaries": (
+        "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ {'a': (1, 2)} }}"
+    ),
+    "recursion": (
+        "{% for m in [[1, [2]], 3] recursive %}{% if m is iterable %}{{ loop(m) }}{% else %}{{ "
+        "m }}{% endif %}{% endfor %}"
+    ),
+    "conditions": (
+        "{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ m.content }}{% else "
+        "%}none{% endfor %}"
+    ),
 }
 RELEASED = {
     name: getattr(templates, name) for name in ("LLADA", "LING", "DREAM", "QWEN25", "QWEN3")
@@ -70,12 +100,24 @@ def test_a_last_message_that_a_template_leaves_out_is_not_continued() -> None:
 
 
 ENDLESS = {
-    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "loops with their length": "{% for a in range(99999) %}{% for b in range(99999) %}{{ loop.length }}{% endfor %}{% endfor %}",
+    "nested loops": (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    ),
+    "loops with their length": (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{{ loop.length }}{% endfor %}{% "
+        "endfor %}"
+    ),
     "a long range": "{% for a in range(10**12) %}{% endfor %}",
-    "a loop over a generator": "{% for a in range(99999) %}{% for b in range(99999) | map('string') %}{% endfor %}{% endfor %}",
-    "branching recursion": "{% for a in [1] recursive %}{{ loop([1]) }}{{ loop([1]) }}{{ loop([1]) }}{% endfor %}",
-    "branching macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "a loop over a generator": (
+        "{% for a in range(99999) %}{% for b in range(99999) | map('string') %}{% endfor %}{% "
+        "endfor %}"
+    ),
+    "branching recursion": (
+        "{% for a in [1] recursive %}{{ loop([1]) }}{{ loop([1]) }}{{ loop([1]) }}{% endfor %}"
+    ),
+    "branching macros": (
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}"
+    ),
     "a macro that calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "words in a loop": "{% for a in range(99999) %}" + "word " * 999 + "{% endfor %}",
     "words in a macro": "{% macro f() %}{% for a in range(99999) %}"
@@ -84,16 +126,46 @@ ENDLESS = {
     "a constant product": "{{ 'a' * 10**10 }}",
     "a product": "{% set n = 99999 %}{{ ('a' * n * n) | length }}",
     "a list of lists": "{% set n = 9999 %}{{ ([0] * n * n) | length }}",
-    "doubling with +": "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-    "doubling with ~": "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-    "doubling lists": "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
-    "doubling tuples": "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}{{ ns.x == 1 }}",
-    "doubling dictionaries": "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}",
-    "doubling by replacement": "{% set ns = namespace(x='aa') %}{% for i in range(99) %}{% set ns.x = ns.x.replace('a', 'aa') %}{% endfor %}",
-    "doubling by joins": "{% set ns = namespace(x='aa') %}{% for i in range(99) %}{% set ns.x = ns.x.join(ns.x) %}{% endfor %}",
-    "doubling by a filter": "{% set ns = namespace(x='aa') %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] | join(ns.x) %}{% endfor %}",
-    "doubling by blocks": "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}{% endfor %}",
-    "squares": "{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x > 1 }}",
+    "doubling with +": (
+        "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x "
+        "%}{% endfor %}"
+    ),
+    "doubling with ~": (
+        "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x "
+        "%}{% endfor %}"
+    ),
+    "doubling lists": (
+        "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] "
+        "%}{% endfor %}{{ ns.x }}"
+    ),
+    "doubling tuples": (
+        "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = (ns.x, ns.x) %}{% "
+        "endfor %}{{ ns.x == 1 }}"
+    ),
+    "doubling dictionaries": (
+        "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = dict(a=ns.x, "
+        "b=ns.x) %}{% endfor %}"
+    ),
+    "doubling by replacement": (
+        "{% set ns = namespace(x='aa') %}{% for i in range(99) %}{% set ns.x = "
+        "ns.x.replace('a', 'aa') %}{% endfor %}"
+    ),
+    "doubling by joins": (
+        "{% set ns = namespace(x='aa') %}{% for i in range(99) %}{% set ns.x = ns.x.join(ns.x) "
+        "%}{% endfor %}"
+    ),
+    "doubling by a filter": (
+        "{% set ns = namespace(x='aa') %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] | "
+        "join(ns.x) %}{% endfor %}"
+    ),
+    "doubling by blocks": (
+        "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x %}{{ ns.x }}{{ "
+        "ns.x }}{% endset %}{% endfor %}"
+    ),
+    "squares": (
+        "{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% "
+        "endfor %}{{ ns.x > 1 }}"
+    ),
     "powers": "{{ 9 ** 9999 }}",
     "padding": "{{ 'a'.ljust(10**10) }}",
     "a wide format": "{{ '{:>9999999999}'.format('a') }}",

@@ -301,12 +301,18 @@ def test_a_message_cannot_forge_a_turn(tokenizer: Tokenizer, role: str) -> None:
 
 
 TEMPLATES = {
-    "twice": "<|startoftext|>{% for m in messages %}{{ m.content }}|{{ m.content | trim }}<|eot_id|>{% endfor %}",
+    "twice": (
+        "<|startoftext|>{% for m in messages %}{{ m.content }}|{{ m.content | trim "
+        "}}<|eot_id|>{% endfor %}"
+    ),
     "joined": "<|startoftext|>{% for m in messages %}{{ m.content }}{% endfor %}<|eot_id|>",
     "begun": "<|startoftext|>{% for m in messages %}{{ m.content }}_id|>{% endfor %}<|eot_id|>",
     "json": "<|startoftext|>{{ messages | tojson }}<|eot_id|>",
     "lower": "<|startoftext|>{% for m in messages %}{{ m.content | lower }}{% endfor %}<|eot_id|>",
-    "title": "<|startoftext|>{% for m in messages %}{{ m.content.replace('A', 'AA') }}{% endfor %}<|eot_id|>",
+    "title": (
+        "<|startoftext|>{% for m in messages %}{{ m.content.replace('A', 'AA') }}{% endfor "
+        "%}<|eot_id|>"
+    ),
 }
 
 

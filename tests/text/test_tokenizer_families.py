@@ -24,7 +24,10 @@ from tools.make_checkpoint import EOS, EOT, make, write_json
 
 SYSTEM = "<|im_start|>system\n{}<|im_end|>\n"
 TURN = "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
-LING = "<role>SYSTEM</role>detailed thinking off<|role_end|><role>HUMAN</role>Q<|role_end|><role>ASSISTANT</role>"
+LING = (
+    "<role>SYSTEM</role>detailed thinking off<|role_end|><role>HUMAN</role>Q<|role_end|><role>"
+    "ASSISTANT</role>"
+)
 FAMILIES: dict[str, tuple[str, str, set[str]]] = {
     "llada": (ONE, "<|mdm_mask|>", {EOS, EOT}),
     "llada_moe": (LING, "<|mask|>", {EOS, "<|role_end|>"}),

@@ -99,7 +99,7 @@ def same(ours: Trace, theirs: Trace, tolerance: float = 1e-4) -> None:
 
 
 # Exact
-# -----------------------------------------------------------------------------------------------------------------------
+# ---------
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_a_block_causal_model_never_sees_what_lies_behind_the_block() -> None:
 
 
 # Approximate caches against a plain re-statement
-# -----------------------------------------------------------------------------
+# ---------
 
 
 def stale_logits(
@@ -274,7 +274,7 @@ def test_stale_keys_and_values_as_defined(cache: str, seed: int) -> None:
 
 
 # In batches
-# ------------------------------------------------------------------------------------------------------------------
+# ---------
 
 
 @pytest.mark.slow
@@ -383,7 +383,7 @@ def test_a_pass_computes_no_more_than_its_policy_says() -> None:
 
 
 # Choosing one
-# ----------------------------------------------------------------------------------------------------------------
+# ---------
 
 
 def test_what_auto_means() -> None:

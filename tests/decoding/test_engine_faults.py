@@ -119,7 +119,7 @@ def with_a_broken_id(token: int) -> LM:
 
 
 # Not a number
-# ----------------------------------------------------------------------------------------------------------------
+# ---------
 
 
 @pytest.mark.parametrize("guided", [0.0, 1.0])
@@ -180,7 +180,7 @@ def test_a_model_that_says_nothing_but_nan_ends_everyone_and_the_engine_lives(lm
 
 
 # Other errors
-# ----------------------------------------------------------------------------------------------------------------
+# ---------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +220,7 @@ def test_a_stream_of_a_row_that_fails_ends_with_why(lm: LM) -> None:
 
 
 # Memory
-# ----------------------------------------------------------------------------------------------------------------------
+# ---------
 
 
 @pytest.mark.parametrize("limit", [50, 150])

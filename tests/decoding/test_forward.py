@@ -1,4 +1,4 @@
-"""What the model is shown and asked for, ids that must not be written, and logits that are refused."""
+"""What the model is shown, ids that must not be written, and logits that are refused."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_confidence_eos_eot_inf_writes_stop_ids_last(decoder: str) -> None:
 def test_requests_that_treat_end_tokens_differently_do_not_mix(
     decoder: str, options: dict[str, Any]
 ) -> None:
-    """One decoder, end tokens plain, hushed, forbidden and both, in any order: each row as alone."""
+    """One decoder, end tokens plain, suppressed, forbidden and both: each request as alone."""
     model = HashModel(WIDTH, MASK, 6.0, push={10: 3.0, 11: 2.0})
     ways = [
         dict(zip(("confidence_eos_eot_inf", "logits_eos_inf"), way))
@@ -171,8 +171,8 @@ def test_requests_that_treat_end_tokens_differently_do_not_mix(
     "decoder", ["fixed", "threshold", "credit:alpha=0.0", "credit_full:alpha=0.0"]
 )
 def test_confidences_are_renormalised_without_forbidden_and_suppressed_ids(decoder: str) -> None:
-    """Without the end tokens' share: .3 of .3 + .1, also where an end token is the likeliest and is
-    what will be written.
+    """Without the end tokens' share: .3 of .3 + .1, also where an end token is the top-1
+    and will be written.
     """
 
     def half_ends(

@@ -163,7 +163,7 @@ def test_an_external_network_is_scored_like_ours() -> None:
 
 
 # Traces scored again
-# ---------------------------------------------------------------------------------------------------------
+# ---------
 
 
 def trace_of(lm: LM, **options: Any) -> Trace:
@@ -239,7 +239,7 @@ def test_an_infilled_text_is_scored_at_its_gaps() -> None:
 
 
 # Refusals
-# --------------------------------------------------------------------------------------------------------------------
+# ---------
 
 
 @pytest.mark.parametrize(

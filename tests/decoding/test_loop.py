@@ -1,5 +1,5 @@
-"""The loop over requests: the assert_same answers in a batch as alone, blocks from left to right, places
-that become free.
+"""The loop over requests: the same answers in a batch as alone, blocks from left to right, and
+places that become free.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def test_requests_of_different_decoders_lengths_and_blocks_share_passes(
 def test_a_transformer_gives_each_request_of_a_batch_what_it_gets_alone(
     decoder: str, options: dict[str, Any]
 ) -> None:
-    """Padding is hidden by `allowed`: assert_same tokens, confidences to float tolerance."""
+    """Padding is hidden by `allowed`: same tokens, confidences to float tolerance."""
     rows = requests_of(PROMPTS, decoder=decoder, gen_length=12, block_length=5, **options)
     for row, ours in zip(rows, traces_of(tiny(), rows)):
         assert_same(ours, traces_of(tiny(), [row])[0])
@@ -124,7 +124,7 @@ def test_the_seed_decides_what_is_drawn() -> None:
 
 @pytest.mark.parametrize("block_length", (1, 8, 64))
 def test_draws_differ_between_positions_blocks_and_steps(block_length: int) -> None:
-    """A model that knows nothing: each position, whatever its block, is drawn anew at every step."""
+    """A model that knows nothing: each position, in any block, is drawn again at every step."""
 
     def blank(tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None) -> Tensor:
         return torch.zeros(len(read[0]), WIDTH)

@@ -99,7 +99,7 @@ def outcome(trace: Trace) -> list[Any]:
 
 
 def assert_same(ours: Trace, theirs: Trace) -> None:
-    """The assert_same steps, tokens and answers; confidences and credit to float tolerance."""
+    """The same steps, tokens and answers; confidences and credit to float tolerance."""
     assert outcome(ours) == outcome(theirs)
     for a, b in zip(ours.steps, theirs.steps):
         assert a.confidence == pytest.approx(b.confidence, rel=1e-4, abs=1e-6)

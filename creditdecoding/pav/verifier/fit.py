@@ -121,14 +121,14 @@ def labels_digest(labels: Labels) -> str:
     return digest.hexdigest()
 
 
-def check_labels(labels: Labels, lm: LM, tokenizer_only: bool = False) -> None:
+def check_labels(labels: Labels, lm: LM) -> None:
     """Refuse labels that are outside of [0, 1], or belong to another model or tokenizer.
 
     Raises `OptionError`.
     """
     if not labels.labels:
         raise OptionError("the store has no labels", hint="Collect some: credit pav collect.")
-    check_identity(labels.identity, lm, "the store", model=not tokenizer_only)
+    check_identity(labels.identity, lm, "the store")
     for number, label in enumerate((*labels.labels, *labels.answers), 1):
         if not 0 <= label.wins <= label.draws or label.draws < 1:
             raise OptionError(

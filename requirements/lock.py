@@ -58,7 +58,7 @@ def compiled(
 def universal(
     uv: str, options: list[str], pins: list[str], source: str = "pyproject.toml", text: str = ""
 ) -> list[str]:
-    """One resolution for every supported machine under the requirement lines `pins`, without torch."""
+    """One resolution for all supported machines under the lines `pins`, without torch."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write("\n".join(pins) + "\n")
         constraints.flush()

@@ -86,7 +86,7 @@ def is_nested_conditional(node: ast.AST) -> bool:
 
 
 def is_packed(node: ast.AST) -> bool:
-    """Whether an assignment gives more than MOST_PACKED names a value each, as `a, b, c = x, y, z`."""
+    """Whether an assignment packs more than MOST_PACKED values, as in `a, b, c = x, y, z`."""
     if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Tuple):
         return False
     targets = [target for target in node.targets if isinstance(target, ast.Tuple)]

@@ -1,9 +1,9 @@
-"""Installs the released SGLang without its GPU packages, with stand-ins for what needs a GPU, for the
-test and the benchmark.
+"""Installs the released SGLang without its GPU packages, with stand-ins for what needs a GPU.
 
 The folder `build/sglang` (in .gitignore) is made once from the package index, with the versions of
-requirements/sglang.txt: the sglang wheel without its dependencies, and the few packages that its own
-modules import and this project lacks. Only subprocesses see it, by PYTHONPATH.
+requirements/sglang.txt: the sglang wheel without its dependencies, and the few packages that its
+own modules import and this project lacks. Only subprocesses see it, by PYTHONPATH. The test and the
+benchmark use it.
 """
 
 from __future__ import annotations
@@ -144,8 +144,9 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class ModelConfig:
-    """Replaces the class that reads a checkpoint's config.json, whose module imports GPU kernels. The
-    path is the architecture.
+    """Replaces the class that reads config.json, whose module imports GPU kernels.
+
+    The path is the architecture.
     """
 
     @staticmethod

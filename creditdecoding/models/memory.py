@@ -91,7 +91,7 @@ def host_free_bytes(
     proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
 ) -> int | None:
     """The least of what the system and each control group of this process leave; None off Linux."""
-    available = re.findall(r"^MemAvailable:\s+(\d+) kB", _read(proc / "meminfo"), re.M)
+    available = re.findall(r"^MemAvailable:\s+(\d+) kB", _read(proc / "meminfo"), re.MULTILINE)
     limits = [1024 * int(kib) for kib in available]
     for group, version in _control_groups(_read(proc / "self/cgroup"), cgroups):
         room = _group_free_bytes(group, *version)
@@ -122,7 +122,7 @@ def _group_free_bytes(group: Path, limit_file: str, usage_file: str, cached: str
     limit, usage = _read(group / limit_file).strip(), _read(group / usage_file).strip()
     if not (limit.isdigit() and usage.isdigit()) or int(limit) >= 2**60:
         return None
-    cached_files = re.search(rf"^{cached} (\d+)", _read(group / "memory.stat"), re.M)
+    cached_files = re.search(rf"^{cached} (\d+)", _read(group / "memory.stat"), re.MULTILINE)
     droppable = int(cached_files[1]) if cached_files else 0
     return max(0, int(limit) - int(usage) + droppable)
 

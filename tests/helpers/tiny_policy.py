@@ -100,9 +100,9 @@ def every_draw(lm: LM, config: GenerationConfig, threshold: float) -> list[tuple
                 ".",
                 WORDS.decode,
             )
-            return found.append(
-                (chance, Rollout(with_end(state, ".", WORDS.decode), Cost(), math.nan, trace))
-            )
+            rollout = Rollout(with_end(state, ".", WORDS.decode), Cost(), math.nan, trace)
+            found.append((chance, rollout))
+            return
         with torch.no_grad():
             logits = lm.model(canvas[None], (torch.zeros_like(masked), masked))
         sharp, p = logits.softmax(-1), (logits / config.temperature).softmax(-1)

@@ -10,7 +10,9 @@ from tests.helpers.traces import MARKUP, infilled_trace, piece, two_block_trace
 
 
 def embedded(page: str) -> dict:
-    scripts = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    scripts = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL
+    )
     assert len(scripts) == 1
     return json.loads(scripts[0])
 

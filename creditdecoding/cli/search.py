@@ -126,10 +126,10 @@ def search(
         else:
             _print_result(report)
         return
-    chosen = load_tasks(tasks)
-    settings = {"limit": items_per_task(limit, 50, chosen), "split": split or "test"}
+    task_list = load_tasks(tasks)
+    settings = {"limit": items_per_task(limit, 50, task_list), "split": split or "test"}
     report = _search_tasks(
-        sampler, value_model, search, chosen, settings, out, str(verifier or ""), engine
+        sampler, value_model, search, task_list, settings, out, str(verifier or ""), engine
     )
     if as_json:
         print_json(report)

@@ -52,10 +52,10 @@ def collect(
     from creditdecoding.tasks import load_tasks
 
     check_writable(out)
-    chosen = load_tasks(tasks)
+    task_list = load_tasks(tasks)
     lm = load_lm(model, engine)
-    problems = problems_of(lm, chosen, collecting, generation)
-    first_line = header(lm, model, chosen, problems, collecting, generation, engine)
+    problems = problems_of(lm, task_list, collecting, generation)
+    first_line = header(lm, model, task_list, problems, collecting, generation, engine)
     with (
         open_store(out, first_line) as store,
         open_progress("problems", resumable=True) as start,

@@ -40,12 +40,12 @@ NOTES = (
 @with_options(comparison=CompareConfig, generation=GenerationConfig, engine=EngineConfig)
 def compare(
     tasks: Annotated[
-        str, typer.Option(help="Families, benchmarks or files of questions, comma-separated.")
+        str, typer.Option(help="Tasks, benchmarks or files of questions, comma-separated.")
     ] = "pocket",
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Problems a family; by default 100, or all of a shorter list.",
+            help="Problems a task; by default 100, or all of a shorter list.",
             min=2,
             show_default=False,
         ),
@@ -78,12 +78,12 @@ def compare(
             hint="Train one with: credit pav train; name it with --verifier.",
         )
     engine = dataclasses.replace(engine, threads=engine.threads or 1)
-    chosen = tuple(load_tasks(tasks))
+    task_list = tuple(load_tasks(tasks))
     plan = SearchPlan(
-        chosen,
+        task_list,
         tuple(dict.fromkeys(comparison.methods.split())),
         parse_whole_numbers("n", comparison.n) or (),
-        items_per_task(limit, 100, chosen),
+        items_per_task(limit, 100, task_list),
         generation,
         comparison.verifier,
         comparison.outcome,

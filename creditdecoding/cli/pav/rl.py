@@ -82,11 +82,11 @@ def rl(
     check_can_plot(png)
     check_writable(png)
     check_folder(out, "rl.json")
-    chosen = load_tasks(tasks)
+    task_list = load_tasks(tasks)
     specs = run_specs(out, rl.arm if arms is None else arms, rl, generation.seed, seeds)
-    for task in chosen:
+    for task in task_list:
         task_delimiter(task, rl.delimiter)
-    _run_all(specs, verifier, chosen, model, generation, engine)
+    _run_all(specs, verifier, task_list, model, generation, engine)
     settings = {
         "tasks": tasks,
         "model": model,

@@ -64,11 +64,11 @@ class ScoredPass:
 
     def select(self, indices: Sequence[int]) -> ScoredPass:
         """The pass with some of its tokens."""
-        chosen = torch.tensor(indices, dtype=torch.long)
+        index = torch.tensor(indices, dtype=torch.long)
         query = replace(
             self.query,
-            positions=self.query.positions[chosen],
-            targets=self.query.targets[chosen],
+            positions=self.query.positions[index],
+            targets=self.query.targets[index],
         )
         return ScoredPass(self.answer, query, tuple(self.steps[i] for i in indices))
 

@@ -76,7 +76,7 @@ MANIFEST_TOKENS = {"committed": "written", "all_draws": "drawn"}
 
 
 @dataclass(frozen=True)
-class ScoredAnswer:
+class JudgedAnswer:
     """An answer to an item, and whether it is correct."""
 
     item: Item
@@ -205,7 +205,7 @@ class PolicyTraining:
         counts = {name: self.counts[name] for name in COUNTS if name != "seconds"}
         return {**counts, **_statistics(answers, torch.cat(weights)), **learned}
 
-    def _draw_answers(self, rng: random.Random) -> list[ScoredAnswer]:
+    def _draw_answers(self, rng: random.Random) -> list[JudgedAnswer]:
         """The answers of an iteration, `samples` for each problem."""
         problems = draw_problems(list(self.tasks.values()), self.config.problems, rng)
         items = [item for item in problems for _ in range(self.config.samples)]
@@ -214,7 +214,7 @@ class PolicyTraining:
     def _scored_sequences(self) -> int:
         return self.value_model.sequences if self.value_model is not None else 0
 
-    def draw(self, items: Sequence[Item], seeds: Sequence[int]) -> list[ScoredAnswer]:
+    def draw(self, items: Sequence[Item], seeds: Sequence[int]) -> list[JudgedAnswer]:
         """An answer to each item with the current weights, and its verdict."""
         sampler = Sampler(self.lm, self.generation)
         requests = [
@@ -229,13 +229,13 @@ class PolicyTraining:
             rollout = rollouts[index]
             state = with_end(rollout.state, self.delimiters[item.task], self.lm.vocab.decode)
             correct = self._is_correct(state, item)
-            answers.append(ScoredAnswer(item, replace(rollout, state=state), correct))
+            answers.append(JudgedAnswer(item, replace(rollout, state=state), correct))
         return answers
 
     def _is_correct(self, state: PartialAnswer, item: Item) -> bool:
         return self.tasks[item.task].score(self.lm.text(state.written, self.generation), item)
 
-    def step_weights(self, answers: Sequence[ScoredAnswer]) -> list[Float[Tensor, " steps"]]:
+    def step_weights(self, answers: Sequence[JudgedAnswer]) -> list[Float[Tensor, " steps"]]:
         """The weight of the score function of each step of each answer."""
         config = self.config
         states = [state for answer in answers for state in answer.state.prefixes[:-1]]
@@ -254,7 +254,7 @@ class PolicyTraining:
             weights.append(reward - baseline(config.baseline, values, others_mean))
         return weights
 
-    def step_samples(self, answers: Sequence[ScoredAnswer], rng: random.Random) -> list[StepSample]:
+    def step_samples(self, answers: Sequence[JudgedAnswer], rng: random.Random) -> list[StepSample]:
         """Further draws of each step of the answers."""
         sampler = Sampler(self.lm, self.generation, share=True)
         delimiters = [self.delimiters[answer.item.task] for answer in answers]
@@ -263,7 +263,7 @@ class PolicyTraining:
         return sample_steps(rollouts, delimiters, self.config.candidates - 1, sampler, seeds)
 
     def rloo_weights(
-        self, answers: Sequence[ScoredAnswer], samples: Sequence[StepSample]
+        self, answers: Sequence[JudgedAnswer], samples: Sequence[StepSample]
     ) -> list[Float[Tensor, " steps"]]:
         """The weight of each step of each answer, then of each sample: its reward minus the mean
         of the other draws of the step.
@@ -284,7 +284,7 @@ class PolicyTraining:
 
     def _values(
         self,
-        answers: Sequence[ScoredAnswer],
+        answers: Sequence[JudgedAnswer],
         samples: Sequence[StepSample],
         before: Sequence[PartialAnswer],
         after: Sequence[Sequence[PartialAnswer]],
@@ -408,7 +408,7 @@ class PolicyTraining:
         return record
 
 
-def _statistics(answers: Sequence[ScoredAnswer], weights: Tensor) -> dict[str, Any]:
+def _statistics(answers: Sequence[JudgedAnswer], weights: Tensor) -> dict[str, Any]:
     """What is logged of an iteration's answers and of the weights of their steps."""
     count = len(answers)
     return {

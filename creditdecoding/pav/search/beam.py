@@ -51,11 +51,11 @@ def beam(
     while not all(candidate.state.done for candidate in kept):
         complete = [candidate for candidate in kept if candidate.state.done]
         parents = _parents(kept, n, c)
-        drawn = yield from sample_candidates(
+        candidates = yield from sample_candidates(
             RolloutRequest(parent, problem.delimiter, next(seeds), steps) for parent in parents
         )
         children: dict[PartialAnswer, tuple[Candidate, PartialAnswer]] = {}
-        for candidate, parent in zip(drawn, parents):
+        for candidate, parent in zip(candidates, parents):
             children.setdefault(candidate.state, (candidate, parent))
         # the verifier reads the prompt in the same row as the first steps
         new_states = list(children) if values else [problem.root, *children]

@@ -88,19 +88,19 @@ SCORED_PICKS = ("best_of_n", "weighted")
 def best_of_n(problem: Problem, n: int, pick: Pick, scored: bool) -> Search[SearchResult]:
     """Draw `n` whole answers and pick one. With `scored`, a verifier scores them first."""
     seeds = problem.seeds()
-    drawn = yield from sample_candidates(
+    candidates = yield from sample_candidates(
         RolloutRequest(problem.root, problem.delimiter, next(seeds)) for _ in range(n)
     )
     if scored:
-        states = list(dict.fromkeys(candidate.state for candidate in drawn))
+        states = list(dict.fromkeys(candidate.state for candidate in candidates))
         q = dict(zip(states, (yield from score_states(states))))
-        drawn = [
+        candidates = [
             replace(candidate, q=q[candidate.state], score=q[candidate.state])
-            for candidate in drawn
+            for candidate in candidates
         ]
-    chosen = pick([_sampled_answer(candidate, problem) for candidate in drawn])
-    drawn[chosen] = drawn[chosen].keep()
-    return SearchResult(drawn[chosen], tuple(drawn), (tuple(drawn),))
+    picked = pick([_sampled_answer(candidate, problem) for candidate in candidates])
+    candidates[picked] = candidates[picked].keep()
+    return SearchResult(candidates[picked], tuple(candidates), (tuple(candidates),))
 
 
 def _sampled_answer(candidate: Candidate, problem: Problem) -> SampledAnswer:

@@ -159,8 +159,8 @@ def pick_from_pool(
     groups = [range(start, start + n) for start in range(0, count - n + 1, n)]
     sums = np.zeros(len(FIELDS))
     for group in groups:
-        chosen = group[pick([answers[index] for index in group])]
-        right = 100.0 * record["right"][chosen]
+        picked = group[pick([answers[index] for index in group])]
+        right = 100.0 * record["right"][picked]
         sums += (right, *_group_costs(record, group, bool(q_column)))
     return tuple((sums / len(groups)).tolist())
 

@@ -67,15 +67,15 @@ def split_labels(labels: Labels, config: FitConfig) -> LabelSplit:
     Raises `OptionError` if nothing is left to hold out or to learn from.
     """
     part_of = _problem_parts(labels, config)
-    chosen = labels.outcomes if config.outcome else labels.labels
+    relevant = labels.outcomes if config.outcome else labels.labels
     parts: tuple[list[Label], ...] = ([], [], [])
-    for label in chosen:
+    for label in relevant:
         parts[part_of[label.key]].append(label)
     learned, calibration, held_out = map(tuple, parts)
     if not learned or not held_out:
         raise OptionError(
             "too few complete answers to learn from and to hold out",
-            given=len(chosen),
+            given=len(relevant),
             hint=COLLECT_MORE,
         )
     return LabelSplit(learned, calibration, held_out)

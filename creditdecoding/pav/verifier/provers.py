@@ -135,7 +135,7 @@ class ProverComparison:
     steps, of `problems` problems.
 
     `chosen` has the greatest sum, None with too few states or no prover but the base policy.
-    `equals` cannot be told from it.
+    Those in `equals` do not differ from it measurably.
     """
 
     provers: tuple[Prover, ...]

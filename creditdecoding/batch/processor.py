@@ -89,7 +89,7 @@ class BatchProcessor:
 
     def answers(self, lines: Iterable[Line]) -> Iterator[Reply]:
         """A reply for every line, as they finish; lines are read as there is room for them."""
-        self._engine, self._active = self._new_engine(), {}  # of a call that was given up, nothing
+        self._engine, self._active = self._new_engine(), {}  # not those of an abandoned call
         unread = iter(lines)
         line = next(unread, None)
         while line is not None or self._engine.busy:

@@ -304,7 +304,7 @@ def _from_byte_pairs(folder: Path, settings: Mapping[str, Any]) -> Any:
             raise CheckpointError(
                 "no tokenizer.json in the checkpoint, nor vocab.json and merges.txt",
                 given=str(folder),
-                hint="Put the released files beside config.json.",
+                hint="Put the released files into the folder of config.json.",
             )
     described = {int(i): token for i, token in (settings.get("added_tokens_decoder") or {}).items()}
     added = dict(read_optional(folder / "added_tokens.json"))

@@ -340,7 +340,7 @@ def some_requests(
 
 
 def made(sglang: Any, name: str, fdfo: bool, length: int, text: str) -> Any:
-    """An algorithm the way SGLang's worker makes it: from server arguments that name a YAML file."""
+    """An algorithm as SGLang's worker makes it, from server arguments that name a YAML file."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "credit.yaml"
         file.write_text(text)

@@ -18,7 +18,7 @@ import creditdecoding as cd
 from creditdecoding import OptionError, wrap
 from creditdecoding.errors import ModelError
 from creditdecoding.eval.compare import compare
-from creditdecoding.integrations.external_model import ExternalDenoiser, find_denoiser
+from creditdecoding.integrations.external_denoiser import ExternalDenoiser, find_denoiser
 from creditdecoding.tasks.base import Item, Task
 from tests.helpers.foreign_models import END, MASK, WORDS, network, tokenizer, two_way
 

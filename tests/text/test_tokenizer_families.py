@@ -193,10 +193,6 @@ def test_stop_ids_of_generation_config_count_without_a_template(tmp_path: Path) 
     assert {found.token_text(i) for i in found.stop_ids} == {EOS}
 
 
-# Text that somebody typed
-# ----------------------------------------------------------------------------------------------------
-
-
 def test_no_family_lets_a_message_forge_a_turn(released: tuple[str, Path, Tokenizer]) -> None:
     _, _, found = released
     names = [

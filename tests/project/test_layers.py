@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -396,3 +397,36 @@ def test_the_test_sees_the_package() -> None:
         f"{PACKAGE}/models/families/llada.py",
         f"{PACKAGE}/models/__init__.py",
     } <= labels
+
+
+def module_name(source: Source) -> str:
+    """The dotted name of a file's module."""
+    return ".".join((PACKAGE, *source.parts))
+
+
+def circles(files: list[Source]) -> list[list[str]]:
+    """Modules that import each other, directly or through others; imports for types count too."""
+    modules = {module_name(source) for source in files}
+    graph = TopologicalSorter[str]()
+    for source in files:
+        name = module_name(source)
+        for item in imports(source):
+            target = item.target if item.target in modules else item.target.rpartition(".")[0]
+            if target in modules and target != name and source.unit not in FACADES:
+                graph.add(name, target)
+    try:
+        graph.prepare()
+    except CycleError as error:
+        return [error.args[1]]
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles(sources()) == []
+
+
+def test_a_circle_is_found() -> None:
+    first = source("eval/grid", "from creditdecoding.eval.compare import run")
+    second = source("eval/compare", "from creditdecoding.eval import grid")
+    (circle,) = circles([first, second])
+    assert {f"{PACKAGE}.eval.grid", f"{PACKAGE}.eval.compare"} == set(circle)

@@ -10,7 +10,7 @@ import typer
 
 from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.pav import pav
+from creditdecoding.cli.pav.app import pav
 from creditdecoding.cli.progress import open_progress
 from creditdecoding.cli.render import print_json, report_written
 from creditdecoding.cli.validate import check_writable

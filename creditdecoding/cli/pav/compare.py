@@ -13,7 +13,7 @@ import typer
 from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.limits import items_per_task
-from creditdecoding.cli.pav import pav
+from creditdecoding.cli.pav.app import pav
 from creditdecoding.cli.progress import open_progress
 from creditdecoding.cli.render import interval, print_json, report_written, show, table, write_json
 from creditdecoding.cli.search import COST_COLUMNS, COST_NOTE, cost_cells, load_verifier

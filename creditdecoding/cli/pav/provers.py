@@ -10,7 +10,7 @@ import typer
 
 from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
-from creditdecoding.cli.pav import pav
+from creditdecoding.cli.pav.app import pav
 from creditdecoding.cli.pav.measure import Store
 from creditdecoding.cli.progress import Tick, progress
 from creditdecoding.cli.render import number, print_json, show, table

@@ -1,0 +1,12 @@
+"""The group `credit pav`, which its commands add themselves to."""
+
+from __future__ import annotations
+
+import typer
+
+from creditdecoding.cli.app import app
+
+pav = typer.Typer(
+    help="Process advantage verifiers: what a step of an answer is worth.", no_args_is_help=True
+)
+app.add_typer(pav, name="pav")

@@ -14,11 +14,36 @@ from creditdecoding.viewer.colours import LINE, QUIET, TEXT, WRITTEN
 _CANDIDATE = "#2a7fc9"
 _COMMIT = "#d9680b"
 _ORACLE = "#6f2b72"
-_BANDS = ("#fbb96a", "#e07b39", "#8fb3bd", "#2a7fc9", "#1b4f80")
-_WIDTH, _HEIGHT, _PANEL = 8.6, 2.3, 3.5
-_SIDES = {"final": "first choice is final, %", "right": "first choice is right, %"}
+_BANDS = (
+    "#fbb96a",
+    "#e07b39",
+    "#8fb3bd",
+    "#2a7fc9",
+    "#1b4f80",
+)
+_FEW_BANDS = (
+    "#fbb96a",
+    "#e07b39",
+    "#2a7fc9",
+    "#1b4f80",
+)
+"""Colours of four bands or fewer."""
+
+_WIDTH = 8.6
+_HEIGHT = 2.3
+_PANEL = 3.5
+"""Inches: the steps figure's width, the height of its panels, the side of a reliability panel."""
+
+_MIN_LOOKS = 10
+"""Observations that a bin of a reliability curve needs."""
+
+_SIDES = {
+    "final": "first choice is final, %",
+    "right": "first choice is right, %",
+}
 
 Report = Mapping[str, Any]
+Band = Mapping[str, Any]
 
 
 def steps_png(report: Report, path: Path) -> None:
@@ -28,45 +53,101 @@ def steps_png(report: Report, path: Path) -> None:
     """
     records = report["decoders"]
     height = 0.55 + _HEIGHT * len(records)
+    panel_height = _HEIGHT - 0.7
     figure = new_figure(_WIDTH, height)
-    positions = [place for steps in report["steps"].values() for place in steps["positions"]]
-    last = max(positions, default=0)
+    last = _last_position(report)
     for row, record in enumerate(records):
         bottom = height - (row + 1) * _HEIGHT
-        box = (0.7 / _WIDTH, bottom / height, 1 - 1.0 / _WIDTH, (_HEIGHT - 0.7) / height)
+        box = (
+            0.7 / _WIDTH,
+            bottom / height,
+            1 - 1.0 / _WIDTH,
+            panel_height / height,
+        )
         axes = figure.add_axes(box)
         _draw_steps(axes, report["steps"][record["decoder"]], last)
-        xlabel = "position in the answer" if record is records[-1] else ""
-        style(axes, record["decoder"], _note(record), xlabel, "pass")
-    top = (0.7 / _WIDTH, 1 - 0.08 / height)
-    handles = figure.axes[0].get_legend_handles_labels()[0]
-    place = {"loc": "upper left", "bbox_to_anchor": top, "borderaxespad": 0}
-    legend(figure, handles, ncols=4, labelcolor=QUIET, **place)
+        is_lowest = record is records[-1]
+        style(
+            axes,
+            title=record["decoder"],
+            note=_note(record),
+            xlabel="position in the answer" if is_lowest else "",
+            ylabel="pass",
+        )
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    legend(
+        figure,
+        handles,
+        ncols=4,
+        labelcolor=QUIET,
+        loc="upper left",
+        bbox_to_anchor=(0.7 / _WIDTH, 1 - 0.08 / height),
+        borderaxespad=0,
+    )
     save(figure, path)
 
 
+def _last_position(report: Report) -> int:
+    """The last position of all decoders, so that their panels have one axis."""
+    last = 0
+    for steps in report["steps"].values():
+        last = max([last, *steps["positions"]])
+    return last
+
+
 def _draw_steps(axes: Any, steps: Mapping[str, Sequence[Any]], last: int) -> None:
-    x, candidate, commit = steps["positions"], steps["candidate"], steps["commit"]
+    """Draw one decoder: a line each for deciding, committing and the oracle, the wait shaded."""
+    x = steps["positions"]
+    candidate = steps["candidate"]
+    commit = steps["commit"]
     axes.fill_between(
-        x, candidate, commit, color=WRITTEN, linewidth=0, label="decided, predicted again"
+        x,
+        candidate,
+        commit,
+        color=WRITTEN,
+        linewidth=0,
+        label="decided, predicted again",
     )
     marker = "o" if len(x) == 1 else None
-    axes.plot(x, commit, color=_COMMIT, linewidth=1.8, marker=marker, label="committed")
-    axes.plot(x, candidate, color=_CANDIDATE, linewidth=1.8, marker=marker, label="decided")
+    axes.plot(
+        x,
+        commit,
+        color=_COMMIT,
+        linewidth=1.8,
+        marker=marker,
+        label="committed",
+    )
+    axes.plot(
+        x,
+        candidate,
+        color=_CANDIDATE,
+        linewidth=1.8,
+        marker=marker,
+        label="decided",
+    )
     oracle = [math.nan if value is None else value for value in steps["oracle"]]
     if not all(map(math.isnan, oracle)):
-        line = {"color": _ORACLE, "linewidth": 1.3, "linestyle": (0, (2, 1.5))}
-        axes.plot(x, oracle, marker=marker, label="committed by the oracle", **line)
+        axes.plot(
+            x,
+            oracle,
+            color=_ORACLE,
+            linewidth=1.3,
+            linestyle=(0, (2, 1.5)),
+            marker=marker,
+            label="committed by the oracle",
+        )
     axes.set_xlim(-0.5, last + 0.5)
     axes.set_ylim(0, 1.08 * max((*commit, 1.0)))
     axes.locator_params(integer=True)
 
 
 def _note(record: Mapping[str, Any]) -> str:
+    """The numbers of a decoder above its panel."""
     parts = [f"NFE {record['nfe']:.1f}"]
     if record["over_oracle"] is not None:
         parts.append(f"{record['over_oracle']:.1f} x oracle")
-    return "  ·  ".join([*parts, f"{record['redundancy']:.2f} redundant passes a token"])
+    parts.append(f"{record['redundancy']:.2f} redundant passes a token")
+    return "  ·  ".join(parts)
 
 
 def reliability_png(report: Report, path: Path) -> None:
@@ -87,46 +168,84 @@ def reliability_png(report: Report, path: Path) -> None:
     figure = new_figure(width, height)
     for row, side in enumerate(sides):
         bottom = height - (row + 1) * _PANEL + 0.5
-        size = _PANEL - 0.85
-        ratio, run, gap = (
-            figure.add_axes(
-                ((0.65 + _PANEL * column) / width, bottom / height, size / width, size / height)
-            )
-            for column in range(3)
-        )
+        ratio_axes, run_axes, gap_axes = _panel_row(figure, bottom)
         by_ratio = calibration[side]["by_ratio"]
-        _draw_reliability(ratio, by_ratio, "by mask ratio", _SIDES[side])
-        _draw_reliability(run, calibration[side]["by_run"], "by run length", _SIDES[side])
-        _draw_gaps(gap, by_ratio, f"{side} minus confidence, points")
+        by_run = calibration[side]["by_run"]
+        label = _SIDES[side]
+        _draw_reliability(ratio_axes, by_ratio, "by mask ratio", label)
+        _draw_reliability(run_axes, by_run, "by run length", label)
+        _draw_gaps(gap_axes, by_ratio, f"{side} minus confidence, points")
     save(figure, path)
 
 
-def _draw_reliability(
-    axes: Any, bands: Sequence[Mapping[str, Any]], title: str, label: str
-) -> None:
-    """One curve a band; bins with fewer than ten observations are left out where others remain."""
-    axes.plot((0, 100), (0, 100), color=LINE, linewidth=1, linestyle=DASHED)
-    colours = _BANDS if len(bands) > 4 else _BANDS[:2] + _BANDS[3:]
+def _panel_row(figure: Any, bottom: float) -> list[Any]:
+    """Add three square panels next to each other, `bottom` inches above the figure's edge."""
+    width, height = figure.get_size_inches()
+    size = _PANEL - 0.85
+    panels = []
+    for column in range(3):
+        left = 0.65 + _PANEL * column
+        box = (
+            left / width,
+            bottom / height,
+            size / width,
+            size / height,
+        )
+        panels.append(figure.add_axes(box))
+    return panels
+
+
+def _draw_reliability(axes: Any, bands: Sequence[Band], title: str, label: str) -> None:
+    """Draw one curve a band; bins with few observations are left out where others remain."""
+    axes.plot(
+        (0, 100),
+        (0, 100),
+        color=LINE,
+        linewidth=1,
+        linestyle=DASHED,
+    )
+    colours = _BANDS if len(bands) > len(_FEW_BANDS) else _FEW_BANDS
     for band, colour in zip(bands, colours):
-        bins = [point for point in band["curve"] if point["looks"] >= 10] or band["curve"]
-        x = [100 * point["confidence"] for point in bins]
-        y = [100 * point["frequency"] for point in bins]
-        axes.plot(x, y, color=colour, linewidth=1.6, marker="o", markersize=3, label=band["band"])
+        curve = band["curve"]
+        bins = [point for point in curve if point["looks"] >= _MIN_LOOKS] or curve
+        axes.plot(
+            [100 * point["confidence"] for point in bins],
+            [100 * point["frequency"] for point in bins],
+            color=colour,
+            linewidth=1.6,
+            marker="o",
+            markersize=3,
+            label=band["band"],
+        )
     axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
-    place = {"loc": "lower right", "handlelength": 1.4, "borderaxespad": 0.2}
-    legend(axes, axes.lines[1:], fontsize=8, **place)
-    style(axes, title, "", "confidence, %", label)
+    legend(
+        axes,
+        axes.lines[1:],
+        fontsize=8,
+        loc="lower right",
+        handlelength=1.4,
+        borderaxespad=0.2,
+    )
+    style(axes, title=title, xlabel="confidence, %", ylabel=label)
 
 
-def _draw_gaps(axes: Any, bands: Sequence[Mapping[str, Any]], label: str) -> None:
-    """Frequency minus confidence with its interval; above zero the model is underconfident."""
+def _draw_gaps(axes: Any, bands: Sequence[Band], label: str) -> None:
+    """Draw frequency minus confidence as bars with intervals; above zero is underconfident."""
+    columns = range(len(bands))
     gaps = [band["gap"] for band in bands]
     colours = [_CANDIDATE if gap >= 0 else _COMMIT for gap in gaps]
-    axes.bar(range(len(bands)), gaps, width=0.6, color=colours)
+    axes.bar(columns, gaps, width=0.6, color=colours)
     for column, band in enumerate(bands):
         if band["interval"] is not None:
-            axes.plot((column, column), band["interval"], color=TEXT, linewidth=1.2)
+            ends = band["interval"]
+            axes.plot((column, column), ends, color=TEXT, linewidth=1.2)
     axes.axhline(0, color=LINE, linewidth=1)
     names = [band["band"].replace("% to ", "-") for band in bands]
-    axes.set_xticks(range(len(bands)), labels=names)
-    style(axes, "gap", "above 0: underconfident", "share of the block still masked", label)
+    axes.set_xticks(columns, labels=names)
+    style(
+        axes,
+        title="gap",
+        note="above 0: underconfident",
+        xlabel="share of the block still masked",
+        ylabel=label,
+    )

@@ -26,7 +26,11 @@ except ImportError:
 
 DPI = 150
 DASHED = (0, (4, 3))
-HEADLINERS = {"credit": "#2a7fc9", "threshold": "#d9680b", "fixed": "#7b8794"}
+HEADLINERS = {
+    "credit": "#2a7fc9",
+    "threshold": "#d9680b",
+    "fixed": "#7b8794",
+}
 """Decoders whose colour is the same in every figure."""
 _COLOURS = (
     "#3f9a5f",
@@ -42,7 +46,12 @@ _COLOURS = (
     "#8d5bd0",
     "#5f8f3e",
 )
-_DASHES: tuple[Any, ...] = ("-", (0, (7, 4)), (0, (2, 4)), (0, (9, 4, 2, 4)))
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (7, 4)),
+    (0, (2, 4)),
+    (0, (9, 4, 2, 4)),
+)
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -64,22 +73,35 @@ def save(figure: Any, path: Path) -> None:
         path.write_bytes(image.getvalue())
     except OSError as error:
         raise OptionError(
-            f"cannot write ({error.strerror})", given=str(path), hint="Check the folder."
+            f"cannot write ({error.strerror})",
+            given=str(path),
+            hint="Check the folder.",
         ) from error
 
 
 def svg(figure: Any) -> str:
     """A figure as an SVG element to embed in a page; a gid set on an artist becomes its id."""
     image = io.StringIO()
-    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "creditdecoding"}):
-        figure.savefig(image, format="svg", metadata=metadata)
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "creditdecoding",
+    }
+    with rc_context(settings):
+        figure.savefig(image, format="svg", metadata=no_metadata)
     text = image.getvalue()
-    return text[text.index("<svg") :]
+    start = text.index("<svg")
+    return text[start:]
 
 
-def style(axes: Any, title: str = "", note: str = "", xlabel: str = "", ylabel: str = "") -> None:
-    """Quiet edges, ticks and grid; `title` above left, `note` above right."""
+def style(
+    axes: Any,
+    title: str = "",
+    note: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+) -> None:
+    """Make edges, ticks and grid quiet; write `title` above left and `note` above right."""
     axes.set_title(title, loc="left", fontsize=11, weight="bold", color=TEXT)
     axes.set_title(note, loc="right", fontsize=9, color=QUIET)
     axes.set_xlabel(xlabel, color=QUIET, fontsize=9)
@@ -93,18 +115,27 @@ def style(axes: Any, title: str = "", note: str = "", xlabel: str = "", ylabel: 
 
 def log_axis(axis: Any, low: float, high: float, steps: Sequence[int] = (1, 2, 5)) -> None:
     """Make `axes.xaxis` or `axes.yaxis` logarithmic, with ticks at `steps` times powers of ten."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low, high)})
-    powers = [10.0**exponent for exponent in range(-6, 6)]
-    ticks = [step * power for power in powers for step in steps if low <= step * power <= high]
-    axis.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    name = axis.axis_name
+    scale_and_limits = {
+        f"{name}scale": "log",
+        f"{name}lim": (low, high),
+    }
+    axis.axes.set(**scale_and_limits)
+    ticks = []
+    for exponent in range(-6, 6):
+        multiples = [step * 10.0**exponent for step in steps]
+        ticks += [multiple for multiple in multiples if low <= multiple <= high]
+    labels = [f"{tick:g}" for tick in ticks]
+    axis.set_ticks(ticks, labels=labels)
     axis.set_ticks([], minor=True)
 
 
 def log_around(axis: Any, values: Sequence[float]) -> None:
-    """`log_axis` with some room around `values`."""
+    """`log_axis` with some room around `values`, and fewer ticks over more than three decades."""
     low = max(1e-6, min(values)) * 0.85
     high = max(values) * 1.18
-    log_axis(axis, low, high, (1, 2, 5) if high < 2000 * low else (1,))
+    steps = (1, 2, 5) if high < 2000 * low else (1,)
+    log_axis(axis, low, high, steps)
 
 
 def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -113,46 +144,73 @@ def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     styles = {}
     for name in names:
         if name in HEADLINERS:
-            styles[name] = {"color": HEADLINERS[name], "linestyle": "-"}
+            colour = HEADLINERS[name]
+            dash = "-"
         else:
             turn, number = divmod(others.index(name), len(_COLOURS))
-            dash = _DASHES[min(turn, len(_DASHES) - 1)]
-            styles[name] = {"color": _COLOURS[number], "linestyle": dash}
+            last = len(_DASHES) - 1
+            colour = _COLOURS[number]
+            dash = _DASHES[min(turn, last)]
+        styles[name] = {
+            "color": colour,
+            "linestyle": dash,
+        }
     return styles
 
 
-def band(axes: Any, x: Sequence[float], points: Sequence[Mapping[str, float]], **line: Any) -> None:
-    """A line through the values of intervals, and the band between their ends."""
-    low, value, high = ([point[name] for point in points] for name in ("low", "value", "high"))
-    alpha = line.pop("alpha", 0.13)
-    axes.fill_between(x, low, high, color=line["color"], alpha=alpha, linewidth=0)
-    axes.plot(x, value, **line)
+def band(
+    axes: Any,
+    x: Sequence[float],
+    points: Sequence[Mapping[str, float]],
+    alpha: float = 0.13,
+    **line: Any,
+) -> None:
+    """Draw a line through the values of intervals, and the band between their ends."""
+    axes.fill_between(
+        x,
+        [point["low"] for point in points],
+        [point["high"] for point in points],
+        color=line["color"],
+        alpha=alpha,
+        linewidth=0,
+    )
+    values = [point["value"] for point in points]
+    axes.plot(x, values, **line)
 
 
-def legend(parent: Any, handles: Iterable[Any], **place: Any) -> None:
-    """A legend without frame, of a figure or of axes."""
-    arguments = {"frameon": False, "fontsize": 9, "labelcolor": TEXT, **place}
-    parent.legend(handles=handles, **arguments)
+def legend(parent: Any, handles: Iterable[Any], **options: Any) -> None:
+    """Add a legend without frame to a figure or to axes; `options` are matplotlib's."""
+    defaults = {
+        "frameon": False,
+        "fontsize": 9,
+        "labelcolor": TEXT,
+    }
+    parent.legend(handles=handles, **{**defaults, **options})
 
 
 def swatch(colour: str, label: str, edge: str | None = None) -> Any:
     """A filled box for a legend."""
-    return Patch(facecolor=colour, edgecolor=edge, linewidth=1.1 if edge else 0, label=label)
+    return Patch(
+        facecolor=colour,
+        edgecolor=edge,
+        linewidth=1.1 if edge else 0,
+        label=label,
+    )
 
 
 def outline_cells(axes: Any, cells: Iterable[tuple[float, float]], width: float) -> None:
     """Outline unit squares by their lower corners; `width` in points."""
-    axes.add_collection(
-        PatchCollection(
-            [Rectangle(corner, 1, 1) for corner in cells],
-            facecolor="none",
-            edgecolor=TEXT,
-            linewidth=width,
-            joinstyle="miter",
-            zorder=3,
-            clip_on=False,
-        )
+    squares = [Rectangle(corner, 1, 1) for corner in cells]
+    outlines = PatchCollection(
+        squares,
+        facecolor="none",
+        edgecolor=TEXT,
+        linewidth=width,
+        joinstyle="miter",
+        zorder=3,
+        clip_on=False,
     )
+    axes.add_collection(outlines)
 
 
 def colormap(ramp: Ramp) -> Any:

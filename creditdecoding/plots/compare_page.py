@@ -13,38 +13,55 @@ from creditdecoding.plots.base import svg
 from creditdecoding.plots.tradeoff import tradeoff_figure
 
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("static")), autoescape=True
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("static")),
+    autoescape=True,
 )
 
 
-def compare_html(report: Mapping[str, Any], title: str, about: str, verdicts: Sequence[str]) -> str:
+def compare_html(
+    report: Mapping[str, Any],
+    title: str,
+    about: str,
+    verdicts: Sequence[str],
+) -> str:
     """The page; `about` says in one line what was run. Without matplotlib it has no figure."""
     curves = report["curves"]
-    chosen = [{"name": curve["name"], "point": curve["chosen"]} for curve in curves]
-    chosen = [row for row in chosen if row["point"] is not None]
-    chosen.sort(key=lambda row: row["point"]["test"]["nfe"])
     areas = [curve for curve in curves if curve["area"] is not None]
-    return _TEMPLATES.get_template("compare.html").render(
+    areas.sort(key=lambda curve: curve["area"]["value"], reverse=True)
+    figure = svg(tradeoff_figure(report)) if find_spec("matplotlib") else ""
+    template = _TEMPLATES.get_template("compare.html")
+    return template.render(
         report=report,
         title=title,
         about=about,
         verdicts=verdicts,
-        figure=svg(tradeoff_figure(report)) if find_spec("matplotlib") else "",
+        figure=figure,
         hints=_hints(report),
-        chosen=[{"name": None, "point": report["reference"]}, *chosen],
-        areas=sorted(areas, key=lambda curve: curve["area"]["value"], reverse=True),
+        chosen=_chosen_rows(report),
+        areas=areas,
         without=[curve["name"] for curve in curves if curve["chosen"] is None],
     )
 
 
+def _chosen_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The reference (without a name), then the chosen setting of each decoder by its passes."""
+    rows = []
+    for curve in report["curves"]:
+        if curve["chosen"] is not None:
+            rows.append({"name": curve["name"], "point": curve["chosen"]})
+    rows.sort(key=lambda row: row["point"]["test"]["nfe"])
+    reference = {"name": None, "point": report["reference"]}
+    return [reference, *rows]
+
+
 def _hints(report: Mapping[str, Any]) -> dict[str, str]:
     """A text for each point of the figure, by its gid in each of the two panels."""
-    return {
-        f"{panel}-{index}-{number}": (
-            f"{curve['name']} {point['value']}: {point['test']['score']['value']:.1f} %, "
-            f"{point['test']['nfe']:.2f} passes"
-        )
-        for panel in range(2)
-        for index, curve in enumerate(report["curves"])
-        for number, point in enumerate(curve["points"])
-    }
+    hints = {}
+    for index, curve in enumerate(report["curves"]):
+        for number, point in enumerate(curve["points"]):
+            test = point["test"]
+            setting = f"{curve['name']} {point['value']}"
+            hint = f"{setting}: {test['score']['value']:.1f} %, {test['nfe']:.2f} passes"
+            for panel in range(2):
+                hints[f"{panel}-{index}-{number}"] = hint
+    return hints

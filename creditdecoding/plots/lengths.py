@@ -9,7 +9,14 @@ from typing import Any
 
 from creditdecoding.plots.base import legend, line_styles, log_around, new_figure, save, style
 
-_ROWS = {"per_token": "passes per answer token", "score": "score, %"}
+_ROWS = {
+    "per_token": "passes per answer token",
+    "score": "score, %",
+}
+_COLUMN = 3.4
+"""Inches of a column."""
+
+Sweep = Mapping[str, Any]
 
 
 def lengths_png(report: Mapping[str, Any], path: Path) -> None:
@@ -18,42 +25,73 @@ def lengths_png(report: Mapping[str, Any], path: Path) -> None:
     Raises `MissingExtraError`.
     """
     sweeps = report["sweeps"]
-    width = 1.2 + 3.4 * max(1, len(sweeps))
+    specs = report["decoders"]
+    width = 1.2 + _COLUMN * max(1, len(sweeps))
+    panel_width = _COLUMN / width * 0.84
     figure = new_figure(width, 6.2)
-    ends = [
-        cell["per_token"][end]
-        for sweep in sweeps
-        for point in sweep["points"]
-        for cell in point["decoders"]
-        for end in ("low", "high")
-    ]
+    ends = _interval_ends(sweeps)
     for column, sweep in enumerate(sweeps):
+        left = (0.75 + _COLUMN * column) / width
         for row, (measure, label) in enumerate(_ROWS.items()):
-            left = (0.75 + 3.4 * column) / width
-            axes = figure.add_axes((left, 0.53 - 0.42 * row, 3.4 / width * 0.84, 0.38))
-            _draw_sweep(axes, sweep, report["decoders"], measure)
+            bottom = 0.53 - 0.42 * row
+            axes = figure.add_axes((left, bottom, panel_width, 0.38))
+            _draw_sweep(axes, sweep, specs, measure)
             if measure == "score":
                 axes.set_ylim(-3, 103)
             else:
                 log_around(axes.yaxis, ends)
-            style(axes, xlabel=sweep["title"] if row else "", ylabel="" if column else label)
+            xlabel = sweep["title"] if row else ""
+            ylabel = "" if column else label
+            style(axes, xlabel=xlabel, ylabel=ylabel)
     if sweeps:
-        legend(figure, axes.lines, loc="upper center", ncols=len(report["decoders"]))
+        legend(
+            figure,
+            axes.lines,
+            loc="upper center",
+            ncols=len(specs),
+        )
     save(figure, path)
 
 
-def _draw_sweep(axes: Any, sweep: Mapping[str, Any], specs: Sequence[str], measure: str) -> None:
-    """The points of a sweep for every decoder, moved apart a little so that bars do not overlap."""
+def _interval_ends(sweeps: Sequence[Sweep]) -> list[float]:
+    """Both ends of every interval of passes per token, so that all columns have one axis."""
+    ends = []
+    for sweep in sweeps:
+        for point in sweep["points"]:
+            for cell in point["decoders"]:
+                interval = cell["per_token"]
+                ends += [interval["low"], interval["high"]]
+    return ends
+
+
+def _draw_sweep(axes: Any, sweep: Sweep, specs: Sequence[str], measure: str) -> None:
+    """Draw a line for every decoder, moved apart a little so that intervals do not overlap."""
     points = sweep["points"]
-    logarithmic = sweep["name"] != "answer"
-    ticks = [math.log2(point["value"]) if logarithmic else point["value"] for point in points]
+    ticks = [point["value"] for point in points]
+    if sweep["name"] != "answer":
+        ticks = [math.log2(value) for value in ticks]
     gap = 0.012 * (max(ticks) - min(ticks) or 1.0)
+    middle = (len(specs) - 1) / 2
     for column, (spec, line) in enumerate(line_styles(specs).items()):
-        x = [tick + gap * (column - (len(specs) - 1) / 2) for tick in ticks]
+        shift = gap * (column - middle)
+        x = [tick + shift for tick in ticks]
         cells = [point["decoders"][column][measure] for point in points]
-        values = [cell["value"] for cell in cells]
-        axes.plot(x, values, marker="o", markersize=4, linewidth=1.8, label=spec, **line)
-        low = [cell["low"] for cell in cells]
-        high = [cell["high"] for cell in cells]
-        axes.vlines(x, low, high, color=line["color"], linewidth=1, alpha=0.6)
-    axes.set_xticks(ticks, labels=[point["label"] for point in points])
+        axes.plot(
+            x,
+            [cell["value"] for cell in cells],
+            marker="o",
+            markersize=4,
+            linewidth=1.8,
+            label=spec,
+            **line,
+        )
+        axes.vlines(
+            x,
+            [cell["low"] for cell in cells],
+            [cell["high"] for cell in cells],
+            color=line["color"],
+            linewidth=1,
+            alpha=0.6,
+        )
+    labels = [point["label"] for point in points]
+    axes.set_xticks(ticks, labels=labels)

@@ -24,10 +24,14 @@ from creditdecoding.viewer.frames import Cell, Frame, Piece, frames, short_label
 
 _MOST_TEXTS = 64
 """Positions up to which the texts of the tokens are written along the axis."""
-_LEFT, _RIGHT = 0.75, 0.3
-_HEAD, _TOP = 0.48, 0.4
-"""Inches left and right of the panels, above each of them and above all."""
+_LEFT = 0.75
+_RIGHT = 0.3
+"""Inches left and right of the panels."""
+_HEAD = 0.48
+_TOP = 0.4
+"""Inches above each panel, and above all."""
 _PASS_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Passes from one tick of the axis to the next: the first that leaves room for the numbers."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Sheet:
         """Inches below a panel for its axis."""
         if not self.has_texts:
             return 0.5
-        return 0.22 + 0.058 * max(len(_cell_text(cell)) for cell in panel.cells)
+        longest = max(len(_cell_text(cell)) for cell in panel.cells)
+        return 0.22 + 0.058 * longest
 
 
 def trace_png(trace: Trace, piece: Piece, path: Path, title: str = "") -> None:
@@ -86,12 +91,9 @@ def trace_png(trace: Trace, piece: Piece, path: Path, title: str = "") -> None:
 
     `piece` gives the text of a token id. Raises `OptionError`, `MissingExtraError`.
     """
-    panels = [_confidence_panel(trace, piece, title or "confidence")]
-    film = panels[0].frames
-    credits = [cell.credit for frame in film for cell in frame.cells if cell.credit is not None]
-    if credits:
-        note = "what this and earlier passes say for each candidate"
-        panels.append(Panel(film, "credit", note, "credit", CREDIT, max(*credits, 1.0)))
+    confidence = _confidence_panel(trace, piece, title or "confidence")
+    credit = _credit_panel(confidence.frames)
+    panels = [confidence] if credit is None else [confidence, credit]
     _draw(panels, path)
 
 
@@ -101,30 +103,49 @@ def traces_png(named: Sequence[tuple[str, Trace]], piece: Piece, path: Path) -> 
         name, trace = named[0]
         trace_png(trace, piece, path, name)
     else:
-        _draw([_confidence_panel(trace, piece, name) for name, trace in named], path)
+        panels = [_confidence_panel(trace, piece, name) for name, trace in named]
+        _draw(panels, path)
 
 
 def _confidence_panel(trace: Trace, piece: Piece, name: str) -> Panel:
+    """The confidence of each candidate. Raises `OptionError` for a trace without passes."""
     film = frames(trace, piece)
     if not film:
         raise OptionError("the trace has no forward pass to draw", hint="Decode something first.")
     last = film[-1]
-    note = f"{last.written} tokens  ·  {last.tpf:.2f} tokens a pass"
-    return Panel(film, f"{name}  ·  NFE {last.nfe}", note)
+    return Panel(
+        frames=film,
+        title=f"{name}  ·  NFE {last.nfe}",
+        note=f"{last.written} tokens  ·  {last.tpf:.2f} tokens a pass",
+    )
+
+
+def _credit_panel(film: Sequence[Frame]) -> Panel | None:
+    """The credit of each candidate, or nothing if no pass has any."""
+    credits = []
+    for frame in film:
+        credits += [cell.credit for cell in frame.cells if cell.credit is not None]
+    if not credits:
+        return None
+    return Panel(
+        frames=film,
+        title="credit",
+        note="what this and earlier passes say for each candidate",
+        field="credit",
+        ramp=CREDIT,
+        top=max(*credits, 1.0),
+    )
 
 
 def _draw(panels: Sequence[Panel], path: Path) -> None:
     """Draw the panels below each other, with the legend on top."""
-    positions = sorted({cell.position for panel in panels for cell in panel.cells})
     passes = sum(len(panel.frames) for panel in panels)
-    sheet = Sheet(
-        {position: column for column, position in enumerate(positions)},
-        cell_width=min(0.45, max(0.02, 10.4 / max(len(positions), 16))),
-        cell_height=min(0.2, 5.8 / passes),
-    )
+    sheet = _sheet(panels, passes)
+    heads = len(panels) * _HEAD
     feet = sum(sheet.foot(panel) for panel in panels)
-    height = _TOP + passes * sheet.cell_height + len(panels) * _HEAD + feet
-    figure = new_figure(max(8.6, _LEFT + sheet.width + _RIGHT), height)
+    width = max(8.6, _LEFT + sheet.width + _RIGHT)
+    height = _TOP + passes * sheet.cell_height + heads + feet
+    figure = new_figure(width, height)
     _draw_legend(figure)
     bottom = height - _TOP
     for panel in panels:
@@ -134,58 +155,130 @@ def _draw(panels: Sequence[Panel], path: Path) -> None:
     save(figure, path)
 
 
+def _sheet(panels: Sequence[Panel], passes: int) -> Sheet:
+    """Columns for the positions of all panels, and cells that make the figure about a page."""
+    positions: set[int] = set()
+    for panel in panels:
+        positions.update(cell.position for cell in panel.cells)
+    fitting_width = 10.4 / max(len(positions), 16)
+    return Sheet(
+        columns={position: column for column, position in enumerate(sorted(positions))},
+        cell_width=min(0.45, max(0.02, fitting_width)),
+        cell_height=min(0.2, 5.8 / passes),
+    )
+
+
 def _cell_text(cell: Cell) -> str:
+    """What the token axis shows for a cell."""
     if cell.tail:
         return "∎"
-    return short_label(cell.text) if cell.token is not None else "·"
+    if cell.token is None:
+        return "·"
+    return short_label(cell.text)
 
 
 def _draw_panel(figure: Any, panel: Panel, sheet: Sheet, bottom: float) -> None:
     """Draw one panel with its lower edge `bottom` inches above that of the figure."""
     width, height = figure.get_size_inches()
-    tall = len(panel.frames) * sheet.cell_height
-    axes = figure.add_axes((_LEFT / width, bottom / height, sheet.width / width, tall / height))
+    panel_height = len(panel.frames) * sheet.cell_height
+    box = (
+        _LEFT / width,
+        bottom / height,
+        sheet.width / width,
+        panel_height / height,
+    )
+    axes = figure.add_axes(box)
     _draw_cells(axes, panel, sheet)
     _draw_pass_axis(axes, len(panel.frames), sheet)
     _draw_token_axis(axes, panel, sheet)
     _draw_blocks(axes, panel, sheet)
-    line = (bottom + tall + 0.3) / height
-    title = {"fontsize": 13, "weight": "bold", "color": TEXT, "parse_math": False}
-    figure.text(_LEFT / width, line, panel.title, va="center", **title)
+    line = (bottom + panel_height + 0.3) / height
+    _draw_heading(figure, panel, line)
+
+
+def _draw_heading(figure: Any, panel: Panel, line: float) -> None:
+    """Write title and note of a panel on the line `line`, a share of the height.
+
+    A panel of credit has a colour scale of its own at the right end.
+    """
+    width, _ = figure.get_size_inches()
+    figure.text(
+        _LEFT / width,
+        line,
+        panel.title,
+        va="center",
+        fontsize=13,
+        weight="bold",
+        color=TEXT,
+        parse_math=False,
+    )
     right = 1 - _RIGHT / width
     if panel.field == "credit":
         _draw_scale(figure, panel.field, panel.ramp, panel.top, line)
         right -= 2.5 / width
-    figure.text(right, line, panel.note, fontsize=10, color=QUIET, ha="right", va="center")
+    figure.text(
+        right,
+        line,
+        panel.note,
+        fontsize=10,
+        color=QUIET,
+        ha="right",
+        va="center",
+    )
 
 
 def _draw_cells(axes: Any, panel: Panel, sheet: Sheet) -> None:
-    """The cells in colour, white lines between them, outlines around what each pass wrote."""
-    rows, columns = len(panel.frames), len(sheet.columns)
-    place = {"aspect": "auto", "interpolation": "nearest"}
+    """Draw the cells in colour, white lines between them, outlines around what each pass wrote."""
+    rows = len(panel.frames)
+    columns = len(sheet.columns)
     extent = (-0.5, columns - 0.5, rows + 0.5, 0.5)
     written, predicted = _matrices(panel, sheet)
-    grey = colormap((WRITTEN, WRITTEN))
-    axes.imshow(written, cmap=grey, extent=extent, **place)
-    scale = {"cmap": colormap(panel.ramp), "vmin": 0.0, "vmax": panel.top}
-    axes.imshow(predicted, extent=extent, **scale, **place)
+    axes.imshow(
+        written,
+        extent=extent,
+        cmap=colormap((WRITTEN, WRITTEN)),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.imshow(
+        predicted,
+        extent=extent,
+        cmap=colormap(panel.ramp),
+        vmin=0.0,
+        vmax=panel.top,
+        aspect="auto",
+        interpolation="nearest",
+    )
     _draw_grid(axes, rows, sheet)
-    corners = [
-        (sheet.columns[cell.position] - 0.5, frame.nfe - 0.5)
-        for frame in panel.frames
-        for cell in frame.committed
-    ]
-    outline_cells(axes, corners, min(1.1, 0.2 * sheet.cell_points))
+    corners = []
+    for frame in panel.frames:
+        for cell in frame.committed:
+            column = sheet.columns[cell.position]
+            corners.append((column - 0.5, frame.nfe - 0.5))
+    line_width = min(1.1, 0.2 * sheet.cell_points)
+    outline_cells(axes, corners, line_width)
 
 
 def _draw_grid(axes: Any, rows: int, sheet: Sheet) -> None:
-    """White lines between cells that are large enough."""
+    """Draw white lines between cells that are large enough."""
     columns = len(sheet.columns)
-    line = {"colors": "white", "linewidth": min(1.2, 0.1 * sheet.cell_points + 0.2)}
+    line_width = min(1.2, 0.1 * sheet.cell_points + 0.2)
     if 72 * sheet.cell_width > 4:
-        axes.vlines([column + 0.5 for column in range(columns)], 0.5, rows + 0.5, **line)
+        axes.vlines(
+            [column + 0.5 for column in range(columns)],
+            0.5,
+            rows + 0.5,
+            colors="white",
+            linewidth=line_width,
+        )
     if 72 * sheet.cell_height > 4:
-        axes.hlines([row + 0.5 for row in range(rows)], -0.5, columns - 0.5, **line)
+        axes.hlines(
+            [row + 0.5 for row in range(rows)],
+            -0.5,
+            columns - 0.5,
+            colors="white",
+            linewidth=line_width,
+        )
 
 
 def _matrices(panel: Panel, sheet: Sheet) -> tuple[list[list[float]], list[list[float]]]:
@@ -208,42 +301,62 @@ def _matrices(panel: Panel, sheet: Sheet) -> tuple[list[list[float]], list[list[
 
 
 def _draw_pass_axis(axes: Any, passes: int, sheet: Sheet) -> None:
-    axes.set(xlim=(-0.5, len(sheet.columns) - 0.5), ylim=(passes + 0.5, 0.5))
+    """Number the passes downwards, where there is room for a number."""
+    columns = len(sheet.columns)
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(passes + 0.5, 0.5))
     axes.spines[:].set_visible(False)
     axes.tick_params(colors=QUIET, labelsize=8, length=0, pad=3)
-    step = next((n for n in _PASS_STEPS if n * sheet.cell_height >= 0.17), 10**9)
-    ticks = [1, *range(step, passes + 1, step)] if step > 2 else range(1, passes + 1, step)
+    fitting = (step for step in _PASS_STEPS if step * sheet.cell_height >= 0.17)
+    step = next(fitting, 10**9)
+    ticks = list(range(1, passes + 1, step))
+    if step > 2:
+        ticks = [1, *range(step, passes + 1, step)]
     axes.set_yticks(ticks)
     axes.set_ylabel("pass", color=QUIET, fontsize=9)
     axes.yaxis.set_label_coords(-0.4 / sheet.width, 0.5)
 
 
 def _draw_token_axis(axes: Any, panel: Panel, sheet: Sheet) -> None:
+    """Write the tokens of the answer below the panel, upright where they are too long."""
     if not sheet.has_texts:
         axes.set_xlabel("position in the answer", color=QUIET, fontsize=9)
         return
     texts = [_cell_text(cell) for cell in panel.cells]
-    axes.set_xticks([sheet.columns[cell.position] for cell in panel.cells])
-    for tick, cell, text in zip(axes.set_xticklabels(texts, fontsize=7.5), panel.cells, texts):
+    columns = [sheet.columns[cell.position] for cell in panel.cells]
+    axes.set_xticks(columns)
+    labels = axes.set_xticklabels(texts, fontsize=7.5)
+    for label, cell, text in zip(labels, panel.cells, texts):
         fits = len(text) * 0.08 <= sheet.cell_width
-        colour = QUIET if cell.tail else TEXT
-        tick.set(parse_math=False, color=colour, rotation=0 if fits else 90)
+        label.set(
+            parse_math=False,
+            color=QUIET if cell.tail else TEXT,
+            rotation=0 if fits else 90,
+        )
 
 
 def _draw_blocks(axes: Any, panel: Panel, sheet: Sheet) -> None:
-    """A dashed line before each block, and its number above where there is room."""
+    """Draw a dashed line before each block, and its number above where there is room."""
     blocks: dict[int, list[int]] = {}
     for cell in panel.cells:
         if cell.block is not None:
-            blocks.setdefault(cell.block, []).append(sheet.columns[cell.position])
+            column = sheet.columns[cell.position]
+            blocks.setdefault(cell.block, []).append(column)
     for block, columns in blocks.items():
-        if columns[0]:
-            axes.axvline(columns[0] - 0.5, color=LINE, linewidth=1, linestyle=DASHED, zorder=4)
+        first = columns[0]
+        middle = (first + columns[-1]) / 2
+        if first:
+            axes.axvline(
+                first - 0.5,
+                color=LINE,
+                linewidth=1,
+                linestyle=DASHED,
+                zorder=4,
+            )
         if len(blocks) > 1 and len(columns) * sheet.cell_width > 0.5:
             axes.annotate(
                 f"block {block + 1}",
-                ((columns[0] + columns[-1]) / 2, 0.5),
-                (0, 4),
+                xy=(middle, 0.5),
+                xytext=(0, 4),
                 textcoords="offset points",
                 fontsize=8,
                 color=QUIET,
@@ -252,7 +365,7 @@ def _draw_blocks(axes: Any, panel: Panel, sheet: Sheet) -> None:
 
 
 def _draw_legend(figure: Any) -> None:
-    """What outlines and greys mean, and the scale of confidence, on the figure's first line."""
+    """Draw what outlines and greys mean, and the scale of confidence, on the first line."""
     width, height = figure.get_size_inches()
     line = 1 - 0.25 / height
     handles = [
@@ -260,20 +373,50 @@ def _draw_legend(figure: Any) -> None:
         swatch(LIGHT[1], "candidate, still masked"),
         swatch(WRITTEN, "written before"),
     ]
-    size = {"handlelength": 1, "handleheight": 1, "columnspacing": 1.4}
-    place = {"loc": "center left", "bbox_to_anchor": (_LEFT / width, line)}
-    edges = {"borderaxespad": 0, "borderpad": 0}
-    legend(figure, handles, ncols=3, labelcolor=QUIET, **place, **edges, **size)
+    legend(
+        figure,
+        handles,
+        ncols=3,
+        labelcolor=QUIET,
+        loc="center left",
+        bbox_to_anchor=(_LEFT / width, line),
+        borderaxespad=0,
+        borderpad=0,
+        handlelength=1,
+        handleheight=1,
+        columnspacing=1.4,
+    )
     _draw_scale(figure, "confidence", LIGHT, 1.0, line)
 
 
 def _draw_scale(figure: Any, name: str, ramp: Ramp, top: float, middle: float) -> None:
-    """A colour scale that ends at the right edge, on the line `middle`, a share of the height."""
+    """Draw a colour scale from 0 to `top` at the right edge, on `middle`, a share of the height."""
     width, height = figure.get_size_inches()
     right = 1 - _RIGHT / width
-    axes = figure.add_axes((right - 1.5 / width, middle - 0.05 / height, 1.2 / width, 0.1 / height))
-    axes.imshow([[step / 255 for step in range(256)]], cmap=colormap(ramp), aspect="auto")
+    box = (
+        right - 1.5 / width,
+        middle - 0.05 / height,
+        1.2 / width,
+        0.1 / height,
+    )
+    axes = figure.add_axes(box)
+    levels = [step / 255 for step in range(256)]
+    axes.imshow([levels], cmap=colormap(ramp), aspect="auto")
     axes.set_axis_off()
-    text = {"fontsize": 9, "color": QUIET, "va": "center"}
-    figure.text(right - 1.56 / width, middle, f"{name}  0", ha="right", **text)
-    figure.text(right - 0.24 / width, middle, f"{top:.2g}", **text)
+    figure.text(
+        right - 1.56 / width,
+        middle,
+        f"{name}  0",
+        ha="right",
+        va="center",
+        fontsize=9,
+        color=QUIET,
+    )
+    figure.text(
+        right - 0.24 / width,
+        middle,
+        f"{top:.2g}",
+        va="center",
+        fontsize=9,
+        color=QUIET,
+    )

@@ -34,18 +34,23 @@ def training_png(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     scores = evaluations(records)
     with_scores = len(scores) > 1
     figure = new_figure(11 if scores else 7, 4.2)
-    axes = figure.add_axes((0.07, 0.13, 0.41, 0.74) if with_scores else (0.11, 0.13, 0.85, 0.74))
-    _draw_losses(axes, records)
+    left = 0.07 if with_scores else 0.11
+    width = 0.41 if with_scores else 0.85
+    loss_axes = figure.add_axes((left, 0.13, width, 0.74))
+    _draw_losses(loss_axes, records)
     if with_scores:
-        _draw_scores(figure.add_axes((0.55, 0.13, 0.32, 0.74)), scores)
+        score_axes = figure.add_axes((0.55, 0.13, 0.32, 0.74))
+        _draw_scores(score_axes, scores)
     save(figure, path)
 
 
 def evaluations(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, Scores]]:
     """(step, scores in percent by family and "mean") of every record with an evaluation."""
-    return [
-        (record["step"], _percentages(record["eval"])) for record in records if record.get("eval")
-    ]
+    scores = []
+    for record in records:
+        if record.get("eval"):
+            scores.append((record["step"], _percentages(record["eval"])))
+    return scores
 
 
 def _percentages(evaluation: Mapping[str, Any]) -> Scores:
@@ -59,48 +64,81 @@ def _percentages(evaluation: Mapping[str, Any]) -> Scores:
 
 
 def _draw_losses(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
-    """Each loss faint as logged and bold smoothed, on a logarithmic axis."""
+    """Draw each loss on a logarithmic axis: faint as logged, and bold smoothed."""
     for name, colour in _LOSSES.items():
         logged = [record for record in records if record.get(name) is not None]
         if logged:
-            steps = [record["step"] for record in logged]
-            values = [float(record[name]) for record in logged]
-            curve = smooth(values)
-            label = f"{name.replace('_', ' ')}  {curve[-1]:.3f}"
-            axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.22)
-            axes.plot(steps, curve, color=colour, linewidth=2, label=label)
+            _draw_loss(axes, name, colour, logged)
     axes.set_yscale("log")
-    log_axis(axes.yaxis, *axes.get_ylim())
-    legend(axes, axes.lines[1::2])
+    low, high = axes.get_ylim()
+    log_axis(axes.yaxis, low, high)
+    smoothed = axes.lines[1::2]
+    legend(axes, smoothed)
     last = records[-1]
-    note = f"{last['tokens'] / 1e6:.1f} M tokens in {last['seconds'] / 60:.0f} min"
+    millions = last["tokens"] / 1e6
+    minutes = last["seconds"] / 60
+    note = f"{millions:.1f} M tokens in {minutes:.0f} min"
     style(axes, "Loss", note, xlabel="step")
 
 
+def _draw_loss(axes: Any, name: str, colour: str, logged: Sequence[Mapping[str, Any]]) -> None:
+    """Draw one loss over the steps that logged it; the legend gives its last smoothed value."""
+    steps = [record["step"] for record in logged]
+    values = [float(record[name]) for record in logged]
+    curve = smooth(values)
+    noun = name.replace("_", " ")
+    axes.plot(
+        steps,
+        values,
+        color=colour,
+        linewidth=0.7,
+        alpha=0.22,
+    )
+    axes.plot(
+        steps,
+        curve,
+        color=colour,
+        linewidth=2,
+        label=f"{noun}  {curve[-1]:.3f}",
+    )
+
+
 def _draw_scores(axes: Any, scores: Sequence[tuple[int, Scores]]) -> None:
-    """Each family a thin line, their mean a bold one, names at the right ends pushed apart."""
+    """Draw each family as a thin line and their mean as a bold one, named at the right ends."""
     _, last = scores[-1]
     for name in last:
         points = [(step, families[name]) for step, families in scores if name in families]
-        bold = name == "mean"
-        line = {"color": _MEAN, "linewidth": 2.4} if bold else {"color": LINE, "linewidth": 1}
-        axes.plot(*zip(*points), marker="o", markersize=4 if bold else 2, zorder=2 + bold, **line)
+        is_mean = name == "mean"
+        axes.plot(
+            *zip(*points),
+            marker="o",
+            markersize=4 if is_mean else 2,
+            zorder=3 if is_mean else 2,
+            color=_MEAN if is_mean else LINE,
+            linewidth=2.4 if is_mean else 1,
+        )
+    _write_names(axes, last)
+    axes.set_ylim(-3, 103)
+    style(axes, "Score, %", "held-out items", xlabel="step")
+
+
+def _write_names(axes: Any, scores: Scores) -> None:
+    """Write the name and score of each family right of the axes, pushed apart to be readable."""
     height = -math.inf
-    for value, name in sorted((value, name) for name, value in last.items()):
-        height = max(value, height + 5.2)
-        bold = name == "mean"
+    by_score = sorted((score, name) for name, score in scores.items())
+    for score, name in by_score:
+        height = max(score, height + 5.2)
+        is_mean = name == "mean"
         axes.text(
             1.02,
             height,
-            f"{name}  {value:.0f}",
+            f"{name}  {score:.0f}",
             transform=axes.get_yaxis_transform(),
             fontsize=8,
             va="center",
-            color=_MEAN if bold else QUIET,
-            weight="bold" if bold else "normal",
+            color=_MEAN if is_mean else QUIET,
+            weight="bold" if is_mean else "normal",
         )
-    axes.set_ylim(-3, 103)
-    style(axes, "Score, %", "held-out items", xlabel="step")
 
 
 def smooth(values: Sequence[float]) -> list[float]:

@@ -15,22 +15,34 @@ _MIX2 = -7723592293110705685
 
 
 def _scramble(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64. Int64 arithmetic wraps; masks make the shifts logical. Works in
-    place on its temporaries, because memory is the cost.
+    """The finaliser of splitmix64. Int64 arithmetic wraps. Works in place on its temporaries,
+    because memory is the cost.
     """
-    x = (x >> 30).bitwise_and_(0x3FFFFFFFF).bitwise_xor_(x).mul_(_MIX1)
-    x = (x >> 27).bitwise_and_(0x1FFFFFFFFF).bitwise_xor_(x).mul_(_MIX2)
-    return (x >> 31).bitwise_and_(0x1FFFFFFFF).bitwise_xor_(x)
+    x = _xor_shifted(x, 30).mul_(_MIX1)
+    x = _xor_shifted(x, 27).mul_(_MIX2)
+    return _xor_shifted(x, 31)
+
+
+def _xor_shifted(x: Tensor, bits: int) -> Tensor:
+    """`x ^ (x >> bits)`; the mask clears copies of the sign, which makes the shift logical."""
+    mask = (1 << (64 - bits)) - 1
+    shifted = x >> bits
+    shifted.bitwise_and_(mask)
+    return shifted.bitwise_xor_(x)
 
 
 def uniform_noise(*keys: Int[Tensor, ...]) -> Float[Tensor, ...]:
     """Uniform float64 in (0, 1), a function of the integer `keys`, which broadcast."""
     state = torch.zeros((), dtype=torch.long, device=keys[0].device)
     for key in keys:
-        state = _scramble(state + (_scramble(key + _GOLDEN) + _GOLDEN))
-    return (state >> 12).bitwise_and_((1 << 52) - 1).double().add_(0.5).mul_(2.0**-52)
+        scrambled = _scramble(key + _GOLDEN)
+        state = _scramble(state + (scrambled + _GOLDEN))
+    mask = (1 << 52) - 1
+    integer = (state >> 12).bitwise_and_(mask)
+    return integer.double().add_(0.5).mul_(2.0**-52)
 
 
 def gumbel_noise(*keys: Int[Tensor, ...]) -> Float[Tensor, ...]:
     """Standard Gumbel noise in float64, a function of the integer `keys`."""
-    return uniform_noise(*keys).log_().neg_().log_().neg_()
+    exponential = uniform_noise(*keys).log_().neg_()
+    return exponential.log_().neg_()

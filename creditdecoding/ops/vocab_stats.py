@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # Elements handled at once: within a core's cache on a CPU, enough to fill the device elsewhere.
-_CPU_CHUNK, _DEVICE_CHUNK = 1 << 18, 1 << 26
+_CPU_CHUNK = 1 << 18
+_DEVICE_CHUNK = 1 << 26
 _PIECE = 1024
 
 
@@ -19,8 +20,10 @@ def row_chunks(logits: Float[Tensor, "n vocab"]) -> Iterator[slice]:
     """Slices of rows that together cover `logits`, each small enough for temporaries."""
     elements = _CPU_CHUNK if logits.device.type == "cpu" else _DEVICE_CHUNK
     size = max(1, elements // logits.shape[1])
-    for start in range(0, len(logits), size):
-        yield slice(start, min(start + size, len(logits)))
+    rows = len(logits)
+    for start in range(0, rows, size):
+        end = min(start + size, rows)
+        yield slice(start, end)
 
 
 def vocab_mass(
@@ -31,14 +34,17 @@ def vocab_mass(
     `rest` is the sum of exp(logit - top logit) over all other ids. The top-1 has probability
     1 / (1 + rest), so the probability of all others is known to seven digits however small it is.
     """
-    ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-    top = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    rest = torch.empty(len(logits), dtype=widest_float(logits.device), device=logits.device)
+    rows = len(logits)
+    device = logits.device
+    ids = torch.empty(rows, dtype=torch.long, device=device)
+    top = torch.empty(rows, dtype=torch.float32, device=device)
+    rest = torch.empty(rows, dtype=widest_float(device), device=device)
     for part in row_chunks(logits):
         wide = logits[part].float()
         first = _first_maximum(wide)[:, None]
         peak = wide.gather(1, first)
-        others = (wide - peak).exp_().scatter_(1, first, 0.0)
+        others = (wide - peak).exp_()
+        others.scatter_(1, first, 0.0)
         ids[part] = first[:, 0]
         top[part] = peak[:, 0]
         rest[part] = others.sum(dim=-1)
@@ -60,7 +66,8 @@ def vocab_stats(
 
 def log_sum(top: Float[Tensor, ...], rest: Float[Tensor, ...]) -> Float[Tensor, ...]:
     """Log-sum-exp in float32 from a top logit and the `rest` of `vocab_mass`."""
-    return (top + rest.log1p()).float()
+    total = top + rest.log1p()
+    return total.float()
 
 
 def _first_maximum(wide: Float[Tensor, "n vocab"]) -> Int[Tensor, " n"]:
@@ -69,10 +76,15 @@ def _first_maximum(wide: Float[Tensor, "n vocab"]) -> Int[Tensor, " n"]:
     """
     rows, vocab = wide.shape
     whole = vocab // _PIECE * _PIECE
-    best = wide[:, :whole].reshape(rows, -1, _PIECE).amax(-1)
+    pieces = wide[:, :whole].reshape(rows, -1, _PIECE)
+    best = pieces.amax(-1)
     if whole < vocab:
-        best = torch.cat((best, wide[:, whole:].amax(-1, keepdim=True)), dim=1)
-    columns = best.argmax(-1, keepdim=True) * _PIECE + torch.arange(_PIECE, device=wide.device)
+        last = wide[:, whole:].amax(-1, keepdim=True)
+        best = torch.cat((best, last), dim=1)
+    first_piece = best.argmax(-1, keepdim=True)
+    offsets = torch.arange(_PIECE, device=wide.device)
+    columns = first_piece * _PIECE + offsets
     # Past the end the last id repeats; the first of equals wins.
     inside = wide.gather(1, columns.clamp(max=vocab - 1))
-    return columns.gather(1, inside.argmax(-1, keepdim=True))[:, 0]
+    first = inside.argmax(-1, keepdim=True)
+    return columns.gather(1, first)[:, 0]

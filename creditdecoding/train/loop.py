@@ -37,8 +37,17 @@ NOISY_WIDTH = 96  # answer positions in the noisy stream
 WARMUP_STEPS = 200
 BLOCKS_SHARE = 0.6  # of the batches before `blocks_until` that train blocks in two streams
 BLOCK_LENGTHS = (1, 1, 1, 4, 8, 32)
+ONE_STREAM = ("uniform", "blockwise", "ordered", "ordered")  # objectives, drawn evenly
 LOSS_SCALE = 64  # a usual answer length: losses are divided by it
-MAY_CHANGE = ("steps", "device", "threads", "processes", "compile", "save_every", "eval_every")
+MAY_CHANGE = (
+    "steps",
+    "device",
+    "threads",
+    "processes",
+    "compile",
+    "save_every",
+    "eval_every",
+)
 """Options that may change when a run continues."""
 
 
@@ -91,13 +100,20 @@ class TrainingRun:
         self.tokens = 0
         if config.compile:
             self.model.compile_layers(dynamic=False)
-        settings = {**dataclasses.asdict(config), "tasks": [task.name for task in self.tasks]}
-        self._saved = ResumableRun(folder, settings, may_change=MAY_CHANGE, settings_key="config")
+        settings = dataclasses.asdict(config)
+        settings["tasks"] = [task.name for task in self.tasks]
+        self._saved = ResumableRun(
+            folder,
+            settings,
+            may_change=MAY_CHANGE,
+            settings_key="config",
+        )
         self._load()
 
     def _new_model(self) -> Transformer:
+        config = model_config(self.config, self.tokenizer, self.end)
         backend = "math" if self.device.type == "cpu" else "sdpa"
-        model = Transformer(model_config(self.config, self.tokenizer, self.end), backend)
+        model = Transformer(config, backend)
         generator = torch.Generator().manual_seed(self.config.seed)
         init_weights(model, generator)
         if self.config.induction:
@@ -141,10 +157,19 @@ class TrainingRun:
         """The rows of this step: look-up drills in the first steps, then items of the tasks."""
         parts = self.config.parts
         if self._is_drilling:
-            ids = sorted({*range(self.tokenizer.size)} - {*self.tokenizer.backend.all_special_ids})
-            return [lookup_drill(self.config.batch_size // parts, ids, rng) for _ in range(parts)]
+            special_ids = set(self.tokenizer.backend.all_special_ids)
+            ids = [i for i in range(self.tokenizer.size) if i not in special_ids]
+            rows = self.config.batch_size // parts
+            return [lookup_drill(rows, ids, rng) for _ in range(parts)]
         items = draw_items(self.tasks, self.config.batch_size, rng)
-        return make_batches(items, self.tokenizer, self.end_of_turn, self.end, parts, rng)
+        return make_batches(
+            items,
+            self.tokenizer,
+            self.end_of_turn,
+            self.end,
+            parts,
+            rng,
+        )
 
     def mask(self, batch: TrainingBatch, rng: random.Random) -> tuple[str, MaskedBatch]:
         """Choose the objective for a batch of this step and apply it: its name in the log, and the
@@ -160,46 +185,59 @@ class TrainingRun:
         if progress < self.config.blocks_until and rng.random() < BLOCKS_SHARE:
             block = rng.choice(BLOCK_LENGTHS)
             return "blocks", two_stream(batch, mask_id, block, NOISY_WIDTH, generator)
-        name = rng.choice(("uniform", "blockwise", "ordered", "ordered"))
+        name = rng.choice(ONE_STREAM)
         if name == "uniform":
             return name, mask_uniform(batch, mask_id, generator)
-        return name, mask_block(batch, mask_id, generator, name == "ordered")
+        is_ordered = name == "ordered"
+        return name, mask_block(batch, mask_id, generator, is_ordered)
 
     def loss(self, batch: MaskedBatch) -> Tensor:
         """Weighted cross-entropy over the masks; a row's weights sum to about its answer length."""
-        device = self.device
-        mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
-        positions = None if batch.positions is None else batch.positions.to(device)
-        rows, columns = (index.to(device) for index in batch.loss_positions)
-        with torch.autocast(device.type, torch.bfloat16):
-            hidden = self.model.hidden_states(batch.tokens.to(device), mask, positions)
+        batch = batch.to(self.device)
+        rows, columns = batch.loss_positions
+        with torch.autocast(self.device.type, torch.bfloat16):
+            hidden = self.model.hidden_states(
+                batch.tokens,
+                batch.attention_mask,
+                batch.positions,
+            )
             logits = self.model.logits(hidden[rows, columns])
-        losses = F.cross_entropy(logits.float(), batch.target.to(device), reduction="none")
-        return (losses * batch.weight.to(device)).sum() / (len(batch.tokens) * LOSS_SCALE)
+        losses = F.cross_entropy(logits.float(), batch.target, reduction="none")
+        total = (losses * batch.weight).sum()
+        return total / (len(batch.tokens) * LOSS_SCALE)
 
     def train_step(self) -> dict[str, Any]:
         """One optimiser step; returns its log record: the learning rate and a loss by objective."""
-        rng = random.Random(f"{self.config.seed}/{self.step}/{self.rank}")
-        rate = learning_rate(self.step, self.config.steps, self.config.lr, WARMUP_STEPS)
-        record: dict[str, Any] = {"step": self.step, "lr": rate}
+        config = self.config
+        rng = random.Random(f"{config.seed}/{self.step}/{self.rank}")
+        rate = learning_rate(self.step, config.steps, config.lr, WARMUP_STEPS)
+        record: dict[str, Any] = {
+            "step": self.step,
+            "lr": rate,
+        }
         for batch in self._batches(rng):
             objective, masked = self.mask(batch, rng)
-            loss = self.loss(masked) / self.config.parts
+            loss = self.loss(masked) / config.parts
             loss.backward()  # type: ignore[no-untyped-call]
-            record[objective] = round(loss.item() * self.config.parts, 4)
-            self.tokens += batch.tokens.numel() * self.config.processes
+            record[objective] = round(loss.item() * config.parts, 4)
+            self.tokens += batch.tokens.numel() * config.processes
         average_gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._apply_gradients(rate)
+        self.step += 1
+        return record
+
+    def _apply_gradients(self, rate: float) -> None:
+        """Step every optimiser at its share of the learning rate, and clear the gradients."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return record
 
     def run(
-        self, evaluate: Callable[[Path], dict[str, Any]] | None = None
+        self,
+        evaluate: Callable[[Path], dict[str, Any]] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Train to the end, yielding the log record of each step; weights go to the folder.
 
@@ -210,7 +248,8 @@ class TrainingRun:
             started_at = time.perf_counter()
             record = self.train_step()
             self.seconds += time.perf_counter() - started_at
-            record |= {"tokens": self.tokens, "seconds": round(self.seconds, 1)}
+            record["tokens"] = self.tokens
+            record["seconds"] = round(self.seconds, 1)
             is_last = self.step == self.config.steps
             must_save = is_last or self.step % self.config.save_every == 0
             must_evaluate = is_last or self.step % self.config.eval_every == 0
@@ -272,9 +311,17 @@ def _optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Opt
     matrix_ids = {id(weight) for weight in matrices}
     others = [weight for weight in model.parameters() if id(weight) not in matrix_ids]
     muon = torch.optim.Muon(
-        matrices, lr=config.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        matrices,
+        lr=config.lr,
+        weight_decay=0.01,
+        adjust_lr_fn="match_rms_adamw",
     )
-    adam = torch.optim.AdamW(others, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    adam = torch.optim.AdamW(
+        others,
+        lr=config.lr,
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+    )
     for optimizer, scale in ((muon, 1.0), (adam, 0.6)):
         for group in optimizer.param_groups:
             group["scale"] = scale

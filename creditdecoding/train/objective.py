@@ -48,11 +48,27 @@ class MaskedBatch:
     attention_mask: Tensor | None = None
     positions: Tensor | None = None
 
+    def to(self, device: torch.device) -> MaskedBatch:
+        """The same batch on `device`."""
+        rows, columns = self.loss_positions
+        mask = self.attention_mask
+        positions = self.positions
+        return MaskedBatch(
+            tokens=self.tokens.to(device),
+            loss_positions=(rows.to(device), columns.to(device)),
+            target=self.target.to(device),
+            weight=self.weight.to(device),
+            attention_mask=None if mask is None else mask.to(device),
+            positions=None if positions is None else positions.to(device),
+        )
+
 
 def _mask_ratios(rows: int, generator: torch.Generator) -> Tensor:
     """Mask ratios in [MIN_RATIO, 1], stratified over the rows, in random order."""
-    strata = (torch.arange(rows) + torch.rand(rows, generator=generator)) / rows
-    shuffled = strata[torch.randperm(rows, generator=generator)]
+    noise = torch.rand(rows, generator=generator)
+    strata = (torch.arange(rows) + noise) / rows
+    order = torch.randperm(rows, generator=generator)
+    shuffled = strata[order]
     return MIN_RATIO + (1 - MIN_RATIO) * shuffled
 
 
@@ -61,12 +77,17 @@ def mask_uniform(batch: TrainingBatch, mask_id: int, generator: torch.Generator)
     ratio = _mask_ratios(len(batch.tokens), generator)[:, None]
     column = torch.arange(batch.tokens.shape[1])[None]
     is_answer = column >= batch.prompt_lengths[:, None]
-    masked = (torch.rand(batch.tokens.shape, generator=generator) < ratio) & is_answer
-    return _masked(batch, masked, masked, (1 / ratio).expand_as(masked), mask_id)
+    noise = torch.rand(batch.tokens.shape, generator=generator)
+    masked = (noise < ratio) & is_answer
+    weight = (1 / ratio).expand_as(masked)
+    return _masked(batch, masked, masked, weight, mask_id)
 
 
 def mask_block(
-    batch: TrainingBatch, mask_id: int, generator: torch.Generator, ordered: bool
+    batch: TrainingBatch,
+    mask_id: int,
+    generator: torch.Generator,
+    ordered: bool,
 ) -> MaskedBatch:
     """Mask some of one block; the answer before it is clean, all after it is masked without loss.
 
@@ -79,28 +100,39 @@ def mask_block(
     column = torch.arange(length)[None]
     ratio = _mask_ratios(rows, generator)[:, None].expand(rows, length)
     if ordered:
-        point = start + (torch.rand(rows, 1, generator=generator) * (end - start)).long()
+        share = torch.rand(rows, 1, generator=generator)
+        point = start + (share * (end - start)).long()
         ratio = torch.where(column < point, 0.05, 1.0 - 0.3 * ratio)
-    is_drawn = torch.rand(rows, length, generator=generator) < ratio
-    has_loss = (column >= start) & (column < end) & is_drawn
+    noise = torch.rand(rows, length, generator=generator)
+    in_block = (column >= start) & (column < end)
+    has_loss = in_block & (noise < ratio)
+    masked = has_loss | (column >= end)
     weight = torch.ones_like(ratio) if ordered else 1 / ratio
-    return _masked(batch, has_loss | (column >= end), has_loss, weight, mask_id)
+    return _masked(batch, masked, has_loss, weight, mask_id)
 
 
 def _random_blocks(batch: TrainingBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Start and end of one block of each answer [rows, 1]."""
     rows = len(batch.tokens)
-    choice = torch.randint(len(BLOCK_LENGTHS), (rows,), generator=generator)
-    size = torch.tensor(BLOCK_LENGTHS)[choice]
+    sizes = torch.tensor(BLOCK_LENGTHS)
+    choice = torch.randint(len(sizes), (rows,), generator=generator)
+    size = sizes[choice]
     blocks = (batch.answer_lengths + size - 1) // size
-    block = (torch.rand(rows, generator=generator) * blocks).long()
-    start = (batch.prompt_lengths + size * block)[:, None]
-    return start, start + size[:, None]
+    noise = torch.rand(rows, generator=generator)
+    block = (noise * blocks).long()
+    start = batch.prompt_lengths + size * block
+    end = start + size
+    return start[:, None], end[:, None]
 
 
 def _masked(
-    batch: TrainingBatch, masked: Tensor, has_loss: Tensor, weight: Tensor, mask_id: int
+    batch: TrainingBatch,
+    masked: Tensor,
+    has_loss: Tensor,
+    weight: Tensor,
+    mask_id: int,
 ) -> MaskedBatch:
+    """The rows with the positions `masked` replaced; losses and weights where `has_loss`."""
     rows, columns = has_loss.nonzero(as_tuple=True)
     return MaskedBatch(
         tokens=batch.tokens.masked_fill(masked, mask_id),
@@ -111,28 +143,54 @@ def _masked(
 
 
 def two_stream(
-    batch: TrainingBatch, mask_id: int, block: int, width: int, generator: torch.Generator
+    batch: TrainingBatch,
+    mask_id: int,
+    block: int,
+    width: int,
+    generator: torch.Generator,
 ) -> MaskedBatch:
     """Clean rows [rows, length] followed by a noisy copy of the first `width` answer positions."""
     rows, length = batch.tokens.shape
-    ratio = _mask_ratios(rows, generator)[:, None] if block > 1 else torch.ones(rows, 1)
+    ratio = _two_stream_ratios(rows, block, generator)
     masked = torch.rand(rows, width, generator=generator) < ratio
     offset = torch.arange(width)[None]
     position = batch.prompt_lengths[:, None] + offset
-    clean = batch.tokens.gather(1, position.clamp(max=length - 1))
-    is_trained = (offset < batch.answer_lengths[:, None] + PADDING_LOSSES) & (position < length)
-    row, column = (masked & is_trained).nonzero(as_tuple=True)
+    answer = batch.tokens.gather(1, position.clamp(max=length - 1))
+    noisy = answer.masked_fill(masked, mask_id)
+    has_loss = masked & _is_trained(batch, offset)
+    row, column = has_loss.nonzero(as_tuple=True)
+    clean_position = torch.arange(length).expand(rows, -1)
     return MaskedBatch(
-        tokens=torch.cat((batch.tokens, clean.masked_fill(masked, mask_id)), dim=1),
+        tokens=torch.cat((batch.tokens, noisy), dim=1),
         loss_positions=(row, column + length),
-        target=clean[row, column],
-        weight=(1 / ratio).expand_as(masked)[row, column],
+        target=answer[row, column],
+        weight=1 / ratio[row, 0],
         attention_mask=_two_stream_mask(batch.prompt_lengths, length, block, width),
-        positions=torch.cat((torch.arange(length).expand(rows, -1), position), dim=1),
+        positions=torch.cat((clean_position, position), dim=1),
     )
 
 
-def _two_stream_mask(prompt_lengths: Tensor, length: int, block: int, width: int) -> Tensor:
+def _two_stream_ratios(rows: int, block: int, generator: torch.Generator) -> Tensor:
+    """The mask ratio of each row [rows, 1]; blocks of one token are always masked."""
+    if block == 1:
+        return torch.ones(rows, 1)
+    return _mask_ratios(rows, generator)[:, None]
+
+
+def _is_trained(batch: TrainingBatch, offset: Tensor) -> Tensor:
+    """Which answer positions have a target: the answer and a little padding, inside the row."""
+    length = batch.tokens.shape[1]
+    near_answer = offset < batch.answer_lengths[:, None] + PADDING_LOSSES
+    in_row = batch.prompt_lengths[:, None] + offset < length
+    return near_answer & in_row
+
+
+def _two_stream_mask(
+    prompt_lengths: Tensor,
+    length: int,
+    block: int,
+    width: int,
+) -> Tensor:
     """Which keys each query sees [rows, length + width, length + width].
 
     Clean queries see clean blocks up to their own, noisy ones the clean blocks before and their own
@@ -142,8 +200,11 @@ def _two_stream_mask(prompt_lengths: Tensor, length: int, block: int, width: int
     clean_block = torch.where(answer_offset < 0, -1, answer_offset // block)
     noisy_block = (torch.arange(width) // block).expand(len(prompt_lengths), -1)
     blocks = torch.cat((clean_block, noisy_block), dim=1)
-    query, key = blocks[:, :, None], blocks[:, None, :]
+    query = blocks[:, :, None]
+    key = blocks[:, None, :]
     is_noisy = torch.arange(length + width) >= length
-    noisy_query, noisy_key = is_noisy[:, None], is_noisy[None, :]
+    noisy_query = is_noisy[:, None]
+    noisy_key = is_noisy[None, :]
     sees_clean = torch.where(noisy_query, key < query, key <= query)
-    return torch.where(noisy_key, noisy_query & (query == key), sees_clean)
+    sees_noisy = noisy_query & (query == key)
+    return torch.where(noisy_key, sees_noisy, sees_clean)

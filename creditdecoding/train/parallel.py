@@ -23,12 +23,21 @@ def join_group(rank: int, world: int, store_file: Path) -> None:
     if rank:
         end_with_parent()
     store = dist.FileStore(str(store_file), world)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_TIMEOUT)
+    dist.init_process_group(
+        "gloo",
+        store=store,
+        rank=rank,
+        world_size=world,
+        timeout=_TIMEOUT,
+    )
 
 
 @contextlib.contextmanager
 def peer_processes(
-    world: int, store_file: Path, target: Callable[..., None], *args: Any
+    world: int,
+    store_file: Path,
+    target: Callable[..., None],
+    *args: Any,
 ) -> Iterator[None]:
     """Run `target(rank, world, store_file, *args)` in `world - 1` processes while the body runs as
     rank 0.
@@ -56,6 +65,7 @@ def average_gradients(model: nn.Module) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    parts = flat.split([gradient.numel() for gradient in gradients])
+    sizes = [gradient.numel() for gradient in gradients]
+    parts = flat.split(sizes)
     for gradient, part in zip(gradients, parts):
         gradient.copy_(part.view_as(gradient))

@@ -4,6 +4,7 @@ without saving its place in the data.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -26,7 +27,8 @@ def draw_items(tasks: Sequence[Task], count: int, rng: random.Random) -> list[It
     start = rng.randrange(len(turns))
     items: list[Item] = []
     while len(items) < count:
-        item = turns[(start + len(items)) % len(turns)].make(rng)
+        turn = (start + len(items)) % len(turns)
+        item = turns[turn].make(rng)
         if item.split == "train":
             items.append(item)
     return items
@@ -48,15 +50,18 @@ def make_batches(
     """
     rows: list[Row] = []
     for item in items:
-        prompt = tokenizer.encode_chat([{"role": "user", "content": item.prompt}])
-        rows.append((prompt, [*tokenizer.encode(item.answer), end_of_turn]))
+        message = {"role": "user", "content": item.prompt}
+        prompt = tokenizer.encode_chat([message])
+        answer = [*tokenizer.encode(item.answer), end_of_turn]
+        rows.append((prompt, answer))
     rows.sort(key=_row_length)
     size = len(rows) // parts
     batches = []
     for part in range(parts):
-        part_rows = rows[part * size : (part + 1) * size]
+        start = part * size
+        part_rows = rows[start : start + size]
         longest = max(map(_row_length, part_rows))
-        length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        length = math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         if rng.random() < 1 / 5:
             extended = length + LENGTH_MULTIPLE * rng.randint(1, 3)
             length = max(length, min(extended, LONGEST_EXTENDED))
@@ -70,9 +75,15 @@ def _row_length(row: Row) -> int:
 
 
 def _padded(rows: Sequence[Row], length: int, padding: int) -> TrainingBatch:
+    """The rows as one batch of `length` columns, filled up with `padding`."""
     tokens = torch.full((len(rows), length), padding)
     for number, (prompt, answer) in enumerate(rows):
-        tokens[number, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-    prompt_lengths = torch.tensor([len(prompt) for prompt, _ in rows])
-    answer_lengths = torch.tensor([len(answer) for _, answer in rows])
-    return TrainingBatch(tokens, prompt_lengths, answer_lengths)
+        ids = prompt + answer
+        tokens[number, : len(ids)] = torch.tensor(ids)
+    prompt_lengths = [len(prompt) for prompt, _ in rows]
+    answer_lengths = [len(answer) for _, answer in rows]
+    return TrainingBatch(
+        tokens=tokens,
+        prompt_lengths=torch.tensor(prompt_lengths),
+        answer_lengths=torch.tensor(answer_lengths),
+    )

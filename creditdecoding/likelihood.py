@@ -61,7 +61,10 @@ class LikelihoodConfig:
     cfg_scale: float = option(0.0, "Classifier-free guidance of the predictions.", ge=0.0)
     batch_size: int = option(32, "Rows that share a forward pass.", ge=1)
     seed: int = option(
-        0, "Seed of the masks; a result does not depend on what else is scored.", ge=0, le=2**62
+        0,
+        "Seed of the masks; a result does not depend on what else is scored.",
+        ge=0,
+        le=2**62,
     )
 
     def __post_init__(self) -> None:
@@ -70,8 +73,9 @@ class LikelihoodConfig:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and standard error in nats; the error is NaN for a single sample of a block of several
-    tokens.
+    """Mean and standard error in nats.
+
+    The error is NaN for a single sample of a block of several tokens.
     """
 
     mean: float
@@ -122,15 +126,25 @@ class _ScoredBlock:
         start, end = self.request.block
         positions = self.request.masked[start:end].nonzero()[:, 0] + start
         written = torch.cat((self.tokens[:end], self.request.canvas[end:]))
+        for count in self._mask_counts(config, noise):
+            order = torch.randperm(self.length, generator=noise)
+            masked = positions[order[:count]]
+            canvas = written.index_fill(0, masked, mask_id)
+            yield TokenQuery(
+                row=replace(self.request, canvas=canvas),
+                positions=masked,
+                targets=self.tokens[masked],
+            )
+
+    def _mask_counts(self, config: LikelihoodConfig, noise: torch.Generator) -> list[int]:
+        """How many tokens each sample masks, from 1 to all of them."""
         samples = self.samples(config)
         ratio = torch.rand(samples, generator=noise, dtype=torch.float64)
         if config.ratios == "stratified":
             ratio = (torch.arange(samples) + ratio) / samples
-        counts = (ratio * self.length).long().clamp(max=self.length - 1) + 1
-        for count in counts.tolist():
-            masked = positions[torch.randperm(self.length, generator=noise)[:count]]
-            canvas = written.index_fill(0, masked, mask_id)
-            yield TokenQuery(replace(self.request, canvas=canvas), masked, self.tokens[masked])
+        others = (ratio * self.length).long()
+        counts: list[int] = (others.clamp(max=self.length - 1) + 1).tolist()
+        return counts
 
 
 def log_likelihood(lm: LM, prompt: Text, answer: Text, **options: Any) -> Estimate:
@@ -145,13 +159,16 @@ def log_likelihoods(lm: LM, pairs: Iterable[tuple[Text, Text]], **options: Any) 
     """The same for many (prompt, answer) pairs in shared batches."""
     config = from_mapping(LikelihoodConfig, options)
     answers = [_blocks(lm, prompt, answer, config) for prompt, answer in pairs]
-    log_probs = _log_probs(lm, _queries(answers, config, lm.vocab.mask_id), config.batch_size)
-    return [
-        _estimate(
-            blocks, [list(itertools.islice(log_probs, block.samples(config))) for block in blocks]
-        )
-        for blocks in answers
-    ]
+    queries = _queries(answers, config, lm.vocab.mask_id)
+    log_probs = _log_probs(lm, queries, config.batch_size)
+    estimates = []
+    for blocks in answers:
+        samples = []
+        for block in blocks:
+            count = block.samples(config)
+            samples.append(list(itertools.islice(log_probs, count)))
+        estimates.append(_estimate(blocks, samples))
+    return estimates
 
 
 def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> TraceLikelihood:
@@ -172,7 +189,8 @@ def rescore(lm: LM, trace: Trace, batch_size: int = 32) -> TraceLikelihood:
     queries = replay(lm, trace)
     by_position: dict[int, float] = {}
     for query, log_probs in zip(queries, _log_probs(lm, queries, batch_size)):
-        by_position.update(zip(query.positions.tolist(), log_probs.tolist()))
+        positions = query.positions.tolist()
+        by_position.update(zip(positions, log_probs.tolist()))
     return TraceLikelihood(by_position)
 
 
@@ -188,7 +206,8 @@ def replay(lm: LM, trace: Trace) -> list[TokenQuery]:
         written = step.commits()
         positions = torch.tensor(list(written), dtype=torch.long)
         targets = torch.tensor(list(written.values()), dtype=torch.long)
-        if step.revoked or not bool((canvas[positions] == lm.vocab.mask_id).all()):
+        was_masked = canvas[positions] == lm.vocab.mask_id
+        if step.revoked or not bool(was_masked.all()):
             raise OptionError(
                 "the trace overwrites or remasks tokens",
                 given=trace.settings.get("decoder"),
@@ -208,52 +227,78 @@ def _first_request(lm: LM, trace: Trace) -> Request:
             given=trace.settings,
             hint="Make it with an LM, or fill in its settings.",
         )
-    settings = {**trace.settings, "decoder": "fixed", "cache": "none", "stop": ()}
+    settings = {
+        **trace.settings,
+        "decoder": "fixed",
+        "cache": "none",
+        "stop": (),
+    }
     answer_prefix = settings.pop("begun", ())
     config = from_mapping(GenerationConfig, settings)
-    written = trace.written
     model = (lm.vocab, lm.max_length, lm.geometry)
     if trace.prompt:
         request = new_request(0, trace.prompt, config, *model, answer_prefix)
     else:
         ids = list(trace.tokens)
-        for position in written.keys() & range(len(ids)):
+        for position in trace.written.keys() & range(len(ids)):
             ids[position] = lm.vocab.mask_id
         request = new_infill_request(0, ids, config, *model)
-    fits = all(step.block < len(request.blocks) for step in trace.steps)
-    fits = fits and max(written, default=0) < len(request.canvas)
-    if not fits or any(not 0 <= x < lm.vocab.size for x in (*trace.prompt, *written.values())):
+    if not _fits(trace, request, lm.vocab.size):
         raise OptionError(
-            "the trace is of another model", hint="Score it with the model that made it."
+            "the trace is of another model",
+            hint="Score it with the model that made it.",
         )
     return request
+
+
+def _fits(trace: Trace, request: Request, vocab_size: int) -> bool:
+    """Whether the blocks, positions and ids of a trace exist in its request."""
+    written = trace.written
+    ids = (*trace.prompt, *written.values())
+    blocks_exist = all(step.block < len(request.blocks) for step in trace.steps)
+    positions_exist = max(written, default=0) < len(request.canvas)
+    ids_exist = all(0 <= token < vocab_size for token in ids)
+    return blocks_exist and positions_exist and ids_exist
 
 
 def _blocks(lm: LM, prompt: Text, answer: Text, config: LikelihoodConfig) -> list[_ScoredBlock]:
     """The blocks of an answer; in each request earlier blocks are written, later ones masked."""
     prompt_ids = _ids(lm, prompt, "prompt")
     answer_ids = _ids(lm, answer, "answer")
+    length = len(answer_ids)
     generation = GenerationConfig(
         decoder="fixed",
-        gen_length=len(answer_ids),
-        block_length=config.block_length or lm.geometry.causal_block or len(answer_ids),
+        gen_length=length,
+        block_length=config.block_length or lm.geometry.causal_block or length,
         cache="none",
         cfg_scale=config.cfg_scale,
     )
-    request = new_request(0, prompt_ids, generation, lm.vocab, lm.max_length, lm.geometry)
+    request = new_request(
+        0,
+        prompt_ids,
+        generation,
+        lm.vocab,
+        lm.max_length,
+        lm.geometry,
+    )
     tokens = request.canvas.clone()
     tokens[request.answer_start : request.answer_end] = torch.tensor(answer_ids)
     blocks = []
     for index, (start, end) in enumerate(request.blocks):
         canvas = torch.cat((tokens[:start], request.canvas[start:]))
-        masks = int(request.masked[start:end].sum())
-        at_block = replace(request, canvas=canvas, block_index=index, initial_masks=masks)
+        at_block = replace(
+            request,
+            canvas=canvas,
+            block_index=index,
+            initial_masks=int(request.masked[start:end].sum()),
+        )
         blocks.append(_ScoredBlock(at_block, tokens))
     return blocks
 
 
 def _ids(lm: LM, text: Text, noun: str) -> list[int]:
-    ids = lm.encode_text(text) if isinstance(text, str) else [int(i) for i in text]
+    """The ids of a text. Raises `OptionError` if there are none, or some that no text has."""
+    ids = lm.encode_text(text) if isinstance(text, str) else [int(token) for token in text]
     if not ids:
         raise OptionError(f"the {noun} is empty", hint="Give at least one token.")
     for token in ids:
@@ -268,8 +313,11 @@ def _ids(lm: LM, text: Text, noun: str) -> list[int]:
 
 
 def _queries(
-    answers: Sequence[Sequence[_ScoredBlock]], config: LikelihoodConfig, mask_id: int
+    answers: Sequence[Sequence[_ScoredBlock]],
+    config: LikelihoodConfig,
+    mask_id: int,
 ) -> Iterator[TokenQuery]:
+    """The samples of all answers; each answer's noise starts at the seed."""
     for blocks in answers:
         noise = torch.Generator().manual_seed(config.seed)
         for block in blocks:
@@ -285,11 +333,15 @@ def _estimate(blocks: Sequence[_ScoredBlock], log_probs: Sequence[Sequence[Tenso
     mean = 0.0
     variance = 0.0
     for block, samples in zip(blocks, log_probs):
-        values = [float(sample.sum()) * block.length / len(sample) for sample in samples]
-        x = torch.tensor(values, dtype=torch.float64)
+        bounds = []
+        for sample in samples:
+            total = float(sample.sum())
+            bounds.append(total * block.length / len(sample))
+        x = torch.tensor(bounds, dtype=torch.float64)
         mean += float(x.mean())
         if block.length > 1:
-            of_mean = float(x.diff().square().mean()) / (2 * len(x))
+            squares = x.diff().square()
+            of_mean = float(squares.mean()) / (2 * len(x))
             variance += of_mean if len(x) > 1 else math.nan
     return Estimate(mean, math.sqrt(variance))
 
@@ -299,11 +351,15 @@ def _log_probs(lm: LM, queries: Iterable[TokenQuery], batch_size: int) -> Iterat
     """log p of each query's targets in float64, `batch_size` queries a pass."""
     waiting = iter(queries)
     while batch := list(itertools.islice(waiting, batch_size)):
-        row = torch.cat([torch.full_like(query.positions, i) for i, query in enumerate(batch)])
-        reads = LogitReads.plain(row, torch.cat([query.positions for query in batch]))
         requests = [query.row for query in batch]
+        counts = [len(query.positions) for query in batch]
+        rows = [torch.full_like(query.positions, row) for row, query in enumerate(batch)]
+        positions = [query.positions for query in batch]
+        reads = LogitReads.plain(torch.cat(rows), torch.cat(positions))
         logits = logits_at(lm.model, requests, lm.vocab, lm.device, reads)
-        targets = torch.cat([query.targets for query in batch]).to(logits.device)
-        target_logits = logits.gather(1, targets[:, None])[:, 0].double()
-        log_probs = target_logits - vocab_stats(logits)[2].double()
-        yield from log_probs.cpu().split([len(query.positions) for query in batch])
+        targets = torch.cat([query.targets for query in batch])
+        column = targets.to(logits.device)[:, None]
+        target_logits = logits.gather(1, column)[:, 0]
+        _, _, log_sums = vocab_stats(logits)
+        log_probs = target_logits.double() - log_sums.double()
+        yield from log_probs.cpu().split(counts)

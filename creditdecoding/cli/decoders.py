@@ -12,6 +12,10 @@ from creditdecoding.cli.render import print_json
 
 @app.command()
 def decoders(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show this decoder alone.", show_default=False),
+    ] = None,
     show_all: Annotated[
         bool, typer.Option("--all", help="Also list the controls of credit, which compare offers.")
     ] = False,
@@ -20,7 +24,8 @@ def decoders(
     """List the decoders, their rules and their knobs."""
     from creditdecoding.decoders import describe, names
 
-    descriptions = [describe(name) for name in names(controls=show_all)]
+    chosen_names = names(controls=show_all) if name is None else [name]
+    descriptions = [describe(chosen_name) for chosen_name in chosen_names]
     if as_json:
         print_json(descriptions)
         return

@@ -23,8 +23,8 @@ def evaluate(
     tasks: Annotated[
         str,
         typer.Option(
-            help="pocket, families of it, or benchmarks: NAME[@TEMPLATE][=PATH] (docs/tasks.md), "
-            "comma-separated."
+            help="pocket, a generated task (chain, ...), a question file, or benchmarks: "
+            "NAME[@TEMPLATE][=PATH]; comma-separated (docs/tasks.md)."
         ),
     ] = "pocket",
     limit: Annotated[
@@ -35,9 +35,7 @@ def evaluate(
             show_default="50, or all of a list that is shorter",
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="test, dev or train, of the families of pocket.")
-    ] = "test",
+    split: Annotated[str, typer.Option(help="test, dev or train, of generated tasks.")] = "test",
     model: Model = "pocket",
     raw: Raw = False,
     out: Annotated[

@@ -35,9 +35,7 @@ from creditdecoding.errors import OptionError
 Decoders = Annotated[
     str, typer.Option(help="Separated by blanks; gains are over the first of them.")
 ]
-SplitName = Annotated[
-    str, typer.Option("--split", help="test, dev or train, of the families of pocket.")
-]
+SplitName = Annotated[str, typer.Option("--split", help="test, dev or train, of generated tasks.")]
 Out = Annotated[
     Path | None,
     typer.Option(

@@ -34,7 +34,11 @@ def train(
         Path, typer.Option(help="Folder of the run; a run found there goes on where it stopped.")
     ] = Path("runs/pocket"),
     tasks: Annotated[
-        str, typer.Option(help="Families to train on: pocket, or some of it.")
+        str,
+        typer.Option(
+            help="Tasks to train on: pocket, a generated task (chain, ...), a question file, or "
+            "benchmarks: NAME[@TEMPLATE][=PATH]; comma-separated (docs/tasks.md)."
+        ),
     ] = "pocket",
     start_from: Annotated[
         str | None,

@@ -27,8 +27,8 @@ def tune(
     tasks: Annotated[
         str,
         typer.Option(
-            help="pocket, families of it, benchmarks, or a file of your own questions "
-            "(docs/tasks.md), comma-separated."
+            help="pocket, a generated task (chain, ...), a question file, or benchmarks: "
+            "NAME[@TEMPLATE][=PATH]; comma-separated (docs/tasks.md)."
         ),
     ] = "pocket",
     bound: Annotated[
@@ -45,9 +45,7 @@ def tune(
             show_default="60, or all of a list that is shorter",
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="dev, test or train, of the families of pocket.")
-    ] = "dev",
+    split: Annotated[str, typer.Option(help="dev, test or train, of generated tasks.")] = "dev",
     item_seed: Annotated[int, typer.Option(help="Seed of the draw of items.", min=0)] = 0,
     model: Model = "pocket",
     raw: Raw = False,

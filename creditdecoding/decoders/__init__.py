@@ -17,6 +17,15 @@ from creditdecoding.decoders.base import BaseDecoder, Decoder
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.options import bounds_text, from_mapping, parse_values, split_spec
 
+_FORMER_ATTRIBUTES = {
+    "edits": "can_edit",
+    "revokes": "can_remask",
+    "shadows": "leave_one_out",
+    "ahead": "looks_ahead",
+    "dense": "dense_state",
+}
+"""Class attributes of older decoders, and the fields of `Capabilities` that replaced them."""
+
 
 def names(controls: bool = False) -> list[str]:
     """Every decoder's name, sorted; with `controls` also those of the controls."""
@@ -62,7 +71,25 @@ def decoder_class(name: str, controls: bool = True) -> type[Any]:
             allowed="one dataclass with init and step",
             hint="See docs/adding-a-decoder.md.",
         )
+    _check_capabilities(classes[0])
     return classes[0]
+
+
+def _check_capabilities(cls: type[Any]) -> None:
+    """Refuse a class that declares what it does by the attributes of older versions alone: nothing
+    reads them any more.
+    """
+    if getattr(cls, "capabilities", BaseDecoder.capabilities) is not BaseDecoder.capabilities:
+        return
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    knobs = {field.name for field in fields}
+    for former, capability in _FORMER_ATTRIBUTES.items():
+        if former not in knobs and getattr(cls, former, None) is True:
+            raise OptionError(
+                f"{cls.__name__} declares `{former} = True`, which is no longer read",
+                allowed=f"capabilities = Capabilities({capability}=True)",
+                hint="See docs/adding-a-decoder.md.",
+            )
 
 
 def create(name: str, **knobs: Any) -> Decoder:
@@ -104,6 +131,7 @@ def resolve(decoder: Any, controls: bool = True) -> Decoder:
     and knobs. Without `controls` their names are unknown. Raises `OptionError`.
     """
     if isinstance(decoder, Decoder) and not isinstance(decoder, type):
+        _check_capabilities(type(decoder))
         return decoder
     if isinstance(decoder, Mapping) and isinstance(decoder.get("name"), str):
         decoder_class(decoder["name"], controls)

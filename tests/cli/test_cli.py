@@ -161,6 +161,16 @@ def test_decoders() -> None:
     assert "threshold = " in output_of(["decoders"])
 
 
+def test_one_decoder_by_name() -> None:
+    assert [decoder["name"] for decoder in json_of(["decoders", "factor"])] == ["factor"]
+    printed = output_of(["decoders", "factor"])
+    assert printed.startswith("factor  ") and "    factor = 1.0" in printed
+    assert "threshold" not in printed
+    assert output_of(["decoders", "stable"]).startswith("stable  ")
+    refused = run_credit(["decoders", "treshold"])
+    assert refused.status == 2 and "Did you mean 'threshold'" in refused.stderr
+
+
 def test_chat_answers_each_line(model: str) -> None:
     lines = "hello\n/new\n\nthere\n/exit\nnever\n"
     flags = ["--no-early-stop", "--logits-eos-inf", *FAST]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from creditdecoding.decoders import create, decoder_class, describe, names, resolve
 from creditdecoding.decoders import settings as settings_of
-from creditdecoding.decoders.base import (
-    Decoder,
-)
+from creditdecoding.decoders.base import Capabilities, Decoder
+from creditdecoding.decoders.threshold import Threshold
 from creditdecoding.errors import OptionError
+from creditdecoding.options import option
 from tests.decoders.test_laws import every_decoder, knobs
 
 
@@ -117,6 +117,39 @@ def test_the_former_knobs_of_thrift_are_still_read() -> None:
     assert resolve({"name": "thrift", "leap": 1.0, "gap": 2.0, "finish": 3.0}) == new
     with pytest.raises(OptionError, match="near is given twice"):
         resolve("thrift:leap=1,near=1")
+
+
+@pytest.mark.parametrize(
+    ("former", "capability"),
+    [
+        ("edits", "can_edit"),
+        ("revokes", "can_remask"),
+        ("shadows", "leave_one_out"),
+        ("ahead", "looks_ahead"),
+        ("dense", "dense_state"),
+    ],
+)
+def test_attributes_that_are_no_longer_read_are_refused(former: str, capability: str) -> None:
+    old = type("Old", (Threshold,), {former: True})
+    with pytest.raises(OptionError, match=rf"{former} = True.*Capabilities\({capability}=True\)"):
+        resolve(old())
+    declared = {former: True, "capabilities": Capabilities(**{capability: True})}
+    new = type("New", (Threshold,), declared)()
+    assert resolve(new) is new
+
+
+def test_a_knob_may_have_the_name_of_a_former_attribute() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Old(Threshold):
+        ahead: ClassVar[bool] = True
+
+    @dataclasses.dataclass(frozen=True)
+    class New(Threshold):
+        ahead: bool = option(True, "Any knob.")
+
+    with pytest.raises(OptionError, match="looks_ahead"):
+        resolve(Old())
+    assert resolve(New()) == New()
 
 
 def test_decoders_differ() -> None:

@@ -13,9 +13,10 @@ import pytest
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.lm import describe
-from creditdecoding.models import family_of, read_config
+from creditdecoding.models import FAMILIES, family_of, read_config
 from tests.helpers.cli import run_credit
 from tools.checkpoints import ling, qwen
+from tools.make_checkpoint import FAMILIES as WRITERS
 from tools.make_checkpoint import LLADA_8B, make
 
 # What transformers and the training codes of the families write beside what describes the network.
@@ -157,6 +158,18 @@ def test_keys_of_other_networks_are_refused_by_name(base: str, tmp_path: Path) -
             read_config(write(tmp_path / key, raw))
         message = str(caught.value)
         assert key in message and len(message.splitlines()) == 1 and len(message) < 600, message
+
+
+def test_an_invented_key_is_refused_in_every_family(tmp_path: Path) -> None:
+    """Also one that a reader sees only because it copies the config or loops over it."""
+    covered = []
+    for name in WRITERS:
+        folder = make(name, tmp_path / name, invented_key=7)
+        covered.append(family_of(folder))
+        with pytest.raises(CheckpointError, match="invented_key"):
+            read_config(folder)
+    for family in FAMILIES:
+        assert family in covered, f"{family}: tools/make_checkpoint.py writes no checkpoint of it"
 
 
 NESTED: list[tuple[str, dict[str, Any], str]] = [

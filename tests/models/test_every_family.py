@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 SHIFTED = {"dream", "fast_dllm"}
 BLOCKS = {"llada2": 32, "sdar": 4, "sdar_moe": 4, "fast_dllm": 32}
+EXPERTS = {"llada_moe", "llada2", "sdar_moe"}
 FULL_CACHES = ["none", "prefix", "dual", "every", "vicinity"]
 
 
@@ -45,7 +46,7 @@ def test_info(family: str, folders: dict[str, str]) -> None:
     info = run_json("info", "-m", folders[family])
     assert info["block length"] == BLOCKS.get(family, "any")
     assert ("i-1" in info["logits of position i"]) == (family in SHIFTED)
-    assert (info["experts"] is not None) == (family in ("llada_moe", "llada2", "sdar_moe"))
+    assert (info["experts"] is not None) == (family in EXPERTS)
     assert (info["attention"] == "full") == (family not in BLOCKS)
     assert info["caches"] == (["none", "block"] if family in BLOCKS else FULL_CACHES)
     assert "mask" in info["mask token"].lower() and info["chat template"] == "yes"

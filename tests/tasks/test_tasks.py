@@ -269,7 +269,10 @@ def test_the_items_are_those_that_published_numbers_are_of(
     dev = distinct_items(family, "dev", 0, 200)
     test = tested[family.name]
     found = tuple(items_digest(part) for part in (test[:10], test, dev[:10], dev))
-    assert found == PINNED[family.name]
+    digests = ", ".join(f'"{digest}"' for digest in found)
+    assert found == PINNED.get(family.name), (
+        f'the items of {family.name} are new or changed; PINNED: "{family.name}": ({digests}),'
+    )
     assert test[:10] == distinct_items(family, "test", 0, 10) and dev[:10] == distinct_items(
         family, "dev", 0, 10
     )

@@ -28,7 +28,7 @@ def tune(
         str,
         typer.Option(
             help="pocket, a generated task (chain, ...), a question file, or benchmarks: "
-            "NAME[@TEMPLATE][=PATH]; comma-separated (docs/tasks.md)."
+            "NAME[=PATH]; comma-separated (docs/tasks.md)."
         ),
     ] = "pocket",
     bound: Annotated[

@@ -58,6 +58,7 @@ def numbers(events: list[StepEvent | FinishEvent]) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CREDITS)
 @pytest.mark.parametrize(("gen_length", "block_length"), [(20, 20), (20, 6), (24, 8)])
 @pytest.mark.parametrize("early_stop", (False, True))

@@ -31,7 +31,7 @@ from creditdecoding.decoders.base import (
 
 CPU = torch.device("cpu")
 BANNED = 0
-FEW = settings(max_examples=12, deadline=None, database=None)
+FEW = settings(max_examples=8, deadline=None, database=None)
 every_decoder = pytest.mark.parametrize("name", names(controls=True))
 
 
@@ -289,6 +289,7 @@ def test_nothing_is_mutated(name: str, data: st.DataObject, case: Case) -> None:
     assert dataclasses.asdict(decoder) == before  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 @every_decoder
 @FEW
 @given(data=st.data(), case=cases(st.integers(2, 5)))
@@ -311,6 +312,7 @@ def test_a_row_does_not_depend_on_its_neighbours(
             )  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @every_decoder
 @FEW
 @given(data=st.data(), case=cases(st.integers(2, 5)))

@@ -128,6 +128,7 @@ def restricted(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor
     return torch.tensor([p[i] / total if i in kept else 0.0 for i in range(len(p))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boosted", (False, True))
 @pytest.mark.parametrize("temperature", (0.5, 1.0, 1.7))
 @pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (3, None), (None, 0.75), (4, 0.6)])

@@ -384,6 +384,7 @@ MASK, SIZE = 9, 9
 WORDS = SpecialTokens(MASK, (8,), SIZE, lambda ids: "".join(chr(97 + i) for i in ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_rows_of_all_widths_together_are_rows_alone(name: str) -> None:
     """Blocks of 3, 5 and 8, of different ages, sampled and not, two at a time: each row's steps are

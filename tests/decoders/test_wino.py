@@ -290,6 +290,7 @@ def test_alone_in_its_block_and_below_one_layer_a_shadow_is_the_masked_text() ->
 MIXED = ["wino", "threshold:threshold=0.6", "wino:threshold=0.2,threshold_back=1", "credit", "edit"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "shifted", "blocks"])
 def test_mixed_rows_get_in_a_batch_what_they_get_alone(kind: str) -> None:
     """Rules with and without shadows, guided or not, prompts and caches of every kind, at any batch
@@ -459,6 +460,7 @@ def lm() -> Iterator[LM]:
     yield load("pocket")
 
 
+@pytest.mark.slow
 def test_streams_only_what_stays(lm: LM) -> None:
     options: dict[str, Any] = {
         "decoder": "wino:threshold=0.05,threshold_back=1",

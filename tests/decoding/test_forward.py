@@ -142,6 +142,7 @@ def test_confidence_eos_eot_inf_writes_stop_ids_last(decoder: str) -> None:
     assert 3 in other.steps[0].commits()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", [text for text in DECODERS if "random" not in text])
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 2}])
 def test_requests_that_treat_end_tokens_differently_do_not_mix(

@@ -210,6 +210,7 @@ def test_fixed_takes_exactly_its_passes(
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("temperature", (0.0, 1.5))
 def test_neither_the_mask_nor_a_meaningless_id_is_written(decoder: str, temperature: float) -> None:

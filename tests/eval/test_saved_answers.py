@@ -63,6 +63,7 @@ def numbers(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 8, 11, 19])
 def test_an_evaluation_that_is_killed_twice_ends_as_an_undisturbed_one(
     count: int, lm: LM, tmp_path: Path

@@ -23,6 +23,8 @@ from creditdecoding.tasks import load_tasks
 from tests.helpers.cli import run_credit
 from tools.make_checkpoint import make
 
+pytestmark = pytest.mark.slow
+
 FAST = "threshold:threshold=0.002"
 CACHED = ModelGeometry(supports_kv_cache=True)
 ENGINE = EngineConfig(batch_size=3, device="cpu", threads=1)

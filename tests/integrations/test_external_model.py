@@ -83,6 +83,7 @@ def story(done: cd.Completion) -> list[Any]:
     return [(s.positions, s.tokens, s.committed) for s in done.trace.steps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_batch_gives_what_its_rows_get_alone(name: str) -> None:
     """Through padding of every kind; the right way of asking is found, and the network's mode is

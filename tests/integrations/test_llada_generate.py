@@ -368,6 +368,7 @@ def certain(net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg_scale", (0.0, 1.5))
 @pytest.mark.parametrize("rule", ({}, {"factor": 1e-7}, {"threshold": 1 - 1e-8}))
 @pytest.mark.parametrize("hushed", (False, True))

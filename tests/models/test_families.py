@@ -203,6 +203,7 @@ def test_the_shift_is_read_at_single_positions(pair: Pair) -> None:
     )
 
 
+@pytest.mark.slow
 def test_bf16_files_give_the_oracle_in_bf16(pair: Pair, tmp_path: Path) -> None:
     """Dense networks bit for bit; experts are added in float32, so that we may differ from the
     oracle but not be worse.
@@ -324,6 +325,7 @@ PUBLISHED: dict[
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(PUBLISHED))
 def test_names_shapes_and_counts_of_the_published_models(name: str) -> None:
     """Our network on the meta device takes exactly the published tensors, and there are as many as

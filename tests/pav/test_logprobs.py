@@ -67,6 +67,7 @@ def drawn(
     return [found[0], more, found[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("decoder", "steps"),
     [("threshold:threshold=0.4", None), ("fixed:k=3", None), ("credit", 2), ("factor", 1)],
@@ -112,6 +113,7 @@ def stated(model: torch.nn.Module, lm: LM, answer: Rollout, temperature: float) 
     return total
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_a_plain_restatement_and_of_finite_differences(lm: LM) -> None:
     model, _ = learning_copy(lm)
     answers = drawn(lm, "threshold:threshold=0.4")
@@ -148,6 +150,7 @@ def tiny() -> LM:
     return tiny_lm(Tiny())
 
 
+@pytest.mark.slow
 def test_answers_are_drawn_as_often_as_their_steps_say(tiny: LM) -> None:
     answers = every_answer(tiny)
     chance = {

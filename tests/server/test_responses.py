@@ -183,6 +183,7 @@ def test_a_conversation_goes_through_the_template(served: Served, lm: LM) -> Non
     assert usage["prompt_tokens"] == len(lm.encode(turns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_served(family: str, tmp_path: Path) -> None:
     lm = load(str(make(family, tmp_path)))

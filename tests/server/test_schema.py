@@ -146,6 +146,7 @@ def test_what_would_change_the_answer_is_refused(
     assert error_of(served.chat(**fields))["param"] == param
 
 
+@pytest.mark.slow
 def test_no_limit_as_vllm_says_it(lm: LM, served: Served) -> None:
     ids = lm.encode(PROMPTS[1], raw=True)
     fields = {

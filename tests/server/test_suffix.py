@@ -37,6 +37,7 @@ def infill(lm: LM, length: int, **options: Any) -> tuple[list[int], Any]:
     return list(done.trace.tokens[len(before) : len(before) + length]), done.trace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 5, 24])
 @pytest.mark.parametrize("decoder", ["credit", "fixed", "edit"])
 def test_suffix_is_infill(length: int, decoder: str, lm: LM, served: Served) -> None:

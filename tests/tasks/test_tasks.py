@@ -259,6 +259,7 @@ PINNED = {
 """Digests of the first 10 and of 200 test items, then of dev items, of each family."""
 
 
+@pytest.mark.slow
 @each_family
 def test_the_items_are_those_that_published_numbers_are_of(
     family: Task, tested: dict[str, list[Item]]
@@ -317,6 +318,7 @@ def test_items_and_splits_do_not_depend_on_the_process() -> None:
     assert json.loads(done.stdout) == here
 
 
+@pytest.mark.slow
 @each_family
 def test_answers_are_worked_but_short(
     family: Task,

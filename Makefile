@@ -46,7 +46,7 @@ demo: $(CORE)
 	@$(BIN)/credit demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -m "not network"
+	$(BIN)/python -m pytest -n 3 -m "not network"
 
 test-quick: $(DEV)
 	$(BIN)/python -m pytest -m "not network and not slow"
@@ -59,7 +59,7 @@ test-all: test test-network
 
 # The lower ends of the ranges in pyproject.toml, in an environment of its own.
 test-lowest: $(LOWEST)/.ready
-	$(LOWEST)/bin/python -m pytest -m "not network"
+	$(LOWEST)/bin/python -m pytest -n 3 -m "not network"
 
 $(LOWEST)/.ready: pyproject.toml $(UV)/bin/uv
 	@$(PYTHON) -m venv $(LOWEST)
@@ -72,13 +72,13 @@ test-latest:
 	rm -rf $(LATEST)
 	@$(PYTHON) -m venv $(LATEST)
 	$(LATEST)/bin/python -m pip --disable-pip-version-check -qq install -e ".[dev]"
-	$(LATEST)/bin/python -m pytest -m "not network"
+	$(LATEST)/bin/python -m pytest -n 3 -m "not network"
 
 check: $(DEV)
 	$(BIN)/ruff check creditdecoding tests tools experiments benchmarks requirements
 	$(BIN)/ruff format --check creditdecoding tests tools experiments benchmarks requirements
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/project/test_layers.py tests/project/test_docs.py -m "not slow"
+	$(BIN)/python -m pytest tests/project -m "not slow"
 
 $(UV)/bin/uv: $(BIN)/python
 	$(PYTHON) -m venv $(UV)

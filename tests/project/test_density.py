@@ -18,7 +18,7 @@ from tools.density import (
     token_lines,
 )
 
-MOST_TOKENS_A_LINE = 7.1
+MOST_TOKENS_A_LINE = 7.0
 COMMANDS = {
     "cli/analyse.py:analyse",
     "cli/compare.py:compare",
@@ -71,8 +71,6 @@ SEQUENCES = {
     "pav/verifier/provers.py:compare_provers",
     "pav/verifier/provers.py:spread",
     "pav/verifier/surprisal.py:token_surprisal",
-    "train/initial.py:init_induction_heads",
-    "train/objective.py:two_stream",
 }
 """Straight sequences without a branch to split at: wide signatures, keyword constructors, one formula
 or one algorithm of a paper. None may grow beyond LONGEST_SEQUENCE, and the list may only shrink.

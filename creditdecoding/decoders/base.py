@@ -489,8 +489,8 @@ def _pad(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     if list(tensor.shape[1:]) == list(shape):
         return tensor
     padding: list[int] = []
-    for size, wanted in zip(reversed(tensor.shape[1:]), reversed(shape)):
-        padding += [0, wanted - size]
+    for size, target in zip(reversed(tensor.shape[1:]), reversed(shape)):
+        padding += [0, target - size]
     return F.pad(tensor, padding)
 
 

@@ -132,7 +132,7 @@ def group_into_passes(
 ) -> list[list[int]]:
     """Indices of `shapes` in passes of least total cost, the narrowest first.
 
-    A pass costs its positions and an `overhead` of so many more. It has at most `max_positions`, or
+    A pass costs its positions and `overhead` more. It has at most `max_positions`, or
     a single request. The shapes, in order of width, are cut into passes by dynamic programming: the
     optimum without extra columns, close to it with them. Inside a pass the order of arrival stays.
     """

@@ -1,1 +1,1 @@
-"""Evaluation of decoding: models over tasks, scores beside forward passes."""
+"""Evaluation of decoding: models over tasks, scores next to forward passes."""

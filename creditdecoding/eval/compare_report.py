@@ -116,8 +116,8 @@ def compare_report(
     dev = dev_table.estimates(resamples, seed)
     test = table.estimates(resamples, seed + 1)
     chosen = {curve.name: choose_setting(curve, dev, bound) for curve in curves}
-    shown = dict.fromkeys([REFERENCE, *filter(None, chosen.values())])
-    details = _details(table, list(shown), resamples, seed + 1)
+    specs = dict.fromkeys([REFERENCE, *filter(None, chosen.values())])
+    details = _details(table, list(specs), resamples, seed + 1)
     areas = _areas(curves, test)
     curve_records = []
     for curve in curves:

@@ -1,8 +1,8 @@
 """Runs a grid of items, prompt templates and settings; each answer is a line of the run's folder.
 
 Comparisons of decoders, of speed-ups and over lengths are grids: each lays out its chunks and makes
-a report of the records. A chunk is always decoded whole and in the same batches, whoever decodes
-it, so a run that was killed, or spread over processes, ends with the records of an undisturbed one.
+a report of the records. A chunk is always decoded whole and in the same batches, so a run that
+was killed, or spread over processes, ends with the records of an undisturbed one.
 """
 
 from __future__ import annotations

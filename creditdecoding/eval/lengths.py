@@ -231,8 +231,8 @@ def _buckets(plan: LengthsPlan, lm: LM) -> tuple[Bucket, ...]:
 
 
 def _pool_size(plan: LengthsPlan, task: Task) -> int:
-    wanted = _POOL * plan.limit * plan.buckets // len(plan.tasks) + 1
-    return wanted if task.fixed_items is None else min(wanted, len(task.fixed_items))
+    size = _POOL * plan.limit * plan.buckets // len(plan.tasks) + 1
+    return size if task.fixed_items is None else min(size, len(task.fixed_items))
 
 
 def run(

@@ -181,11 +181,11 @@ def check_memory(
         needs = [(host, weights + converting + mapped)]
     else:
         needs = [(device, weights + converting), (host, mapped)]
-    for place, need in needs:
-        available = free(place)
+    for memory, need in needs:
+        available = free(memory)
         if available is not None and need > available:
             raise CheckpointError(
-                f"not enough memory on {place}: {format_bytes(need)} needed, "
+                f"not enough memory on {memory}: {format_bytes(need)} needed, "
                 f"{format_bytes(available)} available",
                 hint="Use dtype bfloat16, quantize int8 (credit info shows what they need) or "
                 "another device, or free some memory.",

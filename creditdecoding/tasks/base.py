@@ -112,8 +112,8 @@ def _draw(name: str, items: tuple[Item, ...], seed: int, limit: int) -> list[Ite
             allowed=f"at most {len(items)}",
             hint="Ask for fewer items, or for all with a limit of 0.",
         )
-    places = random.Random(f"{name}/{seed}").sample(range(len(items)), limit or len(items))
-    return [items[place] for place in sorted(places)]
+    indices = random.Random(f"{name}/{seed}").sample(range(len(items)), limit or len(items))
+    return [items[index] for index in sorted(indices)]
 
 
 def items_digest(items: Iterable[Item]) -> str:

@@ -138,13 +138,13 @@ def _oracle(prompts: Sequence[PromptTraces]) -> dict[str, Any] | None:
     traces = [prompt.oracle for prompt in prompts if prompt.oracle is not None]
     if not traces:
         return None
-    told = sum(
+    oracle_choices = sum(
         committed and token != top
         for trace in traces
         for step in trace.steps
         for committed, token, top in zip(step.committed, step.tokens, step.top or ())
     )
-    return {"nfe": _rounded(_mean([trace.nfe for trace in traces])), "told": told}
+    return {"nfe": _rounded(_mean([trace.nfe for trace in traces])), "told": oracle_choices}
 
 
 def _wrong(decoder: DecoderTraces, answers: Answers) -> dict[str, Any]:

@@ -93,12 +93,12 @@ def _aligned_f1(answer: Sequence[Words], gold: Sequence[Words]) -> float:
     answer, gold = answer[:_MOST_SPANS], gold[:_MOST_SPANS]
 
     @functools.cache
-    def best(place: int, left: frozenset[int]) -> float:
-        """The best sum for the gold spans from `place` on with the answer's spans in `left`."""
-        if place == len(gold):
+    def best(first: int, left: frozenset[int]) -> float:
+        """The best sum for the gold spans from `first` on with the answer's spans in `left`."""
+        if first == len(gold):
             return 0.0
-        sums = (_f1(answer[i], gold[place]) + best(place + 1, left - {i}) for i in left)
-        return max([best(place + 1, left), *sums])
+        sums = (_f1(answer[i], gold[first]) + best(first + 1, left - {i}) for i in left)
+        return max([best(first + 1, left), *sums])
 
     return best(0, frozenset(range(len(answer)))) / max(len(answer), len(gold))
 

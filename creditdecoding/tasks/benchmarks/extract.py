@@ -81,10 +81,10 @@ def boxed(text: str) -> str | None:
 def _braced(text: str) -> str | None:
     """The inside of the brace that begins the text; None if it is not closed."""
     depth = 0
-    for place, character in enumerate(text):
+    for position, character in enumerate(text):
         depth += (character == "{") - (character == "}")
         if depth == 0:
-            return text[1:place].strip()
+            return text[1:position].strip()
     return None
 
 

@@ -78,10 +78,10 @@ def _kind(name: str) -> str | None:
 
 def _in_folder(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Record]:
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    wanted = [file for file in files if _kind(file.name) and is_wanted(file.name)]
-    if not wanted:
+    data_files = [file for file in files if _kind(file.name) and is_wanted(file.name)]
+    if not data_files:
         raise _no_data_file("folder", folder, "Give the folder of the released files.")
-    for file in wanted:
+    for file in data_files:
         yield from _records(str(file), file.name, file.read_bytes())
 
 
@@ -89,10 +89,10 @@ def _in_zip(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[Record]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in sorted(archive.namelist()) if not name.startswith("__MACOSX")]
-            wanted = [name for name in names if _kind(name) and is_wanted(Path(name).name)]
-            if not wanted:
+            members = [name for name in names if _kind(name) and is_wanted(Path(name).name)]
+            if not members:
                 raise _no_data_file("archive", path, "Give the released archive.")
-            for name in wanted:
+            for name in members:
                 yield from _records(f"{path}/{name}", Path(name).name, archive.read(name))
     except (zipfile.BadZipFile, OSError) as error:
         raise OptionError(

@@ -5,6 +5,7 @@ Errors meant for the user are one line on standard error and exit status 2.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from contextlib import suppress
@@ -85,10 +86,21 @@ def load_lm(model: str, engine: EngineConfig) -> LM:
         return load(model, engine, on_progress)
 
 
+def fold_help(commands: typer.Typer) -> None:
+    """Put each paragraph of the help texts on one line; Typer keeps the line breaks of docstrings."""
+    for command in commands.registered_commands:
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            fold_help(group.typer_instance)
+
+
 def main(commands: typer.Typer = app) -> None:
     """Run the command line and exit with its status."""
     try:
         prepare_streams()
+        fold_help(commands)
         with signals_as_exceptions():
             status = commands(args=sys.argv[1:], standalone_mode=False)
             sys.stdout.flush()

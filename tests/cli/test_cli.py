@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from creditdecoding.cli.app import fold_help
 from creditdecoding.config import EngineConfig, GenerationConfig
 from tests.helpers.cli import run_credit
 from tools.make_checkpoint import make
@@ -229,3 +231,19 @@ def test_bad_input_is_one_line(
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_breaks_lines_at_the_terminal_not_at_the_docstring() -> None:
+    commands = typer.Typer()
+
+    @commands.command()
+    def greet() -> None:
+        """Say hello to
+        everybody.
+
+        Twice if
+        asked.
+        """
+
+    fold_help(commands)
+    assert commands.registered_commands[0].help == "Say hello to everybody.\n\nTwice if asked."

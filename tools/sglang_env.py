@@ -150,7 +150,7 @@ class ModelConfig:
     """
 
     @staticmethod
-    def from_server_args(server_args: Any, model_path: str, **_: Any) -> Any:
+    def from_server_args(server_args: Any, model_path: str, **options: Any) -> Any:
         name, _, size = model_path.partition(":")
         return SimpleNamespace(
             hf_config=SimpleNamespace(architectures=[name], block_size=int(size) if size else None)

@@ -87,7 +87,7 @@ def load_lm(model: str, engine: EngineConfig) -> LM:
 
 
 def fold_help(commands: typer.Typer) -> None:
-    """Put each paragraph of the help texts on one line; Typer keeps the line breaks of docstrings."""
+    """Put each paragraph of a help text on one line; Typer keeps the breaks of docstrings."""
     for command in commands.registered_commands:
         text = command.help or inspect.getdoc(command.callback) or ""
         command.help = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))

@@ -162,6 +162,7 @@ def test_agrees_with_the_dense_oracle(
     play(create(name, threshold=threshold), oracle_for(name, threshold), logits, masked, hold)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("credit", "credit_full"))
 @FEW
 @given(

@@ -250,6 +250,7 @@ def test_a_forbidden_id_is_never_written_and_every_row_ends(
     assert not bool(left(masked, last).any())
 
 
+@pytest.mark.slow
 @every_decoder
 @FEW
 @given(data=st.data(), case=cases())

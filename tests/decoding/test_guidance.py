@@ -57,6 +57,7 @@ def test_guided_and_unguided_rows_share_passes_and_are_counted() -> None:
         assert story(trace) == story(traces(net, [row])[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["every:n=1", "vicinity:w=99", "prefix", "dual"])
 @pytest.mark.parametrize("shift", (False, True))
 def test_guidance_goes_with_caches(cache: str, shift: bool) -> None:

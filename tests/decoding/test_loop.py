@@ -99,6 +99,7 @@ def test_requests_of_different_decoders_lengths_and_blocks_share_passes(
     assert max(len({r for r, _ in asked}) for asked in model.asked) <= batch_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "seed": 3}])
 @pytest.mark.parametrize(
     "decoder",

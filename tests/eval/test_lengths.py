@@ -91,6 +91,7 @@ def test_passes_per_token_over_lengths(pocket: LM, tmp_path: Path) -> None:
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_the_command_saves_draws_and_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def answers(model: Any, prompts: list[list[int]], **options: Any) -> list[list[i
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("Llama", "Qwen3"))
 def test_a_batch_with_padding_gets_what_our_loop_gives(name: str) -> None:
     """As a function and as our own `generate`; a shorter answer is padded behind its end."""
@@ -139,6 +140,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "decoder",

@@ -215,6 +215,7 @@ def test_values_that_are_another_network_are_refused_by_name(
 STRANGE: list[Any] = [True, -1, float("nan"), "x", [None], {"type": [1]}, 10**30]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", list(BASES))
 def test_any_value_of_any_key_is_read_or_refused_in_a_line(base: str, tmp_path: Path) -> None:
     for key in [*BASES[base], "block_size", "head_dim", "moe_layer_freq", "rope_parameters"]:

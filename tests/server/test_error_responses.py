@@ -33,6 +33,7 @@ VALUES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_is_not_supported_is_refused_by_name(name: str, served: Served) -> None:
     error = error_of(served.chat(**{name: VALUES.get(name, "something")}))

@@ -115,6 +115,7 @@ def test_other_shapes(served: Served) -> None:
 # Fields ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_seeds_and_choices(served: Served, lm: LM) -> None:
     options = {"temperature": 4.0, "max_tokens": 16}
     own = [

@@ -54,6 +54,7 @@ def test_suffix_is_infill(length: int, decoder: str, lm: LM, served: Served) -> 
     assert usage["nfe"] == trace.nfe
 
 
+@pytest.mark.slow
 def test_suffix_is_seen_and_honours_the_rest(lm: LM, served: Served) -> None:
     fields = {"prompt": BEFORE, "suffix": AFTER, "max_tokens": 12, "decoder": "fixed"}
     (whole,) = served.texts(**fields)

@@ -134,6 +134,7 @@ def {name}(*a): return []
 }
 
 
+@pytest.mark.slow
 @each_judge
 def test_no_cheat_is_right(name: str) -> None:
     family, item, function = judged()[name]

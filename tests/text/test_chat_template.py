@@ -196,6 +196,7 @@ def outcome(source: str) -> BaseException | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ENDLESS))
 def test_a_template_without_end_is_ended(name: str) -> None:
     error = outcome(ENDLESS[name])

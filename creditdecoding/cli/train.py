@@ -60,7 +60,7 @@ def train(
     """Train a masked-diffusion model on the task families; resumable, ends with report.json and
     loss.png in the folder of the weights.
     """
-    from creditdecoding.run_dir import locked_file
+    from creditdecoding.run_dir import locked_folder
     from creditdecoding.tasks import load_tasks
     from creditdecoding.train.loop import run_peer
     from creditdecoding.train.parallel import peer_processes
@@ -70,7 +70,7 @@ def train(
     picture = out / "loss.png"
     check_can_plot(picture)
     make_folder(out, "report.json", "loss.png", "model.safetensors", "state.pt", "log.jsonl")
-    with locked_file(out / ".lock", "Wait for it, or choose another --out."):
+    with locked_folder(out):
         run = _open_run(training, families, out, start_from)
         count = sum(weight.numel() for weight in run.model.parameters())
         typer.echo(f"{count:,} parameters, step {run.step} of {training.steps}, {out}", err=True)

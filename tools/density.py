@@ -12,7 +12,7 @@ import io
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -32,17 +32,17 @@ class Function:
     tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Density:
-    """What is measured of a set of files."""
+    """What is measured of a set of files; it grows file by file."""
 
-    tokens: int
-    lines: int
-    long_lines: list[str]
-    functions: list[Function]
-    nested_conditionals: list[str]
-    packed_assignments: list[str]
-    classes: Counter[str]
+    tokens: int = 0
+    lines: int = 0
+    long_lines: list[str] = field(default_factory=list)
+    functions: list[Function] = field(default_factory=list)
+    nested_conditionals: list[str] = field(default_factory=list)
+    packed_assignments: list[str] = field(default_factory=list)
+    classes: Counter[str] = field(default_factory=Counter)
 
     @property
     def tokens_a_line(self) -> float:
@@ -95,36 +95,29 @@ def is_packed(node: ast.AST) -> bool:
 
 def measure(paths: list[Path]) -> Density:
     """Measure these files together."""
-    result = Density(0, 0, [], [], [], [], Counter())
-    tokens = 0
-    lines = 0
+    density = Density()
     for path in paths:
-        text = path.read_text(encoding="utf-8")
-        tree = ast.parse(text)
-        name = str(path.relative_to(ROOT))
-        rows = text.splitlines()
-        in_lines = token_lines(text)
-        tokens += len(in_lines)
-        lines += sum(bool(row.strip()) for row in rows)
-        for number, row in enumerate(rows, 1):
-            if len(row) > MOST_COLUMNS:
-                result.long_lines.append(f"{name}:{number}")
-        result.functions.extend(functions_of(tree, name, in_lines))
-        for node in ast.walk(tree):
-            if is_nested_conditional(node):
-                result.nested_conditionals.append(f"{name}:{node.lineno}")  # type: ignore[attr-defined]
-            if is_packed(node):
-                result.packed_assignments.append(f"{name}:{node.lineno}")  # type: ignore[attr-defined]
-        result.classes.update(node.name for node in tree.body if isinstance(node, ast.ClassDef))
-    return Density(
-        tokens=tokens,
-        lines=lines,
-        long_lines=result.long_lines,
-        functions=result.functions,
-        nested_conditionals=result.nested_conditionals,
-        packed_assignments=result.packed_assignments,
-        classes=result.classes,
-    )
+        _add(density, path)
+    return density
+
+
+def _add(density: Density, path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    name = str(path.relative_to(ROOT))
+    rows = text.splitlines()
+    in_lines = token_lines(text)
+    density.tokens += len(in_lines)
+    density.lines += sum(bool(row.strip()) for row in rows)
+    long = [number for number, row in enumerate(rows, 1) if len(row) > MOST_COLUMNS]
+    density.long_lines += [f"{name}:{number}" for number in long]
+    density.functions += functions_of(tree, name, in_lines)
+    for node in ast.walk(tree):
+        if is_nested_conditional(node):
+            density.nested_conditionals.append(f"{name}:{node.lineno}")  # type: ignore[attr-defined]
+        if is_packed(node):
+            density.packed_assignments.append(f"{name}:{node.lineno}")  # type: ignore[attr-defined]
+    density.classes.update(node.name for node in tree.body if isinstance(node, ast.ClassDef))
 
 
 def table(folder: Path) -> str:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from creditdecoding.ops.noise import gumbel_noise, uniform_noise
+from creditdecoding.ops.truncation import restrict
 from creditdecoding.ops.vocab_stats import log_sum, row_chunks, vocab_mass, widest_float
 from creditdecoding.options import check_fields
 
@@ -158,6 +159,16 @@ class Prediction:
             values = torch.where(ids == suppressed, real[..., column, None], values)
         return values
 
+    def probabilities_of_logits(
+        self, logits: Float[Tensor, "rows length k"]
+    ) -> Float[Tensor, "rows length k"]:
+        """Probabilities of tokens with these logits, in float32; 0 outside `masked`."""
+        peak, rest = self._peak_and_rest()
+        below = logits.to(peak.dtype) - peak[..., None]
+        probabilities = below.exp() / (1.0 + rest)[..., None]
+        outside = ~self.masked[..., None]
+        return probabilities.float().masked_fill(outside, 0.0).nan_to_num(nan=0.0)
+
     def log_probs(self) -> Float[Tensor, "rows length vocab"]:
         """All log-probabilities: a dense tensor, slow and large. A decoder that calls this says so
         in its docstring.
@@ -184,10 +195,16 @@ class Prediction:
 
     def top2(self) -> tuple[Int[Tensor, "rows length 2"], Float[Tensor, "rows length 2"]]:
         """Ids and logits of the two likeliest tokens. Walks the logits once more."""
-        values = torch.zeros(len(self.logits), 2, device=self.logits.device)
-        ids = torch.zeros(len(self.logits), 2, dtype=torch.long, device=self.logits.device)
+        return self.top(2)
+
+    def top(self, k: int) -> tuple[Int[Tensor, "rows length k"], Float[Tensor, "rows length k"]]:
+        """Ids and logits of the k likeliest tokens, the likeliest first; 0 outside `masked`. Walks
+        the logits once more. k is at most the size of the vocabulary.
+        """
+        values = torch.zeros(len(self.logits), k, device=self.logits.device)
+        ids = torch.zeros(len(self.logits), k, dtype=torch.long, device=self.logits.device)
         for part in row_chunks(self.logits):
-            values[part], ids[part] = self.logits[part].float().topk(2, dim=-1)
+            values[part], ids[part] = self.logits[part].float().topk(k, dim=-1)
         outside = ~self.masked[..., None]
         top_ids = ids[self.logit_row].masked_fill(outside, 0)
         return top_ids, values[self.logit_row].masked_fill(outside, 0.0)
@@ -259,7 +276,7 @@ class Prediction:
                 logits.scatter_add_(1, ids[part], boost[part].double())
             # With a best logit of 0 no temperature, however small, makes an infinity of it.
             logits -= logits.amax(-1, keepdim=True)
-            logits = _restrict(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+            logits = restrict(logits / sampling.temperature, sampling.top_k, sampling.top_p)
             tokens[part] = (logits + self._gumbel_noise_at(part)).argmax(-1)
         return tokens
 
@@ -277,23 +294,6 @@ class Prediction:
         if self.suppressed_logits is not None and self.suppressed_ids:
             logits[:, list(self.suppressed_ids)] = self.suppressed_logits[logit_rows].double()
         return logits
-
-
-def _restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """-inf outside the k likeliest ids and outside the smallest set that holds probability p (the
-    lower id first among equals).
-    """
-    if top_k is None and top_p is None:
-        return logits
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    keep = torch.ones_like(ordered, dtype=torch.bool)
-    if top_k is not None:
-        keep[:, top_k:] = False
-    if top_p is not None:
-        probability = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
-        keep &= probability.cumsum(-1) - probability < top_p
-    kept = ordered.masked_fill(~keep, float("-inf"))
-    return torch.full_like(logits, float("-inf")).scatter(1, order, kept)
 
 
 def from_logits(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from creditdecoding.decoders._order import best_first
+from creditdecoding.decoders._order import best_first, scheduled_count
 from creditdecoding.decoders.base import (
     BaseDecoder,
     Block,
@@ -66,5 +66,4 @@ class Fixed(BaseDecoder):
         """Tokens that this step commits [rows]."""
         if self.steps is None:
             return torch.full_like(block.initial_masks, self.k)
-        one_more = block.step < block.initial_masks % self.steps
-        return (block.initial_masks // self.steps + one_more).clamp(min=1)
+        return scheduled_count(block, self.steps)

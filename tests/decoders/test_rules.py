@@ -43,6 +43,8 @@ RULES = (
 
 
 TESTED_ELSEWHERE = (
+    "less",
+    "tacg",
     "credit",
     "edit",
     "wino",

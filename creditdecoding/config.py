@@ -185,7 +185,7 @@ class GenerationConfig:
     cache: str = option(
         "auto",
         "Keys and values kept between passes: auto, none, prefix, dual, every:n=4, vicinity:w=16 "
-        "or block (docs/caches.md).",
+        "or block (docs/guide/caches.md).",
     )
     temperature: float = option(
         0.0, "0 is greedy; above 0, tokens are sampled with seeded Gumbel noise.", ge=0.0

@@ -11,7 +11,7 @@ others get fresh random ids. Nothing is
 committed, the answer is the last pass's likeliest ids. A pass also sees what the last one predicted
 (self-conditioning). The model begins
 as the embedded one; training and comparing can be killed at any time and go on. Figures:
-docs/log.md.
+docs/research/log.md.
 """
 
 from __future__ import annotations

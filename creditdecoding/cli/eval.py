@@ -24,7 +24,7 @@ def evaluate(
         str,
         typer.Option(
             help="pocket, a generated task (chain, ...), a question file, or benchmarks: "
-            "NAME[=PATH]; comma-separated (docs/tasks.md)."
+            "NAME[=PATH]; comma-separated (docs/guide/evaluating.md)."
         ),
     ] = "pocket",
     limit: Annotated[

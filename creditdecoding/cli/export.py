@@ -42,7 +42,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a decoder with all its knobs to a file, for `--decoder FILE` and for SGLang
-    (docs/sglang.md).
+    (docs/guide/sglang.md).
     """
     from creditdecoding.decoders import export_text, load, settings
     from creditdecoding.integrations.blocks import check_decoder

@@ -100,7 +100,7 @@ def search(
     """Search for an answer step by step under a verifier, or for tasks report how often that is
     right and what it costs.
 
-    Draws need a --temperature above 0. See docs/verifiers.md.
+    Draws need a --temperature above 0. See docs/research/verifiers.md.
     """
     from creditdecoding.pav.sampler import Sampler
     from creditdecoding.tasks import load_tasks

@@ -37,7 +37,7 @@ def train(
         str,
         typer.Option(
             help="Tasks to train on: pocket, a generated task (chain, ...), a question file, or "
-            "benchmarks: NAME[=PATH]; comma-separated (docs/tasks.md)."
+            "benchmarks: NAME[=PATH]; comma-separated (docs/guide/evaluating.md)."
         ),
     ] = "pocket",
     start_from: Annotated[

@@ -28,7 +28,7 @@ def tune(
         str,
         typer.Option(
             help="pocket, a generated task (chain, ...), a question file, or benchmarks: "
-            "NAME[=PATH]; comma-separated (docs/tasks.md)."
+            "NAME[=PATH]; comma-separated (docs/guide/evaluating.md)."
         ),
     ] = "pocket",
     bound: Annotated[
@@ -61,7 +61,7 @@ def tune(
     engine: EngineConfig,
 ) -> None:
     """Find a decoder's fastest setting that loses at most --bound points of score with --confidence
-    (docs/tune.md).
+    (docs/guide/tuning.md).
 
     --decoder NAME tries its usual sweep, NAME:knob=1|2|4 the values given, safest first. With --out
     answers are kept in FILE.partial until the file is written, and the same command continues an

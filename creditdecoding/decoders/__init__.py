@@ -69,7 +69,7 @@ def decoder_class(name: str, controls: bool = True) -> type[Any]:
             f"the file of decoder {name} must define exactly one decoder",
             given=len(classes),
             allowed="one dataclass with init and step",
-            hint="See docs/adding-a-decoder.md.",
+            hint="See docs/guide/your-decoder.md.",
         )
     _check_capabilities(classes[0])
     return classes[0]
@@ -88,7 +88,7 @@ def _check_capabilities(cls: type[Any]) -> None:
             raise OptionError(
                 f"{cls.__name__} declares `{former} = True`, which is no longer read",
                 allowed=f"capabilities = Capabilities({capability}=True)",
-                hint="See docs/adding-a-decoder.md.",
+                hint="See docs/guide/your-decoder.md.",
             )
 
 
@@ -141,7 +141,7 @@ def resolve(decoder: Any, controls: bool = True) -> Decoder:
             "not a decoder",
             given=decoder,
             allowed="a name or an object with init and step",
-            hint="See docs/adding-a-decoder.md.",
+            hint="See docs/guide/your-decoder.md.",
         )
     name, knobs = split_spec(decoder, "decoder")
     return _parse(name, knobs, controls)

@@ -1,5 +1,5 @@
 """Thrift: a high threshold, and risk below it only where it saves a pass. This project's own rule
-(results in docs/results.md).
+(results in docs/research/results.md).
 """
 
 from __future__ import annotations

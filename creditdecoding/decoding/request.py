@@ -210,10 +210,10 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 def sample_seed(seed: int, index: int) -> int:
-    """The seed of sample number `index` among several that share `seed` (docs/decoders.md, Seeds).
+    """The seed of sample number `index` among several that share `seed`.
 
     Sample 0 has `seed` itself, the others a hash of both, from 0 to 2**62 - 1. So samples of equal
-    prompts differ, and none depends on which others there are.
+    prompts differ, and none depends on which others there are. docs/reference/decoders.md, Seeds.
     """
     if index == 0:
         return seed

@@ -177,7 +177,7 @@ def find_denoiser(
             "not a model",
             given=type(model).__name__,
             allowed="a callable from ids to logits",
-            hint="See docs/your-model.md.",
+            hint="See docs/guide/your-model.md.",
         )
     device = device or float_parameter(model).device
     reasons = []
@@ -191,7 +191,7 @@ def find_denoiser(
         f"this network cannot denoise ({summary})",
         given=type(model).__name__,
         allowed="a callable from ids (and mask) to logits in which every position sees every other",
-        hint="See docs/your-model.md.",
+        hint="See docs/guide/your-model.md.",
     )
 
 

@@ -172,7 +172,7 @@ def _adopt_tokenizer(backend: Any, facts: _Facts) -> Tokenizer:
             "not a tokenizer",
             given=type(backend).__name__,
             allowed="a transformers tokenizer",
-            hint="See docs/your-model.md.",
+            hint="See docs/guide/your-model.md.",
         )
     try:
         return from_transformers(backend, facts.mask_id, facts.stop_ids)

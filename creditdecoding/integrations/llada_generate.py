@@ -4,7 +4,8 @@
     ids, nfe = generate_fast(model, prompt, gen_length=128, block_length=32, threshold=0.9)
 
 `model` is an `LM`, a `Transformer` of this package, or a network that `wrap` takes; a network is
-probed in every call, so give an `LM` to many. docs/compat.md lists differences from the originals.
+probed in every call, so give an `LM` to many. docs/guide/llada-generate.md lists differences from
+the originals.
 """
 
 from __future__ import annotations

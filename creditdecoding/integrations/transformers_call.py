@@ -206,5 +206,5 @@ def _unsupported(name: str, value: Any = None) -> OptionError:
     return OptionError(
         f"{name} is not supported for a masked model",
         given=value,
-        hint="Leave it out; docs/your-model.md lists the settings that are used.",
+        hint="Leave it out; docs/guide/your-model.md lists the settings that are used.",
     )

@@ -68,7 +68,7 @@ def _uneven_key_counts(attention_mask: Tensor | None, device: torch.device) -> l
     """The number of keys of each row, if computing the rows one by one is faster; else None.
 
     On a CPU a masked key costs as much as any other. With 64 to 512 keys a row, leaving them out
-    halves the time (docs/log.md).
+    halves the time (docs/research/log.md).
     """
     if attention_mask is None or device.type != "cpu" or torch.compiler.is_compiling():
         return None

@@ -179,7 +179,7 @@ class ConfigReader:
                 "LLaDA2.2, which is not implemented",
                 given=capacity,
                 allowed="0, or no such key",
-                hint="Use LLaDA2.0, LLaDA2.1 or another model of docs/models.md.",
+                hint="Use LLaDA2.0, LLaDA2.1 or another model of docs/guide/your-checkpoint.md.",
             )
         moe = MoEConfig(
             num_experts=self.integer("num_experts"),

@@ -16,7 +16,7 @@ Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 """Name -> the values that change nothing and pass, and why others are refused."""
 
 _ORDER = "tokens are not written left to right"
-_GRAMMAR = f"grammars need text from left to right, {_ORDER} (docs/serving.md)"
+_GRAMMAR = f"grammars need text from left to right, {_ORDER} (docs/guide/serving.md)"
 _TOOLS = "tools are not supported"
 _TEXT = "only text is supported"
 _REASONS: dict[str, dict[str, tuple[Any, ...]]] = {

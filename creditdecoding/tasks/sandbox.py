@@ -5,7 +5,7 @@ enters that process.
 function and compares outside; `passes_tests` lets tests, which are code themselves, call it from a
 second child. On Linux (x86-64, arm64) the kernel restricts a child to a list of system calls, to
 Python's own files and an empty folder, without root. What cannot be set up is logged once a
-process. docs/security.md says what is promised and what is not covered.
+process. docs/guide/security.md says what is promised and what is not covered.
 """
 
 from __future__ import annotations
@@ -248,7 +248,9 @@ def _child(
 def _warn(missing: tuple[str, ...]) -> None:
     """Log, once a process, what this system does not take away from judged code."""
     kept = ", ".join(_KEPT[name] for name in missing)
-    _log.warning("the sandbox is weaker here: judged code keeps %s; see docs/security.md", kept)
+    _log.warning(
+        "the sandbox is weaker here: judged code keeps %s; see docs/guide/security.md", kept
+    )
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
 """Initial weights with look-up circuits in the first two layers, and a drill that sharpens them.
 
 A small network trained on worked answers does not learn associative look-up ("what followed this
-word before?") by itself within the budget of a laptop (docs/log.md). So it starts with induction
-heads (arXiv 2209.11895): heads of layer 0 note the token one or two positions back, heads of layer
-1 attend where that note equals their own and copy the token there. As in mimetic initialisation
-(arXiv 2305.09828) these are initial values only; everything is trained.
+word before?") by itself within the budget of a laptop (docs/research/log.md). So it starts with
+induction heads (arXiv 2209.11895): heads of layer 0 note the token one or two positions back, heads
+of layer 1 attend where that note equals their own and copy the token there. As in mimetic
+initialisation (arXiv 2305.09828) these are initial values only; everything is trained.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class TrainConfig:
     vocabulary: int = option(1152, "Ids of the tokenizer at most.", ge=300)
     lr: float = option(5e-3, "Peak learning rate; cosine to 2% of it.", gt=0.0)
     induction: bool = option(
-        True, "Begin with look-up circuits in the first two layers (see docs/log.md)."
+        True, "Begin with look-up circuits in the first two layers (see docs/research/log.md)."
     )
     drill_steps: int = option(
         300, "Steps at the beginning that drill look-up on random tokens.", ge=0

@@ -35,7 +35,7 @@ def didactic(
     didactic: DidacticConfig,
 ) -> None:
     """The paper's didactic task: does an effective reward learn a planted sub-sequence where the
-    outcome does not (docs/didactic.md)?
+    outcome does not (docs/research/didactic.md)?
 
     Every arm is run with every seed, arms with a prover with every strength. As it stands some
     minutes on one thread of a quiet machine.

@@ -251,7 +251,7 @@ def test_the_command_runs_where_lm_evals_default_device_is_not(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """docs/tasks.md's command, which names no device; what a user names is refused where it is not
+    """docs/guide/evaluating.md's command, which names no device; what a user names is refused where it is not
     there.
     """
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))

@@ -2,7 +2,7 @@
 format.
 
 Logits within 1e-4 in float32; `pytest tests/models/test_families.py -s` prints the largest
-differences, which docs/models.md states.
+differences, which docs/guide/your-checkpoint.md states.
 """
 
 from __future__ import annotations
@@ -493,7 +493,9 @@ def test_every_family_has_one_reader() -> None:
 
 
 def test_the_page_on_models_names_every_family() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "your-checkpoint.md").read_text(
+        encoding="utf-8"
+    )
     for family in FAMILIES:
         assert f"`{family.__name__.rpartition('.')[2]}`" in page and all(
             name in page for name in family.ARCHITECTURES

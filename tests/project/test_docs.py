@@ -28,7 +28,7 @@ from tests.helpers.cli import Result, run_credit, run_experiment
 from tests.helpers.serving import serving
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"(?:<!-- (?P<kind>long|server)[^>]*-->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```"
     r"(?:\n+```text\n(?P<listing>.*?)```)?",

@@ -100,7 +100,7 @@ def test_harmless_fields_change_nothing(served: Served) -> None:
 
 
 def test_harmless_fields_are_listed_in_the_docs() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "serving.md").read_text(encoding="utf-8")
     names = {*HARMLESS, *MESSAGE_HARMLESS, *schema.ChatRequest.refused, *schema.Message.refused}
     assert not {name for name in names if f"`{name}`" not in page}
 

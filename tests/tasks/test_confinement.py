@@ -319,7 +319,7 @@ def test_what_the_kernel_does_not_do_is_said_once(
     assert (
         len(caplog.messages) == 1
         and said in caplog.text
-        and "docs/security.md" in caplog.text
+        and "docs/guide/security.md" in caplog.text
         and "\n" not in caplog.messages[0]
     )
 

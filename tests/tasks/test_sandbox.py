@@ -1,4 +1,4 @@
-"""The sandbox: what an ordinary program may do, and its limits. docs/security.md has the promises.
+"""The sandbox: what an ordinary program may do, and its limits. docs/guide/security.md has the promises.
 
 Verdicts (who compares what where) are in test_judges.
 """

@@ -264,7 +264,7 @@ PINNED = {
 def test_the_items_are_those_that_published_numbers_are_of(
     family: Task, tested: dict[str, list[Item]]
 ) -> None:
-    """Whoever changes a draw, be it only its order, makes every table anew (docs/results.md) and
+    """Whoever changes a draw, be it only its order, makes every table anew (docs/research/results.md) and
     then pins the new items here.
     """
     dev = distinct_items(family, "dev", 0, 200)

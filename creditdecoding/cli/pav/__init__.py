@@ -1,4 +1,4 @@
-"""The commands `credit pav ...`: process advantage verifiers (docs/verifiers.md)."""
+"""The commands `credit pav ...`: process advantage verifiers (docs/research/verifiers.md)."""
 
 from creditdecoding.cli.pav import collect, compare, measure, provers, rl, train
 

@@ -33,7 +33,7 @@ def collect(
     tasks: Annotated[
         str,
         typer.Option(
-            help="Tasks, benchmarks, or a file of your own questions (docs/tasks.md), "
+            help="Tasks, benchmarks, or a file of your own questions (docs/guide/evaluating.md), "
             "comma-separated."
         ),
     ] = "arithmetic",

@@ -60,7 +60,7 @@ def provers(
     engine: EngineConfig,
 ) -> None:
     """Compare provers before compute is spent on one: do they tell steps apart, and do they agree
-    with the base policy (docs/verifiers.md)?
+    with the base policy (docs/research/verifiers.md)?
     """
     from creditdecoding.pav.data.label_store import load_labels
     from creditdecoding.pav.verifier.fit import check_labels, held_out_labels

@@ -70,7 +70,7 @@ def rl(
     engine: EngineConfig,
 ) -> None:
     """Policy gradient on steps: the model learns from its verifier's value of each step it writes
-    (docs/verifiers.md).
+    (docs/research/verifiers.md).
 
     Each run's folder becomes a checkpoint: credit generate -m FOLDER. Needs a --temperature above
     0.

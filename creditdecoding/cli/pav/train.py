@@ -33,7 +33,7 @@ def train(
     engine: EngineConfig,
 ) -> None:
     """Train a verifier, which predicts how likely the base policy ends a partial answer correctly,
-    and measure it on held-out problems (docs/verifiers.md).
+    and measure it on held-out problems (docs/research/verifiers.md).
     """
     from creditdecoding.pav.data.label_store import load_labels
     from creditdecoding.pav.verifier.fit import VerifierTraining

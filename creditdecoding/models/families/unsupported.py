@@ -10,10 +10,8 @@ from typing import Any
 
 from creditdecoding.errors import CheckpointError
 
-_USE_BRING = (
-    "Load it with its own code and hand the network to creditdecoding.wrap (docs/your-model.md)."
-)
-_USE_ANOTHER = "Use a checkpoint of docs/models.md."
+_USE_BRING = "Load it with its own code and hand the network to cd.wrap (docs/guide/your-model.md)."
+_USE_ANOTHER = "Use a checkpoint of docs/guide/your-checkpoint.md."
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 not part of `pocket`: the embedded model has seen no more than three changes.
 
 With so many steps a single sample is often wrong, which is what search over steps is for (see
-docs/verifiers.md).
+docs/research/verifiers.md).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.models.config_keys import RecordedConfig, check_unread_keys, without_keys
 from creditdecoding.models.families import (
     ModelFamily,
+    causal,
     dream,
     fast_dllm,
     llada,
@@ -30,16 +31,22 @@ from creditdecoding.models.weights import Progress, load_weights
 
 FAMILIES: tuple[ModelFamily, ...] = (llada, llada_moe, llada2, dream, sdar, fast_dllm)
 
+BASES: tuple[ModelFamily, ...] = (causal,)
+"""Autoregressive networks, which adapters start from."""
 
-def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig, ModelFamily]:
-    """Architecture and family of the checkpoint in `folder`, without the `ignored` keys.
+
+def read_config(
+    folder: Path, ignored: Sequence[str] = (), families: Sequence[ModelFamily] = FAMILIES
+) -> tuple[ModelConfig, ModelFamily]:
+    """Architecture and family (one of `families`) of the checkpoint in `folder`, without the
+    `ignored` keys.
 
     Raises `CheckpointError`, also for a key that no reader knows, and `OptionError` for an ignored
     key that is not in config.json.
     """
     raw = without_keys(read_json(folder / "config.json"), ignored)
     check_supported_model(raw, folder)
-    family = _family_of_config(raw)
+    family = _family_of_config(raw, families)
     quantised = raw.get("quantization_config")
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
@@ -66,32 +73,26 @@ def read_config(folder: Path, ignored: Sequence[str] = ()) -> tuple[ModelConfig,
 
 def family_of(folder: Path) -> ModelFamily:
     """The family of the checkpoint in `folder`. Raises `CheckpointError`."""
-    return _family_of_config(read_json(folder / "config.json"))
+    return _family_of_config(read_json(folder / "config.json"), FAMILIES)
 
 
 def known_config(raw: Mapping[str, Any]) -> ModelConfig | None:
     """The architecture that a config of one of the families describes; None for other networks."""
-    family = _family_of_class(_class_name(raw))
+    family = _family_of_class(_class_name(raw), FAMILIES)
     try:
         return None if family is None else family.from_hf(raw, {})
     except CheckpointError:
         return None
 
 
-def _family_of_config(raw: Mapping[str, Any]) -> ModelFamily:
+def _family_of_config(raw: Mapping[str, Any], families: Sequence[ModelFamily]) -> ModelFamily:
     """The family of a config's class, whose model type must be known. Raises `CheckpointError`."""
     name = _class_name(raw)
-    family = _family_of_class(name)
+    family = _family_of_class(name, families)
     if family is None:
-        own_code = " (it needs its own code, which is never run)" if raw.get("auto_map") else ""
-        raise CheckpointError(
-            f"unsupported architecture{own_code}",
-            given=None if name is None else str(name)[:100],
-            allowed=", ".join(name for family in FAMILIES for name in family.ARCHITECTURES),
-            hint="Use a checkpoint of one of these families.",
-        )
+        raise _unsupported_class(raw, families)
     model_type = raw.get("model_type")
-    if model_type is not None and not any(model_type in other.MODEL_TYPES for other in FAMILIES):
+    if model_type is not None and not any(model_type in other.MODEL_TYPES for other in families):
         raise CheckpointError(
             "config.json: model_type is not implemented",
             given=str(model_type)[:100],
@@ -101,14 +102,34 @@ def _family_of_config(raw: Mapping[str, Any]) -> ModelFamily:
     return family
 
 
+def _unsupported_class(raw: Mapping[str, Any], families: Sequence[ModelFamily]) -> CheckpointError:
+    """The error for a class that is not of `families`."""
+    name = _class_name(raw)
+    own_code = " (it needs its own code, which is never run)" if raw.get("auto_map") else ""
+    what = f"unsupported architecture{own_code}"
+    hint = "Use a checkpoint of one of these families."
+    if _family_of_class(name, BASES) is not None:
+        what = "this is an autoregressive model, not a diffusion model"
+        hint = "It can be the base of one: credit adapt makes it (docs/adapters.md)."
+    elif _family_of_class(name, FAMILIES) is not None:
+        what = "this is a diffusion model, not an autoregressive one"
+        hint = "Give the model that it was adapted from (docs/adapters.md)."
+    return CheckpointError(
+        what,
+        given=None if name is None else str(name)[:100],
+        allowed=", ".join(name for family in families for name in family.ARCHITECTURES),
+        hint=hint,
+    )
+
+
 def _class_name(raw: Mapping[str, Any]) -> Any:
     """The first class that config.json names, None if there is none."""
     names = raw.get("architectures") or [None]
     return names[0] if isinstance(names, list) else names
 
 
-def _family_of_class(name: Any) -> ModelFamily | None:
-    return next((family for family in FAMILIES if name in family.ARCHITECTURES), None)
+def _family_of_class(name: Any, families: Sequence[ModelFamily]) -> ModelFamily | None:
+    return next((family for family in families if name in family.ARCHITECTURES), None)
 
 
 def resolve_device(config: EngineConfig) -> tuple[torch.device, torch.dtype]:
@@ -136,14 +157,17 @@ def _best_device() -> str:
 
 
 def build_on_meta(
-    folder: Path, causal_block: int | None = None, ignored: Sequence[str] = ()
+    folder: Path,
+    causal_block: int | None = None,
+    ignored: Sequence[str] = (),
+    families: Sequence[ModelFamily] = FAMILIES,
 ) -> tuple[Transformer, ModelFamily]:
     """The checkpoint's transformer on the meta device (shapes without weights) and its family.
 
     `causal_block` replaces the block length of a block-causal checkpoint; for any other it raises
-    `OptionError`. `ignored` is as in `read_config`. Raises `CheckpointError`.
+    `OptionError`. `ignored` and `families` are as in `read_config`. Raises `CheckpointError`.
     """
-    architecture, family = read_config(folder, ignored)
+    architecture, family = read_config(folder, ignored, families)
     check_size_of_files(architecture, shards(folder))
     if causal_block is not None:
         if architecture.causal_block is None:
@@ -162,16 +186,17 @@ def load_model(
     config: EngineConfig,
     on_progress: Progress | None = None,
     free: FreeBytes = free_bytes,
+    families: Sequence[ModelFamily] = FAMILIES,
 ) -> Transformer:
     """Load a checkpoint on the device and in the dtype of `config`, if there is memory for it.
 
     `on_progress` is called with the bytes read so far and the bytes in all; `free` returns the
-    bytes available on a device. Raises `CheckpointError`.
+    bytes available on a device; `families` are those allowed. Raises `CheckpointError`.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device, dtype = resolve_device(config)
-    model, family = build_on_meta(folder, config.causal_block, config.ignore_config_keys)
+    model, family = build_on_meta(folder, config.causal_block, config.ignore_config_keys, families)
     transform = int8_transform() if config.quantize == "int8" else None
     check_memory(model, shards(folder), device, dtype, config.quantize, free)
     load_weights(model, folder, family.RENAME, device, dtype, on_progress, transform)

@@ -40,6 +40,9 @@ _CONTROL = re.compile(
 )
 # Tells control tokens from ordinary words where a vocabulary has no list of added tokens.
 _BRACKETED = re.compile("<[|\uff5c].*[|\uff5c]>")
+NO_MASK = -1
+"""The mask id of an autoregressive model, which has no mask."""
+
 _ROLES = ("bos_token", "eos_token", "pad_token", "mask_token")
 
 
@@ -368,6 +371,8 @@ def _mask_id(backend: Any, config_id: int | None, size: int) -> int:
     """The mask id of config.json, else of the tokenizer's mask token, else of an added token that
     is called mask.
     """
+    if config_id == NO_MASK:
+        return NO_MASK
     named = sorted(
         i
         for text, i in backend.get_added_vocab().items()

@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pav",),
     ("eval", "train", "plots"),
     ("viewer",),
-    ("likelihood", "fingerprint"),
+    ("likelihood", "fingerprint", "bases"),
     ("lm",),
     ("decoding",),
     ("models", "decoders", "text"),

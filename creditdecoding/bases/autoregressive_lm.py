@@ -1,0 +1,44 @@
+"""An autoregressive model with its tokenizer: where adapters start from, and a judge of text."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from creditdecoding.checkpoint import resolve_checkpoint
+from creditdecoding.config import EngineConfig
+from creditdecoding.models import BASES, load_model, read_config
+from creditdecoding.models.transformer import Transformer
+from creditdecoding.models.weights import Progress
+from creditdecoding.text.tokenizer import NO_MASK, Tokenizer, read_tokenizer
+
+
+@dataclass(frozen=True)
+class AutoregressiveLM:
+    """A base: its folder, network and tokenizer (whose mask id is `NO_MASK`)."""
+
+    folder: Path
+    model: Transformer
+    tokenizer: Tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.norm.weight.device
+
+
+def load_base(
+    name: str, engine: EngineConfig, on_progress: Progress | None = None
+) -> AutoregressiveLM:
+    """Load a Llama, Qwen2 or Qwen3 checkpoint: a folder or a hub id.
+
+    Raises `CheckpointError`, also for a diffusion model, and `OptionError`.
+    """
+    folder = resolve_checkpoint(name, engine.revision, engine.offline, engine.cache_dir)
+    config, _ = read_config(folder, engine.ignore_config_keys, BASES)
+    tokenizer = read_tokenizer(folder, dataclasses.replace(config, mask_token_id=NO_MASK))
+    model = load_model(folder, engine, on_progress, families=BASES)
+    return AutoregressiveLM(folder, model, tokenizer)

@@ -1,0 +1,96 @@
+"""Bases as autoregressive models, held against transformers' own classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from creditdecoding.config import EngineConfig
+from creditdecoding.errors import CheckpointError
+from creditdecoding.models import BASES, load_model
+from creditdecoding.models.autoregressive import (
+    Sampling,
+    causal_logits,
+    choose,
+    log_likelihoods,
+    sample,
+)
+from creditdecoding.models.transformer import Transformer
+from tests.helpers.tiny_bases import CLASSES, write_base
+from tools.make_checkpoint import make
+
+FLOAT32 = EngineConfig(dtype="float32", device="cpu")
+ROWS = [[5, 17, 200, 3, 44], [9, 8, 7], [250]]
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def pair(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, Any]:
+    """Our network and transformers' with the same weights."""
+    folder = write_base(tmp_path_factory.mktemp("base"), request.param)
+    theirs = CLASSES[request.param][1].from_pretrained(folder, dtype=torch.float32)
+    return load_model(folder, FLOAT32, families=BASES), theirs
+
+
+@torch.no_grad()
+def test_logits_are_those_of_transformers(pair: tuple[Transformer, Any]) -> None:
+    ours, theirs = pair
+    tokens = torch.tensor([ROWS[0], ROWS[0][::-1]])
+    torch.testing.assert_close(
+        causal_logits(ours, tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_log_likelihoods_of_uneven_rows(pair: tuple[Transformer, Any]) -> None:
+    ours, theirs = pair
+    starts = [2, 1, 1]
+    for row, start, scores in zip(ROWS, starts, log_likelihoods(ours, ROWS, starts)):
+        log_probs = theirs(torch.tensor([row])).logits[0].log_softmax(-1)
+        expected = log_probs[range(start - 1, len(row) - 1), row[start:]]
+        torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_greedy_batch_is_what_transformers_writes(pair: tuple[Transformer, Any]) -> None:
+    ours, theirs = pair
+    expected = []
+    for row in ROWS:
+        ids = torch.tensor([row])
+        options = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None}
+        written = theirs.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        expected.append(written[0, len(row) :].tolist())
+    assert sample(ours, ROWS, 12) == expected
+    stop = expected[0][4]
+    stopped = [row[: row.index(stop) + 1] if stop in row else row for row in expected]
+    assert sample(ours, ROWS, 12, {stop}) == stopped
+
+
+def test_a_row_ends_at_the_longest_text_of_the_model(pair: tuple[Transformer, Any]) -> None:
+    ours, _ = pair
+    full, nearly = [1] * 128, [1] * 126
+    assert [len(row) for row in sample(ours, [full, nearly], 9)] == [0, 2]
+
+
+def test_samples_follow_temperature_and_top_p() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.2]]).log().expand(4000, 3)
+    generator = torch.Generator().manual_seed(0)
+    shares = choose(logits, Sampling(1.0), generator).bincount(minlength=3) / 4000
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.03)
+    nucleus = choose(logits, Sampling(1.0, top_p=0.6), generator).bincount(minlength=3) / 4000
+    torch.testing.assert_close(nucleus, torch.tensor([5 / 8, 3 / 8, 0.0]), rtol=0, atol=0.03)
+    assert choose(logits[:2], Sampling(), None).tolist() == [0, 0]
+
+
+def test_a_base_is_no_diffusion_model_and_the_other_way_round(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"not a diffusion model.*credit adapt"):
+        load_model(write_base(tmp_path / "base"), FLOAT32)
+    with pytest.raises(CheckpointError, match="not an autoregressive one"):
+        load_model(make("fast_dllm", tmp_path / "dllm"), FLOAT32, families=BASES)
+
+
+@pytest.mark.parametrize("change", [{"attention_bias": True}, {"mlp_bias": True}])
+def test_a_llama_that_is_not_implemented_is_refused(tmp_path: Path, change: Any) -> None:
+    with pytest.raises(CheckpointError, match="_bias is not implemented"):
+        load_model(write_base(tmp_path, **change), FLOAT32, families=BASES)

@@ -39,20 +39,44 @@ def in_shell(command: str, model: str, **environment: str) -> subprocess.Complet
     ("command", "environment", "status"),
     [
         ("CREDIT trace hello MODEL", {"PYTHONIOENCODING": "ascii"}, 0),
-        ("CREDIT generate hello MODEL >&-", {}, 2),
-        ("CREDIT generate hello MODEL > /dev/full", {}, 2),
         ("CREDIT trace hello MODEL > /dev/full", {}, 2),
-        ("CREDIT generate MODEL <&-", {}, 2),
-        ("CREDIT generate hello --decoder none 2> /dev/full", {}, 2),
     ],
 )
-def test_streams(command: str, environment: dict[str, str], status: int, model: str) -> None:
+def test_streams_of_a_process(
+    command: str, environment: dict[str, str], status: int, model: str
+) -> None:
     done = in_shell(command, model, **environment)
     assert b"Traceback" not in done.stderr, done.stderr
     assert done.returncode == status, done.stderr
-    if status and "2>" not in command:
+    if status:
         assert done.stderr.startswith(b"error: ")
         assert done.stderr.count(b"\n") == 1
+
+
+# Python has no object for a stream that is closed when it starts; None stands for that.
+@pytest.mark.parametrize(
+    ("arguments", "stream", "path"),
+    [
+        ("generate hello MODEL", "stdout", None),
+        ("generate hello MODEL", "stdout", "/dev/full"),
+        ("generate MODEL", "stdin", None),
+        ("generate hello --decoder none", "stderr", "/dev/full"),
+    ],
+)
+def test_streams_that_are_closed_or_full(
+    arguments: str, stream: str, path: str | None, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", errors)
+    monkeypatch.setattr(sys, stream, None if path is None else open(path, "w"))  # noqa: SIM115
+    line = arguments.replace("MODEL", f"--model {model} --gen-length 6")
+    monkeypatch.setattr(sys, "argv", ["credit", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    if stream != "stderr":
+        assert errors.getvalue().startswith("error: ")
+        assert errors.getvalue().count("\n") == 1
 
 
 @pytest.mark.parametrize("flag", ["--json", "--watch"])

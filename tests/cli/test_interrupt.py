@@ -178,9 +178,9 @@ def test_a_command_that_is_stopped_continues(
             shutil.copytree(inputs / "tokenizer", folder / "run")
     arguments = command.line(inputs, tmp_path)
     jobs = ["--jobs", "2"] if name == "compare" else []
-    for number, lines in zip((signal.SIGINT, signal.SIGKILL), command.stops):
+    for number, lines, more in zip((signal.SIGINT, signal.SIGKILL), command.stops, (jobs, [])):
         trigger = SignalTrigger(tmp_path, command.growing, lines, number)
-        ended = run_until_signalled([*arguments, *jobs], trigger, tmp_path / "log")
+        ended = run_until_signalled([*arguments, *more], trigger, tmp_path / "log")
         assert ended.leaves_nothing(), "a process that the command started is still there"
         assert "Traceback" not in ended.stderr
         if number == signal.SIGKILL:

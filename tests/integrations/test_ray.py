@@ -27,6 +27,7 @@ from creditdecoding.errors import OptionError  # noqa: E402
 from creditdecoding.integrations.ray import answer_on_ray  # noqa: E402
 from creditdecoding.lm import load  # noqa: E402
 from tests.batch.test_batch import PROMPTS, chat, counted, made  # noqa: E402
+from tests.helpers.gpu_reporter import GpuReporter  # noqa: E402
 
 TWO, ENGINE = BatchConfig(ray=2), EngineConfig(batch_size=2, device="cpu", threads=1)
 
@@ -94,12 +95,14 @@ def test_a_killed_worker_costs_no_row_and_none_comes_twice(
     assert (tmp_path / "dead").read_text() in workers and len(workers) >= 2
 
 
-def test_each_worker_gets_a_gpu_where_the_cluster_has_any(tmp_path: Path) -> None:
+def test_each_worker_gets_a_gpu_where_the_cluster_has_any() -> None:
     """Ray Data refuses `num_gpus` without a batch size."""
     engine = EngineConfig(batch_size=2, device="auto", threads=1)
-    planned = made(tmp_path, *[chat(f"r{i}", PROMPTS[i], max_tokens=4) for i in range(5)])
-    answer = partial(answer_on_ray, partial(make_processor, planned.settings), TWO, engine)
-    assert run_job(planned, answer, counted).failed == 0
+    replies = dict(answer_on_ray(GpuReporter, TWO, engine, list(range(5))))
+    assert sorted(replies) == list(range(5))
+    gpus = {row["process"]: row["gpus"] for row in replies.values()}
+    assert all(len(numbers) == 1 for numbers in gpus.values())
+    assert len({numbers[0] for numbers in gpus.values()}) == len(gpus)
     with pytest.raises(OptionError, match=r"too few GPUs.*2 workers"):
         next(answer_on_ray(lambda: None, BatchConfig(ray=3), engine, []))
 

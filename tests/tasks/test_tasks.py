@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +52,30 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     )
 
 
+class ItemsByFamily(dict[str, list[Item]]):
+    """The items of a family, drawn when they are first read: a worker draws what its tests need."""
+
+    def __init__(self, draw: Callable[[Task], list[Item]]) -> None:
+        super().__init__()
+        self._draw = draw
+
+    def __missing__(self, name: str) -> list[Item]:
+        self[name] = self._draw(GENERATED_TASKS[name])
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def trained() -> dict[str, list[Item]]:
     """3,000 training items a family."""
-    return {
-        name: list(itertools.islice(generate_items(family, "train", 0), 3000))
-        for name, family in GENERATED_TASKS.items()
-    }
+    return ItemsByFamily(
+        lambda family: list(itertools.islice(generate_items(family, "train", 0), 3000))
+    )
 
 
 @pytest.fixture(scope="module")
 def tested() -> dict[str, list[Item]]:
     """200 distinct test items a family."""
-    return {
-        name: distinct_items(family, "test", 0, 200) for name, family in GENERATED_TASKS.items()
-    }
+    return ItemsByFamily(lambda family: distinct_items(family, "test", 0, 200))
 
 
 def in_process(code: str, function: str, cases: Iterable[tuple[Sequence[Any], object]]) -> bool:
@@ -292,7 +301,7 @@ def test_a_digest_names_items_and_their_order(tested: dict[str, list[Item]]) -> 
     assert items_digest([one]) != items_digest([dataclasses.replace(one, gold="other")])
 
 
-def test_items_and_splits_do_not_depend_on_the_process() -> None:
+def test_items_and_splits_do_not_depend_on_the_process(tested: dict[str, list[Item]]) -> None:
     """No hash order in it: a process with another hash seed makes the same items. It imports the
     tasks alone, not torch.
     """
@@ -311,26 +320,20 @@ def test_items_and_splits_do_not_depend_on_the_process() -> None:
         env={**os.environ, "PYTHONHASHSEED": "12345"},
         check=True,
     )
-    here = {
-        name: [[item.prompt, item.answer] for item in distinct_items(family, "test", 0, 200)]
-        for name, family in SYNTHETIC_TASKS.items()
-    }
+    here = {name: [[item.prompt, item.answer] for item in tested[name]] for name in SYNTHETIC_TASKS}
     assert json.loads(done.stdout) == here
 
 
 @pytest.mark.slow
 @each_family
 def test_answers_are_worked_but_short(
-    family: Task,
-    tokenizer: Tokenizer,
-    trained: dict[str, list[Item]],
-    tested: dict[str, list[Item]],
+    family: Task, tokenizer: Tokenizer, tested: dict[str, list[Item]]
 ) -> None:
-    found = trained[family.name] + tested[family.name]
-    lengths = [len(tokenizer.encode(item.answer)) for item in found]
+    items = [*itertools.islice(generate_items(family, "train", 0), 600), *tested[family.name]]
+    lengths = [len(tokenizer.encode(item.answer)) for item in items]
     assert min(lengths) >= 20 and max(lengths) <= 120, (min(lengths), max(lengths))
     assert all(
-        family.step_delimiter in item.answer for item in found
+        family.step_delimiter in item.answer for item in items
     )  # steps that a verifier can tell apart
     assert all(
         tokenizer.decode(tokenizer.encode(text)) == text

@@ -21,12 +21,14 @@ import pytest
 from creditdecoding.cli import app
 from creditdecoding.cli.signals import signals_as_exceptions
 from creditdecoding.eval import evaluate as runner
+from creditdecoding.lm import load
 from creditdecoding.pav.data.label_store import load_labels
 from creditdecoding.tasks import load_tasks
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.tokenizer import task_tokenizer
 from tests.helpers.cli import run_credit
 from tests.helpers.process import SignalTrigger, run_until_signalled
+from tests.helpers.verifiers import some_labels, stored, written_verifier
 from tools.make_checkpoint import make
 
 pytestmark = pytest.mark.slow
@@ -120,6 +122,20 @@ COMMANDS = {
             json_lines(out / "verifier" / "log.jsonl"),
         ),
     ),
+    "pav measure": Command(
+        "pav measure {inputs}/many.jsonl -m {model} --verifier {inputs}/judge --out {out}/m.json "
+        + DEVICE,
+        "m.json.partial/samples.*.jsonl",
+        (1, 3),
+        lambda out: json_file(out / "m.json"),
+    ),
+    "pav provers": Command(
+        "pav provers {inputs}/many.jsonl -m {model} --verifier {inputs}/judge --k 1,4 "
+        "--prover other={inputs}/judge --out {out}/p.json " + DEVICE,
+        "p.json.partial/samples.*.jsonl",
+        (2, 6),
+        lambda out: json_file(out / "p.json"),
+    ),
     "pav rl": Command(
         "pav rl -m {model} --out {out}/rl --tasks algebra --arm outcome --baseline others "
         "--iterations 8 --problems 2 --save-every 3 --eval-every 4 --eval-limit 1 "
@@ -149,8 +165,8 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the commands read: a tiny random checkpoint, requests, labels, and a
-    tokenizer.
+    """A folder with what the commands read: a tiny random checkpoint, requests, labels, a verifier
+    and a tokenizer.
     """
     folder = tmp_path_factory.mktemp("inputs")
     make("llada", folder / "llada")
@@ -162,6 +178,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "requests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in requests))
     collected = run_credit(COMMANDS["pav collect"].line(folder, folder))
     assert collected.status == 0, collected.stderr
+    lm = load(str(folder / "llada"))
+    stored(some_labels(lm, problems=60), folder / "many.jsonl")
+    written_verifier(lm, folder / "judge", model=str(folder / "llada"))
     (folder / "tokenizer").mkdir()
     task_tokenizer(load_tasks("facts"), TrainConfig().vocabulary, folder / "tokenizer")
     return folder

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +13,8 @@ from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav.app import pav
 from creditdecoding.cli.progress import progress
-from creditdecoding.cli.render import print_json, show, table
+from creditdecoding.cli.render import print_json, report_written, show, table, write_json
+from creditdecoding.cli.validate import check_writable
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
 
@@ -20,9 +22,17 @@ if TYPE_CHECKING:
     from creditdecoding.bootstrap import Interval
     from creditdecoding.pav.data.label_store import Label
     from creditdecoding.pav.verifier.metrics import VerifierMetrics
+    from creditdecoding.pav.verifier.model import Verifier
+    from creditdecoding.pav.verifier.saved_predictions import SavedPredictions
 
 Store = Annotated[
     Path, typer.Argument(metavar="LABELS", help="Labelled states, written by credit pav collect.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also save the JSON to this file; an interrupted run continues.", show_default=False
+    ),
 ]
 
 
@@ -38,49 +48,96 @@ def measure(
         ),
     ],
     model: Model = "pocket",
+    out: Report = None,
     as_json: Json = False,
     *,
     engine: EngineConfig,
 ) -> None:
-    """Measure verifiers on labels they were not trained on, and compare each with the first."""
+    """Measure verifiers on labels they were not trained on, and compare each with the first.
+
+    With --out predictions are kept in FILE.partial until the file is written, and the same command
+    continues an interrupted run.
+    """
     from creditdecoding.pav.data.label_store import load_labels
     from creditdecoding.pav.verifier.fit import check_labels, held_out_labels
-    from creditdecoding.pav.verifier.metrics import brier_difference
-    from creditdecoding.pav.verifier.metrics import measure as measure_verifier
     from creditdecoding.pav.verifier.model import Verifier
+    from creditdecoding.pav.verifier.saved_predictions import predictions_manifest, save_predictions
 
+    check_writable(out)
     store = load_labels(labels)
     lm = load_lm(model, engine)
     check_labels(store, lm)
+    folders = {str(folder): folder for folder in verifier}
     verifiers = {
-        str(folder): Verifier.load(folder, lm, compile=engine.compile) for folder in verifier
+        name: Verifier.load(folder, lm, compile=engine.compile) for name, folder in folders.items()
     }
     held_out = _common_labels(
         store.labels, [held_out_labels(one, store) for one in verifiers.values()]
     )
-    q = {}
-    with progress(len(verifiers), "predicting") as tick:
-        for name, one in verifiers.items():
-            q[name] = one.q([label.state for label in held_out]).tolist()
-            tick()
-    first, *others = verifiers
-    metrics = {name: measure_verifier(held_out, values) for name, values in q.items()}
-    differences = {name: brier_difference(held_out, q[name], q[first]) for name in others}
+    manifest = predictions_manifest("pav measure", labels, model, engine, folders)
+    with save_predictions(out, manifest) as saved:
+        q = _predict(verifiers, held_out, saved, resumable=out is not None)
+        comparison = _compare(held_out, q)
+        report = {"labels": str(labels), **comparison.to_json()}
+        if out is not None:
+            write_json(out, report)
     if as_json:
-        report = {
-            "labels": str(labels),
-            "verifiers": {name: one.to_json() for name, one in metrics.items()},
-            "brier_above_first": {name: one.rounded(4) for name, one in differences.items()},
-        }
         print_json(report)
-        return
-    for name, measured in metrics.items():
-        show_metrics(
-            measured, f"{name}, on {measured.states} states of {measured.problems} problems"
-        )
-    if differences:
-        rows = [(name, *_interval_cells(one, "+.4f")) for name, one in differences.items()]
-        show(table((f"Brier score minus that of {first}", "", "95 % interval"), rows))
+    else:
+        comparison.show()
+    report_written(out)
+
+
+def _predict(
+    verifiers: Mapping[str, Verifier],
+    labels: Sequence[Label],
+    saved: SavedPredictions,
+    resumable: bool,
+) -> dict[str, list[float]]:
+    """Q of the state of each label under each verifier."""
+    from creditdecoding.pav.verifier.saved_predictions import count_parts
+
+    states = [label.state for label in labels]
+    parts = count_parts(len(states)) * len(verifiers)
+    with progress(parts, "predicting", len(saved.records), resumable) as tick:
+        return {name: saved.predict(name, one, states, tick) for name, one in verifiers.items()}
+
+
+@dataclass(frozen=True)
+class _VerifierComparison:
+    """The metrics of verifiers, and the Brier scores of all above that of the first."""
+
+    metrics: Mapping[str, VerifierMetrics]
+    differences: Mapping[str, Interval]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready record."""
+        return {
+            "verifiers": {name: one.to_json() for name, one in self.metrics.items()},
+            "brier_above_first": {name: one.rounded(4) for name, one in self.differences.items()},
+        }
+
+    def show(self) -> None:
+        """Print a table for each verifier, and one of the differences."""
+        for name, measured in self.metrics.items():
+            show_metrics(
+                measured, f"{name}, on {measured.states} states of {measured.problems} problems"
+            )
+        if self.differences:
+            first = next(iter(self.metrics))
+            rows = [(name, *_interval_cells(one, "+.4f")) for name, one in self.differences.items()]
+            show(table((f"Brier score minus that of {first}", "", "95 % interval"), rows))
+
+
+def _compare(labels: Sequence[Label], q: Mapping[str, Sequence[float]]) -> _VerifierComparison:
+    from creditdecoding.pav.verifier.metrics import brier_difference
+    from creditdecoding.pav.verifier.metrics import measure as measure_verifier
+
+    first, *others = q
+    return _VerifierComparison(
+        {name: measure_verifier(labels, values) for name, values in q.items()},
+        {name: brier_difference(labels, q[name], q[first]) for name in others},
+    )
 
 
 def _common_labels(labels: Sequence[Label], held_out: Sequence[Sequence[Label]]) -> list[Label]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,19 +12,21 @@ import typer
 from creditdecoding.cli.app import Json, Model, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.pav.app import pav
-from creditdecoding.cli.pav.measure import Store
-from creditdecoding.cli.progress import Tick, progress
-from creditdecoding.cli.render import number, print_json, show, table
+from creditdecoding.cli.pav.measure import Report, Store
+from creditdecoding.cli.progress import progress
+from creditdecoding.cli.render import number, print_json, report_written, show, table, write_json
+from creditdecoding.cli.validate import check_writable
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
 
 if TYPE_CHECKING:
     from creditdecoding.lm import LM
-    from creditdecoding.pav.steps import PartialAnswer
     from creditdecoding.pav.verifier.model import Verifier
-    from creditdecoding.pav.verifier.provers import Predict, Prover, ProverComparison
+    from creditdecoding.pav.verifier.provers import Branching, Prover, ProverComparison
+    from creditdecoding.pav.verifier.saved_predictions import SavedPredictions
 
-STATES_A_TICK = 256
+BASE = ""
+"""The base policy's verifier, which has no name, among the saved predictions."""
 
 
 @pav.command()
@@ -55,12 +58,16 @@ def provers(
         ),
     ] = False,
     model: Model = "pocket",
+    out: Report = None,
     as_json: Json = False,
     *,
     engine: EngineConfig,
 ) -> None:
     """Compare provers before compute is spent on one: do they tell steps apart, and do they agree
     with the base policy (docs/research/verifiers.md)?
+
+    With --out predictions are kept in FILE.partial until the file is written, and the same command
+    continues an interrupted run.
     """
     from creditdecoding.pav.data.label_store import load_labels
     from creditdecoding.pav.verifier.fit import check_labels, held_out_labels
@@ -69,9 +76,10 @@ def provers(
         best_of_name,
         branchings,
         provers_from_counts,
-        provers_from_predictions,
     )
+    from creditdecoding.pav.verifier.saved_predictions import predictions_manifest, save_predictions
 
+    check_writable(out)
     ks = _parse_ks(k)
     folders = dict(_parse_prover(text) for text in prover or [])
     taken = sorted({best_of_name(one) for one in ks} & set(folders))
@@ -88,30 +96,28 @@ def provers(
     others = {name: _load_prover(folder, lm, engine) for name, folder in folders.items()}
     held_out = held_out_labels(base, store)
     forks = branchings(held_out)
-    states = sum(len(fork.children) for fork in forks)
-    ticks = (1 + len(others)) * -(-states // STATES_A_TICK)
-    with progress(ticks, "predicting") as tick:
-        predicted = provers_from_predictions(
-            forks,
-            _predictor(base, tick),
-            ks,
-            {name: _predictor(other, tick) for name, other in others.items()},
-        )
     counted = provers_from_counts(forks, held_out, ks) if counts else None
     is_held_out = len(held_out) < len(store.labels)
-    if not as_json:
+    manifest = predictions_manifest(
+        "pav provers", labels, model, engine, {BASE: verifier, **folders}
+    )
+    with save_predictions(out, manifest) as saved:
+        predicted = _predict(forks, base, others, ks, saved, resumable=out is not None)
+        report = {
+            "labels": str(labels),
+            "model": model,
+            "verifier": str(verifier),
+            "held_out": is_held_out,
+            **predicted.to_json(),
+            **({} if counted is None else {"counts": counted.to_json()}),
+        }
+        if out is not None:
+            write_json(out, report)
+    if as_json:
+        print_json(report)
+    else:
         _print(predicted, counted, is_held_out)
-        return
-    report = {
-        "labels": str(labels),
-        "model": model,
-        "verifier": str(verifier),
-        "held_out": is_held_out,
-        **predicted.to_json(),
-    }
-    if counted is not None:
-        report["counts"] = counted.to_json()
-    print_json(report)
+    report_written(out)
 
 
 def _parse_ks(text: str) -> list[float]:
@@ -149,15 +155,25 @@ def _load_prover(folder: Path, lm: LM, engine: EngineConfig) -> Verifier:
     return Verifier.load(folder, load_lm(model, engine), compile=engine.compile)
 
 
-def _predictor(verifier: Verifier, tick: Tick) -> Predict:
-    def predict(states: Sequence[PartialAnswer]) -> list[float]:
-        q: list[float] = []
-        for start in range(0, len(states), STATES_A_TICK):
-            q += verifier.q(states[start : start + STATES_A_TICK]).tolist()
-            tick()
-        return q
+def _predict(
+    forks: Sequence[Branching],
+    base: Verifier,
+    others: Mapping[str, Verifier],
+    ks: Sequence[float],
+    saved: SavedPredictions,
+    resumable: bool,
+) -> ProverComparison:
+    from creditdecoding.pav.verifier.provers import provers_from_predictions
+    from creditdecoding.pav.verifier.saved_predictions import count_parts
 
-    return predict
+    parts = count_parts(sum(len(fork.children) for fork in forks)) * (1 + len(others))
+    with progress(parts, "predicting", len(saved.records), resumable) as tick:
+        return provers_from_predictions(
+            forks,
+            partial(saved.predict, BASE, base, tick=tick),
+            ks,
+            {name: partial(saved.predict, name, one, tick=tick) for name, one in others.items()},
+        )
 
 
 def _print(

@@ -14,8 +14,10 @@ LOAD := $(VENV)/load
 LOWEST := .venv-lowest
 LATEST := .venv-latest
 UV := $(VENV)/uv
+# The variable silences a notice about other programs.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-.PHONY: install dev demo test test-quick test-all test-network test-lowest test-latest check lock bench load clean FORCE
+.PHONY: install dev demo test test-quick test-all test-network test-lowest test-latest check docs docs-live dist lock bench load clean FORCE
 
 install: $(CORE)
 
@@ -79,6 +81,19 @@ check: $(DEV)
 	$(BIN)/ruff format --check creditdecoding tests tools experiments benchmarks requirements
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/project -m "not slow"
+	$(MKDOCS) build --quiet
+
+docs: $(DEV)
+	$(MKDOCS) build
+
+docs-live: $(DEV)
+	$(MKDOCS) serve
+
+# What a release uploads: wheel and source distribution in dist/, checked.
+dist: $(DEV)
+	rm -rf dist build/lib build/bdist.*
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
 
 $(UV)/bin/uv: $(BIN)/python
 	$(PYTHON) -m venv $(UV)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from creditdecoding.config import EngineConfig
 from creditdecoding.models import BASES, load_model, read_config
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import Progress
-from creditdecoding.text.tokenizer import NO_MASK, Tokenizer, read_tokenizer
+from creditdecoding.text.tokenizer import Tokenizer, read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,6 @@ def load_base(
     """
     folder = resolve_checkpoint(name, engine.revision, engine.offline, engine.cache_dir)
     config, _ = read_config(folder, engine.ignore_config_keys, BASES)
-    tokenizer = read_tokenizer(folder, dataclasses.replace(config, mask_token_id=NO_MASK))
+    tokenizer = read_tokenizer(folder, config, has_mask=False)
     model = load_model(folder, engine, on_progress, families=BASES)
     return AutoregressiveLM(folder, model, tokenizer)

@@ -234,21 +234,27 @@ def _write_weights(file: GGUFFile, folder: Path, on_progress: Progress | None) -
     names = {name: released_name(name) for name in file.tensors}
     shards = list(_shards(file))
     total = sum(_bytes(tensor) for tensor in file.tensors.values())
-    done, weight_map = 0, {}
-    for number, shard in enumerate(shards, 1):
-        title = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        title = title if len(shards) > 1 else "model.safetensors"
+    done = 0
+    weight_map: dict[str, str] = {}
+    for title, shard in zip(_titles(len(shards)), shards):
         tensors = {}
         for name in shard:
             tensors[names[name]] = read_tensor(file, name)
-            weight_map[names[name]] = title
             done += _bytes(file.tensors[name])
             if on_progress is not None:
                 on_progress(done, total)
+        weight_map |= dict.fromkeys(tensors, title)
         save_file(tensors, str(folder / title), metadata={"format": "pt"})
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _titles(count: int) -> list[str]:
+    """The names of weight files."""
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def _bytes(tensor: Any) -> int:

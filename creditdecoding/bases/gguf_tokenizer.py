@@ -12,8 +12,10 @@ from typing import Any
 
 from creditdecoding.errors import CheckpointError
 
-CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
-"""Values of `tokenizer.ggml.token_type`."""
+# Values of `tokenizer.ggml.token_type`.
+CONTROL = 3
+USER_DEFINED = 4
+UNUSED = 5
 
 _ROLES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 _FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}

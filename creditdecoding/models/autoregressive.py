@@ -6,7 +6,7 @@ position i predicts the token at i.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ LOGITS_AT_ONCE = 2**26
 
 
 @dataclass(frozen=True)
-class Sampling:
+class NextToken:
     """How the next token is chosen: greedily at `temperature` 0, else among the most probable
     tokens that together reach `top_p`.
     """
@@ -75,7 +75,7 @@ def sample(
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     stop_ids: Collection[int] = (),
-    sampling: Sampling = Sampling(),
+    sampling: NextToken = NextToken(),
     generator: torch.Generator | None = None,
 ) -> list[list[int]]:
     """Continue each prompt (not empty) until one of `stop_ids` or `max_tokens`, all in one batch.
@@ -83,48 +83,58 @@ def sample(
     A stop token is the last of its row. A row also ends at the model's longest text. Without
     temperature a row does not depend on the others.
     """
-    rows = [list(prompt) for prompt in prompts]
-    ends = [min(len(row) + max_tokens, model.config.max_length) for row in rows]
-    cache = model.new_cache()
-    cache.reserve(len(rows), max(ends))
-    computed = [0] * len(rows)
-    running = [index for index, row in enumerate(rows) if len(row) < ends[index]]
+    batch = _Batch([list(prompt) for prompt in prompts], max_tokens, model)
+    running = batch.unfinished(())
     while running:
-        parts = [rows[index][computed[index] :] for index in running]
-        starts = [computed[index] for index in running]
-        logits = _next_logits(model, cache, running, parts, starts)
-        for index, token in zip(running, choose(logits, sampling, generator).tolist()):
-            computed[index] = len(rows[index])
-            rows[index].append(token)
-        running = [
-            index
-            for index in running
-            if rows[index][-1] not in stop_ids and len(rows[index]) < ends[index]
+        parts = {slot: batch.rows[slot][batch.computed[slot] :] for slot in running}
+        logits = _next_logits(model, batch.cache, parts, batch.computed)
+        batch.append(running, choose(logits, sampling, generator))
+        running = batch.unfinished(stop_ids)
+    return [row[len(prompt) :] for row, prompt in zip(batch.rows, prompts)]
+
+
+class _Batch:
+    """Rows being continued; slot i of the cache holds the first `computed[i]` tokens of row i."""
+
+    def __init__(self, rows: list[list[int]], max_tokens: int, model: Transformer) -> None:
+        self.rows = rows
+        self.ends = [min(len(row) + max_tokens, model.config.max_length) for row in rows]
+        self.computed = [0] * len(rows)
+        self.cache = model.new_cache()
+        self.cache.reserve(len(rows), max(self.ends, default=0))
+
+    def append(self, slots: Sequence[int], tokens: Tensor) -> None:
+        """Append the next token of each slot."""
+        for slot, token in zip(slots, tokens.tolist()):
+            self.computed[slot] = len(self.rows[slot])
+            self.rows[slot].append(token)
+
+    def unfinished(self, stop_ids: Collection[int]) -> list[int]:
+        """The slots whose rows go on, of those that do not end with a stop token."""
+        return [
+            slot
+            for slot, row in enumerate(self.rows)
+            if len(row) < self.ends[slot] and row[-1] not in stop_ids
         ]
-    return [row[len(prompt) :] for row, prompt in zip(rows, prompts)]
 
 
 def _next_logits(
-    model: Transformer,
-    cache: KVCache,
-    slots: list[int],
-    parts: Sequence[Sequence[int]],
-    starts: Sequence[int],
+    model: Transformer, cache: KVCache, parts: Mapping[int, Sequence[int]], starts: Sequence[int]
 ) -> Float[Tensor, "rows vocab"]:
-    """Logits after the last token of each part; the tokens before `starts` are in the cache."""
+    """Logits after the last token of each slot's part; what is before `starts[slot]` is cached."""
     device = model.norm.weight.device
-    tokens = _padded(parts, device)
-    lengths = torch.tensor([len(part) for part in parts], device=device)
+    tokens = _padded(parts.values(), device)
+    lengths = torch.tensor([len(part) for part in parts.values()], device=device)
     offsets = torch.arange(tokens.shape[1], device=device)
-    positions = torch.tensor(starts, device=device)[:, None] + offsets
+    positions = torch.tensor([starts[slot] for slot in parts], device=device)[:, None] + offsets
     columns = torch.where(offsets < lengths[:, None], positions, -1)
-    caches = cache.layer_caches(slots, columns, int(columns.max()) + 1)
+    caches = cache.layer_caches([*parts], columns, int(columns.max()) + 1)
     hidden = model.hidden_states(tokens, positions=positions, caches=caches)
     return model.logits(hidden[torch.arange(len(parts), device=device), lengths - 1])
 
 
 def choose(
-    logits: Float[Tensor, "rows vocab"], sampling: Sampling, generator: torch.Generator | None
+    logits: Float[Tensor, "rows vocab"], sampling: NextToken, generator: torch.Generator | None
 ) -> Int[Tensor, " rows"]:
     """The next token of each row."""
     if sampling.temperature == 0:
@@ -137,6 +147,6 @@ def choose(
     return torch.multinomial(probs, 1, generator=generator)[:, 0]
 
 
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "rows length"]:
+def _padded(rows: Iterable[Sequence[int]], device: torch.device) -> Int[Tensor, "rows length"]:
     tensors = [torch.tensor(row, dtype=torch.long, device=device) for row in rows]
     return pad_sequence(tensors, batch_first=True)

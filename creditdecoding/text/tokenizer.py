@@ -202,10 +202,13 @@ def render_chat(backend: Any, messages: Sequence[Message], **options: bool) -> s
     return renderer(backend.get_chat_template(), messages, **backend.special_tokens_map, **options)
 
 
-def read_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer:
+def read_tokenizer(
+    folder: Path, config: ModelConfig | None = None, has_mask: bool = True
+) -> Tokenizer:
     """Read the tokenizer in `folder`; the model's `config` adds its ids and is checked.
 
-    Raises `CheckpointError`.
+    An autoregressive model's `has_mask` is false: its mask id is `NO_MASK`. Raises
+    `CheckpointError`.
     """
     settings = read_optional(folder / "tokenizer_config.json")
     backend = _read_backend(folder, settings)
@@ -222,20 +225,24 @@ def read_tokenizer(folder: Path, config: ModelConfig | None = None) -> Tokenizer
             allowed=f"at most {config.embedding_rows}",
             hint="The tokenizer belongs to another checkpoint.",
         )
-    return from_transformers(backend, config.mask_token_id, config.stop_token_ids)
+    return from_transformers(backend, config.mask_token_id, config.stop_token_ids, has_mask)
 
 
 def from_transformers(
-    backend: Any, mask_id: int | None = None, stop_ids: Iterable[int] = ()
+    backend: Any,
+    mask_id: int | None = None,
+    stop_ids: Iterable[int] = (),
+    has_mask: bool = True,
 ) -> Tokenizer:
     """A transformers tokenizer with the ids that decoding needs. `mask_id` is by default the
-    tokenizer's own; its end tokens are added to `stop_ids`. Raises `CheckpointError`.
+    tokenizer's own, `NO_MASK` unless `has_mask`; its end tokens are added to `stop_ids`. Raises
+    `CheckpointError`.
     """
     vocabulary = backend.get_vocab()
     stops = {*stop_ids, *_end_of_turn(backend)}
     if backend.eos_token_id is not None:
         stops.add(backend.eos_token_id)
-    mask = _mask_id(backend, mask_id, _size(vocabulary))
+    mask = _mask_id(backend, mask_id, _size(vocabulary)) if has_mask else NO_MASK
     control = _control_ids(vocabulary, backend.get_added_vocab()) - stops - {mask}
     return Tokenizer(backend, mask, tuple(sorted(stops)), _size(vocabulary), tuple(sorted(control)))
 
@@ -371,8 +378,6 @@ def _mask_id(backend: Any, config_id: int | None, size: int) -> int:
     """The mask id of config.json, else of the tokenizer's mask token, else of an added token that
     is called mask.
     """
-    if config_id == NO_MASK:
-        return NO_MASK
     named = sorted(
         i
         for text, i in backend.get_added_vocab().items()

@@ -12,7 +12,7 @@ from creditdecoding.config import EngineConfig
 from creditdecoding.errors import CheckpointError
 from creditdecoding.models import BASES, load_model
 from creditdecoding.models.autoregressive import (
-    Sampling,
+    NextToken,
     causal_logits,
     choose,
     log_likelihoods,
@@ -76,11 +76,11 @@ def test_a_row_ends_at_the_longest_text_of_the_model(pair: tuple[Transformer, An
 def test_samples_follow_temperature_and_top_p() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log().expand(4000, 3)
     generator = torch.Generator().manual_seed(0)
-    shares = choose(logits, Sampling(1.0), generator).bincount(minlength=3) / 4000
+    shares = choose(logits, NextToken(1.0), generator).bincount(minlength=3) / 4000
     torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.03)
-    nucleus = choose(logits, Sampling(1.0, top_p=0.6), generator).bincount(minlength=3) / 4000
+    nucleus = choose(logits, NextToken(1.0, top_p=0.6), generator).bincount(minlength=3) / 4000
     torch.testing.assert_close(nucleus, torch.tensor([5 / 8, 3 / 8, 0.0]), rtol=0, atol=0.03)
-    assert choose(logits[:2], Sampling(), None).tolist() == [0, 0]
+    assert choose(logits[:2], NextToken(), None).tolist() == [0, 0]
 
 
 def test_a_base_is_no_diffusion_model_and_the_other_way_round(tmp_path: Path) -> None:

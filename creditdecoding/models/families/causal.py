@@ -13,9 +13,9 @@ from creditdecoding.config import ModelConfig
 from creditdecoding.models.families.qwen import QWEN
 from creditdecoding.models.hf_config import ConfigReader
 
-LLAMA, QWEN2, QWEN3 = "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"
+QWEN2, QWEN3 = "Qwen2ForCausalLM", "Qwen3ForCausalLM"
 
-ARCHITECTURES = (LLAMA, QWEN2, QWEN3)
+ARCHITECTURES = ("LlamaForCausalLM", QWEN2, QWEN3)
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
 

@@ -2,46 +2,152 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from creditdecoding.cli.app import Model, app, load_lm
 from creditdecoding.cli.flags import with_options
+from creditdecoding.cli.progress import open_progress
+from creditdecoding.cli.render import report_written, show, table, write
+from creditdecoding.cli.validate import check_writable
 from creditdecoding.config import EngineConfig
 
-DECODERS = ("fixed", "threshold:threshold=0.99", "credit:threshold=0.99")
-TASKS = ("facts", "program", "arithmetic", "algebra")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from creditdecoding.eval.demo import Contestant
+    from creditdecoding.lm import LM
+    from creditdecoding.tasks.base import Item, Task
+    from creditdecoding.viewer.race import Lane
+
+RACE_SECONDS = 8.0
+"""How long the slower answer takes on the screen."""
+RACERS = (0, 2)
+"""The contestants of the race: standard and credit."""
+NOT_SHOWN = (
+    "The number behind a rule is its threshold: the confidence from which it writes a token.\n"
+    "What this does not show: credit beats threshold here partly because credit lowers the bar. "
+    "At equal scores on the embedded model a lower threshold is as fast as credit; thrift is "
+    "faster than both (docs/research/results.md)."
+)
 
 
 @app.command()
 @with_options(engine=EngineConfig)
-def demo(model: Model = "pocket", *, engine: EngineConfig) -> None:
-    """A short tour: one question of several families, answered by standard, threshold and credit
-    decoding.
+def demo(
+    model: Model = "pocket",
+    questions: Annotated[int, typer.Option(help="Questions of each kind.", min=1, max=200)] = 3,
+    seed: Annotated[int, typer.Option(help="Draws the questions.")] = 1,
+    svg: Annotated[
+        Path | None,
+        typer.Option(help="Write the race and the totals as an animated SVG.", show_default=False),
+    ] = None,
+    *,
+    engine: EngineConfig,
+) -> None:
+    """Answer questions of eight kinds by standard decoding and by three faster rules; then watch
+    one answer being written by two of them.
 
-    The fast decoders have a threshold of 0.99, where they lose about a point on the embedded model.
+    The rules run at thresholds that lose next to nothing on the embedded model, or at what the
+    checkpoint's generation_config.json names. Questions are drawn by the seed from the test split.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from creditdecoding.tasks.base import distinct_items
+    from creditdecoding.eval.demo import answer_questions, draw_questions, make_contestants
     from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
 
-    console = Console()
+    check_writable(svg)
     lm = load_lm(model, engine)
-    passes = dict.fromkeys(DECODERS, 0)
-    for name in TASKS:
-        task = SYNTHETIC_TASKS[name]
-        item = distinct_items(task, "test", 1, 1)[0]
-        console.print(f"\n[bold]{task.title}[/]")
-        console.print(Text(item.prompt, style="cyan"))
-        table = Table("decoder", "answer", "right", "passes", "speed-up")
-        answers = {spec: lm.generate(item.prompt, decoder=spec) for spec in DECODERS}
-        for spec, answer in answers.items():
-            passes[spec] += answer.nfe
-            right = "[green]yes[/]" if task.score(answer.text, item) else "[red]no[/]"
-            speedup = f"{answers['fixed'].nfe / answer.nfe:.1f}x"
-            table.add_row(spec, Text(answer.text), right, str(answer.nfe), speedup)
-        console.print(table)
-    totals = (f"{spec} {count} ({passes['fixed'] / count:.1f}x)" for spec, count in passes.items())
-    typer.echo(f"\nForward passes in all: {', '.join(totals)}")
+    drawn = draw_questions(list(SYNTHETIC_TASKS.values()), questions, seed)
+    contestants = make_contestants(lm.defaults.get("decoder"))
+    show(f"{model}: {len(drawn)} questions of {len(SYNTHETIC_TASKS)} kinds, one at a time.")
+    with open_progress("answering") as start:
+        tick = start(0, len(drawn) * len(contestants))
+        answer_questions(lm, drawn, contestants, tick)
+    show(_by_kind(drawn, contestants), _totals(contestants), NOT_SHOWN)
+    lanes = _race(lm, drawn, contestants)
+    if svg is not None:
+        _write_animation(svg, lanes, drawn[-1][1].prompt, contestants)
+
+
+def _by_kind(drawn: Sequence[tuple[Task, Item]], contestants: Sequence[Contestant]) -> Table:
+    """Right answers and passes of every contestant, a row a kind of question."""
+    rows = []
+    for task in dict.fromkeys(task.name for task, _ in drawn):
+        numbers = [i for i, (other, _) in enumerate(drawn) if other.name == task]
+        cells = [_kind_cell(contestant, numbers) for contestant in contestants]
+        rows.append([drawn[numbers[0]][0].title, *cells])
+    columns = ["right and passes", *(contestant.name.split()[0] for contestant in contestants)]
+    return table(columns, rows)
+
+
+def _kind_cell(contestant: Contestant, numbers: Sequence[int]) -> str:
+    answers = [contestant.answers[number] for number in numbers]
+    right = sum(answer.is_right for answer in answers)
+    passes = sum(answer.completion.nfe for answer in answers)
+    return f"{right}/{len(answers)} {passes:>6,}"
+
+
+def _totals(contestants: Sequence[Contestant]) -> Table:
+    """Right answers, passes and seconds of every contestant beside standard decoding."""
+    standard = contestants[0]
+    rows = []
+    for contestant in contestants:
+        row = [
+            contestant.name,
+            f"{contestant.right} of {len(contestant.answers)}",
+            str(contestant.lost_to(standard)),
+            f"{contestant.passes:,}",
+            f"{standard.passes / contestant.passes:.1f}x",
+            f"{contestant.seconds:.1f} s",
+        ]
+        rows.append(row)
+    columns = ["", "right", "lost", "passes", "fewer", "time"]
+    return table(columns, rows, title="In all (lost: right in standard decoding alone)")
+
+
+def _race(
+    lm: LM, drawn: Sequence[tuple[Task, Item]], contestants: Sequence[Contestant]
+) -> list[Lane]:
+    """Play the last question's answers on one clock, if somebody watches, and print them."""
+    from rich.console import Console
+
+    from creditdecoding.viewer.colours import SERIES
+    from creditdecoding.viewer.race import make_lane, play
+
+    racers = [contestants[number] for number in RACERS]
+    lanes = []
+    for racer in racers:
+        colour = SERIES.get(racer.name.split()[0], "")
+        trace = racer.answers[-1].completion.trace
+        lanes.append(make_lane(racer.name, trace, lm.tokenizer.token_text, colour))
+    console = Console(highlight=False)
+    show(f"\n{drawn[-1][1].prompt}")
+    if console.is_terminal and not console.is_dumb_terminal:
+        slowdown = max(1.0, RACE_SECONDS / max(lane.seconds for lane in lanes))
+        show(f"Played {slowdown:.1f} times slower than it ran.")
+        play(lanes, ends=lm.vocab.stop_ids, slowdown=slowdown, console=console)
+    for racer, lane in zip(racers, lanes):
+        completion = racer.answers[-1].completion
+        passes = f"{completion.nfe} passes in {lane.seconds:.2f} s"
+        show(f"  {racer.name}, {passes}: {completion.text}")
+    return lanes
+
+
+def _write_animation(
+    path: Path, lanes: Sequence[Lane], question: str, contestants: Sequence[Contestant]
+) -> None:
+    from creditdecoding.viewer.animation import Total, race_svg
+
+    totals = [
+        Total(
+            name=contestant.name,
+            seconds=contestant.seconds,
+            note=f"{contestant.right} of {len(contestant.answers)} right, "
+            f"{contestant.passes:,} passes, {contestant.seconds:.1f} s",
+        )
+        for contestant in contestants
+    ]
+    write(path, race_svg(lanes, question, totals))
+    report_written(path)

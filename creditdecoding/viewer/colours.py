@@ -16,9 +16,22 @@ DARK: Ramp = ("#3b2a1c", "#87562b", "#b98a5c", "#7fa9b8", "#6cc4ff")
 INK: Ramp = ("#d9680b", "#c7762f", "#a88765", "#6f8a9e", "#2a86d1")
 CREDIT: Ramp = ("#fbf3fa", "#dcb3d8", "#b069ab", "#6f2b72")
 
+SERIES = {
+    "standard": "#46525f",
+    "threshold": "#c75300",
+    "credit": "#0069b4",
+    "thrift": "#007a5a",
+}
+"""The colours of lines in all figures; what is not named here is grey (`REST`) or `EXTRA`.
+
+Chosen from Okabe and Ito's palette, darkened until text in them has a contrast of 4.5 on white.
+"""
+EXTRA = "#8f4fa8"
+REST = "#b4bdc7"
+
 # on paper
 TEXT = "#1d2733"
-QUIET = "#6b7785"  # secondary text
+QUIET = "#5f6b79"  # secondary text
 LINE = "#9aa5b1"
 WRITTEN = "#e9edf1"  # positions written in an earlier pass
 

@@ -1,0 +1,45 @@
+"""Decoders in words for figures, pages and tables: `threshold:threshold=0.9` is "threshold 0.9"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_NAMES = {"fixed": "standard"}
+_BARE_KNOBS = ("threshold", "confidence")
+"""Knobs whose value alone says enough."""
+
+
+def spec_label(spec: str) -> str:
+    """A decoder's spec, `name:knob=value,knob=value`, in words."""
+    name, _, text = spec.partition(":")
+    pairs = (part.partition("=") for part in text.split(",") if part)
+    return settings_label({"name": name, **{knob: value for knob, _, value in pairs}})
+
+
+def settings_label(settings: Mapping[str, Any]) -> str:
+    """A decoder's `name` and some of its knobs in words."""
+    knobs = {knob: value for knob, value in settings.items() if knob != "name"}
+    name = settings["name"]
+    if name == "fixed" and str(knobs.get("k", 1)) != "1":
+        return f"{knobs['k']} tokens a pass"
+    if name == "fixed":
+        knobs.pop("k", None)
+    words = [_knob_words(knob, str(value)) for knob, value in knobs.items()]
+    return " ".join([name_label(name), ", ".join(words)]).rstrip()
+
+
+def name_label(name: str) -> str:
+    """A decoder's name, or a method's, in words."""
+    return _NAMES.get(name, name.replace("_", " "))
+
+
+def _knob_words(knob: str, value: str) -> str:
+    if knob in _BARE_KNOBS:
+        return value
+    return f"{knob.replace('_', ' ')} {value}"
+
+
+def count(number: int, one: str, many: str) -> str:
+    """A number with its noun: "1 pass", "2 passes"."""
+    return f"{number:,} {one if number == 1 else many}"

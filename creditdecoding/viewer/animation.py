@@ -62,7 +62,7 @@ def race_svg(lanes: Sequence[Lane], question: str, totals: Sequence[Total] = ())
     width = (_WIDTH - 2 * _MARGIN - _GUTTER * (len(lanes) - 1)) / len(lanes)
     parts = list(_header(question, pace))
     top = 66 + 20 * (len(parts) - 2)
-    bottom = top
+    bottom = float(top)
     rules: list[str] = []
     for number, lane in enumerate(lanes):
         name = f"p{number}"

@@ -61,7 +61,7 @@ def test_the_svg_is_valid_has_every_token_once_and_no_script() -> None:
     for word in ("The", "cat", "sat", "credit 0.9", "9 & all"):
         assert word in words
     assert words.count("sat") == 2
-    assert "prefers-reduced-motion" in text and "prefers-color-scheme:dark" in text
+    assert "prefers-reduced-motion" in text and "prefers-color-scheme: dark" in text
     title = root.find(f"{SVG}title")
     assert title is not None and "4 forward passes" in (title.text or "")
 

@@ -200,6 +200,7 @@ def print_report(report: dict[str, Any]) -> None:
         if record["wrong"] is not None and record["wrong"]["wrong"]:
             print_wrong(record)
     print_changes(report["decoders"])
+    print_attribution(report["decoders"])
     if report["calibration"] is not None:
         print_calibration(report["calibration"])
 
@@ -234,6 +235,30 @@ def print_changes(records: list[dict[str, Any]]) -> None:
         show(
             table(columns, rows, "Tokens changed by credit"),
             "Better and worse: by standard decoding, and with * by the reference answers.",
+        )
+
+
+def print_attribution(records: list[dict[str, Any]]) -> None:
+    """Commits that a decoder's history made, right and wrong."""
+    rows = []
+    for record in records:
+        counts = record["attribution"]
+        if counts is not None:
+            share = 100 * counts["by_history"] / max(1, counts["commits"])
+            cells = [counts[key] for key in ("commits", "by_history")]
+            judged = [
+                counts[f"{verdict}_by_{judge}"]
+                for judge in ("standard", "reference")
+                for verdict in ("right", "wrong")
+            ]
+            texts = [*map(str, cells), f"{share:.1f}", *map(str, judged), str(counts["changed"])]
+            rows.append((record["decoder"], *texts))
+    columns = ("decoder", "commits", "by history", "%", "right", "wrong", "right*", "wrong*")
+    if rows:
+        show(
+            table((*columns, "changed"), rows, "Commits that only the history made"),
+            "By history: the threshold alone would not have written the token in that pass.",
+            "Right and wrong: by standard decoding, and with * by the reference answers.",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -32,6 +32,9 @@ from creditdecoding.cli.validate import (
 )
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 LIMIT, DEV_LIMIT = 100, 50
 
@@ -114,6 +117,7 @@ def compare(
     from creditdecoding.cli.loading import loading_progress
     from creditdecoding.eval.compare import ComparePlan, run
     from creditdecoding.eval.compare_report import compare_report, verdict_lines
+    from creditdecoding.eval.leaderboard import to_yaml
     from creditdecoding.eval.sweep import parse_curves
     from creditdecoding.lm import load
     from creditdecoding.plots.compare_page import compare_html
@@ -125,7 +129,9 @@ def compare(
     check_no_decoder("compare", generation)
     check_can_plot(png)
     check_writable(report, png)
-    check_folder(out, "samples.jsonl", "report.json", "report.html", "curves.png")
+    check_folder(
+        out, "samples.jsonl", "report.json", "report.html", "curves.png", "leaderboard.yaml"
+    )
     curves = tuple(parse_curves(decoders))
     if limit is None and dev_limit is None:
         items_per_task(None, LIMIT + DEV_LIMIT, load_tasks(tasks))
@@ -142,8 +148,11 @@ def compare(
     with open_progress("samples", resumable=True) as start, loading_progress() as on_load:
         load_model = None if jobs > 1 else partial(load, model, on_progress=on_load)
         records = run(plan, out, jobs, start, load_model)
-        numbers = {"model": model, **compare_report(records, curves, bound)}
+        report_numbers = compare_report(records, curves, bound, gen_length=generation.gen_length)
+        numbers = {"model": model, **report_numbers}
     write_json(out / "report.json", numbers)
+    board = out / "leaderboard.yaml"
+    write(board, to_yaml(numbers["parallelism"]))
     items = numbers["items"]
     about = (
         f"{model} · {tasks} · templates {', '.join(numbers['templates'])} · {items['dev']} dev and "
@@ -158,7 +167,7 @@ def compare(
         print_json(numbers)
     else:
         print_report(numbers)
-    report_written(out / "samples.jsonl", out / "report.json", page, picture)
+    report_written(out / "samples.jsonl", out / "report.json", board, page, picture)
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -186,7 +195,30 @@ def print_report(report: dict[str, Any]) -> None:
     lines = (
         [f"No setting without a measurable loss on dev: {', '.join(without)}."] if without else []
     )
-    show(table(columns, rows, title), *lines, *verdict_lines(report))
+    show(table(columns, rows, title), *lines, *verdict_lines(report), _yardstick_table(report))
+
+
+def _yardstick_table(report: dict[str, Any]) -> Table:
+    """Of the same settings: tokens a pass, the spread of passes, seconds; and AUP of the curves."""
+    aup = report["aup"]["all" if "all" in report["aup"] else report["families"][0]]
+    points = {curve["name"]: curve["chosen"] for curve in report["curves"] if curve["chosen"]}
+    rows = []
+    for name, point in [("standard decoding", report["reference"]), *points.items()]:
+        tokens = point["tpf"]
+        spread = "/".join(f"{passes:.0f}" for passes in point["nfe_spread"][:3])
+        rows.append(
+            (
+                name,
+                f"{tokens['visible']:.2f}",
+                f"{tokens['with_stop']:.2f}",
+                f"{tokens['full_span']:.2f}",
+                spread,
+                number(point["seconds"], ".2f"),
+                number(aup.get(name), ".0f"),
+            )
+        )
+    columns = ("tokens a pass", "answer", "+ stop", "full span", "passes 10/50/90 %", "s", "AUP")
+    return table(columns, rows)
 
 
 def _score(numbers: dict[str, Any]) -> str:

@@ -244,4 +244,4 @@ def compare(
         folder = out or Path(temporary)
         digest = weights_digest(lm)
         records = run(plan, folder, load_model=lambda engine: lm, checkpoint=digest)
-        return compare_report(records, curves, bound)
+        return compare_report(records, curves, bound, gen_length=plan.generation.gen_length)

@@ -19,8 +19,11 @@ from creditdecoding.bootstrap import (
     areas_under_curves,
     percentile_interval,
 )
+from creditdecoding.config import GenerationConfig
+from creditdecoding.eval.leaderboard import aup_table
 from creditdecoding.eval.measures import NFE, SCORE, Estimates, Row, answer_values
 from creditdecoding.eval.sweep import REFERENCE, DecoderCurve, all_specs
+from creditdecoding.eval.yardsticks import parallelism, yardsticks
 
 BOUND = 1.0
 PASSES_DIGITS = 2
@@ -109,15 +112,23 @@ def compare_report(
     bound: float = BOUND,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    gen_length: int = GenerationConfig().gen_length,
 ) -> dict[str, Any]:
-    """The report as JSON-ready data. Raises `OptionError` if records are missing."""
+    """The report as JSON-ready data. Raises `OptionError` if records are missing.
+
+    `gen_length` is that of the run; it only counts for tokens a pass over the full span.
+    """
     dev_table = split_table(records, "dev", curves)
     table = split_table(records, "test", curves)
     dev = dev_table.estimates(resamples, seed)
     test = table.estimates(resamples, seed + 1)
     chosen = {curve.name: choose_setting(curve, dev, bound) for curve in curves}
     specs = dict.fromkeys([REFERENCE, *filter(None, chosen.values())])
+    test_records = [record for record in records if record["split"] == "test"]
+    extras = yardsticks(test_records, gen_length)
     details = _details(table, list(specs), resamples, seed + 1)
+    details = {spec: {**numbers, **extras[spec]} for spec, numbers in details.items()}
+    board = parallelism(test_records, curves)
     areas = _areas(curves, test)
     curve_records = []
     for curve in curves:
@@ -137,6 +148,8 @@ def compare_report(
         "bound": bound,
         "resamples": resamples,
         "area_range": areas.range,
+        "parallelism": board,
+        "aup": aup_table(board),
         "baseline": BASELINE if any(curve.name == BASELINE for curve in curves) else None,
         "chosen_on": "dev",
         "reported_on": "test",

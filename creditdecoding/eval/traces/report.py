@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from creditdecoding.eval.traces.attribution import attribution
 from creditdecoding.eval.traces.calibration import calibration
 from creditdecoding.eval.traces.commit_timing import (
     TokenTiming,
@@ -84,6 +85,12 @@ def analyse(prompts: Sequence[PromptTraces]) -> dict[str, Any]:
     for decoder in decoders:
         record = _record(decoder, answers)
         record["changed"] = _change_counts(decoder, changes[decoder.name])
+        record["attribution"] = attribution(
+            decoder.name,
+            decoder.traces,
+            answers or [None] * len(prompts),
+            decoder.references,
+        )
         record["over_oracle"] = _ratio(record["nfe"], oracle["nfe"]) if oracle else None
         records.append(record)
     return {

@@ -1,0 +1,132 @@
+"""Area under the parallelism curve (AUP), as the leaderboard of d3LLM computes it, and its files.
+
+A file is YAML, `task: method: [[tokens a forward pass, score in percent], ...]`. With points
+sorted by parallelism rho, y their scores, and y_best the best score of any method on the task:
+
+    AUP = rho_1 y_1 + sum over i of (rho_i - rho_(i-1)) (y_i W(y_i) + y_(i-1) W(y_(i-1))) / 2
+    W(y) = min(exp(-3 (1 - y / y_best)), 1)
+
+Only points with y >= y_1 - 5 count.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from creditdecoding.errors import OptionError
+
+ALLOWED_LOSS = 5.0
+"""Points of score below the first point from which on a point does not count."""
+STEEPNESS = 3.0
+
+CurvePoints = Sequence[Sequence[float]]
+"""(tokens a forward pass, score in percent) of each setting of a method."""
+Leaderboard = Mapping[str, Mapping[str, CurvePoints]]
+"""The points of every method on every task."""
+
+
+def area_under_parallelism(points: CurvePoints, best_score: float) -> float:
+    """AUP of one method on one task. `best_score` is the best score of any method there."""
+    ordered = sorted((float(rho), float(score)) for rho, score in points)
+    first_rho, first_score = ordered[0]
+    counted = [point for point in ordered if point[1] >= first_score - ALLOWED_LOSS]
+    area = first_rho * first_score
+    for (rho_before, score_before), (rho, score) in itertools.pairwise(counted):
+        height = _weighted(score, best_score) + _weighted(score_before, best_score)
+        area += 0.5 * (rho - rho_before) * height
+    return area
+
+
+def _weighted(score: float, best_score: float) -> float:
+    """y W(y)."""
+    if best_score <= 0:
+        return 0.0
+    return score * min(math.exp(-STEEPNESS * (1 - score / best_score)), 1.0)
+
+
+def aup_table(board: Leaderboard) -> dict[str, dict[str, float]]:
+    """AUP of every method on every task, rounded to two digits."""
+    table = {}
+    for task, methods in board.items():
+        best_score = max(score for points in methods.values() for _, score in points)
+        table[task] = {
+            method: round(area_under_parallelism(points, best_score), 2)
+            for method, points in methods.items()
+        }
+    return table
+
+
+def merge(boards: Iterable[Leaderboard]) -> dict[str, dict[str, CurvePoints]]:
+    """One board of several; of a method that two have on the same task, the later one's points."""
+    merged: dict[str, dict[str, CurvePoints]] = {}
+    for board in boards:
+        for task, methods in board.items():
+            merged.setdefault(task, {}).update(methods)
+    return merged
+
+
+def to_yaml(board: Leaderboard) -> str:
+    """The file of a board."""
+    plain = {
+        task: {method: [list(point) for point in points] for method, points in methods.items()}
+        for task, methods in board.items()
+    }
+    return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None))
+
+
+def read_leaderboard(path: Path) -> Leaderboard:
+    """The board in a YAML file, or in the report.json of `credit compare`.
+
+    Raises `OptionError` if it cannot be read or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(
+            f"the leaderboard cannot be read ({reason})",
+            given=str(path),
+            hint="Give a YAML file, or the report.json of credit compare.",
+        ) from error
+    if isinstance(content, dict) and "parallelism" in content:
+        content = content["parallelism"]
+    for place, what in _problems(content):
+        raise OptionError(
+            f"the leaderboard has {what}",
+            given=f"{path}{place}",
+            allowed="task: method: [[tokens a forward pass > 0, score from 0 to 100], ...]",
+            hint="Correct that entry.",
+        )
+    board: Leaderboard = content
+    return board
+
+
+def _problems(content: Any) -> Iterable[tuple[str, str]]:
+    """Where content is no board, and what is there."""
+    if not isinstance(content, dict) or not content:
+        yield "", "no tasks"
+        return
+    for task, methods in content.items():
+        if not isinstance(methods, dict) or not methods:
+            yield f": {task}", "a task without methods"
+            continue
+        for method, points in methods.items():
+            if not isinstance(points, list) or not points:
+                yield f": {task}: {method}", "a method without points"
+                continue
+            if not all(_is_point(point) for point in points):
+                yield f": {task}: {method}", "something that is no point"
+
+
+def _is_point(point: Any) -> bool:
+    if not isinstance(point, list) or len(point) != 2:
+        return False
+    if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in point):
+        return False
+    return bool(point[0] > 0 and 0 <= point[1] <= 100)

@@ -41,7 +41,7 @@ def leaderboard(
     if out is not None:
         write(out, to_yaml(board))
     if page is not None:
-        write(page, leaderboard_html(board))
+        write(page, leaderboard_html(board, areas))
     if as_json:
         print_json(areas)
     else:

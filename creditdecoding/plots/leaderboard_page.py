@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-
-from creditdecoding.eval.leaderboard import Leaderboard, aup_table
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("static")),
     autoescape=True,
 )
 
+Points = Mapping[str, Sequence[Sequence[float]]]
+"""(tokens a pass, score) of each setting of a method, by method."""
 
-def leaderboard_html(board: Leaderboard) -> str:
-    """The page: for each task the methods by AUP, with all their points."""
-    areas = aup_table(board)
-    tasks = [{"name": task, "methods": _rows(board, areas, task)} for task in board]
+
+def leaderboard_html(board: Mapping[str, Points], aup: Mapping[str, Mapping[str, float]]) -> str:
+    """The page: for each task its methods by AUP, with all their points."""
+    tasks = [{"name": task, "methods": _rows(board[task], aup[task])} for task in board]
     return _TEMPLATES.get_template("leaderboard.html").render(tasks=tasks)
 
 
-def _rows(board: Leaderboard, areas: dict[str, dict[str, float]], task: str) -> list[Any]:
+def _rows(points: Points, aup: Mapping[str, float]) -> list[dict[str, Any]]:
     rows = [
-        {"name": method, "aup": areas[task][method], "points": sorted(map(tuple, points))}
-        for method, points in board[task].items()
+        {"name": method, "aup": aup[method], "points": sorted(map(tuple, points[method]))}
+        for method in points
     ]
     return sorted(rows, key=lambda row: -row["aup"])

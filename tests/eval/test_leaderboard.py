@@ -99,4 +99,5 @@ def test_the_command_merges_prints_and_writes(tmp_path: Path) -> None:
         "gsm8k": {"credit": [[1.0, 80.0]], "<klass>": [[2.0, 60.0]]}
     }
     assert "&lt;klass&gt;" in page.read_text()
-    assert page.read_text() == leaderboard_html(read_leaderboard(out))
+    board = read_leaderboard(out)
+    assert page.read_text() == leaderboard_html(board, aup_table(board))

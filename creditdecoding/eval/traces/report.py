@@ -85,12 +85,6 @@ def analyse(prompts: Sequence[PromptTraces]) -> dict[str, Any]:
     for decoder in decoders:
         record = _record(decoder, answers)
         record["changed"] = _change_counts(decoder, changes[decoder.name])
-        record["attribution"] = attribution(
-            decoder.name,
-            decoder.traces,
-            answers or [None] * len(prompts),
-            decoder.references,
-        )
         record["over_oracle"] = _ratio(record["nfe"], oracle["nfe"]) if oracle else None
         records.append(record)
     return {
@@ -124,10 +118,18 @@ def _record(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any]:
         "trace_bound": _rounded(bound),
         "over_bound": _ratio(nfe, bound),
         **_timing_means([timing for timings in decoder.timings for timing in timings]),
+        "attribution": _attribution(decoder, standard),
         "wrong": None if standard is None else _wrong(decoder, standard),
         "wrong_reference": _wrong(decoder, decoder.references) if aligned else None,
         "aligned": aligned,
     }
+
+
+def _attribution(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any] | None:
+    """What the decoder's history bought."""
+    unknown: Answers = [None] * len(decoder.prompts)
+    by_standard = unknown if standard is None else standard
+    return attribution(decoder.name, decoder.traces, by_standard, decoder.references)
 
 
 def _timing_means(timings: Sequence[TokenTiming]) -> dict[str, float | None]:

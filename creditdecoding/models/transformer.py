@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from creditdecoding.config import ModelConfig
 from creditdecoding.models.attention import attention, block_causal_mask
 from creditdecoding.models.kv_cache import KVCache, LayerCache, ModelGeometry
-from creditdecoding.models.moe import MoE, SwiGLU
+from creditdecoding.models.moe import STABLE_ROWS, MoE, SwiGLU
 
 
 class RMSNorm(nn.Module):
@@ -88,30 +88,58 @@ class Layer(nn.Module):
         attention_mask: Tensor | None,
         backend: str,
         cache: LayerCache | None = None,
+        queries: Tensor | None = None,
     ) -> Tensor:
-        rows, length, _ = x.shape
-        q, k, v = self._project(self.attn_norm(x), cos, sin)
+        """Hidden states [rows, length, hidden]; with `queries` [rows, most], those columns alone.
+
+        Keys and values are computed and stored at every column in any case.
+        """
+        h = self.attn_norm(x)
+        k = self._rotated(self._heads(self.k(h)), self.k_norm, cos, sin)
+        v = self._heads(self.v(h))
         if cache is not None:
             k, v = cache.update(k, v)
+        if queries is not None:
+            x, h = columns_of(x, queries), columns_of(h, queries)
+            cos, sin = rotation_of(cos, queries), rotation_of(sin, queries)
+            attention_mask = mask_of(attention_mask, queries)
+        q = self._rotated(self._heads(self.q(h)), self.q_norm, cos, sin)
         mixed = attention(q, k, v, attention_mask, backend)
-        x = x + self.o(mixed.transpose(1, 2).reshape(rows, length, -1))
+        x = x + self.o(mixed.transpose(1, 2).flatten(2))
         return torch.add(x, self.mlp(self.ff_norm(x)))
 
-    def _project(self, h: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys, rotated, and values, each [rows, heads, length, head_dim]."""
-        heads_last = (*h.shape[:2], -1, self.config.head_dim)
-        q = self.q(h).view(heads_last).transpose(1, 2)
-        k = self.k(h).view(heads_last).transpose(1, 2)
-        v = self.v(h).view(heads_last).transpose(1, 2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+    def _heads(self, projected: Tensor) -> Tensor:
+        """[rows, length, heads * head_dim] as [rows, heads, length, head_dim]."""
+        return projected.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+
+    def _rotated(self, x: Tensor, norm: RMSNorm | None, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries or keys, normalised if the family does so, with the rotary embedding."""
+        if norm is not None:
+            x = norm(x)
         if self.config.rope_full_precision:
-            q = rotate(q.float(), cos, sin).to(v.dtype)
-            k = rotate(k.float(), cos, sin).to(v.dtype)
-        else:
-            cos, sin = cos.to(v.dtype), sin.to(v.dtype)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        return q, k, v
+            return rotate(x.float(), cos, sin).to(x.dtype)
+        return rotate(x, cos.to(x.dtype), sin.to(x.dtype))
+
+
+def columns_of(x: Tensor, queries: Int[Tensor, "rows most"]) -> Float[Tensor, "rows most size"]:
+    """The columns `queries` of x [rows, length, size]."""
+    if len(queries) == 1:
+        return x[:, queries[0]]
+    return x.gather(1, queries[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def rotation_of(table: Tensor, queries: Int[Tensor, "rows most"]) -> Tensor:
+    """The part of a rotary table, [length, dim] or [rows, 1, length, dim], for the `queries`."""
+    if table.dim() == 2:
+        return table[queries[0]] if len(queries) == 1 else table[queries][:, None]
+    return columns_of(table[:, 0], queries)[:, None]
+
+
+def mask_of(mask: Tensor | None, queries: Int[Tensor, "rows most"]) -> Tensor | None:
+    """The rows of an attention mask [rows_or_1, queries_or_1, keys] for the `queries`."""
+    if mask is None or mask.shape[1] == 1:
+        return mask
+    return columns_of(mask.expand(len(queries), -1, -1), queries)
 
 
 class Transformer(nn.Module):
@@ -121,7 +149,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.attention_backend = attention_backend
-        self.embed = nn.Embedding(config.embedding_rows, config.hidden_size)
+        self.embed = _embedding(config.embedding_rows, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = None
@@ -154,8 +182,10 @@ class Transformer(nn.Module):
         attention_mask: Bool[Tensor, "rows queries keys"] | None = None,
         positions: Int[Tensor, "rows length"] | None = None,
         caches: list[LayerCache] | None = None,
+        most_reads: int | None = None,
     ) -> Float[Tensor, "n vocab"]:
-        """Logits at `logit_positions` = (row indices, column indices); the head runs on these only.
+        """Logits at `logit_positions` = (row indices, column indices); the head and what the last
+        layer does after its keys and values run on these only.
 
         `attention_mask` is True where a query sees a key; size 1 in place of `queries` serves all,
         None lets every query see every key. Block-causal models apply their pattern in addition.
@@ -164,12 +194,22 @@ class Transformer(nn.Module):
         With `caches` (see `KVCache.layer_caches`) only `tokens` are computed and the keys are all
         visible positions 0, 1, 2, ...; tokens beyond the caches' columns are not stored and their
         keys come last.
+
+        `most_reads` is the largest number of `logit_positions` in a row. Without it the host counts
+        them, and on a device, where that would be a wait, the last layer runs everywhere.
         """
         row, column = logit_positions
         if self.config.logit_shift:
             column = (column - 1).clamp(min=0)
-        hidden = self.hidden_states(tokens, attention_mask, positions, caches)
-        return self.logits(hidden[row, column])
+        if most_reads is None:
+            most_reads = _most_reads(row, tokens)
+        arguments = (tokens, attention_mask, positions, caches)
+        width = -(-most_reads // STABLE_ROWS) * STABLE_ROWS
+        if width >= tokens.shape[1]:
+            return self.logits(self.hidden_states(*arguments)[row, column])
+        rank = _rank_in_row(row, len(tokens))
+        queries = column.new_zeros(len(tokens), width).index_put((row, rank), column)
+        return self.logits(self.hidden_states(*arguments, queries=queries)[row, rank])
 
     def hidden_states(
         self,
@@ -178,8 +218,10 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         caches: list[LayerCache] | None = None,
         extra_embeddings: Tensor | None = None,
-    ) -> Float[Tensor, "rows length hidden"]:
-        """Hidden states after the last layer, before the final norm.
+        queries: Int[Tensor, "rows most"] | None = None,
+    ) -> Float[Tensor, "rows length_or_most hidden"]:
+        """Hidden states after the last layer, before the final norm; with `queries` at those
+        columns alone.
 
         `extra_embeddings` [rows, length, hidden] are added to the token embeddings.
         """
@@ -198,9 +240,11 @@ class Transformer(nn.Module):
         x: Tensor = self.embed(tokens)
         if extra_embeddings is not None:
             x = x + extra_embeddings
+        last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             cache = None if caches is None else caches[index]
-            x = layer(x, cos, sin, attention_mask, self.attention_backend, cache)
+            read = queries if index == last else None
+            x = layer(x, cos, sin, attention_mask, self.attention_backend, cache, read)
         return x
 
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
@@ -210,6 +254,23 @@ class Transformer(nn.Module):
         return logits
 
 
+def _most_reads(row: Int[Tensor, " n"], tokens: Tensor) -> int:
+    """The largest count of an index in `row`; on a device, which would have to be asked, the length
+    of a row.
+    """
+    if row.device.type != "cpu":
+        return tokens.shape[1]
+    return len(row) if len(tokens) == 1 else int(row.bincount().amax())
+
+
+def _rank_in_row(row: Int[Tensor, " n"], rows: int) -> Int[Tensor, " n"]:
+    """How many earlier entries of `row` are equal to each entry."""
+    if rows == 1:
+        return torch.arange(len(row), device=row.device)
+    is_row = row[:, None] == torch.arange(rows, device=row.device)
+    return (is_row.cumsum(0) - 1).gather(1, row[:, None])[:, 0]
+
+
 def _key_positions(positions: Tensor, caches: list[LayerCache] | None) -> Tensor:
     """Positions of the keys: the visible columns, then the tokens that are not stored."""
     if caches is None:
@@ -217,6 +278,14 @@ def _key_positions(positions: Tensor, caches: list[LayerCache] | None) -> Tensor
     columns = torch.arange(caches[0].visible, device=positions.device)
     not_stored = positions[..., caches[0].columns.shape[1] :]
     return torch.cat((columns.expand(*positions.shape[:-1], -1), not_stored), dim=-1)
+
+
+def _embedding(rows: int, size: int) -> nn.Embedding:
+    """An embedding that draws nothing on the meta device: torch would import its compiler."""
+    weight = torch.empty(rows, size)
+    if not weight.is_meta:
+        nn.init.normal_(weight)
+    return nn.Embedding.from_pretrained(weight, freeze=False)
 
 
 @torch.no_grad()

@@ -17,7 +17,6 @@ from transformers import (
     AddedToken,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
-    Qwen2Tokenizer,
 )
 
 from creditdecoding.checkpoint import (
@@ -321,6 +320,8 @@ def _from_byte_pairs(folder: Path, settings: Mapping[str, Any]) -> Any:
     for i, token in described.items():
         if i not in added.values():
             added.setdefault(token["content"], i)
+    from transformers import Qwen2Tokenizer  # takes 0.3 s to import
+
     backend = Qwen2Tokenizer(
         vocab={**read_json(folder / "vocab.json"), **added},
         merges=_read_merges(folder),

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from creditdecoding.config import MoEConfig
 
-
 STABLE_ROWS = 16
 """From this many rows on, a CPU's float32 product of a row does not depend on how many there are
 (one thread; measured for widths of 64 to 2,816); with fewer rows other kernels run. In multiples of

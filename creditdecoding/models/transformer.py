@@ -110,7 +110,8 @@ class Layer(nn.Module):
 
     def _heads(self, projected: Tensor) -> Tensor:
         """[rows, length, heads * head_dim] as [rows, heads, length, head_dim]."""
-        return projected.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+        heads_last = (*projected.shape[:2], -1, self.config.head_dim)
+        return projected.view(heads_last).transpose(1, 2)
 
     def _rotated(self, x: Tensor, norm: RMSNorm | None, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries or keys, normalised if the family does so, with the rotary embedding."""
@@ -121,8 +122,8 @@ class Layer(nn.Module):
         return rotate(x, cos.to(x.dtype), sin.to(x.dtype))
 
 
-def columns_of(x: Tensor, queries: Int[Tensor, "rows most"]) -> Float[Tensor, "rows most size"]:
-    """The columns `queries` of x [rows, length, size]."""
+def columns_of(x: Tensor, queries: Int[Tensor, "rows most"]) -> Tensor:
+    """The columns `queries` of x [rows, length, size], [rows, most, size]."""
     if len(queries) == 1:
         return x[:, queries[0]]
     return x.gather(1, queries[..., None].expand(-1, -1, x.shape[-1]))
@@ -285,7 +286,7 @@ def _embedding(rows: int, size: int) -> nn.Embedding:
     weight = torch.empty(rows, size)
     if not weight.is_meta:
         nn.init.normal_(weight)
-    return nn.Embedding.from_pretrained(weight, freeze=False)
+    return nn.Embedding(rows, size, _weight=weight)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import (
     AddedToken,
     PreTrainedTokenizerBase,
@@ -320,9 +321,7 @@ def _from_byte_pairs(folder: Path, settings: Mapping[str, Any]) -> Any:
     for i, token in described.items():
         if i not in added.values():
             added.setdefault(token["content"], i)
-    from transformers import Qwen2Tokenizer  # takes 0.3 s to import
-
-    backend = Qwen2Tokenizer(
+    backend = transformers.Qwen2Tokenizer(  # looked up here: importing it takes 0.3 s
         vocab={**read_json(folder / "vocab.json"), **added},
         merges=_read_merges(folder),
         unk_token=None,

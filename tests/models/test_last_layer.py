@@ -54,9 +54,7 @@ def test_logits_are_those_of_the_whole_layer(model: Transformer, rows: int, read
 
 @pytest.mark.parametrize(("rows", "reads"), READS)
 @torch.inference_mode()
-def test_caches_keep_what_the_whole_layer_stores(
-    model: Transformer, rows: int, reads: int
-) -> None:
+def test_caches_keep_what_the_whole_layer_stores(model: Transformer, rows: int, reads: int) -> None:
     """A pass over all positions, then one over the second half of each row."""
     tokens, positions = random_pass(model, rows, reads)
     columns = torch.arange(LENGTH).expand(rows, -1)

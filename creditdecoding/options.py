@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -136,11 +137,14 @@ def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
 
 
 def split_spec(text: str, noun: str) -> tuple[str, dict[str, str]]:
-    """Split `name:knob=value,knob=value` into the name and the texts of its knobs.
+    """Split `name:knob=value,knob=value` into the name and the texts of its knobs. The name may be
+    the path of a Python file, in which colons may stand.
 
     Raises `OptionError`; `noun` is what the name names.
     """
-    name, _, tail = text.partition(":")
+    path = re.match(r"(.+?\.py)(?=:|$)", text, re.IGNORECASE)
+    name = path[1] if path else text.partition(":")[0]
+    tail = text[len(name) + 1 :]
     knobs: dict[str, str] = {}
     for part in filter(None, tail.split(",")):
         key, equals, value = part.partition("=")

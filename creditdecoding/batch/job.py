@@ -26,6 +26,7 @@ from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.fingerprint import checkpoint_digest
+from creditdecoding.server.decoder_files import folder_digests
 
 UNRECORDED_OPTIONS = ("threads", "batch_size", "offline", "cache_dir", "compile")
 """Engine options that may change when a run is resumed: they change which requests share a pass,
@@ -110,6 +111,8 @@ def plan_job(
         "name": name,
         "max_line": batch.max_line,
     }
+    if digests := folder_digests(batch.decoder_files):
+        manifest["decoder_files"] = digests
     for field in dataclasses.fields(engine):
         if field.name not in UNRECORDED_OPTIONS:
             manifest[field.name] = getattr(engine, field.name)
@@ -121,6 +124,7 @@ def plan_job(
         run_id=hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest(),
         created=int(source.stat().st_mtime),
         max_line=batch.max_line,
+        decoder_files=batch.decoder_files and str(Path(batch.decoder_files).resolve()),
     )
     return BatchJob(source, out, settings, manifest, scan.count)
 

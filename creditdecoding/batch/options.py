@@ -6,6 +6,7 @@ import dataclasses
 
 from creditdecoding.errors import OptionError
 from creditdecoding.options import check_fields, option
+from creditdecoding.server.options import check_folder, decoder_files_option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,7 @@ class BatchConfig:
     max_line: int = option(
         2**20, "The most bytes of a line; a longer one is answered with an error.", ge=1
     )
+    decoder_files: str | None = decoder_files_option()
     ray: int = option(
         0,
         "Workers on a Ray cluster, each with its own model and, if there are any, its own GPU;"
@@ -31,6 +33,7 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_folder(self.decoder_files)
         if self.address is not None and not self.ray:
             raise OptionError(
                 "--address is for a Ray cluster",

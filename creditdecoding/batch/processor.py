@@ -47,6 +47,7 @@ class BatchSettings:
     run_id: str
     created: int
     max_line: int
+    decoder_files: str | None = None
 
     def answer_id(self, index: int) -> str:
         """An id for the answer to a line, the same in every attempt of a run."""
@@ -83,7 +84,7 @@ class BatchProcessor:
         # Lines are read while fewer requests wait; the last one read may add many.
         queue_size = self._max_waiting + schema.MAX_CHOICES**2
         self._serve = replace(settings.serve, max_waiting=queue_size)
-        self._limits = admission_limits(lm, settings.engine, self._serve)
+        self._limits = admission_limits(lm, settings.engine, self._serve, settings.decoder_files)
         self._active: dict[int, _ActiveLine] = {}
         self._engine = self._new_engine()
 

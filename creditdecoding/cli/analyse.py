@@ -155,13 +155,14 @@ def decode_now(
 ) -> list[PromptTraces]:
     """The traces of task items that are answered now."""
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
+    from creditdecoding.eval.sweep import split_blanks
     from creditdecoding.eval.traces.dataset import decode_prompts, decoders_to_trace
     from creditdecoding.tasks import load_tasks
     from creditdecoding.tasks.base import distinct_items
 
     item_split = parse_split(split)
     loaded_tasks = load_tasks(tasks)
-    specs = decoders_to_trace(decoders.split(), generation)
+    specs = decoders_to_trace(split_blanks(decoders), generation)
     count = items_per_task(limit, 10, loaded_tasks)
     items = [item for task in loaded_tasks for item in distinct_items(task, item_split, 0, count)]
     lm = load_lm(model, engine)

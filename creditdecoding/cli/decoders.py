@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from creditdecoding.cli.app import Json, app
 from creditdecoding.cli.render import print_json
+from creditdecoding.errors import CreditError
 
 
 @app.command()
 def decoders(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show this decoder alone.", show_default=False),
+        typer.Argument(
+            help="Show this decoder alone: a name, or a file mine.py.", show_default=False
+        ),
     ] = None,
     show_all: Annotated[
         bool, typer.Option("--all", help="Also list the controls of credit, which compare offers.")
@@ -22,10 +25,9 @@ def decoders(
     as_json: Json = False,
 ) -> None:
     """List the decoders, their rules and their knobs."""
-    from creditdecoding.decoders import describe, names
+    from creditdecoding.decoders import describe
 
-    chosen_names = names(controls=show_all) if name is None else [name]
-    descriptions = [describe(chosen_name) for chosen_name in chosen_names]
+    descriptions = _describe_all(show_all) if name is None else [describe(name)]
     if as_json:
         print_json(descriptions)
         return
@@ -35,3 +37,16 @@ def decoders(
         for knob in decoder["knobs"]:
             allowed = f" ({knob['allowed']})" if knob["allowed"] else ""
             typer.echo(f"    {knob['name']} = {knob['default']}{allowed}: {knob['help']}")
+
+
+def _describe_all(controls: bool) -> list[dict[str, Any]]:
+    """Every decoder that can be loaded; those of broken packages are named on standard error."""
+    from creditdecoding.decoders import describe, names
+
+    descriptions = []
+    for name in names(controls):
+        try:
+            descriptions.append(describe(name))
+        except CreditError as error:
+            typer.echo(f"warning: {error}", err=True)
+    return descriptions

@@ -72,10 +72,11 @@ def usage_comment(decoder: Decoder) -> str:
     from creditdecoding.decoders import names, settings
     from creditdecoding.integrations.blocks import check_decoder
     from creditdecoding.integrations.sglang.plugin import algorithm_name
+    from creditdecoding.plugins import is_python_file
 
     name = settings(decoder)["name"]
     credit_command = "credit ... --decoder FILE"
-    if name not in names():  # a control
+    if name not in names() and not is_python_file(name):  # a control
         return credit_command
     try:
         check_decoder(decoder, name)

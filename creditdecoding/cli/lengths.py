@@ -78,6 +78,7 @@ def lengths(
     """
     from creditdecoding.eval.lengths import LengthsPlan, lay_out, run
     from creditdecoding.eval.saved_answers import grid_folder
+    from creditdecoding.eval.sweep import split_blanks
     from creditdecoding.plots.lengths import lengths_png
     from creditdecoding.tasks import load_tasks
 
@@ -85,7 +86,7 @@ def lengths(
     plan = LengthsPlan(
         model=model,
         tasks=tuple(load_tasks(tasks)),
-        decoders=tuple(decoders.split()),
+        decoders=tuple(split_blanks(decoders)),
         limit=limit,
         buckets=buckets,
         split=parse_split(split),

@@ -95,6 +95,7 @@ def speedups(
     """
     from creditdecoding.eval.saved_answers import grid_folder
     from creditdecoding.eval.speedups import SpeedupPlan, run
+    from creditdecoding.eval.sweep import split_blanks
     from creditdecoding.plots.speedups import speedups_png
     from creditdecoding.tasks import load_tasks
 
@@ -106,7 +107,7 @@ def speedups(
         plan = SpeedupPlan(
             model=model,
             tasks=loaded_tasks,
-            decoders=tuple(decoders.split()),
+            decoders=tuple(split_blanks(decoders)),
             limit=items_per_task(limit, 25, loaded_tasks),
             split=parse_split(split),
             kinds=tuple(settings.split()),

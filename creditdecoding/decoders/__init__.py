@@ -1,97 +1,46 @@
 """The decoders by name. A decoder's name is its file's name: put a file here and it is known to
 every command. Files in `controls` are ablations for comparisons; only callers that ask for them see
-them.
+them. Decoders of other packages have the names of their entry points; `load` also reads Python
+files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
-import pkgutil
-from collections.abc import Mapping
-from pathlib import Path
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from creditdecoding.decoders import _files
+from creditdecoding.decoders._registry import (
+    DIGEST,
+    build,
+    check_capabilities,
+    check_origin,
+    decoder_class,
+    file_class,
+    name_of,
+    names,
+    origin,
+)
 from creditdecoding.decoders.base import BaseDecoder, Decoder
-from creditdecoding.errors import OptionError, unknown_name
-from creditdecoding.options import bounds_text, from_mapping, parse_values, split_spec
+from creditdecoding.errors import OptionError
+from creditdecoding.options import bounds_text, parse_values, split_spec
+from creditdecoding.plugins import is_python_file
 
-_FORMER_ATTRIBUTES = {
-    "edits": "can_edit",
-    "revokes": "can_remask",
-    "shadows": "leave_one_out",
-    "ahead": "looks_ahead",
-    "dense": "dense_state",
-}
-"""Class attributes of older decoders, and the fields of `Capabilities` that replaced them."""
-
-
-def names(controls: bool = False) -> list[str]:
-    """Every decoder's name, sorted; with `controls` also those of the controls."""
-    return sorted(_module_names(controls))
-
-
-def _module_names(controls: bool) -> dict[str, str]:
-    """The module of every decoder, by the decoder's name."""
-    folder = Path(__file__).parent
-    modules = {name: f"{__name__}.{name}" for name in _public_modules(folder)}
-    del modules["base"], modules["controls"]
-    if controls:
-        names = _public_modules(folder / "controls")
-        modules |= {name: f"{__name__}.controls.{name}" for name in names}
-    return modules
-
-
-def _public_modules(folder: Path) -> list[str]:
-    modules = (module.name for module in pkgutil.iter_modules([str(folder)]))
-    return [name for name in modules if not name.startswith("_")]
-
-
-@functools.cache  # a request names its decoder, and listing the folder takes 0.2 ms
-def decoder_class(name: str, controls: bool = True) -> type[Any]:
-    """The dataclass of the decoder called `name`: the one its file defines with a `step`. Raises
-    `OptionError`.
-    """
-    modules = _module_names(controls)
-    if name not in modules:
-        raise unknown_name("decoder", name, sorted(modules))
-    module = importlib.import_module(modules[name])
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and value.__module__ == module.__name__
-        and dataclasses.is_dataclass(value)
-        and issubclass(value, Decoder)
-    ]
-    if len(classes) != 1:
-        raise OptionError(
-            f"the file of decoder {name} must define exactly one decoder",
-            given=len(classes),
-            allowed="one dataclass with init and step",
-            hint="See docs/guide/your-decoder.md.",
-        )
-    _check_capabilities(classes[0])
-    return classes[0]
-
-
-def _check_capabilities(cls: type[Any]) -> None:
-    """Refuse a class that declares what it does by the attributes of older versions alone: nothing
-    reads them any more.
-    """
-    if getattr(cls, "capabilities", BaseDecoder.capabilities) is not BaseDecoder.capabilities:
-        return
-    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    knobs = {field.name for field in fields}
-    for former, capability in _FORMER_ATTRIBUTES.items():
-        if former not in knobs and getattr(cls, former, None) is True:
-            raise OptionError(
-                f"{cls.__name__} declares `{former} = True`, which is no longer read",
-                allowed=f"capabilities = Capabilities({capability}=True)",
-                hint="See docs/guide/your-decoder.md.",
-            )
+__all__ = [
+    "class_of",
+    "create",
+    "decoder_class",
+    "describe",
+    "export_text",
+    "from_settings",
+    "load",
+    "names",
+    "origins",
+    "resolve",
+    "settings",
+]
 
 
 def create(name: str, **knobs: Any) -> Decoder:
@@ -99,23 +48,30 @@ def create(name: str, **knobs: Any) -> Decoder:
     knob or bad value.
     """
     cls = decoder_class(name)
-    decoder: Decoder = from_mapping(cls, _current_names(cls, knobs))
-    return decoder
+    return build(cls, _current_names(cls, knobs))
 
 
-def _parse(name: str, knobs: Mapping[str, Any], controls: bool) -> Decoder:
+def _parse(cls: type[Any], knobs: Mapping[str, Any]) -> Decoder:
     """As `create`, where knobs that are texts become what the decoder declares them to be."""
-    cls = decoder_class(name, controls)
     current = _current_names(cls, knobs)
     texts = {knob: value for knob, value in current.items() if isinstance(value, str)}
-    decoder: Decoder = from_mapping(cls, {**current, **parse_values(cls, texts)})
-    return decoder
+    return build(cls, {**current, **parse_values(cls, texts)})
+
+
+def class_of(name: str, controls: bool = True) -> type[Any]:
+    """The class of a decoder's name, or of a Python file. Raises `OptionError`."""
+    return file_class(name) if is_python_file(name) else decoder_class(name, controls)
 
 
 def _current_names(cls: type[Any], knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """The knobs under the names they have today. Raises `OptionError` where both names are used."""
+    """The knobs under the names they have today. Raises `OptionError` where both names are used,
+    and for the digest of another source.
+    """
     renamed = cls.old_knobs if issubclass(cls, BaseDecoder) else {}
     current: dict[str, Any] = {}
+    knobs = dict(knobs)
+    if DIGEST in knobs and origin(cls):
+        check_origin(cls, knobs.pop(DIGEST))
     for knob, value in knobs.items():
         name = renamed.get(knob, knob)
         if name in current:
@@ -130,10 +86,10 @@ def _current_names(cls: type[Any], knobs: Mapping[str, Any]) -> dict[str, Any]:
 
 def resolve(decoder: Any, controls: bool = True) -> Decoder:
     """A decoder from an object, a name, a text `name:knob=value,knob=value`, or a mapping of "name"
-    and knobs. Without `controls` their names are unknown. Raises `OptionError`.
+    and knobs. Without `controls` their names are unknown; files are not read. Raises `OptionError`.
     """
     if isinstance(decoder, Decoder) and not isinstance(decoder, type):
-        _check_capabilities(type(decoder))
+        check_capabilities(type(decoder))
         return decoder
     if isinstance(decoder, Mapping) and isinstance(decoder.get("name"), str):
         decoder_class(decoder["name"], controls)
@@ -146,20 +102,28 @@ def resolve(decoder: Any, controls: bool = True) -> Decoder:
             hint="See docs/guide/your-decoder.md.",
         )
     name, knobs = split_spec(decoder, "decoder")
-    return _parse(name, knobs, controls)
+    return _parse(decoder_class(name, controls), knobs)
 
 
 def load(decoder: Any, controls: bool = True) -> tuple[Decoder, int | None]:
-    """As `resolve`, and also from a file `credit.yaml`, or `credit.yaml:knob=value`; with the block
-    size that the file asks for.
+    """As `resolve`, and also from a file: `mine.py` with a decoder's class, or settings
+    `credit.yaml`; both also with `:knob=value`. With the block size that the settings ask for.
 
     For callers that may read files: what a network client names goes to `resolve`. Raises
     `OptionError`.
     """
-    if not isinstance(decoder, str) or not _files.is_file(decoder.partition(":")[0]):
+    if isinstance(decoder, os.PathLike):
+        decoder = os.fspath(decoder)
+    if isinstance(decoder, Mapping) and is_python_file(decoder.get("name")):
+        return from_settings(decoder)
+    if not isinstance(decoder, str):
         return resolve(decoder, controls), None
-    path, knobs = split_spec(decoder, "decoder")
-    return from_settings({**_files.read(path), **knobs}, controls=controls)
+    name, knobs = split_spec(decoder, "decoder")
+    if is_python_file(name):
+        return _parse(file_class(name), knobs), None
+    if _files.is_file(name):
+        return from_settings({**_files.read(name), **knobs}, controls=controls)
+    return resolve(decoder, controls), None
 
 
 def from_settings(
@@ -194,7 +158,7 @@ def from_settings(
             allowed="1 <= block_size",
             hint="Change it or leave it out.",
         )
-    return _parse(name, knobs, controls), block_size
+    return _parse(class_of(name, controls), knobs), block_size
 
 
 def export_text(
@@ -204,26 +168,34 @@ def export_text(
     `OptionError` for another format.
     """
     values = settings(decoder)
+    if is_python_file(values["name"]):
+        values["name"] = os.path.abspath(values["name"])
     if block_size is not None and format != "text":
         values["block_size"] = block_size
     return _files.to_text(values, format, heading)
 
 
 def settings(decoder: Decoder) -> dict[str, Any]:
-    """Name and knobs of a decoder, as JSON-ready data."""
-    module = type(decoder).__module__
-    is_ours = module.startswith(__name__ + ".")
-    name = module.rpartition(".")[2] if is_ours else type(decoder).__name__
+    """Name and knobs of a decoder, as JSON-ready data; of one from outside also the digest of its
+    source.
+    """
+    cls = type(decoder)
     if dataclasses.is_dataclass(decoder) and not isinstance(decoder, type):
-        return {"name": name, **dataclasses.asdict(decoder)}
-    return {"name": name}
+        return {"name": name_of(cls), **dataclasses.asdict(decoder), **origin(cls)}
+    return {"name": name_of(cls)}
+
+
+def origins(specs: Iterable[Any]) -> dict[str, str]:
+    """The digests of the decoders from outside among some specs, by name."""
+    classes = {type(load(spec)[0]) for spec in specs}
+    return {name_of(cls): origin(cls)[DIGEST] for cls in classes if origin(cls)}
 
 
 def describe(name: str) -> dict[str, Any]:
     """The rule in one sentence and every knob with default, bounds and help: what `credit decoders`
     and the docs show.
     """
-    cls = decoder_class(name)
+    cls = class_of(name)
     knobs = [
         {
             "name": field.name,

@@ -18,6 +18,7 @@ from typing import Any
 
 from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.decoders import origins
 from creditdecoding.decoding.request import check_supported
 from creditdecoding.errors import OptionError
 from creditdecoding.eval.compare_report import BOUND, compare_report
@@ -162,6 +163,7 @@ def _manifest(
     texts = json.dumps([[*key, item.prompt, repr(item.gold)] for key, item in items.items()])
     generation = dataclasses.asdict(plan.generation)
     del generation["decoder"]
+    sources = origins(all_specs(plan.curves))
     return {
         "model": plan.model,
         "checkpoint": checkpoint,
@@ -176,6 +178,7 @@ def _manifest(
         "generation": generation,
         "engine": engine_options(plan.engine),
         **({"raw": True} if plan.raw else {}),
+        **({"sources": sources} if sources else {}),
     }
 
 

@@ -6,12 +6,14 @@ file declares, `threshold` at two settings, and `credit` without memory over its
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from creditdecoding.decoders import decoder_class, load, names
-from creditdecoding.decoders.base import BaseDecoder, Sweep
+from creditdecoding.decoders import class_of, load, names
+from creditdecoding.decoders._files import is_file as is_settings_file
+from creditdecoding.decoders.base import Sweep
 from creditdecoding.errors import OptionError
 from creditdecoding.options import split_spec
 
@@ -37,20 +39,23 @@ class DecoderCurve:
 
 
 def sweep_of(name: str) -> Sweep | None:
-    """The sweep that a decoder's class declares; None for a decoder without one, and for a file."""
-    if name not in names(controls=True):
+    """The sweep that a decoder's class declares; None for a class without one, and for a file of
+    settings. Raises `OptionError`.
+    """
+    if is_settings_file(name):
         return None
-    cls = decoder_class(name)
-    return cls.sweep if issubclass(cls, BaseDecoder) else None
+    sweep: Sweep | None = getattr(class_of(name), "sweep", None)
+    return sweep
 
 
 def parse_curves(text: str) -> list[DecoderCurve]:
     """The curves of decoders separated by blanks, or of `all`, every setting checked.
 
-    Settings that are the same decoder get the text that came first. Raises `OptionError`.
+    Quotes keep the blanks of a path together. Settings that are the same decoder get the text that
+    came first. Raises `OptionError`.
     """
     entries: list[str] = []
-    for entry in text.split():
+    for entry in split_blanks(text):
         entries += names(controls=True) if entry == "all" else [entry]
     if not entries:
         raise OptionError(
@@ -68,6 +73,16 @@ def parse_curves(text: str) -> list[DecoderCurve]:
             points[spec] = replace(point, spec=spec)
         unique.append(replace(curve, points=tuple(points.values())))
     return unique
+
+
+def split_blanks(text: str) -> list[str]:
+    """The decoders of a text, which blanks separate; quotes keep blanks. Raises `OptionError`."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise OptionError(
+            f"the decoders cannot be told apart ({error})", given=text, hint="Close the quotes."
+        ) from error
 
 
 def all_specs(curves: Sequence[DecoderCurve]) -> list[str]:

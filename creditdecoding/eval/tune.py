@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -30,6 +31,7 @@ from creditdecoding.eval.sweep import (
     sweep_of,
 )
 from creditdecoding.lm import LM
+from creditdecoding.options import split_spec
 from creditdecoding.tasks.base import (
     DefaultLimit,
     Item,
@@ -191,14 +193,20 @@ def settings_in_order(decoder: str) -> tuple[str, ...]:
         raise OptionError(
             "this decoder has no sweep of settings",
             given=decoder,
-            allowed=", ".join(filter(sweep_of, names())),
+            allowed=", ".join(filter(_has_sweep, names())),
             hint="Give the values to try, safest first: NAME:knob=1|2|3.",
         )
     return settings
 
 
+def _has_sweep(name: str) -> bool:
+    with suppress(OptionError):  # a decoder of a broken package
+        return sweep_of(name) is not None
+    return False
+
+
 def _safest_first(curve: DecoderCurve) -> Sequence[CurvePoint]:
-    sweep = sweep_of(curve.name.partition(":")[0])
+    sweep = sweep_of(split_spec(curve.name, "decoder")[0])
     if sweep is None or sweep.knob != curve.knob:
         return curve.points
     return sorted(curve.points, key=lambda point: float(point.value), reverse=not sweep.low_is_safe)

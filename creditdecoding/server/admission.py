@@ -37,19 +37,22 @@ NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a server: `answers` at once, `token_ids` in a body, and the largest number of
-    characters that a token stands for.
+    """Limits of a server: `answers` at once, `token_ids` in a body, the largest number of
+    characters that a token stands for, and the folder whose decoders may be named.
     """
 
     answers: int
     token_ids: int
     token_chars: int
+    decoder_files: str | None = None
 
 
-def admission_limits(lm: LM, engine: EngineConfig, serve: ServeConfig) -> Limits:
+def admission_limits(
+    lm: LM, engine: EngineConfig, serve: ServeConfig, decoder_files: str | None = None
+) -> Limits:
     """As many answers as may run and wait, as many ids as the largest allowed prompts have."""
     answers = engine.batch_size + serve.max_waiting
-    return Limits(answers, MAX_CHOICES * lm.max_length, _longest_token(lm))
+    return Limits(answers, MAX_CHOICES * lm.max_length, _longest_token(lm), decoder_files)
 
 
 def _longest_token(lm: LM) -> int:

@@ -72,7 +72,7 @@ def make_app(
     async_engine = AsyncEngine(
         lm.vocab, lambda: Engine(lm.model, lm.vocab, lm.device, engine, serve), metrics
     )
-    limits = admission_limits(lm, engine, serve)
+    limits = admission_limits(lm, engine, serve, http.decoder_files)
     routes = Routes(lm, name, async_engine, metrics, limits)
 
     @asynccontextmanager

@@ -7,11 +7,21 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.options import check_fields, option, type_names
+
+
+def decoder_files_option() -> Any:
+    """The option of a server, and of a batch, that names the folder of clients' decoders."""
+    return option(
+        None,
+        "Folder of Python files whose decoders requests may name. Its files run in this process; "
+        "by default none may be named.",
+    )
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class HttpConfig:
     keep_alive: float = option(
         5.0, "Seconds that a connection stays open after an answer, for the next request.", ge=0.0
     )
+    decoder_files: str | None = decoder_files_option()
     access_log: bool = option(True, "Write a line for every request to standard error.")
     grace: float = option(
         30.0, "Seconds that unfinished requests have after a signal to stop.", ge=0.0
@@ -69,10 +80,19 @@ class HttpConfig:
             check_key(self.api_key, "api_key")
         if self.api_key is not None and self.api_key_file is not None:
             raise OptionError("two keys", hint="Give --api-key or --api-key-file, not both.")
+        check_folder(self.decoder_files)
         for name in self.allowed_host:
             _check_host(name)
         for origin in self.cors_origin:
             _check_origin(origin)
+
+
+def check_folder(folder: str | None) -> None:
+    """Raise `OptionError` if there is no such folder of decoders."""
+    if folder is not None and not Path(folder).is_dir():
+        raise OptionError(
+            "decoder_files is not a folder", given=folder, hint="Give a folder that exists."
+        )
 
 
 def check_key(key: str, source: str) -> None:

@@ -47,7 +47,7 @@ def make_requests(lm: LM, body: Any, limits: Limits) -> list[Request]:
     """
     samples = body.n or 1
     check_answer_count(body.prompt_count, samples, limits)
-    config = schema.generation_config(body, lm.defaults)
+    config = schema.generation_config(body, lm.defaults, limits.decoder_files)
     check_runnable(lm, config)
     room = _prompt_room(lm, body, config)
     prompts, suffix = _token_ids(lm, body, room, limits)

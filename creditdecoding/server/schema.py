@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoders import resolve
 from creditdecoding.errors import MissingExtraError, OptionError, blame_param
 from creditdecoding.options import from_mapping, type_names
 from creditdecoding.server import fields
+from creditdecoding.server.decoder_files import client_decoder
 from creditdecoding.server.fields import Refusal, accepted_fields
 
 try:
@@ -278,13 +278,19 @@ def answer_length(body: Any) -> tuple[str, int | None]:
     return next(iter(lengths.items()), (LENGTHS[0], None))
 
 
-def generation_config(body: Any, defaults: Mapping[str, Any]) -> GenerationConfig:
-    """The options of a body over the server's `defaults`. Raises `OptionError`."""
+def generation_config(
+    body: Any, defaults: Mapping[str, Any], decoder_files: str | None = None
+) -> GenerationConfig:
+    """The options of a body over the server's `defaults`. Its decoder may be a file of the folder
+    `decoder_files`. Raises `OptionError`.
+    """
     _, length = answer_length(body)
     options = {name: getattr(body, name) for name in OPTIONS}
     options["gen_length"] = None if length == NO_LIMIT else length
     options["stop"] = _stops(body)
-    options["decoder"] = None if body.decoder is None else _decoder(body.decoder)
+    if body.decoder is not None:
+        with blame_param("decoder"):
+            options["decoder"] = client_decoder(body.decoder, decoder_files)
     options["logits_eos_inf"] = _without_stop_tokens(body)
     is_set = {name: value for name, value in options.items() if value is not None}
     values = {**defaults, **is_set}
@@ -303,11 +309,6 @@ def _stops(body: Any) -> tuple[str, ...] | None:
         hint = "Leave it out or give some text."
         raise OptionError("a stop string must not be empty", hint=hint, param="stop")
     return stops
-
-
-def _decoder(spec: Any) -> Any:
-    with blame_param("decoder"):
-        return resolve(spec, controls=False)
 
 
 def _without_stop_tokens(body: Any) -> bool | None:

@@ -11,11 +11,12 @@ import pytest
 
 from creditdecoding.decoders import create, decoder_class, describe, names, resolve
 from creditdecoding.decoders import settings as settings_of
+from creditdecoding.decoders._laws import variants
 from creditdecoding.decoders.base import Capabilities, Decoder
 from creditdecoding.decoders.threshold import Threshold
 from creditdecoding.errors import OptionError
 from creditdecoding.options import option
-from tests.decoders.test_laws import every_decoder, knobs
+from tests.decoders.test_laws import every_decoder
 
 
 @every_decoder
@@ -79,11 +80,10 @@ def test_thresholds_outside_zero_to_one_are_refused(name: str, value: float) -> 
 
 @every_decoder
 def test_a_decoder_can_be_written_as_text(name: str) -> None:
-    for chosen in knobs(name):
-        text = ",".join(f"{key}={value}" for key, value in chosen.items())
-        assert (
-            resolve(f"{name}:{text}") == create(name, **chosen) == resolve(create(name, **chosen))
-        )
+    for decoder in variants(create(name)):
+        knobs = settings_of(decoder)
+        text = ",".join(f"{key}={value}" for key, value in knobs.items() if key != "name")
+        assert resolve(f"{name}:{text}") == create(**knobs) == resolve(decoder)
     with pytest.raises(OptionError, match="without a value"):
         resolve(f"{name}:threshold")
 

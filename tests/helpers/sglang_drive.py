@@ -38,6 +38,7 @@ from creditdecoding.integrations.sglang.plugin import (
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.ops.noise import gumbel_noise, uniform_noise
 from creditdecoding.trace import StepEvent
+from tests.helpers.outside import HALF, write
 from tools.sglang_env import stand_in
 
 MASK, END, VOCAB = 3, 1, 61
@@ -479,6 +480,7 @@ def refusals(sglang: Any) -> dict[str, str]:
                 return f"{type(error).__name__}: {error}"
         return "fine"
 
+    decoder_file = write(Path(tempfile.mkdtemp()), "half.py", HALF)
     cls = sglang.get_algorithm_cls("CreditDecoding")
     plain = dict.fromkeys(("logit_bias", "json_schema", "regex", "ebnf", "structural_tag"), None)
     sampling = SimpleNamespace(
@@ -516,6 +518,8 @@ def refusals(sglang: Any) -> dict[str, str]:
         "declared": launch("CreditDecoding", "SDARForCausalLM:8", "block_size: 16\n"),
         "undeclared": launch("CreditDecoding", "SDARForCausalLM", "block_size: 16\n"),
         "shadows": launch("Wino", "LLaDA2MoeModelLM", ""),
+        "file": launch("DecoderFile", "LLaDA2MoeModelLM", f"name: {decoder_file}\n"),
+        "no_file": launch("DecoderFile", "LLaDA2MoeModelLM", "threshold: 0.8\n"),
         "model": launch("CreditDecoding", "DiffusionGemmaForBlockDiffusion", ""),
         "request": cls.validate_request(request) or "fine",
         "schema": cls.validate_request(schema) or "fine",

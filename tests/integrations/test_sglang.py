@@ -73,7 +73,7 @@ def test_the_released_sglang_decides_as_our_loop(
             and broken["victim"][0] >= 0
         ), mode
     said = found["refusals"]
-    assert said["fine"] == said["undeclared"] == said["request"] == "fine"
+    assert said["fine"] == said["undeclared"] == said["request"] == said["file"] == "fine"
     for kind, word in (
         ("knob", "treshold"),
         ("value", "high"),
@@ -81,6 +81,7 @@ def test_the_released_sglang_decides_as_our_loop(
         ("block", "allowed: 32"),
         ("declared", "allowed: 8"),
         ("shadows", "wino"),
+        ("no_file", "names no Python file"),
     ):
         assert said[kind].startswith("OptionError") and word in said[kind], kind
     assert "json_schema" in said["schema"] and "min_p" in said["schema"] and said["model"] != "fine"

@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("decoding",),
     ("models", "decoders", "text"),
     ("ops", "trace", "checkpoint", "tasks"),
-    ("bootstrap", "run_dir", "config", "child_processes", "trace_svg"),
+    ("bootstrap", "run_dir", "config", "child_processes", "trace_svg", "plugins"),
     ("options",),
     ("errors",),
 )

@@ -29,8 +29,9 @@ from creditdecoding.integrations.blocks import (
     new_blocks,
     seed_from_name,
 )
-from creditdecoding.integrations.sglang.plugin import algorithm_decoders
+from creditdecoding.integrations.sglang.plugin import DECODER_FILE, algorithm_decoders
 from creditdecoding.models.families import llada2, sdar
+from creditdecoding.plugins import is_python_file
 from creditdecoding.text.tokenizer import checkpoint_control_ids, declared_control_ids
 
 try:
@@ -79,8 +80,20 @@ class CreditAlgorithm(DllmAlgorithm):
 
     @classmethod
     def _read_decoder(cls, config: DllmConfig) -> Any:
-        decoder, _ = from_settings(config.algorithm_config, cls.decoder_name)
-        return check_decoder(decoder, cls.decoder_name)
+        values = config.algorithm_config
+        if cls.decoder_name != DECODER_FILE:
+            decoder, _ = from_settings(values, cls.decoder_name)
+            return check_decoder(decoder, cls.decoder_name)
+        name = values.get("name")
+        if not is_python_file(name):
+            raise OptionError(
+                f"the configuration of {DECODER_FILE} names no Python file",
+                given=name,
+                allowed="name: mine.py",
+                hint="Add the line, or choose the algorithm of another decoder.",
+            )
+        decoder, _ = from_settings(values)
+        return check_decoder(decoder, name)
 
     @classmethod
     def configure_server_args(cls, server_args: Any) -> None:
@@ -198,14 +211,14 @@ class CreditAlgorithm(DllmAlgorithm):
 
 
 def algorithm_classes() -> dict[str, type[CreditAlgorithm]]:
-    """A class for every algorithm, by name."""
+    """A class for every algorithm, by name; the last one is for Python files."""
     return {
         name: type(
             name,
             (CreditAlgorithm,),
             {"decoder_name": decoder, "__doc__": f"The decoder {decoder}."},
         )
-        for name, decoder in algorithm_decoders().items()
+        for name, decoder in {**algorithm_decoders(), DECODER_FILE: DECODER_FILE}.items()
     }
 
 

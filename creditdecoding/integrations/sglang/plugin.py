@@ -20,11 +20,15 @@ from packaging.version import InvalidVersion, Version
 
 from creditdecoding.decoders import names
 from creditdecoding.errors import MissingExtraError, OptionError
+from creditdecoding.plugins import is_python_file
 
 OLDEST, BELOW = "0.5.21", "0.6"
 ALGORITHMS = "sglang.srt.dllm.algorithm"
 PUBLISHED = {"CreditDecoding": "credit", "EntropyBounded": "entropy"}
 """Algorithms with the name of their paper; every decoder `a_b` is also called `AB`."""
+
+DECODER_FILE = "DecoderFile"
+"""The algorithm whose configuration names a Python file: `name: mine.py`."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ def algorithm_decoders() -> dict[str, str]:
 
 def algorithm_name(decoder: str) -> str:
     """The name that `--dllm-algorithm` takes for a decoder, the published one if there is one."""
+    if is_python_file(decoder):
+        return DECODER_FILE
     names_of_decoder = [name for name, other in algorithm_decoders().items() if other == decoder]
     return names_of_decoder[-1]
 

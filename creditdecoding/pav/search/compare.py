@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.decoders import origins
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.fingerprint import checkpoint_digest, model_identity
 from creditdecoding.lm import LM
@@ -186,6 +187,7 @@ def search_settings(
     """What the results of searches depend on, apart from their methods."""
     texts = json.dumps([[*key, item.prompt, repr(item.gold)] for key, item in items.items()])
     identity = model_identity(lm)
+    sources = origins([generation.decoder])
     return {
         "kind": "search",
         "model": {"model": identity.model, "tokenizer": identity.tokenizer},
@@ -195,6 +197,7 @@ def search_settings(
         "tasks": {task.name: dict(task.metadata) for task in tasks},
         "items": {"texts": hashlib.blake2b(texts.encode(), digest_size=8).hexdigest()},
         "generation": dataclasses.asdict(generation),
+        **({"sources": sources} if sources else {}),
         "engine": {
             name: value
             for name, value in vars(engine).items()

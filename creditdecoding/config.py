@@ -164,8 +164,8 @@ class GenerationConfig:
 
     decoder: Any = option(
         "credit",
-        "Decoding rule: NAME, NAME:knob=value,... or a file "
-        "(see `credit decoders`, `credit export`).",
+        "Decoding rule: NAME, NAME:knob=value,..., your own mine.py, or settings.yaml "
+        "(see `credit decoders`).",
         short="-d",
         knobs=("threshold",),
     )

@@ -110,12 +110,9 @@ def plan_job(
         "checkpoint": checkpoint_digest(folder),
         "name": name,
         "max_line": batch.max_line,
+        **_sources(batch.decoder_files),
+        **_recorded_options(engine),
     }
-    if digests := folder_digests(batch.decoder_files):
-        manifest["decoder_files"] = digests
-    for field in dataclasses.fields(engine):
-        if field.name not in UNRECORDED_OPTIONS:
-            manifest[field.name] = getattr(engine, field.name)
     settings = BatchSettings(
         model=model,
         name=name,
@@ -127,6 +124,16 @@ def plan_job(
         decoder_files=batch.decoder_files and str(Path(batch.decoder_files).resolve()),
     )
     return BatchJob(source, out, settings, manifest, scan.count)
+
+
+def _sources(folder: str | None) -> dict[str, Any]:
+    digests = folder_digests(folder)
+    return {"decoder_files": digests} if digests else {}
+
+
+def _recorded_options(engine: EngineConfig) -> dict[str, Any]:
+    options = dataclasses.asdict(engine)
+    return {name: value for name, value in options.items() if name not in UNRECORDED_OPTIONS}
 
 
 def _check_output(source: Path, out: Path) -> None:

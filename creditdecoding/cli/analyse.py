@@ -93,6 +93,7 @@ def analyse(
     With --out answers are kept in FILE.partial until the file is written, and the same command
     continues an interrupted run.
     """
+    from creditdecoding.eval.sweep import split_blanks
     from creditdecoding.eval.traces.report import analyse as analyse_prompts
     from creditdecoding.plots.analysis import reliability_png as draw_reliability
     from creditdecoding.plots.analysis import steps_png as draw_steps
@@ -109,8 +110,9 @@ def analyse(
             )
         prompts = read_prompts(traces, model, engine)
     else:
+        specs = split_blanks(decoders)
         prompts = decode_now(
-            tasks or "pocket", limit, split, decoders, model or "pocket", generation, engine, out
+            tasks or "pocket", limit, split, specs, model or "pocket", generation, engine, out
         )
     report = analyse_prompts(prompts)
     if png is not None:
@@ -147,7 +149,7 @@ def decode_now(
     tasks: str,
     limit: int | None,
     split: str,
-    decoders: str,
+    decoders: list[str],
     model: str,
     generation: GenerationConfig,
     engine: EngineConfig,
@@ -155,14 +157,13 @@ def decode_now(
 ) -> list[PromptTraces]:
     """The traces of task items that are answered now."""
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
-    from creditdecoding.eval.sweep import split_blanks
     from creditdecoding.eval.traces.dataset import decode_prompts, decoders_to_trace
     from creditdecoding.tasks import load_tasks
     from creditdecoding.tasks.base import distinct_items
 
     item_split = parse_split(split)
     loaded_tasks = load_tasks(tasks)
-    specs = decoders_to_trace(split_blanks(decoders), generation)
+    specs = decoders_to_trace(decoders, generation)
     count = items_per_task(limit, 10, loaded_tasks)
     items = [item for task in loaded_tasks for item in distinct_items(task, item_split, 0, count)]
     lm = load_lm(model, engine)

@@ -144,7 +144,8 @@ def _only_decoder(module: ModuleType, label: str) -> type[Any]:
 
 def _check_class(cls: type[Any]) -> None:
     """Refuse a class that is not a frozen dataclass with valid defaults and capabilities."""
-    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    params: Any = getattr(cls, "__dataclass_params__", None)
+    if not dataclasses.is_dataclass(cls) or not params.frozen:
         raise OptionError(
             f"{cls.__name__} is not a frozen dataclass",
             allowed="@dataclass(frozen=True)",

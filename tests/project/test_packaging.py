@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
@@ -92,23 +96,74 @@ def test_every_line_of_a_lock_is_exact() -> None:
             assert [clause.operator for clause in line.specifier] == ["=="], f"{name}: {line}"
 
 
-@pytest.mark.slow
-def test_the_source_distribution_holds_its_tests(tmp_path: Path) -> None:
-    code = (
-        "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
-    )
+BUILD = (
+    "import sys; from setuptools.build_meta import build_sdist, build_wheel;"
+    "folder = sys.argv[1]; build_sdist(folder); build_wheel(folder)"
+)
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution and the wheel, built from a copy of the project."""
+    folder = tmp_path_factory.mktemp("distributions")
+    source = folder / "source"
+    junk = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=junk)
+    for name in (".dockerignore", ".pre-commit-config.yaml"):
+        shutil.copy(ROOT / name, source)
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=clean,
-    )
+    command = [sys.executable, "-c", BUILD, str(folder)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, env=clean)
     assert done.returncode == 0, done.stderr
-    with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
+    return folder
+
+
+@pytest.mark.slow
+def test_the_source_distribution_holds_its_tests(distributions: Path) -> None:
+    with tarfile.open(next(distributions.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     expected = set(tracked.stdout.splitlines()) if tracked.returncode == 0 else {"Makefile"}
     left_out = {name for name in expected - names if not name.startswith((".ci/", ".git"))}
     assert not left_out
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_nothing_else(distributions: Path) -> None:
+    with zipfile.ZipFile(next(distributions.glob("*.whl"))) as archive:
+        names = set(archive.namelist())
+    folders = {name.split("/")[0] for name in names}
+    version = PROJECT["version"]
+    assert folders == {"creditdecoding", f"creditdecoding-{version}.dist-info"}
+    junk = re.compile(r"(^|/)(tests|test_[^/]*|__pycache__|[^/]*\.egg-info)(/|$)")
+    assert not list(filter(junk.search, names))
+    package = ROOT / "creditdecoding"
+    files = {str(path.relative_to(ROOT)) for path in package.rglob("*") if path.is_file()}
+    expected = {name for name in files if "__pycache__" not in name}
+    assert not expected - names, "add the files to package-data in pyproject.toml"
+    assert "creditdecoding/py.typed" in names
+
+
+@pytest.mark.slow
+def test_an_index_would_take_the_distributions(distributions: Path) -> None:
+    pytest.importorskip("twine")
+    archives = [str(path) for path in distributions.iterdir() if path.is_file()]
+    command = [sys.executable, "-m", "twine", "check", "--strict", *archives]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_versions_that_are_written_twice_agree() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+    torch = re.search(r"^TORCH \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert torch is not None
+    assert f"ARG TORCH={torch[1]}\n" in (ROOT / "Dockerfile").read_text()
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_metadata_says_what_an_index_shows() -> None:
+    assert set(PROJECT["urls"]) >= {"Documentation", "Repository", "Issues", "Changelog"}
+    supported = {f"Programming Language :: Python :: {version[:4]}" for version in PYTHONS}
+    assert supported <= set(PROJECT["classifiers"])
+    assert PROJECT["license"] == "Apache-2.0"

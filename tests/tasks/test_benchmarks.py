@@ -23,7 +23,7 @@ from creditdecoding.eval.evaluate import evaluate
 from creditdecoding.lm import load
 from creditdecoding.tasks import benchmarks, load_tasks
 from creditdecoding.tasks.base import Item, Task, distinct_items
-from creditdecoding.tasks.benchmarks import files
+from creditdecoding.tasks.benchmarks import files, formulas
 from creditdecoding.tasks.benchmarks.livecodebench import same_output
 
 DATA = Path(__file__).parents[1] / "data"
@@ -416,7 +416,7 @@ def test_without_the_extra_the_hint_names_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     family = one("math")
-    monkeypatch.setattr(sys.modules["creditdecoding.tasks.benchmarks.math"], "verify", None)
+    monkeypatch.setattr(formulas, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"math-verify.*creditdecoding\[eval\]"):
         family.score("1", Item("math", "", "", "1", ()))
     monkeypatch.setattr(files.parquet, "_parquet", None)

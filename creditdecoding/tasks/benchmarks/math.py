@@ -1,23 +1,16 @@
 """MATH: competition problems (Hendrycks et al., 2021), also its subset MATH-500. Scored by
-math-verify, which only this file imports.
+math-verify.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from creditdecoding.errors import MissingExtraError
 from creditdecoding.tasks.benchmarks.base import Benchmark, Question, Template
 from creditdecoding.tasks.benchmarks.extract import announced, boxed
-
-try:
-    from math_verify import parse, verify
-except ImportError:
-    parse = verify = None
+from creditdecoding.tasks.benchmarks.formulas import check_installed, formula_judge
 
 _EXAMPLES = """Problem: Solve $3x-4=11$ for $x$.
 Solution: Adding 4 gives $3x=15$, so $x=\\boxed{{5}}$.
@@ -56,19 +49,13 @@ def _stated(text: str) -> str | None:
 
 def _is_correct(text: str, gold: str) -> bool:
     """The box, the announced answer or the last formula equals the reference as mathematics."""
-    if verify is None or parse is None:
-        raise MissingExtraError("math-verify", "eval")
+    check_installed()
     stated = _stated(text)
     statement = text if stated is None else stated
     if _plain(statement) == _plain(gold):
         return True
-    # math-verify's time limit is a signal, which only the main thread can have.
-    limit = 5 if threading.current_thread() is threading.main_thread() else None
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
     formula = f"${statement}$" if boxed(text) is not None else statement
-    expected = parse(f"${gold}$", parsing_timeout=limit)
-    answer = parse(formula, parsing_timeout=limit)
-    return bool(verify(expected, answer, timeout_seconds=limit))
+    return formula_judge().equal(f"${gold}$", formula)
 
 
 BENCHMARK = Benchmark(

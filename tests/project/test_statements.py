@@ -28,6 +28,10 @@ STATEMENTS = {
         "guide/likelihood.md",
         "are of the *base* models",
     ),
+    "padding in training": (
+        "../README.md",
+        "a row's loss depends on the longest row beside it",
+    ),
     "search beside greedy decoding": ("research/verifiers.md", "| greedy, threshold 0.99 |"),
     "reinforcement learning beside greedy decoding": (
         "research/verifiers.md",

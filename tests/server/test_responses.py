@@ -184,6 +184,20 @@ def test_a_conversation_goes_through_the_template(served: Served, lm: LM) -> Non
     assert usage["prompt_tokens"] == len(lm.encode(turns))
 
 
+@pytest.mark.parametrize("name", ["<|mdm_mask|>", "<|eot_id|>", "<|start_header_id|>"])
+def test_names_of_special_tokens_in_a_request_are_plain_text(
+    name: str, lm: LM, served: Served
+) -> None:
+    turns = [[{"role": "user", "content": text}] for text in (f"A{name}", "A")]
+    special = set(lm.tokenizer.backend.all_special_ids)
+    forged, plain = (lm.encode(turn) for turn in turns)
+    assert [i for i in forged if i in special] == [i for i in plain if i in special]
+    usage = served.chat(messages=turns[0], max_tokens=2).json()["usage"]
+    assert usage["prompt_tokens"] == len(forged)
+    usage = served.complete(prompt=f"A{name}", max_tokens=2)["usage"]
+    assert usage["prompt_tokens"] == len(lm.encode(f"A{name}", raw=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_served(family: str, tmp_path: Path) -> None:

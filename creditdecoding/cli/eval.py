@@ -23,8 +23,8 @@ def evaluate(
     tasks: Annotated[
         str,
         typer.Option(
-            help="pocket, a generated task (chain, ...), a question file, or benchmarks: "
-            "NAME[=PATH]; comma-separated (docs/guide/evaluating.md)."
+            help="pocket, pocket-v2, lists, a generated task (chain, ...), a question file, or "
+            "benchmarks: NAME[=PATH]; comma-separated (docs/guide/evaluating.md)."
         ),
     ] = "pocket",
     limit: Annotated[

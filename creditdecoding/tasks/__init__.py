@@ -1,7 +1,6 @@
-"""Verifiable tasks by name: `pocket` is the eight synthetic tasks that the embedded model knows,
-`chain` holds longer problems than it knows, and a benchmark's name or the path of a data file is
-the task of its questions. A Python file, or the entry point of an installed package, defines a task
-of its own.
+"""Verifiable tasks by name: a generated task, a group of them (`GROUPS`), a benchmark's name or
+the path of a data file, which is the task of its questions. A Python file, or the entry point of an
+installed package, defines a task of its own.
 """
 
 from __future__ import annotations
@@ -10,12 +9,20 @@ from creditdecoding.errors import unknown_name
 from creditdecoding.plugins import is_python_file
 from creditdecoding.tasks import benchmarks, custom, outside
 from creditdecoding.tasks.base import Task
-from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS, long_arithmetic
+from creditdecoding.tasks.synthetic import POCKET_V2_TASKS, SYNTHETIC_TASKS, long_arithmetic
+from creditdecoding.tasks.synthetic.lists import LIST_TASKS
 
-GENERATED_TASKS = {**SYNTHETIC_TASKS, long_arithmetic.TASK.name: long_arithmetic.TASK}
+GENERATED_TASKS = {**POCKET_V2_TASKS, long_arithmetic.TASK.name: long_arithmetic.TASK}
 """All tasks whose items are generated, by name."""
-
-BUILTIN = ("pocket", *GENERATED_TASKS, *benchmarks.NAMES)
+GROUPS: dict[str, dict[str, Task]] = {
+    "pocket": SYNTHETIC_TASKS,
+    "lists": LIST_TASKS,
+    "pocket-v2": POCKET_V2_TASKS,
+}
+"""Several generated tasks under one name. A group never changes: another mix gets another name, so
+that a published table keeps its meaning.
+"""
+BUILTIN = (*GROUPS, *GENERATED_TASKS, *benchmarks.NAMES)
 """The names of this package's tasks."""
 
 
@@ -23,11 +30,7 @@ def load_tasks(names: str) -> list[Task]:
     """The tasks that a comma-separated text names, without repeats. Raises `OptionError`."""
     tasks: dict[str, Task] = {}
     for name in (part.strip() for part in names.split(",")):
-        if name == "pocket":
-            tasks |= SYNTHETIC_TASKS
-        else:
-            task = _load_task(name)
-            tasks[task.name] = task
+        tasks |= {task.name: task for task in _named(name)}
     return list(tasks.values())
 
 
@@ -36,16 +39,19 @@ def names() -> list[str]:
     return [*BUILTIN, *outside.installed(frozenset(BUILTIN))]
 
 
-def _load_task(name: str) -> Task:
+def _named(name: str) -> list[Task]:
+    """The tasks of one name."""
+    if name in GROUPS:
+        return list(GROUPS[name].values())
     if name in GENERATED_TASKS:
-        return GENERATED_TASKS[name]
+        return [GENERATED_TASKS[name]]
     if benchmarks.is_benchmark(name):
         return benchmarks.load(name)
     if is_python_file(name):
-        return outside.from_file(name, frozenset(BUILTIN))
+        return [outside.from_file(name, frozenset(BUILTIN))]
     if custom.is_file(name):
-        return custom.load(name)
+        return [custom.load(name)]
     installed = outside.installed(frozenset(BUILTIN))
     if name not in installed:
         raise unknown_name("task", name.partition("=")[0], names())
-    return outside.from_plugin(installed[name])
+    return [outside.from_plugin(installed[name])]

@@ -20,7 +20,8 @@ _DRAWS_PER_ITEM = 2000
 @dataclass(frozen=True)
 class Item:
     """One question of the task called `task`. `answer` is a worked reference answer, `gold` what
-    the scorer compares with; `key` is the structure that decides the split.
+    the scorer compares with; `key` is the structure that decides the split. A question of another
+    task in other words has the split that it has there: `split_as` is that task's name.
     """
 
     task: str
@@ -28,11 +29,13 @@ class Item:
     answer: str
     gold: Any
     key: tuple[Any, ...]
+    split_as: str | None = None
 
     @property
     def split(self) -> Split:
         """The split by a hash of the structure, not of the wording: 10% test, 5% dev, 85% train."""
-        digest = hashlib.blake2b(repr((self.task, self.key)).encode(), digest_size=8).digest()
+        structure = self.split_as or self.task, self.key
+        digest = hashlib.blake2b(repr(structure).encode(), digest_size=8).digest()
         bucket = int.from_bytes(digest, "big") % 20
         if bucket < 2:
             return "test"

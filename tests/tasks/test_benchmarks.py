@@ -1,4 +1,4 @@
-"""The eight benchmarks: released formats are read, references score 100%, other answers do not, bad
+"""Every benchmark: released formats are read, references score 100%, other answers do not, bad
 files are one line with a place.
 """
 
@@ -36,7 +36,13 @@ SPECS = {
     "livecodebench": "livecodebench.jsonl",
     "gsm8k": "gsm8k.jsonl",
     "math": "math.jsonl",
+    "mbpp": "mbpp.jsonl",
+    "countdown": "countdown.jsonl",
+    "sudoku": "sudoku.jsonl",
+    "parallelbench": "parallelbench/waiting_line/insert_index.jsonl",
 }
+WITH_BRACES = ("math", "gsm8k", "drop", "korbench", "mmlu", "countdown")
+ON_THE_HUB = [name for name in benchmarks.NAMES if benchmarks.get(name).files]
 each_benchmark = pytest.mark.parametrize("name", benchmarks.NAMES)
 
 
@@ -89,9 +95,7 @@ def test_templates(name: str) -> None:
     known = benchmarks.get(name).templates
     assert len(known) >= 3
     prompts = {items(f"{name}@{template}")[0].prompt for template in known}
-    assert len(prompts) == len(known) and all(
-        "{" not in p or name in ("math", "gsm8k", "drop", "korbench", "mmlu") for p in prompts
-    )
+    assert len(prompts) == len(known) and all("{" not in p or name in WITH_BRACES for p in prompts)
     with pytest.raises(
         OptionError,
         match=r"unknown template of .*Did you mean 'plain'"
@@ -101,7 +105,7 @@ def test_templates(name: str) -> None:
         one(f"{name}@plan")
 
 
-@each_benchmark
+@pytest.mark.parametrize("name", ON_THE_HUB)
 def test_the_hub_is_asked_for_the_files_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(
         "math_verify", reason="the extra eval is not installed"

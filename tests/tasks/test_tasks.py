@@ -1,4 +1,4 @@
-"""The eight pocket families: enough items, fair scorers, splits by structure."""
+"""The generated tasks: enough items, fair scorers, splits by structure."""
 
 from __future__ import annotations
 
@@ -33,14 +33,21 @@ from creditdecoding.tasks.base import (
 from creditdecoding.tasks.sandbox import returns_expected
 from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS, program, words
 from creditdecoding.tasks.synthetic.facts import COUNTRIES
+from creditdecoding.tasks.synthetic.lists import LIST_TASKS
 from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.rows import draw_items
 from creditdecoding.train.tokenizer import task_tokenizer
 
-each_family = pytest.mark.parametrize(
-    "family", list(GENERATED_TASKS.values()), ids=list(GENERATED_TASKS)
-)
+FREE = ("other", "program", "wordings")
+"""Tasks whose right answers need no line with the final answer, or not always."""
+ONE_OF_THE_LISTS = "list-insert-random"  # the ten are made and scored by the same lines
+FAMILIES = {
+    name: task
+    for name, task in GENERATED_TASKS.items()
+    if name not in LIST_TASKS or name == ONE_OF_THE_LISTS
+}
+each_family = pytest.mark.parametrize("family", list(FAMILIES.values()), ids=list(FAMILIES))
 PACKAGE = Path(sys.modules["creditdecoding"].__file__ or "").parent
 
 
@@ -120,12 +127,14 @@ def test_enough_items_none_twice(family: Task, tested: dict[str, list[Item]]) ->
     ):
         assert len({item.key for item in found}) == len(found) == count
         assert all(item.split == split and item.task == family.name for item in found)
-        assert len({item.prompt for item in found}) == count
+        assert len({item.prompt for item in found}) >= (
+            0.9 * count if family.name == "other" else count
+        )
 
 
 @each_family
 def test_the_reference_answer_is_right(family: Task, tested: dict[str, list[Item]]) -> None:
-    for item in tested[family.name][: 12 if family.name == "program" else 60]:
+    for item in tested[family.name][: 12 if family.name in FREE else 60]:
         assert family.score(item.answer, item), item
 
 
@@ -157,7 +166,7 @@ def test_nothing_is_wrong(family: Task, tested: dict[str, list[Item]]) -> None:
 @each_family
 def test_a_cut_answer_is_wrong(family: Task, tested: dict[str, list[Item]], quick: None) -> None:
     """Wherever it is cut."""
-    for item in tested[family.name][: 4 if family.name == "program" else 30]:
+    for item in tested[family.name][: 4 if family.name in FREE else 30]:
         for end in range(len(item.answer)):
             assert not family.score(item.answer[:end], item), item.answer[:end]
 
@@ -168,7 +177,7 @@ def test_a_wrong_last_line_is_wrong_and_what_follows_it_does_not_matter(
 ) -> None:
     item = tested[family.name][1]
     assert family.score(item.answer + "\n", item)
-    if family.name != "program":
+    if family.name not in FREE:
         assert family.score(
             item.answer.upper().replace("ANSWER:", "Answer:") + " .\n\nThat is all.", item
         )
@@ -264,6 +273,12 @@ PINNED = {
     "arithmetic": ("69e50f1dbbb4", "56387f07d059", "6c163060d665", "1e0d3c2df841"),
     "algebra": ("79bcb3e1da64", "abc2016c5973", "7d1644ea2f79", "8ab2d97d3a83"),
     "chain": ("80eaa94c8f34", "baa2e8d153b3", "473e8e2876c8", "4dfed4a087f6"),
+    "one-step": ("0af6baa9806b", "a210ef2d15ef", "3ebf482c31ec", "22ece0964e0e"),
+    "one-fact": ("7052bf294167", "05a0360c7c3b", "e40c1a8fdce6", "ea1c4d974c9a"),
+    "sums": ("eae08db7ba48", "e4b10a5253ba", "27defed44140", "19f2bc9cbcdd"),
+    "wordings": ("a652b70b540e", "c29ca3509445", "ca49c00c0181", "3d1e54281ad6"),
+    "other": ("b1ee4b4973b7", "c279c37661f8", "bfdd1e01a2f5", "5b102c4ce39c"),
+    "list-insert-random": ("783be5212bc0", "332034b0fe6e", "c0ea0a5926dc", "3c6e69040251"),
 }
 """Digests of the first 10 and of 200 test items, then of dev items, of each family."""
 
@@ -331,7 +346,8 @@ def test_answers_are_worked_but_short(
 ) -> None:
     items = [*itertools.islice(generate_items(family, "train", 0), 600), *tested[family.name]]
     lengths = [len(tokenizer.encode(item.answer)) for item in items]
-    assert min(lengths) >= 20 and max(lengths) <= 120, (min(lengths), max(lengths))
+    least = 20 if family.name in SYNTHETIC_TASKS or family.name == "chain" else 5
+    assert min(lengths) >= least and max(lengths) <= 120, (min(lengths), max(lengths))
     assert all(
         family.step_delimiter in item.answer for item in items
     )  # steps that a verifier can tell apart

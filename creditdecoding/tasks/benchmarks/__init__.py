@@ -1,5 +1,6 @@
-"""The paper's eight benchmarks by name. `NAME` loads from the hub, `NAME=PATH` from a local file or
-folder; `NAME@TEMPLATE` uses another prompt template.
+"""Benchmarks by name: the paper's eight, and others that papers on diffusion models report.
+`NAME` loads from the hub, `NAME=PATH` from a local file or folder; `NAME@TEMPLATE` uses another
+prompt template.
 
 A benchmark's module is imported when it is named.
 """
@@ -10,9 +11,22 @@ import importlib
 
 from creditdecoding.errors import unknown_name
 from creditdecoding.tasks.base import Task
-from creditdecoding.tasks.benchmarks.base import Benchmark, as_task
+from creditdecoding.tasks.benchmarks.base import Benchmark, as_tasks
 
-NAMES = ("mmlu", "squad2", "drop", "korbench", "humaneval", "livecodebench", "gsm8k", "math")
+NAMES = (
+    "mmlu",
+    "squad2",
+    "drop",
+    "korbench",
+    "humaneval",
+    "livecodebench",
+    "gsm8k",
+    "math",
+    "mbpp",
+    "countdown",
+    "sudoku",
+    "parallelbench",
+)
 
 
 def get(name: str) -> Benchmark:
@@ -28,10 +42,10 @@ def is_benchmark(spec: str) -> bool:
     return spec.partition("=")[0].partition("@")[0] in NAMES
 
 
-def load(spec: str) -> Task:
-    """The task of `NAME`, `NAME@TEMPLATE`, `NAME=PATH` or `NAME@TEMPLATE=PATH`. Raises
+def load(spec: str) -> list[Task]:
+    """The tasks of `NAME`, `NAME@TEMPLATE`, `NAME=PATH` or `NAME@TEMPLATE=PATH`. Raises
     `OptionError`.
     """
     head, _, path = spec.partition("=")
     name, _, template = head.partition("@")
-    return as_task(get(name), template.strip(), path.strip())
+    return as_tasks(get(name), template.strip(), path.strip())

@@ -13,7 +13,7 @@ from typing import Any
 
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.tasks.base import Item, Task
-from creditdecoding.tasks.benchmarks.files import Record, digest, fetch, read
+from creditdecoding.tasks.benchmarks.files import Record, data_files, digest, fetch, read
 
 _RECORD_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
@@ -52,7 +52,9 @@ class Benchmark:
     `is_correct` compares an answer with `gold`; `partial_credit`, if there is one, is the usual F1.
     `is_test_file` picks the test set from the files of a folder or archive. `read_records` replaces
     reading file by file. `step_delimiter` ends a step of an answer, if answers are worked out;
-    `extract_answer` reads from an answer what a vote among several counts.
+    `extract_answer` reads from an answer what a vote among several counts. With `task_a_file` each
+    file of a folder is a task of its own, called NAME/FOLDER/FILE. Without `files` there is nothing
+    on the hub.
     """
 
     name: str
@@ -68,6 +70,23 @@ class Benchmark:
     read_records: Callable[[Sequence[Path]], Iterable[Record]] | None = None
     step_delimiter: str = ""
     extract_answer: Callable[[str], object] | None = None
+    task_a_file: bool = False
+
+
+def as_tasks(benchmark: Benchmark, template_name: str = "", path: str = "") -> list[Task]:
+    """The benchmark as one task, or as one task a file. Raises `OptionError`."""
+    if not benchmark.task_a_file or not path:
+        return [as_task(benchmark, template_name, path)]
+    root = Path(path).expanduser()
+    files = data_files(root, benchmark.is_test_file) if root.is_dir() else [root]
+    named = [
+        (f"{benchmark.name}/{file.parent.name}/{file.name.partition('.')[0]}", file)
+        for file in files
+    ]
+    return [
+        as_task(dataclasses.replace(benchmark, name=name), template_name, str(file))
+        for name, file in named
+    ]
 
 
 def as_task(benchmark: Benchmark, template_name: str = "", path: str = "") -> Task:
@@ -136,6 +155,13 @@ def _extractor(benchmark: Benchmark, template: Template) -> Callable[[str], str 
 def _paths(benchmark: Benchmark, path: str) -> list[Path]:
     if path:
         return [Path(path).expanduser()]
+    if not benchmark.files:
+        raise OptionError(
+            f"{benchmark.name} is not on the hub",
+            given=benchmark.name,
+            allowed=f"{benchmark.name}=PATH",
+            hint="Give the released file or folder; docs/guide/evaluating.md says where it is.",
+        )
     return [fetch(benchmark.repo, file) for file in benchmark.files]
 
 

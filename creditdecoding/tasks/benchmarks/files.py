@@ -76,12 +76,19 @@ def _kind(name: str) -> str | None:
     return next((kind for kind in KINDS if plain.endswith(kind)), None)
 
 
-def _in_folder(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Record]:
+def data_files(folder: Path, is_wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
+    """The data files in a folder and below it whose names `is_wanted` accepts. Raises
+    `OptionError` if there is none.
+    """
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    data_files = [file for file in files if _kind(file.name) and is_wanted(file.name)]
-    if not data_files:
+    wanted = [file for file in files if _kind(file.name) and is_wanted(file.name)]
+    if not wanted:
         raise _no_data_file("folder", folder, "Give the folder of the released files.")
-    for file in data_files:
+    return wanted
+
+
+def _in_folder(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Record]:
+    for file in data_files(folder, is_wanted):
         yield from _records(str(file), file.name, file.read_bytes())
 
 

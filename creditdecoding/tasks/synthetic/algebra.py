@@ -8,7 +8,7 @@ from typing import NamedTuple
 from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import LETTERS
 
-_NAMES = [letter for letter in LETTERS if letter not in "aeilo"]
+NAMES = [letter for letter in LETTERS if letter not in "aeilo"]
 
 
 class _Solution(NamedTuple):
@@ -54,7 +54,7 @@ def _both_sides(v: str, a: int, b: int, x: int, d: int) -> _Solution:
 
 def make(rng: random.Random) -> Item:
     """One equation in one unknown, with a whole solution."""
-    v = rng.choice(_NAMES)
+    v = rng.choice(NAMES)
     a, b = rng.randint(2, 5), rng.randint(1, 12)
     x = rng.randint(1, 9)
     kind = rng.choice(("plus", "minus", "bracket", "both"))

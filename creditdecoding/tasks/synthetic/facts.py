@@ -24,7 +24,7 @@ Tunisia Tunis Africa Arabic|Libya Tripoli Africa Arabic
 """
 COUNTRIES = [row.split() for line in _TABLE.strip().splitlines() for row in line.split("|")]
 """Country, capital, continent and language."""
-_COLUMNS = {"capital": 1, "continent": 2, "language": 3}
+COLUMNS = {"capital": 1, "continent": 2, "language": 3}
 
 
 def _item(prompt: str, steps: str, gold: str, key: tuple[str, ...]) -> Item:
@@ -35,8 +35,8 @@ def _item(prompt: str, steps: str, gold: str, key: tuple[str, ...]) -> Item:
 def _two(rng: random.Random) -> Item:
     """An attribute of one country and an attribute of another."""
     first, second = rng.sample(COUNTRIES, 2)
-    a, b = rng.choice(list(_COLUMNS)), rng.choice(list(_COLUMNS))
-    x, y = first[_COLUMNS[a]], second[_COLUMNS[b]]
+    a, b = rng.choice(list(COLUMNS)), rng.choice(list(COLUMNS))
+    x, y = first[COLUMNS[a]], second[COLUMNS[b]]
     prompt = rng.choice(
         (
             f"What is the {a} of {first[0]} and the {b} of {second[0]}?",
@@ -51,9 +51,9 @@ def _two(rng: random.Random) -> Item:
 def _three(rng: random.Random) -> Item:
     """One attribute of three countries."""
     rows = rng.sample(COUNTRIES, 3)
-    attribute = rng.choice(list(_COLUMNS))
+    attribute = rng.choice(list(COLUMNS))
     countries = [row[0] for row in rows]
-    values = [row[_COLUMNS[attribute]] for row in rows]
+    values = [row[COLUMNS[attribute]] for row in rows]
     names = listing(countries)
     prompt = rng.choice(
         (
@@ -86,7 +86,7 @@ def _choice(rng: random.Random) -> Item:
 def _same(rng: random.Random) -> Item:
     """Whether two countries share a continent or a language."""
     attribute = rng.choice(("continent", "language"))
-    column = _COLUMNS[attribute]
+    column = COLUMNS[attribute]
     first = rng.choice(COUNTRIES)
     same = rng.random() < 0.5
     pool = [row for row in COUNTRIES if row != first and (row[column] == first[column]) == same]

@@ -1,0 +1,177 @@
+"""Other ways to put the questions of the embedded families. Items that training draws get other
+phrases than dev and test items, so that a test item's wording was never trained on.
+
+`data/wordings.json` holds, by family, phrases as the family's own module words them ("usual") and
+what may stand in their place: in training, and held out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from creditdecoding.tasks.base import Item, Task
+from creditdecoding.tasks.synthetic import (
+    algebra,
+    arithmetic,
+    discrete,
+    facts,
+    one_fact,
+    one_step,
+    output,
+    program,
+    rule,
+    span,
+    sums,
+)
+
+_PHRASES = Path(__file__).parent / "data" / "wordings.json"
+_NAME = r"[A-Z]\w+"
+_SLOTS = {
+    **dict.fromkeys("nohcdx", _NAME),
+    **dict.fromkeys("kmij", r"\d+"),
+    **dict.fromkeys("tvb", r"[a-z]+"),
+    **dict.fromkeys("pq", "capital|continent|language"),
+    "l": r"[^.?!:\n]+",
+    "r": r"[^.?!\n]+",
+    "e": r"[^.?!,\n]+",
+    "z": r"\d+[-+*/]\d+",
+    "u": "[a-z]",
+    "s": "[@#&]",
+    "w": "[a-z]+ [a-z]+",
+    "f": "[fgh]",
+}
+"""What may stand at a slot of a phrase, as a pattern."""
+
+_FAMILIES = (
+    facts,
+    span,
+    discrete,
+    rule,
+    program,
+    output,
+    arithmetic,
+    algebra,
+    one_step,
+    one_fact,
+    sums,
+)
+_TASKS: dict[str, Task] = {module.TASK.name: module.TASK for module in _FAMILIES}
+_ALSO = {"one-step": ("arithmetic", "algebra")}
+"""Families whose phrases another family uses too."""
+_SLOT = re.compile(r"{(\w)}")
+_OPERATOR = re.compile(r"(?<=[\w)])([-+*/=])(?=[\w(])")
+
+
+class _Match(NamedTuple):
+    """A usual phrase in a prompt, and what may stand in its place."""
+
+    start: int
+    end: int
+    texts: list[str]
+
+
+@functools.cache
+def _phrases() -> dict[str, Any]:
+    phrases: dict[str, Any] = json.loads(_PHRASES.read_text())
+    return phrases
+
+
+@functools.cache
+def _patterns(family: str, kind: str) -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
+    """Each usual phrase of a family as a pattern, and the phrases of `kind` in its place."""
+    patterns = []
+    for group in (group for name in (family, *_ALSO.get(family, ())) for group in _phrases()[name]):
+        for usual in group["usual"]:
+            slots = set(_SLOT.findall(usual))
+            phrases = [text for text in group[kind] if slots.issuperset(_SLOT.findall(text))]
+            patterns.append((_pattern(usual), tuple(phrases)))
+    return patterns
+
+
+def _pattern(phrase: str) -> re.Pattern[str]:
+    """The phrase as a pattern for whole sentences; a slot that comes twice is equal to itself."""
+    seen: set[str] = set()
+
+    def slot(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in seen:
+            return f"(?P={name})"
+        seen.add(name)
+        return f"(?P<{name}>{_SLOTS[name]})"
+
+    escaped = re.sub(r"\\{(\w)\\}", slot, re.escape(phrase))
+    return re.compile(rf"(?:^|(?<=[.?!:] )){escaped}(?=$|\s)", re.MULTILINE)
+
+
+def reword(prompt: str, family: str, kind: str, rng: random.Random) -> str:
+    """The prompt with every usual phrase in another one of `kind` (training or held_out)."""
+    matches: dict[int, _Match] = {}
+    for pattern, phrases in _patterns(family, kind):
+        for found in pattern.finditer(prompt):
+            texts = [phrase.format(**found.groupdict()) for phrase in phrases]
+            match = matches.setdefault(found.start(), _Match(*found.span(), []))
+            match.texts.extend(texts)
+    for match in sorted(matches.values(), reverse=True):
+        prompt = prompt[: match.start] + rng.choice(match.texts) + prompt[match.end :]
+    return prompt
+
+
+def loosen(prompt: str, kind: str, rng: random.Random) -> str:
+    """The prompt as somebody types it: a greeting, thanks, blanks, no full stop, no capital.
+
+    Code after the first line stays as it is.
+    """
+    question, newline, code = prompt.partition("\n")
+    if rng.random() < 0.25:
+        question = rng.choice(_phrases()["start"][kind]).format(x=question)
+    elif rng.random() < 0.15:
+        question = question[0].lower() + question[1:]
+    ending = rng.random()
+    if ending < 0.3:
+        question = question.rstrip(".?!")
+    elif ending < 0.4:
+        question = question.rstrip(".?!") + rng.choice((" ?", "??", "!", ".", " .", "..."))
+    elif ending < 0.5 and not code:
+        question = rng.choice(_phrases()["end"][kind]).format(x=question)
+    if rng.random() < 0.15:
+        gap = rng.choice([match.start() for match in re.finditer(" ", question)] or [0])
+        question = question[:gap] + " " + question[gap:]
+    return question + newline + code
+
+
+def space_operators(text: str, rng: random.Random) -> str:
+    """Equations and sums with blanks around their signs, half of the time."""
+    return _OPERATOR.sub(r" \1 ", text) if rng.random() < 0.5 else text
+
+
+def make(rng: random.Random) -> Item:
+    """One question of a family, in other words. It shares the split of the question it rewords."""
+    task = _TASKS[rng.choice(list(_TASKS))]
+    item = task.make(rng)
+    kind = "training" if item.split == "train" else "held_out"
+    prompt = reword(item.prompt, task.name, kind, rng)
+    if task.name in ("algebra", "sums", "one-step"):
+        prompt = space_operators(prompt, rng)
+    prompt = loosen(prompt, kind, rng)
+    return dataclasses.replace(item, task="wordings", prompt=prompt, split_as=item.task)
+
+
+def score(text: str, item: Item) -> bool:
+    """As the family of the item scores it."""
+    assert item.split_as is not None
+    return _TASKS[item.split_as].score(text, item)
+
+
+TASK = Task(
+    "wordings",
+    "the families in other words",
+    make,
+    score,
+    train_weight=10,
+)

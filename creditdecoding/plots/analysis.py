@@ -9,11 +9,12 @@ from typing import Any
 
 from creditdecoding.errors import OptionError
 from creditdecoding.plots.base import DASHED, legend, new_figure, save, style
-from creditdecoding.viewer.colours import LINE, QUIET, TEXT, WRITTEN
+from creditdecoding.viewer.colours import EXTRA, LINE, QUIET, SERIES, TEXT, WRITTEN
+from creditdecoding.viewer.labels import spec_label
 
-_CANDIDATE = "#2a7fc9"
-_COMMIT = "#d9680b"
-_ORACLE = "#6f2b72"
+_CANDIDATE = SERIES["credit"]
+_COMMIT = SERIES["threshold"]
+_ORACLE = EXTRA
 _BANDS = (
     "#fbb96a",
     "#e07b39",
@@ -69,7 +70,7 @@ def steps_png(report: Report, path: Path) -> None:
         is_lowest = record is records[-1]
         style(
             axes,
-            title=record["decoder"],
+            title=spec_label(record["decoder"]),
             note=_note(record),
             xlabel="position in the answer" if is_lowest else "",
             ylabel="pass",
@@ -143,7 +144,7 @@ def _draw_steps(axes: Any, steps: Mapping[str, Sequence[Any]], last: int) -> Non
 
 def _note(record: Mapping[str, Any]) -> str:
     """The numbers of a decoder above its panel."""
-    parts = [f"NFE {record['nfe']:.1f}"]
+    parts = [f"{record['nfe']:.1f} forward passes"]
     if record["over_oracle"] is not None:
         parts.append(f"{record['over_oracle']:.1f} x oracle")
     parts.append(f"{record['redundancy']:.2f} redundant passes a token")

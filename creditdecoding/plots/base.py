@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.errors import MissingExtraError, OptionError
-from creditdecoding.viewer.colours import LINE, QUIET, TEXT, WRITTEN, Ramp
+from creditdecoding.viewer.colours import (
+    EXTRA,
+    LINE,
+    QUIET,
+    REST,
+    SERIES,
+    TEXT,
+    WRITTEN,
+    Ramp,
+)
 
 try:
     from matplotlib import rc_context
@@ -26,31 +35,16 @@ except ImportError:
 
 DPI = 150
 DASHED = (0, (4, 3))
-HEADLINERS = {
-    "credit": "#2a7fc9",
-    "threshold": "#d9680b",
-    "fixed": "#7b8794",
+_PALETTE = (SERIES["credit"], SERIES["threshold"], SERIES["thrift"], EXTRA)
+"""The four colours of series; standard decoding is dark, all others are grey."""
+_NEUTRAL = {
+    "fixed": SERIES["standard"],
+    "standard": SERIES["standard"],
 }
-"""Decoders whose colour is the same in every figure."""
-_COLOURS = (
-    "#3f9a5f",
-    "#a63fa2",
-    "#c9403a",
-    "#9a7b1d",
-    "#14989c",
-    "#d8579a",
-    "#6a6ed6",
-    "#7ba12c",
-    "#a9633c",
-    "#4b8fb8",
-    "#8d5bd0",
-    "#5f8f3e",
-)
 _DASHES: tuple[Any, ...] = (
     "-",
-    (0, (7, 4)),
-    (0, (2, 4)),
-    (0, (9, 4, 2, 4)),
+    (0, (5, 2)),
+    (0, (1.5, 1.5)),
 )
 
 
@@ -138,24 +132,91 @@ def log_around(axis: Any, values: Sequence[float]) -> None:
     log_axis(axis, low, high, steps)
 
 
-def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and dashes of each name's line, as arguments of `axes.plot`."""
-    others = [name for name in names if name not in HEADLINERS]
-    styles = {}
+def line_styles(specs: Sequence[str], only_known: bool = False) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of each decoder's or method's line, as arguments of `axes.plot`.
+
+    Known decoders have the same colour in every figure. What is left of the four colours goes to
+    the others in their order, unless `only_known`; the rest is grey. A second setting of a decoder
+    has its colour and another dash.
+    """
+    names = list(dict.fromkeys(_family(spec) for spec in specs))
+    colours = {name: SERIES.get(name) or _NEUTRAL.get(name) for name in names}
+    free = [colour for colour in _PALETTE if colour not in colours.values()]
     for name in names:
-        if name in HEADLINERS:
-            colour = HEADLINERS[name]
-            dash = "-"
-        else:
-            turn, number = divmod(others.index(name), len(_COLOURS))
-            last = len(_DASHES) - 1
-            colour = _COLOURS[number]
-            dash = _DASHES[min(turn, last)]
-        styles[name] = {
-            "color": colour,
-            "linestyle": dash,
+        if colours[name] is None and free and not only_known:
+            colours[name] = free.pop(0)
+    styles = {}
+    uses: dict[str, int] = {}
+    for spec in specs:
+        name = _family(spec)
+        turn = uses.get(name, 0)
+        uses[name] = turn + 1
+        styles[spec] = {
+            "color": colours[name] or REST,
+            "linestyle": _DASHES[turn % len(_DASHES)],
         }
     return styles
+
+
+def _family(spec: str) -> str:
+    """The decoder or method of a spec, without its settings."""
+    return spec.partition(":")[0]
+
+
+def is_grey(style: Mapping[str, Any]) -> bool:
+    """Whether a style of `line_styles` is the grey of the rest."""
+    return bool(style["color"] == REST)
+
+
+def label_ends(axes: Any, ends: Sequence[tuple[float, str, str]], gap: float = 11.5) -> None:
+    """Write (y, text, colour) right of the axes, each at its line's end or as near as `gap` points
+    to the next name allow.
+
+    The limits of the axes must be final.
+    """
+    ordered = sorted(ends, key=lambda end: end[0])
+    points_per_pixel = 72 / axes.figure.dpi
+    _, bottom = axes.transAxes.transform((0, 0))
+    heights = []
+    for y, _, _ in ordered:
+        _, pixel = axes.get_yaxis_transform().transform((0, y))
+        heights.append((pixel - bottom) * points_per_pixel)
+    for height, (_, text, colour) in zip(spread(heights, gap), ordered):
+        axes.annotate(
+            text,
+            xy=(1, 0),
+            xycoords="axes fraction",
+            xytext=(6, height),
+            textcoords="offset points",
+            fontsize=9,
+            va="center",
+            color=colour,
+            annotation_clip=False,
+        )
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Ascending values moved as little as possible until neighbours are `gap` apart."""
+    groups: list[list[float]] = []
+    for value in values:
+        groups.append([value])
+        while len(groups) > 1 and _lowest(groups[-1], gap) - _highest(groups[-2], gap) < gap:
+            last = groups.pop()
+            groups[-1] += last
+    moved = []
+    for group in groups:
+        lowest = _lowest(group, gap)
+        moved += [lowest + gap * number for number in range(len(group))]
+    return moved
+
+
+def _lowest(group: Sequence[float], gap: float) -> float:
+    """Where the first of a group stands that is `gap` apart around its mean."""
+    return sum(group) / len(group) - gap * (len(group) - 1) / 2
+
+
+def _highest(group: Sequence[float], gap: float) -> float:
+    return _lowest(group, gap) + gap * (len(group) - 1)
 
 
 def band(

@@ -11,6 +11,7 @@ import jinja2
 
 from creditdecoding.plots.base import svg
 from creditdecoding.plots.tradeoff import tradeoff_figure
+from creditdecoding.viewer.labels import name_label
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("static")),
@@ -60,7 +61,7 @@ def _hints(report: Mapping[str, Any]) -> dict[str, str]:
     for index, curve in enumerate(report["curves"]):
         for number, point in enumerate(curve["points"]):
             test = point["test"]
-            setting = f"{curve['name']} {point['value']}"
+            setting = f"{name_label(curve['name'])} {point['value']}"
             hint = f"{setting}: {test['score']['value']:.1f} %, {test['nfe']:.2f} passes"
             for panel in range(2):
                 hints[f"{panel}-{index}-{number}"] = hint

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.plots.base import legend, line_styles, log_around, new_figure, save, style
+from creditdecoding.viewer.labels import spec_label
 
 _ROWS = {
     "per_token": "passes per answer token",
@@ -82,7 +83,7 @@ def _draw_sweep(axes: Any, sweep: Sweep, specs: Sequence[str], measure: str) -> 
             marker="o",
             markersize=4,
             linewidth=1.8,
-            label=spec,
+            label=spec_label(spec),
             **line,
         )
         axes.vlines(

@@ -8,6 +8,7 @@ from typing import Any
 
 from creditdecoding.plots.base import legend, line_styles, log_around, new_figure, save, style
 from creditdecoding.viewer.colours import QUIET
+from creditdecoding.viewer.labels import spec_label
 
 Report = Mapping[str, Any]
 Measure = Callable[[Mapping[str, Any]], float]
@@ -63,7 +64,7 @@ def _measures(report: Report) -> dict[str, Measure]:
 
     return {
         "forward passes a request": passes,
-        f"speed relative to {report['decoders'][0]} at the base": speed,
+        f"speed relative to {spec_label(report['decoders'][0])} at the base": speed,
     }
 
 
@@ -81,7 +82,7 @@ def _draw_rows(axes: Any, report: Report, measure: Measure) -> None:
             "o",
             markersize=7,
             color=line["color"],
-            label=spec,
+            label=spec_label(spec),
         )
         values += x
     log_around(axes.xaxis, values)

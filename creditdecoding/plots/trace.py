@@ -21,6 +21,7 @@ from creditdecoding.plots.base import (
 from creditdecoding.trace import Trace
 from creditdecoding.viewer.colours import CREDIT, LIGHT, LINE, QUIET, TEXT, WRITTEN, Ramp
 from creditdecoding.viewer.frames import Cell, Frame, Piece, frames, short_label
+from creditdecoding.viewer.labels import count, spec_label
 
 _MOST_TEXTS = 64
 """Positions up to which the texts of the tokens are written along the axis."""
@@ -101,9 +102,9 @@ def traces_png(named: Sequence[tuple[str, Trace]], piece: Piece, path: Path) -> 
     """Draw decoders of one prompt below each other on one scale; one alone as `trace_png`."""
     if len(named) == 1:
         name, trace = named[0]
-        trace_png(trace, piece, path, name)
+        trace_png(trace, piece, path, spec_label(name))
     else:
-        panels = [_confidence_panel(trace, piece, name) for name, trace in named]
+        panels = [_confidence_panel(trace, piece, spec_label(name)) for name, trace in named]
         _draw(panels, path)
 
 
@@ -115,7 +116,7 @@ def _confidence_panel(trace: Trace, piece: Piece, name: str) -> Panel:
     last = film[-1]
     return Panel(
         frames=film,
-        title=f"{name}  ·  NFE {last.nfe}",
+        title=f"{name}  ·  {count(last.nfe, 'forward pass', 'forward passes')}",
         note=f"{last.written} tokens  ·  {last.tpf:.2f} tokens a pass",
     )
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from creditdecoding.plots.base import (
     DASHED,
-    HEADLINERS,
-    legend,
+    is_grey,
     line_styles,
     log_axis,
     new_figure,
     save,
     style,
 )
-from creditdecoding.viewer.colours import LINE
+from creditdecoding.plots.label_places import CurveName, place_names
+from creditdecoding.viewer.colours import LINE, QUIET
+from creditdecoding.viewer.labels import name_label
 
 Report = Mapping[str, Any]
 _NEAR = 5.0
@@ -39,41 +41,72 @@ def tradeoff_png(report: Report, path: Path) -> None:
 
 
 def tradeoff_figure(report: Report) -> Any:
-    """All settings, and next to them those near standard decoding; names on the right.
+    """All settings, and next to them those near standard decoding; names at the curves.
 
-    Chosen settings are ringed and carry the interval of their difference to standard decoding. The
-    gid of a curve is `P-C`, of its points `P-C-N`, with the numbers of panel, curve and point.
+    Chosen settings are ringed; those in colour carry the interval of their difference to standard
+    decoding. The gid of a curve is `P-C`, of its points `P-C-N`, with the numbers of panel, curve
+    and point.
     """
     panels = _panels(report)
-    figure = new_figure(13.5 if len(panels) > 1 else 8.5, 5)
-    width = 0.78 / len(panels)
-    level = report["reference"]["test"]["score"]["value"]
+    figure = new_figure(13.5 if len(panels) > 1 else 8.5, 5.4)
+    width = 0.93 / len(panels)
     lines = _lines(report)
+    unnamed = {name_label(curve["name"]) for curve in report["curves"]}
     for number, panel in enumerate(panels):
-        left = 0.06 + number * (width + 0.02)
-        axes = figure.add_axes((left, 0.12, width - 0.03, 0.76))
-        axes.axhline(
-            level,
-            color=LINE,
-            linewidth=1,
-            linestyle=DASHED,
-            zorder=1,
-        )
-        for index, (curve, line) in enumerate(zip(report["curves"], lines)):
-            gid = f"{number}-{index}"
-            _draw_curve(axes, curve, line, gid)
-            if curve["chosen"] is not None:
-                _draw_chosen(axes, curve["chosen"]["test"], line, level, gid)
-        _set_limits(axes, panel)
+        left = 0.05 + number * (width + 0.01)
+        axes = figure.add_axes((left, 0.2, width - 0.05, 0.71))
+        _draw_panel(axes, report, panel, lines, number)
+        unnamed &= set(place_names(axes, _names(report, lines)))
         style(
             axes,
             title=panel.title,
             xlabel="forward passes a request",
             ylabel="" if number else "score on test, %",
         )
-    handles, _ = axes.get_legend_handles_labels()
-    legend(figure, handles, loc="center left", bbox_to_anchor=(0.845, 0.5))
+    if unnamed:
+        names = ", ".join(sorted(unnamed))
+        note = f"Grey lines without a name: {names}."
+        figure.text(0.05, 0.04, "\n".join(wrap(note, 190)), fontsize=8, color=QUIET)
     return figure
+
+
+def _draw_panel(
+    axes: Any,
+    report: Report,
+    panel: TradeoffPanel,
+    lines: Sequence[Mapping[str, Any]],
+    number: int,
+) -> None:
+    """Draw the level of standard decoding and all curves."""
+    level = report["reference"]["test"]["score"]["value"]
+    axes.axhline(
+        level,
+        color=LINE,
+        linewidth=1,
+        linestyle=DASHED,
+        zorder=1,
+    )
+    for index, (curve, line) in enumerate(zip(report["curves"], lines)):
+        gid = f"{number}-{index}"
+        _draw_curve(axes, curve, line, gid)
+        if curve["chosen"] is not None:
+            _draw_chosen(axes, curve["chosen"]["test"], line, level, gid)
+    _set_limits(axes, panel)
+
+
+def _names(report: Report, lines: Sequence[Mapping[str, Any]]) -> list[CurveName]:
+    """The name of each curve; those in colour must be written and come first."""
+    names = []
+    for curve, line in zip(report["curves"], lines):
+        tests = [point["test"] for point in curve["points"]]
+        name = CurveName(
+            text=name_label(curve["name"]),
+            colour=QUIET if is_grey(line) else line["color"],
+            points=sorted((test["nfe"], test["score"]["value"]) for test in tests),
+            is_required=not is_grey(line),
+        )
+        names.append(name)
+    return sorted(names, key=lambda name: not name.is_required)
 
 
 def _panels(report: Report) -> list[TradeoffPanel]:
@@ -92,21 +125,18 @@ def _panels(report: Report) -> list[TradeoffPanel]:
 
 
 def _lines(report: Report) -> list[dict[str, Any]]:
-    """How to draw each curve: the best-known decoders bold, the others thin."""
-    bold = {
-        "linewidth": 2.4,
-        "markersize": 4,
-        "zorder": 4,
-    }
-    thin = {
-        "linewidth": 1.2,
-        "markersize": 3,
-        "zorder": 3,
-    }
-    lines = []
+    """How to draw each curve: the best-known decoders bold and in colour, the others thin and
+    grey.
+    """
     names = [curve["name"] for curve in report["curves"]]
-    for name, line in line_styles(names).items():
-        weight = bold if name in HEADLINERS else thin
+    lines = []
+    for line in line_styles(names, only_known=True).values():
+        grey = is_grey(line)
+        weight = {
+            "linewidth": 1.0 if grey else 2.2,
+            "markersize": 2.5 if grey else 4,
+            "zorder": 3 if grey else 4,
+        }
         lines.append({**line, **weight})
     return lines
 
@@ -142,16 +172,16 @@ def _draw_chosen(
     """Draw a ring around the chosen setting, and the interval of its difference to `level`."""
     passes = test["nfe"]
     difference = test["difference"]
-    ends = (level + difference["low"], level + difference["high"])
-    axes.plot(
-        (passes, passes),
-        ends,
-        gid=f"{gid}-bar",
-        color=line["color"],
-        linewidth=1,
-        alpha=0.55,
-        zorder=2,
-    )
+    if not is_grey(line):
+        axes.plot(
+            (passes, passes),
+            (level + difference["low"], level + difference["high"]),
+            gid=f"{gid}-bar",
+            color=line["color"],
+            linewidth=1,
+            alpha=0.6,
+            zorder=2,
+        )
     axes.plot(
         passes,
         test["score"]["value"],
@@ -159,7 +189,7 @@ def _draw_chosen(
         linestyle="",
         color=line["color"],
         marker="o",
-        markersize=10,
+        markersize=7 if is_grey(line) else 10,
         fillstyle="none",
         zorder=5,
     )

@@ -9,17 +9,17 @@ from typing import Any
 
 from creditdecoding.errors import OptionError
 from creditdecoding.plots.base import legend, log_axis, new_figure, save, style
-from creditdecoding.viewer.colours import LINE, QUIET
+from creditdecoding.viewer.colours import EXTRA, LINE, QUIET, SERIES
 
 _LOSSES = {
-    "drill": "#b08900",
-    "next_token": "#6f2b72",
-    "blocks": "#4f9d69",
-    "uniform": "#d9680b",
-    "blockwise": "#2a7fc9",
-    "ordered": "#8a8f98",
+    "drill": QUIET,
+    "next_token": EXTRA,
+    "blocks": SERIES["thrift"],
+    "uniform": SERIES["threshold"],
+    "blockwise": SERIES["credit"],
+    "ordered": LINE,
 }
-_MEAN = "#2a7fc9"
+_MEAN = SERIES["credit"]
 
 Scores = Mapping[str, float]
 

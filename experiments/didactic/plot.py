@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.plots.base import legend, log_around, new_figure, save, style
-from creditdecoding.viewer.colours import LINE, colour_at
+from creditdecoding.viewer.colours import EXTRA, LINE, SERIES, colour_at
 
 _ARMS = {
-    "outcome": ("#7b8794", "-"),
-    "q": ("#1d2733", "-"),
-    "effective": ("#2a7fc9", "-"),
-    "effective-q": ("#3f9a5f", "-"),
-    "telescoped": ("#d9680b", (0, (4, 2))),
+    "outcome": (SERIES["standard"], "-"),
+    "q": (EXTRA, "-"),
+    "effective": (SERIES["credit"], "-"),
+    "effective-q": (SERIES["thrift"], "-"),
+    "telescoped": (SERIES["threshold"], (0, (4, 2))),
+}
+_WORDS = {
+    "outcome": "outcome rewards",
+    "q": "values of the policy",
+    "effective": "process rewards",
+    "effective-q": "process rewards and values",
+    "telescoped": "telescoped rewards",
 }
 _SHOWN = 4
 """Provers of an arm that have a curve of their own."""
@@ -65,7 +72,15 @@ def draw_didactic(figure: Any, report: Mapping[str, Any]) -> None:
     )
     for axes, (title, below) in zip(panels, titles):
         style(axes, title, xlabel=below)
-    legend(figure, right.get_legend_handles_labels()[0], loc="lower center", ncols=8)
+    legend(
+        figure,
+        right.get_legend_handles_labels()[0],
+        loc="lower center",
+        ncols=8,
+        fontsize=8,
+        handlelength=1.6,
+        columnspacing=1.3,
+    )
 
 
 def _shown(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
@@ -93,9 +108,8 @@ def _shown(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
 
 
 def _name(cell: Cell) -> str:
-    return (
-        cell["arm"] if cell["strength"] is None else f"{cell['arm']}, prover {cell['strength']:g}"
-    )
+    words = _WORDS[cell["arm"]]
+    return words if cell["strength"] is None else f"{words}, prover {cell['strength']:g}"
 
 
 def _success(axes: Any, cell: Cell, colour: str, every: int) -> None:

@@ -17,7 +17,7 @@ UV := $(VENV)/uv
 # The variable silences a notice about other programs.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-.PHONY: install dev demo test test-quick test-all test-network test-lowest test-latest check docs docs-live dist lock bench load clean FORCE
+.PHONY: install dev demo test test-quick test-all test-network test-lowest test-latest check docs docs-live notebooks dist lock bench load clean FORCE
 
 install: $(CORE)
 
@@ -89,6 +89,9 @@ docs: $(DEV)
 
 docs-live: $(DEV)
 	$(MKDOCS) serve
+
+notebooks: $(DEV)
+	$(BIN)/python -m tools.notebooks
 
 # What a release uploads: wheel and source distribution in dist/, checked.
 dist: $(DEV)

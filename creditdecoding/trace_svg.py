@@ -37,8 +37,9 @@ def pass_map(written: Mapping[int, tuple[int, float]], passes: int) -> str:
         corner = f'x="{column * width:.1f}" y="{first * height:.1f}"'
         size = f'width="{width * 0.9:.1f}" height="{(last - first + 1) * height:.1f}"'
         bars.append(f'<rect {corner} {size} fill="{colour}"/>')
+    label = 'aria-label="Positions from left to right, the pass that wrote each from top to bottom"'
     box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {box}>{"".join(bars)}</svg>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {label} {box}>{"".join(bars)}</svg>'
 
 
 def html_card(caption: str, drawing: str, text: str = "") -> str:

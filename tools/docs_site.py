@@ -2,7 +2,7 @@
 
 - `reference/cli.md` and `reference/configuration.md` come from the commands and the option classes,
   `reference/python.md` lists the public names for mkdocstrings, and `project/` has CONTRIBUTING and
-  CHANGELOG.
+  CHANGELOG. The notebooks become pages with their stored outputs.
 - A fenced block in the language `math` becomes MathML, so a page needs no script to show it.
 - Links to files outside of `docs/` go to the repository.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -58,6 +59,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "project/contributing.md": root_page("CONTRIBUTING.md"),
         "project/changelog.md": root_page("CHANGELOG.md"),
     }
+    for path in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
+        pages[f"notebooks/{path.stem}.md"] = notebook_page(path)
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -83,6 +86,35 @@ def root_page(name: str) -> str:
         return f"{match[1]}{os.path.relpath(ROOT / match[2], ROOT / 'docs/project')}{match[3]}"
 
     return LINK.sub(moved, (ROOT / name).read_text(encoding="utf-8"))
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook as a page: texts, code, and the outputs that are stored in it."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    parts = [text for cell in cells for text in cell_parts(cell)]
+    parts.insert(1, f"[The notebook]({path.name}) to download and run.")
+    return "\n\n".join(parts) + "\n"
+
+
+def cell_parts(cell: Any) -> Iterator[str]:
+    """The Markdown of a cell."""
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        yield source
+        return
+    yield f"```python\n{source}\n```"
+    printed = "".join("".join(output.get("text", "")) for output in cell["outputs"])
+    if printed:
+        yield f"```text\n{printed.rstrip()}\n```"
+    for data in (output["data"] for output in cell["outputs"] if "data" in output):
+        yield shown(data)
+
+
+def shown(data: Any) -> str:
+    """An output that a cell displayed: its HTML in one line, or its text."""
+    if "text/html" in data:
+        return " ".join("".join(data["text/html"]).split("\n"))
+    return f"```text\n{''.join(data['text/plain'])}\n```"
 
 
 def command_line_page() -> str:

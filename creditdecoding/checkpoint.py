@@ -132,8 +132,8 @@ def _download(name: str, revision: str | None, offline: bool, cache_dir: str | N
         return Path(folder)
     except Exception as error:  # the hub client lets its HTTP library's errors through
         what, hint = _explain_hub_error(error, offline)
-        given = name if revision is None else f"{name} at {revision}"
-        raise CheckpointError(what, given=given, hint=hint) from error
+        requested = name if revision is None else f"{name} at {revision}"
+        raise CheckpointError(what, given=requested, hint=hint) from error
 
 
 def _explain_hub_error(error: Exception, offline: bool) -> tuple[str, str]:

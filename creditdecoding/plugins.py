@@ -143,10 +143,10 @@ def plugins(group: str, noun: str, taken: frozenset[str]) -> dict[str, Plugin]:
     Names that are `taken` by this package, or used by several packages, are left out with a
     warning.
     """
-    found = [Plugin(entry, noun) for entry in entry_points(group=group)]
-    counts = Counter(plugin.entry.name for plugin in found)
+    installed = [Plugin(entry, noun) for entry in entry_points(group=group)]
+    counts = Counter(plugin.entry.name for plugin in installed)
     usable: dict[str, Plugin] = {}
-    for plugin in found:
+    for plugin in installed:
         name = plugin.entry.name
         if name in taken:
             _warn_unused(plugin, "this is a built-in name")

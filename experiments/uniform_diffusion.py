@@ -59,38 +59,38 @@ class Denoiser(nn.Module):
         """Logits [rows, CANVAS, vocab] of rows [rows, length] with their canvas from `answer`
         [rows] on; `last` the logits of the pass before.
         """
-        place = answer[:, None] + torch.arange(CANVAS)
+        columns = answer[:, None] + torch.arange(CANVAS)
         line = torch.arange(len(tokens))[:, None]
 
-        def add(module: nn.Module, given: object, embedded: Tensor) -> Tensor:
+        def add(module: nn.Module, inputs: object, embedded: Tensor) -> Tensor:
             if last is None:
                 return embedded
             expected = self.mix(
                 F.rms_norm(last.softmax(-1) @ self.trunk.embed.weight, embedded.shape[-1:])
             )
-            return embedded.index_put((line, place), expected.to(embedded.dtype), accumulate=True)
+            return embedded.index_put((line, columns), expected.to(embedded.dtype), accumulate=True)
 
         hook = self.trunk.embed.register_forward_hook(add)
         try:
             hidden = self.trunk.hidden_states(tokens, seen[:, None])
         finally:
             hook.remove()
-        logits: Tensor = self.trunk.logits(hidden[line, place].flatten(0, 1))
-        scores: Tensor = logits.unflatten(0, place.shape)
+        logits: Tensor = self.trunk.logits(hidden[line, columns].flatten(0, 1))
+        scores: Tensor = logits.unflatten(0, columns.shape)
         return scores.float()
 
 
-def rows_of(lm: LM, asked: list[Item]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def rows_of(lm: LM, items: list[Item]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Prompts [rows, longest + CANVAS], where each canvas begins, which positions are seen, and the
     clean canvases.
     """
     end = int(lm.tokenizer.backend.eos_token_id)
     stop = next(i for i in lm.vocab.stop_ids if i != end)
-    prompts = [lm.encode(item.prompt) for item in asked]
+    prompts = [lm.encode(item.prompt) for item in items]
     answer = torch.tensor([len(prompt) for prompt in prompts])
-    tokens = torch.full((len(asked), int(answer.max()) + CANVAS), end)
-    clean = torch.full((len(asked), CANVAS), end)
-    for i, (prompt, item) in enumerate(zip(prompts, asked)):
+    tokens = torch.full((len(items), int(answer.max()) + CANVAS), end)
+    clean = torch.full((len(items), CANVAS), end)
+    for i, (prompt, item) in enumerate(zip(prompts, items)):
         ids = [*lm.tokenizer.encode(item.answer), stop][:CANVAS]
         tokens[i, : len(prompt)] = torch.tensor(prompt)
         clean[i, : len(ids)] = torch.tensor(ids)
@@ -214,10 +214,10 @@ class Sampler:
         logp = processed.log_softmax(-1)
         share = logp.exp()
         entropy = -(share * logp).sum(-1)
-        place = torch.stack([torch.rand(CANVAS, 1, generator=each) for each in noise])
-        drawn = torch.searchsorted(share.cumsum(-1), place)[..., 0].clamp(max=logits.shape[2] - 1)
+        uniform = torch.stack([torch.rand(CANVAS, 1, generator=generator) for generator in noise])
+        drawn = torch.searchsorted(share.cumsum(-1), uniform)[..., 0].clamp(max=logits.shape[2] - 1)
         fresh = torch.stack(
-            [torch.randint(logits.shape[2], (CANVAS,), generator=each) for each in noise]
+            [torch.randint(logits.shape[2], (CANVAS,), generator=generator) for generator in noise]
         )
         return (
             torch.where(accepted(entropy, self.bound), drawn, fresh),
@@ -229,14 +229,16 @@ class Sampler:
 
 @torch.inference_mode()
 def decode(
-    net: Denoiser, size: int, given: tuple[Tensor, Tensor, Tensor], sampler: Sampler, seed: int = 0
+    net: Denoiser, size: int, rows: tuple[Tensor, Tensor, Tensor], sampler: Sampler, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """The canvases [rows, CANVAS] and the passes [rows] of prompts; a row's draws do not depend on
     its neighbours.
     """
-    tokens, answer, seen = given
+    tokens, answer, seen = rows
     noise = [torch.Generator().manual_seed(seed * 100_003 + i) for i in range(len(tokens))]
-    canvas = torch.stack([torch.randint(size, (CANVAS,), generator=each) for each in noise])
+    canvas = torch.stack(
+        [torch.randint(size, (CANVAS,), generator=generator) for generator in noise]
+    )
     best, last = torch.full_like(canvas, -1), torch.zeros(len(tokens), CANVAS, size)
     credit, passes, open_ = (
         torch.zeros_like(last),
@@ -244,7 +246,7 @@ def decode(
         torch.arange(len(tokens)),
     )
     for left in range(sampler.steps, 0, -1):
-        told = (
+        state = (
             F.pad(last[open_], (0, net.trunk.embed.num_embeddings - size), value=-1e9)
             if sampler.conditioned and left < sampler.steps
             else None
@@ -254,15 +256,15 @@ def decode(
                 placed(tokens[open_], answer[open_], canvas[open_]),
                 answer[open_],
                 seen[open_],
-                told,
+                state,
             )[..., :size]
-        mine = credit[open_]
-        canvas[open_], found, entropy, processed = sampler.step(
-            logits, mine, left, [noise[i] for i in open_]
+        credit_here = credit[open_]
+        canvas[open_], drawn, entropy, processed = sampler.step(
+            logits, credit_here, left, [noise[i] for i in open_]
         )
-        credit[open_], last[open_] = mine, logits if sampler.raw else processed
-        ended = (found == best[open_]).all(-1) & (entropy.mean(-1) < sampler.sure)
-        best[open_] = found
+        credit[open_], last[open_] = credit_here, logits if sampler.raw else processed
+        ended = (drawn == best[open_]).all(-1) & (entropy.mean(-1) < sampler.sure)
+        best[open_] = drawn
         passes[open_] += 1
         open_ = open_[~ended]
         if not len(open_):
@@ -290,7 +292,7 @@ def compare(out: Path, dev: int, held_out: int) -> None:
     net = Denoiser(lm.model)
     net.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
     net.eval()
-    asked = {
+    items_by_split = {
         split: [
             (f, i, item)
             for f in HARD
@@ -298,18 +300,26 @@ def compare(out: Path, dev: int, held_out: int) -> None:
         ]
         for split, n in (("dev", dev), ("test", held_out))
     }
-    given = {split: rows_of(lm, [item for *_, item in each])[:3] for split, each in asked.items()}
+    rows_by_split = {
+        split: rows_of(lm, [item for *_, item in split_items])[:3]
+        for split, split_items in items_by_split.items()
+    }
     file = out / "samples.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     known = {(record["split"], record["decoder"]) for record in records}
-    for sure, (name, sampler), split in itertools.product(SURE, CURVES.items(), asked):
+    for sure, (name, sampler), split in itertools.product(SURE, CURVES.items(), items_by_split):
         spec = spec_of(name, sure)
         if (split, spec) in known:
             continue
-        best, passes = decode(net, lm.vocab.size, given[split], replace(sampler, sure=sure))
+        best, passes = decode(net, lm.vocab.size, rows_by_split[split], replace(sampler, sure=sure))
         fresh = []
-        for (family, i, item), ids, nfe in zip(asked[split], best.tolist(), passes.tolist()):
-            end = next((at for at, token in enumerate(ids) if token in lm.vocab.stop_ids), CANVAS)
+        for (family, i, item), ids, nfe in zip(
+            items_by_split[split], best.tolist(), passes.tolist()
+        ):
+            end = next(
+                (position for position, token in enumerate(ids) if token in lm.vocab.stop_ids),
+                CANVAS,
+            )
             right = SYNTHETIC_TASKS[family].score(lm.tokenizer.decode(ids[:end]), item)
             counts = {"nfe": nfe, "sequence_forwards": nfe, "tokens": end}
             fresh.append(

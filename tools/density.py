@@ -159,8 +159,8 @@ def main() -> None:
     whole = measure(sorted(folder.rglob("*.py")))
     for function in whole.large_functions:
         print(f"{function.path}:{function.line}: {function.name} has {function.tokens} tokens")
-    for place in (*whole.long_lines, *whole.nested_conditionals, *whole.packed_assignments):
-        print(place)
+    for location in (*whole.long_lines, *whole.nested_conditionals, *whole.packed_assignments):
+        print(location)
 
 
 if __name__ == "__main__":

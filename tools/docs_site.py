@@ -151,7 +151,9 @@ def command_section(path: str, command: Any) -> list[str]:
     lines += ["```text", usage, "```", ""]
     if arguments:
         lines += ["| argument | |", "|---|---|"]
-        lines += [f"| `{argument_name(each)}` | {cell(each.help)} |" for each in arguments]
+        lines += [
+            f"| `{argument_name(argument)}` | {cell(argument.help)} |" for argument in arguments
+        ]
         lines.append("")
     lines += ["| option | default | |", "|---|---|---|"]
     lines += [option_row(option) for option in options if not getattr(option, "hidden", False)]

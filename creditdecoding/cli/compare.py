@@ -175,10 +175,10 @@ def print_report(report: dict[str, Any]) -> None:
     from creditdecoding.eval.compare_report import verdict_lines
 
     standard = report["reference"]["test"]
-    chosen = [curve for curve in report["curves"] if curve["chosen"]]
-    chosen.sort(key=lambda curve: curve["chosen"]["test"]["nfe"])
+    best_curves = [curve for curve in report["curves"] if curve["chosen"]]
+    best_curves.sort(key=lambda curve: curve["chosen"]["test"]["nfe"])
     rows = [("standard decoding", f"{standard['nfe']:.2f}", "", _score(standard), "")]
-    for curve in chosen:
+    for curve in best_curves:
         test = curve["chosen"]["test"]
         rows.append(
             (

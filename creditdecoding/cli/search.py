@@ -138,9 +138,9 @@ def search(
 
 
 def _refuse(message: str, *values: Any) -> None:
-    given = [str(value) for value in values if value is not None]
-    if given:
-        raise OptionError(message, given=", ".join(given), hint="Leave it out.")
+    option_values = [str(value) for value in values if value is not None]
+    if option_values:
+        raise OptionError(message, given=", ".join(option_values), hint="Leave it out.")
 
 
 def load_verifier(folder: Path | None, lm: LM, engine: EngineConfig) -> Verifier | None:

@@ -163,20 +163,20 @@ def rows_of(decision: Decision, rows: slice) -> Decision:
     return replace(decision, **{name: value[rows] for name, value in values.items()})
 
 
-def require_same(ours: Decision, theirs: Decision, masked: Tensor) -> None:
+def require_same(ours: Decision, expected: Decision, masked: Tensor) -> None:
     """Equal decisions at masked positions; numbers to float tolerance."""
-    require(torch.equal(ours.commit, theirs.commit), "other positions are committed")
-    require((ours.remask is None) == (theirs.remask is None), "remask is there only once")
-    if ours.remask is not None and theirs.remask is not None:
-        require(torch.equal(ours.remask, theirs.remask), "other positions become masks again")
-    require(torch.equal(ours.tokens[masked], theirs.tokens[masked]), "other tokens are chosen")
-    _require_close(ours.confidence, theirs.confidence, masked, "the confidence differs")
-    if ours.credit is not None and theirs.credit is not None:
-        _require_close(ours.credit, theirs.credit, masked, "the credit differs")
+    require(torch.equal(ours.commit, expected.commit), "other positions are committed")
+    require((ours.remask is None) == (expected.remask is None), "remask is there only once")
+    if ours.remask is not None and expected.remask is not None:
+        require(torch.equal(ours.remask, expected.remask), "other positions become masks again")
+    require(torch.equal(ours.tokens[masked], expected.tokens[masked]), "other tokens are chosen")
+    _require_close(ours.confidence, expected.confidence, masked, "the confidence differs")
+    if ours.credit is not None and expected.credit is not None:
+        _require_close(ours.credit, expected.credit, masked, "the credit differs")
 
 
-def _require_close(ours: Tensor, theirs: Tensor, masked: Tensor, problem: str) -> None:
-    require(torch.allclose(ours[masked], theirs[masked], rtol=1e-4, atol=1e-6), problem)
+def _require_close(ours: Tensor, expected: Tensor, masked: Tensor, problem: str) -> None:
+    require(torch.allclose(ours[masked], expected[masked], rtol=1e-4, atol=1e-6), problem)
 
 
 # The laws. Each gets a decoder, a case and a source of further choices.
@@ -283,8 +283,8 @@ def _tensors(value: Any) -> list[Tensor]:
     return _tensors(vars(value)) if dataclasses.is_dataclass(value) else []
 
 
-def _all_equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+def _all_equal(ours: list[Tensor], expected: list[Tensor]) -> bool:
+    return len(ours) == len(expected) and all(map(torch.equal, ours, expected))
 
 
 def neighbours(decoder: Decoder, case: Case, draw: random.Random) -> None:

@@ -122,8 +122,8 @@ def compare_report(
     table = split_table(records, "test", curves)
     dev = dev_table.estimates(resamples, seed)
     test = table.estimates(resamples, seed + 1)
-    chosen = {curve.name: choose_setting(curve, dev, bound) for curve in curves}
-    specs = dict.fromkeys([REFERENCE, *filter(None, chosen.values())])
+    settings_by_curve = {curve.name: choose_setting(curve, dev, bound) for curve in curves}
+    specs = dict.fromkeys([REFERENCE, *filter(None, settings_by_curve.values())])
     test_records = [record for record in records if record["split"] == "test"]
     extras = yardsticks(test_records, gen_length)
     details = _details(table, list(specs), resamples, seed + 1)
@@ -133,7 +133,7 @@ def compare_report(
     curve_records = []
     for curve in curves:
         points = [_point(point.value, point.spec, dev, test) for point in curve.points]
-        operating = _operating_point(curve, points, chosen[curve.name], details)
+        operating = _operating_point(curve, points, settings_by_curve[curve.name], details)
         names = {"name": curve.name, "knob": curve.knob}
         area = areas.records[curve.name]
         curve_records.append({**names, "points": points, "chosen": operating, **area})
@@ -339,8 +339,8 @@ def _verdict(best: str | None, curves: Sequence[Mapping[str, Any]], bound: float
     """The verdict on the best setting: a key of `VERDICTS`."""
     if best is None:
         return "none"
-    chosen = next(curve["chosen"] for curve in curves if curve["name"] == best)
-    difference = chosen["test"]["difference"]
+    setting = next(curve["chosen"] for curve in curves if curve["name"] == best)
+    difference = setting["test"]["difference"]
     if difference["high"] < 0:
         return "measured_loss"
     return "no_loss" if difference["value"] >= -bound else "above_bound"

@@ -53,7 +53,7 @@ class Contestant:
     def lost_to(self, other: Contestant) -> int:
         """Questions that `other` answered right and this decoder did not."""
         pairs = zip(self.answers, other.answers)
-        return sum(theirs.is_right and not ours.is_right for ours, theirs in pairs)
+        return sum(other.is_right and not ours.is_right for ours, other in pairs)
 
 
 def make_contestants(preferred: Decoder | None) -> list[Contestant]:

@@ -364,8 +364,8 @@ def _run_in_processes(work: Work, jobs: int, tick: Tick) -> None:
 def _check_processes(started: Sequence[SpawnProcess], shared: SharedState) -> None:
     """Raise the error that a process sent, or that it ended early."""
     if not shared.errors.empty():
-        what, hint, given, allowed = shared.errors.get()
-        raise CreditError(what, hint=hint, given=given, allowed=allowed)
+        what, hint, value, allowed = shared.errors.get()
+        raise CreditError(what, hint=hint, given=value, allowed=allowed)
     codes = [process.exitcode for process in started if process.exitcode]
     if codes:
         raise OptionError(

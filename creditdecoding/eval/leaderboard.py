@@ -96,10 +96,10 @@ def read_leaderboard(path: Path) -> Leaderboard:
         ) from error
     if isinstance(content, dict) and "parallelism" in content:
         content = content["parallelism"]
-    for place, what in _problems(content):
+    for location, what in _problems(content):
         raise OptionError(
             f"the leaderboard has {what}",
-            given=f"{path}{place}",
+            given=f"{path}{location}",
             allowed="task: method: [[tokens a forward pass > 0, score from 0 to 100], ...]",
             hint="Correct that entry.",
         )

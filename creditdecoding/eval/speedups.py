@@ -345,17 +345,17 @@ class Cells:
     def _faster(self, name: str, other: str) -> dict[str, float]:
         """The same with the lowest and the highest ratio of a batch."""
         batches = zip(self._seconds[name], self._seconds[other])
-        ratios = [theirs / max(1e-9, ours) for ours, theirs in batches]
+        ratios = [others_seconds / max(1e-9, ours) for ours, others_seconds in batches]
         return Interval(self._time_ratio(name, other), min(ratios), max(ratios)).rounded(3)
 
     def _agreement(self, name: str, other: str) -> dict[str, float]:
         """Mean share of equal tokens, share of identical answers (%), and positions computed,
         relative to `other`.
         """
-        ours, theirs = self._by_column[name], self._by_column[other]
-        pairs = [(ours[row]["ids"], theirs[row]["ids"]) for row in ours]
+        ours, others = self._by_column[name], self._by_column[other]
+        pairs = [(ours[row]["ids"], others[row]["ids"]) for row in ours]
         computed = sum(record["computed"] for record in ours.values())
-        base_computed = sum(record["computed"] for record in theirs.values())
+        base_computed = sum(record["computed"] for record in others.values())
         return {
             "agreement": round(100 * sum(token_agreement(*pair) for pair in pairs) / len(pairs), 2),
             "identical": round(100 * sum(a == b for a, b in pairs) / len(pairs), 2),

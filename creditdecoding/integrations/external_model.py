@@ -200,10 +200,10 @@ def _check_own_model(
             allowed="auto",
             hint="Leave mask_kind out.",
         )
-    given = {"logit_shift": logit_shift, "causal_block": causal_block}
+    arguments = {"logit_shift": logit_shift, "causal_block": causal_block}
     if config.mask_token_id is not None:
-        given["mask_token_id"] = mask_id
-    for name, value in given.items():
+        arguments["mask_token_id"] = mask_id
+    for name, value in arguments.items():
         expected = getattr(config, name)
         if value is not None and value != expected:
             raise OptionError(

@@ -108,11 +108,11 @@ ALIASES = {
 _IGNORED = ("max_batch_size", "trust_remote_code", "show_speed", "is_check_greedy")
 
 
-def _parse_arguments(given: Mapping[str, Any]) -> ModelArguments:
+def _parse_arguments(arguments: Mapping[str, Any]) -> ModelArguments:
     """The arguments from the numbers, booleans or texts that lm-eval passes."""
     values = {
         ALIASES.get(name, name): str(value)
-        for name, value in given.items()
+        for name, value in arguments.items()
         if value is not None and name not in _IGNORED
     }
     if values.get("batch_size", "").startswith("auto"):  # lm-eval's value for "find out"
@@ -142,9 +142,9 @@ def _without_absent_default_device(options: Mapping[str, Any]) -> dict[str, Any]
 class CreditLM(LM):
     """A masked diffusion model for lm-eval. Raises `CreditError`s for bad arguments."""
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        self.arguments = _parse_arguments(given)
+        self.arguments = _parse_arguments(arguments)
         names = ("device", "dtype", "batch_size", "revision", "parse_special")
         engine = EngineConfig(**{name: getattr(self.arguments, name) for name in names})
         self.lm = load(self.arguments.pretrained, engine)

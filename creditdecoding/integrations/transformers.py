@@ -161,8 +161,8 @@ def _given(value: Any, config: Any, name: str) -> Any:
     return getattr(config, name, None) if value is None else value
 
 
-def _generation_config(model: Any, given: Any) -> Any:
-    return given or getattr(model, "generation_config", None) or HFGenerationConfig()
+def _generation_config(model: Any, config: Any) -> Any:
+    return config or getattr(model, "generation_config", None) or HFGenerationConfig()
 
 
 def _repeat_rows(value: Any, count: int) -> Any:

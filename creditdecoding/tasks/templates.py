@@ -20,16 +20,16 @@ def parse_templates(names: str) -> list[str]:
     """The template names of a comma-separated text, or `all`, without repeats. Raises
     `OptionError`.
     """
-    chosen: dict[str, None] = {}
+    templates: dict[str, None] = {}
     for name in (part.strip() for part in names.split(",") if part.strip()):
         if name != "all" and name not in TEMPLATES:
             raise unknown_name("template", name, ["all", *TEMPLATES])
-        chosen |= dict.fromkeys(TEMPLATES if name == "all" else [name])
-    if not chosen:
+        templates |= dict.fromkeys(TEMPLATES if name == "all" else [name])
+    if not templates:
         raise OptionError(
             "no template", allowed=", ".join(["all", *TEMPLATES]), hint="Name at least one."
         )
-    return list(chosen)
+    return list(templates)
 
 
 def apply_template(template: str, question: str) -> str:

@@ -268,9 +268,9 @@ class MeteredTurns:
 class PublicNamespace(utils.Namespace):
     """Jinja's namespace without names that begin with an underscore, as in transformers."""
 
-    def __init__(*given: Any, **named: Any) -> None:  # so that `namespace(self=...)` is allowed
-        _refuse_private(dict(*given[1:], **named))
-        utils.Namespace.__init__(*given, **named)
+    def __init__(*values: Any, **named: Any) -> None:  # so that `namespace(self=...)` is allowed
+        _refuse_private(dict(*values[1:], **named))
+        utils.Namespace.__init__(*values, **named)
 
     def __setitem__(self, name: str, value: Any) -> None:
         _refuse_private((name,))

@@ -21,11 +21,11 @@ Prompt = str | Sequence[Message]
 _ALLOWED = 'a text, a list of {"role", "content"} messages, or a list of several of these'
 
 
-def parse_prompts(given: Any) -> tuple[list[Prompt], bool]:
+def parse_prompts(prompts: Any) -> tuple[list[Prompt], bool]:
     """The prompts, and whether a single one was given. Raises `OptionError`."""
-    if isinstance(given, str):
-        return [given], True
-    entries = _entries(given)
+    if isinstance(prompts, str):
+        return [prompts], True
+    entries = _entries(prompts)
     mappings = [isinstance(entry, Mapping) for entry in entries]
     if entries and all(mappings):
         return [parse_messages(entries)], True
@@ -38,9 +38,9 @@ def parse_prompts(given: Any) -> tuple[list[Prompt], bool]:
     return [parse_prompt(entry) for entry in entries], False
 
 
-def parse_prompt(given: Any) -> Prompt:
+def parse_prompt(prompt: Any) -> Prompt:
     """A single prompt: a text as it is, messages as plain mappings. Raises `OptionError`."""
-    return given if isinstance(given, str) else parse_messages(_entries(given))
+    return prompt if isinstance(prompt, str) else parse_messages(_entries(prompt))
 
 
 def parse_messages(entries: Sequence[Any]) -> list[dict[str, Any]]:
@@ -108,15 +108,15 @@ def _message(entry: Any) -> dict[str, Any]:
     return {**fields, "content": content_text(fields.get("content"))}
 
 
-def _entries(given: Any) -> list[Any]:
+def _entries(prompts: Any) -> list[Any]:
     """The entries of a list, or of another iterable of prompts or messages."""
-    wrong_kind = isinstance(given, (bytes, bytearray, Mapping)) or hasattr(given, "dtype")
-    if not wrong_kind and isinstance(given, Iterable):
-        return list(given)
+    wrong_kind = isinstance(prompts, (bytes, bytearray, Mapping)) or hasattr(prompts, "dtype")
+    if not wrong_kind and isinstance(prompts, Iterable):
+        return list(prompts)
     hint = "Give text or messages."
-    if isinstance(given, Mapping):
+    if isinstance(prompts, Mapping):
         hint = "Put a single message into a list: [message]."
-    raise OptionError("not a prompt", given=_kind(given), allowed=_ALLOWED, hint=hint)
+    raise OptionError("not a prompt", given=_kind(prompts), allowed=_ALLOWED, hint=hint)
 
 
 def _kind(value: Any) -> str:

@@ -169,8 +169,8 @@ def _token(chip: _Chip) -> str:
         return f'<rect {_box(chip)} rx="3"/>'
     indent = (len(text) - len(text.lstrip(" "))) * _CHARACTER
     length = len(bare) * _CHARACTER
-    place = f'x="{chip.x + indent + 0.5:g}" y="{chip.y + 14:g}" textLength="{length:g}"'
-    return f'<rect {_box(chip)} rx="3"/><text {place}>{escape(bare)}</text>'
+    attributes = f'x="{chip.x + indent + 0.5:g}" y="{chip.y + 14:g}" textLength="{length:g}"'
+    return f'<rect {_box(chip)} rx="3"/><text {attributes}>{escape(bare)}</text>'
 
 
 def _keyframes(lane: Lane, name: str, pace: float) -> Iterator[str]:

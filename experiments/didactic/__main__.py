@@ -47,17 +47,17 @@ def didactic(
     check_writable(out, png)
     with open_progress("looks at runs, at most", resumable=out is not None) as start:
         runs = run_all(didactic, out, start)
-    found = report(didactic, runs)
+    summary = report(didactic, runs)
     if out is not None:
-        save(out, didactic, read(out, didactic), found)
+        save(out, didactic, read(out, didactic), summary)
     if png is not None:
         from experiments.didactic.plot import didactic_png
 
-        didactic_png(found, png)
+        didactic_png(summary, png)
     if as_json:
-        print_json(found)
+        print_json(summary)
     else:
-        _print(found)
+        _print(summary)
     report_written(out, png)
 
 
@@ -92,13 +92,13 @@ def _prover_row(prover: dict[str, Any]) -> tuple[str, ...]:
     return (f"{prover['strength']:g}", success, f"{low:.3g}..{high:.3g}", *numbers)
 
 
-def _median(found: dict[str, Any]) -> str:
+def _median(interval: dict[str, Any]) -> str:
     """A median with its interval."""
     value, low, high = (
-        "never" if found[name] is None else f"{found[name]:.0f}"
+        "never" if interval[name] is None else f"{interval[name]:.0f}"
         for name in ("value", "low", "high")
     )
-    return f"{value} ({low}..{high})" if found["known"] else value
+    return f"{value} ({low}..{high})" if interval["known"] else value
 
 
 if __name__ == "__main__":

@@ -147,27 +147,27 @@ def q_by_rollouts(
     """
     task, (runs, rows, length) = made.task, tokens.shape
     states, drew = task.walk(tokens)[0], torch.zeros(runs, dtype=torch.long)
-    found = (states[..., 1:] == task.won).float()
+    has_won = (states[..., 1:] == task.won).float()
     for size in range(1, length):
         state = states[..., size]
         open_ = (state < task.won) & (task.won - state <= length - size)
         most, fresh = int(open_.sum(1).max()), noise.uniform(rows * count, length)
         if not most:
             continue
-        chosen = open_.long().sort(dim=1, descending=True, stable=True).indices[:, :most]
-        given = (
+        places = open_.long().sort(dim=1, descending=True, stable=True).indices[:, :most]
+        prefixes = (
             tokens[..., :size]
-            .gather(1, chosen[..., None].expand(-1, -1, size))
+            .gather(1, places[..., None].expand(-1, -1, size))
             .repeat_interleave(count, 1)
         )
-        ends = task.walk(made.draw(weights, fresh[:, : most * count], given))[0][..., -1]
+        ends = task.walk(made.draw(weights, fresh[:, : most * count], prefixes))[0][..., -1]
         share = (ends == task.won).float().unflatten(1, (most, count)).mean(2)
-        known = open_.gather(1, chosen)
-        found[..., size - 1].scatter_(
-            1, chosen, torch.where(known, share, found[..., size - 1].gather(1, chosen))
+        known = open_.gather(1, places)
+        has_won[..., size - 1].scatter_(
+            1, places, torch.where(known, share, has_won[..., size - 1].gather(1, places))
         )
         drew += known.sum(1) * count
-    return found, drew
+    return has_won, drew
 
 
 def learn(cell: Cell, seeds: Sequence[int], config: DidacticConfig) -> Iterator[Evaluation]:
@@ -188,11 +188,11 @@ def learn(cell: Cell, seeds: Sequence[int], config: DidacticConfig) -> Iterator[
     drew = torch.zeros(len(seeds), dtype=torch.long)
     for iteration in range(config.iterations + 1):
         if iteration % config.every == 0 or iteration == config.iterations:
-            found = _chances(made, weights, left, iteration, config.solved)
-            done = [chance >= config.solved or iteration == config.iterations for chance in found]
+            chances = _chances(made, weights, left, iteration, config.solved)
+            done = [chance >= config.solved or iteration == config.iterations for chance in chances]
             yield from (
-                Evaluation(*each)
-                for each in zip(left, [iteration] * len(left), found, drew.tolist(), done)
+                Evaluation(*values)
+                for values in zip(left, [iteration] * len(left), chances, drew.tolist(), done)
             )
             stay = [run for run, over in enumerate(done) if not over]
             if not stay:
@@ -223,17 +223,17 @@ def _chances(
     made: Made, weights: Weights, seeds: Sequence[int], iteration: int, solved: float
 ) -> list[float]:
     """Each run's chance of success; near `solved` and above, from many more prefixes."""
-    found = made.success(
+    chances = made.success(
         weights, Noise(seeds, 2 + iteration).uniform(_LOOKS, made.task.length)
     ).tolist()
-    for run, chance in enumerate(found):
+    for run, chance in enumerate(chances):
         if chance >= solved:
             alone, noise = (
                 [part[run : run + 1] for part in weights],
                 Noise(seeds[run : run + 1], 2 + iteration),
             )
-            found[run] = made.success(alone, noise.uniform(_SURE, made.task.length)).item()
-    return found
+            chances[run] = made.success(alone, noise.uniform(_SURE, made.task.length)).item()
+    return chances
 
 
 def _optimizer(weights: Weights, config: DidacticConfig) -> torch.optim.Optimizer:

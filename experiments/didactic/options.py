@@ -87,7 +87,7 @@ class DidacticConfig:
     def cells(self) -> tuple[Cell, ...]:
         """Each arm with each strength it needs, in the order given. Raises `OptionError`."""
         strengths = [_strength(word) for word in _words("strengths", self.strengths)]
-        found: list[Cell] = []
+        cells: list[Cell] = []
         for word in _words("arms", self.arms):
             arm, colon, own = word.partition(":")
             if arm not in ARMS:
@@ -95,12 +95,12 @@ class DidacticConfig:
             if colon and arm in PLAIN:
                 raise OptionError(f"{arm} has no prover", given=word, hint=f"Write it as {arm}.")
             if arm in PLAIN:
-                found.append((arm, None))
+                cells.append((arm, None))
             elif colon:
-                found.append((arm, _strength(own)))
+                cells.append((arm, _strength(own)))
             else:
-                found += [(arm, strength) for strength in strengths]
-        return tuple(dict.fromkeys(found))
+                cells += [(arm, strength) for strength in strengths]
+        return tuple(dict.fromkeys(cells))
 
     def all_seeds(self) -> range:
         """The seeds of every arm and strength."""

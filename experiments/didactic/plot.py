@@ -52,13 +52,13 @@ def draw_didactic(figure: Any, report: Mapping[str, Any]) -> None:
     before = report["before"]
     right.plot(
         before["samples"],
-        [100 * each["value"] for each in before["pass"]],
+        [100 * record["value"] for record in before["pass"]],
         color=LINE,
         linewidth=1.4,
         linestyle=(0, (1, 1.5)),
         label="before",
     )
-    looks = [each["iteration"] for cell in report["cells"] for each in cell["curve"]]
+    looks = [look["iteration"] for cell in report["cells"] for look in cell["curve"]]
     log_around(left.xaxis, [max(look, report["settings"]["every"] / 2) for look in looks])
     _steps(middle, report["cells"], max(looks))
     log_around(right.xaxis, before["samples"])
@@ -87,24 +87,24 @@ def _shown(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
     """The cells that get curves with their colours: of an arm with many provers a few between the
     weakest and the strongest, darker with strength.
     """
-    found: list[tuple[Cell, str]] = []
+    shown: list[tuple[Cell, str]] = []
     for arm in dict.fromkeys(cell["arm"] for cell in cells):
-        mine = sorted(
+        arms = sorted(
             (cell for cell in cells if cell["arm"] == arm), key=lambda cell: cell["strength"] or 0.0
         )
         places = (
-            range(len(mine))
-            if len(mine) <= _SHOWN
-            else [round(n * (len(mine) - 1) / (_SHOWN - 1)) for n in range(_SHOWN)]
+            range(len(arms))
+            if len(arms) <= _SHOWN
+            else [round(n * (len(arms) - 1) / (_SHOWN - 1)) for n in range(_SHOWN)]
         )
-        for number, place in enumerate(places):
+        for number, cell in enumerate(places):
             colour = (
                 _ARMS[arm][0]
-                if len(mine) == 1
+                if len(arms) == 1
                 else colour_at(_PALE[arm], number / (len(places) - 1))
             )
-            found.append((mine[place], colour))
-    return found
+            shown.append((arms[cell], colour))
+    return shown
 
 
 def _name(cell: Cell) -> str:
@@ -114,9 +114,9 @@ def _name(cell: Cell) -> str:
 
 def _success(axes: Any, cell: Cell, colour: str, every: int) -> None:
     """Mean over seeds with its interval; the look before the first update stands at half a step."""
-    x = [max(each["iteration"], every / 2) for each in cell["curve"]]
+    x = [max(look["iteration"], every / 2) for look in cell["curve"]]
     low, high, value = (
-        [100 * each[name] for each in cell["curve"]] for name in ("low", "high", "value")
+        [100 * look[name] for look in cell["curve"]] for name in ("low", "high", "value")
     )
     axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.plot(x, value, color=colour, linewidth=1.8, linestyle=_ARMS[cell["arm"]][1])
@@ -125,7 +125,7 @@ def _success(axes: Any, cell: Cell, colour: str, every: int) -> None:
 def _pass(axes: Any, cell: Cell, colour: str) -> None:
     drawn = cell["pass_at"]
     low, high, value = (
-        [100 * each[name] for each in drawn["pass"]] for name in ("low", "high", "value")
+        [100 * record[name] for record in drawn["pass"]] for name in ("low", "high", "value")
     )
     axes.fill_between(drawn["samples"], low, high, color=colour, alpha=0.1, linewidth=0)
     axes.plot(
@@ -148,10 +148,10 @@ def _steps(axes: Any, cells: Sequence[Cell], top: int) -> None:
     )
     for number, arm in enumerate(dict.fromkeys(cell["arm"] for cell in cells)):
         colour, dash = _ARMS[arm]
-        mine = sorted(
+        arms = sorted(
             (cell for cell in cells if cell["arm"] == arm), key=lambda cell: cell["strength"] or 0.0
         )
-        ends = [cell["updates"]["most"] for cell in mine]
+        ends = [cell["updates"]["most"] for cell in arms]
         values = [_height(end["value"], top) for end in ends]
         lows = [
             _height(end["low"], top) if end["known"] else value for end, value in zip(ends, values)
@@ -160,14 +160,14 @@ def _steps(axes: Any, cells: Sequence[Cell], top: int) -> None:
             _height(end["high"], top) if end["known"] else value for end, value in zip(ends, values)
         ]
         heights += lows
-        if mine[0]["strength"] is None:
+        if arms[0]["strength"] is None:
             axes.axhspan(lows[0], highs[0], color=colour, alpha=0.13, linewidth=0)
             axes.axhline(values[0], color=colour, linewidth=1.8, linestyle=dash)
             continue
-        x = [cell["strength"] * 1.02**number for cell in mine]
+        x = [cell["strength"] * 1.02**number for cell in arms]
         axes.plot(x, values, color=colour, linewidth=1.8, linestyle=dash, marker="o", markersize=4)
         axes.vlines(x, lows, highs, color=colour, linewidth=1.2, alpha=0.7)
-        missed = [place for place, end in zip(x, ends) if end["value"] is None]
+        missed = [iteration for iteration, end in zip(x, ends) if end["value"] is None]
         axes.plot(missed, [top] * len(missed), linestyle="", marker="^", markersize=9, color=colour)
     log_around(axes.xaxis, strengths or [1.0])
     log_around(axes.yaxis, heights)

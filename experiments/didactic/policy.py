@@ -74,7 +74,7 @@ class Made:
         logits: Tensor = layer.unflatten(2, (self.task.length, self.task.tokens))
         return logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
 
-    def draw(self, weights: Weights, noise: Noise, given: Tokens | None = None) -> Tokens:
+    def draw(self, weights: Weights, noise: Noise, prefix: Tokens | None = None) -> Tokens:
         """Sequences that go on from `given` [runs, rows, fewer than length]; each hidden unit is
         computed once, when its degree is reached.
         """
@@ -82,10 +82,10 @@ class Made:
         tokens = torch.zeros(runs, rows, task.length, dtype=torch.long)
         seen = torch.zeros(runs, rows, task.length * task.tokens)
         hidden = [torch.zeros(runs, rows, self.width) for _ in range(self.layers)]
-        start = 0 if given is None else given.shape[2]
-        if given is not None and start:
-            tokens[..., :start] = given
-            seen[..., : start * task.tokens] = F.one_hot(given, task.tokens).flatten(2).float()
+        start = 0 if prefix is None else prefix.shape[2]
+        if prefix is not None and start:
+            tokens[..., :start] = prefix
+            seen[..., : start * task.tokens] = F.one_hot(prefix, task.tokens).flatten(2).float()
             self._advance(weights, seen, hidden, 0, start)
         for step in range(start, task.length):
             first, last = step * task.tokens, (step + 1) * task.tokens
@@ -127,9 +127,9 @@ class Made:
         tokens = self.draw(weights, noise)
         states, alive = task.walk(tokens)
         total = torch.zeros(noise.shape[0])
-        for place in range(task.length - task.won + 1):
+        for start in range(task.length - task.won + 1):
             planted = tokens.clone()
-            planted[..., place : place + task.won] = torch.tensor(task.planted)
-            chance = self.log_probs(weights, planted)[..., place : place + task.won].sum(-1).exp()
-            total += (chance * alive[..., place] * (states[..., place] != task.won)).mean(1)
+            planted[..., start : start + task.won] = torch.tensor(task.planted)
+            chance = self.log_probs(weights, planted)[..., start : start + task.won].sum(-1).exp()
+            total += (chance * alive[..., start] * (states[..., start] != task.won)).mean(1)
         return total

@@ -29,10 +29,14 @@ def report(config: DidacticConfig, runs: Sequence[Run]) -> dict[str, Any]:
         for cell in config.cells()
     ]
     strengths = sorted({strength for _, strength in config.cells() if strength is not None})
-    asked = {**settings(config), "seeds": list(config.all_seeds()), "pass_at": config.pass_at}
+    settings_json = {
+        **settings(config),
+        "seeds": list(config.all_seeds()),
+        "pass_at": config.pass_at,
+    }
     before = _pass_at(list({run.seed: run.success[0] for run in runs}.values()))
     return {
-        "settings": asked,
+        "settings": settings_json,
         "provers": [prover(strength, config) for strength in strengths],
         "before": before,
         "cells": cells,
@@ -63,18 +67,18 @@ def prover(strength: float, config: DidacticConfig) -> dict[str, Any]:
         "low": max(0.0, rough.success - half),
         "high": min(1.0, rough.success + half),
     }
-    found = {
+    prover_record = {
         "strength": strength,
         "success": values.success,
         "by_rollouts": by_rollouts,
         "q_off": float((rough.q - values.q).abs().max()),
     }
-    said = measures(task, task.prover(config.sft_strength), policy)
-    found["first_gain"] = float(values.a[0, 0, task.planted[0]])
+    measured = measures(task, task.prover(config.sft_strength), policy)
+    prover_record["first_gain"] = float(values.a[0, 0, task.planted[0]])
     for name in ("distinguishability", "alignment"):
-        steps = getattr(said, name)
-        found |= {name: float(steps.sum()), f"{name}_first": float(steps[0])}
-    return found
+        steps = getattr(measured, name)
+        prover_record |= {name: float(steps.sum()), f"{name}_first": float(steps[0])}
+    return prover_record
 
 
 def _cell(cell: Cell, runs: Sequence[Run], config: DidacticConfig) -> dict[str, Any]:
@@ -131,10 +135,10 @@ def pass_at(chance: float, count: int) -> float:
 
 def _mean(values: Sequence[float]) -> dict[str, float]:
     columns = np.array(values, dtype=np.float64)[:, None]
-    found = percentile_interval(
+    interval = percentile_interval(
         float(columns.mean()), resampled_means(columns, [0] * len(values), AREA_RESAMPLES)[:, 0]
     )
-    return {name: float(f"{getattr(found, name):.4g}") for name in ("value", "low", "high")}
+    return {name: float(f"{getattr(interval, name):.4g}") for name in ("value", "low", "high")}
 
 
 def _curve(runs: Sequence[Run]) -> list[dict[str, float]]:

@@ -47,15 +47,20 @@ class Run:
     def reached(self, level: float) -> int | None:
         """The first look at which success was `level` or more, None where it never was."""
         return next(
-            (at for at, chance in zip(self.iterations, self.success) if chance >= level), None
+            (
+                iteration
+                for iteration, chance in zip(self.iterations, self.success)
+                if chance >= level
+            ),
+            None,
         )
 
     def at(self, iteration: int) -> float:
         """Success at the last look that is not later."""
         return next(
             chance
-            for at, chance in zip(reversed(self.iterations), reversed(self.success))
-            if at <= iteration
+            for step, chance in zip(reversed(self.iterations), reversed(self.success))
+            if step <= iteration
         )
 
 
@@ -74,16 +79,20 @@ def run_all(
     """
     torch.set_num_threads(config.threads)
     kept = {} if path is None or not path.exists() else {run.key: run for run in read(path, config)}
-    wanted = [(cell, seed) for cell in config.cells() for seed in config.all_seeds()]
+    planned = [(cell, seed) for cell in config.cells() for seed in config.all_seeds()]
     missing = {
-        cell: [seed for at, seed in wanted if at == cell and (*cell, seed) not in kept]
+        cell: [
+            seed
+            for planned_cell, seed in planned
+            if planned_cell == cell and (*cell, seed) not in kept
+        ]
         for cell in config.cells()
     }
     looks, open_ = config.looks(), sum(map(len, missing.values()))
     tick = (
         (lambda: None)
         if start is None
-        else start(looks * (len(wanted) - open_), looks * len(wanted))
+        else start(looks * (len(planned) - open_), looks * len(planned))
     )
     for cell, seeds in missing.items():
         if seeds:
@@ -91,7 +100,7 @@ def run_all(
                 kept[run.key] = run
                 if path is not None:
                     save(path, config, list(kept.values()))
-    return [kept[(*cell, seed)] for cell, seed in wanted]
+    return [kept[(*cell, seed)] for cell, seed in planned]
 
 
 def _ended(cell: Cell, seeds: Sequence[int], config: DidacticConfig, tick: Tick) -> Iterator[Run]:
@@ -103,9 +112,9 @@ def _ended(cell: Cell, seeds: Sequence[int], config: DidacticConfig, tick: Tick)
         for _ in range(config.looks() - len(past) + 1 if look.done else 1):
             tick()
         if look.done:
-            chances = tuple(float(f"{each.success:.4g}") for each in past)
+            chances = tuple(float(f"{look.success:.4g}") for look in past)
             yield Run(
-                *cell, look.seed, tuple(each.iteration for each in past), chances, look.sequences
+                *cell, look.seed, tuple(look.iteration for look in past), chances, look.sequences
             )
 
 
@@ -114,10 +123,10 @@ def save(
 ) -> None:
     """Write runs and their report; a kill leaves the old or the new file. Raises `OptionError`."""
     lines = ",\n  ".join(json.dumps(dataclasses.asdict(run)) for run in runs)
-    said = f' "report": {json.dumps(report)},\n' if report else ""
+    report_line = f' "report": {json.dumps(report)},\n' if report else ""
     try:
         head = f'{{\n "settings": {json.dumps(settings(config))},\n'
-        write_atomically(path, f'{head}{said} "runs": [\n  {lines}\n ]\n}}\n')
+        write_atomically(path, f'{head}{report_line} "runs": [\n  {lines}\n ]\n}}\n')
     except OSError as error:
         raise OptionError(
             f"cannot write ({error.strerror})", given=str(path), hint="Check the folder."
@@ -127,12 +136,12 @@ def save(
 def read(path: Path, config: DidacticConfig) -> list[Run]:
     """The runs of a file. Raises `OptionError` where it is none or of other settings."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
         runs = [
             Run(**{**run, "iterations": tuple(run["iterations"]), "success": tuple(run["success"])})
-            for run in found["runs"]
+            for run in record["runs"]
         ]
-        theirs = dict(found["settings"])
+        saved_settings = dict(record["settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OptionError(
             "this file holds no runs of the didactic task",
@@ -140,13 +149,15 @@ def read(path: Path, config: DidacticConfig) -> list[Run]:
             hint="Choose another --out.",
         ) from error
     ours = settings(config)
-    differ = sorted(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+    differ = sorted(
+        name for name in {**ours, **saved_settings} if ours.get(name) != saved_settings.get(name)
+    )
     if differ:
-        said = ", ".join(f"{name} {theirs.get(name)}" for name in differ)
+        differences = ", ".join(f"{name} {saved_settings.get(name)}" for name in differ)
         raise OptionError(
             "this file holds runs with other settings",
             given=str(path),
-            allowed=said,
+            allowed=differences,
             hint="Choose another --out or these settings.",
         )
     return runs

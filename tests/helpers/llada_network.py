@@ -74,7 +74,9 @@ def traces(
     model: Any, rows: list[Request], batch_size: int = 16, words: SpecialTokens = WORDS
 ) -> list[Trace]:
     """The traces of requests that the loop decodes."""
-    found = {row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows}
+    traces_by_row = {
+        row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows
+    }
     for event in denoise(model, rows, words, CPU, batch_size):
-        found[event.row].add(event)
-    return list(found.values())
+        traces_by_row[event.row].add(event)
+    return list(traces_by_row.values())

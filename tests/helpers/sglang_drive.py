@@ -145,7 +145,7 @@ def batch_of(requests: list[Request], length: int) -> Any:
         starts.append(start)
     position = torch.tensor([start + i for start in starts for i in range(length)])
     literal = any(MASK in request.text for request in requests)
-    given = (
+    in_prompt = (
         position.view(-1, length)
         < torch.tensor([len(request.text) for request in requests])[:, None]
     )
@@ -165,7 +165,7 @@ def batch_of(requests: list[Request], length: int) -> Any:
         positions=position,
         rids=[request.rid for request in requests],
         extend_prefix_lens_cpu=starts,
-        dllm_prompt_mask=given if literal else None,
+        dllm_prompt_mask=in_prompt if literal else None,
         sampling_info=info,
     )
 
@@ -175,10 +175,10 @@ def watched(algorithm: Any, requests: dict[str, Request], length: int) -> None:
     step = algorithm.step
 
     def noting(batch: Any, logits: Any, states: list[Any]) -> list[bool]:
-        before, place = batch.input_ids.clone().view(-1, length), batch.input_ids.data_ptr()
+        before, pointer = batch.input_ids.clone().view(-1, length), batch.input_ids.data_ptr()
         done: list[bool] = step(batch, logits, states)
         after = batch.input_ids.view(-1, length)
-        assert batch.input_ids.data_ptr() == place and len(done) == batch.batch_size
+        assert batch.input_ids.data_ptr() == pointer and len(done) == batch.batch_size
         for row, rid in enumerate(batch.rids):
             request, start = requests[rid], batch.extend_prefix_lens_cpu[row]
             count = len(request.text) - start
@@ -248,12 +248,12 @@ def drive_fdfo(
     while waiting or alive:
         while waiting and (not alive or dice.random() < 0.6):
             alive.append(waiting.pop())
-        chosen = dice.sample(alive, dice.randint(1, len(alive)))
-        batch = batch_of(chosen, length)
+        advanced = dice.sample(alive, dice.randint(1, len(alive)))
+        batch = batch_of(advanced, length)
         _, ids, accepted, states, _ = algorithm.run(
-            runner, batch, [request.state or left for request in chosen]
+            runner, batch, [request.state or left for request in advanced]
         )
-        for request, new, count, state in zip(chosen, ids, accepted, states):
+        for request, new, count, state in zip(advanced, ids, accepted, states):
             request.block, request.state = new, state
             if count:
                 assert state is None and count == length
@@ -275,10 +275,12 @@ def ours(decoder: Any, requests: list[Request], length: int) -> dict[int, Commit
         rows, columns = read
         parts = []
         for row in rows.unique().tolist():
-            at = columns[rows == row]
-            start = int(at.min()) // length * length
+            row_columns = columns[rows == row]
+            start = int(row_columns.min()) // length * length
             seen = tokens[row, : start + length].tolist()
-            parts.append(script(seen[0] + VOCAB * (seen[1] + VOCAB * seen[2]), seen, start, at))
+            parts.append(
+                script(seen[0] + VOCAB * (seen[1] + VOCAB * seen[2]), seen, start, row_columns)
+            )
         return torch.cat(parts)
 
     rows = []
@@ -297,19 +299,19 @@ def ours(decoder: Any, requests: list[Request], length: int) -> dict[int, Commit
         rows.append(
             new_request(i, request.prompt, kept, words, 10_000, ModelGeometry(causal_block=length))
         )
-    found: dict[int, Commits] = {request.who: [] for request in requests}
+    commits_of: dict[int, Commits] = {request.who: [] for request in requests}
     for event in denoise(model, rows, words, CPU, len(rows)):
         if isinstance(event, StepEvent):
             commits = {
-                at: token
-                for at, token, wrote in zip(event.positions, event.tokens, event.committed)
+                position: token
+                for position, token, wrote in zip(event.positions, event.tokens, event.committed)
                 if wrote
             }
             if commits:
-                found[requests[event.row].who].append(
+                commits_of[requests[event.row].who].append(
                     (event.positions[0] // length * length, commits)
                 )
-    return found
+    return commits_of
 
 
 def some_requests(
@@ -327,8 +329,8 @@ def some_requests(
     )
     count = count or dice.choice((1, 2, 4, 7))
     alike = dice.choice((None, None, ways[0], dice.choice(ways)))
-    found: dict[int, Request] = {}
-    while len(found) < count:
+    requests: dict[int, Request] = {}
+    while len(requests) < count:
         head = [dice.randrange(4, VOCAB) for _ in range(3)]
         who = head[0] + VOCAB * (head[1] + VOCAB * head[2])
         tail = [
@@ -336,8 +338,8 @@ def some_requests(
             for _ in range(dice.randrange(2 * length))
         ]
         drawing = alike or dice.choice(ways)
-        found[who] = Request(who, head + tail, dice.randint(1, 3), drawing)
-    return list(found.values())
+        requests[who] = Request(who, head + tail, dice.randint(1, 3), drawing)
+    return list(requests.values())
 
 
 def made(sglang: Any, name: str, fdfo: bool, length: int, text: str) -> Any:
@@ -345,7 +347,7 @@ def made(sglang: Any, name: str, fdfo: bool, length: int, text: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "credit.yaml"
         file.write_text(text)
-        given = SimpleNamespace(
+        arguments = SimpleNamespace(
             dllm_algorithm=name,
             dllm_algorithm_config=str(file),
             dllm_fdfo=fdfo,
@@ -353,7 +355,7 @@ def made(sglang: Any, name: str, fdfo: bool, length: int, text: str) -> Any:
             revision=None,
             max_running_requests=8,
         )
-        config = sglang.DllmConfig.from_server_args(given)
+        config = sglang.DllmConfig.from_server_args(arguments)
         assert config.block_size == length and config.mask_id != MASK
         config.mask_id = MASK
         return sglang.get_algorithm(config)
@@ -382,7 +384,7 @@ def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[i
     algorithm = made(
         sglang, algorithm_name(name), fdfo, length, export_text(decoder, "sglang", length)
     )
-    wanted = ours(decoder, requests, length)
+    expected = ours(decoder, requests, length)
     aborted = {request.rid for request in requests if fdfo and dice.random() < 0.25}
     known = {request.rid: request for request in requests}
     watched(algorithm, known, length)
@@ -392,7 +394,7 @@ def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[i
         drive_sync(algorithm, Runner(known), requests, length)
     steps = differing = 0
     for request in requests:
-        want = wanted[request.who][: len(request.commits) if request.rid in aborted else None]
+        want = expected[request.who][: len(request.commits) if request.rid in aborted else None]
         steps += max(len(want), len(request.commits))
         differing += sum(a != b for a, b in zip(want, request.commits)) + abs(
             len(want) - len(request.commits)
@@ -405,7 +407,7 @@ def broken(sglang: Any, fdfo: bool) -> dict[str, Any]:
     shape.
     """
     length, dice = 8, random.Random(5)
-    found: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     for kind in ("none", "nan"):
         requests = [
             replace(request, drawing=(0.0, VOCAB, 1.0))
@@ -432,10 +434,10 @@ def broken(sglang: Any, fdfo: bool) -> dict[str, Any]:
             drive_fdfo(algorithm, runner, requests, length, dice, set())
         else:
             drive_sync(algorithm, runner, requests, length)
-        found[kind] = [request.text for request in requests]
-    found["victim"], found["others"] = (
-        found["nan"].pop(1),
-        found["none"].pop(1) is not None and found["nan"] == found["none"],
+        outcome[kind] = [request.text for request in requests]
+    outcome["victim"], outcome["others"] = (
+        outcome["nan"].pop(1),
+        outcome["none"].pop(1) is not None and outcome["nan"] == outcome["none"],
     )
     requests = some_requests(random.Random(31), length, 3)
     algorithm = made(sglang, "CreditDecoding", fdfo, length, f"block_size: {length}\n")
@@ -454,9 +456,9 @@ def broken(sglang: Any, fdfo: bool) -> dict[str, Any]:
             [None] * len(requests),
         )
         answers.append([-1 in list(map(int, ids)) for ids in out[1]])
-    found["shapes"] = all(map(all, answers))
-    del found["none"], found["nan"]
-    return found
+    outcome["shapes"] = all(map(all, answers))
+    del outcome["none"], outcome["nan"]
+    return outcome
 
 
 def refusals(sglang: Any) -> dict[str, str]:
@@ -466,16 +468,16 @@ def refusals(sglang: Any) -> dict[str, str]:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             file.write(text)
             file.flush()
-            given = SimpleNamespace(
+            arguments = SimpleNamespace(
                 dllm_algorithm=name,
                 dllm_algorithm_config=file.name,
                 dllm_fdfo=True,
                 revision=None,
                 max_running_requests=1,
             )
-            given.model_path = model
+            arguments.model_path = model
             try:
-                sglang.get_algorithm_cls(name).configure_server_args(given)
+                sglang.get_algorithm_cls(name).configure_server_args(arguments)
             except Exception as error:
                 return f"{type(error).__name__}: {error}"
         return "fine"
@@ -528,16 +530,16 @@ def refusals(sglang: Any) -> dict[str, str]:
 
 def unable() -> set[str]:
     """Decoders that SGLang cannot run; their algorithms say so."""
-    found = set()
+    refused = set()
     for name in algorithm_decoders().values():
         try:
             check_decoder(create(name), name)
         except Exception:
-            found.add(name)
-    return found
+            refused.add(name)
+    return refused
 
 
-def main(each: int) -> None:
+def main(scenarios: int) -> None:
     """Everything, `each` scenarios a decoder and mode."""
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
@@ -554,22 +556,22 @@ def main(each: int) -> None:
     from sglang.srt.dllm.algorithm.base import DllmAlgorithm  # noqa: PLC0415
 
     ready = time.perf_counter() - began
-    mine = [
+    own_steps = [
         name
         for name in algorithm_decoders()
         if issubclass(registry.algo_name_to_cls[name], DllmAlgorithm)
     ]
     names, dice = sorted(set(algorithm_decoders().values()) - unable()), random.Random(11)
-    found = {
-        (name, fdfo): [scenario(registry, name, fdfo, dice) for _ in range(each)]
+    results = {
+        (name, fdfo): [scenario(registry, name, fdfo, dice) for _ in range(scenarios)]
         for name in names
         for fdfo in (False, True)
     }
-    every = [case for cases in found.values() for case in cases]
+    every = [case for cases in results.values() for case in cases]
     report = {
         "version": sglang.version.__version__,
         "lazy": lazy,
-        "algorithms": len(mine),
+        "algorithms": len(own_steps),
         "kept": all(
             name in registry.algo_name_to_cls for name in ("LowConfidence", "JointThreshold")
         ),
@@ -580,7 +582,7 @@ def main(each: int) -> None:
         "control_liked": sum(case[3] for case in every),
         "culprits": sorted(
             f"{name} {'fdfo' if fdfo else 'sync'}"
-            for (name, fdfo), cases in found.items()
+            for (name, fdfo), cases in results.items()
             if any(case[1] for case in cases)
         ),
         "broken": {"sync": broken(registry, False), "fdfo": broken(registry, True)},

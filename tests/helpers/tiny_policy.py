@@ -57,11 +57,11 @@ class Tiny(nn.Module):
         size = min(len(self.table), tokens.shape[1])  # of a longer prompt its end alone
         known = torch.stack([tokens[:, -size:] == i for i in IDS], dim=-1)
         known = torch.cat((known, ~known.any(-1, keepdim=True)), dim=-1).to(self.table.dtype)
-        said = torch.einsum("rli,lipv->rpv", known, self.table[:size, :, :size])[
+        logits = torch.einsum("rli,lipv->rpv", known, self.table[:size, :, :size])[
             read[0], read[1] - tokens.shape[1] + size
         ]
-        return torch.full((len(said), WORDS.size), -torch.inf, dtype=said.dtype).index_copy(
-            1, torch.tensor(IDS), said
+        return torch.full((len(logits), WORDS.size), -torch.inf, dtype=logits.dtype).index_copy(
+            1, torch.tensor(IDS), logits
         )
 
 
@@ -83,7 +83,7 @@ def every_draw(lm: LM, config: GenerationConfig, threshold: float) -> list[tuple
     with its chance.
     """
     row = lm.new_request(PROMPT, config)
-    found: list[tuple[float, Rollout]] = []
+    answers: list[tuple[float, Rollout]] = []
 
     def go(canvas: Tensor, chance: float, steps: list[StepEvent]) -> None:
         masked = (canvas == WORDS.mask_id).nonzero()[:, 0]
@@ -101,7 +101,7 @@ def every_draw(lm: LM, config: GenerationConfig, threshold: float) -> list[tuple
                 WORDS.decode,
             )
             rollout = Rollout(with_end(state, ".", WORDS.decode), Cost(), math.nan, trace)
-            found.append((chance, rollout))
+            answers.append((chance, rollout))
             return
         with torch.no_grad():
             logits = lm.model(canvas[None], (torch.zeros_like(masked), masked))
@@ -130,7 +130,7 @@ def every_draw(lm: LM, config: GenerationConfig, threshold: float) -> list[tuple
             )
 
     go(row.canvas, 1.0, [])
-    return found
+    return answers
 
 
 def _written(lm: LM, ids: tuple[int, ...], config: GenerationConfig) -> Rollout:

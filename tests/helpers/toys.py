@@ -84,10 +84,12 @@ def requests_of(
 def traces_of(model: Any, rows: Iterable[Request], batch_size: int = 16) -> list[Trace]:
     """Decode, one trace a row."""
     rows = list(rows)
-    found = {row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows}
+    traces_by_row = {
+        row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows
+    }
     for event in denoise(model, rows, WORDS, CPU, batch_size):
-        found[event.row].add(event)
-    return list(found.values())
+        traces_by_row[event.row].add(event)
+    return list(traces_by_row.values())
 
 
 def outcome(trace: Trace) -> list[Any]:
@@ -98,10 +100,10 @@ def outcome(trace: Trace) -> list[Any]:
     ]
 
 
-def assert_same(ours: Trace, theirs: Trace) -> None:
+def assert_same(ours: Trace, expected: Trace) -> None:
     """The same steps, tokens and answers; confidences and credit to float tolerance."""
-    assert outcome(ours) == outcome(theirs)
-    for a, b in zip(ours.steps, theirs.steps):
+    assert outcome(ours) == outcome(expected)
+    for a, b in zip(ours.steps, expected.steps):
         assert a.confidence == pytest.approx(b.confidence, rel=1e-4, abs=1e-6)
         assert (a.credit is None) == (b.credit is None)
         if a.credit is not None:
@@ -138,7 +140,10 @@ def plan(*answers: Sequence[tuple[int, float]]) -> PlanModel:
     the columns after it.
     """
     return PlanModel(
-        {i: {1 + at: pair for at, pair in enumerate(answer)} for i, answer in enumerate(answers)},
+        {
+            i: {1 + position: pair for position, pair in enumerate(answer)}
+            for i, answer in enumerate(answers)
+        },
         WIDTH,
         SIZE,
         MASK,

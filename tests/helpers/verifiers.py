@@ -41,7 +41,7 @@ def some_labels(lm: LM, problems: int = 24, shuffled: bool = False, high: float 
     wrong, and complete answers likewise.
     """
     rng = random.Random(0)
-    found = []
+    labels = []
     for problem in range(problems):
         for _ in range(5):
             good = rng.random() < high
@@ -53,15 +53,15 @@ def some_labels(lm: LM, problems: int = 24, shuffled: bool = False, high: float 
             state = PartialAnswer(
                 (7, problem + 100), written, (len(written),), done, "stop" if done else ""
             )
-            found.append(Label("quiz", problem, state, wins, 1 if done else 8))
+            labels.append(Label("quiz", problem, state, wins, 1 if done else 8))
     if shuffled:
-        counts = [(label.wins, label.draws) for label in found]
+        counts = [(label.wins, label.draws) for label in labels]
         rng.shuffle(counts)
-        found = [
+        labels = [
             dataclasses.replace(label, wins=wins, draws=draws)
-            for label, (wins, draws) in zip(found, counts)
+            for label, (wins, draws) in zip(labels, counts)
         ]
-    return Labels(model_identity(lm), {}, tuple(found))
+    return Labels(model_identity(lm), {}, tuple(labels))
 
 
 def stored(labels: Labels, path: Path) -> str:
@@ -73,6 +73,6 @@ def stored(labels: Labels, path: Path) -> str:
     with open_store(
         path, StoreHeader(labels.identity, {"tasks": ["quiz"]}, len(problems))
     ) as store:
-        for key, found in problems.items():
-            store.add(key, found, LabelCost())
+        for key, problem_labels in problems.items():
+            store.add(key, problem_labels, LabelCost())
     return str(path)

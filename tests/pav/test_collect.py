@@ -78,18 +78,18 @@ def made(path: Path, keys: list[ProblemKey] = KEYS) -> Path:
 
 
 def test_a_store_gives_back_what_it_was_given_in_the_order_of_its_tasks(tmp_path: Path) -> None:
-    found = store.load_labels(made(tmp_path / "s.jsonl"))
-    assert found.labels == tuple(
+    labels = store.load_labels(made(tmp_path / "s.jsonl"))
+    assert labels.labels == tuple(
         label for key in (("b", 0), ("b", 1), ("a", 0)) for label in some(key)
     )
-    assert found.identity == HEAD.identity and found.settings["n_mc"] == 8
+    assert labels.identity == HEAD.identity and labels.settings["n_mc"] == 8
     order = (("b", 0), ("b", 1), ("a", 0))
-    assert found.outcomes == found.answers
-    assert found.answers == tuple(answer for key in order for answer in drawn_answers(key))
+    assert labels.outcomes == labels.answers
+    assert labels.answers == tuple(answer for key in order for answer in drawn_answers(key))
     end = json.loads((tmp_path / "s.jsonl").read_text().splitlines()[-1])
     assert (end["problems"], end["labels"], end["rollouts"], end["sequences"], end["seconds"]) == (
         3,
-        len(found.labels),
+        len(labels.labels),
         12,
         6,
         1.5,
@@ -124,10 +124,10 @@ def test_a_store_of_version_1_is_read_and_its_answers_are_its_labels_of_complete
     for record in old:
         record.pop("answers", None)
     path.write_text("".join(json.dumps(record) + "\n" for record in old))
-    found = store.load_labels(path)
-    assert found.labels == store.load_labels(made(tmp_path / "new.jsonl")).labels
-    assert found.answers == ()
-    assert found.outcomes == tuple(label for label in found.labels if label.state.done) != ()
+    labels = store.load_labels(path)
+    assert labels.labels == store.load_labels(made(tmp_path / "new.jsonl")).labels
+    assert labels.answers == ()
+    assert labels.outcomes == tuple(label for label in labels.labels if label.state.done) != ()
 
 
 def test_a_store_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
@@ -137,13 +137,13 @@ def test_a_store_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
     old = [record for record in records if record["kind"] != "answer"]
     del old[-1]["answers"]
     path.write_text("".join(json.dumps(record) + "\n" for record in old))
-    found = store.load_labels(made(path))
-    assert found.labels == store.load_labels(made(tmp_path / "new.jsonl")).labels
-    assert found.answers == tuple(
+    labels = store.load_labels(made(path))
+    assert labels.labels == store.load_labels(made(tmp_path / "new.jsonl")).labels
+    assert labels.answers == tuple(
         answer for key in (("b", 0), ("b", 1)) for answer in drawn_answers(key)
     )
     ends = tuple(label for label in some(KEYS[0]) if label.state.done)
-    assert found.outcomes == (*found.answers, *ends)
+    assert labels.outcomes == (*labels.answers, *ends)
 
 
 def changed(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -331,12 +331,12 @@ def test_seeds_depend_on_what_is_drawn_alone() -> None:
 # Runs
 
 
-def labels_of(found: list[LabelledProblem]) -> dict[ProblemKey, tuple[Label, ...]]:
-    return {each.key: each.labels for each in found}
+def labels_of(problems: list[LabelledProblem]) -> dict[ProblemKey, tuple[Label, ...]]:
+    return {problem.key: problem.labels for problem in problems}
 
 
-def answers_of(found: list[LabelledProblem]) -> dict[ProblemKey, tuple[Label, ...]]:
-    return {each.key: each.answers for each in found}
+def answers_of(problems: list[LabelledProblem]) -> dict[ProblemKey, tuple[Label, ...]]:
+    return {problem.key: problem.answers for problem in problems}
 
 
 @pytest.mark.parametrize("strategy", ["random", "first_pit"])
@@ -346,34 +346,35 @@ def test_labels_are_the_same_for_any_batch_size(lm: LM, strategy: str) -> None:
     one, *others = [[*collect(lm, problems, config, GENERATION, size)] for size in (64, 1)]
     assert len(one) == 2 and all(labels_of(one) == labels_of(other) for other in others)
     assert all(answers_of(one) == answers_of(other) for other in others)
-    for each in one:
+    for problem in one:
         assert (
-            sum(label.draws for label in each.labels if not label.state.done) <= each.cost.rollouts
+            sum(label.draws for label in problem.labels if not label.state.done)
+            <= problem.cost.rollouts
         )
-        assert all(label.draws == config.n_mc for label in each.labels if not label.state.done)
-        assert sum(answer.draws for answer in each.answers) == each.cost.rollouts, (
+        assert all(label.draws == config.n_mc for label in problem.labels if not label.state.done)
+        assert sum(answer.draws for answer in problem.answers) == problem.cost.rollouts, (
             "every judged answer is kept"
         )
         assert all(
-            answer.state.done and answer.wins in (0, answer.draws) for answer in each.answers
+            answer.state.done and answer.wins in (0, answer.draws) for answer in problem.answers
         )
-        assert {answer.state for answer in each.answers} >= {
-            label.state for label in each.labels if label.state.done
+        assert {answer.state for answer in problem.answers} >= {
+            label.state for label in problem.labels if label.state.done
         }
-        ends = sum(label.draws for label in each.labels if label.state.done)
+        ends = sum(label.draws for label in problem.labels if label.state.done)
         assert ends == config.n_cov + config.n_mc if strategy == "random" else ends >= config.n_mc
     alone, shared = (
-        sum(each.cost.cost.sequences for each in others[0]),
-        sum(each.cost.cost.sequences for each in one),
+        sum(problem.cost.cost.sequences for problem in others[0]),
+        sum(problem.cost.cost.sequences for problem in one),
     )
-    passes = {sum(each.cost.cost.passes for each in found) for found in (one, *others)}
+    passes = {sum(problem.cost.cost.passes for problem in run) for run in (one, *others)}
     assert passes == {alone} and shared < 0.8 * alone, "what draws have in common is computed once"
 
 
 def test_the_command_labels_and_reports(lm: LM, tmp_path: Path) -> None:
     """That it survives a kill is in test_interrupt.py."""
     path = tmp_path / "s.jsonl"
-    asked = [
+    command = [
         "--limit",
         "2",
         "--n-cov",
@@ -388,13 +389,13 @@ def test_the_command_labels_and_reports(lm: LM, tmp_path: Path) -> None:
         "64",
     ]
     done = run_credit(
-        ["pav", "collect", path, *asked, "--batch-size", "4", "--threads", "1", "--json"]
+        ["pav", "collect", path, *command, "--batch-size", "4", "--threads", "1", "--json"]
     )
     assert done.status == 0, done.stderr
-    report, found = json.loads(done.stdout), store.load_labels(path)
+    report, stored = json.loads(done.stdout), store.load_labels(path)
     assert (
         report["problems"] == 2
-        and report["labels"] == len(found.labels)
+        and report["labels"] == len(stored.labels)
         and report["rollouts_per_second"] > 0
     )
     config, generation = (
@@ -411,19 +412,19 @@ def test_the_command_labels_and_reports(lm: LM, tmp_path: Path) -> None:
             )
         ]
     )
-    assert found.labels == tuple(label for key in sorted(whole) for label in whole[key])
+    assert stored.labels == tuple(label for key in sorted(whole) for label in whole[key])
 
 
 def test_what_cannot_be_labelled_is_refused(lm: LM) -> None:
-    chosen = load_tasks("arithmetic")
+    tasks = load_tasks("arithmetic")
     for options, message in (
         ({"temperature": 0.0}, "temperature above 0"),
         ({"top_k": 1}, "top_k 1"),
         ({"gen_length": 5000}, "do not fit"),
     ):
         with pytest.raises(OptionError, match=message):
-            problems_of(lm, chosen, SMALL, dataclasses.replace(GENERATION, **options))
-    silent = [dataclasses.replace(chosen[0], step_delimiter="")]
+            problems_of(lm, tasks, SMALL, dataclasses.replace(GENERATION, **options))
+    silent = [dataclasses.replace(tasks[0], step_delimiter="")]
     with pytest.raises(OptionError, match="does not say what ends a step"):
         problems_of(lm, silent, SMALL, GENERATION)
     with pytest.raises(OptionError, match="n_mc is out of range"):
@@ -433,17 +434,17 @@ def test_what_cannot_be_labelled_is_refused(lm: LM) -> None:
 
 
 def test_a_store_is_filled_and_says_how(lm: LM, tmp_path: Path) -> None:
-    chosen = load_tasks("arithmetic")
-    problems = problems_of(lm, chosen, SMALL, GENERATION)
-    head = header(lm, "pocket", chosen, problems, SMALL, GENERATION, EngineConfig())
+    tasks = load_tasks("arithmetic")
+    problems = problems_of(lm, tasks, SMALL, GENERATION)
+    head = header(lm, "pocket", tasks, problems, SMALL, GENERATION, EngineConfig())
     with open_store(tmp_path / "s.jsonl", head) as target:
         fill(target, lm, problems, SMALL, GENERATION)
-    found = store.load_labels(tmp_path / "s.jsonl")
-    assert found.identity == head.identity and found.settings["decoder"] == {
+    stored = store.load_labels(tmp_path / "s.jsonl")
+    assert stored.identity == head.identity and stored.settings["decoder"] == {
         "name": "threshold",
         "threshold": 0.4,
     }
-    assert {label.problem for label in found.labels} == {0, 1} and all(
-        0 <= label.value <= 1 for label in found.labels
+    assert {label.problem for label in stored.labels} == {0, 1} and all(
+        0 <= label.value <= 1 for label in stored.labels
     )
-    assert sum(answer.draws for answer in found.answers) == target.contents.cost.rollouts
+    assert sum(answer.draws for answer in stored.answers) == target.contents.cost.rollouts

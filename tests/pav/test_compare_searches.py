@@ -79,12 +79,12 @@ def test_a_killed_comparison_goes_on_and_draws_nothing_twice(
     """The end of a process leaves whole lines and perhaps a torn one; what is whole is kept as it
     is.
     """
-    given = plan()
+    search_plan = plan()
     for stop in (2, 7):
         left = stop
 
         def start(done: int, total: int) -> Callable[[], None]:
-            assert total == len(given.order)
+            assert total == len(search_plan.order)
 
             def tick() -> None:
                 nonlocal left
@@ -95,20 +95,20 @@ def test_a_killed_comparison_goes_on_and_draws_nothing_twice(
             return tick
 
         with pytest.raises(KilledError):
-            run(given, tmp_path / "run", lm, Exact(lm), on_start=start)
+            run(search_plan, tmp_path / "run", lm, Exact(lm), on_start=start)
     part = tmp_path / "run" / "samples.0.jsonl"
     kept = part.read_text(encoding="utf-8")
     assert len(kept.splitlines()) == 9
     part.write_text(kept + '{"method": "beam", "n"', encoding="utf-8")
     ticks: list[tuple[int, int]] = []
     records = run(
-        given,
+        search_plan,
         tmp_path / "run",
         lm,
         Exact(lm),
         on_start=lambda done, total: ticks.append((done, total)) or (lambda: None),
     )
-    assert ticks == [(9, len(given.order))] and len(records) == len(given.order)
+    assert ticks == [(9, len(search_plan.order))] and len(records) == len(search_plan.order)
     assert timeless(tmp_path / "run") == timeless(undisturbed)
     whole = (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert set(kept.splitlines()) <= set(whole)  # seconds too: nothing was drawn again
@@ -128,8 +128,8 @@ def test_budgets_may_be_added_to_a_comparison(lm: LM, undisturbed: Path) -> None
 
 
 def test_a_report_is_what_its_lines_say(lm: LM, undisturbed: Path) -> None:
-    given = plan()
-    report = summarise(given, run(given, undisturbed, lm, Exact(lm)), resamples=50)
+    search_plan = plan()
+    report = summarise(search_plan, run(search_plan, undisturbed, lm, Exact(lm)), resamples=50)
     lines = timeless(undisturbed)
     beam = [line for line in lines if line["method"] == "beam" and line["n"] == 2]
     point = next(curve for curve in report["curves"] if curve["method"] == "beam")["points"][1]
@@ -144,7 +144,7 @@ def test_a_report_is_what_its_lines_say(lm: LM, undisturbed: Path) -> None:
     share = sum(sum(line["right"]) / 2 for line in pools) / 3
     assert single[0]["score"]["value"] == pytest.approx(100 * share, abs=0.01) and len(single) == 1
     assert report["families"]["arithmetic"] == pytest.approx(100 * share, abs=0.01)
-    assert {each["baseline"] for each in report["against"]} == {
+    assert {pair["baseline"] for pair in report["against"]} == {
         "best_of_n",
         "majority",
         "certainty",
@@ -206,15 +206,15 @@ def test_every_method_is_charged_the_same_for_what_it_draws_and_reads(
     lm: LM, tmp_path: Path, method: str
 ) -> None:
     """A report charges what the networks ran for a problem, also where it reads it from a pool."""
-    given = plan(methods=(method,), sizes=(2,), limit=2)
+    search_plan = plan(methods=(method,), sizes=(2,), limit=2)
     judge = Exact(lm)
-    lines = run(given, tmp_path / "run", lm, judge)
-    (curve,) = summarise(given, lines, resamples=20)["curves"]
+    lines = run(search_plan, tmp_path / "run", lm, judge)
+    (curve,) = summarise(search_plan, lines, resamples=20)["curves"]
     (point,) = curve["points"]
     sampler, direct = Sampler(lm, HOT, share=True), Exact(lm)
-    asked = make_problems((FAMILY,), given.items, lm, HOT)
-    found = [one for _, one in search(SearchConfig(method, n=2), asked, sampler, direct)]
-    policy = sum(one.spent.policy.sequences for one in found) / 2
+    problems = make_problems((FAMILY,), search_plan.items, lm, HOT)
+    results = [one for _, one in search(SearchConfig(method, n=2), problems, sampler, direct)]
+    policy = sum(one.spent.policy.sequences for one in results) / 2
     assert point["policy_sequences"] == pytest.approx(policy)
     assert point["verifier_sequences"] == pytest.approx(
         METHODS[method].needs_verifier * direct.sequences / 2
@@ -222,13 +222,13 @@ def test_every_method_is_charged_the_same_for_what_it_draws_and_reads(
     assert point["sequences"] == pytest.approx(
         policy + METHODS[method].needs_verifier * direct.sequences / 2
     )
-    assert direct.sequences == sum(one.spent.verifier.sequences for one in found)
+    assert direct.sequences == sum(one.spent.verifier.sequences for one in results)
 
 
 def test_step_by_step_methods_may_have_budgets_of_their_own(lm: LM, tmp_path: Path) -> None:
-    given = plan(methods=("beam", "majority"), sizes=(1, 2), step_sizes=(1,), limit=2)
-    assert [cell[:2] for cell in given.cells] == [("samples", 2), ("beam", 1)]
-    report = summarise(given, run(given, tmp_path / "run", lm, Exact(lm)), resamples=20)
+    search_plan = plan(methods=("beam", "majority"), sizes=(1, 2), step_sizes=(1,), limit=2)
+    assert [cell[:2] for cell in search_plan.cells] == [("samples", 2), ("beam", 1)]
+    report = summarise(search_plan, run(search_plan, tmp_path / "run", lm, Exact(lm)), resamples=20)
     budgets = {
         curve["method"]: [point["n"] for point in curve["points"]] for curve in report["curves"]
     }
@@ -252,14 +252,18 @@ def test_curves_are_held_against_each_other_in_logarithms_of_compute() -> None:
             name, tuple(range(1, len(costs) + 1)), means, np.repeat(means[None], 3, 0)
         )
 
-    told = compare_curves(
+    comparison = compare_curves(
         line("beam", [2.0, 4.0], [30.0, 40.0]),
         line("best_of_n", [1.0, 4.0, 16.0], [10.0, 30.0, 35.0]),
         "sequences",
     )
-    assert [each["difference"]["value"] for each in told["points"]] == [10.0, 10.0]
-    assert [each["ratio"]["value"] for each in told["points"]] == [2.0, None]
-    assert (told["range"]["from"], told["range"]["to"], told["range"]["difference"]["value"]) == (
+    assert [point["difference"]["value"] for point in comparison["points"]] == [10.0, 10.0]
+    assert [point["ratio"]["value"] for point in comparison["points"]] == [2.0, None]
+    assert (
+        comparison["range"]["from"],
+        comparison["range"]["to"],
+        comparison["range"]["difference"]["value"],
+    ) == (
         2.0,
         4.0,
         10.0,

@@ -62,14 +62,14 @@ def held_to(fit: VerifierTraining, verifier: Verifier, **options: Any) -> Verifi
 
 def test_it_learns_from_labels_and_not_from_noise(tiny: LM, tmp_path: Path) -> None:
     fit, verifier = learn(tiny, some_labels(tiny, 60), tmp_path / "told")
-    told = held_to(fit, verifier)
+    metrics = held_to(fit, verifier)
     assert (
-        told.brier_skill is not None
-        and told.brier_skill.low > 0.6
-        and told.pairwise_accuracy is not None
-        and told.pairwise_accuracy.low > 0.8
+        metrics.brier_skill is not None
+        and metrics.brier_skill.low > 0.6
+        and metrics.pairwise_accuracy is not None
+        and metrics.pairwise_accuracy.low > 0.8
     )
-    assert told.floor is not None and told.floor.low < told.brier.value < told.base.low
+    assert metrics.floor is not None and metrics.floor.low < metrics.brier.value < metrics.base.low
     fit, verifier = learn(tiny, some_labels(tiny, 60, shuffled=True), tmp_path / "noise")
     noise = held_to(fit, verifier)
     assert (
@@ -84,8 +84,8 @@ def test_it_can_learn_a_handful_of_states_by_heart(tiny: LM, tmp_path: Path) -> 
     labels = some_labels(tiny, 3, shuffled=True)
     fit, verifier = learn(tiny, labels, tmp_path / "v", epochs=100, calibration=0.0)
     learned = fit.split.learned
-    found = verifier.q([label.state for label in learned])
-    assert float((found - torch.tensor([label.value for label in learned])).abs().max()) < 0.1
+    q = verifier.q([label.state for label in learned])
+    assert float((q - torch.tensor([label.value for label in learned])).abs().max()) < 0.1
 
 
 def test_an_outcome_verifier_learns_every_answer_as_often_as_it_was_drawn(
@@ -112,14 +112,14 @@ def test_an_outcome_verifier_learns_every_answer_as_often_as_it_was_drawn(
     fit = VerifierTraining(tiny, whole, FitConfig(outcome=True, **SMALL), tmp_path)
     weights = fit.weights(fit.chains)
     for high in (False, True):
-        mine = [
+        weighted = [
             (weight, fit.label_of[state].draws)
             for weight, (state,) in zip(weights, fit.chains)
             if (fit.label_of[state].value >= 0.5) == high
         ]
-        drawn = sum(draws for _, draws in mine)
-        assert sum(weight for weight, _ in mine) == pytest.approx(0.5)
-        assert all(weight == pytest.approx(draws / drawn / 2) for weight, draws in mine)
+        drawn = sum(draws for _, draws in weighted)
+        assert sum(weight for weight, _ in weighted) == pytest.approx(0.5)
+        assert all(weight == pytest.approx(draws / drawn / 2) for weight, draws in weighted)
     assert labels_digest(whole) != labels_digest(labels) != labels_digest(some_labels(tiny, 39))
 
 
@@ -157,14 +157,16 @@ def test_both_buckets_weigh_alike_and_every_label_is_seen(tiny: LM, tmp_path: Pa
         label.state for label in (*low, *high)
     }
     root = next(label.state for label in more if label.state in fit.label_of)
-    mine = [chain for chain in fit.chains if root in chain]
+    root_chains = [chain for chain in fit.chains if root in chain]
     shares = [
         share
-        for share, state in zip(fit.weights(mine), (state for chain in mine for state in chain))
+        for share, state in zip(
+            fit.weights(root_chains), (state for chain in root_chains for state in chain)
+        )
         if state == root
     ]
     assert (
-        len(shares) == len(mine) > 1 and sum(shares) < max(fit.weights(mine)) * 1.01
+        len(shares) == len(root_chains) > 1 and sum(shares) < max(fit.weights(root_chains)) * 1.01
     )  # one state, in however many rows
     assert (
         fit.batch(3)
@@ -317,21 +319,21 @@ def test_the_command_trains_measures_and_goes_on(tiny: LM, tmp_path: Path) -> No
     ]
     done = run_credit([*command, "--json"])
     assert done.status == 0, done.stderr
-    found = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     assert (
-        found["measures"]
+        report["measures"]
         == json.loads((out / "verifier.json").read_text())["measures"]
         == Verifier.load(out, tiny).about["measures"]
     )
     assert (
-        found["settings"]["epochs"] == 3
-        and found["measures"]["problems"] == 8
-        and found["measures"]["skill"]["value"] > 0.3
+        report["settings"]["epochs"] == 3
+        and report["measures"]["problems"] == 8
+        and report["measures"]["skill"]["value"] > 0.3
     )
     done = run_credit(["pav", "measure", labels, "--verifier", str(out), "-m", model, "--json"])
     assert done.status == 0, done.stderr
     assert json.loads(done.stdout)["verifiers"] == {
-        str(out): found["measures"]
+        str(out): report["measures"]
     }  # on the problems held out alone
     again = run_credit(command)
     printed = " ".join(again.stdout.split())
@@ -341,7 +343,7 @@ def test_the_command_trains_measures_and_goes_on(tiny: LM, tmp_path: Path) -> No
     outcome = json.loads(done.stdout)
     assert (
         outcome["settings"]["outcome"]
-        and outcome["measures"]["states"] < found["measures"]["states"]
+        and outcome["measures"]["states"] < report["measures"]["states"]
     )
     both = ["--verifier", str(tmp_path / "orm"), "--verifier", str(out)]
     done = run_credit(
@@ -351,7 +353,7 @@ def test_the_command_trains_measures_and_goes_on(tiny: LM, tmp_path: Path) -> No
     printed = " ".join(done.stdout.split())
     assert "Brier score minus that of" in printed and printed.count("of 9 problems") == 2
     whole = Path(labels).read_bytes()
-    for name, content, said in (
+    for name, content, expected in (
         ("empty", b"", "empty"),
         ("cut", whole[: len(whole) // 2], "not finished or is cut off"),
         ("high", whole.replace(b'"draws": 8', b'"draws": 0'), "broken"),
@@ -365,7 +367,7 @@ def test_the_command_trains_measures_and_goes_on(tiny: LM, tmp_path: Path) -> No
         )
         assert done.status == 2, done.stderr
         error = done.stderr
-        assert said in error and error.count("\n") == 1, error
+        assert expected in error and error.count("\n") == 1, error
     done = run_credit([*command, "--seed", "3"])
     assert done.status == 2 and "seed: 0 there, 3 here" in done.stderr
 

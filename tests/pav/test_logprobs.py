@@ -60,11 +60,11 @@ def drawn(
         PartialAnswer(tuple(lm.encode(item.prompt))) for item in distinct_items(family, "dev", 1, 2)
     )
     sampler = Sampler(lm, config)
-    found = dict(
+    rollouts = dict(
         sampler.draw([RolloutRequest(first, ".", 1, steps), RolloutRequest(second, ".", 2, steps)])
     )
-    ((_, more),) = sampler.draw([RolloutRequest(found[0].state.prefix(1), ".", 3, steps)])
-    return [found[0], more, found[1]]
+    ((_, more),) = sampler.draw([RolloutRequest(rollouts[0].state.prefix(1), ".", 3, steps)])
+    return [rollouts[0], more, rollouts[1]]
 
 
 @pytest.mark.slow
@@ -74,19 +74,19 @@ def drawn(
 )
 def test_steps_sum_to_what_rescoring_a_trace_says(lm: LM, decoder: str, steps: int | None) -> None:
     answers = drawn(lm, decoder, steps=steps)
-    for answer, found in zip(answers, step_logprobs(lm, answers, 1.0, batch_size=3)):
+    for answer, step_values in zip(answers, step_logprobs(lm, answers, 1.0, batch_size=3)):
         scored, state = rescore(lm, answer.trace).by_position, answer.state
         begun = len(answer.trace.settings.get("begun", ()))
         edges = [len(state.prompt) + end for end in (0, *state.ends)]
-        wanted = [
+        rescored = [
             sum(scored.get(p, 0.0) for p in range(first, last))
             for first, last in itertools.pairwise(edges)
         ]
         if state.done and state.reason == "stop":
-            wanted[-1] += scored[edges[-1]]
-        assert found.tolist() == pytest.approx(wanted, abs=1e-3)
-        assert not begun or (found[0] == 0 and state.ends[0] == begun)
-        assert found.sum().item() == pytest.approx(
+            rescored[-1] += scored[edges[-1]]
+        assert step_values.tolist() == pytest.approx(rescored, abs=1e-3)
+        assert not begun or (step_values[0] == 0 and state.ends[0] == begun)
+        assert step_values.sum().item() == pytest.approx(
             answer.logprob + (scored[edges[-1]] if state.done else 0.0), abs=1e-2
         )
 
@@ -117,28 +117,28 @@ def stated(model: torch.nn.Module, lm: LM, answer: Rollout, temperature: float) 
 def test_the_gradient_is_that_of_a_plain_restatement_and_of_finite_differences(lm: LM) -> None:
     model, _ = learning_copy(lm)
     answers = drawn(lm, "threshold:threshold=0.4")
-    mine = LM(model.double(), lm.tokenizer, max_length=lm.max_length, device=lm.device)
-    found = torch.autograd.grad(
-        torch.cat(step_logprobs(mine, answers, 1.5)).sum(), [*model.parameters()]
+    double_lm = LM(model.double(), lm.tokenizer, max_length=lm.max_length, device=lm.device)
+    gradients = torch.autograd.grad(
+        torch.cat(step_logprobs(double_lm, answers, 1.5)).sum(), [*model.parameters()]
     )
-    wanted = torch.autograd.grad(
+    plain_gradients = torch.autograd.grad(
         sum((stated(model, lm, answer, 1.5) for answer in answers), torch.zeros(())),
         [*model.parameters()],
     )
-    for mine_, theirs in zip(found, wanted):
-        torch.testing.assert_close(mine_, theirs, rtol=1e-6, atol=1e-9)
+    for mine_, expected in zip(gradients, plain_gradients):
+        torch.testing.assert_close(mine_, expected, rtol=1e-6, atol=1e-9)
     weights = [w for w in model.parameters() if w.dim() == 2]
     way = [
         torch.randn(w.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
         for i, w in enumerate(weights)
     ]
-    slope = sum(float((g * d).sum()) for g, d in zip((g for g in found if g.dim() == 2), way))
+    slope = sum(float((g * d).sum()) for g, d in zip((g for g in gradients if g.dim() == 2), way))
     ends = []
     for sign in (1, -2):
         with torch.no_grad():
             for weight, step in zip(weights, way):
                 weight += sign * 2e-4 * step
-            ends.append(torch.cat(step_logprobs(mine, answers, 1.5)).sum().item())
+            ends.append(torch.cat(step_logprobs(double_lm, answers, 1.5)).sum().item())
     assert (ends[0] - ends[1]) / 4e-4 == pytest.approx(slope, rel=2e-2)
 
 
@@ -174,13 +174,13 @@ def exact_q(
     answers: list[Rollout], chance: Tensor, verdict: Tensor
 ) -> dict[tuple[int, ...], float]:
     """Q^pi of every state: the chance of a right end, given the steps of the state."""
-    found: dict[tuple[int, ...], Tensor] = {}
+    values: dict[tuple[int, ...], Tensor] = {}
     for answer, p, right in zip(answers, chance, verdict):
         for state in answer.state.prefixes[:-1]:
-            found[state.written] = found.get(state.written, torch.zeros(2)) + torch.stack(
+            values[state.written] = values.get(state.written, torch.zeros(2)) + torch.stack(
                 (p * right, p)
             )
-    return {written: float(won / all_) for written, (won, all_) in found.items()}
+    return {written: float(won / all_) for written, (won, all_) in values.items()}
 
 
 @pytest.fixture(scope="module")
@@ -297,25 +297,32 @@ def test_where_draws_are_discarded_all_of_them_make_the_score_function(tiny: LM)
             [x.sum() for x in step_logprobs(tiny, [a for _, a in every], TEMPERATURE, tokens)]
         )
         score = gradient(tiny, (chance * total).sum())
-        found = gradient(tiny, (chance * total * torch.tensor([right(a) for _, a in every])).sum())
+        estimate = gradient(
+            tiny, (chance * total * torch.tensor([right(a) for _, a in every])).sum()
+        )
         exact = tokens != "committed"
         assert (score.abs().max() < 1e-12) == exact
-        assert (float(found @ way.flatten()) == pytest.approx(slope, rel=1e-5)) == exact
+        assert (float(estimate @ way.flatten()) == pytest.approx(slope, rel=1e-5)) == exact
 
 
 def test_the_divergence_is_exact_and_falls_to_its_gradient(tiny: LM) -> None:
     other = tiny_lm(Tiny(seed=1))
     batch = scored_passes(tiny, every_answer(tiny)[:4])
-    found, base = (distributions(each.model, each, batch, TEMPERATURE) for each in (tiny, other))
-    wanted = torch.nn.functional.kl_div(
-        base.logp[:, list(IDS)], found.logp[:, list(IDS)], log_target=True, reduction="none"
-    ).sum(-1)
-    torch.testing.assert_close(divergence(found.logp, base.logp), wanted)
-    assert (
-        divergence(found.logp, found.logp).abs().max() == 0
-        and token_logprobs(found, batch).isfinite().all()
+    tiny_distributions, base = (
+        distributions(policy.model, policy, batch, TEMPERATURE) for policy in (tiny, other)
     )
-    assert gradient(tiny, divergence(found.logp, base.logp).sum()).isfinite().all()
+    expected = torch.nn.functional.kl_div(
+        base.logp[:, list(IDS)],
+        tiny_distributions.logp[:, list(IDS)],
+        log_target=True,
+        reduction="none",
+    ).sum(-1)
+    torch.testing.assert_close(divergence(tiny_distributions.logp, base.logp), expected)
+    assert (
+        divergence(tiny_distributions.logp, tiny_distributions.logp).abs().max() == 0
+        and token_logprobs(tiny_distributions, batch).isfinite().all()
+    )
+    assert gradient(tiny, divergence(tiny_distributions.logp, base.logp).sum()).isfinite().all()
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
@@ -327,13 +334,13 @@ def test_what_many_were_drawn_from_is_computed_once(tiny: LM, tokens: str) -> No
     ] == [len(every)]
     alone = torch.cat(
         [
-            token_logprobs(distributions(tiny.model, tiny, [each], TEMPERATURE), [each])
-            for each in every
+            token_logprobs(distributions(tiny.model, tiny, [scored], TEMPERATURE), [scored])
+            for scored in every
         ]
     )
     torch.testing.assert_close(token_logprobs(lines, every), alone)
     kinds = [
-        {each.query.row.canvas.numpy().tobytes() for each in part} for part in batches(every, 3)
+        {scored.query.row.canvas.numpy().tobytes() for scored in part} for part in batches(every, 3)
     ]
     assert all(len(kind) <= 3 for kind in kinds) and sum(map(len, kinds)) == len(
         set().union(*kinds)

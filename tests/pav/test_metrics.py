@@ -17,21 +17,22 @@ def counted(problem: int, wins: int, draws: int, done: bool = False) -> Label:
 
 def test_measures_of_a_small_case_by_hand() -> None:
     labels = [counted(0, 1, 4), counted(0, 3, 4), counted(1, 2, 4), counted(1, 1, 1, done=True)]
-    found = measure(labels, [0.25, 0.25, 0.55, 0.95])
-    assert found.brier.value == pytest.approx((0 + 0.25 + 0.0025 + 0.0025) / 4)
-    assert found.base.value == pytest.approx(np.var([0.25, 0.75, 0.5, 1.0]))
-    assert found.floor is not None and found.floor.value == pytest.approx(
+    metrics = measure(labels, [0.25, 0.25, 0.55, 0.95])
+    assert metrics.brier.value == pytest.approx((0 + 0.25 + 0.0025 + 0.0025) / 4)
+    assert metrics.base.value == pytest.approx(np.var([0.25, 0.75, 0.5, 1.0]))
+    assert metrics.floor is not None and metrics.floor.value == pytest.approx(
         (0.1875 / 3 * 2 + 0.25 / 3) / 4
     )
-    assert found.pairwise_accuracy is not None and found.pairwise_accuracy.value == pytest.approx(
-        (0.5 + 1) / 2
+    assert (
+        metrics.pairwise_accuracy is not None
+        and metrics.pairwise_accuracy.value == pytest.approx((0.5 + 1) / 2)
     )  # one pair is tied, one is in order
     assert (
-        found.ece.value == pytest.approx((0.5 + 0.05 + 0.05) / 4)
-        and found.problems == 2
-        and found.states == 4
+        metrics.ece.value == pytest.approx((0.5 + 0.05 + 0.05) / 4)
+        and metrics.problems == 2
+        and metrics.states == 4
     )
-    assert [(point["from"], point["states"]) for point in found.curve] == [
+    assert [(point["from"], point["states"]) for point in metrics.curve] == [
         (0.2, 2),
         (0.5, 1),
         (0.9, 1),
@@ -57,14 +58,14 @@ def test_a_perfect_verifier_reaches_the_floor() -> None:
     rng = np.random.default_rng(0)
     chances = rng.random((400, 5))
     labels = [counted(i, int(rng.binomial(6, q)), 6) for i, row in enumerate(chances) for q in row]
-    found = measure(labels, chances.ravel().tolist(), resamples=500)
-    assert found.floor is not None and found.floor.value == pytest.approx(
-        found.brier.value, rel=0.05
+    metrics = measure(labels, chances.ravel().tolist(), resamples=500)
+    assert metrics.floor is not None and metrics.floor.value == pytest.approx(
+        metrics.brier.value, rel=0.05
     )
     assert (
-        found.brier_skill is not None
-        and found.brier_skill.low < 1 < found.brier_skill.high
-        and found.ece.value < 0.03
+        metrics.brier_skill is not None
+        and metrics.brier_skill.low < 1 < metrics.brier_skill.high
+        and metrics.ece.value < 0.03
     )
     worse = measure(labels, rng.permutation(chances.ravel()).tolist(), resamples=500)
     assert (
@@ -79,10 +80,10 @@ def test_the_gap_of_two_verifiers_is_the_difference_of_their_brier_scores_and_pa
     chances = rng.random((300, 4))
     labels = [counted(i, int(rng.binomial(2, q)), 2) for i, row in enumerate(chances) for q in row]
     good, poor = chances.ravel(), np.clip(chances.ravel() + rng.normal(0, 0.2, chances.size), 0, 1)
-    found = brier_difference(labels, poor.tolist(), good.tolist())
+    difference = brier_difference(labels, poor.tolist(), good.tolist())
     apart = measure(labels, poor.tolist()).brier, measure(labels, good.tolist()).brier
-    assert found.value == pytest.approx(apart[0].value - apart[1].value) and found.low > 0
-    assert found.high - found.low < (
+    assert difference.value == pytest.approx(apart[0].value - apart[1].value) and difference.low > 0
+    assert difference.high - difference.low < (
         apart[0].high - apart[0].low
     )  # the labels' own noise is in both
     nothing = brier_difference(labels, good.tolist(), good.tolist())

@@ -60,7 +60,7 @@ def answers(taken: Sequence[int], problems: int = FEWEST) -> list[Label]:
 
 def predict(values: Sequence[float]) -> Predict:
     """Knows the value of each first step; a second step changes nothing."""
-    return lambda states: [values[each.written[0]] for each in states]
+    return lambda states: [values[state.written[0]] for state in states]
 
 
 def exact(x: Sequence[float], y: Sequence[float]) -> float:
@@ -74,7 +74,7 @@ def roots(labels: Sequence[Label]) -> list[Branching]:
 
 
 def test_a_tree_where_all_is_known() -> None:
-    found = roots(answers([round(MANY * p) for p in CHANCES]))
+    forks = roots(answers([round(MANY * p) for p in CHANCES]))
     ks = (1, 2, 4, 16, 1000)
     weak, strong, against, blind = (
         (1e-6, 2e-6, 3e-6),
@@ -88,8 +88,8 @@ def test_a_tree_where_all_is_known() -> None:
         "against": predict(against),
         "blind": predict(blind),
     }
-    choice = provers_from_predictions(found, predict(VALUES), ks, others)
-    by = {each.name: each for each in choice.provers}
+    choice = provers_from_predictions(forks, predict(VALUES), ks, others)
+    by = {prover.name: prover for prover in choice.provers}
     for name, values in {
         **{f"bo{k}": [1 - (1 - q) ** k for q in VALUES] for k in ks},
         "weak": weak,
@@ -108,7 +108,7 @@ def test_a_tree_where_all_is_known() -> None:
         assert prover.total.value == pytest.approx(
             prover.distinguishability.value + prover.alignment.value
         )
-    totals = {name: each.total.value for name, each in by.items() if each.total is not None}
+    totals = {name: prover.total.value for name, prover in by.items() if prover.total is not None}
     assert by["bo1"].alignment and by["bo1"].distinguishability
     assert by["bo1"].alignment.value == pytest.approx(
         by["bo1"].distinguishability.value
@@ -132,10 +132,15 @@ def test_the_tree_of_a_store() -> None:
         Label("quiz", 0, state(0, 1, 6, done=True), 3, 3),  # drawn three times
         Label("quiz", 1, state(1, 1, done=True), 0, 1),  # a problem with one answer has no fork
     ]
-    found = {fork.children[0].depth: fork for fork in branchings(labels)}
-    assert set(found) == {1, 2} and all(fork.problem == ("quiz", 0) for fork in found.values())
-    assert dict(zip(found[1].children, found[1].taken)) == {state(0, 1): 4, state(0, 2): 1}
-    assert dict(zip(found[2].children, found[2].taken)) == {
+    fork_at_depth = {fork.children[0].depth: fork for fork in branchings(labels)}
+    assert set(fork_at_depth) == {1, 2} and all(
+        fork.problem == ("quiz", 0) for fork in fork_at_depth.values()
+    )
+    assert dict(zip(fork_at_depth[1].children, fork_at_depth[1].taken)) == {
+        state(0, 1): 4,
+        state(0, 2): 1,
+    }
+    assert dict(zip(fork_at_depth[2].children, fork_at_depth[2].taken)) == {
         state(0, 1, 5): 1,
         state(0, 1, 6, done=True): 3,
     }
@@ -208,7 +213,7 @@ def test_the_noise_of_counts_is_taken_out() -> None:
         assert prover.alignment.low < exact(values, VALUES) < prover.alignment.high, k
     assert choice.provers[3].total is None  # 16 draws would be needed
     raw = {(label.problem, label.state): label.value for label in labels}
-    known: Predict = lambda states: [raw[each.prompt[0] - 100, each] for each in states]  # noqa: E731
+    known: Predict = lambda states: [raw[state.prompt[0] - 100, state] for state in states]  # noqa: E731
     (naive,) = provers_from_predictions(taken, known, (1,), {}).provers
     assert naive.distinguishability is not None and naive.distinguishability.low > 1.2 * exact(
         VALUES, VALUES
@@ -263,22 +268,22 @@ def test_the_command_compares_provers(tmp_path: Path) -> None:
         [*begin, "--k", "1,4", "--prover", f"weak={tmp_path / 'weak'}", "--counts", "--json"]
     )
     assert done.status == 0, done.stderr
-    found = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     assert (
-        [each["prover"] for each in found["provers"]] == ["bo1", "bo4", "weak"]
-        and found["chosen"] in ("bo4", "weak")
-        and not found["held_out"]
+        [prover["prover"] for prover in report["provers"]] == ["bo1", "bo4", "weak"]
+        and report["chosen"] in ("bo4", "weak")
+        and not report["held_out"]
     )
-    assert found["several"] == found["problems"] == 24 and [
-        each["prover"] for each in found["counts"]["provers"]
+    assert report["several"] == report["problems"] == 24 and [
+        prover["prover"] for prover in report["counts"]["provers"]
     ] == ["bo1", "bo4"]
     assert (
-        found["counts"]["provers"][1]["distinguishability"]["value"]
-        > found["provers"][1]["distinguishability"]["value"]
+        report["counts"]["provers"][1]["distinguishability"]["value"]
+        > report["provers"][1]["distinguishability"]["value"]
     )  # it has learned nothing
     done = run_credit(begin)
     assert done.status == 0 and "bo32" in done.stdout
-    for flags, said in (
+    for flags, expected in (
         (["--k", "0"], "K of 1 or more"),
         (["--k", "two"], "must be numbers"),
         (["--prover", "weak"], "NAME=DIR"),
@@ -290,4 +295,4 @@ def test_the_command_compares_provers(tmp_path: Path) -> None:
         done = run_credit([*begin, *flags])
         assert done.status == 2, done.stderr
         error = done.stderr
-        assert said in error and error.count("\n") == 1, error
+        assert expected in error and error.count("\n") == 1, error

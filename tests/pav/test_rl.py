@@ -129,7 +129,7 @@ def test_a_baseline_knows_nothing_of_the_future(values: list[float]) -> None:
     ],
 )
 def test_a_tiny_problem_is_solved(tmp_path: Path, arm: str, off: str, candidates: int) -> None:
-    found = [
+    log = [
         *tiny_run(
             tmp_path,
             None if off == "others" else Prefix(),
@@ -138,11 +138,11 @@ def test_a_tiny_problem_is_solved(tmp_path: Path, arm: str, off: str, candidates
             candidates=candidates,
         ).run()
     ]
-    held = [record["held"]["accuracy"] for record in found if "held" in record]
+    held = [record["held"]["accuracy"] for record in log if "held" in record]
     assert held[0] < 0.3 and held[-1] > 0.85 and len(held) == 2
-    assert [record["samples"] for record in found] == [32 * i for i in range(16)]
-    assert all(record["judged"] > 0 for record in found[1:]) == (off != "others")
-    assert records(tmp_path) == found
+    assert [record["samples"] for record in log] == [32 * i for i in range(16)]
+    assert all(record["judged"] > 0 for record in log[1:]) == (off != "others")
+    assert records(tmp_path) == log
 
 
 def test_every_draw_may_count(tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_a_record_says_how_far_halves_of_the_gradient_agree(tmp_path: Path) -> N
         for n in (1, 2)
     )
     assert few.step()["grad_cosine"] is None
-    found = [many.step() for _ in range(4)]
-    assert len({record["grad_cosine"] for record in found}) > 1
+    log = [many.step() for _ in range(4)]
+    assert len({record["grad_cosine"] for record in log}) > 1
     large = tiny_run(
         tmp_path / "large",
         Prefix(),
@@ -184,7 +184,7 @@ def test_a_record_says_how_far_halves_of_the_gradient_agree(tmp_path: Path) -> N
     assert (
         large.step()["grad_cosine"]
         > 0.9
-        > max(np.mean([record["grad_cosine"] for record in found]), 0)
+        > max(np.mean([record["grad_cosine"] for record in log]), 0)
     )  # the more draws, the less noise
 
 
@@ -208,13 +208,13 @@ def test_gradients_in_bounded_parts_are_those_of_the_whole(
             kl=0.1,
             problems=2,
         )
-        asked: list[int] = []
+        rows_of_logits: list[int] = []
         run.model.register_forward_hook(
-            lambda _, __, logits, asked=asked: asked.append(len(logits))
+            lambda _, __, logits, asked=rows_of_logits: asked.append(len(logits))
         )  # type: ignore[misc]
         run.optimizer.step = lambda run=run: gradients.append([w.grad.clone() for w in run.weights])  # type: ignore[method-assign,misc]
         run.learn(answers, weights, [i % 2 for i in range(len(answers))], len(answers))
-        rows.append(max(asked))
+        rows.append(max(rows_of_logits))
     assert rows[0] > 4 and rows[1] <= 2
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
     assert any(gradient.abs().max() > 0 for gradient in gradients[0])
@@ -238,17 +238,17 @@ def timeless(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name != "seconds"} for record in log]
 
 
-@pytest.mark.parametrize("asked", [{}, {"arm": "q", "candidates": 3}])
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{}, {"arm": "q", "candidates": 3}])
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, options: dict[str, Any]) -> None:
     def begin(name: str, **changes: Any) -> PolicyTraining:
         return tiny_run(
             tmp_path / name,
-            Prefix() if asked else None,
-            **{"iterations": 6, "samples": 4, **asked, **changes},
+            Prefix() if options else None,
+            **{"iterations": 6, "samples": 4, **options, **changes},
         )
 
     whole = begin("whole", save_every=3)
-    wanted = [*whole.run()]
+    whole_log = [*whole.run()]
     killed = begin("killed", save_every=3).run()
     for _ in range(6):  # two iterations behind the last saved state
         next(killed)
@@ -257,9 +257,9 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, asked: dict[str
     again = begin("killed", save_every=3)
     later = [*again.run()]
     assert [record["iteration"] for record in later] == [4, 5, 6]
-    assert timeless(records(tmp_path / "killed")) == timeless(wanted)
-    for mine, theirs in zip(again.model.parameters(), whole.model.parameters()):
-        assert torch.equal(mine, theirs)
+    assert timeless(records(tmp_path / "killed")) == timeless(whole_log)
+    for weight, expected in zip(again.model.parameters(), whole.model.parameters()):
+        assert torch.equal(weight, expected)
     assert [*begin("killed").run()] == []  # and once more: nothing left to do
     with pytest.raises(OptionError, match="other settings"):
         [*begin("killed", lr=0.5).run()]
@@ -270,13 +270,15 @@ def test_steps_end_where_a_run_says(tmp_path: Path) -> None:
     lm = tiny_lm(Tiny(dtype=torch.float32, scale=0.3))
     with pytest.raises(OptionError, match="does not say what ends a step"):
         PolicyTraining(lm, unmarked, CONFIG, RL, None, tmp_path)
-    found = [
+    step_counts = [
         PolicyTraining(
             lm, unmarked, CONFIG, dataclasses.replace(RL, delimiter=mark), None, tmp_path
         ).step()["steps"]
         for mark in ("b", "\\n")
     ]
-    assert found[0] > found[1] == 32  # with a mark that nobody writes an answer is one step
+    assert (
+        step_counts[0] > step_counts[1] == 32
+    )  # with a mark that nobody writes an answer is one step
 
 
 def test_a_run_leaves_a_checkpoint(tmp_path: Path) -> None:
@@ -295,14 +297,14 @@ def test_a_run_leaves_a_checkpoint(tmp_path: Path) -> None:
         resolve_checkpoint("pocket"),
     )
     first = [w.clone() for w in lm.model.parameters()]  # type: ignore[union-attr, attr-defined]
-    found = [*run.run()]
-    assert found[-1]["kl"] >= 0 and {"config.json", "tokenizer.json", "model.safetensors"} <= {
+    log = [*run.run()]
+    assert log[-1]["kl"] >= 0 and {"config.json", "tokenizer.json", "model.safetensors"} <= {
         path.name for path in tmp_path.iterdir()
     }
     again = load(str(tmp_path))
-    for mine, theirs, old in zip(again.model.parameters(), lm.model.parameters(), first):  # type: ignore[union-attr, attr-defined]
-        assert torch.equal(mine, theirs)
-        assert not torch.equal(mine, old)
+    for saved, trained, old in zip(again.model.parameters(), lm.model.parameters(), first):  # type: ignore[union-attr, attr-defined]
+        assert torch.equal(saved, trained)
+        assert not torch.equal(saved, old)
 
 
 def test_samples_until_a_level() -> None:
@@ -316,12 +318,12 @@ def test_samples_until_a_level() -> None:
     fast = LearningCurve(
         "effective", samples / 4, 5 * samples, np.stack([line, line]), np.ones((2, 5))
     )
-    found = saving(fast, slow, 0.45)
-    assert found["sequences_ratio"] == pytest.approx(2)
+    saved_share = saving(fast, slow, 0.45)
+    assert saved_share["sequences_ratio"] == pytest.approx(2)
     assert (
-        found["ratio"] == pytest.approx(4)
-        and found["low"] == found["high"] == pytest.approx(4)
-        and found["runs"] == 2
+        saved_share["ratio"] == pytest.approx(4)
+        and saved_share["low"] == saved_share["high"] == pytest.approx(4)
+        and saved_share["runs"] == 2
     )
     assert saving(
         LearningCurve("q", samples, samples, 0 * slow.accuracy, slow.passes), slow, 0.45
@@ -355,12 +357,12 @@ def test_arms_side_by_side(tmp_path: Path) -> None:
             for n in range(5)
         ]
         (run.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = summary(runs, {})
-    assert [arm["arm"] for arm in found["arms"]] == ["outcome", "effective"] and found[
+    arms = summary(runs, {})
+    assert [arm["arm"] for arm in arms["arms"]] == ["outcome", "effective"] and arms[
         "level"
     ] == pytest.approx(0.7)
-    assert found["arms"][0]["sequences"] == [32 * n for n in range(5)]
-    assert found["arms"][1]["reaches"]["ratio"] > 1 and found["arms"][0]["reaches"]["ratio"] == 1
+    assert arms["arms"][0]["sequences"] == [32 * n for n in range(5)]
+    assert arms["arms"][1]["reaches"]["ratio"] > 1 and arms["arms"][0]["reaches"]["ratio"] == 1
     with pytest.raises(OptionError, match="effective"):
         run_specs(tmp_path, "efective", RL, 0, 1)
 
@@ -406,14 +408,14 @@ def test_the_command(
 ) -> None:
     out, png = tmp_path / "runs", tmp_path / "curve.png"
     call([*FAST, "--out", str(out), "--png", str(png), "--json"], monkeypatch)
-    found = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)
     assert (
-        found["arms"][0]["samples"] == [0, 4]
-        and found["arms"][0]["seeds"] == 2
+        report["arms"][0]["samples"] == [0, 4]
+        and report["arms"][0]["seeds"] == 2
         and png.stat().st_size > 1000
     )
     assert (
-        json.loads((out / "rl.json").read_text()) == found
+        json.loads((out / "rl.json").read_text()) == report
         and (out / "outcome-1" / "model.safetensors").exists()
     )
     call([*FAST, "--out", str(out)], monkeypatch)
@@ -421,7 +423,7 @@ def test_the_command(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         (["--temperature", "0"], "temperature"),
         (["--decoder", "wino"], "takes them back"),
@@ -443,19 +445,19 @@ def test_what_cannot_be_learnt_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     changes: list[str],
-    said: str,
+    expected: str,
 ) -> None:
     questions = tmp_path / "mmlu.jsonl"
     questions.write_text(
         '{"question": "Who?", "subject": "people", '
         '"choices": ["I", "you", "she", "he"], "answer": 0}\n'
     )
-    changes = [f"mmlu={questions}" if each == "QUESTIONS" else each for each in changes]
+    changes = [f"mmlu={questions}" if change == "QUESTIONS" else change for change in changes]
     monkeypatch.setattr(
         sys, "argv", ["credit", "pav", "rl", *FAST, "--out", str(tmp_path / "runs"), *changes]
     )
     with pytest.raises(SystemExit) as end:
         main()
     error = capsys.readouterr().err
-    assert end.value.code == 2 and said in error and error.count("error:") == 1
+    assert end.value.code == 2 and expected in error and error.count("error:") == 1
     assert not (tmp_path / "runs").exists()

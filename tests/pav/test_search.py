@@ -38,23 +38,23 @@ def lm() -> LM:
     return load("pocket", batch_size=16)
 
 
-def found(
+def search_results(
     lm: LM,
     config: SearchConfig,
     batch_size: int = 16,
     judge: object = "",
-    asked: Sequence[Problem] | None = None,
+    given_problems: Sequence[Problem] | None = None,
 ) -> list[SearchResult]:
-    given = problems(lm) if asked is None else asked
-    each = dict(
+    searched = problems(lm) if given_problems is None else given_problems
+    result_at = dict(
         search(
             config,
-            given,
+            searched,
             Sampler(lm, HOT, batch_size, share=True),
             Exact(lm) if judge == "" else judge,
         )
     )  # type: ignore[arg-type]
-    return [each[place] for place in range(len(given))]
+    return [result_at[index] for index in range(len(searched))]
 
 
 def right(lm: LM, results: Sequence[SearchResult]) -> int:
@@ -69,7 +69,7 @@ def choices(results: Sequence[SearchResult]) -> list[object]:
     return [
         (
             one.answer.state,
-            [each.state for each in one.finished],
+            [answer.state for answer in one.finished],
             one.spent.policy,
             one.spent.verifier,
         )
@@ -80,10 +80,14 @@ def choices(results: Sequence[SearchResult]) -> list[object]:
 @pytest.mark.parametrize("method", ["beam", "best_of_n", "majority"])
 def test_a_search_finds_the_same_in_any_company(lm: LM, method: str) -> None:
     config = SearchConfig(method, n=2, **({"c": 2} if method == "beam" else {}))
-    together = found(lm, config)
-    assert choices(found(lm, config, batch_size=3)) == choices(together)
-    assert choices(found(lm, config, asked=problems(lm)[1:2])) == choices(together[1:2])
-    assert choices(found(lm, config, asked=problems(lm, seed=1)[:1])) != choices(together[:1])
+    together = search_results(lm, config)
+    assert choices(search_results(lm, config, batch_size=3)) == choices(together)
+    assert choices(search_results(lm, config, given_problems=problems(lm)[1:2])) == choices(
+        together[1:2]
+    )
+    assert choices(search_results(lm, config, given_problems=problems(lm, seed=1)[:1])) != choices(
+        together[:1]
+    )
 
 
 @pytest.mark.parametrize("method", ["beam", "majority"])
@@ -91,7 +95,7 @@ def test_what_draws_have_in_common_costs_and_runs_once(lm: LM, method: str) -> N
     """Also where nothing but the count says so: in small batches the engine may run more, never
     less.
     """
-    asked, config = (
+    searched, config = (
         problems(lm)[1:],
         SearchConfig(method, n=3, **({} if method == "majority" else {"c": 2})),
     )
@@ -101,14 +105,14 @@ def test_what_draws_have_in_common_costs_and_runs_once(lm: LM, method: str) -> N
         Sampler(lm, HOT, batch_size=64, share=True),
     )
     apart, little, shared = (
-        [one for _, one in sorted(search(config, asked, sampler, Exact(lm)))]
+        [one for _, one in sorted(search(config, searched, sampler, Exact(lm)))]
         for sampler in (plain, small, wide)
     )
     assert [one.answer.state for one in apart] == [one.answer.state for one in shared]
     assert [one.spent.policy.sequences for one in little] == [
         one.spent.policy.sequences for one in shared
     ]
-    costs = [sum(one.spent.policy.sequences for one in found) for found in (apart, shared)]
+    costs = [sum(one.spent.policy.sequences for one in results) for results in (apart, shared)]
     assert (
         wide._engine.stats.positions
         == sum(one.spent.policy.positions for one in shared)
@@ -144,7 +148,7 @@ def test_costs_are_what_the_engine_and_the_verifier_ran(lm: LM, method: str) -> 
 
 def test_a_beam_of_one_is_sampling_step_by_step(lm: LM) -> None:
     sampler = Sampler(lm, HOT)
-    for problem, one in zip(problems(lm), found(lm, SearchConfig("beam", n=1, c=1))):
+    for problem, one in zip(problems(lm), search_results(lm, SearchConfig("beam", n=1, c=1))):
         state, cost, seeds = problem.root, Cost(), problem.seeds()
         while not state.done:
             ((_, drawn),) = sampler.draw([RolloutRequest(state, ".", next(seeds), 1)])
@@ -160,16 +164,16 @@ def test_a_beam_that_goes_all_steps_at_once_samples_whole_answers(lm: LM) -> Non
     ((_, whole),) = Sampler(lm, HOT).draw(
         [RolloutRequest(problem.root, ".", next(problem.seeds()))]
     )
-    (one,) = found(lm, SearchConfig("beam", n=1, c=1, steps=99), asked=[problem])
+    (one,) = search_results(lm, SearchConfig("beam", n=1, c=1, steps=99), given_problems=[problem])
     assert (
         one.answer.state == whole.state and one.spent.policy == whole.cost and len(one.rounds) == 1
     )
 
 
 def test_an_exact_verifier_makes_searches_better_than_one_sample(lm: LM) -> None:
-    alone = right(lm, found(lm, SearchConfig("single"), judge=None))
+    alone = right(lm, search_results(lm, SearchConfig("single"), judge=None))
     assert alone < len(ITEMS)
-    assert right(lm, found(lm, SearchConfig("beam", n=4))) == len(ITEMS)
+    assert right(lm, search_results(lm, SearchConfig("beam", n=4))) == len(ITEMS)
 
 
 def test_a_beam_keeps_the_best_different_states_and_chooses_by_q_alone(lm: LM) -> None:
@@ -183,33 +187,37 @@ def test_a_beam_keeps_the_best_different_states_and_chooses_by_q_alone(lm: LM) -
 
     disagreed = 0
     for seed in (0, 1):
-        for one in found(
-            lm, SearchConfig("beam", n=2, c=2, alpha=2.0), judge=Odd(lm), asked=problems(lm, seed)
+        for one in search_results(
+            lm,
+            SearchConfig("beam", n=2, c=2, alpha=2.0),
+            judge=Odd(lm),
+            given_problems=problems(lm, seed),
         ):
             for looked in one.rounds:
                 states, marked = (
-                    [each.state for each in looked],
-                    [each for each in looked if each.kept],
+                    [candidate.state for candidate in looked],
+                    [candidate for candidate in looked if candidate.kept],
                 )
                 assert len(states) == len(set(states)) and len(marked) == min(2, len(looked))
-                assert min(each.score for each in marked) >= max(
-                    (each.score for each in looked if not each.kept), default=-9.0
+                assert min(candidate.score for candidate in marked) >= max(
+                    (candidate.score for candidate in looked if not candidate.kept), default=-9.0
                 )
                 assert all(
-                    each.score == pytest.approx(each.q + 2.0 * each.advantage) for each in looked
+                    candidate.score == pytest.approx(candidate.q + 2.0 * candidate.advantage)
+                    for candidate in looked
                 )  # type: ignore[operator]
             finished, answer = one.finished, one.answer
-            assert all(each.state.done for each in finished) and answer.q == max(
-                each.q or 0.0 for each in finished
+            assert all(candidate.state.done for candidate in finished) and answer.q == max(
+                candidate.q or 0.0 for candidate in finished
             )
-            disagreed += answer.score < max(each.score for each in finished)
+            disagreed += answer.score < max(candidate.score for candidate in finished)
     assert disagreed
 
 
 def test_without_alpha_a_beam_is_one_on_q(lm: LM) -> None:
     plain, bare = (
-        found(lm, SearchConfig("beam_q", n=2)),
-        found(lm, SearchConfig("beam", n=2, alpha=0.0)),
+        search_results(lm, SearchConfig("beam_q", n=2)),
+        search_results(lm, SearchConfig("beam", n=2, alpha=0.0)),
     )
     assert choices(plain) == choices(bare)
 
@@ -251,14 +259,16 @@ def test_what_cannot_be_searched_is_refused(lm: LM) -> None:
     ):
         with pytest.raises(OptionError):
             SearchConfig(**bad)  # type: ignore[arg-type]
-    sampler, asked = Sampler(lm, HOT, memory=0.05), problems(lm)
+    sampler, searched = Sampler(lm, HOT, memory=0.05), problems(lm)
     with pytest.raises(OptionError, match=r"n 64 \* c 3 = 192 rows.*rows at most"):
-        next(search(SearchConfig("beam", n=64), asked, sampler, Exact(lm)))
-    assert next(search(SearchConfig("beam", n=1), asked, sampler, Exact(lm)))
+        next(search(SearchConfig("beam", n=64), searched, sampler, Exact(lm)))
+    assert next(search(SearchConfig("beam", n=1), searched, sampler, Exact(lm)))
     with pytest.raises(OptionError, match="verifier"):
-        next(search(SearchConfig("beam"), asked, sampler))
+        next(search(SearchConfig("beam"), searched, sampler))
     with pytest.raises(OptionError, match="temperature"):
-        next(search(SearchConfig("majority"), asked, Sampler(lm, GenerationConfig(gen_length=96))))
+        next(
+            search(SearchConfig("majority"), searched, Sampler(lm, GenerationConfig(gen_length=96)))
+        )
 
 
 def test_a_step_that_fills_the_canvas_is_the_last(lm: LM) -> None:

@@ -65,12 +65,12 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("command", "said"), COMMANDS)
+@pytest.mark.parametrize(("command", "expected"), COMMANDS)
 def test_the_command_line_refuses_in_one_line(
     verifier: Path,
     tmp_path: Path,
     command: str,
-    said: str,
+    expected: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -78,8 +78,8 @@ def test_the_command_line_refuses_in_one_line(
     monkeypatch.setattr(sys, "argv", ["credit", *command.format(v=verifier).split()])
     with pytest.raises(SystemExit) as end:
         main()
-    told = capsys.readouterr().err
-    assert end.value.code == 2 and said in told and told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and expected in error and error.count("\n") == 1
 
 
 def test_the_commands_search_and_compare(
@@ -90,31 +90,31 @@ def test_the_commands_search_and_compare(
 ) -> None:
     hot = "-d threshold:threshold=0.4 --temperature 1.5 --gen-length 64 --threads 1"
 
-    def said(command: str) -> str:
+    def output_of(command: str) -> str:
         monkeypatch.setattr(sys, "argv", ["credit", *command.split()])
         with pytest.raises(SystemExit) as end:
             main()
         assert not end.value.code
         return capsys.readouterr().out
 
-    one = json.loads(said(f"search Hello --verifier {verifier} --n 2 --c 2 --json {hot}"))
+    one = json.loads(output_of(f"search Hello --verifier {verifier} --n 2 --c 2 --json {hot}"))
     assert (
         one["policy"]["sequences"] > 0
         and len(one["rounds"][0]) >= 1
         and one["rounds"][-1][0]["text"]
     )
-    assert "Q + alpha A" in said(f"search Hello --verifier {verifier} --n 1 --c 1 {hot}")
+    assert "Q + alpha A" in output_of(f"search Hello --verifier {verifier} --n 1 --c 1 {hot}")
     right = json.loads(
-        said(f"search --tasks arithmetic --limit 2 --method majority --n 2 --json {hot}")
+        output_of(f"search --tasks arithmetic --limit 2 --method majority --n 2 --json {hot}")
     )
     assert right["families"]["arithmetic"]["problems"] == 2 and right["verifier_sequences"] == 0
     out = tmp_path / "run"
-    told = said(
+    output = output_of(
         f"pav compare --tasks arithmetic --limit 2 --verifier {verifier} --n 1,2 --seeds 1 "
         f"--methods beam --out {out} {hot}"
     )
     assert (
-        "beam" in told
+        "beam" in output
         and json.loads((out / "report.json").read_text(encoding="utf-8"))["problems"] == 2
     )
     assert (out / "search.png").is_file() and len(

@@ -51,8 +51,8 @@ def drawn(
         RolloutRequest(PartialAnswer(tuple(lm.encode(item.prompt))), mark, i)
         for i, item in enumerate(distinct_items(family, "dev", 1, 3))
     ]
-    found = dict(Sampler(lm, config).draw(asks))
-    answers = [found[i] for i in range(3)]
+    rollouts = dict(Sampler(lm, config).draw(asks))
+    answers = [rollouts[i] for i in range(3)]
     answers = [
         Rollout(with_end(x.state, mark, lm.vocab.decode), x.cost, x.logprob, x.trace)
         for x in answers
@@ -72,7 +72,7 @@ def test_branches_go_one_step_from_where_the_answers_were(
     lm: LM, decoder: str, mark: Delimiter, block: int | None
 ) -> None:
     answers, others = drawn(lm, decoder, mark, block)
-    assert len(others) == 2 * sum(each.state.depth for each in answers)
+    assert len(others) == 2 * sum(answer.state.depth for answer in answers)
     for other in others:
         state, answer = other.rollout.state, answers[other.answer].state
         assert state.depth == other.step + 1 and state.prefix(other.step) == answer.prefix(
@@ -85,52 +85,59 @@ def test_branches_go_one_step_from_where_the_answers_were(
     )
     lessons = [other.as_one_step for other in others]
     whole, alone = (
-        step_logprobs(lm, each, 1.0) for each in ([other.rollout for other in others], lessons)
+        step_logprobs(lm, rollouts, 1.0)
+        for rollouts in ([other.rollout for other in others], lessons)
     )
-    for other, mine, theirs in zip(others, whole, alone):
+    for other, whole_steps, one_step in zip(others, whole, alone):
         assert (
-            len(theirs) == 1
-            and mine[-1].item() == pytest.approx(theirs.item(), abs=1e-4)
-            and mine[:-1].tolist() == [0.0] * other.step
+            len(one_step) == 1
+            and whole_steps[-1].item() == pytest.approx(one_step.item(), abs=1e-4)
+            and whole_steps[:-1].tolist() == [0.0] * other.step
         )
         scored, state = rescore(lm, other.rollout.trace).by_position, other.rollout.state
         end = len(state.prompt) + len(state.written) + (state.reason == "stop")
-        assert theirs.item() == pytest.approx(
+        assert one_step.item() == pytest.approx(
             sum(x for p, x in scored.items() if p < end), abs=1e-3
         )
 
 
 def test_weights_find_their_steps(lm: LM) -> None:
     answers, others = drawn(lm, "fixed:k=8", 8, 8)
-    before, behind = successors([each.state for each in answers], others)
+    before, behind = successors([answer.state for answer in answers], others)
     assert all(
         len(line) == 3 and all(x.prefix(s.depth) == s for x in line)
         for s, line in zip(before, behind)
     )
-    steps = [step for each in answers for step in range(each.state.depth)]
+    steps = [step for answer in answers for step in range(answer.state.depth)]
     table = torch.arange(3.0 * len(steps)).view(-1, 3)
-    found = split_weights(table, [each.state.depth for each in answers])
+    weights_by_answer = split_weights(table, [answer.state.depth for answer in answers])
     named = {
         (i // 3, i % 3): state for i, state in enumerate(state for line in behind for state in line)
     }
-    wanted = [
-        [each.state.prefix(step + 1) for step in range(each.state.depth)] for each in answers
+    expected = [
+        [answer.state.prefix(step + 1) for step in range(answer.state.depth)] for answer in answers
     ] + [[other.rollout.state] for other in others]
-    assert [[named[int(x) // 3, int(x) % 3] for x in each.tolist()] for each in found] == wanted
+    assert [
+        [named[int(x) // 3, int(x) % 3] for x in weights.tolist()] for weights in weights_by_answer
+    ] == expected
 
 
 def expected(logits: Tensor, rewards: Tensor, count: int) -> tuple[Tensor, float]:
     """The mean of the gradient over all that may be drawn, and the mean square of its distance from
     that.
     """
-    chance, found = logits.detach().softmax(0), []
+    chance, advantages = logits.detach().softmax(0), []
     for draw in itertools.product(range(len(logits)), repeat=count):
-        given = rewards[list(draw)]
-        weights = leave_one_out_weights(given[None])[0] if count > 1 else given - chance @ rewards
+        drawn_rewards = rewards[list(draw)]
+        weights = (
+            leave_one_out_weights(drawn_rewards[None])[0]
+            if count > 1
+            else drawn_rewards - chance @ rewards
+        )
         (slope,) = torch.autograd.grad((weights * logits.log_softmax(0)[list(draw)]).mean(), logits)
-        found.append((float(chance[list(draw)].prod()), slope))
-    mean = sum((p * slope for p, slope in found), torch.zeros_like(rewards))
-    return mean, sum(p * float((slope - mean).square().sum()) for p, slope in found)
+        advantages.append((float(chance[list(draw)].prod()), slope))
+    mean = sum((p * slope for p, slope in advantages), torch.zeros_like(rewards))
+    return mean, sum(p * float((slope - mean).square().sum()) for p, slope in advantages)
 
 
 def test_the_gradient_is_that_of_the_expected_reward_with_less_noise() -> None:
@@ -156,19 +163,19 @@ def test_candidates_are_for_arms_that_a_verifier_pays(tmp_path: Path) -> None:
         RLConfig(arm="outcome", candidates=2)
     with pytest.raises(OptionError, match="effective:candidates=4"):
         run_specs(tmp_path, "outcome,effective", RLConfig(candidates=2), 0, 1)
-    found = run_specs(
+    specs = run_specs(
         tmp_path,
         "outcome effective:candidates=8,lr=1e-4 effective",
         RLConfig(iterations=7, lr=1e-5),
         0,
         1,
     )
-    assert [run.config for run in found] == [
+    assert [run.config for run in specs] == [
         RLConfig(arm="outcome", iterations=7, lr=1e-5),
         RLConfig(iterations=7, candidates=8, lr=1e-4),
         RLConfig(iterations=7, lr=1e-5),
     ]
-    assert [run.folder.name for run in found] == [
+    assert [run.folder.name for run in specs] == [
         "outcome-0",
         "effective,candidates=8,lr=1e-4-0",
         "effective-0",
@@ -176,7 +183,7 @@ def test_candidates_are_for_arms_that_a_verifier_pays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arms", "said"),
+    ("arms", "expected"),
     [
         ("q:candidate=2", "candidates"),
         ("q:arm=outcome", "option of q"),
@@ -186,6 +193,6 @@ def test_candidates_are_for_arms_that_a_verifier_pays(tmp_path: Path) -> None:
         (" ", "arm"),
     ],
 )
-def test_arms_that_are_none_are_refused(tmp_path: Path, arms: str, said: str) -> None:
-    with pytest.raises(OptionError, match=said):
+def test_arms_that_are_none_are_refused(tmp_path: Path, arms: str, expected: str) -> None:
+    with pytest.raises(OptionError, match=expected):
         run_specs(tmp_path, arms, RLConfig(), 0, 1)

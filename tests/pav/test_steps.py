@@ -84,7 +84,8 @@ def test_a_task_must_say_what_ends_a_step() -> None:
     assert [task_delimiter(family) for family in load_tasks("arithmetic,output")] == [".", "\n"]
     (family,) = load_tasks("arithmetic")
     assert [
-        task_delimiter(family, given) for given in (";", "\\n", "8 tokens", "1 token", "8 tokens.")
+        task_delimiter(family, delimiter)
+        for delimiter in (";", "\\n", "8 tokens", "1 token", "8 tokens.")
     ] == [";", "\n", 8, 1, "8 tokens."]
     for nothing in ("", "0 tokens"):
         with pytest.raises(OptionError, match="nothing ends a step"):
@@ -118,20 +119,20 @@ def test_a_step_and_the_rest_are_drawn_alike_in_any_company(lm: LM, decoder: str
     ]
     sampler = Sampler(lm, config)
     together = dict(sampler.draw(asks))
-    for place, ask in enumerate(asks):
+    for position, ask in enumerate(asks):
         ((_, alone),) = Sampler(lm, config).draw([ask])
-        found = together[place]
+        drawn_together = together[position]
         assert (
-            found.state == alone.state
-            and found.cost.passes == alone.cost.passes
-            and abs(found.logprob - alone.logprob) < 1e-2
+            drawn_together.state == alone.state
+            and drawn_together.cost.passes == alone.cost.passes
+            and abs(drawn_together.logprob - alone.logprob) < 1e-2
         )
-        assert found.state.done or found.state.depth == ask.steps
-        text = lm.vocab.decode(found.state.written)
-        assert found.state.done or text.rstrip().endswith(".")
+        assert drawn_together.state.done or drawn_together.state.depth == ask.steps
+        text = lm.vocab.decode(drawn_together.state.written)
+        assert drawn_together.state.done or text.rstrip().endswith(".")
         assert (
-            found.cost.tokens == len(found.state.written)
-            and found.cost.sequences == found.cost.passes
+            drawn_together.cost.tokens == len(drawn_together.state.written)
+            and drawn_together.cost.sequences == drawn_together.cost.passes
         )
     whole = lm.collect([lm.new_request(begun[0].prompt, config)])[0]
     ((_, same),) = sampler.draw([RolloutRequest(begun[0], ".", config.seed)])
@@ -177,8 +178,8 @@ def test_every_family_continues_states(
     ((_, whole),) = Sampler(model, config).draw([RolloutRequest(PartialAnswer(prompt), "e", 3)])
     for cut in {1, len(whole.state.written) // 2, len(whole.state.written) - 1} - {0}:
         begun = PartialAnswer(prompt, whole.state.written[:cut], (cut,))
-        ((_, found),) = Sampler(model, config).draw([RolloutRequest(begun, "e", 4)])
-        assert found.state.written[:cut] == begun.written and found.state.done
+        ((_, rollout),) = Sampler(model, config).draw([RolloutRequest(begun, "e", 4)])
+        assert rollout.state.written[:cut] == begun.written and rollout.state.done
 
 
 def test_what_cannot_be_continued_is_refused(lm: LM) -> None:

@@ -48,18 +48,14 @@ def test_a_verifier_of_every_family_gives_each_state_what_it_gets_alone(
         scorer = written_verifier(model, tmp_path / "verifier", masks)
         verifier = Verifier.load(tmp_path / "verifier", model)
         states = some_states()
-        found = verifier.q([*states, *states[::-1]])
-        assert (
-            found.shape == (16,)
-            and bool(((found > 0) & (found < 1)).all())
-            and verifier.sequences == 4
-        )
-        assert torch.equal(found[:8], found[8:].flip(0)) and len(set(found[:8].tolist())) == 8
+        q = verifier.q([*states, *states[::-1]])
+        assert q.shape == (16,) and bool(((q > 0) & (q < 1)).all()) and verifier.sequences == 4
+        assert torch.equal(q[:8], q[8:].flip(0)) and len(set(q[:8].tolist())) == 8
         assert torch.allclose(
-            found[:8], torch.cat([verifier.q([state]) for state in states]), atol=1e-5
+            q[:8], torch.cat([verifier.q([state]) for state in states]), atol=1e-5
         )
         assert torch.allclose(
-            found[:8],
+            q[:8],
             Verifier(network(model), scorer, suffix_of(model, masks)).q(states),
             atol=0.02,
         )  # weights lie in bfloat16
@@ -106,19 +102,19 @@ def test_surprise_looks_at_nothing_but_what_stands_before(family: str, tmp_path:
     model = load(str(make(family, tmp_path)))
     whole = PartialAnswer((7, 8, 9), (20, 21, 22, 23), (2, 4))
     base = network(model)
-    found, short, other, none = token_surprisal(
+    surprisal, short, other, none = token_surprisal(
         base,
         [whole, whole.prefix(1), PartialAnswer((7, 8, 9), (20, 21, 22, 60)), PartialAnswer((7, 8))],
         model.vocab.mask_id,
     )
-    assert found.shape == (4,) and bool((found > 0).all()) and none.shape == (0,)
+    assert surprisal.shape == (4,) and bool((surprisal > 0).all()) and none.shape == (0,)
     assert (
-        torch.allclose(found[:2], short, atol=1e-5)
-        and torch.allclose(found[:3], other[:3], atol=1e-5)
-        and abs(found[3] - other[3]) > 1e-4
+        torch.allclose(surprisal[:2], short, atol=1e-5)
+        and torch.allclose(surprisal[:3], other[:3], atol=1e-5)
+        and abs(surprisal[3] - other[3]) > 1e-4
     )
     (alone,) = token_surprisal(base, [whole], model.vocab.mask_id)
-    assert torch.allclose(found, alone, atol=1e-5)
+    assert torch.allclose(surprisal, alone, atol=1e-5)
 
 
 def test_surprise_is_what_the_model_says(tiny: LM) -> None:
@@ -131,8 +127,8 @@ def test_surprise_is_what_the_model_says(tiny: LM) -> None:
         (torch.tensor([0]), torch.tensor([3])),
         allowed,
     )
-    (found,) = token_surprisal(base, [state], tiny.vocab.mask_id)
-    assert found[0].item() == pytest.approx(-logits.log_softmax(-1)[0, 20].item(), abs=1e-4)
+    (surprisal,) = token_surprisal(base, [state], tiny.vocab.mask_id)
+    assert surprisal[0].item() == pytest.approx(-logits.log_softmax(-1)[0, 20].item(), abs=1e-4)
 
 
 def test_rewards() -> None:

@@ -73,7 +73,7 @@ def common(raw: dict[str, Any]) -> dict[str, Any]:
 
 def stack_experts(weights: Weights) -> Weights:
     """Separate experts to one tensor a layer, gate above up, as in transformers 5."""
-    found = {name: w for name, w in weights.items() if ".experts." not in name}
+    stacked = {name: w for name, w in weights.items() if ".experts." not in name}
     for top in {name.split(".experts.")[0] + ".experts" for name in weights if ".experts." in name}:
         count = 1 + max(
             int(match[1])
@@ -84,25 +84,25 @@ def stack_experts(weights: Weights) -> Weights:
             [weights[f"{top}.{j}.{x}_proj.weight"] for j in range(count)]
             for x in ("gate", "up", "down")
         )
-        found[f"{top}.gate_up_proj"] = torch.stack([torch.cat(pair) for pair in zip(gate, up)])
-        found[f"{top}.down_proj"] = torch.stack(down)
-    return found
+        stacked[f"{top}.gate_up_proj"] = torch.stack([torch.cat(pair) for pair in zip(gate, up)])
+        stacked[f"{top}.down_proj"] = torch.stack(down)
+    return stacked
 
 
 def split_fused(weights: Weights, raw: dict[str, Any]) -> Weights:
     """LLaDA2's fused projection -> q, k and v; its other names -> Glm4Moe's."""
     dim, heads = raw["head_dim"], raw["num_attention_heads"]
     kv = raw["num_key_value_heads"] or heads
-    found = {}
+    split = {}
     for name, weight in weights.items():
         if name.endswith("attention.query_key_value.weight"):
             for x, part in zip("qkv", weight.split([heads * dim, kv * dim, kv * dim])):
-                found[name.replace("attention.query_key_value", f"self_attn.{x}_proj")] = part
+                split[name.replace("attention.query_key_value", f"self_attn.{x}_proj")] = part
             continue
         for old, new in LLADA2_NAMES.items():
             name = name.replace(old, new)
-        found[name] = weight
-    return found
+        split[name] = weight
+    return split
 
 
 def build(

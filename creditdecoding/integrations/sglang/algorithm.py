@@ -152,12 +152,14 @@ class CreditAlgorithm(DllmAlgorithm):
         all for greedy batches.
         """
         tokens = self._blocks(forward_batch)
-        given = tokens != self.mask_id
+        is_given = tokens != self.mask_id
         if getattr(forward_batch, "dllm_prompt_mask", None) is not None:
-            given = forward_batch.dllm_prompt_mask
+            is_given = forward_batch.dllm_prompt_mask
         owners = _owners(forward_batch)
         params, seeds = _sampling(forward_batch, [str(name) for name, _ in owners])
-        return list(new_blocks((tokens == self.mask_id) & ~given, given, owners, params, seeds))
+        return list(
+            new_blocks((tokens == self.mask_id) & ~is_given, is_given, owners, params, seeds)
+        )
 
     def step(
         self, forward_batch: ForwardBatch, full_logits: Tensor, states: list[Any]

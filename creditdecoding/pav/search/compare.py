@@ -121,7 +121,7 @@ class SearchPlan:
 
 def choose_items(tasks: Sequence[Task], split: Split, limit: int) -> dict[ProblemKey, Item]:
     """Items by task and number. Raises `OptionError` if a task has too few for an interval."""
-    chosen: dict[ProblemKey, Item] = {}
+    item_of: dict[ProblemKey, Item] = {}
     for task in tasks:
         items = distinct_items(task, split, 0, limit)
         if len(items) < 2:
@@ -130,8 +130,8 @@ def choose_items(tasks: Sequence[Task], split: Split, limit: int) -> dict[Proble
                 given=len(items),
                 hint="Ask for more, or leave it out.",
             )
-        chosen |= {(task.name, number): item for number, item in enumerate(items)}
-    return chosen
+        item_of |= {(task.name, number): item for number, item in enumerate(items)}
+    return item_of
 
 
 def make_problems(

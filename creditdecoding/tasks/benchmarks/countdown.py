@@ -66,10 +66,10 @@ def _solution(numbers: Sequence[int], target: int) -> str:
     """An expression that reaches the target."""
     if len(numbers) > _SEARCHED:
         raise ValueError(f"no solution is given, and there are more than {_SEARCHED} numbers")
-    found = _search([(Fraction(number), str(number)) for number in numbers], Fraction(target))
-    if found is None:
+    solution = _search([(Fraction(number), str(number)) for number in numbers], Fraction(target))
+    if solution is None:
         raise ValueError("the target cannot be reached")
-    return f"\\boxed{{{found}}}"
+    return f"\\boxed{{{solution}}}"
 
 
 def _search(terms: list[tuple[Fraction, str]], target: Fraction) -> str | None:
@@ -84,9 +84,9 @@ def _search(terms: list[tuple[Fraction, str]], target: Fraction) -> str | None:
             for sign in signs if i != j else "":
                 joined = _join(sign, a, b)
                 text = f"({left}{sign}{right})"
-                found = _search([*rest, (joined, text)], target) if joined is not None else None
-                if found is not None:
-                    return found
+                solution = _search([*rest, (joined, text)], target) if joined is not None else None
+                if solution is not None:
+                    return solution
     return None
 
 

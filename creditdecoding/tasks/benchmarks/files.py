@@ -81,10 +81,10 @@ def data_files(folder: Path, is_wanted: Callable[[str], bool] = lambda name: Tru
     `OptionError` if there is none.
     """
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    wanted = [file for file in files if _kind(file.name) and is_wanted(file.name)]
-    if not wanted:
+    names = [file for file in files if _kind(file.name) and is_wanted(file.name)]
+    if not names:
         raise _no_data_file("folder", folder, "Give the folder of the released files.")
-    return wanted
+    return names
 
 
 def _in_folder(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Record]:

@@ -80,7 +80,7 @@ def _is_solved(grid: str, gold: _Gold) -> bool:
         for unit in (("row", row), ("column", column), ("box", row // box * box + column // box)):
             units.setdefault(unit, set()).add(digit)
     digits = {str(digit) for digit in range(1, size + 1)}
-    kept = all(given in ("0", digit) for given, digit in zip(puzzle, grid))
+    kept = all(clue in ("0", digit) for clue, digit in zip(puzzle, grid))
     return kept and all(unit == digits for unit in units.values())
 
 

@@ -113,9 +113,9 @@ def reword(prompt: str, family: str, kind: str, rng: random.Random) -> str:
     """The prompt with every usual phrase in another one of `kind` (training or held_out)."""
     matches: dict[int, _Match] = {}
     for pattern, phrases in _patterns(family, kind):
-        for found in pattern.finditer(prompt):
-            texts = [phrase.format(**found.groupdict()) for phrase in phrases]
-            match = matches.setdefault(found.start(), _Match(*found.span(), []))
+        for wording in pattern.finditer(prompt):
+            texts = [phrase.format(**wording.groupdict()) for phrase in phrases]
+            match = matches.setdefault(wording.start(), _Match(*wording.span(), []))
             match.texts.extend(texts)
     for match in sorted(matches.values(), reverse=True):
         prompt = prompt[: match.start] + rng.choice(match.texts) + prompt[match.end :]

@@ -63,8 +63,8 @@ def test_a_tokenizer_that_reads_otherwise_is_refused(
     about = json.loads((tmp_path / "new" / "verifier.json").read_text())
     assert Verifier.load("pocket", lm) and Verifier.load(tmp_path / "new", lm)
     other = LM(lm.model, change(lm.tokenizer), max_length=lm.max_length, device=lm.device)
-    ours, theirs = model_identity(lm), model_identity(other)
-    assert ours.tokenizer == theirs.tokenizer and ours.difference(theirs) == "tokenizer"
+    ours, changed = model_identity(lm), model_identity(other)
+    assert ours.tokenizer == changed.tokenizer and ours.difference(changed) == "tokenizer"
     with pytest.raises(OptionError, match="another tokenizer") as caught:
         Verifier.load(tmp_path / "new", other)
     assert "\n" not in str(caught.value)
@@ -72,7 +72,7 @@ def test_a_tokenizer_that_reads_otherwise_is_refused(
         pass
     with (
         pytest.raises(OptionError, match="behaviour"),
-        open_run(tmp_path / "run", {"kind": "rl", **dataclasses.asdict(theirs)}),
+        open_run(tmp_path / "run", {"kind": "rl", **dataclasses.asdict(changed)}),
     ):
         pass
     del about["identity"]["behaviour"]

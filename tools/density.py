@@ -20,6 +20,10 @@ COUNTED = (tokenize.NAME, tokenize.OP, tokenize.NUMBER)
 MOST_COLUMNS = 100
 MOST_TOKENS = 250
 MOST_PACKED = 2
+VAGUE_NAMES = frozenset(
+    "asked at chosen each found given mine place said theirs told wanted".split()
+)
+"""Names that do not say what they hold."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,23 @@ def is_packed(node: ast.AST) -> bool:
         return False
     targets = [target for target in node.targets if isinstance(target, ast.Tuple)]
     return any(len(target.elts) > MOST_PACKED for target in targets)
+
+
+def vague_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Parameters and variables with such a name, with their lines; not attributes and fields."""
+    fields = {
+        id(statement.target)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and node.arg in VAGUE_NAMES:
+            yield node.lineno, node.arg
+        is_variable = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        if is_variable and node.id in VAGUE_NAMES and id(node) not in fields:
+            yield node.lineno, node.id
 
 
 def measure(paths: list[Path]) -> Density:

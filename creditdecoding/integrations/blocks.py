@@ -83,22 +83,22 @@ def check_decoder(decoder: Decoder, name: str) -> Decoder:
 
 def new_blocks(
     masked: Tensor,
-    given: Tensor,
+    in_prompt: Tensor,
     owners: Sequence[Hashable],
     sampling: Sequence[SamplingParams],
     seeds: Sequence[int],
 ) -> list[BlockState]:
-    """States of blocks at their first step. `masked` [rows, length] is to be written, `given`
+    """States of blocks at their first step. `masked` [rows, length] is to be written, `in_prompt`
     [rows, length] never changes.
     """
     seed = to_device(seeds, masked.device)
     progress = {
-        "given": given,
+        "given": in_prompt,
         "initial_masks": masked.sum(-1),
         "step": torch.zeros_like(seed),
         "seed": seed,
         "finished": ~masked.any(-1),
-        "lost": torch.zeros_like(given),
+        "lost": torch.zeros_like(in_prompt),
     }
     return [
         BlockState(owner, params, take_rows(progress, slice(i, i + 1)))

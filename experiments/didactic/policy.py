@@ -75,7 +75,7 @@ class Made:
         return logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
 
     def draw(self, weights: Weights, noise: Noise, prefix: Tokens | None = None) -> Tokens:
-        """Sequences that go on from `given` [runs, rows, fewer than length]; each hidden unit is
+        """Sequences that go on from `prefix` [runs, rows, fewer than length]; each hidden unit is
         computed once, when its degree is reached.
         """
         task, (runs, rows, _) = self.task, noise.shape

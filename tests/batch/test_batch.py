@@ -80,7 +80,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_row_is_what_the_server_answers(lm: LM, tmp_path: Path) -> None:
-    asked = [
+    requests = [
         chat("greedy", PROMPTS[1], logprobs=False),
         chat("drawn", temperature=0.7, seed=5, n=2),
         text("text", prompt=["Tom has", "Ann has"], decoder="fixed:k=2", stop=["."]),
@@ -91,15 +91,15 @@ def test_a_row_is_what_the_server_answers(lm: LM, tmp_path: Path) -> None:
         chat("other", model="another"),
         text("ids", prompt=[10**6]),
     ]
-    found = done(lm, made(tmp_path, *asked))
+    answered = done(lm, made(tmp_path, *requests))
     with serving(lm) as served:
-        for line, row in zip(map(json.loads, asked), found):
+        for line, row in zip(map(json.loads, requests), answered):
             answer = served.client.post(line["url"], json=line["body"])
-            mine, other = row["response"]["body"], answer.json()
+            own_body, other = row["response"]["body"], answer.json()
             for changing in ("id", "created"):
-                mine.pop(changing, None), other.pop(changing, None)
+                own_body.pop(changing, None), other.pop(changing, None)
             assert row["custom_id"] == line["custom_id"] and row["error"] is None
-            assert (row["response"]["status_code"], mine) == (answer.status_code, other)
+            assert (row["response"]["status_code"], own_body) == (answer.status_code, other)
 
 
 BAD: list[tuple[bytes, str | None, str]] = [
@@ -139,15 +139,15 @@ BAD: list[tuple[bytes, str | None, str]] = [
 
 
 def test_a_bad_line_is_an_error_in_its_place(lm: LM, tmp_path: Path) -> None:
-    for i, (line, name, said) in enumerate(BAD):
-        found = done(lm, made(tmp_path, line, b"", b"  \r", text("good"), out=f"{i}.jsonl"))
-        assert [row["custom_id"] for row in found] == [name, "good"] and found[1]["response"][
+    for i, (line, name, message) in enumerate(BAD):
+        answered = done(lm, made(tmp_path, line, b"", b"  \r", text("good"), out=f"{i}.jsonl"))
+        assert [row["custom_id"] for row in answered] == [name, "good"] and answered[1]["response"][
             "status_code"
         ] == 200
         assert (
-            found[0]["response"] is None
-            and found[0]["error"]["code"] == "invalid_line"
-            and said in found[0]["error"]["message"]
+            answered[0]["response"] is None
+            and answered[0]["error"]["code"] == "invalid_line"
+            and message in answered[0]["error"]["message"]
         )
 
 
@@ -161,7 +161,7 @@ def test_streams_are_refused_by_name(lm: LM, tmp_path: Path, field: dict[str, An
 
 def test_nan_ends_one_row(lm: LM, tmp_path: Path) -> None:
     sick = with_model(lm, Sick(lm.model, lm.encode("Zq", raw=True)[-1], -1))
-    found = done(
+    answered = done(
         sick,
         made(
             tmp_path,
@@ -170,8 +170,8 @@ def test_nan_ends_one_row(lm: LM, tmp_path: Path) -> None:
             text("c", cache="none"),
         ),
     )
-    assert [row["response"]["status_code"] for row in found] == [200, 500, 200]
-    assert found[1]["response"]["body"]["error"]["code"] == "model_failed"
+    assert [row["response"]["status_code"] for row in answered] == [200, 500, 200]
+    assert answered[1]["response"]["body"]["error"]["code"] == "model_failed"
 
 
 def test_the_same_custom_id_twice_is_refused_with_its_lines(tmp_path: Path) -> None:
@@ -201,10 +201,12 @@ class Killed(BaseException):
 
 
 def test_a_run_that_ends_anywhere_goes_on(lm: LM, tmp_path: Path) -> None:
-    asked = [chat(f"r{i}", PROMPTS[i % 5], temperature=0.5 * (i % 2)) for i in range(9)] + ["bad"]
-    undisturbed = made(tmp_path, *asked, out="whole.jsonl")
+    requests = [chat(f"r{i}", PROMPTS[i % 5], temperature=0.5 * (i % 2)) for i in range(9)] + [
+        "bad"
+    ]
+    undisturbed = made(tmp_path, *requests, out="whole.jsonl")
     done(lm, undisturbed)
-    broken = made(tmp_path, *asked, max_waiting=2)
+    broken = made(tmp_path, *requests, max_waiting=2)
     began: list[int] = []
 
     def some(left: Iterable[Line]) -> Iterator[Reply]:
@@ -224,10 +226,10 @@ def test_a_run_that_ends_anywhere_goes_on(lm: LM, tmp_path: Path) -> None:
             file.write(b'{"line": 9, "ro')
     assert not broken.output_path.exists()
     with pytest.raises(OptionError, match="name"):
-        run_job(made(tmp_path, *asked, name="another"), some, start)
+        run_job(made(tmp_path, *requests, name="another"), some, start)
     with pytest.raises(OptionError, match="input"):
-        run_job(made(tmp_path, *asked, "more"), some, start)
-    run_job(made(tmp_path, *asked), BatchProcessor(lm, broken.settings).answers, start)
+        run_job(made(tmp_path, *requests, "more"), some, start)
+    run_job(made(tmp_path, *requests), BatchProcessor(lm, broken.settings).answers, start)
     assert (
         began == [0, 3, 6]
         and broken.output_path.read_bytes() == undisturbed.output_path.read_bytes()
@@ -296,12 +298,18 @@ def test_lines_are_split_like_any_reader_does(tmp_path: Path, most: int) -> None
     path.write_bytes(
         b"\xef\xbb\xbfab\r\n\n" + b"c" * 40 + b"\n   \nd\n" + b"e" * 5 + b"\n" + b" " * 99 + b"{}"
     )
-    found = list(read_lines(path, most))
-    assert [(line.index, line.number) for line in found] == [(0, 1), (1, 3), (2, 5), (3, 6), (4, 7)]
+    lines_read = list(read_lines(path, most))
+    assert [(line.index, line.number) for line in lines_read] == [
+        (0, 1),
+        (1, 3),
+        (2, 5),
+        (3, 6),
+        (4, 7),
+    ]
     whole = [b"ab", b"c" * 40, b"d", b"e" * 5, b" " * 99 + b"{}"]
     assert all(
         len(line.data) > most if len(text) > most else line.data == text
-        for line, text in zip(found, whole)
+        for line, text in zip(lines_read, whole)
     )
 
 

@@ -15,13 +15,13 @@ from tests.helpers.rules import CPU, VOCAB, peaks, predict, step
 
 def history(name: str, chances: Sequence[Tensor], **knobs: Any) -> list[list[int]]:
     """Committed columns of a row at each step, what is committed leaving the masks."""
-    decoder, state, found = create(name, **knobs), None, []
+    decoder, state, decisions = create(name, **knobs), None, []
     masked = torch.ones(1, len(chances[0]), dtype=torch.bool)
-    for each in chances:
-        decision, state = step(decoder, predict(each, masked), state)
-        found.append(decision.commit[0].nonzero()[:, 0].tolist())
+    for chance in chances:
+        decision, state = step(decoder, predict(chance, masked), state)
+        decisions.append(decision.commit[0].nonzero()[:, 0].tolist())
         masked = masked & ~decision.commit
-    return found
+    return decisions
 
 
 def test_stable_waits_for_the_id_to_stay() -> None:

@@ -91,10 +91,10 @@ def agree(decision: Decision, verdict: Verdict, masked: Tensor, threshold: float
     assert torch.allclose(
         decision.confidence[masked].double(), verdict.confidence[masked], rtol=0.0, atol=1e-5
     )
-    chosen, best = (
+    written, best = (
         verdict.fused[masked].gather(1, t[:, None])[:, 0] for t in (tokens, verdict.tokens[masked])
     )
-    assert bool(((tokens == verdict.tokens[masked]) | (best - chosen < 1e-5)).all())
+    assert bool(((tokens == verdict.tokens[masked]) | (best - written < 1e-5)).all())
     assert not bool((commit & ~masked).any())
     for row in range(len(masked)):
         where = masked[row].nonzero()[:, 0].tolist()
@@ -302,15 +302,15 @@ def confidence_after(
     mask = torch.ones(1, masked + 1, dtype=torch.bool)
     mask[0, 0] = size == 0
     state = decoder.init(1, masked + 1, logits.shape[-1], CPU)
-    found = []
+    confidences = []
     for step in range(steps):
         decision, state = decoder.step(
             from_logits(logits, mask),
             block_of(mask, torch.tensor([size or masked + 1]), step),
             state,
         )
-        found.append((float(decision.confidence[0, 1]), bool(decision.commit[0, 1])))
-    return [c for c, _ in found], [done for _, done in found]
+        confidences.append((float(decision.confidence[0, 1]), bool(decision.commit[0, 1])))
+    return [c for c, _ in confidences], [done for _, done in confidences]
 
 
 TABLE = [
@@ -376,8 +376,10 @@ def test_odds_gain_is_bounded(
     p: float, steps: int, alpha: float, beta: float, gamma: float
 ) -> None:
     """Odds rise with every step as top-1, by less than (1 + 1/(1 - beta))^alpha."""
-    found = confidence_after(create("credit", alpha=alpha, beta=beta, gamma=gamma), p, steps)[0]
-    gain = [(q / (1 - q)) / (p / (1 - p)) for q in found]
+    confidences = confidence_after(create("credit", alpha=alpha, beta=beta, gamma=gamma), p, steps)[
+        0
+    ]
+    gain = [(q / (1 - q)) / (p / (1 - p)) for q in confidences]
     assert all(g <= (1 + 1 / (1 - beta)) ** alpha * (1 + 1e-3) for g in gain)
     assert all(b >= a * (1 - 1e-3) for a, b in itertools.pairwise(gain))
 
@@ -466,7 +468,7 @@ def test_identity_matters() -> None:
     to the id.
     """
     decoder, masked = create("credit"), torch.ones(1, 1, dtype=torch.bool)
-    found = []
+    decisions = []
     for shift in (0, 1):
         state = decoder.init(1, 1, 50, CPU)
         for step in range(6):
@@ -474,8 +476,8 @@ def test_identity_matters() -> None:
             decision, state = decoder.step(
                 from_logits(logits, masked), block_of(masked, torch.tensor([1]), step), state
             )
-        found.append(float(decision.confidence))
-    assert found[0] > found[1] + 0.05
+        decisions.append(float(decision.confidence))
+    assert decisions[0] > decisions[1] + 0.05
 
 
 def test_credit_can_change_the_written_token() -> None:

@@ -38,10 +38,10 @@ def decode(
 ) -> dict[int, list[StepEvent | FinishEvent]]:
     config = GenerationConfig(decoder=decoder, **options)
     rows = [new_request(i, prompt, config, WORDS, 200) for i, prompt in enumerate(prompts)]
-    found: dict[int, list[StepEvent | FinishEvent]] = {row.index: [] for row in rows}
+    events: dict[int, list[StepEvent | FinishEvent]] = {row.index: [] for row in rows}
     for event in denoise(model, rows, WORDS, CPU, batch_size):
-        found[event.row].append(event)
-    return found
+        events[event.row].append(event)
+    return events
 
 
 def numbers(events: list[StepEvent | FinishEvent]) -> list[Any]:
@@ -69,7 +69,7 @@ def test_whole_requests_agree_with_the_oracle(
     fresh one a block.
     """
     prompts = [[1, 2, 3], [4, 5], [6], [7, 0, 1, 2, 3]]
-    found = decode(
+    events = decode(
         toy(),
         prompts,
         create(name, threshold=0.8),
@@ -89,7 +89,7 @@ def test_whole_requests_agree_with_the_oracle(
             fresh,
             WORDS.stop_ids if early_stop else (),
         )
-        *steps, end = found[i]
+        *steps, end = events[i]
         assert [sorted(step.commits()) for step in steps if isinstance(step, StepEvent)] == log
         assert list(end.tokens) == (ids[: ids.index(8)] if 8 in ids else ids)
 
@@ -119,10 +119,10 @@ def test_no_credit_crosses_blocks_requests_failures_or_abandoned_runs(name: str)
     rows = [new_request(i, prompt, config, WORDS, 200) for i, prompt in enumerate(prompts)]
 
     def again() -> dict[int, list[Any]]:
-        found: dict[int, list[StepEvent | FinishEvent]] = {0: [], 1: []}
+        events: dict[int, list[StepEvent | FinishEvent]] = {0: [], 1: []}
         for event in denoise(toy(), rows, WORDS, CPU, 4):
-            found[event.row].append(event)
-        return {i: numbers(events) for i, events in found.items()}
+            events[event.row].append(event)
+        return {i: numbers(events) for i, events in events.items()}
 
     assert again() == expected
     half = denoise(toy(), rows, WORDS, CPU, 4)

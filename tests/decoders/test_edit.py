@@ -22,17 +22,17 @@ WORDS = SpecialTokens(MASK, (END,), 8, lambda ids: "".join("abcdefg"[i] for i in
 
 def chance(*rows: dict[int, float]) -> Tensor:
     """Logits [1, length, 8] with the given probabilities, the rest spread over the other ids."""
-    found = []
+    columns = []
     for row in rows:
         rest = (1 - sum(row.values())) / (8 - len(row))
-        found.append([row.get(i, rest) for i in range(8)])
-    return torch.tensor(found).log()[None]
+        columns.append([row.get(i, rest) for i in range(8)])
+    return torch.tensor(columns).log()[None]
 
 
-def step(decoder: Any, logits: Tensor, tokens: list[int], given: int, state: Any) -> Any:
+def step(decoder: Any, logits: Tensor, tokens: list[int], prompt_length: int, state: Any) -> Any:
     now = torch.tensor([tokens])
     masked = now == MASK
-    editable = torch.arange(len(tokens))[None] >= given
+    editable = torch.arange(len(tokens))[None] >= prompt_length
     zero = torch.zeros(1, dtype=torch.long)
     return decoder.step(
         from_logits(logits, editable), Block(now, masked, editable, zero + 4, zero), state

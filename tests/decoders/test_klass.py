@@ -37,13 +37,13 @@ def test_klass_waits_for_n_calm_steps() -> None:
     """Columns: calm .92, flipping .97 (KL .94 log(.97 / .002) = 5.8), calm but unsure .6. What is
     masked stays masked here.
     """
-    decoder, state, found = create("klass", n=2), None, []
+    decoder, state, commits = create("klass", n=2), None, []
     for t in range(4):
         decision, state = step(decoder, predict(peaks((0.92, 0.97, 0.6), (3, 3 + t % 2, 5))), state)
-        found.append(decision.commit[0].tolist())
+        commits.append(decision.commit[0].tolist())
     best, calm = [False, True, False], [True, False, False]
     assert (
-        found == [best, best, calm, calm]
+        commits == [best, best, calm, calm]
     )  # one divergence is there at the second step, two at the third; then not the best, but the calm
 
 

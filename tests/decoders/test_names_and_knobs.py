@@ -26,8 +26,12 @@ def test_a_decoder_is_a_frozen_value_with_valid_defaults(name: str) -> None:
     assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert isinstance(decoder, Decoder) and decoder == cls() and hash(decoder) == hash(cls())
     assert settings_of(decoder) == {"name": name, **dataclasses.asdict(decoder)}  # type: ignore[call-overload]
-    told = describe(name)
-    assert told["name"] == name and told["rule"] and all(knob["help"] for knob in told["knobs"])
+    description = describe(name)
+    assert (
+        description["name"] == name
+        and description["rule"]
+        and all(knob["help"] for knob in description["knobs"])
+    )
     for field in dataclasses.fields(cls):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(decoder, field.name, field.default)

@@ -31,8 +31,10 @@ def prediction(
     logits[..., 2] = -torch.inf
     masked = torch.rand(rows, length, generator=source) < 0.7
     masked[0, 0], masked[0, 1] = True, False
-    at = torch.arange(length).expand(rows, -1)
-    sampling = Sampling(torch.arange(rows), at, torch.zeros(rows, dtype=torch.long), **options)  # type: ignore[arg-type]
+    positions = torch.arange(length).expand(rows, -1)
+    sampling = Sampling(
+        torch.arange(rows), positions, torch.zeros(rows, dtype=torch.long), **options
+    )  # type: ignore[arg-type]
     return from_logits(logits, masked, sampling), logits.float()
 
 
@@ -54,8 +56,8 @@ def test_a_prediction_against_plain_formulas(seed: int, dtype: torch.dtype) -> N
     assert torch.equal(ids[masked], expected.indices[masked]) and torch.equal(
         values[masked], expected.values[masked]
     )
-    asked = torch.randint(0, 7, (3, 4, 5), generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(seen.logits_of(asked)[masked], logits.gather(-1, asked)[masked])
+    asked_ids = torch.randint(0, 7, (3, 4, 5), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(seen.logits_of(asked_ids)[masked], logits.gather(-1, asked_ids)[masked])
 
 
 def test_where_nothing_is_masked_a_prediction_is_empty() -> None:
@@ -189,10 +191,10 @@ def test_top_one_is_greedy(seed: int, temperature: float, boosted: bool) -> None
         logits.topk(2, dim=-1).indices,
         torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(seed)),
     )
-    ours, theirs = (
+    ours, expected = (
         seen.choose(ids, boost) if boosted else seen.choose() for seen in (drawn, greedy)
     )
-    assert all(torch.equal(a[drawn.masked], b[drawn.masked]) for a, b in zip(ours, theirs))
+    assert all(torch.equal(a[drawn.masked], b[drawn.masked]) for a, b in zip(ours, expected))
 
 
 def test_a_small_top_p_is_greedy_and_all_of_it_is_no_limit() -> None:
@@ -333,7 +335,7 @@ def test_a_tiny_temperature_is_greedy(
         logits.topk(2, dim=-1).indices,
         torch.rand(20, 4, 2, generator=torch.Generator().manual_seed(1)),
     )
-    ours, theirs = (
+    ours, expected = (
         seen.choose(ids, boost) if boosted else seen.choose() for seen in (drawn, greedy)
     )
-    assert all(torch.equal(a[drawn.masked], b[drawn.masked]) for a, b in zip(ours, theirs))
+    assert all(torch.equal(a[drawn.masked], b[drawn.masked]) for a, b in zip(ours, expected))

@@ -72,7 +72,7 @@ PROFILE = (0.7, 0.99, 0.6, 0.9)
 
 
 @pytest.mark.parametrize(
-    ("bound", "found"),
+    ("bound", "expected"),
     [
         (0.01, [1]),
         (0.1, [1]),
@@ -83,8 +83,8 @@ PROFILE = (0.7, 0.99, 0.6, 0.9)
         (2.01, [0, 1, 2, 3]),
     ],
 )
-def test_factor_takes_the_largest_prefix(bound: float, found: list[int]) -> None:
-    assert commits("factor", peaks(PROFILE), factor=bound) == found
+def test_factor_takes_the_largest_prefix(bound: float, expected: list[int]) -> None:
+    assert commits("factor", peaks(PROFILE), factor=bound) == expected
 
 
 def test_factor_judges_the_last_masked_token_as_any_other() -> None:
@@ -124,14 +124,14 @@ def test_profiles_of_one_and_of_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("margin", "found"),
+    ("margin", "expected"),
     [(0.99, [1]), (0.8, [1]), (0.78, [1, 3]), (0.3, [1, 3]), (0.28, [0, 1, 3]), (0.0, [0, 1, 3])],
 )
-def test_frechet_sums_the_doubts(margin: float, found: list[int]) -> None:
+def test_frechet_sums_the_doubts(margin: float, expected: list[int]) -> None:
     """Doubts .01 .1 .3 .4: 1 - .01 - .01 = .98, 1 - .11 - .1 = .79, 1 - .41 - .3 = .29, 1 - .81 -
     .4 = -.21.
     """
-    assert commits("frechet", peaks(PROFILE), margin=margin) == found
+    assert commits("frechet", peaks(PROFILE), margin=margin) == expected
 
 
 def test_frechet_with_equal_doubts_is_factor() -> None:
@@ -164,15 +164,15 @@ def evenly(*counts: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("gamma", "found"),
+    ("gamma", "expected"),
     [(0.0, [0, 2]), (0.69, [0, 2]), (0.7, [0, 1, 2]), (1.79, [0, 1, 2]), (1.8, [0, 1, 2, 3])],
 )
-def test_entropy_counts_all_but_the_largest(gamma: float, found: list[int]) -> None:
+def test_entropy_counts_all_but_the_largest(gamma: float, expected: list[int]) -> None:
     """Even over 2, 3, 1, 4 ids: ranked 0, log 2 = .693, log 3 = 1.099, log 4 = 1.386; before each:
     0, 0, .693, 1.792.
     """
     chances = evenly(2, 3, 1, 4)
-    assert commits("entropy", chances, gamma=gamma) == found
+    assert commits("entropy", chances, gamma=gamma) == expected
     decision, _ = step(create("entropy", gamma=gamma), predict(chances))
     assert decision.confidence[0].tolist() == pytest.approx([1 / 2, 1 / 3, 1, 1 / 4])
 
@@ -193,7 +193,7 @@ def test_entropy_is_not_confidence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("radius", "found"),
+    ("radius", "expected"),
     [
         (0, [4]),
         (1, [4, 5]),
@@ -203,12 +203,12 @@ def test_entropy_is_not_confidence() -> None:
         (10**9, [0, 2, 4, 5, 9]),
     ],
 )
-def test_localleap_relaxes_near_anchors(radius: int, found: list[int]) -> None:
+def test_localleap_relaxes_near_anchors(radius: int, expected: list[int]) -> None:
     """One anchor (.95) in column 4; .76 beside it, .8 at distances 2, 4, 5; .74 beside it is below
     the relaxed .75.
     """
     chances = peaks((0.8, 0.2, 0.8, 0.74, 0.95, 0.76, 0.2, 0.2, 0.2, 0.8))
-    assert commits("localleap", chances, radius=radius) == found
+    assert commits("localleap", chances, radius=radius) == expected
 
 
 def test_localleap_without_anchors_takes_the_best_only() -> None:
@@ -250,18 +250,18 @@ def test_hierarchy_of_a_batch_is_that_of_its_rows() -> None:
         masked = torch.rand(4, 9, generator=noise) < 0.6
         score = (torch.rand(4, 9, generator=noise) * 5).round() / 5  # many equals
         editable = masked & (torch.rand(4, 9, generator=noise) < 0.8)
-        found = best_of_runs(score, masked, editable)
+        best = best_of_runs(score, masked, editable)
         for row in range(4):
-            wanted, column = set(), 0
+            expected, column = set(), 0
             while column < 9:
                 end = column
                 while end < 9 and masked[row, end]:
                     end += 1
                 inside = [i for i in range(column, end) if editable[row, i]]
                 if inside:
-                    wanted.add(max(inside, key=lambda i: (float(score[row, i]), -i)))
+                    expected.add(max(inside, key=lambda i: (float(score[row, i]), -i)))
                 column = end + 1
-            assert set(found[row].nonzero()[:, 0].tolist()) == wanted
+            assert set(best[row].nonzero()[:, 0].tolist()) == expected
 
 
 # margin
@@ -293,13 +293,15 @@ def test_margin_is_the_lead_of_the_first_over_the_second() -> None:
 # prophet
 
 
-def gaps(*given: float) -> Tensor:
+def gaps(*gap_values: float) -> Tensor:
     """Distributions over two ids whose logits differ by so much."""
-    return torch.stack([torch.tensor([0.0, g], dtype=torch.float64).softmax(-1) for g in given])
+    return torch.stack(
+        [torch.tensor([0.0, g], dtype=torch.float64).softmax(-1) for g in gap_values]
+    )
 
 
 @pytest.mark.parametrize(
-    ("size", "given", "everything"),
+    ("size", "gap_values", "everything"),
     [
         (4, (5.0, 10.1, 7.4, 7.4), False),  # mean 7.475 at the beginning
         (4, (5.0, 10.3, 7.4, 7.4), True),  # mean 7.525
@@ -312,12 +314,12 @@ def gaps(*given: float) -> Tensor:
     ],
 )
 def test_prophet_writes_all_once_the_mean_gap_is_large_enough(
-    size: int, given: tuple[float, ...], everything: bool
+    size: int, gap_values: tuple[float, ...], everything: bool
 ) -> None:
-    decision, _ = step(create("prophet"), predict(gaps(*given)), size=size)
-    best = max(range(len(given)), key=lambda i: given[i])
+    decision, _ = step(create("prophet"), predict(gaps(*gap_values)), size=size)
+    best = max(range(len(gap_values)), key=lambda i: gap_values[i])
     assert decision.commit[0].tolist() == (
-        [True] * len(given) if everything else [i == best for i in range(len(given))]
+        [True] * len(gap_values) if everything else [i == best for i in range(len(gap_values))]
     )
 
 
@@ -363,7 +365,7 @@ def test_hushed_tokens_are_written_last(name: str, options: dict[str, Any]) -> N
     )
     decoder = create(name, **({"late": 9.0} if name == "prophet" else {}))
     state = decoder.init(1, 3, VOCAB, CPU)
-    masked, found = seen.masked, []
+    masked, order = seen.masked, []
     for _ in range(3):
         now = dataclasses.replace(
             seen,
@@ -374,12 +376,12 @@ def test_hushed_tokens_are_written_last(name: str, options: dict[str, Any]) -> N
         )
         decision, state = step(decoder, now, state)
         assert not bool(decision.confidence.isnan().any())
-        found.append(decision.commit[0].nonzero()[:, 0].tolist())
+        order.append(decision.commit[0].nonzero()[:, 0].tolist())
         assert decision.tokens[0, decision.commit[0]].tolist() == [
-            4 if i == 1 else 5 for i in found[-1]
+            4 if i == 1 else 5 for i in order[-1]
         ]
         masked = masked & ~decision.commit
-    assert found == [[1], [0], [2]]
+    assert order == [[1], [0], [2]]
 
 
 MASK, SIZE = 9, 9
@@ -397,7 +399,7 @@ def test_rows_of_all_widths_together_are_rows_alone(name: str) -> None:
         "prophet": {"early": 1.5, "mid": 1.0, "late": 0.5},
     }.get(name, {})
     decoder = create(name, **knobs)
-    asked = [(3, 8, 0.0), (8, 8, 0.0), (5, 12, 0.0), (5, 9, 0.8), (8, 13, 0.8), (3, 7, 0.0)]
+    shapes = [(3, 8, 0.0), (8, 8, 0.0), (5, 12, 0.0), (5, 9, 0.8), (8, 13, 0.8), (3, 7, 0.0)]
     rows = [
         new_request(
             i,
@@ -413,23 +415,23 @@ def test_rows_of_all_widths_together_are_rows_alone(name: str) -> None:
             WORDS,
             64,
         )
-        for i, (block, length, heat) in enumerate(asked)
+        for i, (block, length, heat) in enumerate(shapes)
     ]
 
-    def told(which: Sequence[int], batch: int) -> dict[int, list[Any]]:
-        found: dict[int, list[Any]] = {i: [] for i in which}
+    def events_of(which: Sequence[int], batch: int) -> dict[int, list[Any]]:
+        events: dict[int, list[Any]] = {i: [] for i in which}
         for event in denoise(
             HashModel(MASK + 1, MASK), [rows[i] for i in which], WORDS, CPU, batch_size=batch
         ):
             if isinstance(event, StepEvent):
-                found[event.row].append((event.positions, event.tokens, event.committed))
+                events[event.row].append((event.positions, event.tokens, event.committed))
             elif isinstance(event, FinishEvent):
-                found[event.row].append(event.tokens)
-        return found
+                events[event.row].append(event.tokens)
+        return events
 
-    together = told(range(len(rows)), 4)
+    together = events_of(range(len(rows)), 4)
     for i in range(len(rows)):
-        assert told([i], 1)[i] == together[i]
+        assert events_of([i], 1)[i] == together[i]
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -445,13 +447,13 @@ def test_state_of_a_wider_neighbour_changes_nothing(name: str) -> None:
         decoder.init(1, 2, VOCAB, CPU),
     )
     masked = torch.tensor([[True, True, False, False, False], [True] * 5])
-    for each in chances:
+    for chance in chances:
         decision, both = step(
-            decoder, predict(torch.stack((each, each)), masked), stack_states([narrow, wide])
+            decoder, predict(torch.stack((chance, chance)), masked), stack_states([narrow, wide])
         )
         narrow, wide = take_rows(both, slice(0, 1)), take_rows(both, slice(1, 2))
-        wanted, alone = step(decoder, predict(each[:2]), alone, size=5)
-        assert torch.equal(decision.commit[0, :2], wanted.commit[0]) and not bool(
+        expected, alone = step(decoder, predict(chance[:2]), alone, size=5)
+        assert torch.equal(decision.commit[0, :2], expected.commit[0]) and not bool(
             decision.commit[0, 2:].any()
         )
-        assert torch.allclose(decision.confidence[0, :2], wanted.confidence[0], atol=1e-6)
+        assert torch.allclose(decision.confidence[0, :2], expected.confidence[0], atol=1e-6)

@@ -40,11 +40,14 @@ def seen(
         torch.zeros(1, dtype=torch.long),
         later,
     )
-    given = {"threshold": 0.9, "near": 0.0, "gap": 0.0, "tail": 0.0, **knobs}
+    settings = {"threshold": 0.9, "near": 0.0, "gap": 0.0, "tail": 0.0, **knobs}
     rule = Thrift(
         **{
             "radius": 1,
-            **{name: value if name == "radius" else float(value) for name, value in given.items()},
+            **{
+                name: value if name == "radius" else float(value)
+                for name, value in settings.items()
+            },
         }
     )  # type: ignore[arg-type]
     decision, _ = rule.step(from_logits(logits, where), block, {})

@@ -154,13 +154,13 @@ class Probe:
     """Writes the first mask, whatever the model finds likeliest, and keeps what its shadows say."""
 
     capabilities = Capabilities(leave_one_out=True)
-    found: list[Tensor] = dataclasses.field(default_factory=list, compare=False)
+    probabilities: list[Tensor] = dataclasses.field(default_factory=list, compare=False)
 
     def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
         return {}
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
-        self.found.append(prediction.leave_one_out)
+        self.probabilities.append(prediction.leave_one_out)
         first = torch.zeros_like(block.masked).scatter(
             1, block.masked.to(torch.uint8).argmax(-1, keepdim=True), True
         )
@@ -200,28 +200,29 @@ def left_out(model: Transformer, row: Request) -> Tensor:
     text, of = list(range(length)), [p for p in range(start, end) if not row.read_only[p]]
     places = text + [max(p - row.geometry.logit_shift, 0) for p in of]
     tokens = row.canvas[:length].tolist() + [
-        MASK if at == p else int(row.canvas[at]) for p, at in zip(of, places[length:])
+        MASK if position == p else int(row.canvas[position])
+        for p, position in zip(of, places[length:])
     ]
     allowed = torch.zeros(len(places), len(places), dtype=torch.bool)
-    for query, at in enumerate(places):
+    for query, position in enumerate(places):
         for key, where in enumerate(places):
             if query < length:
                 sees = key < length
             elif key < length:
-                sees = where not in (of[query - length], at)
+                sees = where not in (of[query - length], position)
             else:
                 sees = query == key or not row.geometry.logit_shift
-            allowed[query, key] = sees and (grid is None or at // grid >= where // grid)
+            allowed[query, key] = sees and (grid is None or position // grid >= where // grid)
     logits = dense(model, torch.tensor(tokens), torch.tensor(places), allowed)[length:]
     logits[:, [MASK, *(() if row.may_stop_early else STOPS)]], logits[:, WORDS.size :] = (
         -torch.inf,
         -torch.inf,
     )
-    chance, found = logits.softmax(-1), torch.ones(end - start)
+    chance, probabilities = logits.softmax(-1), torch.ones(end - start)
     for i, p in enumerate(of):
         if not row.masked[p]:
-            found[p - start] = chance[i, int(row.canvas[p])]
-    return found
+            probabilities[p - start] = chance[i, int(row.canvas[p])]
+    return probabilities
 
 
 @torch.inference_mode()
@@ -250,11 +251,11 @@ def test_shadows_are_a_dense_masked_forward(kind: str) -> None:
         2, PROMPTS[2], dataclasses.replace(config, decoder="fixed"), WORDS, 99, model.geometry
     )
     for _ in range(5):
-        wanted = [left_out(model, row) for row in rows]
+        left_out_values = [left_out(model, row) for row in rows]
         (*rows, other), _ = denoise_step(model, [*rows, other], WORDS, CPU)
-        for ours, theirs in zip(probe.found[-1], wanted):
-            assert torch.allclose(ours[: len(theirs)], theirs, atol=1e-5), (ours, theirs)
-    assert any(float(x.min()) < 0.9 for x in wanted), "the shadows had something to say"
+        for ours, expected in zip(probe.probabilities[-1], left_out_values):
+            assert torch.allclose(ours[: len(expected)], expected, atol=1e-5), (ours, expected)
+    assert any(float(x.min()) < 0.9 for x in left_out_values), "the shadows had something to say"
 
 
 @torch.inference_mode()
@@ -280,7 +281,8 @@ def test_alone_in_its_block_and_below_one_layer_a_shadow_is_the_masked_text() ->
         )
         denoise_step(model, [written, rows_of(model, decoder="fixed")[0]], WORDS, CPU)
         assert (
-            float(probe.found[-1][0, 0]) == pytest.approx(float(plain.softmax(-1)[0, 6]), abs=1e-6)
+            float(probe.probabilities[-1][0, 0])
+            == pytest.approx(float(plain.softmax(-1)[0, 6]), abs=1e-6)
         ) == equal
 
 
@@ -473,9 +475,9 @@ def test_streams_only_what_stays(lm: LM) -> None:
 def test_what_cannot_be_done_is_refused_by_name(lm: LM) -> None:
     with pytest.raises(OptionError, match=r"leave-one-out.*wino"):
         new_request(0, [1], GenerationConfig(decoder="wino", gen_length=4), WORDS, 99)
-    theirs = LM(Flat(), lm.tokenizer, max_length=99, device=CPU)
+    external = LM(Flat(), lm.tokenizer, max_length=99, device=CPU)
     with pytest.raises(OptionError, match=r"leave-one-out.*wino"):
-        compare(theirs, "threshold wino", "facts", limit=2, dev_limit=2)
+        compare(external, "threshold wino", "facts", limit=2, dev_limit=2)
     silent = dataclasses.make_dataclass(
         "Silent", [], bases=(Waver,), namespace={"capabilities": Capabilities()}, frozen=True
     )()

@@ -72,10 +72,12 @@ def network(kind: str, seed: int = 0) -> Transformer:
 
 
 def traces(model: Transformer, rows: Sequence[Request], batch_size: int = 16) -> list[Trace]:
-    found = {row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows}
+    traces_by_row = {
+        row.index: Trace(tuple(row.canvas[: row.answer_start].tolist())) for row in rows
+    }
     for event in denoise(model, rows, WORDS, CPU, batch_size):
-        found[event.row].add(event)
-    return list(found.values())
+        traces_by_row[event.row].add(event)
+    return list(traces_by_row.values())
 
 
 def rows_of(
@@ -88,13 +90,13 @@ def rows_of(
     ]
 
 
-def same(ours: Trace, theirs: Trace, tolerance: float = 1e-4) -> None:
+def same(ours: Trace, expected: Trace, tolerance: float = 1e-4) -> None:
     """The same passes and tokens; confidences to `tolerance`."""
     assert [(s.block, s.step, s.positions, s.tokens, s.committed) for s in ours.steps] == [
-        (s.block, s.step, s.positions, s.tokens, s.committed) for s in theirs.steps
+        (s.block, s.step, s.positions, s.tokens, s.committed) for s in expected.steps
     ]
-    assert ours.tokens == theirs.tokens
-    for a, b in zip(ours.steps, theirs.steps):
+    assert ours.tokens == expected.tokens
+    for a, b in zip(ours.steps, expected.steps):
         assert a.confidence == pytest.approx(b.confidence, abs=tolerance)
 
 
@@ -110,8 +112,8 @@ def test_refreshing_at_every_pass_is_no_cache(kind: str, decoder: str) -> None:
     options = {"decoder": decoder, "gen_length": 10, "block_length": 5}
     plain = traces(model, rows_of(model, cache="none", **options))
     for cache in ("every:n=1", "vicinity:w=256"):
-        for ours, theirs in zip(traces(model, rows_of(model, cache=cache, **options)), plain):
-            same(ours, theirs)
+        for ours, expected in zip(traces(model, rows_of(model, cache=cache, **options)), plain):
+            same(ours, expected)
 
 
 @pytest.mark.slow
@@ -124,8 +126,8 @@ def test_the_block_cache_of_block_causal_models_is_exact(
     model = network(kind)
     options = {"decoder": decoder, "gen_length": 10, "block_length": block_length}
     plain = traces(model, rows_of(model, cache="none", **options))
-    for ours, theirs in zip(traces(model, rows_of(model, cache="block", **options)), plain):
-        same(ours, theirs)
+    for ours, expected in zip(traces(model, rows_of(model, cache="block", **options)), plain):
+        same(ours, expected)
 
 
 @pytest.mark.parametrize("kind", ["blocks", "shifted blocks"])
@@ -161,14 +163,14 @@ def test_block_causal_infilling_cached_equals_uncached(kind: str) -> None:
         3,
     ]
     model = network(kind)
-    found = []
+    runs = []
     for cache in ("none", "block"):
         row = new_infill_request(
             0, text, GenerationConfig(decoder="fixed", cache=cache), WORDS, 99, model.geometry
         )
-        found.append(traces(model, [row])[0])
-    same(*found)
-    assert found[0].nfe == 4
+        runs.append(traces(model, [row])[0])
+    same(*runs)
+    assert runs[0].nfe == 4
 
 
 def test_a_block_causal_model_never_sees_what_lies_behind_the_block() -> None:
@@ -264,9 +266,9 @@ def test_stale_keys_and_values_as_defined(cache: str, seed: int) -> None:
         for p, t, c, done in zip(step.positions, step.tokens, step.confidence, step.committed)
         if done
     ]
-    theirs = decode_stale(model, row, STALE[cache])
-    assert [x[:2] for x in ours] == [x[:2] for x in theirs]
-    assert [x[2] for x in ours] == pytest.approx([x[2] for x in theirs], abs=1e-5)
+    stale = decode_stale(model, row, STALE[cache])
+    assert [x[:2] for x in ours] == [x[:2] for x in stale]
+    assert [x[2] for x in ours] == pytest.approx([x[2] for x in stale], abs=1e-5)
     (plain,) = traces(model, [dataclasses.replace(row, cache_policy=NoCache())])
     assert [s.confidence for s in plain.steps] != [s.confidence for s in trace.steps], (
         "the cache makes no difference: the test shows nothing"
@@ -362,19 +364,21 @@ def test_a_pass_computes_no_more_than_its_policy_says() -> None:
     widths: dict[str, list[int]] = {}
     for cache in ("none", "prefix", "dual"):
         model = network("full")
-        asked: list[int] = []
+        computed: list[int] = []
         model.layers[0].register_forward_pre_hook(
-            lambda module, args, asked=asked: asked.append(args[0].shape[1])
+            lambda module, args, computed=computed: computed.append(args[0].shape[1])
         )
         traces(model, rows_of(model, [PROMPTS[2]], decoder="fixed", block_length=11, cache=cache))
-        widths[cache] = asked
+        widths[cache] = computed
     assert widths["none"] == [31] * 22
     assert widths["prefix"] == [31, *[22] * 10, 31, *[11] * 10]
     assert widths["dual"] == [31, *[11] * 10] * 2
-    model, asked = network("blocks"), []
-    model.layers[0].register_forward_pre_hook(lambda module, args: asked.append(args[0].shape[1]))
+    model, computed = network("blocks"), []
+    model.layers[0].register_forward_pre_hook(
+        lambda module, args: computed.append(args[0].shape[1])
+    )
     traces(model, rows_of(model, [PROMPTS[2]], decoder="fixed", gen_length=15))
-    assert asked == [
+    assert computed == [
         16,
         *[8] * 6,
         16,

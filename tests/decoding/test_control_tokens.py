@@ -46,8 +46,8 @@ def words(special: bool) -> Tokenizer:
 class Pushy:
     """Wants one id everywhere, and any other far less."""
 
-    def __init__(self, wanted: list[int], size: int) -> None:
-        self.wanted, self.size = wanted, size
+    def __init__(self, liked: list[int], size: int) -> None:
+        self.wanted, self.size = liked, size
 
     def __call__(
         self, tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None
@@ -60,9 +60,9 @@ class Pushy:
 
 @pytest.mark.parametrize("special", [True, False])
 def test_control_tokens_are_found_in_every_spelling(special: bool) -> None:
-    found = words(special)
-    expected = {found.backend.convert_tokens_to_ids(text) for text in CONTROL}
-    assert set(found.control_ids) == expected and found.mask_id not in expected
+    tokenizer = words(special)
+    expected = {tokenizer.backend.convert_tokens_to_ids(text) for text in CONTROL}
+    assert set(tokenizer.control_ids) == expected and tokenizer.mask_id not in expected
 
 
 def test_control_tokens_of_the_bare_vocabulary_are_found() -> None:

@@ -30,10 +30,10 @@ LONG, SHORT = "the sun is red the sun is", "x the sea"
 @pytest.fixture(scope="module", params=FAMILIES)
 def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LM:
     """A random checkpoint with decided predictions."""
-    found = load(str(make(request.param, tmp_path_factory.mktemp(request.param))))
+    loaded = load(str(make(request.param, tmp_path_factory.mktemp(request.param))))
     with torch.no_grad():
-        found.model.embed.weight.mul_(20.0)  # type: ignore[attr-defined]
-    return found
+        loaded.model.embed.weight.mul_(20.0)  # type: ignore[attr-defined]
+    return loaded
 
 
 class Counting:
@@ -49,8 +49,8 @@ class Counting:
 
     def __call__(self, tokens: Tensor, *rest: Any, **more: Any) -> Tensor:
         self.rows += len(tokens)
-        found: Tensor = self.model(tokens, *rest, **more)
-        return found
+        logits: Tensor = self.model(tokens, *rest, **more)
+        return logits
 
 
 def decoded(
@@ -70,7 +70,7 @@ def draws(lm: LM, cache: str, decoder: str, **options: Any) -> list[Request]:
     """Several draws from one prompt and from one begun answer, and others that have nothing in
     common with them.
     """
-    found = []
+    requests = []
     for seed in range(8):
         text, begun = (LONG, (5, 6, 7)[: 3 * (seed % 2)]) if seed < 6 else (SHORT, ())
         width = lm.geometry.causal_block or 5
@@ -83,15 +83,15 @@ def draws(lm: LM, cache: str, decoder: str, **options: Any) -> list[Request]:
             seed=seed,
             **options,
         )
-        found.append(lm.new_request(lm.encode(text, raw=True), config, begun=begun))
-    return found
+        requests.append(lm.new_request(lm.encode(text, raw=True), config, begun=begun))
+    return requests
 
 
-def assert_same_decoding(ours: Trace, theirs: Trace) -> None:
+def assert_same_decoding(ours: Trace, expected: Trace) -> None:
     """The same steps to float tolerance; in ours a request may have been computed for another."""
-    assert ours.tokens == theirs.tokens
-    assert ours.nfe == theirs.nfe == theirs.sequence_forwards
-    for step, other in zip(ours.steps, theirs.steps):
+    assert ours.tokens == expected.tokens
+    assert ours.nfe == expected.nfe == expected.sequence_forwards
+    for step, other in zip(ours.steps, expected.steps):
         assert step.positions == other.positions
         assert step.tokens == other.tokens
         assert step.committed == other.committed
@@ -105,11 +105,11 @@ def test_shared_rows_give_the_same_tokens_for_less(lm: LM, decoder: str) -> None
     for cache in (CACHES.get(name, name) for name in supported_policies(lm.geometry)):
         requests = draws(lm, cache, decoder)
         ours, stats, sequences = decoded(lm, requests, True)
-        theirs, plain, all_sequences = decoded(lm, requests, False)
-        for our_trace, their_trace in zip(ours, theirs):
+        expected, plain, all_sequences = decoded(lm, requests, False)
+        for our_trace, their_trace in zip(ours, expected):
             assert_same_decoding(our_trace, their_trace)
         assert sequences == sum(trace.sequence_forwards for trace in ours)
-        assert all_sequences == sum(trace.nfe for trace in theirs) == stats.passes
+        assert all_sequences == sum(trace.nfe for trace in expected) == stats.passes
         assert stats.positions == sum(step.computed for trace in ours for step in trace.steps)
         assert stats.tokens == plain.tokens
         first = [trace.steps[0].sequences for trace in ours]
@@ -132,8 +132,8 @@ def test_what_cannot_be_shared_is_not(lm: LM) -> None:
     indices = representatives(mixed)
     assert indices is not None
     assert indices[:4] == [0, 1, 2, 3], "without a cache nothing is stored for those with one"
-    for ours, theirs in zip(decoded(lm, mixed, True)[0], decoded(lm, mixed, False)[0]):
-        assert ours.tokens == theirs.tokens
+    for ours, expected in zip(decoded(lm, mixed, True)[0], decoded(lm, mixed, False)[0]):
+        assert ours.tokens == expected.tokens
 
 
 def test_a_batch_of_different_requests_is_left_alone(lm: LM) -> None:

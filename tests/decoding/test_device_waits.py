@@ -129,10 +129,10 @@ def test_drawn_steps_of_another_engines_blocks_are_not_waited_for(
     """But for the list of finished blocks, which is copied at the end of a step."""
     monkeypatch.setattr(_credit, "_must_grow", lambda slots, missing: True)
     watch = DeviceWaits()
-    given = torch.zeros(2, 6, dtype=torch.bool)
+    in_prompt = torch.zeros(2, 6, dtype=torch.bool)
     tokens = torch.full((2, 6), MASK)
     sampling = SamplingParams(temperature=1.0)
-    blocks = new_blocks(~given, given, ["a", "b"], [sampling] * 2, [1, 2])
+    blocks = new_blocks(~in_prompt, in_prompt, ["a", "b"], [sampling] * 2, [1, 2])
     positions = torch.arange(6).expand(2, -1)
     model = watch.from_device(lambda: torch.randn(12, WIDTH))
     with watch:

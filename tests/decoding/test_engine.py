@@ -61,18 +61,18 @@ def alone(lm: LM, row: Request) -> Trace:
     return trace
 
 
-def same(ours: Trace, theirs: Trace) -> None:
+def same(ours: Trace, expected: Trace) -> None:
     """The same passes and tokens; confidences and log-probabilities up to rounding."""
     assert [
         (s.block, s.step, s.positions, s.tokens, s.committed, s.computed, s.sequences)
         for s in ours.steps
     ] == [
         (s.block, s.step, s.positions, s.tokens, s.committed, s.computed, s.sequences)
-        for s in theirs.steps
+        for s in expected.steps
     ]
-    assert ours.finish is not None and theirs.finish is not None
-    assert (ours.tokens, ours.finish.reason) == (theirs.tokens, theirs.finish.reason)
-    for a, b in zip(ours.steps, theirs.steps):
+    assert ours.finish is not None and expected.finish is not None
+    assert (ours.tokens, ours.finish.reason) == (expected.tokens, expected.finish.reason)
+    for a, b in zip(ours.steps, expected.steps):
         assert a.confidence == pytest.approx(
             b.confidence, abs=1e-3
         ) and a.logprobs == pytest.approx(b.logprobs, abs=1e-2)
@@ -80,7 +80,7 @@ def same(ours: Trace, theirs: Trace) -> None:
 
 def rows(draw: Callable[[st.SearchStrategy[Any]], Any], lm: LM) -> list[Request]:
     """Requests of every kind: decoders, caches, sampling, guidance, gaps, lengths."""
-    found = []
+    requests = []
     caches = [CACHES.get(name, name) for name in supported_policies(lm.geometry)]
     for _ in range(draw(st.integers(2, 6))):
         prompt = "the sun is red " * draw(st.integers(1, 4)) + "x" * draw(st.integers(0, 3))
@@ -98,12 +98,12 @@ def rows(draw: Callable[[st.SearchStrategy[Any]], Any], lm: LM) -> list[Request]
             confidence_eos_eot_inf=draw(st.booleans()),
         )
         text = prompt + "[MASK]" * draw(st.integers(1, 3)) + " red"
-        found.append(
+        requests.append(
             lm.new_infill_request(text, config)
             if draw(st.booleans()) and draw(st.booleans())
             else lm.new_requests([prompt], config, raw=True)[0]
         )
-    return found
+    return requests
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_each_request_gets_what_it_gets_alone(
     lm = tiny(folders[family])
     waiting = rows(data.draw, lm)
     server = engine(lm, data.draw(st.integers(1, 4)))
-    asked: dict[int, Request] = {}
+    request_of: dict[int, Request] = {}
     traces: dict[int, Trace] = {}
     ended: set[int] = set()
     while waiting or server.busy:
@@ -125,12 +125,12 @@ def test_each_request_gets_what_it_gets_alone(
         if action == "submit" and waiting:
             row = waiting.pop()
             request = server.submit(row)
-            asked[request], traces[request] = (
+            request_of[request], traces[request] = (
                 row,
                 Trace(tuple(row.canvas[: row.answer_start].tolist())),
             )
-        elif action == "abort" and asked and data.draw(st.integers(0, 9)) == 0:
-            request = data.draw(st.sampled_from(sorted(asked)))
+        elif action == "abort" and request_of and data.draw(st.integers(0, 9)) == 0:
+            request = data.draw(st.sampled_from(sorted(request_of)))
             assert server.abort(request) == (request not in ended)
             assert not server.abort(request)
             if request not in ended:
@@ -143,10 +143,10 @@ def test_each_request_gets_what_it_gets_alone(
                 if isinstance(event, FinishEvent):
                     ended.add(event.row)
     for request, trace in traces.items():
-        same(trace, alone(lm, asked[request]))
+        same(trace, alone(lm, request_of[request]))
     stats = server.stats
     assert (stats.waiting, stats.running, stats.failed) == (0, 0, 0)
-    assert stats.finished == len(traces) and stats.finished + stats.aborted == len(asked)
+    assert stats.finished == len(traces) and stats.finished + stats.aborted == len(request_of)
 
 
 @pytest.fixture(scope="module")
@@ -165,13 +165,15 @@ def test_the_embedded_model_answers_as_alone(pocket: LM) -> None:
             (d, c) for d in ("credit", "klass", "edit") for c in ("none", "dual", "prefix")
         )
     ]
-    asked = [pocket.new_requests([prompts[i % 3]], config)[0] for i, config in enumerate(configs)]
+    requests = [
+        pocket.new_requests([prompts[i % 3]], config)[0] for i, config in enumerate(configs)
+    ]
     server = engine(pocket, 5)
-    traces = {server.submit(row): Trace(()) for row in asked}
+    traces = {server.submit(row): Trace(()) for row in requests}
     while server.busy:
         for event in server.step():
             traces[event.row].add(event)  # type: ignore[arg-type]
-    for row, trace in zip(asked, traces.values()):
+    for row, trace in zip(requests, traces.values()):
         same(trace, alone(pocket, row))
     stats = server.stats
     assert stats.forwards < stats.passes == sum(trace.nfe for trace in traces.values())
@@ -188,8 +190,8 @@ def test_streams_drive_each_other_and_a_consumer_may_leave(pocket: LM) -> None:
     other = server.submit(row)
     one, two = server.stream(row), server.stream(dataclasses.replace(row, decoder=resolve("fixed")))
     next(two)
-    mine = [*one]
-    assert isinstance(mine[-1], FinishEvent) and {event.row for event in mine} == {2}
+    own_events = [*one]
+    assert isinstance(own_events[-1], FinishEvent) and {event.row for event in own_events} == {2}
     two.close()
     assert server.stats.aborted == 1
     left = server.step()
@@ -197,7 +199,7 @@ def test_streams_drive_each_other_and_a_consumer_may_leave(pocket: LM) -> None:
         left += server.step()
     assert {event.row for event in left} == {other}, "those of streams are not handed out twice"
     assert [e.committed for e in left if isinstance(e, StepEvent)] == [
-        e.committed for e in mine if isinstance(e, StepEvent)
+        e.committed for e in own_events if isinstance(e, StepEvent)
     ]
     assert server.step() == [] and not server.busy
 

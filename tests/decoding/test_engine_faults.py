@@ -312,9 +312,9 @@ def test_the_estimate_bounds_what_a_pass_allocates_and_is_not_far_from_it(
     engine = Engine(lm.model, lm.vocab, lm.device)
     for row in rows:
         engine.submit(row)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         engine.step()
         most = engine.stats.admitted_bytes
-    events = sorted(found.profiler.kineto_results.events(), key=lambda event: event.start_ns())  # type: ignore[union-attr]
+    events = sorted(profiled.profiler.kineto_results.events(), key=lambda event: event.start_ns())  # type: ignore[union-attr]
     sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
     assert most / 3 < max(itertools.accumulate(sizes)) <= most

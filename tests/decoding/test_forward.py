@@ -51,9 +51,9 @@ def test_the_model_is_asked_only_for_masked_positions_of_current_blocks(batch_si
     for event in denoise(model, rows, WORDS, CPU, batch_size):
         if isinstance(event, StepEvent):
             events.setdefault(event.forward, []).append(event)
-    assert len(model.asked) == len(events) == model.calls
-    for forward, asked in enumerate(model.asked):
-        assert asked == [
+    assert len(model.reads) == len(events) == model.calls
+    for forward, read in enumerate(model.reads):
+        assert read == [
             (slot, position)
             for slot, event in enumerate(events[forward])
             for position in event.positions
@@ -239,11 +239,11 @@ def test_logits_of_forbidden_ids_may_be_anything() -> None:
         x[:, MASK], x[:, SIZE:] = math.nan, math.inf
         return x
 
-    for ours, theirs in zip(
+    for ours, expected in zip(
         traces_of(spoiled(change), requests_of(PROMPTS, gen_length=6)),
         traces_of(toy(), requests_of(PROMPTS, gen_length=6)),
     ):
-        assert_same(ours, theirs)
+        assert_same(ours, expected)
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16, torch.float64))

@@ -42,18 +42,18 @@ def test_guided_and_unguided_rows_share_passes_and_are_counted() -> None:
     rows = [
         new_request(i, [1 + i] * (i + 1), config, WORDS, 99) for i, config in enumerate(configs)
     ]
-    found = traces(spy, rows, batch_size=3)
-    sums = total(found)
+    decoded = traces(spy, rows, batch_size=3)
+    sums = total(decoded)
     assert sums.sequence_forwards == sum(ran) == sum(
-        trace.sequence_forwards for trace in found
+        trace.sequence_forwards for trace in decoded
     ) and sums.forwards == len(ran)
-    assert sums.passes == sum(trace.nfe for trace in found) and [
-        t.sequence_forwards // t.nfe for t in found
+    assert sums.passes == sum(trace.nfe for trace in decoded) and [
+        t.sequence_forwards // t.nfe for t in decoded
     ] == [1, 2, 1, 2]
     assert sums.computed == sum(
-        (row.answer_start + 7) * trace.sequence_forwards for row, trace in zip(rows, found)
+        (row.answer_start + 7) * trace.sequence_forwards for row, trace in zip(rows, decoded)
     )
-    for row, trace in zip(rows, found):
+    for row, trace in zip(rows, decoded):
         assert story(trace) == story(traces(net, [row])[0])
 
 
@@ -123,10 +123,10 @@ def test_guided_logits(dtype: torch.dtype) -> None:
     """What is given is masked, what was written is not, and what the network forbids stays
     forbidden; mixed in float32 at least.
     """
-    asked = []
+    reads = []
 
     def model(tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None) -> Tensor:
-        asked.append(tokens.tolist())
+        reads.append(tokens.tolist())
         logits = torch.zeros(len(read[0]), WIDTH, dtype=dtype)
         logits[:, 3] = torch.where(tokens[read[0], 0] == MASK, 1.0, 2.0)
         logits[:, 5] = -torch.inf
@@ -136,7 +136,7 @@ def test_guided_logits(dtype: torch.dtype) -> None:
         0, [1, MASK, 2, MASK], GenerationConfig(decoder="fixed", cfg_scale=0.5), WORDS, 99
     )
     (trace,) = traces(model, [row])
-    assert asked[0] == [[1, MASK, 2, MASK], [MASK] * 4] and asked[1] == [
+    assert reads[0] == [[1, MASK, 2, MASK], [MASK] * 4] and reads[1] == [
         [1, 3, 2, MASK],
         [MASK, 3, MASK, MASK],
     ]

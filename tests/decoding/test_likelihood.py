@@ -158,8 +158,8 @@ def test_a_single_sample_has_no_error_estimate() -> None:
 def test_an_external_network_is_scored_like_ours() -> None:
     net = network(5)
     ours = log_likelihood(lm_of(net), PROMPT, ANSWER, mc_num=8)
-    theirs = log_likelihood(wrap(dense(net), mask_token_id=MASK), PROMPT, ANSWER, mc_num=8)
-    assert theirs.mean == pytest.approx(ours.mean, abs=1e-4)
+    wrapped = log_likelihood(wrap(dense(net), mask_token_id=MASK), PROMPT, ANSWER, mc_num=8)
+    assert wrapped.mean == pytest.approx(ours.mean, abs=1e-4)
 
 
 # Traces scored again

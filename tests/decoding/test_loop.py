@@ -96,7 +96,7 @@ def test_requests_of_different_decoders_lengths_and_blocks_share_passes(
     model = toy()
     for row, ours in zip(rows, traces_of(model, rows, batch_size)):
         assert_same(ours, traces_of(toy(), [row])[0])
-    assert max(len({r for r, _ in asked}) for asked in model.asked) <= batch_size
+    assert max(len({r for r, _ in read}) for read in model.reads) <= batch_size
 
 
 @pytest.mark.slow
@@ -285,11 +285,11 @@ def test_a_requests_seconds_run_from_joining_the_batch_to_its_end() -> None:
 
     lm = LM(slow, Tokenizer(Letters(), MASK, STOPS, SIZE), max_length=99, device=CPU, batch_size=1)
     try:
-        found = lm.generate(["a", "b"], decoder="fixed", gen_length=4, raw=True)
+        answers = lm.generate(["a", "b"], decoder="fixed", gen_length=4, raw=True)
     finally:
         clock.undo()
-    assert [answer.text for answer in found] == ["abcd", "abcd"]
-    assert [answer.trace.seconds for answer in found] == pytest.approx([0.04, 0.04])
+    assert [answer.text for answer in answers] == ["abcd", "abcd"]
+    assert [answer.trace.seconds for answer in answers] == pytest.approx([0.04, 0.04])
 
 
 def test_infilling_shares_passes_with_answers() -> None:

@@ -48,11 +48,11 @@ def test_the_first_row_has_the_seed_itself_and_the_others_hashes() -> None:
 
 def test_equal_prompts_are_answered_differently_and_again_the_same(lm: LM) -> None:
     prompts = ["hello", "hello", "other", "hello"]
-    found = [done.text for done in lm.generate(prompts, DRAWN)]
-    assert len({found[0], found[1], found[3]}) == 3
-    assert found == [done.text for done in lm.generate(prompts, DRAWN)]
+    texts = [done.text for done in lm.generate(prompts, DRAWN)]
+    assert len({texts[0], texts[1], texts[3]}) == 3
+    assert texts == [done.text for done in lm.generate(prompts, DRAWN)]
     alone = [lm.generate(p, DRAWN, seed=sample_seed(7, i)).text for i, p in enumerate(prompts)]
-    assert found == alone and found[0] == lm.generate("hello", DRAWN).text
+    assert texts == alone and texts[0] == lm.generate("hello", DRAWN).text
 
 
 def test_an_item_draws_alike_whatever_other_items_are_asked(lm: LM) -> None:
@@ -68,7 +68,7 @@ def test_an_item_draws_alike_whatever_other_items_are_asked(lm: LM) -> None:
 
 
 def test_compared_decoders_draw_alike_at_every_batch_size(lm: LM, folder: Path) -> None:
-    found = []
+    texts = []
     for size in (1, 4):
         engine = EngineConfig(batch_size=size, device="cpu")
         kept = tuple(parse_curves("threshold:threshold=0.9"))
@@ -89,5 +89,5 @@ def test_compared_decoders_draw_alike_at_every_batch_size(lm: LM, folder: Path) 
             if chunk.keys[0][2] != "fixed:k=1"
             for row in chunk_records(lm, grid, chunk)
         ]
-        found.append({(row["split"], row["family"], row["item"]): row["text"] for row in rows})
-    assert found[0] == found[1] and len(found[0]) == 10
+        texts.append({(row["split"], row["family"], row["item"]): row["text"] for row in rows})
+    assert texts[0] == texts[1] and len(texts[0]) == 10

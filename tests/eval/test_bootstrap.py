@@ -51,9 +51,9 @@ def test_the_bootstrap_is_paired_stratified_and_seeded() -> None:
 
 def test_the_interval_of_many_items_is_the_normal_one() -> None:
     values = np.array([0.0, 1.0] * 200)[:, None]
-    found = percentile_interval(0.5, resampled_means(values, [0] * 400)[:, 0])
-    assert found.low == pytest.approx(0.5 - 1.96 * 0.5 / 20, abs=0.004)
-    assert found.high == pytest.approx(0.5 + 1.96 * 0.5 / 20, abs=0.004)
+    interval = percentile_interval(0.5, resampled_means(values, [0] * 400)[:, 0])
+    assert interval.low == pytest.approx(0.5 - 1.96 * 0.5 / 20, abs=0.004)
+    assert interval.high == pytest.approx(0.5 + 1.96 * 0.5 / 20, abs=0.004)
 
 
 def test_areas_worked_by_hand() -> None:

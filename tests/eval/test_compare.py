@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def plan(model: str, decoders: str = DECODERS, **changes: Any) -> ComparePlan:
     """A run of a few seconds: two families, two items each."""
-    given = {
+    options = {
         "tasks": "algebra,facts",
         "templates": ("plain", "question"),
         "dev_limit": 2,
@@ -47,7 +47,7 @@ def plan(model: str, decoders: str = DECODERS, **changes: Any) -> ComparePlan:
         model,
         curves=tuple(parse_curves(decoders)),
         engine=EngineConfig(batch_size=2, device="cpu"),
-        **given,
+        **options,
     )
 
 
@@ -206,7 +206,7 @@ def test_a_list_shorter_than_the_defaults_is_taken_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected"),
     [
         (["--decoders", "credits"], "credit"),
         (["--templates", "nice"], "template"),
@@ -216,7 +216,7 @@ def test_a_list_shorter_than_the_defaults_is_taken_whole() -> None:
         (["--report", "nowhere/r.html"], "does not exist"),
     ],
 )
-def test_bad_input_is_one_line(more: list[str], said: str, model: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(more: list[str], expected: str, model: str, tmp_path: Path) -> None:
     done = run_credit(["compare", "-m", model, "--out", tmp_path / "o", *more])
     assert done.status == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert said in done.stderr and not (tmp_path / "o").exists()
+    assert expected in done.stderr and not (tmp_path / "o").exists()

@@ -67,13 +67,13 @@ def lossy() -> dict[str, Any]:
 
 
 def test_settings_are_chosen_on_dev_and_reported_on_test(lossy: dict[str, Any]) -> None:
-    chosen = lossy["curves"][0]["chosen"]
-    assert chosen["value"] == "0.7"
-    assert chosen["dev"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert chosen["test"]["difference"]["value"] == -20.0
-    assert chosen["test"]["difference"]["high"] < 0
-    assert chosen["test"]["speedup"] == {"value": 4.0, "low": 4.0, "high": 4.0}
-    assert chosen["test"]["tpf"] == 5.0
+    setting = lossy["curves"][0]["chosen"]
+    assert setting["value"] == "0.7"
+    assert setting["dev"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert setting["test"]["difference"]["value"] == -20.0
+    assert setting["test"]["difference"]["high"] < 0
+    assert setting["test"]["speedup"] == {"value": 4.0, "low": 4.0, "high": 4.0}
+    assert setting["test"]["tpf"] == 5.0
     assert (lossy["chosen_on"], lossy["reported_on"]) == ("dev", "test")
     assert lossy["verdict"] == "measured_loss"
 

@@ -56,10 +56,10 @@ def killed_after(count: int) -> Callable[[Event], None]:
 
 def numbers(report: dict[str, Any]) -> dict[str, Any]:
     """A report without times."""
-    found = {name: value for name, value in report.items() if name not in ("seconds", "tps")}
+    timeless = {name: value for name, value in report.items() if name not in ("seconds", "tps")}
     return {
-        **found,
-        "families": {name: {**each, "tps": 0} for name, each in found["families"].items()},
+        **timeless,
+        "families": {name: {**family, "tps": 0} for name, family in timeless["families"].items()},
     }
 
 
@@ -68,15 +68,15 @@ def numbers(report: dict[str, Any]) -> dict[str, Any]:
 def test_an_evaluation_that_is_killed_twice_ends_as_an_undisturbed_one(
     count: int, lm: LM, tmp_path: Path
 ) -> None:
-    chosen = load_tasks("algebra,facts")
-    undisturbed = evaluate(lm, chosen, CONFIG, 10)
+    tasks = load_tasks("algebra,facts")
+    undisturbed = evaluate(lm, tasks, CONFIG, 10)
     out = tmp_path / "e.json"
     for _ in range(2):
         with pytest.raises(Killed), save_answers(out, {}) as kept:
             assert kept is not None
             evaluate(
                 lm,
-                chosen,
+                tasks,
                 CONFIG,
                 10,
                 on_event=killed_after(min(count, 20 - kept.count)),
@@ -87,7 +87,7 @@ def test_an_evaluation_that_is_killed_twice_ends_as_an_undisturbed_one(
     rest: list[Event] = []
     with save_answers(out, {}) as kept:
         assert kept is not None and kept.count == min(20, 2 * count)
-        again = evaluate(lm, chosen, CONFIG, 10, on_event=rest.append, saved=kept.of_setting(""))
+        again = evaluate(lm, tasks, CONFIG, 10, on_event=rest.append, saved=kept.of_setting(""))
     assert sum(isinstance(event, FinishEvent) for event in rest) == 20 - min(20, 2 * count)
     assert numbers(again.to_json()) == numbers(undisturbed.to_json())
     assert [sample.to_json() for sample in again.samples] == [
@@ -101,9 +101,9 @@ def test_an_evaluation_that_is_killed_twice_ends_as_an_undisturbed_one(
 
 def test_the_chunks_of_a_run_are_one_run(lm: LM) -> None:
     """Passes and times of a later chunk follow those of an earlier one."""
-    chosen = load_tasks("facts")
-    items = distinct_items(chosen[0], "test", 0, 10)
-    samples = answer_items(lm, chosen, items, CONFIG)
+    tasks = load_tasks("facts")
+    items = distinct_items(tasks[0], "test", 0, 10)
+    samples = answer_items(lm, tasks, items, CONFIG)
     forwards = {step.forward for sample in samples for step in sample.completion.trace.steps}
     assert forwards == set(range(len(forwards)))
     size = runner.CHUNK_BATCHES * lm.batch_size
@@ -193,8 +193,18 @@ def test_an_item_that_does_not_fit_is_named_before_any_work(
     tight: tuple[int, list[Item], int], model: str, tmp_path: Path
 ) -> None:
     gen_length, _, longest = tight
-    asked = ["-m", model, "--tasks", "algebra", "--limit", "8", "--threads", "1", "--gen-length"]
-    done = run_credit(["eval", *asked, str(gen_length)])
+    command_options = [
+        "-m",
+        model,
+        "--tasks",
+        "algebra",
+        "--limit",
+        "8",
+        "--threads",
+        "1",
+        "--gen-length",
+    ]
+    done = run_credit(["eval", *command_options, str(gen_length)])
     assert (
         done.status == 2
         and f"item {longest + 1} of algebra: prompt and gen_length do not fit" in done.stderr
@@ -205,7 +215,7 @@ def test_an_item_that_does_not_fit_is_named_before_any_work(
         ["lengths"],
         ["pav", "collect", tmp_path / "s", "--temperature", "1"],
     ):
-        done = run_credit([*command, *asked, "256"])
+        done = run_credit([*command, *command_options, "256"])
         assert (
             done.status == 2
             and "item 1 of algebra: prompt and gen_length do not fit" in done.stderr

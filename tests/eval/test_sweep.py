@@ -12,9 +12,9 @@ from creditdecoding.tasks.templates import TEMPLATES, apply_template, parse_temp
 
 
 def test_every_sweep_is_of_a_decoder_that_is_there() -> None:
-    found = {curve.name: curve for curve in parse_curves("all")}
-    assert set(found) == set(names(controls=True))
-    for name, curve in found.items():
+    curves = {curve.name: curve for curve in parse_curves("all")}
+    assert set(curves) == set(names(controls=True))
+    for name, curve in curves.items():
         sweep = sweep_of(name)
         assert sweep is not None and sweep.knob in settings(create(name))
         assert len(curve.points) == len(sweep.values)
@@ -31,11 +31,11 @@ def test_every_sweep_is_of_a_decoder_that_is_there() -> None:
 
 
 def test_the_text_of_decoders() -> None:
-    mine, pinned, alone = parse_curves(
+    swept, pinned, alone = parse_curves(
         "threshold:threshold=0.8|0.9 credit:beta=0 klass:threshold=0.7"
     )
-    assert mine == DecoderCurve("threshold", "threshold", mine.points) and [
-        point.value for point in mine.points
+    assert swept == DecoderCurve("threshold", "threshold", swept.points) and [
+        point.value for point in swept.points
     ] == ["0.8", "0.9"]
     assert (
         pinned.name == "credit:beta=0"
@@ -52,7 +52,7 @@ def test_the_text_of_decoders() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("", "no decoder"),
         ("credits", "credit"),
@@ -63,8 +63,8 @@ def test_the_text_of_decoders() -> None:
         ("credit:threshold", "knob=value"),
     ],
 )
-def test_a_bad_text_of_decoders_is_refused(text: str, said: str) -> None:
-    with pytest.raises(OptionError, match=said):
+def test_a_bad_text_of_decoders_is_refused(text: str, expected: str) -> None:
+    with pytest.raises(OptionError, match=expected):
         parse_curves(text)
 
 

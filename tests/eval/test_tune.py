@@ -96,13 +96,13 @@ def test_settings_go_from_safe_to_fast() -> None:
 
 def test_items_are_drawn_from_the_mixture() -> None:
     pocket = load_tasks("algebra,facts")
-    found = draw_items(pocket, "dev", 30)
+    items = draw_items(pocket, "dev", 30)
     assert (
-        len(found) == 60
-        and all(item.split == "dev" for item in found)
-        and found == draw_items(pocket, "dev", 30) != draw_items(pocket, "dev", 30, 1)
+        len(items) == 60
+        and all(item.split == "dev" for item in items)
+        and items == draw_items(pocket, "dev", 30) != draw_items(pocket, "dev", 30, 1)
     )
-    assert len({item.task for item in found}) == 2
+    assert len({item.task for item in items}) == 2
 
 
 def test_questions_of_your_own(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_the_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "expected"),
     [
         (["--bound", "0"], "bound is out of range"),
         (["--bound", "101"], "bound is out of range"),
@@ -182,6 +182,6 @@ def test_the_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--limit", "0"], "generated without end"),
     ],
 )
-def test_bad_options_are_one_line(flags: list[str], said: str) -> None:
+def test_bad_options_are_one_line(flags: list[str], expected: str) -> None:
     done = run_credit(["tune", "--tasks", "facts", *flags])
-    assert done.status == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert done.status == 2 and expected in done.stderr and done.stderr.count("\n") == 1

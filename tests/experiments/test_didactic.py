@@ -55,7 +55,9 @@ def won(task: Task, tokens: tuple[int, ...]) -> bool:
     """The reward, said plainly: contiguous, and before any end token."""
     written = tokens[: tokens.index(task.end)] if task.end in tokens else tokens
     size = len(task.planted)
-    return any(written[at : at + size] == task.planted for at in range(len(written) - size + 1))
+    return any(
+        written[start : start + size] == task.planted for start in range(len(written) - size + 1)
+    )
 
 
 # Task and values
@@ -67,8 +69,8 @@ def won(task: Task, tokens: tuple[int, ...]) -> bool:
 def test_provers_succeed_as_often_as_the_paper_s_constants_say(
     strength: float, success: float
 ) -> None:
-    found = exact(TASK, TASK.prover(strength)).success
-    assert found == pytest.approx(success, rel=0.01)
+    chances = exact(TASK, TASK.prover(strength)).success
+    assert chances == pytest.approx(success, rel=0.01)
 
 
 @settings(max_examples=40, deadline=None)
@@ -85,19 +87,21 @@ def test_dynamic_programming_agrees_with_enumeration(task: Task, seed: int) -> N
         chances = [float(rule[state, token]) for state, token in zip(states.tolist(), tokens)]
         total += won(task, tokens) * math.prod(chances)
         after_first[tokens[0]] += won(task, tokens) * math.prod(chances[1:])
-    found = exact(task, rule)
-    assert found.success == pytest.approx(total, abs=1e-12)
-    assert found.q[0, 0].tolist() == pytest.approx(after_first, abs=1e-12)
+    exact_values = exact(task, rule)
+    assert exact_values.success == pytest.approx(total, abs=1e-12)
+    assert exact_values.q[0, 0].tolist() == pytest.approx(after_first, abs=1e-12)
 
 
 def test_monte_carlo_agrees_with_dynamic_programming() -> None:
     many, rule = 1500, TASK.prover(15)
-    true, found = exact(TASK, rule), estimated(TASK, rule, many)
+    true, estimate = exact(TASK, rule), estimated(TASK, rule, many)
     spread = (true.q * (1 - true.q) / many).sqrt()
-    assert ((found.q - true.q).abs() <= 5.5 * spread + 1e-12).all() and (
-        found.q - true.q
+    assert ((estimate.q - true.q).abs() <= 5.5 * spread + 1e-12).all() and (
+        estimate.q - true.q
     ).abs().max() > 0
-    assert ((found.v - true.v).abs() <= 5.5 * (true.v * (1 - true.v) / many).sqrt() + 1e-12).all()
+    assert (
+        (estimate.v - true.v).abs() <= 5.5 * (true.v * (1 - true.v) / many).sqrt() + 1e-12
+    ).all()
 
 
 def test_prefers_the_longest_match_and_nothing_follows_the_end() -> None:
@@ -116,8 +120,8 @@ def test_a_prover_that_is_the_base_policy_is_aligned_with_itself(
 ) -> None:
     own = measures(TASK, TASK.prover(strength), TASK.prover(strength))
     assert torch.allclose(own.distinguishability, own.alignment, atol=1e-14)
-    found = measures(SMALL, policy(SMALL, seed), policy(SMALL, seed + 1))
-    assert (found.distinguishability >= 0).all() and (found.alignment.abs() > 0).any()
+    measured = measures(SMALL, policy(SMALL, seed), policy(SMALL, seed + 1))
+    assert (measured.distinguishability >= 0).all() and (measured.alignment.abs() > 0).any()
 
 
 # The telescoping trap
@@ -174,14 +178,16 @@ def test_the_telescoped_gradient_is_the_outcome_s_in_expectation_and_the_effecti
         rises(exact(SMALL, SMALL.prover(4)), states),
     )
     given_to = {"outcome": None, "telescoped": steps, "effective": steps}
-    found = {
-        arm: expected_gradient(made, weights, rewards_of(arm, reward, None, given, 2.0))
-        for arm, given in given_to.items()
+    gradients = {
+        arm: expected_gradient(made, weights, rewards_of(arm, reward, None, prover_weights, 2.0))
+        for arm, prover_weights in given_to.items()
     }
-    size = found["outcome"].norm()
-    assert size > 0.01 and (found["telescoped"] - 3 * found["outcome"]).norm() < 1e-4 * size
-    assert (found["effective"] - found["outcome"]).norm() > 0.1 * size
-    direction = torch.nn.functional.cosine_similarity(found["effective"], found["outcome"], dim=0)
+    size = gradients["outcome"].norm()
+    assert size > 0.01 and (gradients["telescoped"] - 3 * gradients["outcome"]).norm() < 1e-4 * size
+    assert (gradients["effective"] - gradients["outcome"]).norm() > 0.1 * size
+    direction = torch.nn.functional.cosine_similarity(
+        gradients["effective"], gradients["outcome"], dim=0
+    )
     assert direction < 0.99
 
 
@@ -236,8 +242,8 @@ def test_success_is_estimated_without_bias_from_places_where_it_can_begin() -> N
     logs = made.log_probs(weights, ALL.expand(2, -1, -1))
     wins = torch.tensor([won(SMALL, tuple(tokens)) for tokens in ALL.tolist()])
     true = (logs.sum(2).exp() * wins).sum(1)
-    found = made.success(weights, Noise([0, 1], 1).uniform(20_000, SMALL.length))
-    assert torch.allclose(found, true, rtol=0.03) and float((true[0] - true[1]).abs()) > 0.005
+    estimate = made.success(weights, Noise([0, 1], 1).uniform(20_000, SMALL.length))
+    assert torch.allclose(estimate, true, rtol=0.03) and float((true[0] - true[1]).abs()) > 0.005
 
 
 def test_q_by_rollouts_is_exact_where_the_reward_is_certain_and_near_elsewhere() -> None:
@@ -249,9 +255,9 @@ def test_q_by_rollouts_is_exact_where_the_reward_is_certain_and_near_elsewhere()
     tokens = made.draw(weights, noise.uniform(60, SMALL.length))
     states, _ = SMALL.walk(tokens)
     true = values.q[torch.arange(SMALL.length), states[..., :-1], tokens].float()
-    found, drew = q_by_rollouts(made, weights, tokens, 400, noise)
+    q, drew = q_by_rollouts(made, weights, tokens, 400, noise)
     sure = (true == 0) | (true == 1)
-    assert torch.equal(found[sure], true[sure]) and (found[~sure] - true[~sure]).abs().max() < 0.15
+    assert torch.equal(q[sure], true[sure]) and (q[~sure] - true[~sure]).abs().max() < 0.15
     assert drew.tolist() == (400 * (~sure).sum((1, 2))).tolist()
     alone, _ = q_by_rollouts(made, [part[1:] for part in weights], tokens[1:], 4, Noise([9], 1))
     both, _ = q_by_rollouts(made, weights, tokens, 4, Noise([8, 9], 1))
@@ -326,7 +332,10 @@ def test_a_solved_run_ends_and_the_others_go_on_as_they_were(
         for level in (1.0, 0.5)
     )
     leaves = {look.seed: look.iteration for look in ended if look.done}
-    assert set(leaves) == {0, 1, 2, 3} and len({at for at in leaves.values() if at < last}) > 1
+    assert (
+        set(leaves) == {0, 1, 2, 3}
+        and len({iteration for iteration in leaves.values() if iteration < last}) > 1
+    )
     expected = [look for look in whole if look.iteration < leaves[look.seed]]
     assert [look for look in ended if look.iteration < leaves[look.seed]] == expected
 
@@ -362,19 +371,19 @@ def killed_after(count: int) -> Callable[[int, int], Callable[[], None]]:
 def test_a_killed_run_goes_on_and_does_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[Any, list[int]]] = []
+    calls: list[tuple[Any, list[int]]] = []
     monkeypatch.setattr(
         "experiments.didactic.run.learn",
-        lambda cell, seeds, c: asked.append((cell, list(seeds))) or learn(cell, seeds, c),
+        lambda cell, seeds, c: calls.append((cell, list(seeds))) or learn(cell, seeds, c),
     )
     options = config(arms="outcome effective", strengths="5 10", iterations=4, every=2, batch=8)
     whole, path = run_all(options), tmp_path / "runs.json"
-    assert asked == [
+    assert calls == [
         (("outcome", None), [0, 1]),
         (("effective", 5.0), [0, 1]),
         (("effective", 10.0), [0, 1]),
     ]
-    asked.clear()
+    calls.clear()
     with pytest.raises(KilledError):
         run_all(
             options, path, killed_after(11)
@@ -384,26 +393,26 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(
         ("outcome", None, 1),
         ("effective", 5.0, 0),
     ]
-    asked.clear()
+    calls.clear()
     counted: list[tuple[int, int]] = []
     assert (
         run_all(options, path, lambda done, total: counted.append((done, total)) or (lambda: None))
         == whole
     )
-    assert asked == [(("effective", 5.0), [1]), (("effective", 10.0), [0, 1])] and counted == [
+    assert calls == [(("effective", 5.0), [1]), (("effective", 10.0), [0, 1])] and counted == [
         (9, 18)
     ]
-    asked.clear()
+    calls.clear()
     more = config(arms="effective", strengths="10", seeds=3, iterations=4, every=2, batch=8)
     assert (
         run_all(more, path)[:2] == whole[-2:]
-        and asked == [(("effective", 10.0), [2])]
+        and calls == [(("effective", 10.0), [2])]
         and len(read(path, more)) == 7
     )
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ('{"settings": {}, "runs": [', "no runs of the didactic task"),
         ("[]", "no runs of the didactic task"),
@@ -411,10 +420,10 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(
         ('{"settings": {"alpha": 2.0}, "runs": []}', "other settings; got"),
     ],
 )
-def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "runs.json"
     path.write_text(text)
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(OptionError, match=expected):
         run_all(config(), path)
     assert path.read_text() == text
 
@@ -456,7 +465,7 @@ def made_up(arm: str, strength: float | None, seed: int, *success: float) -> Run
         arm,
         strength,
         seed,
-        tuple(20 * place for place in range(len(success))),
+        tuple(20 * step for step in range(len(success))),
         success,
         64 * 20 * (len(success) - 1),
     )
@@ -469,8 +478,8 @@ def test_a_report_says_where_runs_arrive() -> None:
         made_up("effective", 10.0, seed, 1e-5, 0.5, *[0.97] * (seed > 3), 0.995)
         for seed in range(6)
     ]
-    found = report(options, runs)
-    outcome, effective = found["cells"]
+    summary = report(options, runs)
+    outcome, effective = summary["cells"]
     assert (outcome["solved"], effective["solved"]) == (0, 6) and effective["updates"][
         "solved"
     ] == {
@@ -490,14 +499,14 @@ def test_a_report_says_where_runs_arrive() -> None:
     }
     assert (
         effective["pass_at"]["pass"][1]["value"] == 0.75
-        and outcome["pass_at"]["success"]["value"] == found["before"]["success"]["value"] == 1e-5
+        and outcome["pass_at"]["success"]["value"] == summary["before"]["success"]["value"] == 1e-5
     )
-    assert [(cell["solved"], cell["runs"]) for cell in found["cells"]] == [(0, 6), (6, 6)]
-    assert [cell["updates"]["most"]["value"] for cell in found["cells"]] == [None, 40]
-    assert [prover["strength"] for prover in found["provers"]] == [10.0] and found["provers"][0][
-        "success"
-    ] == pytest.approx(0.0455, abs=1e-4)
-    by_rollouts, off = found["provers"][0]["by_rollouts"], found["provers"][0]["q_off"]
+    assert [(cell["solved"], cell["runs"]) for cell in summary["cells"]] == [(0, 6), (6, 6)]
+    assert [cell["updates"]["most"]["value"] for cell in summary["cells"]] == [None, 40]
+    assert [prover["strength"] for prover in summary["provers"]] == [10.0] and summary["provers"][
+        0
+    ]["success"] == pytest.approx(0.0455, abs=1e-4)
+    by_rollouts, off = summary["provers"][0]["by_rollouts"], summary["provers"][0]["q_off"]
     assert by_rollouts["low"] < 0.0455 < by_rollouts["high"] < 0.1 and 0 < off < 0.2
 
 
@@ -530,11 +539,11 @@ def test_the_command(
     out, png = tmp_path / "didactic.json", tmp_path / "didactic.png"
     arguments = [*QUICK, "--arms", " ".join(ARMS), "--strengths", "1 5 10 15 20", "--out", str(out)]
     assert credit(monkeypatch, *arguments, "--png", str(png), "--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    summary = json.loads(capsys.readouterr().out)
     assert (
-        len(found["cells"]) == 2 + 3 * 5
+        len(summary["cells"]) == 2 + 3 * 5
         and png.read_bytes().startswith(b"\x89PNG")
-        and json.loads(out.read_text())["report"] == found
+        and json.loads(out.read_text())["report"] == summary
     )
     assert credit(monkeypatch, *QUICK, "--arms", "outcome", "--out", str(out)) == 0
     shown = capsys.readouterr().out
@@ -543,7 +552,7 @@ def test_the_command(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["--arms", "effektive"], "Did you mean 'effective'?"),
         (["--arms", " "], "arms names nothing"),
@@ -564,12 +573,12 @@ def test_bad_input_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     arguments: list[str],
-    said: str,
+    expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert credit(monkeypatch, *QUICK, *arguments) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert expected in error and error.count("\n") == 1
 
 
 def test_the_figure_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

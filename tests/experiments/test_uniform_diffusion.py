@@ -22,10 +22,10 @@ def test_what_is_accepted_is_what_transformers_accepts() -> None:
     logp = logits.log_softmax(-1)
     for bound in (0.01, 0.5, 3.0, 200.0):
         config = gemma.EntropyBoundSamplerConfig(entropy_bound=bound)
-        theirs = gemma.EntropyBoundSampler(config, CANVAS, 30, 48)
-        theirs.accept_canvas(torch.zeros(3, CANVAS), torch.zeros(3, CANVAS), logits, 48)
+        reference = gemma.EntropyBoundSampler(config, CANVAS, 30, 48)
+        reference.accept_canvas(torch.zeros(3, CANVAS), torch.zeros(3, CANVAS), logits, 48)
         assert torch.equal(
-            accepted(-(logp.exp() * logp).sum(-1), bound), theirs.accepted_token_mask
+            accepted(-(logp.exp() * logp).sum(-1), bound), reference.accepted_token_mask
         )
 
 

@@ -142,13 +142,13 @@ class HashModel:
     push: Mapping[int, float] = field(default_factory=dict)
     calls: int = 0
     rows: int = 0
-    asked: list[list[tuple[int, int]]] = field(default_factory=list)
+    reads: list[list[tuple[int, int]]] = field(default_factory=list)
 
     def __call__(
         self, tokens: Tensor, read: tuple[Tensor, Tensor], allowed: Tensor | None = None
     ) -> Tensor:
         self.calls, self.rows = self.calls + 1, self.rows + len(tokens)
-        self.asked.append(list(zip(read[0].tolist(), read[1].tolist())))
+        self.reads.append(list(zip(read[0].tolist(), read[1].tolist())))
         seen = torch.ones_like(tokens, dtype=torch.bool) if allowed is None else allowed[:, 0]
         column = torch.arange(tokens.shape[1])
         content = (_mixed(_mixed(column) + tokens) * seen).sum(-1)

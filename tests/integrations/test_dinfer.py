@@ -39,11 +39,11 @@ class TokenArray:
     def __init__(self, prompts: list[list[int]]) -> None:
         self.data = torch.tensor([[*prompt, *[MASK] * LENGTH] for prompt in prompts])
 
-    def __getitem__(self, at: Any) -> Tensor:
-        return self.data[at]
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.data[index]
 
-    def __setitem__(self, at: Any, values: Tensor) -> None:
-        self.data[at] = values
+    def __setitem__(self, index: Any, values: Tensor) -> None:
+        self.data[index] = values
 
 
 def loop(
@@ -56,7 +56,7 @@ def loop(
     """Block after block until no mask is left, as dInfer's BlockRunner; what each call wrote into
     each row.
     """
-    x, found = TokenArray(prompts), [[] for _ in prompts]  # type: ignore[var-annotated]
+    x, commits_by_row = TokenArray(prompts), [[] for _ in prompts]  # type: ignore[var-annotated]
     starts = range(len(prompts[0]), x.data.shape[1], BLOCK)
     for number, start in enumerate(starts):
         end = min(start + BLOCK, x.data.shape[1])
@@ -71,10 +71,10 @@ def loop(
                 )
             else:
                 decoder.decode(logits[:, start:end], start, end, x)
-            for row, at in (before != x.data).nonzero().tolist():
-                found[row].append((at, int(x.data[row, at])))
+            for row, position in (before != x.data).nonzero().tolist():
+                commits_by_row[row].append((position, int(x.data[row, position])))
             assert not torch.equal(before, x.data)
-    return found
+    return commits_by_row
 
 
 def ours(
@@ -92,16 +92,16 @@ def ours(
             **options,
         )
         rows.append(new_request(i, prompt, config, WORDS, 99))
-    found: list[list[tuple[int, int]]] = [[] for _ in prompts]
+    commits_by_row: list[list[tuple[int, int]]] = [[] for _ in prompts]
     for event in denoise(net, rows, WORDS, CPU):
         if isinstance(event, StepEvent):
             changed = {
-                at: token
-                for at, token in event.commits().items()
-                if (at, token) not in found[event.row]
+                position: token
+                for position, token in event.commits().items()
+                if (position, token) not in commits_by_row[event.row]
             }
-            found[event.row] += sorted(changed.items())
-    return found
+            commits_by_row[event.row] += sorted(changed.items())
+    return commits_by_row
 
 
 RULES = [
@@ -124,10 +124,10 @@ RULES = [
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "top_k": 6}], ids=["greedy", "drawn"])
 def test_every_rule_decides_as_in_our_loop(spec: str, options: dict[str, Any]) -> None:
     net = network(3)
-    wanted = ours(net, spec, PROMPTS, **options)
+    expected = ours(net, spec, PROMPTS, **options)
     for prompts, together in ((PROMPTS, False), (PROMPTS, True), (PROMPTS[:1], False)):
         decoder = ParallelDecoder(spec, mask_id=MASK, eos_id=17, seed=7, **options)
-        assert loop(dense(net), decoder, prompts, together=together) == wanted[: len(prompts)]
+        assert loop(dense(net), decoder, prompts, together=together) == expected[: len(prompts)]
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ def test_names_and_constants_of_dinfer() -> None:
         (FixedParallelDecoder(0, 2, mask_id=MASK), 2),
         (FixedParallelDecoder(0, 1, "random", MASK), 4),
     ):
-        mine = x.clone()
-        made.decode(torch.randn(1, 4, WIDTH), 2, 6, mine)
-        assert int((mine == MASK).sum()) == 4 - count
+        edited = x.clone()
+        made.decode(torch.randn(1, 4, WIDTH), 2, 6, edited)
+        assert int((edited == MASK).sum()) == 4 - count
 
 
 def test_a_threshold_for_one_call_and_logits_left_alone() -> None:

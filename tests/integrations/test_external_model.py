@@ -41,8 +41,8 @@ class Wrapped(nn.Module):
         self.base, self.drop, self.config = model, nn.Dropout(0.5), model.config
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        found = self.base(*args, **kwargs)
-        return SimpleNamespace(logits=self.drop(found.logits))
+        output = self.base(*args, **kwargs)
+        return SimpleNamespace(logits=self.drop(output.logits))
 
 
 def peft(name: str, target: list[str]) -> Any:
@@ -108,7 +108,7 @@ def test_a_causal_class_turned_two_way_is_its_own_switch(name: str) -> None:
     """
     model = network(name)
     square, alone = (
-        wrap(each, tokenizer(), mask_token_id=MASK) for each in (model, two_way(model))
+        wrap(network, tokenizer(), mask_token_id=MASK) for network in (model, two_way(model))
     )
     assert [story(d) for d in square.generate(PROMPTS, **OPTIONS)] == [
         story(d) for d in alone.generate(PROMPTS, **OPTIONS)
@@ -304,9 +304,9 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
 def test_what_cannot_denoise_is_refused_at_once(
     model: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=message) as found:
+    with pytest.raises(error, match=message) as caught:
         wrap(model, tokenizer(), **options)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_without_a_mask_asks_for_its_id() -> None:

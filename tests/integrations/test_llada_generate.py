@@ -129,21 +129,21 @@ def test_greedy_tokens_and_passes_are_those_of_the_rules(data: st.DataObject) ->
         "banned": (EOS,) if "logits_eos_inf" in end else (),
         "hushed": (EOS, EOT) if "confidence_eos_eot_inf" in end else (),
     }
-    found = [
+    ids_and_passes = [
         sampler(dense(net), p, steps, gen_length, block_length, cfg_scale, **restated, **rule)
         for p in prompts
     ]
-    assume(min(margin for _, _, margin in found) > 1e-5)
+    assume(min(margin for _, _, margin in ids_and_passes) > 1e-5)
     padded = torch.tensor([[0] * (max(lengths) - len(p)) + p for p in prompts])
     seen = torch.tensor([[0] * (max(lengths) - len(p)) + [1] * len(p) for p in prompts])
-    given: Any = draw(
+    sampling: Any = draw(
         st.sampled_from(
             (net, dense(net), lambda ids: types.SimpleNamespace(logits=dense(net)(ids)), lm_of(net))
         )
     )
-    if callable(given) and given is not net:
+    if callable(sampling) and sampling is not net:
         end = {**end, "mask_id": MASK, "stop_ids": (EOS, EOT)}
-    elif given is net and "confidence_eos_eot_inf" in end:
+    elif sampling is net and "confidence_eos_eot_inf" in end:
         end = {**end, "stop_ids": (EOS, EOT)}
     options = {
         "steps": steps,
@@ -154,12 +154,14 @@ def test_greedy_tokens_and_passes_are_those_of_the_rules(data: st.DataObject) ->
         **rule,
     }
     ids, nfe = compat.generate_fast(
-        given, padded, seen if len(set(lengths)) > 1 else None, **options
+        sampling, padded, seen if len(set(lengths)) > 1 else None, **options
     )
     assert [line[max(lengths) - n :] for line, n in zip(ids.tolist(), lengths)] == [
-        x for x, _, _ in found
+        x for x, _, _ in ids_and_passes
     ]
-    assert torch.equal(ids[:, : padded.shape[1]], padded) and nfe == max(n for _, n, _ in found)
+    assert torch.equal(ids[:, : padded.shape[1]], padded) and nfe == max(
+        n for _, n, _ in ids_and_passes
+    )
 
 
 @pytest.mark.parametrize(("masks", "steps"), [(8, 3), (8, 8), (8, 1), (3, 5), (7, 4)])
@@ -205,7 +207,7 @@ def test_the_cached_functions_are_the_caches(function: Any, cache: str) -> None:
         cache=cache,
         early_stop=False,
     )
-    found = traces(
+    cached = traces(
         net,
         [
             new_request(i, line, config, WORDS, 99, net.geometry)
@@ -213,8 +215,8 @@ def test_the_cached_functions_are_the_caches(function: Any, cache: str) -> None:
         ],
     )
     assert (
-        ids[:, 3:].tolist() == [[trace.written[3 + i] for i in range(12)] for trace in found]
-        and nfe == total(found).forwards
+        ids[:, 3:].tolist() == [[trace.written[3 + i] for i in range(12)] for trace in cached]
+        and nfe == total(cached).forwards
     )
     assert (
         ids.tolist()
@@ -380,19 +382,19 @@ def test_near_certain_tokens_are_ordered_as_in_float64(
         net, prompt = certain(dense(network(seed))), [1 + seed, 2, 3]
         late = (EOS, EOT) if hushed else ()
         ids, nfe, _ = sampler(net, prompt, 12, 24, 12, cfg_scale, hushed=late, **rule)
-        told: dict[str, Any] = (
+        hushed_options: dict[str, Any] = (
             {"confidence_eos_eot_inf": True, "stop_ids": (EOS, EOT)} if hushed else {}
         )
-        asked = {
+        options = {
             "steps": 12,
             "gen_length": 24,
             "block_length": 12,
             "cfg_scale": cfg_scale,
             **rule,
-            **told,
+            **hushed_options,
         }
-        found, count = compat.generate_fast(net, torch.tensor([prompt]), mask_id=MASK, **asked)
-        assert (found[0].tolist(), count) == (ids, nfe)
+        output, count = compat.generate_fast(net, torch.tensor([prompt]), mask_id=MASK, **options)
+        assert (output[0].tolist(), count) == (ids, nfe)
 
 
 def test_rows_with_equal_prompts_draw_differently_and_as_alone() -> None:

@@ -76,10 +76,12 @@ def noting(planned: BatchJob) -> Noting:
 def test_a_killed_worker_costs_no_row_and_none_comes_twice(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    asked = [chat(f"r{i}", PROMPTS[i % 5], temperature=0.5 * (i % 2)) for i in range(30)] + ["bad"]
-    alone = made(tmp_path, *asked, out="alone.jsonl")
+    requests = [chat(f"r{i}", PROMPTS[i % 5], temperature=0.5 * (i % 2)) for i in range(30)] + [
+        "bad"
+    ]
+    alone = made(tmp_path, *requests, out="alone.jsonl")
     run_job(alone, BatchProcessor(load("pocket"), alone.settings).answers, counted)
-    planned = made(tmp_path, *asked)
+    planned = made(tmp_path, *requests)
     replies: list[int] = []
 
     def answer(left: Iterable[Line]) -> Iterator[Reply]:

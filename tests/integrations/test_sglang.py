@@ -49,31 +49,37 @@ def test_the_released_sglang_decides_as_our_loop(
     except sglang_env.UnavailableError as error:
         pytest.skip(f"SGLang cannot be had here: {error}")
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    report = json.loads(done.stdout.splitlines()[-1])
     line = (
-        f"{found['version']}, {found['algorithms']} algorithms registered, "
-        f"{found['scenarios']} random scenarios"
+        f"{report['version']}, {report['algorithms']} algorithms registered, "
+        f"{report['scenarios']} random scenarios"
     )
     record_property(
-        "SGLang", f"{line} ({found['steps']} steps), {found['differing']} differing decisions"
+        "SGLang", f"{line} ({report['steps']} steps), {report['differing']} differing decisions"
     )
-    assert found["differing"] == 0, found["culprits"]
-    assert found["control_written"] == 0 and found["control_liked"] > 20
+    assert report["differing"] == 0, report["culprits"]
+    assert report["control_written"] == 0 and report["control_liked"] > 20
     assert (
-        found["scenarios"] == 2 * SCENARIOS * (len(names()) - len(found["unable"]))
-        and found["steps"] > 5 * found["scenarios"]
+        report["scenarios"] == 2 * SCENARIOS * (len(names()) - len(report["unable"]))
+        and report["steps"] > 5 * report["scenarios"]
     )
-    assert found["algorithms"] == len(algorithm_decoders()) and found["kept"] and found["lazy"]
+    assert report["algorithms"] == len(algorithm_decoders()) and report["kept"] and report["lazy"]
     for mode in ("sync", "fdfo"):
-        broken = found["broken"][mode]
+        broken = report["broken"][mode]
         assert (
             broken["others"]
             and broken["shapes"]
             and -1 in broken["victim"]
             and broken["victim"][0] >= 0
         ), mode
-    said = found["refusals"]
-    assert said["fine"] == said["undeclared"] == said["request"] == said["file"] == "fine"
+    refusals = report["refusals"]
+    assert (
+        refusals["fine"]
+        == refusals["undeclared"]
+        == refusals["request"]
+        == refusals["file"]
+        == "fine"
+    )
     for kind, word in (
         ("knob", "treshold"),
         ("value", "high"),
@@ -83,8 +89,12 @@ def test_the_released_sglang_decides_as_our_loop(
         ("shadows", "wino"),
         ("no_file", "names no Python file"),
     ):
-        assert said[kind].startswith("OptionError") and word in said[kind], kind
-    assert "json_schema" in said["schema"] and "min_p" in said["schema"] and said["model"] != "fine"
+        assert refusals[kind].startswith("OptionError") and word in refusals[kind], kind
+    assert (
+        "json_schema" in refusals["schema"]
+        and "min_p" in refusals["schema"]
+        and refusals["model"] != "fine"
+    )
 
 
 def test_every_decoder_is_an_algorithm() -> None:
@@ -97,9 +107,9 @@ def test_every_decoder_is_an_algorithm() -> None:
     assert algorithm_name("credit") == "CreditDecoding" and algorithm_name("frechet") == "Frechet"
 
 
-@pytest.mark.parametrize("found", ["0.5.20", "0.5.10.post1", "0.6", "1.0", "dev"])
-def test_another_sglang_is_refused(found: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sglang_plugin, "version", lambda name: found)
+@pytest.mark.parametrize("version", ["0.5.20", "0.5.10.post1", "0.6", "1.0", "dev"])
+def test_another_sglang_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sglang_plugin, "version", lambda name: version)
     with pytest.raises(OptionError, match=r"allowed: >=0\.5\.21,<0\.6"):
         sglang_plugin.register()
 
@@ -109,8 +119,8 @@ def test_the_range_is_the_one_of_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         f"sglang>={sglang_plugin.OLDEST},<{sglang_plugin.BELOW}"
         in (sglang_env.ROOT / "pyproject.toml").read_text()
     )
-    for found in (sglang_plugin.OLDEST, "0.5.23", "0.5.99.post1"):
-        check_version(found)
+    for version in (sglang_plugin.OLDEST, "0.5.23", "0.5.99.post1"):
+        check_version(version)
     monkeypatch.setitem(sys.modules, "sglang", None)
     with pytest.raises(MissingExtraError):
         __import__("creditdecoding.integrations.sglang.algorithm")
@@ -161,8 +171,8 @@ class Waits(TorchDispatchMode):
 
 def waits_of(name: str, steps: int = 3) -> int:
     """How often the host waits in some greedy steps of three blocks."""
-    tokens, given = torch.full((3, 8), 2), torch.zeros(3, 8, dtype=torch.bool)
-    blocks = new_blocks(~given, given, ["a", "b", "c"], [SamplingParams()] * 3, [1, 2, 3])
+    tokens, in_prompt = torch.full((3, 8), 2), torch.zeros(3, 8, dtype=torch.bool)
+    blocks = new_blocks(~in_prompt, in_prompt, ["a", "b", "c"], [SamplingParams()] * 3, [1, 2, 3])
     positions, reserved = torch.arange(8).expand(3, -1), ReservedIds(2, (5,))
     with Waits() as waits:
         for step in range(steps):

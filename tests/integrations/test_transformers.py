@@ -72,15 +72,15 @@ def answers(model: Any, prompts: list[list[int]], **options: Any) -> list[list[i
     config = creditdecoding.GenerationConfig(
         decoder=OPTIONS["decoder"], gen_length=11, block_length=4, **options
     )
-    found = []
+    padded = []
     for prompt in prompts:
         row = creditdecoding.decoding.request.new_request(
             0, prompt, config, lm.vocab, lm.max_length, lm.geometry
         )
         (done,) = lm.collect([row])
         ids = list(done.trace.tokens)
-        found.append([*ids, END] if done.finish_reason == "stop" else ids)
-    return found
+        padded.append([*ids, END] if done.finish_reason == "stop" else ids)
+    return padded
 
 
 @pytest.mark.slow
@@ -89,14 +89,16 @@ def test_a_batch_with_padding_gets_what_our_loop_gives(name: str) -> None:
     """As a function and as our own `generate`; a shorter answer is padded behind its end."""
     for seed in range(2):
         model = network(name, seed)
-        wanted = answers(model, [[5, 6, 7, 8], [9, 10]])
-        found = model.generate(IDS, attention_mask=SEEN, custom_generate=custom_generate, **OPTIONS)
-        assert torch.equal(found[:, :4], IDS) and found.shape[1] == 4 + max(map(len, wanted))
-        for line, answer in zip(found[:, 4:].tolist(), wanted):
+        expected = answers(model, [[5, 6, 7, 8], [9, 10]])
+        output = model.generate(
+            IDS, attention_mask=SEEN, custom_generate=custom_generate, **OPTIONS
+        )
+        assert torch.equal(output[:, :4], IDS) and output.shape[1] == 4 + max(map(len, expected))
+        for line, answer in zip(output[:, 4:].tolist(), expected):
             assert line == answer + [0] * (len(line) - len(answer))
-        assert torch.equal(generate(IDS, model=model, attention_mask=SEEN, **OPTIONS), found)
+        assert torch.equal(generate(IDS, model=model, attention_mask=SEEN, **OPTIONS), output)
         assert torch.equal(
-            generate(model=model, input_ids=IDS, attention_mask=SEEN, **OPTIONS), found
+            generate(model=model, input_ids=IDS, attention_mask=SEEN, **OPTIONS), output
         )
 
 
@@ -104,7 +106,7 @@ def test_a_class_without_generate_is_served_too() -> None:
     model = network("Bert")
     assert not hasattr(model, "generate")
     ends = [END, 50256]  # the second as a default of a class that nobody changed
-    found = generate(
+    output = generate(
         IDS,
         model=model,
         attention_mask=SEEN,
@@ -112,8 +114,10 @@ def test_a_class_without_generate_is_served_too() -> None:
         eos_token_id=ends,
         **OPTIONS,
     )
-    wanted = answers(model, [[5, 6, 7, 8], [9, 10]])
-    assert [line[: len(answer)] for line, answer in zip(found[:, 4:].tolist(), wanted)] == wanted
+    expected = answers(model, [[5, 6, 7, 8], [9, 10]])
+    assert [
+        line[: len(answer)] for line, answer in zip(output[:, 4:].tolist(), expected)
+    ] == expected
 
 
 def test_the_folder_is_a_recipe_for_a_repository(
@@ -122,9 +126,9 @@ def test_the_folder_is_a_recipe_for_a_repository(
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path))
     model, spy = network("Llama"), Spy()
     options = {**OPTIONS, "custom_generate": str(HUB), "trust_remote_code": True}
-    found = model.generate(IDS[:1], streamer=spy, **options)
-    assert torch.equal(found, generate(IDS[:1], model=model, **OPTIONS))
-    assert [i for piece in spy.pieces for i in piece] == found[0].tolist() and spy.ends == 1
+    output = model.generate(IDS[:1], streamer=spy, **options)
+    assert torch.equal(output, generate(IDS[:1], model=model, **OPTIONS))
+    assert [i for piece in spy.pieces for i in piece] == output[0].tolist() and spy.ends == 1
     with pytest.raises(OptionError, match="stop_strings"):
         model.generate(IDS[:1], stop_strings=["w1"], tokenizer=tokenizer(), **options)
 
@@ -152,15 +156,15 @@ def test_a_streamer_gets_settled_ids_in_order(way: str, decoder: str) -> None:
     """
     for seed in range(3):
         spy, model = Drafts(), network("Llama", seed)
-        found = (
+        output = (
             WAYS[way](model, spy)
             if decoder == OPTIONS["decoder"]
             else generate(IDS[:1], model=model, streamer=spy, **{**OPTIONS, "decoder": decoder})
         )
-        told = spy.pieces[1:] if spy.pieces[0] == IDS[0].tolist() else spy.pieces
-        assert [i for piece in told for i in piece] == found[0, 4:].tolist() and spy.ends == 1
-        assert all(told) and spy.drafts
-    assert len(told) > 1
+        pieces = spy.pieces[1:] if spy.pieces[0] == IDS[0].tolist() else spy.pieces
+        assert [i for piece in pieces for i in piece] == output[0, 4:].tolist() and spy.ends == 1
+        assert all(pieces) and spy.drafts
+    assert len(pieces) > 1
 
 
 def test_text_comes_out_of_transformers_own_streamer() -> None:
@@ -203,8 +207,8 @@ def test_the_generation_config_is_kept_to() -> None:
     ) and not torch.equal(again, other)
     torch.manual_seed(3)
     assert torch.equal(one, generate(IDS[:1], model=model, **OPTIONS, **drawn))
-    wanted = answers(model, [[5, 6, 7, 8]], temperature=1.5, top_k=5, top_p=0.9, seed=1)
-    assert again[0, 4:].tolist() == wanted[0]
+    expected = answers(model, [[5, 6, 7, 8]], temperature=1.5, top_k=5, top_p=0.9, seed=1)
+    assert again[0, 4:].tolist() == expected[0]
     assert torch.equal(
         generate(IDS[:1], model=model, **OPTIONS, temperature=1.5),
         generate(IDS[:1], model=model, **OPTIONS),
@@ -212,7 +216,7 @@ def test_the_generation_config_is_kept_to() -> None:
     several = generate(IDS[:1], model=model, num_return_sequences=3, seed=1, **OPTIONS, **drawn)
     assert (
         len(several) == 3
-        and several[0, 4 : 4 + len(wanted[0])].tolist() == wanted[0]
+        and several[0, 4 : 4 + len(expected[0])].tolist() == expected[0]
         and not torch.equal(several[0], several[1])
     )
     short = {**OPTIONS, "max_new_tokens": None}
@@ -229,16 +233,16 @@ def test_the_generation_config_is_kept_to() -> None:
         mask_token_id=MASK,
         return_dict_in_generate=True,
     )
-    found = generate(
+    output = generate(
         IDS, model=model, attention_mask=SEEN, generation_config=config, decoder="fixed"
     )
-    assert isinstance(found, CreditOutput) and found.sequences.shape == (
+    assert isinstance(output, CreditOutput) and output.sequences.shape == (
         2,
-        4 + max(len(t.tokens) + (t.finish.reason == "stop") for t in found.traces),
+        4 + max(len(t.tokens) + (t.finish.reason == "stop") for t in output.traces),
     )
     assert (
-        found.nfe.tolist() == [trace.nfe for trace in found.traces]
-        and found.traces[0].settings["decoder"]["name"] == "fixed"
+        output.nfe.tolist() == [trace.nfe for trace in output.traces]
+        and output.traces[0].settings["decoder"]["name"] == "fixed"
     )
 
 
@@ -261,12 +265,12 @@ REFUSED: dict[str, Any] = {
 @pytest.mark.parametrize("field", REFUSED)
 def test_what_is_not_kept_to_is_refused_by_name(field: str) -> None:
     for model in (network("Llama"), network("Bert")):
-        for given in (
+        for options in (
             {field: REFUSED[field]},
             {"generation_config": GenerationConfig(**{field: REFUSED[field]})},
         ):
             with pytest.raises(OptionError, match=f"{field} is not supported"):
-                generate(IDS[:1], model=model, **OPTIONS, **given)
+                generate(IDS[:1], model=model, **OPTIONS, **options)
     if field not in ("stop_strings", "num_beams"):  # transformers has its own words for these
         with pytest.raises(OptionError, match=f"{field} is not supported"):
             network("Llama").generate(
@@ -314,17 +318,17 @@ def a_release_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
     now = GenerationMixin.generate
 
     def later(
-        self: Any, inputs: Any = None, *, custom_generate: Any, heap: Any = None, **given: Any
+        self: Any, inputs: Any = None, *, custom_generate: Any, heap: Any = None, **arguments: Any
     ) -> Any:
         @functools.wraps(custom_generate)
         def handed(model: Any, ids: Tensor, *, generation_config: Any, **arrived: Any) -> Any:
-            generation_config.dream_depth = given.get("dream_depth", 2)
+            generation_config.dream_depth = arguments.get("dream_depth", 2)
             for name in ("logits_processor", "stopping_criteria"):
                 arrived[name].append(Heap(3))
             arrived["heap"] = Heap(4) if heap is None else heap
             return custom_generate(model, ids, generation_config=generation_config, **arrived)
 
-        rest = {name: value for name, value in given.items() if name != "dream_depth"}
+        rest = {name: value for name, value in arguments.items() if name != "dream_depth"}
         return now(self, inputs, custom_generate=handed, **rest)
 
     monkeypatch.setattr(GenerationMixin, "generate", later)
@@ -332,11 +336,11 @@ def a_release_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_release_to_come_adds_unasked_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network("Llama")
-    wanted = model.generate(IDS, attention_mask=SEEN, custom_generate=custom_generate, **OPTIONS)
+    expected = model.generate(IDS, attention_mask=SEEN, custom_generate=custom_generate, **OPTIONS)
     a_release_to_come(monkeypatch)
-    found = model.generate(IDS, attention_mask=SEEN, custom_generate=custom_generate, **OPTIONS)
-    assert torch.equal(found, wanted)
-    assert torch.equal(generate(IDS, model=model, attention_mask=SEEN, **OPTIONS), wanted)
+    output = model.generate(IDS, attention_mask=SEEN, custom_generate=custom_generate, **OPTIONS)
+    assert torch.equal(output, expected)
+    assert torch.equal(generate(IDS, model=model, attention_mask=SEEN, **OPTIONS), expected)
     drawn = {
         "do_sample": True,
         "temperature": 0.7,
@@ -446,7 +450,7 @@ def test_values_are_compared_by_what_they_hold() -> None:
 
 
 def test_several_answers_a_prompt_of_a_class_without_generate() -> None:
-    found = generate(
+    output = generate(
         IDS,
         model=network("Bert"),
         attention_mask=SEEN,
@@ -455,17 +459,19 @@ def test_several_answers_a_prompt_of_a_class_without_generate() -> None:
         seed=1,
         **OPTIONS,
     )
-    assert torch.equal(found[:, :4], IDS.repeat_interleave(2, dim=0)) and not torch.equal(
-        found[0], found[1]
+    assert torch.equal(output[:, :4], IDS.repeat_interleave(2, dim=0)) and not torch.equal(
+        output[0], output[1]
     )
 
 
 def test_a_network_of_ours_without_its_tokenizer() -> None:
     pocket = creditdecoding.load("pocket")
     ids = torch.tensor([pocket.encode("Solve 3x+4=19 for x.")])
-    found = generate(ids, model=pocket.model, mask_token_id=pocket.vocab.mask_id, max_new_tokens=32)
+    output = generate(
+        ids, model=pocket.model, mask_token_id=pocket.vocab.mask_id, max_new_tokens=32
+    )
     tokens = list(pocket.generate("Solve 3x+4=19 for x.", gen_length=32).trace.tokens)
-    assert found[0, ids.shape[1] :].tolist()[: len(tokens)] == tokens
+    assert output[0, ids.shape[1] :].tolist()[: len(tokens)] == tokens
     assert (
-        found.shape[1] <= ids.shape[1] + len(tokens) + 1
+        output.shape[1] <= ids.shape[1] + len(tokens) + 1
     )  # the end token of the network's own config

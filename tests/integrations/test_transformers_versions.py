@@ -47,7 +47,7 @@ def installed(release: str) -> Path:
 def test_the_same_holds_under_other_releases(release: str) -> None:
     paths = [str(installed(release)), str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
-    told = subprocess.run(
+    imported = subprocess.run(
         [sys.executable, "-c", "import transformers; print(transformers.__version__)"],
         cwd=ROOT,
         env=environment,
@@ -55,7 +55,7 @@ def test_the_same_holds_under_other_releases(release: str) -> None:
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == release
+    assert imported.stdout.strip() == release
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *TESTS]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -30,36 +30,36 @@ ROWS = [[5, 17, 200, 3, 44], [9, 8, 7], [250]]
 def pair(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, Any]:
     """Our network and transformers' with the same weights."""
     folder = write_base(tmp_path_factory.mktemp("base"), request.param)
-    theirs = CLASSES[request.param][1].from_pretrained(folder, dtype=torch.float32)
-    return load_model(folder, FLOAT32, families=BASES), theirs
+    reference = CLASSES[request.param][1].from_pretrained(folder, dtype=torch.float32)
+    return load_model(folder, FLOAT32, families=BASES), reference
 
 
 @torch.no_grad()
 def test_logits_are_those_of_transformers(pair: tuple[Transformer, Any]) -> None:
-    ours, theirs = pair
+    ours, reference = pair
     tokens = torch.tensor([ROWS[0], ROWS[0][::-1]])
     torch.testing.assert_close(
-        causal_logits(ours, tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-5
+        causal_logits(ours, tokens), reference(tokens).logits, rtol=1e-4, atol=1e-5
     )
 
 
 @torch.no_grad()
 def test_log_likelihoods_of_uneven_rows(pair: tuple[Transformer, Any]) -> None:
-    ours, theirs = pair
+    ours, reference = pair
     starts = [2, 1, 1]
     for row, start, scores in zip(ROWS, starts, log_likelihoods(ours, ROWS, starts)):
-        log_probs = theirs(torch.tensor([row])).logits[0].log_softmax(-1)
+        log_probs = reference(torch.tensor([row])).logits[0].log_softmax(-1)
         expected = log_probs[range(start - 1, len(row) - 1), row[start:]]
         torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_greedy_batch_is_what_transformers_writes(pair: tuple[Transformer, Any]) -> None:
-    ours, theirs = pair
+    ours, reference = pair
     expected = []
     for row in ROWS:
         ids = torch.tensor([row])
         options = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None}
-        written = theirs.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        written = reference.generate(ids, attention_mask=torch.ones_like(ids), **options)
         expected.append(written[0, len(row) :].tolist())
     assert sample(ours, ROWS, 12) == expected
     stop = expected[0][4]

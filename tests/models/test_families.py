@@ -106,9 +106,9 @@ def reference(
     position where asked.
     """
     rows, length = tokens.shape
-    at = torch.arange(length) // (block or length)
+    block_of = torch.arange(length) // (block or length)
     mask = torch.zeros(length, length).masked_fill(
-        at[:, None] < at[None, :], torch.finfo(torch.float32).min
+        block_of[:, None] < block_of[None, :], torch.finfo(torch.float32).min
     )
     logits: Tensor = model(
         tokens, attention_mask=mask.expand(rows, 1, -1, -1).to(model.dtype), use_cache=False

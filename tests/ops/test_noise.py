@@ -83,10 +83,10 @@ def unscramble(value: int) -> int:
     full = (1 << 64) - 1
 
     def unshift(x: int, by: int) -> int:
-        found = x
+        unshifted = x
         for _ in range(64 // by + 1):
-            found = x ^ (found >> by)
-        return found
+            unshifted = x ^ (unshifted >> by)
+        return unshifted
 
     x = unshift(value & full, 31) * pow(noise._MIX2 & full, -1, 1 << 64) & full
     x = unshift(x, 27) * pow(noise._MIX1 & full, -1, 1 << 64) & full

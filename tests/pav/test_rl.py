@@ -210,7 +210,7 @@ def test_gradients_in_bounded_parts_are_those_of_the_whole(
         )
         rows_of_logits: list[int] = []
         run.model.register_forward_hook(
-            lambda _, __, logits, asked=rows_of_logits: asked.append(len(logits))
+            lambda _, __, logits, rows_of_logits=rows_of_logits: rows_of_logits.append(len(logits))
         )  # type: ignore[misc]
         run.optimizer.step = lambda run=run: gradients.append([w.grad.clone() for w in run.weights])  # type: ignore[method-assign,misc]
         run.learn(answers, weights, [i % 2 for i in range(len(answers))], len(answers))

@@ -16,6 +16,7 @@ from tools.density import (
     is_packed,
     measure,
     token_lines,
+    vague_names,
 )
 
 MOST_TOKENS_A_LINE = 7.0
@@ -132,6 +133,33 @@ def test_a_function_counts_its_decorators_and_signature() -> None:
 def test_nested_conditionals_are_found(expression: str, nested: bool) -> None:
     tree = ast.parse(expression)
     assert any(is_nested_conditional(node) for node in ast.walk(tree)) is nested
+
+
+def test_names_say_what_they_hold() -> None:
+    """`given` of errors is an argument of the public classes."""
+    vague = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for folder in ("creditdecoding", "tests", "tools", "experiments", "benchmarks")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if path != ROOT / "creditdecoding" / "errors.py"
+        for line, name in vague_names(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not vague, "say what these hold: " + ", ".join(vague)
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("found = 1", ["found"]),
+        ("def f(given, *, place=1): pass", ["given", "place"]),
+        ("[each for each in x]", ["each"]),
+        ("for mine, theirs in pairs: pass", ["mine", "theirs"]),
+        ("class A:\n    chosen: str", []),
+        ("f(given=1).found", []),
+    ],
+)
+def test_vague_names_are_found(code: str, names: list[str]) -> None:
+    assert sorted(name for _, name in vague_names(ast.parse(code))) == names
 
 
 @pytest.mark.parametrize(

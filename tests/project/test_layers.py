@@ -85,16 +85,16 @@ class Import:
 
 def sources() -> list[Source]:
     """Every Python file of the package."""
-    found = []
+    modules = []
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
         parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
         is_package = parts[-1] == "__init__"
-        found.append(
+        modules.append(
             Source(
                 parts[:-1] if is_package else parts, is_package, path.read_text(encoding="utf-8")
             )
         )
-    return found
+    return modules
 
 
 def imports(source: Source) -> Iterator[Import]:
@@ -126,7 +126,7 @@ def imports(source: Source) -> Iterator[Import]:
     yield from walk(ast.parse(source.text), False)
 
 
-def place(name: str, label: str) -> tuple[int, str]:
+def unit_of(name: str, label: str) -> tuple[int, str]:
     """Height of a top-level module, and a complaint if it has none."""
     if name in FACADES:
         return len(LAYERS) + 1, ""
@@ -140,12 +140,12 @@ def place(name: str, label: str) -> tuple[int, str]:
 
 def complaints(source: Source, units: set[str]) -> list[str]:
     """What is wrong with the imports of one file; `units` are the package's top-level modules."""
-    height, unplaced = place(source.unit, source.label)
-    found = [unplaced] if unplaced else []
+    height, unplaced = unit_of(source.unit, source.label)
+    problems = [unplaced] if unplaced else []
     for item in imports(source):
         where = f"{source.label}:{item.line}"
         if item.late and source.unit not in MAY_IMPORT_LATE:
-            found.append(
+            problems.append(
                 f"{where}: import of {item.target} inside a function; move it to the top of the file"
             )
         first, *rest = item.target.split(".")
@@ -156,16 +156,16 @@ def complaints(source: Source, units: set[str]) -> list[str]:
         )  # a name of the facade comes from the facade
         if target == source.unit or source.unit in FACADES or unplaced:
             continue
-        other, unknown = place(target, where)
+        other, unknown = unit_of(target, where)
         if unknown:
-            found.append(unknown)
+            problems.append(unknown)
         elif other >= height:
             way = "up" if other > height else "sideways"
             shown = PACKAGE if target == "__init__" else f"{PACKAGE}.{target}"
-            found.append(
+            problems.append(
                 f"{where}: {PACKAGE}.{source.unit} imports {way} from {shown}; imports go down only"
             )
-    return found
+    return problems
 
 
 def all_complaints(files: list[Source]) -> list[str]:
@@ -199,11 +199,11 @@ def importers(files: list[Source], modules: set[str]) -> dict[str, list[str]]:
 
 def too_long(files: list[Source]) -> list[str]:
     """Files and functions beyond the limits, with their lengths."""
-    found = []
+    long_code = []
     for source in files:
         lines = len(source.text.splitlines())
         if lines > FILE_LINES:
-            found.append(f"{source.label}: {lines} lines, at most {FILE_LINES}")
+            long_code.append(f"{source.label}: {lines} lines, at most {FILE_LINES}")
         for node in ast.walk(ast.parse(source.text)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 length = (
@@ -212,15 +212,15 @@ def too_long(files: list[Source]) -> list[str]:
                     + 1
                 )
                 if length > FUNCTION_LINES:
-                    found.append(
+                    long_code.append(
                         f"{source.label}:{node.lineno}: {node.name} has {length} lines, at most {FUNCTION_LINES}"
                     )
-    return found
+    return long_code
 
 
 def test_imports_go_down_only() -> None:
-    found = all_complaints(sources())
-    assert not found, "\n" + "\n".join(found)
+    problems = all_complaints(sources())
+    assert not problems, "\n" + "\n".join(problems)
 
 
 def test_an_optional_dependency_is_imported_by_one_room() -> None:
@@ -230,27 +230,29 @@ def test_an_optional_dependency_is_imported_by_one_room() -> None:
         and "pytest" not in modules
         and "ruff" not in modules
     )
-    found = {name: where for name, where in importers(sources(), modules).items() if len(where) > 1}
-    assert not found, f"\nimported by more than one room: {found}"
+    importers_of = {
+        name: where for name, where in importers(sources(), modules).items() if len(where) > 1
+    }
+    assert not importers_of, f"\nimported by more than one room: {importers_of}"
 
 
 def test_files_and_functions_are_short() -> None:
-    found = too_long(sources())
-    assert not found, "\n" + "\n".join(found)
+    long_code = too_long(sources())
+    assert not long_code, "\n" + "\n".join(long_code)
 
 
 def test_every_file_says_what_it_is_for() -> None:
-    found = [
+    undescribed = [
         source.label
         for source in sources()
         if source.text.strip() and not ast.get_docstring(ast.parse(source.text))
     ]
-    assert not found, f"no docstring at the head of {found}"
+    assert not undescribed, f"no docstring at the head of {undescribed}"
 
 
-def source(place: str, text: str) -> Source:
-    """A made-up file; `place` is its path below the package."""
-    parts = tuple(place.split("/"))
+def source(path: str, text: str) -> Source:
+    """A made-up file; `path` is its path below the package."""
+    parts = tuple(path.split("/"))
     is_package = parts[-1] == "__init__"
     return Source(parts[:-1] if is_package else parts, is_package, text)
 
@@ -346,9 +348,9 @@ GOOD = [
 
 @pytest.mark.parametrize(("path", "text", "complaint"), BAD)
 def test_a_bad_import_is_caught(path: str, text: str, complaint: str) -> None:
-    found = complaints(source(path, text), UNITS)
-    assert any(complaint in line for line in found), found
-    assert all(line.startswith(source(path, text).label) for line in found)
+    problems = complaints(source(path, text), UNITS)
+    assert any(complaint in line for line in problems), problems
+    assert all(line.startswith(source(path, text).label) for line in problems)
 
 
 @pytest.mark.parametrize(("path", "text"), GOOD)
@@ -357,11 +359,11 @@ def test_a_good_import_is_let_through(path: str, text: str) -> None:
 
 
 def test_a_new_module_must_be_placed_even_if_another_imports_it() -> None:
-    found = all_complaints(
+    problems = all_complaints(
         [source("lm", "from creditdecoding.utils import helper"), source("utils", "helper = 1")]
     )
-    assert len(found) == 2 and all(
-        "creditdecoding.utils is in no layer; place it in LAYERS" in line for line in found
+    assert len(problems) == 2 and all(
+        "creditdecoding.utils is in no layer; place it in LAYERS" in line for line in problems
     )
 
 

@@ -45,12 +45,12 @@ def requirements(name: str) -> list[Requirement]:
 
 def pins(name: str, machine: dict[str, str]) -> dict[str, str]:
     """Package -> version that a lock file installs on a machine."""
-    chosen: dict[str, str] = {}
+    pinned: dict[str, str] = {}
     for line in requirements(name):
         if line.marker is None or line.marker.evaluate(dict(machine)):
-            assert line.name not in chosen, f"{name} pins {line.name} twice on {machine}"
-            chosen[line.name] = next(iter(line.specifier)).version
-    return chosen
+            assert line.name not in pinned, f"{name} pins {line.name} twice on {machine}"
+            pinned[line.name] = next(iter(line.specifier)).version
+    return pinned
 
 
 def direct(extras: tuple[str, ...] = ()) -> list[Requirement]:

@@ -62,18 +62,18 @@ def items(name: str, path: str | Path | None = None) -> list[Item]:
 @each_benchmark
 def test_the_reference_answers_score_100(name: str) -> None:
     family = one(name)
-    found = distinct_items(family, "test", 0, 0)
-    assert len(found) >= 2 and all(family.score(item.answer, item) is True for item in found)
+    listed = distinct_items(family, "test", 0, 0)
+    assert len(listed) >= 2 and all(family.score(item.answer, item) is True for item in listed)
     assert family.partial_credit is None or all(
-        family.partial_credit(item.answer, item) == 1 for item in found
+        family.partial_credit(item.answer, item) == 1 for item in listed
     )
 
 
 @each_benchmark
 def test_other_and_missing_answers_score_nothing(name: str) -> None:
     family = one(name)
-    found = distinct_items(family, "test", 0, 0)
-    for item in found:
+    listed = distinct_items(family, "test", 0, 0)
+    for item in listed:
         for text in (
             "",
             " \n",
@@ -86,7 +86,7 @@ def test_other_and_missing_answers_score_nothing(name: str) -> None:
         ):
             assert not family.score(text, item), (text, item)
             assert family.partial_credit is None or family.partial_credit(text, item) == 0
-    for item, other in itertools.pairwise(found):
+    for item, other in itertools.pairwise(listed):
         assert not family.score(other.answer, item), (item, other)
 
 
@@ -110,10 +110,10 @@ def test_the_hub_is_asked_for_the_files_by_name(name: str, monkeypatch: pytest.M
     pytest.importorskip(
         "math_verify", reason="the extra eval is not installed"
     ) if name == "math" else None
-    asked = []
+    requested = []
 
     def download(repo: str, file: str, repo_type: str) -> str:
-        asked.append((repo, file, repo_type))
+        requested.append((repo, file, repo_type))
         if name == "korbench":
             kind, part = Path(file).parent.name, Path(file).stem
             there = (
@@ -129,7 +129,7 @@ def test_the_hub_is_asked_for_the_files_by_name(name: str, monkeypatch: pytest.M
     monkeypatch.setattr(files, "hf_hub_download", download)
     family = load_tasks(name)[0]
     assert family.fixed_items and family.metadata["source"].startswith("hub: ")
-    assert asked == [
+    assert requested == [
         (benchmarks.get(name).repo, file, "dataset") for file in benchmarks.get(name).files
     ]
 
@@ -142,9 +142,9 @@ def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         OptionError,
         match=r"the hub did not give the data set \(no route\).*openai/gsm8k.*TASK=PATH",
-    ) as found:
+    ) as caught:
         load_tasks("gsm8k")
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_archives_gzip_parquet_and_folders(tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ def test_archives_gzip_parquet_and_folders(tmp_path: Path) -> None:
             archive.write(path, f"data/test/{path.name}")
         archive.writestr("data/dev/astronomy_dev.csv", "only,a,b,c,d,A\n")
         archive.writestr("data/README.txt", "words")
-    found = items("mmlu", tmp_path / "mmlu.zip")
+    unpacked = items("mmlu", tmp_path / "mmlu.zip")
     assert (
-        len(found) == 4
-        and "about abstract algebra" in found[0].prompt
-        and "Which planet\nis the largest?" in found[2].prompt
+        len(unpacked) == 4
+        and "about abstract algebra" in unpacked[0].prompt
+        and "Which planet\nis the largest?" in unpacked[2].prompt
     )
     packed = tmp_path / "HumanEval.jsonl.gz"
     packed.write_bytes(gzip.compress((DATA / "humaneval.jsonl").read_bytes()))
@@ -398,9 +398,9 @@ def test_a_bad_file_is_one_line_with_its_place(
         "pyarrow", reason="the extra eval is not installed"
     ) if "parquet" in file else None
     (tmp_path / file).write_text(content)
-    with pytest.raises(OptionError, match=message) as found:
+    with pytest.raises(OptionError, match=message) as caught:
         one(name, tmp_path / file)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
@@ -446,20 +446,20 @@ def test_limit() -> None:
 
 
 def test_a_report_has_every_setting() -> None:
-    chosen = [one("gsm8k"), one("squad2@short")]
-    found = evaluate(load("pocket"), chosen, GenerationConfig(gen_length=8), 2).to_json()
+    tasks = [one("gsm8k"), one("squad2@short")]
+    report = evaluate(load("pocket"), tasks, GenerationConfig(gen_length=8), 2).to_json()
     assert (
-        set(found["families"]) == {"gsm8k", "squad2@short"}
-        and found["families"]["squad2@short"]["f1"] >= 0
+        set(report["families"]) == {"gsm8k", "squad2@short"}
+        and report["families"]["squad2@short"]["f1"] >= 0
     )
-    assert all(each["items"] == 2 and each["tps"] > 0 for each in found["families"].values())
-    about = found["settings"]["tasks"]["squad2@short"]
+    assert all(family["items"] == 2 and family["tps"] > 0 for family in report["families"].values())
+    about = report["settings"]["tasks"]["squad2@short"]
     assert (
         about["template"] == "short"
         and len(about["sha256"]["squad2.json"]) == 64
         and about["items"] == 3
     )
-    assert found["settings"]["raw"] is False and found["settings"]["gen_length"] == 8
+    assert report["settings"]["raw"] is False and report["settings"]["gen_length"] == 8
 
 
 def test_the_command(
@@ -482,5 +482,5 @@ def test_the_command(
     )
     assert {"decoder", "tasks", "engine", "raw", "model", "seed", "limit"} <= set(shown["settings"])
     assert call("--tasks", spec, "--limit", "9") == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "at most 4" in said
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and "at most 4" in errors

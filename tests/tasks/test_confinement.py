@@ -287,7 +287,7 @@ def weaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "warning"),
     [
         ("seccomp.confine = lambda: False", "keeps every system call"),
         ("landlock.confine = lambda folder: False", "keeps every file that this user may open"),
@@ -301,7 +301,7 @@ def test_what_the_kernel_does_not_do_is_said_once(
     weaker: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     step: str,
-    said: str,
+    warning: str,
 ) -> None:
     weaker.setattr(
         sandbox,
@@ -318,7 +318,7 @@ def test_what_the_kernel_does_not_do_is_said_once(
         )
     assert (
         len(caplog.messages) == 1
-        and said in caplog.text
+        and warning in caplog.text
         and "docs/guide/security.md" in caplog.text
         and "\n" not in caplog.messages[0]
     )

@@ -161,8 +161,8 @@ def f(x):
 
 def test_an_answer_finds_nothing_of_the_tests_in_its_process() -> None:
     """The tests look for what they compare with in all that an answer can find."""
-    for wanted, right in (("'7654321987'[::-1]", True), ("'1234' + '56' + '7' * 3", False)):
-        tests = f"seen = candidate('123456777')\n    assert len(seen) > 1000 and ({wanted} not in seen) and 7891234567"
+    for secret, right in (("'7654321987'[::-1]", True), ("'1234' + '56' + '7' * 3", False)):
+        tests = f"seen = candidate('123456777')\n    assert len(seen) > 1000 and ({secret} not in seen) and 7891234567"
         assert passes_tests(SPY, "f", f"def check(candidate):\n    {tests}") is right
 
 
@@ -327,7 +327,7 @@ def test_one_process_an_answer_and_a_new_object_of_solution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted", "right"),
+    ("value", "expected", "right"),
     [
         ((1, (2, 3)), [1, [2, 3]], True),
         ([1.0000000001, [0.5]], [1.0, [0.5]], True),
@@ -345,8 +345,8 @@ def test_one_process_an_answer_and_a_new_object_of_solution() -> None:
         ([], {}, False),
     ],
 )
-def test_values_of_contests_are_compared_as_json(given: Any, wanted: object, right: bool) -> None:
-    assert same_value(values.encode(given), wanted) is right
+def test_values_of_contests_are_compared_as_json(value: Any, expected: object, right: bool) -> None:
+    assert same_value(values.encode(value), expected) is right
 
 
 @pytest.mark.parametrize(

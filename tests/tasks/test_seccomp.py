@@ -43,10 +43,10 @@ def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> 
         value = arguments[index] if index < len(arguments) else 0
         words |= {16 + 8 * index: value & 0xFFFFFFFF, 20 + 8 * index: value >> 32 & 0xFFFFFFFF}
     register = 0
-    at = 0
+    counter = 0
     while True:
-        code, yes, no, value = unpack("=HBBI", program[8 * at : 8 * at + 8])
-        at += 1
+        code, yes, no, value = unpack("=HBBI", program[8 * counter : 8 * counter + 8])
+        counter += 1
         if code == 0x06:
             return int(value)
         if code == 0x20:
@@ -55,7 +55,7 @@ def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> 
             register &= value
         else:
             assert code == 0x15
-            at += yes if register == value else no
+            counter += yes if register == value else no
 
 
 @pytest.mark.parametrize("machine", syscalls.MACHINES)

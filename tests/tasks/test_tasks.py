@@ -90,7 +90,7 @@ def in_process(code: str, function: str, cases: Iterable[tuple[Sequence[Any], ob
     scope: dict[str, Any] = {"__name__": "__main__"}
     try:
         exec(code, scope)
-        return all(scope[function](*arguments) == wanted for arguments, wanted in cases)
+        return all(scope[function](*arguments) == expected for arguments, expected in cases)
     except (Exception, SystemExit):
         return False
 
@@ -121,13 +121,13 @@ def test_there_are_the_eight_families() -> None:
 
 @each_family
 def test_enough_items_none_twice(family: Task, tested: dict[str, list[Item]]) -> None:
-    for split, found, count in (
+    for split, drawn, count in (
         ("test", tested[family.name], 200),
         ("dev", distinct_items(family, "dev", 0, 60), 60),
     ):
-        assert len({item.key for item in found}) == len(found) == count
-        assert all(item.split == split and item.task == family.name for item in found)
-        assert len({item.prompt for item in found}) >= (
+        assert len({item.key for item in drawn}) == len(drawn) == count
+        assert all(item.split == split and item.task == family.name for item in drawn)
+        assert len({item.prompt for item in drawn}) >= (
             0.9 * count if family.name == "other" else count
         )
 
@@ -150,8 +150,8 @@ def test_every_reference_program_is_right(
 def test_another_items_answer_is_wrong(
     family: Task, tested: dict[str, list[Item]], quick: None
 ) -> None:
-    found = tested[family.name]
-    for item, other in itertools.pairwise(found):
+    listed = tested[family.name]
+    for item, other in itertools.pairwise(listed):
         if other.gold != item.gold:
             assert not family.score(other.answer, item), (item, other)
 
@@ -293,9 +293,9 @@ def test_the_items_are_those_that_published_numbers_are_of(
     """
     dev = distinct_items(family, "dev", 0, 200)
     test = tested[family.name]
-    found = tuple(items_digest(part) for part in (test[:10], test, dev[:10], dev))
-    digests = ", ".join(f'"{digest}"' for digest in found)
-    assert found == PINNED.get(family.name), (
+    digests_found = tuple(items_digest(part) for part in (test[:10], test, dev[:10], dev))
+    digests = ", ".join(f'"{digest}"' for digest in digests_found)
+    assert digests_found == PINNED.get(family.name), (
         f'the items of {family.name} are new or changed; PINNED: "{family.name}": ({digests}),'
     )
     assert test[:10] == distinct_items(family, "test", 0, 10) and dev[:10] == distinct_items(
@@ -374,14 +374,14 @@ def test_a_program_is_judged_by_what_it_does(quick: None) -> None:
 
 def mutants(code: str) -> Iterator[str]:
     """Programs nearly like a reference."""
-    for found in re.finditer(r"if x (>|<|!=|%) (\d+)", code):
-        number = int(found[2])
+    for match in re.finditer(r"if x (>|<|!=|%) (\d+)", code):
+        number = int(match[2])
         for other in {number - 1, number + 1} - {0}:
-            yield code[: found.start(2)] + str(other) + code[found.end(2) :]
-        if found[1] in "<>":
-            yield code[: found.end(1)] + "=" + code[found.end(1) :]
-    for found in re.finditer(r"x [-+*] (\d+)", code):
-        yield code[: found.start(1)] + str(int(found[1]) + 1) + code[found.end(1) :]
+            yield code[: match.start(2)] + str(other) + code[match.end(2) :]
+        if match[1] in "<>":
+            yield code[: match.end(1)] + "=" + code[match.end(1) :]
+    for match in re.finditer(r"x [-+*] (\d+)", code):
+        yield code[: match.start(1)] + str(int(match[1]) + 1) + code[match.end(1) :]
     yield re.sub(r"if .*:", "if True:", code)
 
 
@@ -414,7 +414,7 @@ def test_a_program_that_never_ends_is_wrong(
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("Answer: 12", "12"),
         ("So it is 12. Answer: 12.", "12"),
@@ -436,8 +436,8 @@ def test_a_program_that_never_ends_is_wrong(
         ("", None),
     ],
 )
-def test_the_final_answer_is_what_follows_the_last_marker(text: str, found: str | None) -> None:
-    assert final_answer(text) == found
+def test_the_final_answer_is_what_follows_the_last_marker(text: str, expected: str | None) -> None:
+    assert final_answer(text) == expected
 
 
 def test_a_number_is_compared_by_its_digits() -> None:

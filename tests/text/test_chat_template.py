@@ -78,20 +78,20 @@ def test_the_text_is_that_of_transformers(name: str) -> None:
     for messages in (SHORT, LONG):
         for start in (False, True):
             ours = render(source, messages, **SPECIAL, add_generation_prompt=start)
-            (theirs,), _ = render_jinja_template(
+            (expected,), _ = render_jinja_template(
                 [messages], chat_template=source, add_generation_prompt=start, **SPECIAL
             )
-            assert ours == theirs
+            assert ours == expected
 
 
 @pytest.mark.parametrize("name", [*RELEASED, "generation tag", "filters"])
 def test_a_last_message_is_continued_as_by_transformers(name: str) -> None:
     source = {**RELEASED, **OTHERS}[name]
     messages = [*LONG, {"role": "assistant", "content": "It is the user's "}]
-    (theirs,), _ = render_jinja_template(
+    (expected,), _ = render_jinja_template(
         [messages], chat_template=source, continue_final_message=True, **SPECIAL
     )
-    assert render_to_continue(source, messages, **SPECIAL) == theirs
+    assert render_to_continue(source, messages, **SPECIAL) == expected
 
 
 def test_a_last_message_that_a_template_leaves_out_is_not_continued() -> None:
@@ -206,16 +206,16 @@ def test_a_template_without_end_is_ended(name: str) -> None:
 
 
 def test_the_limit_holds_in_any_thread() -> None:
-    found: list[Any] = []
+    errors: list[Any] = []
     threads = [
-        threading.Thread(target=lambda: found.append(outcome(ENDLESS["nested loops"])))
+        threading.Thread(target=lambda: errors.append(outcome(ENDLESS["nested loops"])))
         for _ in range(3)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [type(error) for error in found] == [LimitError] * 3
+    assert [type(error) for error in errors] == [LimitError] * 3
 
 
 def test_long_conversations_fit() -> None:

@@ -50,15 +50,15 @@ def test_a_single_prompt_gets_one_answer(lm: cd.LM, name: str) -> None:
 
 @pytest.mark.parametrize("name", SEVERAL)
 def test_several_prompts_get_a_list(lm: cd.LM, name: str) -> None:
-    wanted = lm.generate(TEXT, gen_length=24).text
+    expected = lm.generate(TEXT, gen_length=24).text
     done = lm.generate(SEVERAL[name], gen_length=24)
-    assert isinstance(done, list) and {each.text for each in done} == {wanted}
+    assert isinstance(done, list) and {completion.text for completion in done} == {expected}
 
 
 def test_a_conversation_keeps_its_turns_and_an_answer_without_words() -> None:
     silent = {"role": "assistant", "content": None}
-    (found,), single = parse_prompts([USER, silent, USER])
-    assert single and found == [USER, {"role": "assistant", "content": ""}, USER]
+    (turns,), single = parse_prompts([USER, silent, USER])
+    assert single and turns == [USER, {"role": "assistant", "content": ""}, USER]
     assert parse_prompts([]) == ([], False)
 
 
@@ -88,10 +88,10 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "message"), BAD, ids=[f"{i}" for i in range(len(BAD))])
-def test_anything_else_is_refused_in_one_line(lm: cd.LM, given: Any, message: str) -> None:
+@pytest.mark.parametrize(("prompt", "message"), BAD, ids=[f"{i}" for i in range(len(BAD))])
+def test_anything_else_is_refused_in_one_line(lm: cd.LM, prompt: Any, message: str) -> None:
     with pytest.raises(cd.OptionError, match=message) as error:
-        lm.generate(given)
+        lm.generate(prompt)
     assert "\n" not in str(error.value) and str(error.value).isprintable()
 
 

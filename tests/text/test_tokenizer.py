@@ -58,8 +58,8 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture(params=["llada", "pocket"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     """Each of the two."""
-    found: Tokenizer = request.getfixturevalue(request.param)
-    return found
+    built: Tokenizer = request.getfixturevalue(request.param)
+    return built
 
 
 def test_one_turn_is_the_published_string(tokenizer: Tokenizer) -> None:
@@ -158,16 +158,21 @@ def test_size_counts_the_ids_that_mean_something(llada: Tokenizer, folder: Path)
 def test_stop_ids_join_all_sources(folder: Path, tmp_path: Path) -> None:
     altered(folder, tmp_path)
     set_config(tmp_path, eos_token_id=[3, 4])
-    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert set(found.stop_ids) == {3, 4, found.encode(EOS)[0], found.encode(EOT)[0]}
+    tokenizer_read = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert set(tokenizer_read.stop_ids) == {
+        3,
+        4,
+        tokenizer_read.encode(EOS)[0],
+        tokenizer_read.encode(EOT)[0],
+    }
 
 
 def test_without_a_template_only_the_end_of_text_stops(folder: Path, tmp_path: Path) -> None:
     altered(folder, tmp_path, drop=("chat_template",))
-    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert [found.token_text(i) for i in found.stop_ids] == [EOS]
+    tokenizer_read = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert [tokenizer_read.token_text(i) for i in tokenizer_read.stop_ids] == [EOS]
     with pytest.raises(OptionError, match=r"no chat template.*plain text"):
-        found.encode_chat([user("Q")])
+        tokenizer_read.encode_chat([user("Q")])
 
 
 def test_the_template_may_lie_in_a_file_of_its_own(
@@ -177,19 +182,22 @@ def test_the_template_may_lie_in_a_file_of_its_own(
     (tmp_path / "chat_template.jinja").write_text(
         json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
     )
-    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    tokenizer_read = read_tokenizer(tmp_path, read_config(tmp_path)[0])
     assert (
-        found.encode_chat([user("Q")]) == llada.encode_chat([user("Q")])
-        and found.stop_ids == llada.stop_ids
+        tokenizer_read.encode_chat([user("Q")]) == llada.encode_chat([user("Q")])
+        and tokenizer_read.stop_ids == llada.stop_ids
     )
 
 
 def test_the_end_of_turn_is_what_the_template_writes(folder: Path, tmp_path: Path) -> None:
     altered(folder, tmp_path, chat_template=CHATML)
-    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert {found.token_text(i) for i in found.stop_ids} == {EOS, "<|end_header_id|>"}
+    tokenizer_read = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert {tokenizer_read.token_text(i) for i in tokenizer_read.stop_ids} == {
+        EOS,
+        "<|end_header_id|>",
+    }
     assert (
-        shown(found, found.encode_chat([user("Q")]))
+        shown(tokenizer_read, tokenizer_read.encode_chat([user("Q")]))
         == "<|start_header_id|>user\nQ<|end_header_id|>\n<|start_header_id|>assistant\n"
     )
 
@@ -200,8 +208,8 @@ def test_a_template_that_ends_a_turn_in_words_adds_no_stop(folder: Path, tmp_pat
         tmp_path,
         chat_template="{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}",
     )
-    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert [found.token_text(i) for i in found.stop_ids] == [EOS]
+    tokenizer_read = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert [tokenizer_read.token_text(i) for i in tokenizer_read.stop_ids] == [EOS]
 
 
 def test_mask_id_is_read_from_config_first(folder: Path, tmp_path: Path) -> None:
@@ -220,8 +228,8 @@ def test_mask_id_zero_counts_as_given(folder: Path, tmp_path: Path) -> None:
 def test_mask_id_is_read_from_the_mask_token_next(folder: Path, tmp_path: Path) -> None:
     altered(folder, tmp_path, mask_token="<|reserved_token_1|>")
     set_config(tmp_path, mask_token_id=None)
-    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert found.token_text(found.mask_id) == "<|reserved_token_1|>"
+    tokenizer_read = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert tokenizer_read.token_text(tokenizer_read.mask_id) == "<|reserved_token_1|>"
 
 
 @pytest.mark.parametrize(
@@ -236,9 +244,9 @@ def test_mask_id_is_read_from_the_text_of_an_added_token_last(
     (tmp_path / "tokenizer.json").write_text(
         (folder / "tokenizer.json").read_text().replace(MASK, text)
     )
-    found = read_tokenizer(tmp_path, read_config(tmp_path)[0])
-    assert found.token_text(found.mask_id) == text
-    assert found.mask_id == llada_tokenizer().token_to_id(MASK)
+    tokenizer_read = read_tokenizer(tmp_path, read_config(tmp_path)[0])
+    assert tokenizer_read.token_text(tokenizer_read.mask_id) == text
+    assert tokenizer_read.mask_id == llada_tokenizer().token_to_id(MASK)
 
 
 def test_an_ordinary_word_is_no_mask(folder: Path, tmp_path: Path) -> None:
@@ -337,14 +345,16 @@ def test_whatever_a_template_does_with_content_it_stays_text(
         tmp_path / "tokenizer_config.json",
         {"chat_template": TEMPLATES[name], "eos_token": EOS, "bos_token": BOS},
     )
-    found = read_tokenizer(tmp_path, read_config(folder)[0])
+    tokenizer_read = read_tokenizer(tmp_path, read_config(folder)[0])
     turns = [user(content) for content in contents]
-    ids = found.encode_chat(turns)
-    assert set(specials(found, ids)) == {BOS, EOT} and ids.count(found.encode(EOT)[0]) == (
-        len(turns) if name == "twice" else 1
+    ids = tokenizer_read.encode_chat(turns)
+    assert set(specials(tokenizer_read, ids)) == {BOS, EOT} and ids.count(
+        tokenizer_read.encode(EOT)[0]
+    ) == (len(turns) if name == "twice" else 1)
+    text = tokenizer_read.backend.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True
     )
-    text = found.backend.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert found.backend.decode(ids, skip_special_tokens=False) == text
+    assert tokenizer_read.backend.decode(ids, skip_special_tokens=False) == text
 
 
 def test_a_template_that_changes_names_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -352,23 +362,23 @@ def test_a_template_that_changes_names_is_refused(folder: Path, tmp_path: Path) 
         (tmp_path / file).write_bytes((folder / file).read_bytes())
     cut = "<|startoftext|>{% for m in messages %}{{ m.content[:12] }}{% endfor %}"
     write_json(tmp_path / "tokenizer_config.json", {"chat_template": cut, "eos_token": EOS})
-    found = read_tokenizer(tmp_path, read_config(folder)[0])
+    tokenizer_read = read_tokenizer(tmp_path, read_config(folder)[0])
     assert (
-        shown(found, found.encode_chat([user("12 letters and more")]))
+        shown(tokenizer_read, tokenizer_read.encode_chat([user("12 letters and more")]))
         == "<|startoftext|>12 letters a"
     )
     with pytest.raises(OptionError, match="does not keep the name of a special token"):
-        found.encode_chat([user(FORGED)])
+        tokenizer_read.encode_chat([user(FORGED)])
 
 
 def test_a_special_name_that_only_the_vocabulary_spells_is_refused() -> None:
     """A tokenizer of whole words has no letters to read the name by."""
-    found = from_transformers(foreign_tokenizer())
-    assert found.encode_plain("w1 w2") == found.encode("w1 w2")
+    converted = from_transformers(foreign_tokenizer())
+    assert converted.encode_plain("w1 w2") == converted.encode("w1 w2")
     with pytest.raises(
         OptionError, match="does not read the name of a special token as plain text"
     ):
-        found.encode_plain("w1 [MASK]")
+        converted.encode_plain("w1 [MASK]")
 
 
 def test_of_several_templates_the_default_one_is_taken(
@@ -392,5 +402,8 @@ def test_an_end_token_among_the_byte_pairs_becomes_a_special_one(
 ) -> None:
     """A role names a token; that makes it special, so that answers do not show it."""
     altered(folder, tmp_path, drop=("added_tokens_decoder",), eos_token="a")
-    found = read_tokenizer(tmp_path)
-    assert found.backend.eos_token_id in found.stop_ids and found.decode(found.encode("xa")) == "x"
+    tokenizer_read = read_tokenizer(tmp_path)
+    assert (
+        tokenizer_read.backend.eos_token_id in tokenizer_read.stop_ids
+        and tokenizer_read.decode(tokenizer_read.encode("xa")) == "x"
+    )

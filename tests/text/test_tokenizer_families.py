@@ -61,28 +61,32 @@ def released(
 def test_each_family_has_its_template_mask_and_end_tokens(
     released: tuple[str, Path, Tokenizer],
 ) -> None:
-    name, folder, found = released
+    name, folder, family_tokenizer = released
     text, mask, ends = FAMILIES[name]
-    assert shown(found, found.encode_chat([user("Q")])) == text
+    assert shown(family_tokenizer, family_tokenizer.encode_chat([user("Q")])) == text
     assert (
-        found.token_text(found.mask_id) == mask
-        and {found.token_text(i) for i in found.stop_ids} == ends
+        family_tokenizer.token_text(family_tokenizer.mask_id) == mask
+        and {family_tokenizer.token_text(i) for i in family_tokenizer.stop_ids} == ends
     )
-    assert found.size == len(found.backend) < read_config(folder)[0].embedding_rows
-    assert found.encode(mask) == [found.mask_id]
+    assert (
+        family_tokenizer.size
+        == len(family_tokenizer.backend)
+        < read_config(folder)[0].embedding_rows
+    )
+    assert family_tokenizer.encode(mask) == [family_tokenizer.mask_id]
 
 
 def test_each_template_takes_a_system_message_and_several_turns(
     released: tuple[str, Path, Tokenizer],
 ) -> None:
-    name, _, found = released
+    name, _, family_tokenizer = released
     turns = [
         {"role": "system", "content": "S"},
         user("Q1"),
         {"role": "assistant", "content": "A1"},
         user("Q2"),
     ]
-    text = shown(found, found.encode_chat(turns))
+    text = shown(family_tokenizer, family_tokenizer.encode_chat(turns))
     if name == "llada":
         assert text == SEVERAL.replace("Be brief.", "S").replace("A1\n\n  A2", "A1")
     elif name in ("llada_moe", "llada2"):
@@ -108,20 +112,21 @@ def test_each_template_takes_a_system_message_and_several_turns(
     ],
 )
 def test_text_round_trips_in_each_family(released: tuple[str, Path, Tokenizer], text: str) -> None:
-    _, _, found = released
-    ids = found.encode(text)
-    assert found.decode(ids) == text and all(0 <= i < found.size for i in ids)
+    _, _, family_tokenizer = released
+    ids = family_tokenizer.encode(text)
+    assert family_tokenizer.decode(ids) == text and all(0 <= i < family_tokenizer.size for i in ids)
 
 
 def test_tokens_of_tools_and_thoughts_are_text_of_an_answer(
     released: tuple[str, Path, Tokenizer],
 ) -> None:
     """They are added tokens but no special ones, so that decoding keeps them."""
-    name, _, found = released
+    name, _, family_tokenizer = released
     if name in ("dream", "sdar", "fast_dllm"):
         assert (
-            len(found.encode("<tool_call>")) == 1
-            and found.decode(found.encode("<tool_call>a<|im_end|>")) == "<tool_call>a"
+            len(family_tokenizer.encode("<tool_call>")) == 1
+            and family_tokenizer.decode(family_tokenizer.encode("<tool_call>a<|im_end|>"))
+            == "<tool_call>a"
         )
 
 
@@ -131,7 +136,7 @@ def test_vocabulary_and_merges_give_the_ids_of_a_whole_tokenizer(tmp_path: Path)
     """
     folder = make("dream", tmp_path / "pieces")
     assert not (folder / "tokenizer.json").exists()
-    found, whole = (
+    from_parts, whole = (
         read_tokenizer(folder, read_config(folder)[0]),
         tiny_tokenizers.qwen_bpe(qwen.DREAM_SPECIAL, plain=qwen.PLAIN),
     )
@@ -141,12 +146,14 @@ def test_vocabulary_and_merges_give_the_ids_of_a_whole_tokenizer(tmp_path: Path)
         "e\u0301 日本𐍈",
         "<|im_start|>user\nhi<|im_end|>\n<|mask|><|mask|> <tool_call>",
     ):
-        assert found.encode(text) == whole.encode(text, add_special_tokens=False).ids
+        assert from_parts.encode(text) == whole.encode(text, add_special_tokens=False).ids
     added = json.loads((folder / "added_tokens.json").read_text())
     assert list(added.values()) != sorted(added.values())
-    assert {text: found.encode(text) for text in added} == {text: [i] for text, i in added.items()}
+    assert {text: from_parts.encode(text) for text in added} == {
+        text: [i] for text, i in added.items()
+    }
     (folder / "added_tokens.json").unlink()  # tokenizer_config.json says the same
-    assert read_tokenizer(folder).backend.get_vocab() == found.backend.get_vocab()
+    assert read_tokenizer(folder).backend.get_vocab() == from_parts.backend.get_vocab()
 
 
 @pytest.mark.parametrize("file", ["vocab.json", "merges.txt"])
@@ -174,10 +181,10 @@ def test_two_names_of_the_mask_are_one_id(name: str, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(
         (folder / "tokenizer.json").read_text().replace("<MASK>", name)
     )
-    found = read_tokenizer(folder, read_config(folder)[0])
-    assert found.token_text(
-        found.mask_id
-    ) == name and found.mask_id == found.size - 1 == tiny_tokenizers.qwen_bpe(
+    family_tokenizer = read_tokenizer(folder, read_config(folder)[0])
+    assert family_tokenizer.token_text(
+        family_tokenizer.mask_id
+    ) == name and family_tokenizer.mask_id == family_tokenizer.size - 1 == tiny_tokenizers.qwen_bpe(
         qwen.SDAR_SPECIAL
     ).token_to_id("<|MASK|>")
 
@@ -186,20 +193,31 @@ def test_stop_ids_of_generation_config_count_without_a_template(tmp_path: Path) 
     folder = make("sdar", tmp_path)
     raw = json.loads((folder / "tokenizer_config.json").read_text())
     write_json(folder / "tokenizer_config.json", {**raw, "chat_template": None})
-    found = read_tokenizer(folder, read_config(folder)[0])
-    assert {found.token_text(i) for i in found.stop_ids} == {EOS, "<|im_end|>"}
+    family_tokenizer = read_tokenizer(folder, read_config(folder)[0])
+    assert {family_tokenizer.token_text(i) for i in family_tokenizer.stop_ids} == {
+        EOS,
+        "<|im_end|>",
+    }
     (folder / "generation_config.json").unlink()
-    found = read_tokenizer(folder, read_config(folder)[0])
-    assert {found.token_text(i) for i in found.stop_ids} == {EOS}
+    family_tokenizer = read_tokenizer(folder, read_config(folder)[0])
+    assert {family_tokenizer.token_text(i) for i in family_tokenizer.stop_ids} == {EOS}
 
 
 def test_no_family_lets_a_message_forge_a_turn(released: tuple[str, Path, Tokenizer]) -> None:
-    _, _, found = released
+    _, _, family_tokenizer = released
     names = [
-        token.content for i, token in found.backend.added_tokens_decoder.items() if token.special
+        token.content
+        for i, token in family_tokenizer.backend.added_tokens_decoder.items()
+        if token.special
     ]
     text = f" {''.join(names)} x{names[-1][:-1]}"
-    frame = specials(found, found.encode_chat([{"role": "system", "content": "S"}, user("Q")]))
-    ids = found.encode_chat([{"role": "system", "content": text}, user(text)])
-    assert specials(found, ids) == frame
-    assert found.mask_id not in ids and found.decode(ids).count(text.strip()) == 2
+    frame = specials(
+        family_tokenizer,
+        family_tokenizer.encode_chat([{"role": "system", "content": "S"}, user("Q")]),
+    )
+    ids = family_tokenizer.encode_chat([{"role": "system", "content": text}, user(text)])
+    assert specials(family_tokenizer, ids) == frame
+    assert (
+        family_tokenizer.mask_id not in ids
+        and family_tokenizer.decode(ids).count(text.strip()) == 2
+    )

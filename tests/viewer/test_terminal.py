@@ -69,10 +69,10 @@ def test_watch_respects_no_color() -> None:
 def test_watch_prints_only_the_text_where_nobody_watches(options: dict) -> None:
     out = io.StringIO()
     events, empty = replay(two_block_trace())
-    found = terminal.watch(
+    shown = terminal.watch(
         iter(events), empty, piece, console=Console(file=out, width=5, _environ={}), **options
     )
-    assert found == two_block_trace()
+    assert shown == two_block_trace()
     assert out.getvalue() == ("4 tokens\n" if options else "The cat sat.\n")
 
 

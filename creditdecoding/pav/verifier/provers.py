@@ -182,17 +182,17 @@ def compare_provers(
         _prover(name, sums[name]) if name in known else Prover(name) for name in moments_of
     )
     candidates = [prover for prover in provers if prover.name in known and prover.name != PI]
-    chosen: str | None = None
+    best_prover: str | None = None
     equals: list[str] = []
     if candidates and several >= FEWEST:
-        chosen = max(candidates, key=_total_value).name
+        best_prover = max(candidates, key=_total_value).name
         equals = [
             prover.name
             for prover in candidates
-            if prover.name != chosen and not _differ(sums[chosen], sums[prover.name])
+            if prover.name != best_prover and not _differ(sums[best_prover], sums[prover.name])
         ]
     return ProverComparison(
-        provers, len(set(keys)), len(branchings), several, chosen, tuple(equals)
+        provers, len(set(keys)), len(branchings), several, best_prover, tuple(equals)
     )
 
 

@@ -20,24 +20,24 @@ from tests.helpers.analysis_traces import END, credit_trace, standard_trace, ste
 
 
 def test_moments_by_hand() -> None:
-    found = token_timings(standard_trace())
+    timings = token_timings(standard_trace())
     assert [
-        (m.position, m.token, m.block_start, m.candidate, m.commit, m.redundancy) for m in found
+        (m.position, m.token, m.block_start, m.candidate, m.commit, m.redundancy) for m in timings
     ] == [
         (2, 5, 1, 1, 1, 0),
         (3, 6, 1, 2, 2, 0),
         (5, END, 3, 3, 3, 0),
         (4, 7, 3, 3, 4, 1),
     ]
-    assert trace_bound(found) == 2 + 1
+    assert trace_bound(timings) == 2 + 1
     assert trace_bound(token_timings(credit_trace())) == 1 + 1
 
 
 def test_a_candidate_that_was_left_and_found_again_counts_from_the_second_time() -> None:
     steps = [step(0, n, {1: (token, 0.5, n == 4)}) for n, token in enumerate((5, 6, 5, 5, 5))]
-    found = token_timings(Trace((1,), steps, FinishEvent(0, "length", (5,), 1.0)))
-    assert [(m.candidate, m.commit, m.redundancy) for m in found] == [(3, 5, 2)] and trace_bound(
-        found
+    timings = token_timings(Trace((1,), steps, FinishEvent(0, "length", (5,), 1.0)))
+    assert [(m.candidate, m.commit, m.redundancy) for m in timings] == [(3, 5, 2)] and trace_bound(
+        timings
     ) == 3
 
 
@@ -54,17 +54,17 @@ def test_what_lies_behind_the_end_does_not_count() -> None:
 
 def broken(**changes: Any) -> list[Trace]:
     """Traces that no definition fits."""
-    found = [standard_trace() for _ in range(9)]
-    found[0].finish = None
-    found[1].steps = []
-    found[2].prompt = ()
-    found[3].settings["temperature"] = 0.5
-    del found[4].steps[1]
-    found[5].steps[0] = replace(found[5].steps[0], tokens=(1,))
-    found[6].steps[1] = replace(found[6].steps[0], step=1)
-    found[7].finish = FinishEvent(0, "stop", (5, 6, 8), 0.4)
-    found[8].steps[0] = replace(found[8].steps[0], top=(1, 2, 3))
-    return found
+    traces = [standard_trace() for _ in range(9)]
+    traces[0].finish = None
+    traces[1].steps = []
+    traces[2].prompt = ()
+    traces[3].settings["temperature"] = 0.5
+    del traces[4].steps[1]
+    traces[5].steps[0] = replace(traces[5].steps[0], tokens=(1,))
+    traces[6].steps[1] = replace(traces[6].steps[0], step=1)
+    traces[7].finish = FinishEvent(0, "stop", (5, 6, 8), 0.4)
+    traces[8].steps[0] = replace(traces[8].steps[0], top=(1, 2, 3))
+    return traces
 
 
 def test_traces_that_no_definition_fits_are_refused() -> None:

@@ -29,8 +29,8 @@ def test_the_oracle_commits_what_is_right_already() -> None:
 
     assert decide(2, 1, 4, 5).commit.tolist() == [[True, False, True, False]]
     logits[0, 1, 1] = 1.0
-    told = decide(0, 1, 0, 5)
-    assert told.commit.tolist() == [[False, True, False, False]] and told.tokens[0, 1] == 1
+    decision = decide(0, 1, 0, 5)
+    assert decision.commit.tolist() == [[False, True, False, False]] and decision.tokens[0, 1] == 1
     assert decide(-1, -1, 0).commit.tolist() == [[False, False, True, False]]
     unknown = decide(-1)
     assert unknown.commit.sum() == 1 and unknown.tokens[0, :3].tolist() == [2, 3, 4]
@@ -52,12 +52,12 @@ def test_the_oracle_reaches_standard_decodings_answer_in_no_more_passes(
 ) -> None:
     config = GenerationConfig(decoder="fixed", gen_length=12, block_length=5, early_stop=early_stop)
     references = [done.trace for done in lm.generate(["hello", "one two three", "x"], config)]
-    found = decode_with_oracle(lm, references)
-    for reference, trace in zip(references, found):
+    decoded = decode_with_oracle(lm, references)
+    for reference, trace in zip(references, decoded):
         assert trace.tokens == reference.tokens and len(reference.steps[0].top or ()) == 5
         assert 3 <= trace.nfe <= reference.nfe
         assert trace_bound(token_timings(reference)) <= reference.nfe
-    assert sum(trace.nfe for trace in found) < sum(trace.nfe for trace in references)
+    assert sum(trace.nfe for trace in decoded) < sum(trace.nfe for trace in references)
 
 
 def test_the_oracle_of_another_model_and_without_a_reference(lm: LM) -> None:

@@ -28,9 +28,9 @@ def test_the_report_by_hand() -> None:
         (5, 6, 7),
         oracle,
     )
-    found = analyse([case])
-    assert json.loads(json.dumps(found)) == found
-    fixed, credit = found["decoders"]
+    analysis = analyse([case])
+    assert json.loads(json.dumps(analysis)) == analysis
+    fixed, credit = analysis["decoders"]
     assert (fixed["nfe"], fixed["trace_bound"], fixed["over_bound"], fixed["over_oracle"]) == (
         4,
         3,
@@ -83,18 +83,18 @@ def test_the_report_by_hand() -> None:
     }
     assert [
         (c["position"], c["pass"], c["top"], c["written"], c["by_standard"])
-        for c in found["changes"]
+        for c in analysis["changes"]
     ] == [(1, 2, 6, 8, "worse")]
-    assert found["steps"]["credit"] == {
+    assert analysis["steps"]["credit"] == {
         "positions": [0, 2, 3],
         "candidate": [1, 3, 3],
         "commit": [1, 3, 3],
         "oracle": [1, 3, 3],
     }
-    assert found["tokens"]["fixed"][0]["candidate"] == [1, 2, 3, 3] and found["tokens"]["fixed"][0][
-        "redundancy"
-    ] == [0, 0, 1, 0]
-    assert found["oracle"] == {"nfe": 3, "told": 0}
+    assert analysis["tokens"]["fixed"][0]["candidate"] == [1, 2, 3, 3] and analysis["tokens"][
+        "fixed"
+    ][0]["redundancy"] == [0, 0, 1, 0]
+    assert analysis["oracle"] == {"nfe": 3, "told": 0}
 
 
 def test_a_change_for_the_better_and_what_a_trace_does_not_say() -> None:
@@ -108,25 +108,25 @@ def test_a_change_for_the_better_and_what_a_trace_does_not_say() -> None:
         and record["score"] is None
         and record["over_oracle"] is None
     )
-    trace.steps = [replace(each, top=None) for each in trace.steps]
+    trace.steps = [replace(step, top=None) for step in trace.steps]
     assert (
         analyse([PromptTraces({"fixed": other, "credit": trace})])["decoders"][1]["changed"] is None
     )
 
 
 def test_without_standard_decoding_only_what_one_trace_says() -> None:
-    found = analyse([PromptTraces({"credit": credit_trace()})])
+    analysis = analyse([PromptTraces({"credit": credit_trace()})])
     assert (
-        found["calibration"] is None
-        and found["decoders"][0]["wrong"] is None
-        and found["decoders"][0]["nfe"] == 3
+        analysis["calibration"] is None
+        and analysis["decoders"][0]["wrong"] is None
+        and analysis["decoders"][0]["nfe"] == 3
     )
-    assert found["steps"]["credit"]["positions"] == [0, 1, 2, 3]
+    assert analysis["steps"]["credit"]["positions"] == [0, 1, 2, 3]
 
 
 def test_pictures_of_little(tmp_path: Path) -> None:
-    found = analyse([PromptTraces({"fixed": standard_trace(), "credit": credit_trace()})])
-    steps_png(found, tmp_path / "s.png")
-    reliability_png(found, tmp_path / "r.png")
+    analysis = analyse([PromptTraces({"fixed": standard_trace(), "credit": credit_trace()})])
+    steps_png(analysis, tmp_path / "s.png")
+    reliability_png(analysis, tmp_path / "r.png")
     with pytest.raises(OptionError, match="fixed"):
         reliability_png(analyse([PromptTraces({"credit": credit_trace()})]), tmp_path / "n.png")

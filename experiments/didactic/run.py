@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from creditdecoding.errors import OptionError
-from creditdecoding.run_dir import write_atomically
+from creditdecoding.run_dir import check_settings, write_atomically
 from experiments.didactic.learn import Evaluation, learn
 from experiments.didactic.options import Cell, DidacticConfig
 
@@ -148,16 +148,5 @@ def read(path: Path, config: DidacticConfig) -> list[Run]:
             given=str(path),
             hint="Choose another --out.",
         ) from error
-    ours = settings(config)
-    differ = sorted(
-        name for name in {**ours, **saved_settings} if ours.get(name) != saved_settings.get(name)
-    )
-    if differ:
-        differences = ", ".join(f"{name} {saved_settings.get(name)}" for name in differ)
-        raise OptionError(
-            "this file holds runs with other settings",
-            given=str(path),
-            allowed=differences,
-            hint="Choose another --out or these settings.",
-        )
+    check_settings(path, saved_settings, settings(config))
     return runs

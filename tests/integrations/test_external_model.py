@@ -63,7 +63,7 @@ def careless(model: nn.Module, ids: Tensor, attention_mask: Tensor) -> Tensor:
 NETWORKS: dict[str, Any] = {
     "Bert": (lambda: network("Bert"), "2d"),
     "Roberta": (lambda: network("Roberta"), "2d"),
-    "ModernBert": (lambda: network("ModernBert"), "2d"),
+    "ModernBert": (lambda: network("ModernBert", seed=4), "2d"),  # seed 0 has ties under 5.0
     "Llama": (lambda: network("Llama"), "4d"),
     "Qwen3": (lambda: network("Qwen3"), "4d"),
     "Llama in training mode, wrapped": (lambda: Wrapped(network("Llama")).train(), "4d"),

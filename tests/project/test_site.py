@@ -63,8 +63,10 @@ def test_pages_are_accessible_and_ask_nothing_of_others(site: str, scheme: str) 
             page.goto(site + name)
             page.wait_for_function("document.querySelector('.md-search').ariaLabel")
             findings = axe.Axe().run(page).response["violations"]
-            serious = [each for each in findings if each["impact"] in ("serious", "critical")]
-            seen = [(each["id"], each["nodes"][0]["html"]) for each in serious]
+            serious = [
+                finding for finding in findings if finding["impact"] in ("serious", "critical")
+            ]
+            seen = [(finding["id"], finding["nodes"][0]["html"]) for finding in serious]
             assert not seen, f"{site}{name}: {seen}"
         browser.close()
     assert not errors

@@ -329,7 +329,8 @@ def _reorder(case: Case, order: list[int]) -> Case:
 
 def widths(decoder: Decoder, case: Case, draw: random.Random) -> None:
     """A neighbour with many favourite tokens changes nothing"""
-    length, vocab, steps = 2, 16, 12
+    length, vocab = 2, 16
+    steps = 12
     logits = torch.zeros(steps, 2, length, vocab)
     for t in range(steps):
         logits[t, 0, :, 1 + t] = 2.0

@@ -28,7 +28,13 @@ from creditdecoding.lm import load
 from tests.helpers.cli import Result, run_credit, run_experiment
 from tests.helpers.serving import serving
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"(?:<!-- (?P<kind>long|server)[^>]*-->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```"
@@ -98,8 +104,11 @@ def run(arguments: list[str]) -> Result:
 
 
 def same_line(shown: str, printed: str) -> bool:
-    """Whether two lines agree: words exactly, decimal numbers to TOLERANCE, seconds in any amount."""
-    texts = [re.sub(r"\d+\.\d+ s\b", "N s", line) for line in (shown, printed)]
+    """Whether two lines agree: words exactly, decimal numbers to TOLERANCE, seconds in any amount,
+    and rules of a table, whose length follows the seconds, in any length.
+    """
+    lines = [re.sub("─+", "─", line) for line in (shown, printed)]
+    texts = [re.sub(r"\d+\.\d+ s\b", "N s", line) for line in lines]
     words = [NUMBER.sub("N", text).split() for text in texts]
     numbers = [[float(number) for number in NUMBER.findall(text)] for text in texts]
     if words[0] != words[1]:
@@ -136,6 +145,7 @@ def test_a_listing_is_compared_line_by_line() -> None:
     output = "one\ntwo 1.50\nthree in 0.2 s\n"
     assert first_missing_line("one\ntwo 1.51\n", output) is None
     assert first_missing_line("...\nthree in 7.5 s\n", output) is None
+    assert first_missing_line(" ──\n 9.5 s\n", " ───\n 10.5 s\n") is None
     assert first_missing_line("two 1.50\n", output) == "two 1.50"
     assert first_missing_line("one\nthree in 0.2 s\n", output) == "three in 0.2 s"
     assert first_missing_line("...\ntwo 1.60\n", output) == "two 1.60"
@@ -238,6 +248,22 @@ def test_links_lead_somewhere() -> None:
             link = target[0] or target[1]
             if "://" not in link and not link.endswith(MADE_BY_THE_BUILD):
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_readme_is_short_and_its_links_work_on_an_index_page() -> None:
+    """Relative links and pictures are dead there. Absolute ones lead to pages and files we have."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    urls = PROJECT["urls"]
+    raw = urls["Repository"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+    assert len(text.splitlines()) <= 120
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert link.startswith("https://"), link
+        if link.startswith(raw):
+            assert (ROOT / link.removeprefix(raw)).exists(), link
+        if link.startswith(urls["Documentation"]):
+            name = link.removeprefix(urls["Documentation"]).rstrip("/") or "index"
+            made = f"{name.split('/')[-1]}.md" in MADE_BY_THE_BUILD
+            assert made or (ROOT / "docs" / f"{name}.md").exists(), link
 
 
 def test_every_decoder_has_a_row_in_the_docs() -> None:

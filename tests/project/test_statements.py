@@ -29,7 +29,7 @@ STATEMENTS = {
         "are of the *base* models",
     ),
     "padding in training": (
-        "../README.md",
+        "guide/training.md",
         "a row's loss depends on the longest row beside it",
     ),
     "search beside greedy decoding": ("research/verifiers.md", "| greedy, threshold 0.99 |"),

@@ -261,7 +261,8 @@ def _most_reads(row: Int[Tensor, " n"], tokens: Tensor) -> int:
     """
     if row.device.type != "cpu":
         return tokens.shape[1]
-    return len(row) if len(tokens) == 1 else int(row.bincount().amax())
+    most = len(row) if len(tokens) == 1 else int(row.bincount(minlength=1).amax())
+    return max(most, 1)  # a layer without any query has no shape
 
 
 def _rank_in_row(row: Int[Tensor, " n"], rows: int) -> Int[Tensor, " n"]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from creditdecoding.decoders import _files
+from creditdecoding.decoders._live_blocks import LiveBlockOptions, LiveBlocks
 from creditdecoding.decoders._registry import (
     DIGEST,
     build,
@@ -47,15 +48,36 @@ def create(name: str, **knobs: Any) -> Decoder:
     """The decoder called `name` with some knobs changed. Raises `OptionError` on an unknown name,
     knob or bad value.
     """
-    cls = decoder_class(name)
-    return build(cls, _current_names(cls, knobs))
+    return _build(decoder_class(name), knobs)
 
 
 def _parse(cls: type[Any], knobs: Mapping[str, Any]) -> Decoder:
     """As `create`, where knobs that are texts become what the decoder declares them to be."""
     current = _current_names(cls, knobs)
-    texts = {knob: value for knob, value in current.items() if isinstance(value, str)}
-    return build(cls, {**current, **parse_values(cls, texts)})
+    parsed: dict[str, Any] = {}
+    for owner in (cls, LiveBlockOptions):
+        names_of_owner = {field.name for field in dataclasses.fields(owner)}
+        own = {knob: value for knob, value in current.items() if knob in names_of_owner}
+        texts = {knob: value for knob, value in own.items() if isinstance(value, str)}
+        parsed |= parse_values(owner, texts)
+    return _build(cls, {**current, **parsed})
+
+
+def _build(cls: type[Any], knobs: Mapping[str, Any]) -> Decoder:
+    """A decoder; with `live_blocks` above 1 it runs in several blocks at a time."""
+    own = {field.name for field in dataclasses.fields(cls)}
+    shared = {field.name for field in dataclasses.fields(LiveBlockOptions)} - own
+    current = _current_names(cls, knobs)
+    rule = build(cls, {knob: value for knob, value in current.items() if knob not in shared})
+    window = {knob: current[knob] for knob in current if knob in shared}
+    if "open_share" in window and "live_blocks" not in window:
+        raise OptionError(
+            "open_share without live_blocks changes nothing",
+            given=window["open_share"],
+            hint="Give live_blocks too, for example live_blocks=2.",
+        )
+    options = LiveBlockOptions(**window)
+    return rule if options.live_blocks == 1 else LiveBlocks(rule, options)
 
 
 def class_of(name: str, controls: bool = True) -> type[Any]:
@@ -179,6 +201,8 @@ def settings(decoder: Decoder) -> dict[str, Any]:
     """Name and knobs of a decoder, as JSON-ready data; of one from outside also the digest of its
     source.
     """
+    if isinstance(decoder, LiveBlocks):
+        return {**settings(decoder.rule), **dataclasses.asdict(decoder.options)}
     cls = type(decoder)
     if dataclasses.is_dataclass(decoder) and not isinstance(decoder, type):
         return {"name": name_of(cls), **dataclasses.asdict(decoder), **origin(cls)}
@@ -187,7 +211,8 @@ def settings(decoder: Decoder) -> dict[str, Any]:
 
 def origins(specs: Iterable[Any]) -> dict[str, str]:
     """The digests of the decoders from outside among some specs, by name."""
-    classes = {type(load(spec)[0]) for spec in specs}
+    rules = (load(spec)[0] for spec in specs)
+    classes = {type(rule.rule if isinstance(rule, LiveBlocks) else rule) for rule in rules}
     return {name_of(cls): origin(cls)[DIGEST] for cls in classes if origin(cls)}
 
 

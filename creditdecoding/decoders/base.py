@@ -330,7 +330,8 @@ class Block:
 
     `masked`: positions still to write. `editable`: positions that may be written now; for most
     decoders the same. `initial_masks`: masks the block began with. `step`: passes so far, from 0.
-    `next_block`: positions of the next block, for decoders that look ahead; None if there are none.
+    `next_block`: positions of later blocks, for decoders that look ahead; None if there are none.
+    `block_number`: 0 in the current block, 1 in the next one, ...; None if there is only one.
     """
 
     tokens: TokenIds
@@ -339,6 +340,7 @@ class Block:
     initial_masks: Int[Tensor, " rows"]
     step: Int[Tensor, " rows"]
     next_block: Positions | None = None
+    block_number: Int[Tensor, "rows length"] | None = None
 
     @property
     def current(self) -> Positions:
@@ -377,6 +379,8 @@ class Capabilities:
       masks can do that.
     - `looks_ahead`: if the pass also computes the next block, the decoder sees it and may write
       there. Excludes `can_edit` and `can_remask`.
+    - `blocks_ahead`: how many later blocks it sees, if it looks ahead.
+    - `state_spans_blocks`: its state [rows, length, ...] goes on when the next block begins.
     - `dense_state`: its state holds [length, vocab] numbers a row, which memory budgets count.
     - `extra_passes`: the most passes it may ask for after the last mask of a block is written.
     """
@@ -385,6 +389,8 @@ class Capabilities:
     can_remask: bool = False
     leave_one_out: bool = False
     looks_ahead: bool = False
+    blocks_ahead: int = 1
+    state_spans_blocks: bool = False
     dense_state: bool = False
     extra_passes: int = 0
 

@@ -38,7 +38,8 @@ def apply_decision(
     """The request after `row` of a decision, with the decoder's new `state`.
 
     A block is finished when it has no mask left and its decoder does not ask for another pass. The
-    next block is the first one after it that has masks; it begins without a state.
+    next block is the first one after it that has masks. It begins without a state, unless the
+    decoder's spans blocks.
     """
     start, end = request.decision_window
     window = slice(start, end)
@@ -55,10 +56,10 @@ def apply_decision(
     again = decision.needs_another_pass is not None and bool(decision.needs_another_pass[row])
     if again or bool(masked[slice(*request.block)].any()):
         return replace(request, state=state, step=request.step + 1)
-    return _next_block(request)
+    return _next_block(request, state)
 
 
-def _next_block(request: Request) -> Request:
+def _next_block(request: Request, state: State) -> Request:
     index = request.block_index + 1
     masks = 0
     while index < len(request.blocks):
@@ -66,7 +67,11 @@ def _next_block(request: Request) -> Request:
         if masks:
             break
         index += 1
-    return replace(request, state=None, block_index=index, step=0, initial_masks=masks)
+    kept = None
+    if request.capabilities.state_spans_blocks and index < len(request.blocks):
+        columns = request.blocks[index][0] - request.block[0]
+        kept = {name: values[:, columns:] for name, values in state.items()}
+    return replace(request, state=kept, block_index=index, step=0, initial_masks=masks)
 
 
 def final_prefix(

@@ -138,24 +138,29 @@ class Request:
         return self.blocks[self.block_index]
 
     @property
+    def blocks_ahead(self) -> int:
+        """How many blocks after the current one the decoder sees, if the pass computes them."""
+        return self.capabilities.blocks_ahead if self.capabilities.looks_ahead else 0
+
+    @property
     def decision_window(self) -> tuple[int, int]:
-        """The range that the decoder sees: the block; if it looks ahead, to the end of the next
-        block if the pass computes that too.
+        """The range that the decoder sees: the block; if it looks ahead, to the end of the last
+        block ahead that the pass computes.
         """
         start, end = self.block
-        if self.capabilities.looks_ahead and self.block_index + 1 < len(self.blocks):
-            next_end = self.blocks[self.block_index + 1][1]
-            if next_end <= self.computed_span[1]:
+        computed_end = self.computed_span[1] if self.blocks_ahead else end
+        first = self.block_index + 1
+        for _, next_end in self.blocks[first : first + self.blocks_ahead]:
+            if next_end <= computed_end:
                 end = next_end
         return start, end
 
     @property
     def max_window(self) -> int:
         """The largest number of positions that the decoder sees in a pass."""
-        last_blocks = self.blocks
-        if self.capabilities.looks_ahead and len(self.blocks) > 1:
-            last_blocks = self.blocks[1:]
-        return max(last[1] - first[0] for first, last in zip(self.blocks, last_blocks))
+        last = len(self.blocks) - 1
+        ends = [self.blocks[min(i + self.blocks_ahead, last)][1] for i in range(len(self.blocks))]
+        return max(end - start for end, (start, _) in zip(ends, self.blocks))
 
     @property
     def editable(self) -> Tensor:

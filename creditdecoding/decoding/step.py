@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from creditdecoding.decoders.base import (
     Block,
@@ -114,10 +115,10 @@ def _decide(
 
 def _block(batch: BlockBatch, requests: Sequence[Request], index: Tensor) -> Block:
     """The blocks of a decoder's requests, which have `index` in the batch."""
-    next_block = None
+    next_block, block_number = None, None
     if any(request.decision_window != request.block for request in requests):
-        ends = torch.tensor([request.block[1] for request in requests], device=index.device)
-        next_block = batch.position[index] >= ends[:, None]
+        block_number = _block_numbers(requests, batch.position[index])
+        next_block = block_number > 0
     return Block(
         tokens=batch.tokens[index],
         masked=batch.masked[index],
@@ -125,7 +126,19 @@ def _block(batch: BlockBatch, requests: Sequence[Request], index: Tensor) -> Blo
         initial_masks=torch.tensor([r.initial_masks for r in requests], device=index.device),
         step=torch.tensor([r.step for r in requests], device=index.device),
         next_block=next_block,
+        block_number=block_number,
     )
+
+
+def _block_numbers(requests: Sequence[Request], position: Tensor) -> Tensor:
+    """How many blocks of its request end at or before each position, from the current block on."""
+    ends = [
+        torch.tensor([end for _, end in r.blocks[r.block_index :][: r.blocks_ahead + 1]])
+        for r in requests
+    ]
+    never = torch.iinfo(torch.long).max
+    padded = pad_sequence(ends, batch_first=True, padding_value=never).to(position.device)
+    return (position[..., None] >= padded[:, None]).sum(-1)
 
 
 def _prediction(

@@ -203,6 +203,7 @@ def print_report(report: dict[str, Any]) -> None:
             print_wrong(record)
     print_changes(report["decoders"])
     print_attribution(report["decoders"])
+    print_side_by_side(report["decoders"])
     if report["calibration"] is not None:
         print_calibration(report["calibration"])
 
@@ -261,6 +262,26 @@ def print_attribution(records: list[dict[str, Any]]) -> None:
             table((*columns, "changed"), rows, "Commits that only the history made"),
             "By history: the threshold alone would not have written the token in that pass.",
             "Right and wrong: by standard decoding, and with * by the reference answers.",
+        )
+
+
+def print_side_by_side(records: list[dict[str, Any]]) -> None:
+    """The cost of committing side by side, on prompts whose right answers are all known."""
+    costs = [(record, record["side_by_side"]) for record in records if record["side_by_side"]]
+    rows = [
+        (
+            record["decoder"],
+            str(cost["prompts"]),
+            number(cost["nats"], ".3f"),
+            str(cost["left_support"]),
+        )
+        for record, cost in costs
+    ]
+    if rows:
+        show(
+            table(("decoder", "prompts", "nats", "left"), rows, "Cost of committing side by side"),
+            "Nats an answer: the total correlation of tokens that one pass commits. Left: answers "
+            "with tokens that no right answer has together.",
         )
 
 

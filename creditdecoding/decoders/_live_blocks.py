@@ -88,30 +88,25 @@ class LiveBlocks(BaseDecoder):
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Open blocks, show each to the rule as a row of its own, and join the decisions."""
+        rows = self._rows(block, state)
+        decision, after = self.rule.step(
+            rows.prediction(prediction), rows.block(block), rows.expand(_own(state))
+        )
+        kept = {name: rows.join(values) for name, values in after.items()}
+        ages = ((rows.age + 1)[..., None] * rows.shown).sum(1)
+        initial_masks = (rows.initial[..., None] * rows.shown).sum(1)
+        state = {**_prefixed(kept), "age": ages, "initial_masks": initial_masks}
+        return rows.join_decision(decision, prediction), state
+
+    def _rows(self, block: Block, state: State) -> _Rows:
+        """A row for each live block, with what its block has been through."""
         number = _block_numbers(block).clamp(max=self.options.live_blocks)
         member = torch.stack([number == i for i in range(self.options.live_blocks)], dim=1)
         age = _of_block(state["age"], member)
         masks_now = (block.masked[:, None] & member).sum(-1)
         initial = torch.where(age > 0, _of_block(state["initial_masks"], member), masks_now)
         is_open = self._open(age, masks_now, initial)
-        shown = member & is_open[..., None]
-        rows = _Rows(shown, age, initial)
-        decision, after = self.rule.step(
-            rows.prediction(prediction), rows.block(block), rows.expand(_own(state))
-        )
-        shown_anywhere = shown.any(1)
-        decision = Decision(
-            tokens=torch.where(shown_anywhere, rows.join(decision.tokens), prediction.ids),
-            commit=rows.join(decision.commit) & shown_anywhere,
-            confidence=rows.join(decision.confidence) * shown_anywhere,
-            credit=None if decision.credit is None else rows.join(decision.credit),
-        )
-        kept = {name: rows.join(values) for name, values in after.items()}
-        return decision, {
-            **_prefixed(kept),
-            "age": ((age + 1)[..., None] * shown).sum(1),
-            "initial_masks": (initial[..., None] * shown).sum(1),
-        }
+        return _Rows(member & is_open[..., None], age, initial)
 
     def _open(self, age: Tensor, masks_now: Tensor, initial: Tensor) -> Tensor:
         """Which blocks are open, [rows, live_blocks]: the current one, those that have been, and
@@ -175,6 +170,16 @@ class _Rows:
             editable=self._repeat(block.editable) & shown,
             initial_masks=self.initial.flatten(),
             step=self.age.flatten(),
+        )
+
+    def join_decision(self, decision: Decision, prediction: Prediction) -> Decision:
+        """The decision for all positions; the top-1 id with confidence 0 where nothing is open."""
+        shown = self.shown.any(1)
+        return Decision(
+            tokens=torch.where(shown, self.join(decision.tokens), prediction.ids),
+            commit=self.join(decision.commit) & shown,
+            confidence=self.join(decision.confidence),
+            credit=None if decision.credit is None else self.join(decision.credit),
         )
 
     def join(self, values: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ class Task:
     - `train_weight` is how often training draws from the task, relative to the others.
     - `extract_answer` reads from a text what a vote among several counts; by default that is
       `final_answer`, else the whole text.
+    - `right_answers` lists all right answers of an item, if they can be enumerated and are equally
+      likely in training.
     - `metadata` goes into reports.
     """
 
@@ -65,6 +67,7 @@ class Task:
     fixed_items: tuple[Item, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     extract_answer: Callable[[str], str | None] | None = None
+    right_answers: Callable[[Item], list[str]] | None = None
 
 
 class DefaultLimit(int):

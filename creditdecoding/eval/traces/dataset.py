@@ -15,6 +15,7 @@ from creditdecoding.eval.evaluate import answer_items
 from creditdecoding.eval.saved_answers import SavedAnswers
 from creditdecoding.eval.traces.commit_timing import check_trace
 from creditdecoding.eval.traces.oracle import decode_with_oracle
+from creditdecoding.eval.traces.side_by_side import padded_answers
 from creditdecoding.lm import LM
 from creditdecoding.tasks.base import Item, Task
 from creditdecoding.trace import Event, Trace
@@ -27,13 +28,15 @@ STANDARD = "fixed"
 class PromptTraces:
     """One prompt with a trace by decoder.
 
-    `right` says by decoder whether the answer is; `reference` has the ids of the reference answer.
+    `right` says by decoder whether the answer is; `reference` has the ids of the reference answer,
+    `right_answers` those of all right ones with end tokens, if they can be listed.
     """
 
     traces: Mapping[str, Trace]
     right: Mapping[str, bool] = field(default_factory=dict)
     reference: tuple[int, ...] | None = None
     oracle: Trace | None = None
+    right_answers: tuple[tuple[int, ...], ...] = ()
 
 
 def group_traces(named: Sequence[tuple[str, Trace]]) -> list[PromptTraces]:
@@ -139,6 +142,7 @@ def decode_prompts(
         options = replace(config, decoder=spec)
         setting = None if saved is None else saved.of_setting(spec)
         answers[spec] = answer_items(lm, tasks, items, options, on_event, saved=setting)
+    by_name = {task.name: task for task in tasks}
     prompts = []
     for number, item in enumerate(items):
         prompts.append(
@@ -146,9 +150,18 @@ def decode_prompts(
                 traces={spec: answers[spec][number].completion.trace for spec in specs},
                 right={spec: answers[spec][number].right for spec in specs},
                 reference=tuple(lm.tokenizer.encode(item.answer)) or None,
+                right_answers=_right_answers(lm, by_name[item.task], item),
             )
         )
     return with_oracle(lm, prompts, on_event)
+
+
+def _right_answers(lm: LM, task: Task, item: Item) -> tuple[tuple[int, ...], ...]:
+    """The ids of all right answers with their end tokens; none if they cannot be listed."""
+    if task.right_answers is None:
+        return ()
+    answers = [lm.tokenizer.encode(text) for text in task.right_answers(item)]
+    return padded_answers(answers, lm.vocab.stop_ids[0])
 
 
 def with_oracle(

@@ -18,6 +18,7 @@ from creditdecoding.eval.traces.commit_timing import (
     trace_bound,
 )
 from creditdecoding.eval.traces.dataset import STANDARD, PromptTraces
+from creditdecoding.eval.traces.side_by_side import side_by_side
 from creditdecoding.trace import Trace
 
 CONFIDENCE = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -63,6 +64,16 @@ class DecoderTraces:
         return aligned
 
     @property
+    def right(self) -> list[bool]:
+        """Whether each answer is right, where that is known."""
+        return [prompt.right[self.name] for prompt in self.prompts if self.name in prompt.right]
+
+    @property
+    def right_answers(self) -> list[tuple[tuple[int, ...], ...]]:
+        """All right answers of each prompt, none where they cannot be listed."""
+        return [prompt.right_answers for prompt in self.prompts]
+
+    @property
     def keeps_credit(self) -> bool:
         """Whether the traces have credit."""
         return any(step.credit is not None for trace in self.traces for step in trace.steps)
@@ -104,14 +115,11 @@ def _record(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any]:
     """One decoder's numbers."""
     nfe = _mean([trace.nfe for trace in decoder.traces])
     bound = _mean([trace_bound(timings) for timings in decoder.timings])
-    right = [
-        prompt.right[decoder.name] for prompt in decoder.prompts if decoder.name in prompt.right
-    ]
     same = None if standard is None else [a == b for a, b in zip(decoder.answers, standard)]
     aligned = sum(reference is not None for reference in decoder.references)
     return {
         "decoder": decoder.name,
-        "score": _percent(right),
+        "score": _percent(decoder.right),
         "same": None if same is None else _percent(same),
         "nfe": _rounded(nfe),
         "tokens": _rounded(_mean([len(timings) for timings in decoder.timings])),
@@ -119,6 +127,7 @@ def _record(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any]:
         "over_bound": _ratio(nfe, bound),
         **_timing_means([timing for timings in decoder.timings for timing in timings]),
         "attribution": _attribution(decoder, standard),
+        "side_by_side": side_by_side(decoder.traces, decoder.right_answers),
         "wrong": None if standard is None else _wrong(decoder, standard),
         "wrong_reference": _wrong(decoder, decoder.references) if aligned else None,
         "aligned": aligned,

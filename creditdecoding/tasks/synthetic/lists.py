@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from itertools import permutations
 from typing import NamedTuple
 
 from creditdecoding.tasks.base import Item, Task, final_answer
@@ -233,8 +234,27 @@ def _scorer(kind: str) -> Callable[[str, Item], bool]:
     return score
 
 
+def _lister(kind: str) -> Callable[[Item], list[str]]:
+    """What lists all right answers to one operation."""
+
+    def right_answers(item: Item) -> list[str]:
+        line = WaitingLine(*item.gold)
+        results = _OPERATIONS[kind].results(line)
+        if kind == "shuffle":
+            results = [names for names in permutations(line.names) if names != line.names]
+        return [f"Answer: {', '.join(names)}" for names in results]
+
+    return right_answers
+
+
 LIST_TASKS: dict[str, Task] = {
-    f"list-{kind}": Task(f"list-{kind}", operation.title, _maker(kind), _scorer(kind))
+    f"list-{kind}": Task(
+        f"list-{kind}",
+        operation.title,
+        _maker(kind),
+        _scorer(kind),
+        right_answers=_lister(kind),
+    )
     for kind, operation in _OPERATIONS.items()
 }
 """The ten operations, by name."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from creditdecoding.ops.noise import gumbel_noise, uniform_noise
+from creditdecoding.ops.padding import stack_padded
 from creditdecoding.ops.truncation import restrict
 from creditdecoding.ops.vocab_stats import log_sum, row_chunks, vocab_mass, widest_float
 from creditdecoding.options import check_fields
@@ -482,22 +482,7 @@ def stack_states(states: Sequence[State]) -> State:
     as "nothing yet".
     """
     names = states[0] if states else {}
-    return {name: _stack([state[name] for state in states]) for name in names}
-
-
-def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors))]
-    return torch.cat([_pad(tensor, shape) for tensor in tensors])
-
-
-def _pad(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """The tensor with zeros after its own numbers, so that all axes but the first have `shape`."""
-    if list(tensor.shape[1:]) == list(shape):
-        return tensor
-    padding: list[int] = []
-    for size, target in zip(reversed(tensor.shape[1:]), reversed(shape)):
-        padding += [0, target - size]
-    return F.pad(tensor, padding)
+    return {name: stack_padded([state[name] for state in states]) for name in names}
 
 
 def take_rows(state: State, rows: slice | Tensor) -> State:

@@ -99,10 +99,10 @@ def requests(spec: str, **options: object) -> list[Request]:
     return [new_request(i, prompt, config, WORDS, 200) for i, prompt in enumerate(prompts)]
 
 
-def steps_of(chosen: list[Request], batch_size: int = 3) -> dict[int, list[StepEvent]]:
+def steps_of(started: list[Request], batch_size: int = 3) -> dict[int, list[StepEvent]]:
     """The steps of each request, without what the batch decides."""
-    steps: dict[int, list[StepEvent]] = {request.index: [] for request in chosen}
-    for event in denoise(toy(), chosen, WORDS, CPU, batch_size):
+    steps: dict[int, list[StepEvent]] = {request.index: [] for request in started}
+    for event in denoise(toy(), started, WORDS, CPU, batch_size):
         if isinstance(event, StepEvent):
             steps[event.row].append(replace(event, forward=0, seconds=0.0))
     return steps

@@ -114,7 +114,7 @@ class Routes:
         self.limits = limits
         self.prompt_thread = ThreadPoolExecutor(1, "prompts")  # tokenising must not block the loop
         self._metrics = metrics
-        self._page = live_page(name, lm.max_length)
+        self._page = live_page(lm, name)
         self._created = int(time.time())
 
     def add_to(self, app: FastAPI) -> None:

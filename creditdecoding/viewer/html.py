@@ -16,6 +16,7 @@ from markupsafe import escape
 from creditdecoding.trace import Trace
 from creditdecoding.viewer.colours import DARK, INK, LIGHT
 from creditdecoding.viewer.frames import Piece, frame_deltas, frames
+from creditdecoding.viewer.labels import spec_label
 
 _STATIC = Path(__file__).with_name("static")
 _TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(_STATIC), autoescape=True)
@@ -62,7 +63,7 @@ def _trace_data(name: str, trace: Trace, piece: Piece) -> dict[str, Any]:
     film = frames(trace, piece)
     cells = film[-1].cells if film else ()
     return {
-        "name": name,
+        "name": spec_label(name),
         "positions": [cell.position for cell in cells],
         "tail": [index for index, cell in enumerate(cells) if cell.tail],
         "frames": frame_deltas(film),

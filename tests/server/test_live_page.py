@@ -4,12 +4,20 @@ errors, the key; no outside requests.
 
 from __future__ import annotations
 
+import copy
+import json
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
+from creditdecoding.decoders import names, resolve
 from creditdecoding.lm import LM
+from creditdecoding.server.live_page import live_page
 from tests.helpers.serving import PROMPTS, Served, Slow, serving, wait, with_model
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -49,16 +57,80 @@ def nfe(page: sync_api.Page) -> list[int]:
     return [int(text) for text in page.locator(".nfe span").all_inner_texts()]
 
 
+def finished(page: sync_api.Page) -> str:
+    """The status line when both rules are done."""
+    page.locator("#status", has_text=re.compile("Both wrote|texts differ")).wait_for()
+    return page.locator("#status").inner_text()
+
+
+def test_there_is_something_to_see_before_anything_is_asked(
+    page: sync_api.Page, served: Served
+) -> None:
+    page.goto(served.url)
+    status = finished(page)
+    assert re.fullmatch(
+        r"standard: \d+ passes, \d+\.\d\d s\. credit 0\.999: \d+ passes, \d+\.\d\d s, "
+        r"[\d.]+ times fewer passes\. Both wrote the same text\.",
+        status,
+    )
+    slow, fast = nfe(page)
+    assert slow > fast > 0
+    assert page.locator(".unasked:visible").count() == 1, "only the legend shows a mask"
+
+
+def test_questions_to_click_and_rules_with_a_line_each(page: sync_api.Page, served: Served) -> None:
+    page.goto(served.url)
+    questions = page.get_by_role("group", name="Questions to try").get_by_role("button")
+    assert questions.count() == 8
+    for side in ("left", "right"):
+        options = page.locator(f"#{side} option").evaluate_all(
+            "options => options.map(o => [o.value, o.dataset.line])"
+        )
+        assert sorted(name for name, _ in options) == names()
+        assert all(len(line) > 20 for _, line in options)
+    page.get_by_label("Rule").last.select_option("thrift")
+    assert page.get_by_label("Settings").last.input_value() == "threshold=0.999"
+    assert "saves a whole pass" in page.locator("#right-line").inner_text()
+    questions.nth(1).click()
+    page.locator("article", has_text="thrift 0.999").wait_for()
+    assert "thrift 0.999" in finished(page)
+
+
+def test_the_link_of_a_run_shows_it_again_and_curl_answers_it(
+    page: sync_api.Page, served: Served
+) -> None:
+    question = 'Solve 3x+4=19 for x, it\'s "easy".'
+    run = {"q": question, "left": "threshold:threshold=0.9", "right": "fixed:k=8", "length": "64"}
+    page.goto(f"{served.url}/#{urlencode(run)}")
+    first = finished(page)
+    assert first.startswith("threshold 0.9: ") and "standard k 8: 16 passes" in first
+    link = page.locator("#link").get_attribute("href")
+    assert link is not None
+    other = page.context.new_page()
+    other.goto(link)
+    assert re.sub(r"[\d.]+ s", "", finished(other)) == re.sub(r"[\d.]+ s", "", first)
+    command = shlex.split(page.locator("#curl").text_content() or "")
+    assert command[:3] == ["curl", "-s", f"{served.url}/v1/chat/completions"]
+    body = json.loads(command[-1])
+    assert body["messages"][0]["content"] == question and body["decoder"] == "fixed:k=8"
+    answer = served.client.post("/v1/chat/completions", json=body).json()
+    assert answer["usage"]["nfe"] == nfe(page)[1]
+
+
 def test_a_prompt_by_keyboard_alone(page: sync_api.Page, served: Served, lm: LM) -> None:
     page.goto(served.url)
-    page.get_by_label("Prompt").focus()
+    page.get_by_label("Question").focus()
     page.keyboard.press("Control+a")
     page.keyboard.type(PROMPTS[1])
     page.keyboard.press("Control+Enter")
-    page.get_by_text("fewer.").wait_for()
-    own = [lm.generate(PROMPTS[1], decoder=name, gen_length=64) for name in ("fixed", "credit")]
+    page.locator("article", has_text="Subtract 4").first.wait_for()
+    finished(page)
+    own = [
+        lm.generate(PROMPTS[1], decoder=name, gen_length=96)
+        for name in ("fixed", "credit:threshold=0.999")
+    ]
     assert nfe(page) == [done.nfe for done in own]
-    assert page.locator(".place, .done").count() == 2
+    assert page.locator(".done").count() == 2
     for card, done in zip(page.locator("article").all(), own):
         written = card.locator('[role="list"] .token:not(.tail)').all_inner_texts()
         assert "".join(written).replace("\u21b5", "") == done.text
@@ -75,6 +147,15 @@ def test_a_prompt_by_keyboard_alone(page: sync_api.Page, served: Served, lm: LM)
     assert "confidence" in page.get_by_role("tooltip").inner_text()
 
 
+def test_a_short_map_is_tall_enough_to_read(page: sync_api.Page, served: Served) -> None:
+    page.goto(served.url)
+    finished(page)
+    for count, canvas in zip(nfe(page), page.locator("canvas").all()):
+        box = canvas.bounding_box()
+        assert box is not None
+        assert box["height"] >= min(14 * count, 200)
+
+
 def test_it_draws_while_the_model_writes_and_stops_when_told(page: sync_api.Page, lm: LM) -> None:
     with serving(with_model(lm, Slow(lm.model))) as slow:
         page.goto(slow.url)
@@ -87,22 +168,23 @@ def test_it_draws_while_the_model_writes_and_stops_when_told(page: sync_api.Page
         wait(lambda: slow.metric("num_requests_running") == 0)
         page.get_by_label("Length").fill("32")
         page.get_by_role("button", name="Run").click()
-        page.get_by_text("fewer.").wait_for()
+        finished(page)
         assert nfe(page)[0] > nfe(page)[1] > 0
 
 
 def test_errors_are_shown_and_the_key_is_asked_for(page: sync_api.Page, lm: LM) -> None:
     with serving(lm, api_key="sesame") as served:
         page.goto(served.url)
-        page.get_by_role("button", name="Run").click()
         page.get_by_text("the API key is missing or wrong").wait_for()
         page.get_by_label("API key").fill("sesame")
-        page.get_by_label("Compared with").fill("credit:alhpa=1")
+        page.get_by_label("Settings").last.fill("alhpa=1")
         page.get_by_role("button", name="Run").click()
         page.get_by_text("Did you mean 'alpha'").wait_for()
-        page.get_by_label("Compared with").fill("credit:alpha=1")
+        page.get_by_label("Settings").last.fill("alpha=1")
         page.get_by_role("button", name="Run").click()
-        page.get_by_text("fewer.").wait_for()
+        finished(page)
+        curl = page.locator("#curl").text_content() or ""
+        assert "sesame" not in curl and "Bearer $CREDIT_API_KEY" in curl
 
 
 def test_on_a_phone_and_in_the_dark(browser: sync_api.Browser, served: Served) -> None:
@@ -111,18 +193,46 @@ def test_on_a_phone_and_in_the_dark(browser: sync_api.Browser, served: Served) -
     )
     page = context.new_page()
     page.goto(served.url)
-    page.get_by_label("Decoder", exact=True).fill("credit")
-    page.get_by_label("Compared with").fill("fixed")
+    page.get_by_label("Rule").first.select_option("credit")
+    page.get_by_label("Rule").last.select_option("fixed")
     page.get_by_role("button", name="Run").tap()
-    page.get_by_text("x more.").wait_for()
+    page.get_by_text("times more passes").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    for control in page.locator("input:visible, textarea, button:visible").all():
+    for control in page.locator("input:visible, textarea, select, button:visible").all():
         box = control.bounding_box()
         assert box is not None
         assert box["height"] >= 30
         has_name = "e => !!(e.labels?.length || e.textContent || e.ariaLabel)"
         assert page.evaluate(has_name, control.element_handle())
     context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_to_object(
+    browser: sync_api.Browser, served: Served, scheme: Any
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto(served.url)
+    finished(page)
+    for summary in page.locator("summary").all():
+        summary.click()
+    result = axe.Axe().run(page)
+    assert result.violations_count == 0, result.generate_report()
+    context.close()
+
+
+def test_other_models_have_open_questions(lm: LM) -> None:
+    text = live_page(lm, "smol")
+    assert "Why is the sky blue?" in text and "threshold=0.999" not in text
+    assert "Question" in text and "word problem" not in text
+
+
+def test_the_rule_that_a_checkpoint_names_has_its_settings(lm: LM) -> None:
+    other = copy.copy(lm)
+    other.defaults = {"decoder": resolve("credit:threshold=0.97")}
+    assert 'data-settings="threshold=0.97,alpha=0.65' in live_page(other, "pocket")
 
 
 def test_a_model_called_like_markup(lm: LM) -> None:

@@ -30,52 +30,118 @@ const events = async function* (body, signal) {
   }
 };
 
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const decode = async (card, body, signal) => {
+  const began = performance.now();
+  let text = "";
   for await (const event of events(body, signal)) {
     if (event.error) throw new Error(event.error.message);
-    const draft = event.choices.length && event.choices[0].draft;
+    if (!event.choices.length) continue;
+    text += event.choices[0].delta.content || "";
+    const draft = event.choices[0].draft;
     if (!draft) continue;
     card.tails = new Set(card.trace.positions.slice(draft.end));
     grow(card, draft);
-    redraw();
+    card.trace.seconds = (performance.now() - began) / 1000;
+    if (!calm.matches) redraw();
   }
   card.trace.live = false;
   redraw();
-  return card.trace.frames.length;
+  return { name: card.trace.name, passes: card.trace.frames.length, seconds: card.trace.seconds, text };
 };
 
-const ratio = (first, second) => {
+const ratio = (first, second, fewer, more) => {
   if (first === second) return "as many";
   const times = Math.max(first, second) / Math.min(first, second);
   const digits = times >= 10 ? 0 : 1;
-  return times.toFixed(digits) + "x " + (second < first ? "fewer" : "more");
+  return times.toFixed(digits) + " times " + (second < first ? fewer : more);
+};
+const agreement = (first, second) => {
+  if (first === second) return "Both wrote the same text.";
+  let same = 0;
+  while (first[same] === second[same]) same++;
+  return "The texts differ from character " + (same + 1) + " on.";
+};
+const summary = (first, second) => {
+  const counts = [first, second].map(
+    run => run.name + ": " + run.passes + (run.passes === 1 ? " pass" : " passes") + ", " + run.seconds.toFixed(2) + " s");
+  const passes = ratio(first.passes, second.passes, "fewer", "more");
+  return counts.join(". ") + ", " + passes + " passes. " + agreement(first.text, second.text);
+};
+
+const sides = ["left", "right"];
+const specOf = side => {
+  const settings = $(side + "-settings").value.trim();
+  return $(side).value + (settings ? ":" + settings : "");
+};
+const labelOf = side => {
+  const settings = $(side + "-settings").value.trim().replace(/\bthreshold=/, "").replaceAll("=", " ").replaceAll(",", ", ");
+  return $(side).selectedOptions[0].text + (settings ? " " + settings : "");
+};
+const describeRule = side => { $(side + "-line").textContent = $(side).selectedOptions[0].dataset.line; };
+const chooseRule = (side, name, settings) => {
+  $(side).value = name;
+  $(side + "-settings").value = settings === undefined ? $(side).selectedOptions[0].dataset.settings : settings;
+  describeRule(side);
+};
+
+const request = side => ({
+  messages: [{ role: "user", content: $("prompt").value }],
+  decoder: specOf(side),
+  max_tokens: Number($("length").value),
+  temperature: Number($("temperature").value),
+  seed: 0,
+});
+const inShell = text => "'" + text.replaceAll("'", "'\\''") + "'";
+const shareRun = () => {
+  const run = new URLSearchParams({ q: $("prompt").value, length: $("length").value, temperature: $("temperature").value });
+  sides.forEach(side => run.set(side, specOf(side)));
+  history.replaceState(null, "", "#" + run);
+  $("link").href = location.href;
+  const key = $("key").value ? ' -H "authorization: Bearer $CREDIT_API_KEY"' : "";
+  $("curl").textContent = "curl -s " + location.origin + "/v1/chat/completions" + key
+    + " -H 'content-type: application/json' -d " + inShell(JSON.stringify(request("right")));
+};
+const readLink = () => {
+  const run = new URLSearchParams(location.hash.slice(1));
+  if (!run.has("q")) return;
+  $("prompt").value = run.get("q");
+  for (const name of ["length", "temperature"]) if (run.has(name)) $(name).value = run.get(name);
+  for (const side of sides) {
+    const [name, ...settings] = (run.get(side) || "").split(":");
+    if ([...$(side).options].some(option => option.value === name)) chooseRule(side, name, settings.join(":"));
+  }
+};
+
+// After an early end the positions that were never predicted are no part of the answer.
+const showDecoded = () => {
+  const traces = cards.map(card => {
+    const seen = card.film[card.film.length - 1].filter(cell => cell.block !== undefined).length;
+    const frames = card.trace.frames.map(frame => ({ ...frame, cells: frame.cells.filter(cell => cell.index < seen) }));
+    const tail = [...card.tails].filter(index => index < seen);
+    return { ...card.trace, frames, tail, positions: card.trace.positions.slice(0, seen) };
+  });
+  open(traces);
+  now = longest;
 };
 
 const run = async () => {
   if (running) running.abort();
   const controller = new AbortController();
   running = controller;
-  const names = [$("left").value.trim(), $("right").value.trim()];
-  const length = Number($("length").value);
-  const positions = [...Array(length).keys()];
-  open(names.map(name => ({ name, positions, frames: [], tail: [], live: true })));
+  const positions = [...Array(Number($("length").value)).keys()];
+  const specs = sides.map(request);
+  open(sides.map(side => ({ name: labelOf(side), positions, frames: [], tail: [], live: true, seconds: 0 })));
   document.body.classList.remove("idle");
   $("halt").hidden = false;
   setStatus("Decoding\u2026");
+  shareRun();
   draw();
-  const body = {
-    messages: [{ role: "user", content: $("prompt").value }],
-    max_tokens: length,
-    temperature: Number($("temperature").value),
-    seed: 0,
-    stream: true,
-    draft: true,
-  };
-  const decodeCard = (card, i) => decode(card, { ...body, decoder: names[i] }, controller.signal);
+  const decodeCard = (card, i) => decode(card, { ...specs[i], stream: true, draft: true }, controller.signal);
   try {
-    const [first, second] = await Promise.all(cards.map(decodeCard));
-    const comparison = second + ", " + ratio(first, second);
-    setStatus(names[0] + ": " + first + " forward passes. " + names[1] + ": " + comparison + ".");
+    const done = await Promise.all(cards.map(decodeCard));
+    showDecoded();
+    setStatus(summary(...done));
   } catch (error) {
     controller.abort();
     const isStopped = error.name === "AbortError";
@@ -85,6 +151,17 @@ const run = async () => {
   running = null;
   $("halt").hidden = true;
   fit();
+};
+
+const copy = async part => {
+  const text = part === "link" ? $("link").href : $("curl").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    setStatus("Copied.");
+  } catch {
+    getSelection().selectAllChildren($(part));
+    setStatus("Selected; copy it by Ctrl+C.");
+  }
 };
 
 $("ask").addEventListener("submit", event => {
@@ -98,6 +175,18 @@ $("prompt").addEventListener("keydown", event => {
     $("ask").requestSubmit();
   }
 });
+document.querySelectorAll("[data-question]").forEach(button => button.addEventListener("click", () => {
+  $("prompt").value = button.dataset.question;
+  $("ask").requestSubmit();
+}));
+document.querySelectorAll("[data-copy]").forEach(button => button.addEventListener("click", () => copy(button.dataset.copy)));
+sides.forEach(side => {
+  chooseRule(side, $(side).value);
+  $(side).addEventListener("change", () => chooseRule(side, $(side).value));
+});
+addEventListener("hashchange", () => { readLink(); $("ask").requestSubmit(); });
 document.body.classList.add("idle");
 open(traces);
 draw();
+readLink();
+$("ask").requestSubmit(); // something to see at once

@@ -48,20 +48,21 @@ const build = (trace, t) => {
   title.id = "name" + t;
   article.setAttribute("aria-labelledby", title.id);
   const nfe = make(head, "div", "nfe");
-  make(nfe, "small", "", "NFE");
-  const count = make(nfe, "span"), sub = make(article, "div", "sub"), tokens = make(sub, "span"), where = make(sub, "span");
+  const count = make(nfe, "span");
+  make(nfe, "small", "", " passes").title = "forward passes of the network; papers say NFE";
+  const sub = make(article, "div", "sub"), tokens = make(sub, "span"), where = make(sub, "span");
   const text = make(article, "div", "text"), axis = make(article, "div", "axis"), map = make(article, "canvas");
-  make(axis, "span", "", "pass ↓  position →");
+  const scale = make(axis, "span", "");
   make(axis, "span", "", "confidence");
   text.setAttribute("role", "list");
   text.setAttribute("aria-label", "Answer of " + trace.name);
   map.setAttribute("role", "img");
   map.setAttribute("aria-label", "Confidence by pass and position of " + trace.name + ": a row a pass");
   const film = [trace.positions.map(() => ({ state: "masked" }))];
-  const card = { trace, film, count, tokens, where, text, map, tails: new Set(trace.tail) };
+  const card = { trace, film, scale, count, tokens, where, text, map, tails: new Set(trace.tail) };
   trace.frames.forEach(frame => fold(film, frame));
   const parts = trace.positions.map((position, i) => {
-    if (i && position !== trace.positions[i - 1] + 1) make(text, "span", "tail", " … ");
+    if (i && position !== trace.positions[i - 1] + 1) make(text, "span", "tail", " … ").setAttribute("role", "listitem");
     const part = make(text, "span");
     part.setAttribute("role", "listitem");
     part.tabIndex = i ? -1 : 0;
@@ -108,9 +109,12 @@ const drawPart = (part, cell, tail) => {
   part.style.backgroundSize = "100% " + bar + "px";
 };
 const drawText = (card, pass) => card.film[pass].forEach((cell, i) => drawPart(card.parts[i], cell, card.tails.has(i)));
+// A row is tall enough to be seen in a short map, and a long map fits the screen.
+const rowHeight = rows => Math.max(1, Math.min(14, 260 / rows));
 const drawMap = (card, pass) => {
-  const rows = card.trace.frames.length, columns = card.parts.length, high = Math.min(12, Math.max(1, 230 / longest)), sharp = devicePixelRatio || 1;
+  const rows = card.trace.frames.length, columns = card.parts.length, high = rowHeight(rows), sharp = devicePixelRatio || 1;
   const map = card.map, wide = map.clientWidth, pen = map.getContext("2d"), across = wide / columns, gap = high > 5 && across > 4 ? 1 : 0;
+  card.scale.textContent = rows + (rows === 1 ? " pass" : " passes") + " ↓  " + columns + " positions →";
   map.style.height = rows * high + "px";
   map.width = wide * sharp;
   map.height = rows * high * sharp;
@@ -141,7 +145,8 @@ const draw = () => {
     drawMap(card, pass);
     card.count.textContent = frame.nfe;
     card.tokens.textContent = frame.written + " tokens · " + (pass ? frame.written / frame.nfe : 0).toFixed(2) + " a pass";
-    card.where.textContent = done ? "done" : "block " + (frame.block + 1) + ", step " + (frame.step + 1);
+    const seconds = card.trace.seconds ? " in " + card.trace.seconds.toFixed(2) + " s" : "";
+    card.where.textContent = done ? "done" + seconds : "block " + (frame.block + 1) + ", step " + (frame.step + 1);
     card.where.className = done ? "done" : "";
   }
   slider.max = longest;

@@ -113,7 +113,7 @@ def test_the_link_of_a_run_shows_it_again_and_curl_answers_it(
     run = {"q": question, "left": "threshold:threshold=0.9", "right": "fixed:k=8", "length": "64"}
     page.goto(f"{served.url}/#{urlencode(run)}")
     first = finished(page)
-    assert first.startswith("threshold 0.9: ") and "standard k 8: 16 passes" in first
+    assert first.startswith("threshold 0.9: ") and "8 tokens a pass: " in first
     link = page.locator("#link").get_attribute("href")
     assert link is not None
     other = page.context.new_page()
@@ -129,7 +129,7 @@ def test_the_link_of_a_run_shows_it_again_and_curl_answers_it(
 
 def test_a_prompt_by_keyboard_alone(page: sync_api.Page, served: Served, lm: LM) -> None:
     page.goto(served.url + FAST_RUN)
-    page.get_by_label("Question").focus()
+    page.get_by_role("textbox", name="Question").focus()
     page.keyboard.press("Control+a")
     page.keyboard.type(PROMPTS[1])
     page.keyboard.press("Control+Enter")
@@ -169,6 +169,7 @@ def test_a_short_map_is_tall_enough_to_read(page: sync_api.Page, served: Served)
 def test_it_draws_while_the_model_writes_and_stops_when_told(page: sync_api.Page, lm: LM) -> None:
     with serving(with_model(lm, Slow(lm.model))) as slow:
         page.goto(slow.url + FAST_RUN)
+        page.get_by_label("Rule").first.select_option("fixed")
         page.get_by_label("Length").fill("200")
         page.get_by_role("button", name="Run").click()
         page.locator(".candidate").nth(3).wait_for()

@@ -76,6 +76,7 @@ const specOf = side => {
 };
 const labelOf = side => {
   const settings = $(side + "-settings").value.trim().replace(/\bthreshold=/, "").replaceAll("=", " ").replaceAll(",", ", ");
+  if ($(side).value === "fixed" && settings.startsWith("k ")) return settings.slice(2) + " tokens a pass";
   return $(side).selectedOptions[0].text + (settings ? " " + settings : "");
 };
 const describeRule = side => { $(side + "-line").textContent = $(side).selectedOptions[0].dataset.line; };

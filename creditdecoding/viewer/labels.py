@@ -25,8 +25,8 @@ def settings_label(settings: Mapping[str, Any]) -> str:
         return f"{knobs['k']} tokens a pass"
     if name == "fixed":
         knobs.pop("k", None)
-    words = [_knob_words(knob, str(value)) for knob, value in knobs.items()]
-    return " ".join([name_label(name), ", ".join(words)]).rstrip()
+    words = ", ".join(_knob_words(knob, str(value)) for knob, value in knobs.items())
+    return f"{name_label(name)} {words}" if words else name_label(name)
 
 
 def name_label(name: str) -> str:

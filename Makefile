@@ -40,7 +40,7 @@ $(CORE): requirements/core.txt pyproject.toml $(CHOICE)
 	@touch $@
 
 $(DEV): requirements/dev.txt $(CORE)
-	@echo "Adding to $(VENV) what the tests need: 70 packages, 0.5 GB. One to two minutes, once."
+	@echo "Adding to $(VENV) what tests and docs need: 160 packages, 0.6 GB. One to three minutes, once."
 	@$(PIP) install --no-deps -r requirements/dev.txt
 	@touch $@
 

@@ -106,26 +106,29 @@ class EngineConfig:
         "Convert weights while loading; int8 needs the extra quant.",
         choices=("none", "int8"),
     )
-    threads: int | None = option(None, "CPU threads; by default torch decides.", ge=1)
-    compile: bool = option(False, "torch.compile the layers: slow first passes, faster later ones.")
-    revision: str | None = option(None, "Branch, tag or commit of a hub id.")
-    offline: bool = option(False, "Use only what is already downloaded of a hub id.")
+    threads: int | None = option(None, "CPU threads; by default torch decides.", ge=1, rare=True)
+    compile: bool = option(
+        False, "torch.compile the layers: slow first passes, faster later ones.", rare=True
+    )
+    revision: str | None = option(None, "Branch, tag or commit of a hub id.", rare=True)
+    offline: bool = option(False, "Use only what is already downloaded of a hub id.", rare=True)
     cache_dir: str | None = option(
-        None, "Folder for downloads of hub ids; by default the hub's own cache."
+        None, "Folder for downloads of hub ids; by default the hub's own cache.", rare=True
     )
     batch_size: int = option(16, "Requests that share a forward pass.", ge=1)
     parse_special: bool = option(
         False,
         "Read names of special tokens in prompts and messages as tokens; by default they are text.",
+        rare=True,
     )
     causal_block: int | None = option(
         None,
         "Block length of a block-causal checkpoint whose files lack it (SDAR -b8, -b16, ...).",
         ge=1,
+        rare=True,
     )
     ignore_config_keys: tuple[str, ...] = option(
-        (),
-        "Key of config.json to ignore because it changes no logit; may be repeated.",
+        (), "Key of config.json to ignore because it changes no logit; may be repeated.", rare=True
     )
 
     def __post_init__(self) -> None:
@@ -152,6 +155,7 @@ class ServeConfig:
         "How often a request that does not fit into memory may be bypassed by others that do.",
         ge=0,
         short="--overtakes",  # its earlier name
+        rare=True,
     )
 
     def __post_init__(self) -> None:
@@ -190,12 +194,15 @@ class GenerationConfig:
     temperature: float = option(
         0.0, "0 is greedy; above 0, tokens are sampled with seeded Gumbel noise.", ge=0.0
     )
-    top_k: int | None = option(None, "Sample only from the k most probable tokens.", ge=1, le=2**31)
+    top_k: int | None = option(
+        None, "Sample only from the k most probable tokens.", ge=1, le=2**31, rare=True
+    )
     top_p: float | None = option(
         None,
         "Sample only from the most probable tokens that together reach this probability.",
         gt=0.0,
         le=1.0,
+        rare=True,
     )
     cfg_scale: float = option(
         0.0,
@@ -203,6 +210,7 @@ class GenerationConfig:
         "above 0 every pass runs each request twice.",
         ge=0.0,
         le=1000.0,
+        rare=True,
     )
     seed: int = option(
         0,
@@ -211,13 +219,15 @@ class GenerationConfig:
         le=2**62,
     )
     early_stop: bool = option(
-        True, "Finish as soon as an end token and everything before it are committed."
+        True, "Finish as soon as an end token and everything before it are committed.", rare=True
     )
     logits_eos_inf: bool = option(
-        False, "Never write a stop token (LLaDA's option of this name bans only the end of text)."
+        False,
+        "Never write a stop token (LLaDA's option of this name bans only the end of text).",
+        rare=True,
     )
     confidence_eos_eot_inf: bool = option(
-        False, "Give end tokens confidence 0, so that they are written last."
+        False, "Give end tokens confidence 0, so that they are written last.", rare=True
     )
     stop: tuple[str, ...] = option(
         (), "Finish at the first of these strings and cut the answer before it."

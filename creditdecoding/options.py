@@ -33,11 +33,13 @@ def option(
     choices: tuple[str, ...] | None = None,
     short: str | None = None,
     knobs: tuple[str, ...] = (),
+    rare: bool = False,
 ) -> Any:
     """A dataclass field with help text and bounds: `ge` <= value, `gt` < value, value <= `le`.
 
     `choices` are the allowed values of a text. On the command line the flag may have a `short`
-    name, and `knobs` of a spec such as NAME:knob=value may have their own flags.
+    name, and `knobs` of a spec such as NAME:knob=value may have their own flags; `rare` flags are
+    shown by --help-all alone.
     """
     metadata = {
         "help": help,
@@ -47,6 +49,7 @@ def option(
         "choices": choices,
         "short": short,
         "knobs": knobs,
+        "rare": rare,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -25,7 +25,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import creditdecoding
-from creditdecoding.cli.app import app, fold_help
+from creditdecoding.cli.app import app
+from creditdecoding.cli.commands import load_commands
+from creditdecoding.cli.help import examples, paragraphs
 from creditdecoding.options import type_names
 
 ROOT = Path(__file__).parents[1]
@@ -119,11 +121,11 @@ def shown(data: Any) -> str:
 
 def command_line_page() -> str:
     """Every command with its arguments and options."""
-    fold_help(app)
+    load_commands()
     lines = [
         "# Command line",
         "",
-        "This page is made from the program. `credit COMMAND --help` prints the same.",
+        "This page is made from the program. `credit COMMAND --help-all` prints the same.",
         "",
     ]
     for path, command in commands(typer.main.get_command(app), "credit"):
@@ -146,9 +148,13 @@ def command_section(path: str, command: Any) -> list[str]:
     """A heading, the help text and a table of options."""
     arguments = [parameter for parameter in command.params if not is_option(parameter)]
     options = [parameter for parameter in command.params if is_option(parameter)]
-    lines = [f"## {path}", "", (command.help or "").strip(), ""]
+    lines = [f"## {path}", ""]
+    for paragraph in paragraphs(command.help):
+        lines += [paragraph, ""]
     usage = " ".join([path, *map(argument_name, arguments), "[OPTIONS]"])
     lines += ["```text", usage, "```", ""]
+    if shown := examples(command.help):
+        lines += ["```bash", *shown, "```", ""]
     if arguments:
         lines += ["| argument | |", "|---|---|"]
         lines += [
@@ -156,7 +162,7 @@ def command_section(path: str, command: Any) -> list[str]:
         ]
         lines.append("")
     lines += ["| option | default | |", "|---|---|---|"]
-    lines += [option_row(option) for option in options if not getattr(option, "hidden", False)]
+    lines += [option_row(option) for option in options]
     return [*lines, ""]
 
 

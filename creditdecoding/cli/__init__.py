@@ -1,54 +1,5 @@
-"""The console script `credit`. Importing this package registers every command.
+"""The console script `credit`. A module of this package is a command; `commands` names them all."""
 
-Commands import heavy modules inside their functions, so that `credit --help` is fast.
-"""
-
-from creditdecoding.cli import (
-    analyse,
-    batch,
-    chat,
-    check_decoder,
-    compare,
-    decoders,
-    demo,
-    eval,
-    export,
-    generate,
-    info,
-    leaderboard,
-    lengths,
-    pav,
-    renamed,
-    search,
-    serve,
-    speedups,
-    trace,
-    train,
-    tune,
-)
 from creditdecoding.cli.app import main
 
-__all__ = [
-    "analyse",
-    "batch",
-    "chat",
-    "check_decoder",
-    "compare",
-    "decoders",
-    "demo",
-    "eval",
-    "export",
-    "generate",
-    "info",
-    "leaderboard",
-    "lengths",
-    "main",
-    "pav",
-    "renamed",
-    "search",
-    "serve",
-    "speedups",
-    "trace",
-    "train",
-    "tune",
-]
+__all__ = ["main"]

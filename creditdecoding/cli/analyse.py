@@ -87,11 +87,15 @@ def analyse(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Analyse traces: redundancy, the oracle's NFE, wrong commits, what credit changed, and
-    calibration.
+    """Analyse traces: wasted work, wrong tokens, calibration.
 
+    It reports redundancy, the oracle's NFE, wrong commits, what credit changed, and calibration.
     With --out answers are kept in FILE.partial until the file is written, and the same command
     continues an interrupted run.
+
+    Examples:
+        credit analyse --tasks arithmetic --limit 5
+        credit analyse --decoders "threshold credit" --out analysis.json
     """
     from creditdecoding.eval.sweep import split_blanks
     from creditdecoding.eval.traces.report import analyse as analyse_prompts

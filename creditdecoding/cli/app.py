@@ -5,15 +5,17 @@ Errors meant for the user are one line on standard error and exit status 2.
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from creditdecoding.cli.commands import load_commands
+from creditdecoding.cli.help import MAX_WIDTH, CreditGroup, CreditTyper
 from creditdecoding.cli.signals import Stopped, restore_default_signals, signals_as_exceptions
 from creditdecoding.cli.streams import prepare_streams
 from creditdecoding.errors import CreditError, OptionError
@@ -22,14 +24,44 @@ if TYPE_CHECKING:
     from creditdecoding.config import EngineConfig
     from creditdecoding.lm import LM
 
-app = typer.Typer(
+app = CreditTyper(
     name="credit",
-    help="Diffusion language models decoded in few forward passes.",
+    cls=CreditGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
 )
+
+
+def _print_version(is_given: bool) -> None:
+    from creditdecoding.version import installed_version
+
+    if is_given:
+        typer.echo(f"creditdecoding {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            help="Show the version and exit.",
+            show_default=False,
+        ),
+    ] = False,
+) -> None:
+    """Diffusion language models decoded in few forward passes.
+
+    Examples:
+        credit generate "Solve 3x+4=19 for x."
+        credit chat
+        credit demo
+    """
+
 
 Model = Annotated[
     str,
@@ -86,23 +118,12 @@ def load_lm(model: str, engine: EngineConfig) -> LM:
         return load(model, engine, on_progress)
 
 
-def fold_help(commands: typer.Typer) -> None:
-    """Put each paragraph of a help text on one line; Typer keeps the breaks of docstrings."""
-    for command in commands.registered_commands:
-        text = command.help or inspect.getdoc(command.callback) or ""
-        command.help = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-    for group in commands.registered_groups:
-        if group.typer_instance is not None:
-            fold_help(group.typer_instance)
-
-
 def main(commands: typer.Typer = app) -> None:
     """Run the command line and exit with its status."""
     try:
         prepare_streams()
-        fold_help(commands)
         with signals_as_exceptions():
-            status = commands(args=sys.argv[1:], standalone_mode=False)
+            status = _run(commands, sys.argv[1:])
             sys.stdout.flush()
     except CreditError as error:
         _fail(str(error), 2)
@@ -125,24 +146,41 @@ def main(commands: typer.Typer = app) -> None:
     sys.exit(status or 0)
 
 
+def _run(commands: typer.Typer, arguments: list[str]) -> Any:
+    """Run a command line; the status of a command that ended with one."""
+    if commands is not app:  # an experiment's
+        return commands(args=arguments, standalone_mode=False)
+    arguments = arguments or ["--help"]
+    load_commands(arguments)
+    return commands(args=arguments, prog_name="credit", standalone_mode=False)
+
+
 def _discard_stdout() -> None:
     """Send what standard output still buffers to nowhere; flushing it at exit would fail again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail_on_usage(error: Exception) -> NoReturn:
+def _fail_on_usage(error: Any) -> NoReturn:
     """Report a usage error of the option parser; raise any other error again.
 
-    Releases of Typer raise classes of their own or of click, so the method tells them apart. The
-    message is empty if help was printed.
+    Releases of Typer raise classes of their own or of click, so names tell them apart.
     """
     if not hasattr(error, "format_message"):
         raise error
-    message = error.format_message().rstrip(".")
-    if not message:
+    kind = type(error).__name__
+    message = error.format_message()
+    if kind == "NoArgsIsHelpError":
+        typer.echo(message)
         sys.exit(2)
-    _fail(f"{message}. See: credit --help", 2)
+    if kind == "NoSuchOption":
+        near = get_close_matches(error.option_name, error.possibilities or (), n=1)
+        suggestion = f" Did you mean {near[0]}?" if near else ""
+        message = f"No such option: {error.option_name}.{suggestion}"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "credit"
+    end = "" if message.endswith(("?", ".")) else "."
+    _fail(f"{message}{end} See: {command} --help", 2)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -39,7 +39,14 @@ def batch(
     serving: ServeConfig,
     engine: EngineConfig,
 ) -> None:
-    """Answer a file of requests; goes on after an interruption."""
+    """Answer a file of requests.
+
+    The same command goes on after an interruption.
+
+    Examples:
+        credit batch requests.jsonl answers.jsonl
+        credit batch requests.jsonl answers.jsonl --model DIR --batch-size 32
+    """
     from creditdecoding.batch.job import cleanup, plan_job, run_job
     from creditdecoding.batch.processor import BatchProcessor, make_processor
 

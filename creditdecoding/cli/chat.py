@@ -15,7 +15,14 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 @app.command()
 @with_options(generation=GenerationConfig, engine=EngineConfig)
 def chat(model: Model = "pocket", *, generation: GenerationConfig, engine: EngineConfig) -> None:
-    """Talk to a model; `/new` forgets the conversation, `/exit` or end of input leaves."""
+    """Talk to a model.
+
+    /new forgets the conversation; /exit, or the end of input, leaves.
+
+    Examples:
+        credit chat
+        credit chat --model DIR --decoder credit:threshold=0.99 --gen-length 256
+    """
     lm = load_lm(model, engine)
     history: list[Mapping[str, str]] = []
     while True:

@@ -18,10 +18,14 @@ def check_decoder(
     cases: Annotated[int, typer.Option(help="Random cases for each law.", min=1)] = 24,
     as_json: Json = False,
 ) -> None:
-    """Check the laws that every decoder keeps, on random cases; a line for each.
+    """Check the laws that every decoder keeps, for one of your own.
 
-    Knobs are tried at their values and at the ends of their ranges. The exit status is 1 if a law
-    is broken.
+    A line for each law, tried on random cases. Knobs are tried at their values and at the ends of
+    their ranges. The exit status is 1 if a law is broken.
+
+    Examples:
+        credit check-decoder mine.py
+        credit check-decoder mine.py:k=2 --cases 100
     """
     from creditdecoding.decoders import load
     from creditdecoding.decoders._laws import LAWS, broken

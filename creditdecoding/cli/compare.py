@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from creditdecoding.cli.app import Json, Model, app
 from creditdecoding.cli.flags import with_options
+from creditdecoding.cli.help import CreditCommand
 from creditdecoding.cli.limits import items_per_task
 from creditdecoding.cli.progress import open_progress
 from creditdecoding.cli.render import (
@@ -45,9 +45,15 @@ Decoders = Annotated[
         "of a knob, NAME:knob=1 to pin it."
     ),
 ]
+Templates = Annotated[
+    str,
+    typer.Option(
+        help="Ways to wrap the question, comma-separated: all, plain, question, steps, task."
+    ),
+]
 
 
-class _CompareCommand(TyperCommand):
+class _CompareCommand(CreditCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--search" in args:
             raise OptionError(
@@ -69,12 +75,7 @@ def compare(
             "embedded families."
         ),
     ] = "pocket",
-    templates: Annotated[
-        str,
-        typer.Option(
-            help="Ways to wrap the question, comma-separated: all, plain, question, steps, task."
-        ),
-    ] = "plain",
+    templates: Templates = "plain",
     limit: Annotated[
         int | None,
         typer.Option(
@@ -109,10 +110,14 @@ def compare(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Compare decoders over sweeps of their knobs: curves, chosen settings, intervals.
+    """Compare decoders over sweeps of their knobs.
 
-    Settings are chosen on dev items and reported on test items. The same command continues an
-    interrupted run.
+    Settings are chosen on dev items and reported on test items, with intervals. The same command
+    continues an interrupted run.
+
+    Examples:
+        credit compare --decoders "fixed threshold credit" --limit 50
+        credit compare --decoders "threshold:threshold=0.9|0.95 mine.py" --tasks facts
     """
     from creditdecoding.cli.loading import loading_progress
     from creditdecoding.eval.compare import ComparePlan, run

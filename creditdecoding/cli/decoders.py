@@ -24,7 +24,13 @@ def decoders(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the decoders, their rules and their knobs."""
+    """List the decoders, their rules and their knobs.
+
+    Examples:
+        credit decoders
+        credit decoders credit
+        credit decoders mine.py
+    """
     from creditdecoding.decoders import describe
 
     descriptions = _describe_all(show_all) if name is None else [describe(name)]

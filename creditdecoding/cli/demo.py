@@ -48,11 +48,21 @@ def demo(
     *,
     engine: EngineConfig,
 ) -> None:
-    """Answer questions of eight kinds by standard decoding and by three faster rules; then watch
-    one answer being written by two of them.
+    """See several decoders answer the same questions.
+
+    See several decoders answer the same questions.
+
+    See several decoders answer the same questions.
+
+    Answer questions of eight kinds by standard decoding and by three faster rules; then watch one
+    answer being written by two of them.
 
     The rules run at thresholds that lose next to nothing on the embedded model, or at what the
     checkpoint's generation_config.json names. Questions are drawn by the seed from the test split.
+
+    Examples:
+        credit demo
+        credit demo --questions 10 --seed 2
     """
     from creditdecoding.eval.demo import answer_questions, draw_questions, make_contestants
     from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS

@@ -58,10 +58,15 @@ def evaluate(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Score a model with a decoder on held-out items: score by family, NFE, tokens per forward.
+    """Score a model with a decoder on tasks.
 
     With --out answers are kept in FILE.partial until the file is written, and the same command
     continues an interrupted run.
+
+    Examples:
+        credit eval --tasks arithmetic,facts --limit 20
+        credit eval --tasks pocket --decoder fixed --out scores.json
+        credit eval --model DIR --tasks gsm8k=test.jsonl --limit 100
     """
     from creditdecoding.eval.evaluate import evaluate as run
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers

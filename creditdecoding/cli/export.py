@@ -41,8 +41,13 @@ def export(
         typer.Option(help="Write to this file instead of printing.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a decoder with all its knobs to a file, for `--decoder FILE` and for SGLang
-    (docs/guide/sglang.md).
+    """Write a decoder with all its knobs to a file.
+
+    --decoder FILE reads it again, and so does SGLang (docs/guide/sglang.md).
+
+    Examples:
+        credit export --decoder credit:threshold=0.95 --out credit.yaml
+        credit export --decoder thrift --format text
     """
     from creditdecoding.decoders import export_text, load, settings
     from creditdecoding.integrations.blocks import check_decoder

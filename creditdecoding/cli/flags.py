@@ -13,12 +13,24 @@ import typer
 
 from creditdecoding.options import from_mapping, type_names
 
+PANELS = {
+    "default": "Defaults for requests",
+    "engine": "Model and machine",
+    "generation": "Decoding",
+    "http": "HTTP",
+    "options": "Options",
+    "rl": "RL",
+}
+"""Headings of the help page by the name of an option class's argument."""
+
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "Any": str}
 _typed: ContextVar[frozenset[str]] = ContextVar("typed", default=frozenset())
 
 
 def typed_options() -> frozenset[str]:
-    """The parameters of the running command that its user gave, even if given the default value."""
+    """The parameters of the running command that its user gave, also in a file of --config, even
+    if given the default value.
+    """
     return _typed.get()
 
 
@@ -56,7 +68,7 @@ def _parameters(
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     for name, cls in classes.items():
         for field in dataclasses.fields(cls):
-            parameters += _flags(field, f"{name} options")
+            parameters += _flags(field, PANELS.get(name, name.capitalize()))
     return parameters
 
 
@@ -68,7 +80,7 @@ def _keyword(
 
 
 def _is_typed(source: Any) -> bool:
-    return source is not None and source.name == "COMMANDLINE"
+    return source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP")
 
 
 def _flags(field: dataclasses.Field[Any], panel: str) -> list[inspect.Parameter]:
@@ -86,7 +98,13 @@ def _flags(field: dataclasses.Field[Any], panel: str) -> list[inspect.Parameter]
         help += f" One of: {', '.join(field.metadata['choices'])}."
     if default is None:
         value_type = value_type | None
-    option = typer.Option(*names, help=help, rich_help_panel=panel)
+    option = typer.Option(
+        *names,
+        help=help,
+        rich_help_panel=panel,
+        show_default=default is not False,
+        hidden=field.metadata.get("rare", False),
+    )
     flags = [_keyword(field.name, Annotated[value_type, option], default)]
     for knob in _knobs(field):
         help = f"Short for {flag} NAME:{knob}=VALUE."

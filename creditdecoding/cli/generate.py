@@ -38,7 +38,14 @@ def generate(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Answer one prompt."""
+    """Answer one prompt.
+
+    Examples:
+        credit generate "Solve 3x+4=19 for x."
+        credit generate "Solve 3x+4=19 for x." --decoder threshold:threshold=0.95 --watch
+        credit generate "The capital of Peru is[MASK]." --infill
+        credit generate --file prompt.txt --model GSAI-ML/LLaDA-8B-Instruct --json
+    """
     if watch and as_json:
         raise OptionError("--watch and --json exclude each other", hint="Leave one out.")
     if infill and raw:

@@ -13,8 +13,13 @@ from creditdecoding.config import EngineConfig
 @app.command()
 @with_options(engine=EngineConfig)
 def info(model: Model = "pocket", as_json: Json = False, *, engine: EngineConfig) -> None:
-    """Show what would be loaded, without loading the weights: files, architecture, memory, token
-    ids and defaults.
+    """Show a checkpoint without loading its weights.
+
+    Files, architecture, memory, token ids and defaults.
+
+    Examples:
+        credit info
+        credit info --model DIR --json
     """
     from creditdecoding.lm import describe
 

@@ -27,10 +27,14 @@ def leaderboard(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Merge curves of methods and print AUP, the area under the parallelism curve.
+    """Merge curves of methods and print AUP, the area under each.
 
     A file is YAML, task: method: [[tokens a forward pass, score in percent], ...], as d3LLM's
     leaderboard keeps them. Of a method that two files have, the later one's points count.
+
+    Examples:
+        credit leaderboard runs/compare/report.json
+        credit leaderboard ours.yaml theirs.yaml --out merged.yaml
     """
     from creditdecoding.eval.leaderboard import aup_table, merge, read_leaderboard, to_yaml
     from creditdecoding.plots.leaderboard_page import leaderboard_html

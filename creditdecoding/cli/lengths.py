@@ -73,8 +73,12 @@ def lengths(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Measure how passes per answer token and score change with the length of the answer,
-    gen_length and block_length.
+    """Measure how passes and score change with lengths.
+
+    Lengths are that of the answer, gen_length and block_length.
+
+    Examples:
+        credit lengths --decoders "threshold credit" --limit 20
     """
     from creditdecoding.eval.lengths import LengthsPlan, lay_out, run
     from creditdecoding.eval.saved_answers import grid_folder

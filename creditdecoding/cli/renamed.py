@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
 
 from creditdecoding.cli.app import app
+from creditdecoding.cli.help import CreditCommand
 from creditdecoding.errors import OptionError
 
 
-def renamed_to(name: str) -> type[TyperCommand]:
+def renamed_to(name: str) -> type[CreditCommand]:
     """A command class that says on standard error that the command is now called `name`."""
 
-    class RenamedCommand(TyperCommand):
+    class RenamedCommand(CreditCommand):
         def invoke(self, ctx: Any) -> Any:
             typer.echo(f"credit {ctx.info_name} is now called credit {name}", err=True)
             return super().invoke(ctx)

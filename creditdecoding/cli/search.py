@@ -97,10 +97,14 @@ def search(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Search for an answer step by step under a verifier, or for tasks report how often that is
-    right and what it costs.
+    """Search for an answer step by step under a verifier.
 
-    Draws need a --temperature above 0. See docs/research/verifiers.md.
+    For --tasks it reports how often that is right and what it costs. Draws need a --temperature
+    above 0. See docs/research/verifiers.md.
+
+    Examples:
+        credit search "Tom has 3 apples. Tom finds 5 more." --temperature 0.7
+        credit search --tasks arithmetic --limit 5 --temperature 0.7
     """
     from creditdecoding.pav.sampler import Sampler
     from creditdecoding.tasks import load_tasks

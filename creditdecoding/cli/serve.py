@@ -42,6 +42,11 @@ def serve(
     The default options apply to requests that do not set them; otherwise the checkpoint's defaults
     apply, then those of `credit generate`. SIGTERM and Ctrl+C end the server after the requests
     under way, with exit status 0. A second signal ends it at once with 128 + its number.
+
+    Examples:
+        credit serve
+        credit serve --model DIR --port 9000 --decoder credit:threshold=0.99 --gen-length 256
+        credit serve --host 0.0.0.0 --api-key-file key.txt
     """
     from creditdecoding.server.api_key import with_key
     from creditdecoding.server.defaults import apply_defaults, resolve_defaults

@@ -87,11 +87,14 @@ def speedups(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Measure whether a decoder's gain persists without early stop, with each cache, torch.compile
-    or int8 weights, and what these cost in answers.
+    """Measure what caches and compilation add to a decoder.
 
-    The other options are the base, of which each setting changes one thing. Models run on one
-    thread unless --threads says more.
+    Each setting changes one thing of the base, which the other options give: early stop, the
+    cache, torch.compile, int8 weights. It also reports what these cost in answers. Models run on
+    one thread unless --threads says more.
+
+    Examples:
+        credit speedups --decoders "threshold credit" --settings cache --limit 20
     """
     from creditdecoding.eval.saved_answers import grid_folder
     from creditdecoding.eval.speedups import SpeedupPlan, run

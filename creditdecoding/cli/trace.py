@@ -50,7 +50,15 @@ def trace(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Decode one prompt and show what was committed when; save or draw it."""
+    """Show which pass wrote which token of an answer.
+
+    With --save, --png or --html it is written to files instead.
+
+    Examples:
+        credit trace "Solve 3x+4=19 for x."
+        credit trace "Solve 3x+4=19 for x." --against fixed --html trace.html
+        credit trace --load trace.jsonl
+    """
     check_can_plot(png)
     check_writable(save, png, html)
     if load is not None:

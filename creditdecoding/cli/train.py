@@ -57,8 +57,13 @@ def train(
     *,
     training: TrainConfig,
 ) -> None:
-    """Train a masked-diffusion model on the task families; resumable, ends with report.json and
-    loss.png in the folder of the weights.
+    """Train a masked-diffusion model on tasks.
+
+    It ends with report.json and loss.png in the folder of the weights. The same command continues
+    an interrupted run.
+
+    Examples:
+        credit train --tasks arithmetic,facts --out runs/small
     """
     from creditdecoding.run_dir import locked_folder
     from creditdecoding.tasks import load_tasks

@@ -60,12 +60,16 @@ def tune(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Find a decoder's fastest setting that loses at most --bound points of score with --confidence
-    (docs/guide/tuning.md).
+    """Find a decoder's fastest setting that loses at most a bound.
 
-    --decoder NAME tries its usual sweep, NAME:knob=1|2|4 the values given, safest first. With --out
-    answers are kept in FILE.partial until the file is written, and the same command continues an
+    At most --bound points of score are lost, with --confidence (docs/guide/tuning.md). --decoder
+    NAME tries its usual sweep, NAME:knob=1|2|4 the values given, safest first. With --out answers
+    are kept in FILE.partial until the file is written, and the same command continues an
     interrupted run.
+
+    Examples:
+        credit tune --decoder credit --bound 2
+        credit tune --decoder "thrift:threshold=0.999|0.99|0.9" --tasks mine.jsonl --out best.yaml
     """
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.eval.tune import LossBound, draw_items, settings_in_order

@@ -50,25 +50,35 @@ class HttpConfig:
         "https://app.example.com; * allows all. Repeatable.",
     )
     name: str | None = option(None, "Name of the model for clients; by default what --model says.")
-    max_body: int = option(2**20, "Maximum size of a request's body in bytes.", ge=1)
+    max_body: int = option(2**20, "Maximum size of a request's body in bytes.", ge=1, rare=True)
     max_connections: int = option(
-        4096, "Maximum number of open connections; more are refused with status 503.", ge=1
+        4096,
+        "Maximum number of open connections; more are refused with status 503.",
+        ge=1,
+        rare=True,
     )
     receive_timeout: float = option(
-        30.0, "Seconds within which a request must arrive, headers and body; then 408.", gt=0.0
+        30.0,
+        "Seconds within which a request must arrive, headers and body; then 408.",
+        gt=0.0,
+        rare=True,
     )
     send_timeout: float = option(
         60.0,
         "Seconds within which a client must read what it is sent; then its connection is closed.",
         gt=0.0,
+        rare=True,
     )
     keep_alive: float = option(
-        5.0, "Seconds that a connection stays open after an answer, for the next request.", ge=0.0
+        5.0,
+        "Seconds that a connection stays open after an answer, for the next request.",
+        ge=0.0,
+        rare=True,
     )
     decoder_files: str | None = decoder_files_option()
     access_log: bool = option(True, "Write a line for every request to standard error.")
     grace: float = option(
-        30.0, "Seconds that unfinished requests have after a signal to stop.", ge=0.0
+        30.0, "Seconds that unfinished requests have after a signal to stop.", ge=0.0, rare=True
     )
 
     def __post_init__(self) -> None:

@@ -9,12 +9,13 @@ import typer
 
 from creditdecoding.cli.app import Json, main
 from creditdecoding.cli.flags import with_options
+from creditdecoding.cli.help import CreditTyper
 from creditdecoding.cli.progress import open_progress
 from creditdecoding.cli.render import print_json, report_written, show, table
 from creditdecoding.cli.validate import check_can_plot, check_writable
 from experiments.didactic.options import DidacticConfig
 
-command = typer.Typer(add_completion=False)
+command = CreditTyper(add_completion=False)
 
 
 @command.command()

@@ -4,7 +4,7 @@
 - `credit` lines of bash blocks run in an empty folder, and `make demo` as `credit demo`. Other
   lines that begin with `make`, `git`, `cd` or `pip` are left out.
 - A `text` block right after a block is its output: the same lines, `...` for any number of lines.
-- After `<!-- long: ... -->` a block is not run, only its flags are looked up in `--help`.
+- After `<!-- long: ... -->` a block is not run, only its flags are looked up in `--help-all`.
 - After `<!-- server -->` it runs while `credit serve` serves the embedded model.
 """
 
@@ -195,7 +195,7 @@ def test_commands_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_flags_of_long_blocks_exist(block: Block) -> None:
     for arguments in commands(block):
         depth = 2 if arguments[0] == "pav" else 1
-        shown = run([*arguments[:depth], "--help"])
+        shown = run([*arguments[:depth], "--help-all"])
         assert shown.status == 0, shown.stderr
         known = set(re.findall(r"--[a-z][a-z0-9-]*", shown.stdout))
         for argument in arguments:

@@ -126,7 +126,7 @@ def test_our_own_fault_is_in_the_log_with_its_id(
 
 
 def test_the_log_can_be_switched_off() -> None:
-    flags = run_credit(["serve", "--help"]).stdout
+    flags = run_credit(["serve", "--help-all"]).stdout
     assert "--no-access-log" in flags
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import typer
-
 from creditdecoding.cli.app import app
+from creditdecoding.cli.help import CreditGroup, CreditTyper
 
-pav = typer.Typer(
-    help="Process advantage verifiers: what a step of an answer is worth.", no_args_is_help=True
+pav = CreditTyper(
+    cls=CreditGroup,
+    help="Process advantage verifiers: what a step of an answer is worth.",
+    no_args_is_help=True,
 )
 app.add_typer(pav, name="pav")

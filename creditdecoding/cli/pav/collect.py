@@ -44,8 +44,12 @@ def collect(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Label partial answers: how often completions of them, sampled with --decoder and
-    --temperature, are right.
+    """Label partial answers by how often completions are right.
+
+    Completions are sampled with --decoder and --temperature.
+
+    Examples:
+        credit pav collect labels.jsonl --tasks chain --limit 50 --temperature 0.7
     """
     from creditdecoding.pav.data.collect import fill, header, problems_of
     from creditdecoding.pav.data.label_store import open_store

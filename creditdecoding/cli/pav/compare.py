@@ -64,7 +64,11 @@ def compare(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Compare searches under a verifier over budgets: accuracy, compute, intervals."""
+    """Compare searches under a verifier over budgets of compute.
+
+    Examples:
+        credit pav compare --tasks chain --temperature 0.7
+    """
     from creditdecoding.pav.search.compare import SearchPlan, run
     from creditdecoding.pav.search.report import summarise
     from creditdecoding.tasks import load_tasks

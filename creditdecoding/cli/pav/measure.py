@@ -53,10 +53,13 @@ def measure(
     *,
     engine: EngineConfig,
 ) -> None:
-    """Measure verifiers on labels they were not trained on, and compare each with the first.
+    """Measure verifiers on labels they were not trained on.
 
-    With --out predictions are kept in FILE.partial until the file is written, and the same command
-    continues an interrupted run.
+    Each is compared with the first. With --out predictions are kept in FILE.partial until the file
+    is written, and the same command continues an interrupted run.
+
+    Examples:
+        credit pav measure labels.jsonl --verifier pocket --verifier runs/verifier
     """
     from creditdecoding.pav.data.label_store import load_labels
     from creditdecoding.pav.verifier.fit import check_labels, held_out_labels

@@ -63,11 +63,14 @@ def provers(
     *,
     engine: EngineConfig,
 ) -> None:
-    """Compare provers before compute is spent on one: do they tell steps apart, and do they agree
-    with the base policy (docs/research/verifiers.md)?
+    """Compare provers before compute is spent on one.
 
+    Do they tell steps apart, and do they agree with the base policy (docs/research/verifiers.md)?
     With --out predictions are kept in FILE.partial until the file is written, and the same command
     continues an interrupted run.
+
+    Examples:
+        credit pav provers labels.jsonl --verifier pocket --k 1,2,4
     """
     from creditdecoding.pav.data.label_store import load_labels
     from creditdecoding.pav.verifier.fit import check_labels, held_out_labels

@@ -69,11 +69,13 @@ def rl(
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Policy gradient on steps: the model learns from its verifier's value of each step it writes
-    (docs/research/verifiers.md).
+    """Train a model on its verifier's value of each step it writes.
 
-    Each run's folder becomes a checkpoint: credit generate -m FOLDER. Needs a --temperature above
-    0.
+    Policy gradient on steps (docs/research/verifiers.md). Each run's folder becomes a checkpoint:
+    credit generate -m FOLDER. Needs a --temperature above 0.
+
+    Examples:
+        credit pav rl --verifier pocket --temperature 0.7 --out runs/rl
     """
     from creditdecoding.pav.rl.report import run_specs, summary
     from creditdecoding.pav.steps import task_delimiter

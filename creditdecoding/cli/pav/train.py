@@ -32,8 +32,13 @@ def train(
     fit: FitConfig,
     engine: EngineConfig,
 ) -> None:
-    """Train a verifier, which predicts how likely the base policy ends a partial answer correctly,
-    and measure it on held-out problems (docs/research/verifiers.md).
+    """Train a verifier on labels.
+
+    It predicts how likely the base policy ends a partial answer correctly, and is measured on
+    held-out problems (docs/research/verifiers.md). The same command continues an interrupted run.
+
+    Examples:
+        credit pav train labels.jsonl --out runs/verifier
     """
     from creditdecoding.pav.data.label_store import load_labels
     from creditdecoding.pav.verifier.fit import VerifierTraining

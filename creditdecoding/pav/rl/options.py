@@ -38,26 +38,32 @@ class RLConfig:
         "the arms q and effective.",
         ge=1,
     )
-    normalise: bool = option(True, "Whiten an iteration's weights to mean 0 and variance 1.")
+    normalise: bool = option(
+        True, "Whiten an iteration's weights to mean 0 and variance 1.", rare=True
+    )
     tokens: str = option(
         "all_draws",
         "Tokens in a step's log-probability: its committed tokens, or all draws at its positions.",
         choices=TOKENS,
+        rare=True,
     )
     delimiter: str | None = option(
         None,
         "What ends a step, instead of the task's own delimiter: a text, or a size such as "
         "'8 tokens', that of a block.",
+        rare=True,
     )
     iterations: int = option(100, "Steps of the optimiser.", ge=1)
     problems: int = option(16, "Problems an iteration.", ge=1)
     samples: int = option(2, "Answers drawn of each problem.", ge=1)
     lr: float = option(3e-5, "Learning rate of Adam.", gt=0.0, le=1.0)
     kl: float = option(0.001, "Weight of the divergence from the first policy.", ge=0.0)
-    clip: float = option(1.0, "Largest norm of a gradient.", gt=0.0)
-    eval_every: int = option(10, "Iterations between measurements on held-out problems.", ge=1)
-    eval_limit: int = option(100, "Held-out problems a task, one answer each.", ge=1)
-    save_every: int = option(5, "Iterations between saved states.", ge=1)
+    clip: float = option(1.0, "Largest norm of a gradient.", gt=0.0, rare=True)
+    eval_every: int = option(
+        10, "Iterations between measurements on held-out problems.", ge=1, rare=True
+    )
+    eval_limit: int = option(100, "Held-out problems a task, one answer each.", ge=1, rare=True)
+    save_every: int = option(5, "Iterations between saved states.", ge=1, rare=True)
 
     def __post_init__(self) -> None:
         check_fields(self)

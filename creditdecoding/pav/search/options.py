@@ -36,7 +36,7 @@ class SearchConfig:
     c: int = option(3, "Next steps drawn from each state of a beam.", ge=1)
     alpha: float = option(0.5, "Weight of the prover's advantage A, added to Q.", ge=0.0)
     k: int = option(4, "The prover is the best of k answers of the policy.", ge=1, le=2**20)
-    steps: int = option(1, "Steps that a beam goes at a time.", ge=1)
+    steps: int = option(1, "Steps that a beam goes at a time.", ge=1, rare=True)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import typer
 
 from creditdecoding.cli.app import Model, app, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.config import EngineConfig, GenerationConfig
+
+if TYPE_CHECKING:
+    from creditdecoding.lm import LM
+
+LEAVE = "/new forgets the conversation, /help shows this again, /exit or Ctrl-D leaves."
+KINDS = ("facts", "algebra", "discrete")
+"""The embedded model's tasks from which examples are taken."""
 
 
 @app.command()
@@ -24,6 +32,8 @@ def chat(model: Model = "pocket", *, generation: GenerationConfig, engine: Engin
         credit chat --model DIR --decoder credit:threshold=0.99 --gen-length 256
     """
     lm = load_lm(model, engine)
+    greeting = _greeting(model, lm)
+    typer.echo(greeting, err=True)
     history: list[Mapping[str, str]] = []
     while True:
         try:
@@ -34,11 +44,36 @@ def chat(model: Model = "pocket", *, generation: GenerationConfig, engine: Engin
             return
         if line == "/new":
             history = []
+        elif line.startswith("/"):
+            typer.echo(greeting if line == "/help" else f"{line} is no command. {LEAVE}", err=True)
         elif line:
             history = [*lm.recent_turns(history), {"role": "user", "content": line}]
-            answer = ""
-            for piece in lm.stream(history, generation):
-                answer += piece
-                typer.echo(piece, nl=False)
-            typer.echo("")
-            history.append({"role": "assistant", "content": answer})
+            history.append({"role": "assistant", "content": _answer(lm, history, generation)})
+
+
+def _answer(lm: LM, history: list[Mapping[str, str]], generation: GenerationConfig) -> str:
+    """The answer, printed as it becomes final."""
+    answer = ""
+    for piece in lm.stream(history, generation):
+        answer += piece
+        typer.echo(piece, nl=False)
+    typer.echo("")
+    return answer
+
+
+def _greeting(model: str, lm: LM) -> str:
+    """Which model this is, what to ask it, and how to leave."""
+    lines = [f"{model}: a diffusion language model; prompt and answer have {lm.max_length} tokens."]
+    if model == "pocket":
+        lines[0] = (
+            "pocket: the embedded model, a small demonstration. It knows a few kinds of question:"
+        )
+        lines += [f"  {example}" for example in _examples()]
+    return "\n".join([*lines, LEAVE])
+
+
+def _examples() -> list[str]:
+    from creditdecoding.tasks.base import distinct_items
+    from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
+
+    return [distinct_items(SYNTHETIC_TASKS[kind], "test", 1, 1)[0].prompt for kind in KINDS]

@@ -9,6 +9,7 @@ import typer
 from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, load_lm, read_prompt
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.render import print_json
+from creditdecoding.cli.trace import show_trace
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 
@@ -33,6 +34,9 @@ def generate(
     watch: Annotated[
         bool, typer.Option("--watch", help="Animate the denoising in the terminal.")
     ] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Show which pass wrote which token.")
+    ] = False,
     as_json: Json = False,
     *,
     generation: GenerationConfig,
@@ -46,8 +50,8 @@ def generate(
         credit generate "The capital of Peru is[MASK]." --infill
         credit generate --file prompt.txt --model GSAI-ML/LLaDA-8B-Instruct --json
     """
-    if watch and as_json:
-        raise OptionError("--watch and --json exclude each other", hint="Leave one out.")
+    if watch + trace + as_json > 1:
+        raise OptionError("--watch, --trace and --json exclude each other", hint="Give one.")
     if infill and raw:
         hint = "Leave --raw out: infilling is always plain text."
         raise OptionError("--infill and --raw exclude each other", hint=hint)
@@ -62,7 +66,9 @@ def generate(
     if as_json:
         print_json(completion.to_json())
         return
-    if not watch:
+    if trace:
+        show_trace(completion.trace, lm.tokenizer)
+    elif not watch:
         typer.echo(completion.text)
     typer.echo(completion.trace.summary, err=True)
 

@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from typing import Annotated, Any
+
+import typer
 
 from creditdecoding.cli.app import Json, Model, app
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.render import print_json, show, table
 from creditdecoding.config import EngineConfig
 
+SHORT = {
+    "checkpoint": "{checkpoint}",
+    "model": "{family}, {parameters:,} parameters, {num_layers} layers, {max_length} positions",
+    "memory": "{memory in float32} in float32, {memory in bfloat16} in bfloat16; {available}",
+    "attention": "{attention}; block length {block length}; caches {caches}",
+    "tokens": "{tokenizer ids:,}; mask {mask token}; stop {stop tokens}; template: {chat template}",
+    "files": "{weight files}, {dtype of the files}; loads in {loads in}",
+}
+"""The lines without --all, made of the facts."""
+
 
 @app.command()
 @with_options(engine=EngineConfig)
-def info(model: Model = "pocket", as_json: Json = False, *, engine: EngineConfig) -> None:
+def info(
+    model: Model = "pocket",
+    show_all: Annotated[bool, typer.Option("--all", help="Show every fact.")] = False,
+    as_json: Json = False,
+    *,
+    engine: EngineConfig,
+) -> None:
     """Show a checkpoint without loading its weights.
 
-    Files, architecture, memory, token ids and defaults.
+    Files, architecture, memory and token ids in six lines; --all and --json show every fact.
 
     Examples:
         credit info
-        credit info --model DIR --json
+        credit info --model DIR --all
     """
     from creditdecoding.lm import describe
 
     facts = describe(model, engine)
     if as_json:
         print_json(facts)
-    else:
+    elif show_all:
         rows = [(name, _text(value)) for name, value in facts.items()]
         show(table(("", model), rows, text_columns=(model,)))
+    else:
+        width = max(map(len, SHORT))
+        for name, line in short_facts(facts).items():
+            typer.echo(f"{name:<{width}}  {line}")
+
+
+def short_facts(facts: dict[str, Any]) -> dict[str, str]:
+    """The six lines by their names."""
+    texts = {name: _text(value) for name, value in facts.items() if not isinstance(value, int)}
+    free = [f"{value} {name}" for name, value in texts.items() if name.startswith("available on")]
+    values = defaultdict(lambda: "-", {**facts, **texts, "available": "".join(free)})
+    return {name: form.format_map(values) for name, form in SHORT.items()}
 
 
 def _text(value: Any) -> str:

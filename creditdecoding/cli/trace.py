@@ -16,11 +16,14 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 
 if TYPE_CHECKING:
+    from creditdecoding.text.tokenizer import Tokenizer
     from creditdecoding.trace import Trace
-    from creditdecoding.viewer.frames import Piece
 
 WITH_LOAD = {"load", "model", "save", "png", "html"}
 """The options that apply to a saved trace."""
+
+SHOWN_SETTINGS = ("gen_length", "block_length", "cache", "temperature", "seed", "cfg_scale", "stop")
+"""Settings that are shown where they are not 0 or empty."""
 
 
 @app.command()
@@ -62,21 +65,21 @@ def trace(
     check_can_plot(png)
     check_writable(save, png, html)
     if load is not None:
-        traces, token_text = _read_trace(load, model)
+        traces, tokenizer = _read_trace(load, model)
     else:
         text = read_prompt(prompt, file)
         lm = load_lm(model, engine)
-        token_text = lm.tokenizer.token_text
+        tokenizer = lm.tokenizer
         configs = [dataclasses.replace(generation, decoder=spec) for spec in against]
         traces = [
-            (config.decoder, lm.generate(text, config, raw=raw).trace)
+            (str(config.decoder), lm.generate(text, config, raw=raw).trace)
             for config in [generation, *configs]
         ]
-    _output(traces, token_text, save, png, html)
+    _output(model, traces, tokenizer, save, png, html)
 
 
-def _read_trace(path: Path, model: str) -> tuple[list[tuple[str, Trace]], Piece]:
-    """A saved trace with a name, and the function that gives the text of a token id."""
+def _read_trace(path: Path, model: str) -> tuple[list[tuple[str, Trace]], Tokenizer]:
+    """A saved trace with a name, and the tokenizer of its model."""
     from creditdecoding.lm import load_tokenizer
     from creditdecoding.trace import Trace
 
@@ -87,12 +90,13 @@ def _read_trace(path: Path, model: str) -> tuple[list[tuple[str, Trace]], Piece]
             given=", ".join(unused),
             hint="Leave them out, or leave --load out.",
         )
-    return [("trace", Trace.load(path))], load_tokenizer(model).token_text
+    return [("trace", Trace.load(path))], load_tokenizer(model)
 
 
 def _output(
+    model: str,
     traces: list[tuple[str, Trace]],
-    piece: Piece,
+    tokenizer: Tokenizer,
     save: Path | None,
     png: Path | None,
     html: Path | None,
@@ -100,15 +104,42 @@ def _output(
     """Write the files that were asked for, or print the traces. JSONL holds the first one only."""
     from creditdecoding.plots.trace import traces_png
     from creditdecoding.viewer.html import trace_html
-    from creditdecoding.viewer.terminal import print_trace
 
+    piece = tokenizer.token_text
     if save is not None:
         write(save, traces[0][1].dumps())
     if png is not None:
         traces_png(traces, piece, png)
     if html is not None:
-        write(html, trace_html(traces, piece, "Denoising trace"))
+        about = {"Model": model, **about_trace(traces[0][1], tokenizer)}
+        for name, decoded in traces[1:]:
+            about[f"Answer of {name}"] = tokenizer.decode(decoded.tokens)
+        write(html, trace_html(traces, piece, "Denoising trace", about))
     if save is None and png is None and html is None:
         for _, decoded in traces:
-            print_trace(decoded, piece)
+            show_trace(decoded, tokenizer)
     report_written(save, png, html)
+
+
+def show_trace(trace: Trace, tokenizer: Tokenizer) -> None:
+    """Print question, answer, settings and what each pass wrote."""
+    from creditdecoding.viewer.terminal import print_trace
+
+    print_trace(trace, tokenizer.token_text, about=about_trace(trace, tokenizer))
+
+
+def about_trace(trace: Trace, tokenizer: Tokenizer) -> dict[str, str]:
+    """The question, the answer and the settings of a trace, as texts."""
+    from creditdecoding.text.question import question_text
+
+    settings = dict(trace.settings)
+    decoder = dict(settings.pop("decoder", {}))
+    knobs = ", ".join(f"{name}={value}" for name, value in decoder.items() if name != "name")
+    kept = [f"{name} {settings[name]}" for name in SHOWN_SETTINGS if settings.get(name)]
+    texts = {
+        "Question": question_text(tokenizer, trace.prompt),
+        "Answer": tokenizer.decode(trace.tokens),
+        "Decoder": f"{decoder.get('name', '')}  {knobs}",
+        "Settings": ", ".join(kept),
+    }
+    return {name: text.strip() for name, text in texts.items() if text.strip()}

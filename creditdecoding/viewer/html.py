@@ -6,7 +6,7 @@ text, never as HTML.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,19 @@ _TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(_STATIC), autoesc
 _TEMPLATES.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
 
 
-def trace_html(traces: Sequence[tuple[str, Trace]], piece: Piece, title: str) -> str:
+def trace_html(
+    traces: Sequence[tuple[str, Trace]],
+    piece: Piece,
+    title: str,
+    about: Mapping[str, str] | None = None,
+) -> str:
     """A page that plays named traces next to each other on one slider.
 
     Tokens show their confidence, credit and the pass that wrote them. `piece` gives the text of a
-    token id.
+    token id; `about` are lines below the title, by name.
     """
-    header = f"<header><h1>{escape(title)}</h1></header>"
+    lines = [f"<p><b>{escape(name)}</b> {escape(line)}</p>" for name, line in (about or {}).items()]
+    header = f"<header><h1>{escape(title)}</h1>{''.join(lines)}</header>"
     return player_html(
         title,
         header,

@@ -6,7 +6,7 @@ Without a terminal (a pipe, a file, TERM=dumb) only the final text is printed. R
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from rich import box
@@ -110,10 +110,20 @@ def _mark_tail(frame: Frame, end: int | None) -> Frame:
     return replace(frame, cells=tuple(cells))
 
 
-def print_trace(trace: Trace, piece: Piece, console: Console | None = None) -> None:
+def print_trace(
+    trace: Trace,
+    piece: Piece,
+    console: Console | None = None,
+    about: Mapping[str, str] | None = None,
+) -> None:
     """Print a trace as a table: for each pass its block and step, the masks left in the block, and
-    the tokens written with their confidence and credit.
+    the tokens written with their confidence and credit. `about` are lines above it, by name.
     """
+    console = console or Console()
+    for name, line in (about or {}).items():
+        console.print(
+            Text(f"{name:<9}", style="bold").append(escape_controls(line), style="not bold")
+        )
     has_credit = any(step.credit is not None for step in trace.steps)
     totals = f"NFE {trace.nfe}   tokens {trace.token_count}   TPF {trace.tpf:.2f}"
     grid = Table(
@@ -130,7 +140,7 @@ def print_trace(trace: Trace, piece: Piece, console: Console | None = None) -> N
     grid.add_column(f"written: token, confidence{credit_title}", overflow="fold")
     film = frames(trace, piece)
     for frame, following in zip(film, [*film[1:], None]):
-        tokens = [*map(_committed_text, frame.committed), *map(_revoked_text, frame.revoked)]
+        tokens = [*_committed_texts(frame), *map(_revoked_text, frame.revoked)]
         grid.add_row(
             str(frame.nfe),
             str(frame.block + 1),
@@ -139,7 +149,14 @@ def print_trace(trace: Trace, piece: Piece, console: Console | None = None) -> N
             Text("   ").join(tokens),
             end_section=following is None or following.block != frame.block,
         )
-    (console or Console()).print(grid)
+    console.print(grid)
+
+
+def _committed_texts(frame: Frame) -> list[Text]:
+    """What a pass wrote; the end of the answer and what follows it are folded into a number."""
+    texts = [_committed_text(cell) for cell in frame.committed if not cell.tail]
+    ends = len(frame.committed) - len(texts)
+    return [*texts, Text(f"{END} {ends}", style="dim")] if ends else texts
 
 
 def _committed_text(cell: Cell) -> Text:
@@ -201,14 +218,20 @@ def canvas(frame: Frame, ends: Collection[int] = ()) -> Text:
     for cell, previous in zip(frame.cells, (None, *frame.cells)):
         if previous is not None and cell.position != previous.position + 1:
             text.append(GAP, style="dim")
-        _append_cell(text, cell, ends)
+        is_end = _is_end(cell, ends)
+        if not (is_end and previous is not None and _is_end(previous, ends)):
+            _append_cell(text, cell, ends)
     return text
+
+
+def _is_end(cell: Cell, ends: Collection[int]) -> bool:
+    return cell.token is not None and (cell.tail or cell.token in ends)
 
 
 def _append_cell(text: Text, cell: Cell, ends: Collection[int]) -> None:
     if cell.token is None:
         text.append(f"{MASK} ", style="dim")
-    elif cell.tail or cell.token in ends:
+    elif _is_end(cell, ends):
         text.append(END, style="dim")
     elif cell.state == "masked":
         text.append(one_line(cell.text) or MASK, style="dim italic")

@@ -227,3 +227,34 @@ def test_help_breaks_lines_at_the_terminal_not_at_the_docstring() -> None:
 
     shown = run_credit(["--help"], commands=commands).stdout
     assert "\n\nSay hello to everybody.\n\nTwice if asked.\n\n" in shown
+
+
+def test_a_trace_has_question_answer_and_settings_and_folds_ends(tmp_path: Path) -> None:
+    question = "Solve 3x+4=19 for x."
+    shown = output_of(["generate", question, "--trace"])
+    assert shown.startswith(f"Question {question}\nAnswer   We have 3x+4=19.")
+    assert "\nDecoder  credit  threshold=0.9" in shown and "\nSettings gen_length 128" in shown
+    assert "endoftext" not in shown and shown.count("∎") <= 4
+    saved, page = tmp_path / "t.jsonl", tmp_path / "t.html"
+    output_of(["trace", question, "--save", str(saved), "--html", str(page)])
+    assert output_of(["trace", "--load", str(saved)]) == shown
+    html = page.read_text(encoding="utf-8")
+    assert "<b>Question</b> Solve 3x+4=19 for x." in html and "<b>Model</b> pocket" in html
+    refused = run_credit(["generate", "hi", "--trace", "--json"])
+    assert refused.status == 2 and "exclude each other" in refused.stderr
+
+
+def test_info_has_six_lines_and_more_on_demand(model: str) -> None:
+    lines = output_of(["info"]).splitlines()
+    names = ["checkpoint", "model", "memory", "attention", "tokens", "files"]
+    assert [line.split()[0] for line in lines] == names
+    assert "llada, 1,992,384 parameters" in lines[1]
+    assert "rope_theta" in output_of(["info", "--all"]) and "rope_theta" in json_of(["info"])
+    assert len(output_of(["info", "-m", model]).splitlines()) == 6
+
+
+def test_chat_greets_and_says_how_to_leave() -> None:
+    talk = run_credit(["chat"], "/help\n/nonsense\nSolve 3x+4=19 for x.\n/new\n/exit\nnever\n")
+    assert talk.status == 0 and talk.stdout.strip().endswith("x=5")
+    assert talk.stderr.count("/exit or Ctrl-D leaves") == 3
+    assert talk.stderr.startswith("pocket: ") and "/nonsense is no command" in talk.stderr

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from creditdecoding.lm import LM, Completion, load
     from creditdecoding.trace import FailEvent, FinishEvent, StepEvent, Trace
 
+__version__: str
+
 _HOME = {
     "config": ("EngineConfig", "GenerationConfig", "ServeConfig"),
     "decoders.base": (
@@ -89,6 +91,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("creditdecoding.version").installed_version()
     for module, names in _HOME.items():
         if name in names:
             return getattr(importlib.import_module(f"creditdecoding.{module}"), name)

@@ -7,6 +7,7 @@ command-line flags and documentation are made.
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 from creditdecoding.errors import OptionError
@@ -132,6 +133,8 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.cache_dir, os.PathLike):
+            object.__setattr__(self, "cache_dir", os.fspath(self.cache_dir))
         check_fields(self)
 
 

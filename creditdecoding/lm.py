@@ -7,8 +7,10 @@ print(lm.generate("What is the capital of Peru and the language of Japan?").text
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, overload
 
@@ -33,7 +35,7 @@ from creditdecoding.models import build_on_meta, load_model, memory, read_config
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import DTYPES, Progress, check_weights, read_headers
-from creditdecoding.options import from_mapping
+from creditdecoding.options import StrPath, from_mapping
 from creditdecoding.text.prompts import (
     Message,
     Prompt,
@@ -248,7 +250,7 @@ class LM:
         if request.answer_prefix:
             settings["begun"] = request.answer_prefix
         prompt = request.canvas[: request.answer_start].tolist()
-        return Trace(tuple(prompt), settings=settings)
+        return Trace(tuple(prompt), settings=settings, tokenizer=self.tokenizer)
 
     def completion(self, request: Request, trace: Trace) -> Completion:
         """The answer of a finished trace, cut before the first stop string."""
@@ -310,6 +312,31 @@ class LM:
         """Fill every `[MASK]` of `text`, one token each; the rest of the text stays as it is."""
         return self.collect([self.new_infill_request(text, _config(config, options))])[0]
 
+    def search(
+        self,
+        prompt: str | Sequence[Message] | Sequence[Prompt],
+        *,
+        verifier: StrPath | None = None,
+        delimiter: str = ".",
+        raw: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Search for an answer step by step under a verifier: `lm.search("...", verifier="pocket",
+        n=4)`.
+
+        `verifier` is a folder that `credit pav train` wrote, or "pocket". `delimiter` ends a step.
+        `options` are fields of `SearchConfig` (`method`, `n`, `c`, `alpha`, `k`, `steps`) and of
+        `GenerationConfig`; the temperature is 1 unless it is given. Returns a `SearchAnswer`, or a
+        list of them for several prompts. Raises `CreditError`s.
+        """
+        # Searches stand above the model, so they are imported when they are used.
+        module = import_module("creditdecoding.pav.search.answer")
+        return module.search_prompts(self, prompt, verifier, delimiter, raw, options)
+
+    def __repr__(self) -> str:
+        model = type(self.model).__name__
+        return f"<LM {model}, {self.max_length} positions, {self.vocab.size} ids, {self.device}>"
+
     def stream(
         self,
         prompt: Prompt,
@@ -339,7 +366,7 @@ def _config(config: GenerationConfig | None, options: Mapping[str, Any]) -> Gene
 
 
 def load(
-    name: str = "pocket",
+    name: StrPath = "pocket",
     config: EngineConfig | None = None,
     on_progress: Progress | None = None,
     **options: Any,
@@ -388,19 +415,19 @@ def _checkpoint_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     return defaults
 
 
-def load_tokenizer(name: str) -> Tokenizer:
+def load_tokenizer(name: StrPath) -> Tokenizer:
     """Load only the tokenizer of a checkpoint. Raises `CheckpointError`."""
     return _open(name, EngineConfig())[2]
 
 
-def _open(name: str, engine: EngineConfig) -> tuple[Path, ModelConfig, Tokenizer]:
+def _open(name: StrPath, engine: EngineConfig) -> tuple[Path, ModelConfig, Tokenizer]:
     """Everything of a checkpoint but its weights."""
-    folder = resolve_checkpoint(name, engine.revision, engine.offline, engine.cache_dir)
+    folder = resolve_checkpoint(os.fspath(name), engine.revision, engine.offline, engine.cache_dir)
     architecture, _ = read_config(folder, engine.ignore_config_keys)
     return folder, architecture, read_tokenizer(folder, architecture)
 
 
-def describe(name: str, engine: EngineConfig | None = None) -> dict[str, Any]:
+def describe(name: StrPath, engine: EngineConfig | None = None) -> dict[str, Any]:
     """What `credit info` shows of a checkpoint, from names and shapes alone.
 
     Raises `CheckpointError`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 from creditdecoding.errors import OptionError, unknown_name
 
 C = TypeVar("C")
+StrPath = str | os.PathLike[str]
+"""A path as users give one."""
 
 MAX_NUMBER = 2**63
 """No number may be this large: a tensor could not hold it."""

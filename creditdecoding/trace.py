@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,11 @@ class Trace:
     steps: list[StepEvent] = field(default_factory=list)
     finish: FinishEvent | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Any = field(default=None, compare=False)
+    """What turns its ids into text; None for one that was read from a file."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "tokenizer": None}
 
     def add(self, event: Event) -> None:
         """Append an event of this request."""
@@ -156,6 +162,22 @@ class Trace:
 
     def _repr_html_(self) -> str:
         return html_card(self.summary, self.svg())
+
+    def show(self, tokenizer: Any = None) -> None:
+        """Show question, answer and what each pass wrote: a table in the terminal, a page with a
+        slider in a notebook.
+
+        A trace that was read from a file needs the model's tokenizer: `trace.show(lm.tokenizer)`.
+        Raises `OptionError` without one.
+        """
+        tokenizer = tokenizer or self.tokenizer
+        if tokenizer is None:
+            raise OptionError(
+                "the trace does not know its tokenizer",
+                hint="Give it: trace.show(lm.tokenizer), or load_tokenizer of creditdecoding.lm.",
+            )
+        # The viewer stands above traces, so it is imported when it is used.
+        import_module("creditdecoding.viewer.show").show_trace(self, tokenizer)
 
     def svg(self) -> str:
         """A picture of which pass wrote which position."""

@@ -9,7 +9,6 @@ import typer
 from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, load_lm, read_prompt
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.render import print_json
-from creditdecoding.cli.trace import show_trace
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 
@@ -57,20 +56,22 @@ def generate(
         raise OptionError("--infill and --raw exclude each other", hint=hint)
     text = read_prompt(prompt, file)
     lm = load_lm(model, engine)
-    request = (
-        lm.new_infill_request(text, generation)
-        if infill
-        else lm.new_requests([text], generation, raw)[0]
-    )
+    request = _request(lm, text, generation, raw, infill)
     completion = _watch(lm, request) if watch else lm.collect([request])[0]
     if as_json:
         print_json(completion.to_json())
         return
     if trace:
-        show_trace(completion.trace, lm.tokenizer)
+        completion.trace.show()
     elif not watch:
         typer.echo(completion.text)
     typer.echo(completion.trace.summary, err=True)
+
+
+def _request(lm: LM, text: str, generation: GenerationConfig, raw: bool, infill: bool) -> Request:
+    if infill:
+        return lm.new_infill_request(text, generation)
+    return lm.new_requests([text], generation, raw)[0]
 
 
 def _watch(lm: LM, request: Request) -> Completion:

@@ -103,8 +103,8 @@ def search(
     above 0. See docs/research/verifiers.md.
 
     Examples:
-        credit search "Tom has 3 apples. Tom finds 5 more." --temperature 0.7
-        credit search --tasks arithmetic --limit 5 --temperature 0.7
+        credit search "Solve 3x+4=19 for x." --verifier pocket --temperature 1.5
+        credit search --tasks arithmetic --limit 5 --method majority --temperature 1.5
     """
     from creditdecoding.pav.sampler import Sampler
     from creditdecoding.tasks import load_tasks

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 WITH_LOAD = {"load", "model", "save", "png", "html"}
 """The options that apply to a saved trace."""
 
-SHOWN_SETTINGS = ("gen_length", "block_length", "cache", "temperature", "seed", "cfg_scale", "stop")
-"""Settings that are shown where they are not 0 or empty."""
-
 
 @app.command()
 @with_options(generation=GenerationConfig, engine=EngineConfig)
@@ -104,6 +101,7 @@ def _output(
     """Write the files that were asked for, or print the traces. JSONL holds the first one only."""
     from creditdecoding.plots.trace import traces_png
     from creditdecoding.viewer.html import trace_html
+    from creditdecoding.viewer.show import about_trace, show_trace
 
     piece = tokenizer.token_text
     if save is not None:
@@ -119,27 +117,3 @@ def _output(
         for _, decoded in traces:
             show_trace(decoded, tokenizer)
     report_written(save, png, html)
-
-
-def show_trace(trace: Trace, tokenizer: Tokenizer) -> None:
-    """Print question, answer, settings and what each pass wrote."""
-    from creditdecoding.viewer.terminal import print_trace
-
-    print_trace(trace, tokenizer.token_text, about=about_trace(trace, tokenizer))
-
-
-def about_trace(trace: Trace, tokenizer: Tokenizer) -> dict[str, str]:
-    """The question, the answer and the settings of a trace, as texts."""
-    from creditdecoding.text.question import question_text
-
-    settings = dict(trace.settings)
-    decoder = dict(settings.pop("decoder", {}))
-    knobs = ", ".join(f"{name}={value}" for name, value in decoder.items() if name != "name")
-    kept = [f"{name} {settings[name]}" for name in SHOWN_SETTINGS if settings.get(name)]
-    texts = {
-        "Question": question_text(tokenizer, trace.prompt),
-        "Answer": tokenizer.decode(trace.tokens),
-        "Decoder": f"{decoder.get('name', '')}  {knobs}",
-        "Settings": ", ".join(kept),
-    }
-    return {name: text.strip() for name, text in texts.items() if text.strip()}

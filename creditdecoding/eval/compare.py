@@ -40,7 +40,7 @@ from creditdecoding.eval.saved_answers import engine_options
 from creditdecoding.eval.sweep import DecoderCurve, all_specs, parse_curves
 from creditdecoding.fingerprint import checkpoint_digest, weights_digest
 from creditdecoding.lm import LM, load
-from creditdecoding.options import from_mapping
+from creditdecoding.options import StrPath, from_mapping
 from creditdecoding.run_dir import Record
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import DefaultLimit, Item, Split, Task, distinct_items
@@ -214,7 +214,7 @@ def compare(
     dev_limit: int = 50,
     bound: float = BOUND,
     raw: bool = False,
-    out: Path | None = None,
+    out: StrPath | None = None,
     **generation: Any,
 ) -> dict[str, Any]:
     """Compare decoders on a model in memory; the report of `credit compare`.
@@ -244,7 +244,7 @@ def compare(
         raw=raw,
     )
     with tempfile.TemporaryDirectory() as temporary:
-        folder = out or Path(temporary)
+        folder = Path(out or temporary)
         digest = weights_digest(lm)
         records = run(plan, folder, load_model=lambda engine: lm, checkpoint=digest)
         return compare_report(records, curves, bound, gen_length=plan.generation.gen_length)

@@ -67,7 +67,7 @@ def compare(
     """Compare searches under a verifier over budgets of compute.
 
     Examples:
-        credit pav compare --tasks chain --temperature 0.7
+        credit pav compare --verifier pocket --tasks arithmetic --n 1,2,4 --temperature 1.5
     """
     from creditdecoding.pav.search.compare import SearchPlan, run
     from creditdecoding.pav.search.report import summarise

@@ -37,7 +37,8 @@ def test_watch_ends_with_the_final_text() -> None:
         == two_block_trace()
     )
     last = console.export_text().rsplit("╭", 1)[-1]
-    assert "The cat sat.∎∎" in last and "·" not in last.split("╰")[0]
+    assert "The cat sat.∎" in last and "∎∎" not in last
+    assert "·" not in last.split("╰")[0]
     assert re.search(r"NFE 4 +tokens 4 +TPF 1\.00 +done", last)
 
 

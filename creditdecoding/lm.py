@@ -321,16 +321,13 @@ class LM:
         raw: bool = False,
         **options: Any,
     ) -> Any:
-        """Search for an answer step by step under a verifier: `lm.search("...", verifier="pocket",
-        n=4)`.
+        """Search for an answer step by step: `lm.search("...", verifier="pocket", n=4)`.
 
-        `verifier` is a folder that `credit pav train` wrote, or "pocket". `delimiter` ends a step.
-        `options` are fields of `SearchConfig` (`method`, `n`, `c`, `alpha`, `k`, `steps`) and of
-        `GenerationConfig`; the temperature is 1 unless it is given. Returns a `SearchAnswer`, or a
-        list of them for several prompts. Raises `CreditError`s.
+        `verifier` is "pocket" or a folder of `credit pav train`; `delimiter` ends a step; `options`
+        are fields of `SearchConfig` and `GenerationConfig`, the temperature 1 if it is not given.
+        Returns a `SearchAnswer`, a list of them for several prompts. Raises `CreditError`s.
         """
-        # Searches stand above the model, so they are imported when they are used.
-        module = import_module("creditdecoding.pav.search.answer")
+        module = import_module("creditdecoding.pav.search.answer")  # it stands above this one
         return module.search_prompts(self, prompt, verifier, delimiter, raw, options)
 
     def __repr__(self) -> str:

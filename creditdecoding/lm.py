@@ -323,9 +323,8 @@ class LM:
     ) -> Any:
         """Search for an answer step by step: `lm.search("...", verifier="pocket", n=4)`.
 
-        `verifier` is "pocket" or a folder of `credit pav train`; `delimiter` ends a step; `options`
-        are fields of `SearchConfig` and `GenerationConfig`, the temperature 1 if it is not given.
-        Returns a `SearchAnswer`, a list of them for several prompts. Raises `CreditError`s.
+        `options` are fields of `SearchConfig` and `GenerationConfig`, the temperature 1 by default.
+        Returns a `SearchAnswer`, or a list for several prompts. Raises `CreditError`s.
         """
         module = import_module("creditdecoding.pav.search.answer")  # it stands above this one
         return module.search_prompts(self, prompt, verifier, delimiter, raw, options)

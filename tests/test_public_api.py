@@ -42,10 +42,9 @@ def test_every_public_name_is_documented(name: str) -> None:
                 assert (inspect.getdoc(each) or "").strip(), f"{name}.{member}"
 
 
-def test_the_list_is_sorted_and_what_the_package_offers() -> None:
-    assert sorted(cd.__all__) == sorted(set(cd.__all__)) and dir(cd) == cd.__all__
-    homes = [name for names in cd._HOME.values() for name in names]
-    assert sorted([*homes, "__version__"]) == sorted([*cd.__all__, "__version__"])
+def test_the_list_is_what_the_package_offers() -> None:
+    assert dir(cd) == sorted(set(cd.__all__))
+    assert sorted(name for names in cd._HOME.values() for name in names) == sorted(cd.__all__)
     for name in ("nothing", "torch"):
         with pytest.raises(AttributeError, match=name):
             getattr(cd, name)
@@ -72,7 +71,8 @@ def test_several_prompts_in_every_form(lm: cd.LM) -> None:
 
 def test_paths_may_be_texts_or_paths(tmp_path: Path) -> None:
     folder = Path(cd.__file__).parent / "assets" / "pocket"
-    assert cd.load(folder, cache_dir=tmp_path).vocab == cd.load(str(folder)).vocab
+    for path in (folder, str(folder)):
+        assert cd.load(path, cache_dir=tmp_path).tokenizer.mask_id == 2
 
 
 @pytest.mark.slow

@@ -37,9 +37,9 @@ def test_every_public_name_is_documented(name: str) -> None:
         return
     assert (inspect.getdoc(value) or "").strip(), name
     if isinstance(value, type):
-        for member, each in public_members(value).items():
-            if callable(each) or isinstance(each, (property, classmethod)):
-                assert (inspect.getdoc(each) or "").strip(), f"{name}.{member}"
+        for name_of_member, member in public_members(value).items():
+            if callable(member) or isinstance(member, (property, classmethod)):
+                assert (inspect.getdoc(member) or "").strip(), f"{name}.{name_of_member}"
 
 
 def test_the_list_is_what_the_package_offers() -> None:

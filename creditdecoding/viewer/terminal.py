@@ -120,10 +120,7 @@ def print_trace(
     the tokens written with their confidence and credit. `about` are lines above it, by name.
     """
     console = console or Console()
-    for name, line in (about or {}).items():
-        console.print(
-            Text(f"{name:<9}", style="bold").append(escape_controls(line), style="not bold")
-        )
+    _print_lines(console, about or {})
     has_credit = any(step.credit is not None for step in trace.steps)
     totals = f"NFE {trace.nfe}   tokens {trace.token_count}   TPF {trace.tpf:.2f}"
     grid = Table(
@@ -150,6 +147,12 @@ def print_trace(
             end_section=following is None or following.block != frame.block,
         )
     console.print(grid)
+
+
+def _print_lines(console: Console, lines: Mapping[str, str]) -> None:
+    for name, line in lines.items():
+        text = Text(f"{name:<9}", style="bold")
+        console.print(text.append(escape_controls(line), style="not bold"))
 
 
 def _committed_texts(frame: Frame) -> list[Text]:

@@ -28,7 +28,7 @@ def all_commands() -> Iterator[tuple[list[str], Any]]:
         if command.hidden:
             continue
         if hasattr(command, "commands"):
-            yield from (([name, inner], each) for inner, each in command.commands.items())
+            yield from (([name, inner], leaf) for inner, leaf in command.commands.items())
         else:
             yield [name], command
 
@@ -70,7 +70,7 @@ def test_the_list_of_commands_is_the_commands() -> None:
     listed = {name: text for commands in SECTIONS.values() for name, text in commands.items()}
     load_commands()
     root: Any = typer.main.get_command(app)
-    real = {name: each for name, each in root.commands.items() if not each.hidden}
+    real = {name: entry for name, entry in root.commands.items() if not entry.hidden}
     assert {name: summary(command.help) for name, command in real.items()} == listed
     assert next(iter(SECTIONS["Use a model"])) == "generate"
     for group, names in GROUPS.items():

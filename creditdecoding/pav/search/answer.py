@@ -75,8 +75,8 @@ def search_prompts(
     sampler = Sampler(lm, generation, share=True)
     value_model = None if verifier is None else Verifier.load(Path(verifier), lm)
     problems = [_problem(lm, text, delimiter, raw, generation, i) for i, text in enumerate(prompts)]
-    found = dict(search(config, problems, sampler, value_model))
-    answers = [_answer(found[index], sampler) for index in range(len(problems))]
+    results = dict(search(config, problems, sampler, value_model))
+    answers = [_answer(results[index], sampler) for index in range(len(problems))]
     return answers[0] if single else answers
 
 

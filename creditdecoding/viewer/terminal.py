@@ -137,13 +137,12 @@ def print_trace(
     grid.add_column(f"written: token, confidence{credit_title}", overflow="fold")
     film = frames(trace, piece)
     for frame, following in zip(film, [*film[1:], None]):
-        tokens = [*_committed_texts(frame), *map(_revoked_text, frame.revoked)]
         grid.add_row(
             str(frame.nfe),
             str(frame.block + 1),
             str(frame.step + 1),
             str(frame.masks_left),
-            Text("   ").join(tokens),
+            Text("   ").join(_written_texts(frame)),
             end_section=following is None or following.block != frame.block,
         )
     console.print(grid)
@@ -155,11 +154,14 @@ def _print_lines(console: Console, lines: Mapping[str, str]) -> None:
         console.print(text.append(escape_controls(line), style="not bold"))
 
 
-def _committed_texts(frame: Frame) -> list[Text]:
-    """What a pass wrote; the end of the answer and what follows it are folded into a number."""
+def _written_texts(frame: Frame) -> list[Text]:
+    """What a pass wrote and masked again; the end of the answer and what follows it are folded into
+    a number.
+    """
     texts = [_committed_text(cell) for cell in frame.committed if not cell.tail]
     ends = len(frame.committed) - len(texts)
-    return [*texts, Text(f"{END} {ends}", style="dim")] if ends else texts
+    texts += [Text(f"{END} {ends}", style="dim")] if ends else []
+    return [*texts, *map(_revoked_text, frame.revoked)]
 
 
 def _committed_text(cell: Cell) -> Text:

@@ -28,6 +28,7 @@ SECTIONS = {
     },
     "Research": {
         "train": "Train a masked-diffusion model on tasks",
+        "adapt": "Make a diffusion language model of a causal one",
         "search": "Search for an answer step by step under a verifier",
         "pav": "Process advantage verifiers: what a step of an answer is worth",
         "analyse": "Analyse traces: wasted work, wrong tokens, calibration",

@@ -350,9 +350,16 @@ def save_weights(model: nn.Module, path: Path, rename: Rename, dtype: torch.dtyp
     """
     tensors = {}
     for parameter, tensor in state_tensors(model).items():
-        layer, pattern = _layer_and_pattern(parameter)
-        released = rename[pattern]
-        assert isinstance(released, str), f"{pattern} is not a plain name"
         saved_dtype = dtype if isinstance(tensor, nn.Parameter) else tensor.dtype
-        tensors[released.format(n=layer)] = tensor.detach().to("cpu", saved_dtype).contiguous()
+        tensors[released_name(rename, parameter)] = (
+            tensor.detach().to("cpu", saved_dtype).contiguous()
+        )
     save_file(tensors, str(path), metadata={"format": "pt"})
+
+
+def released_name(rename: Rename, parameter: str) -> str:
+    """The name of a parameter in released files, for tables that hold plain names."""
+    layer, pattern = _layer_and_pattern(parameter)
+    released = rename[pattern]
+    assert isinstance(released, str), f"{pattern} is not a plain name"
+    return released.format(n=layer)

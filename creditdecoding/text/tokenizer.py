@@ -210,14 +210,10 @@ def read_tokenizer(
     An autoregressive model's `has_mask` is false: its mask id is `NO_MASK`. Raises
     `CheckpointError`.
     """
-    settings = read_optional(folder / "tokenizer_config.json")
-    backend = _read_backend(folder, settings)
-    vocabulary = backend.get_vocab()
-    backend.add_special_tokens(_roles(folder, settings, vocabulary))
-    backend.chat_template = _template(folder, settings)
+    backend = read_backend(folder)
     if config is None:
         return from_transformers(backend)
-    size = _size(vocabulary)
+    size = _size(backend.get_vocab())
     if size > config.embedding_rows:
         raise CheckpointError(
             "the tokenizer has more ids than the model has embedding rows",
@@ -226,6 +222,17 @@ def read_tokenizer(
             hint="The tokenizer belongs to another checkpoint.",
         )
     return from_transformers(backend, config.mask_token_id, config.stop_token_ids, has_mask)
+
+
+def read_backend(folder: Path) -> Any:
+    """The transformers tokenizer in `folder` with its roles and its chat template. Raises
+    `CheckpointError`.
+    """
+    settings = read_optional(folder / "tokenizer_config.json")
+    backend = _read_backend(folder, settings)
+    backend.add_special_tokens(_roles(folder, settings, backend.get_vocab()))
+    backend.chat_template = _template(folder, settings)
+    return backend
 
 
 def from_transformers(
@@ -239,7 +246,7 @@ def from_transformers(
     `CheckpointError`.
     """
     vocabulary = backend.get_vocab()
-    stops = {*stop_ids, *_end_of_turn(backend)}
+    stops = {*stop_ids, *end_of_turn_ids(backend)}
     if backend.eos_token_id is not None:
         stops.add(backend.eos_token_id)
     mask = _mask_id(backend, mask_id, _size(vocabulary)) if has_mask else NO_MASK
@@ -400,7 +407,7 @@ def _mask_id(backend: Any, config_id: int | None, size: int) -> int:
     return mask_id
 
 
-def _end_of_turn(backend: Any) -> list[int]:
+def end_of_turn_ids(backend: Any) -> list[int]:
     """The special token that the chat template writes after an assistant's message."""
     if not backend.chat_template:
         return []

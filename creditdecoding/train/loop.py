@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from creditdecoding.config import ModelConfig
@@ -26,6 +25,7 @@ from creditdecoding.train.objective import (
     TrainingBatch,
     mask_block,
     mask_uniform,
+    token_losses,
     two_stream,
 )
 from creditdecoding.train.options import TrainConfig
@@ -194,15 +194,7 @@ class TrainingRun:
     def loss(self, batch: MaskedBatch) -> Tensor:
         """Weighted cross-entropy over the masks; a row's weights sum to about its answer length."""
         batch = batch.to(self.device)
-        rows, columns = batch.loss_positions
-        with torch.autocast(self.device.type, torch.bfloat16):
-            hidden = self.model.hidden_states(
-                batch.tokens,
-                batch.attention_mask,
-                batch.positions,
-            )
-            logits = self.model.logits(hidden[rows, columns])
-        losses = F.cross_entropy(logits.float(), batch.target, reduction="none")
+        losses = token_losses(self.model, batch)
         total = (losses * batch.weight).sum()
         return total / (len(batch.tokens) * LOSS_SCALE)
 
@@ -221,19 +213,11 @@ class TrainingRun:
             loss.backward()  # type: ignore[no-untyped-call]
             record[objective] = round(loss.item() * config.parts, 4)
             self.tokens += batch.tokens.numel() * config.processes
-        average_gradients(self.model)
+        average_gradients(self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self._apply_gradients(rate)
+        apply_gradients(self.optimizers, rate)
         self.step += 1
         return record
-
-    def _apply_gradients(self, rate: float) -> None:
-        """Step every optimiser at its share of the learning rate, and clear the gradients."""
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["scale"]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
 
     def run(
         self,
@@ -296,6 +280,15 @@ def run_peer(
     run = TrainingRun(config, read_tokenizer(folder), tasks, folder, rank)
     while run.step < config.steps:
         run.train_step()
+
+
+def apply_gradients(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """Step every optimiser, each group at its `scale` of the rate, and clear the gradients."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -17,7 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from creditdecoding.models.transformer import Transformer
+from creditdecoding.train.two_stream import two_stream_mask
 
 MIN_RATIO = 0.02
 BLOCK_LENGTHS = (16, 32, 64)
@@ -191,20 +195,37 @@ def _two_stream_mask(
     block: int,
     width: int,
 ) -> Tensor:
-    """Which keys each query sees [rows, length + width, length + width].
+    """`two_stream_mask` of a row and one noisy copy, with blocks counted from the answer's start.
 
-    Clean queries see clean blocks up to their own, noisy ones the clean blocks before and their own
-    noisy block. The prompt is one block.
+    The prompt is one block.
     """
     answer_offset = torch.arange(length)[None] - prompt_lengths[:, None]
     clean_block = torch.where(answer_offset < 0, -1, answer_offset // block)
     noisy_block = (torch.arange(width) // block).expand(len(prompt_lengths), -1)
     blocks = torch.cat((clean_block, noisy_block), dim=1)
-    query = blocks[:, :, None]
-    key = blocks[:, None, :]
-    is_noisy = torch.arange(length + width) >= length
-    noisy_query = is_noisy[:, None]
-    noisy_key = is_noisy[None, :]
-    sees_clean = torch.where(noisy_query, key < query, key <= query)
-    sees_noisy = noisy_query & (query == key)
-    return torch.where(noisy_key, sees_noisy, sees_clean)
+    return two_stream_mask(blocks, torch.arange(length + width) >= length)
+
+
+def token_losses(
+    model: Transformer,
+    batch: MaskedBatch,
+    extra_embeddings: Tensor | None = None,
+    never: int | None = None,
+) -> Tensor:
+    """Cross-entropy of every loss position [n], computed in bfloat16 where autocast allows it.
+
+    `extra_embeddings` are as in `Transformer.hidden_states`; the id `never` is no candidate.
+    """
+    rows, columns = batch.loss_positions
+    with torch.autocast(batch.tokens.device.type, torch.bfloat16):
+        hidden = model.hidden_states(
+            batch.tokens,
+            batch.attention_mask,
+            batch.positions,
+            extra_embeddings=extra_embeddings,
+        )
+        logits = model.logits(hidden[rows, columns])
+    logits = logits.float()
+    if never is not None:
+        logits[:, never] = float("-inf")
+    return F.cross_entropy(logits, batch.target, reduction="none")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -57,11 +57,11 @@ def peer_processes(
         store_file.unlink(missing_ok=True)
 
 
-def average_gradients(model: nn.Module) -> None:
+def average_gradients(weights: Iterable[nn.Parameter]) -> None:
     """Replace every gradient by its mean over the processes."""
     if not dist.is_initialized():
         return
-    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
@@ -69,3 +69,13 @@ def average_gradients(model: nn.Module) -> None:
     parts = flat.split(sizes)
     for gradient, part in zip(gradients, parts):
         gradient.copy_(part.view_as(gradient))
+
+
+def sum_over_processes(*values: float) -> list[float]:
+    """The sum of each value over the processes."""
+    if not dist.is_initialized():
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(total)
+    summed: list[float] = total.tolist()
+    return summed

@@ -21,6 +21,7 @@ from tools.density import (
 
 MOST_TOKENS_A_LINE = 7.0
 COMMANDS = {
+    "cli/adapt.py:adapt",
     "cli/analyse.py:analyse",
     "cli/compare.py:compare",
     "cli/eval.py:evaluate",

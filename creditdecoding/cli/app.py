@@ -6,6 +6,7 @@ Errors meant for the user are one line on standard error and exit status 2.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
 from difflib import get_close_matches
@@ -177,6 +178,8 @@ def _fail_on_usage(error: Any) -> NoReturn:
         near = get_close_matches(error.option_name, error.possibilities or (), n=1)
         suggestion = f" Did you mean {near[0]}?" if near else ""
         message = f"No such option: {error.option_name}.{suggestion}"
+    # Typer and click may both add a suggestion.
+    message = re.sub(r"(Did you mean [^?]*\?) Did you mean .*", r"\1", message)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "credit"
     end = "" if message.endswith(("?", ".")) else "."

@@ -17,7 +17,7 @@ UV := $(VENV)/uv
 # The variable silences a notice about other programs.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-.PHONY: install dev demo test test-quick test-all test-network test-lowest test-latest check docs docs-live notebooks dist lock bench load clean FORCE
+.PHONY: install dev demo test test-quick test-all test-network test-lowest test-latest check docs docs-live notebooks dist lock bench bench-peers load clean FORCE
 
 install: $(CORE)
 
@@ -106,11 +106,13 @@ $(UV)/bin/uv: $(BIN)/python
 lock: $(UV)/bin/uv
 	$(BIN)/python requirements/lock.py --uv $(UV)/bin/uv --torch "$(TORCH)"
 
+# One table, and bench.json. BENCH="--only loop --sizes 2M" measures less.
 bench: $(DEV)
-	$(BIN)/python -m benchmarks.decoder_step
-	$(BIN)/python -m benchmarks.caches
-	$(BIN)/python -m benchmarks.serving_engine
-	$(BIN)/python -m benchmarks.sglang_step
+	$(BIN)/python -m benchmarks $(BENCH)
+
+# PEERS="--llada ~/LLaDA --fast-dllm ~/Fast-dLLM --dinfer ~/dInfer": runs code of these folders.
+bench-peers: $(DEV)
+	$(BIN)/python -m benchmarks.peers $(PEERS)
 
 # The load generator wants other versions than we do, so it has an environment of its own.
 $(LOAD)/.ready: $(DEV)

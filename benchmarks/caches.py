@@ -1,4 +1,4 @@
-"""`make bench`: the cost of a forward pass with each cache, on a LLaDA-like network of 20M weights.
+"""The cost of a forward pass with each cache, on a LLaDA-like network of 20M weights.
 
 One request, prompt 512, gen 256, blocks of 32, four tokens a pass, so eight passes a block. The
 ideal is the time without a cache times the ratio of floating-point operations, counted from the
@@ -32,16 +32,16 @@ MAX_LENGTH = 4096
 CPU = torch.device("cpu")
 
 
-def network(causal_block: int | None) -> Transformer:
-    """Random weights, 20M parameters."""
+def network(causal_block: int | None, hidden_size: int = 384) -> Transformer:
+    """Random weights; 20M parameters, 92M with a hidden size of 832."""
     config = ModelConfig(
         family="llada",
-        hidden_size=384,
+        hidden_size=hidden_size,
         num_layers=8,
-        num_heads=6,
-        num_kv_heads=6,
+        num_heads=hidden_size // 64,
+        num_kv_heads=hidden_size // 64,
         head_dim=64,
-        intermediate_size=1536,
+        intermediate_size=4 * hidden_size,
         embedding_rows=2048,
         max_length=MAX_LENGTH,
         rope_theta=500_000.0,

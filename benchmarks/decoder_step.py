@@ -1,4 +1,4 @@
-"""`make bench`: the cost of the credit step compared with the threshold step, at a real vocabulary.
+"""The cost of the credit step compared with the threshold step, at a real vocabulary.
 
 Both include the one pass over the logits that any decoder needs (top-1, log-sum-exp); that pass
 alone is the ceiling. Times are medians over interleaved pairs on one thread. Memory is the peak of
@@ -27,6 +27,7 @@ from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
 PASS = "one pass over the logits"
 THRESHOLD = "threshold step"
 CREDIT = "credit step"
+FIXED = "fixed step"
 Step = Callable[[], object]
 
 
@@ -66,6 +67,7 @@ def make_steps(
     rows, length = args.rows, args.block
     block = masked_block(rows, length)
     threshold, credit = create("threshold"), create("credit")
+    fixed = create("fixed")
     state: State = credit.init(rows, length, args.vocab, logits.device)
     for _ in range(args.history):
         winners = torch.randint(args.vocab, (len(logits), 1), generator=generator)
@@ -74,6 +76,7 @@ def make_steps(
         logits.scatter_(1, winners, 0.0)
     return {
         PASS: lambda: vocab_mass(logits),
+        FIXED: lambda: fixed.step(prediction(logits, rows, length), block, {}),
         THRESHOLD: lambda: threshold.step(prediction(logits, rows, length), block, {}),
         CREDIT: lambda: credit.step(prediction(logits, rows, length), block, state),
     }
@@ -101,9 +104,9 @@ def measure(steps: dict[str, Step], pairs: int) -> dict[str, list[float]]:
         step()  # warm up
     for _ in range(pairs):
         for name, step in steps.items():
-            started_at = time.perf_counter()
+            started_at = time.process_time()
             step()
-            times[name].append(1000 * (time.perf_counter() - started_at))
+            times[name].append(1000 * (time.process_time() - started_at))
     return times
 
 

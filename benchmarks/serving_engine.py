@@ -1,4 +1,4 @@
-"""`make bench`: continuous batching on the embedded model: 32 mixed requests in the engine, one by
+"""Continuous batching on the embedded model: 32 mixed requests in the engine, one by
 one, and in static batches.
 
 The requests differ in task, prompt length, decoder, cache, length, temperature and guidance. They

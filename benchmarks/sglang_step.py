@@ -1,4 +1,4 @@
-"""`make bench`: our step inside SGLang compared with SGLang's own, `LowConfidence.step` of the
+"""Our step inside SGLang compared with SGLang's own, `LowConfidence.step` of the
 released package, on the same CPU tensors.
 
 Vocabulary 157,184, block 32, every position masked, float32 logits, three steps of history. Ratios

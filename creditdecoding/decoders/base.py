@@ -122,6 +122,8 @@ class Prediction:
         Float64, exact to its last digits near 1, so that near-certain tokens are ordered as by a
         softmax in float64.
         """
+        if tokens is self.ids and boost is None and self.mass and not self.suppressed_ids:
+            return (1.0 + self.mass[1]).reciprocal()  # their logit is the best one
         peak, rest = self._peak_and_rest()
         own = self._logits_below(peak, tokens[..., None])[..., 0]
         total = 1.0 + rest
@@ -478,9 +480,7 @@ def at_least_one(
 
 
 def stack_states(states: Sequence[State]) -> State:
-    """Join states along the row axis. Other axes are padded with zeros, which every decoder reads
-    as "nothing yet".
-    """
+    """Join states along the row axis; zeros, which mean "nothing yet", pad the other axes."""
     names = states[0] if states else {}
     return {name: stack_padded([state[name] for state in states]) for name in names}
 

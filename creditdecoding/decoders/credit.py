@@ -45,6 +45,7 @@ class Credit(BaseDecoder):
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Credit the top-1 ids, fuse, compare."""
-        alpha = torch.tensor([self.alpha], device=prediction.lse.device)
-        beta = torch.tensor([self.beta], device=prediction.lse.device)
+        device = prediction.lse.device
+        alpha = torch.full((1,), self.alpha, device=device)  # no copy that the host waits for
+        beta = torch.full((1,), self.beta, device=device)
         return credit_step(prediction, block, state, self.threshold, alpha, beta, self.gamma)

@@ -3,59 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from creditdecoding.decoders.base import Decision, State
+from creditdecoding.decoders.base import State
+from creditdecoding.decoding.outcome import StepOutcome
 from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.errors import OptionError
 from creditdecoding.trace import FinishEvent
 
 
-def remasked(request: Request, decision: Decision, row: int) -> Tensor:
-    """Where `row` of a decision turns written tokens back into masks, [window].
+def remasked(request: Request, outcome: StepOutcome, row: int) -> NDArray[np.bool_] | None:
+    """Where `row` of an outcome turns written tokens back into masks, [window]; None if nowhere.
 
     Raises `OptionError` if the decoder does not declare that it does so.
     """
-    start, end = request.decision_window
-    if decision.remask is None:
-        return torch.zeros(end - start, dtype=torch.bool)
+    if outcome.remask is None:
+        return None
     if not request.capabilities.can_remask:
         raise OptionError(
             "this decoder remasks tokens without declaring it",
             given=type(request.decoder).__name__,
             hint="Set capabilities = Capabilities(can_remask=True) on its class.",
         )
-    is_written = ~(request.masked | request.read_only)[start:end]
-    return decision.remask[row, : end - start] & is_written
+    start, end = request.decision_window
+    never_written = (request.masked | request.read_only).numpy()[start:end]
+    back: NDArray[np.bool_] = outcome.remask[row, : end - start] & ~never_written
+    return back
 
 
 def apply_decision(
-    request: Request, decision: Decision, row: int, state: State, mask_id: int
+    request: Request, outcome: StepOutcome, row: int, state: State, mask_id: int
 ) -> Request:
-    """The request after `row` of a decision, with the decoder's new `state`.
+    """The request after `row` of an outcome, with the decoder's new `state`.
 
     A block is finished when it has no mask left and its decoder does not ask for another pass. The
     next block is the first one after it that has masks. It begins without a state, unless the
     decoder's spans blocks.
     """
     start, end = request.decision_window
-    window = slice(start, end)
-    written = decision.commit[row, : end - start] & request.editable[window]
-    back = remasked(request, decision, row)
-    canvas = request.canvas.clone()
-    canvas[window] = torch.where(written, decision.tokens[row, : end - start], canvas[window])
-    canvas[window].masked_fill_(back, mask_id)
-    masked = request.masked.clone()
-    masked[window] = masked[window] & ~written | back
-    request = replace(
-        request, canvas=canvas, masked=masked, stored_until=request.block_position.start
-    )
-    again = decision.needs_another_pass is not None and bool(decision.needs_another_pass[row])
-    if again or bool(masked[slice(*request.block)].any()):
-        return replace(request, state=state, step=request.step + 1)
+    written = outcome.commit[row, : end - start] & request.editable.numpy()[start:end]
+    canvas, masked = request.canvas.clone(), request.masked.clone()
+    tokens, masks = canvas.numpy()[start:end], masked.numpy()[start:end]
+    tokens[written] = outcome.tokens[row, : end - start][written]
+    masks[written] = False
+    back = remasked(request, outcome, row)
+    if back is not None:
+        tokens[back] = mask_id
+        masks[back] = True
+    stored_until = request.block_position.start
+    request = request.after_step(canvas=canvas, masked=masked, stored_until=stored_until)
+    again = outcome.needs_another_pass is not None and bool(outcome.needs_another_pass[row, 0])
+    if again or masked.numpy()[slice(*request.block)].any():
+        return request.after_step(state=state, step=request.step + 1)
     return _next_block(request, state)
 
 
@@ -63,7 +64,7 @@ def _next_block(request: Request, state: State) -> Request:
     index = request.block_index + 1
     masks = 0
     while index < len(request.blocks):
-        masks = int(request.masked[slice(*request.blocks[index])].sum())
+        masks = int(request.masked.numpy()[slice(*request.blocks[index])].sum())
         if masks:
             break
         index += 1
@@ -71,7 +72,7 @@ def _next_block(request: Request, state: State) -> Request:
     if request.capabilities.state_spans_blocks and index < len(request.blocks):
         columns = request.blocks[index][0] - request.block[0]
         kept = {name: values[:, columns:] for name, values in state.items()}
-    return replace(request, state=kept, block_index=index, step=0, initial_masks=masks)
+    return request.after_step(state=kept, block_index=index, step=0, initial_masks=masks)
 
 
 def final_prefix(
@@ -93,9 +94,10 @@ def final_prefix(
 
 def finalized_ids(request: Request, vocab: SpecialTokens) -> tuple[list[int], bool]:
     """The answer's final ids, as `final_prefix` finds them."""
-    answer = slice(request.answer_start, request.answer_end)
-    count = int((~request.masked[answer]).long().cumprod(0).sum())
-    ids = request.canvas[answer][:count].tolist()
+    start, end = request.answer_start, request.answer_end
+    masked = request.masked.numpy()[start:end]
+    count = int(masked.argmax()) if masked.any() else len(masked)
+    ids = request.canvas.numpy()[start : start + count].tolist()
     return final_prefix(request, ids, request.block_index, vocab)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from creditdecoding.decoding.forward import Denoiser, logits_at
+from creditdecoding.decoding.forward import Denoiser, logits_at, pad_rows
 from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
-from creditdecoding.errors import ModelError
 from creditdecoding.models.kv_cache import KVCache
+from creditdecoding.ops.transfer import is_host, upload
 from creditdecoding.ops.vocab_stats import vocab_mass
 
 
@@ -32,45 +34,142 @@ class LogitStats:
     full_peak: Tensor
     full_rest: Tensor
 
-    def spread(self, editable: Tensor) -> LogitStats:
-        """The statistics [n] at the `editable` positions; elsewhere every probability is 0."""
+    def spread(self, line: Tensor, editable: Tensor) -> LogitStats:
+        """The statistics at each position, from `line` [requests, width]; where nothing is
+        `editable` every probability is 0.
+        """
+        outside = ~editable
 
         def at_positions(values: Tensor, fill: float) -> Tensor:
-            full = torch.full(editable.shape, fill, dtype=values.dtype, device=values.device)
-            return full.masked_scatter(editable, values)
+            return values[line].masked_fill(outside, fill)
 
+        ids = at_positions(self.ids, 0)
+        peak = at_positions(self.peak, 0.0)
+        rest = at_positions(self.rest, torch.inf)
+        if self.full_peak is self.peak:
+            return LogitStats(ids, peak, peak, rest, peak, rest)
         return LogitStats(
-            ids=at_positions(self.ids, 0),
+            ids=ids,
             logit=at_positions(self.logit, 0.0),
-            peak=at_positions(self.peak, 0.0),
-            rest=at_positions(self.rest, torch.inf),
+            peak=peak,
+            rest=rest,
             full_peak=at_positions(self.full_peak, 0.0),
             full_rest=at_positions(self.full_rest, torch.inf),
         )
 
+    def of(self, index: Tensor) -> LogitStats:
+        """The statistics of some requests."""
+        own = {name: values[index] for name, values in vars(self).items()}
+        if self.full_peak is self.peak:  # as in `spread`, one tensor for what is equal
+            own |= {"logit": own["peak"], "full_peak": own["peak"], "full_rest": own["rest"]}
+        return LogitStats(**own)
+
+
+@dataclass(frozen=True)
+class HostWindows:
+    """The decision windows of all requests on the host, numpy [requests, width], padded.
+
+    `start` [requests]: where each begins. `rewritten`: where leave-one-out logits are read, None if
+    nowhere. `row`, `column` [n]: where there is a prediction.
+    """
+
+    start: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    masked: NDArray[np.bool_]
+    editable: NDArray[np.bool_]
+    rewritten: NDArray[np.bool_] | None
+    row: NDArray[np.int64]
+    column: NDArray[np.int64]
+
+    @property
+    def position(self) -> NDArray[np.int64]:
+        """Positions of the windows in their requests."""
+        return self.start[:, None] + np.arange(self.tokens.shape[1])
+
+    @property
+    def line(self) -> NDArray[np.int64]:
+        """The line of logits of each position, 0 where there is none."""
+        line = np.zeros_like(self.tokens)
+        line[self.row, self.column] = np.arange(len(self.row))
+        return line
+
+    def reads(self) -> LogitReads:
+        """Ordinary logits where `editable`, then leave-one-out ones where `rewritten`."""
+        row, position = self.row, self.start[self.row] + self.column
+        if self.rewritten is None:
+            return LogitReads.plain(torch.from_numpy(row), torch.from_numpy(position))
+        extra_row, extra_column = self.rewritten.nonzero()
+        extra_position = self.start[extra_row] + extra_column
+        return LogitReads(
+            row=torch.from_numpy(np.concatenate((row, extra_row))),
+            position=torch.from_numpy(np.concatenate((position, extra_position))),
+            leave_one_out=torch.arange(len(row) + len(extra_row)) >= len(row),
+        )
+
+
+def host_windows(requests: Sequence[Request]) -> HostWindows:
+    """The decision windows of the requests."""
+    windows = [request.decision_window for request in requests]
+
+    def padded(values: Sequence[Tensor]) -> NDArray[Any]:
+        return pad_rows([x.numpy()[start:end] for x, (start, end) in zip(values, windows)])
+
+    masked = padded([request.masked for request in requests])
+    editable = masked
+    if any(request.capabilities.can_edit for request in requests):
+        editable = padded([request.editable for request in requests])
+    rewritten = None
+    if any(request.capabilities.leave_one_out for request in requests):
+        rewritten = padded([request.leave_one_out_mask for request in requests])
+    row, column = editable.nonzero()
+    return HostWindows(
+        start=np.array([start for start, _ in windows], dtype=np.int64),
+        tokens=padded([request.canvas for request in requests]),
+        masked=masked,
+        editable=editable,
+        rewritten=rewritten,
+        row=row,
+        column=column,
+    )
+
 
 @dataclass(frozen=True)
 class BlockBatch:
-    """The decision windows of all requests, padded to one width, and their predictions.
+    """The decision windows of all requests and their predictions.
 
-    All on the device and [requests, width] unless noted.
+    All on the device and [requests, width] but `host`, which is on the host.
 
-    - `tokens`, `masked`, `position`; `editable`: where there is a prediction, also on the host.
+    - `tokens`, `masked`, `position`; `editable`: where there is a prediction; `masked_index`: its
+      row and column. `finite`: False where its logits are not numbers, None if that is nowhere.
+      Nothing is masked or editable in such a row, so that decoders need not know of it.
     - `logits` [n, vocab], of which `logit_row` names the line of each editable position.
     - `stats`: of the logits at each position.
     - `suppressed_logits` [n, stop ids] and `leave_one_out_probs`: as in `Prediction`.
+    - `initial_masks`, `step`, `seed` [requests], as in `Request`.
     """
 
+    host: HostWindows
     tokens: Tensor
     masked: Tensor
     position: Tensor
     editable: Tensor
-    host_editable: Tensor
+    finite: Tensor | None
+    masked_index: tuple[Tensor, Tensor]
     logits: Tensor
     logit_row: Tensor
     stats: LogitStats
     suppressed_logits: Tensor | None
     leave_one_out_probs: Tensor | None
+    initial_masks: Tensor
+    step: Tensor
+    seed: Tensor
+
+
+PER_REQUEST = (
+    *("tokens", "masked", "position", "editable", "logit_row"),
+    *("initial_masks", "step", "seed"),
+)
+"""Fields of a `BlockBatch` with a row for each request."""
 
 
 def predict(
@@ -83,60 +182,59 @@ def predict(
 ) -> BlockBatch:
     """Run the model once over the requests; the arguments are those of `logits_at`.
 
-    Raises `ModelError` if the logits have the wrong shape or are not finite.
+    Raises `ModelError` if the logits have the wrong shape.
     """
-    editable = _windows(requests, [request.editable for request in requests])
-    rewritten = _windows(requests, [request.leave_one_out_mask for request in requests])
-    starts = torch.tensor([request.decision_window[0] for request in requests])
-    position = starts[:, None] + torch.arange(editable.shape[1])
-    reads = _reads(editable, rewritten, position)
-    logits = logits_at(model, requests, vocab, device, reads, cache, representative)
-    count = int(editable.sum())
+    host = host_windows(requests)
+    count = len(host.row)
+    logits = logits_at(model, requests, vocab, device, host.reads(), cache, representative)
     logits, extra_logits = logits[:count], logits[count:]
-    stats, suppressed_logits = _statistics(logits, requests, reads.row[:count], vocab)
-    tokens = _windows(requests, [request.canvas for request in requests]).to(device)
-    masked = _windows(requests, [request.masked for request in requests]).to(device)
-    logit_row = torch.zeros_like(position).masked_scatter(editable, torch.arange(count))
-    device_editable = editable.to(device)
+    stats, suppressed_logits = _statistics(logits, requests, host.row, vocab)
+    numbers = [(r.initial_masks, r.step, r.config.seed) for r in requests]
+    windows = (host.tokens, host.masked, host.editable, host.position, host.line)
+    tokens, masked, editable, position, line, row, column, per_request = upload(
+        [*windows, host.row, host.column, np.array(numbers, dtype=np.int64).T], device
+    )
+    initial_masks, step, seed = per_request
+    finite = _finite(stats, line, editable)
+    if finite is not None:
+        usable = finite.all(-1, keepdim=True)
+        masked, editable = masked & usable, editable & usable
     return BlockBatch(
+        host=host,
         tokens=tokens,
         masked=masked,
-        position=position.to(device),
-        editable=device_editable,
-        host_editable=editable,
+        position=position,
+        editable=editable,
+        finite=finite,
+        masked_index=(row, column),
         logits=logits,
-        logit_row=logit_row.to(device),
-        stats=stats.spread(device_editable),
+        logit_row=line,
+        stats=stats.spread(line, editable),
         suppressed_logits=suppressed_logits,
-        leave_one_out_probs=_leave_one_out_probs(extra_logits, rewritten, tokens),
+        leave_one_out_probs=_leave_one_out_probs(extra_logits, host, tokens),
+        initial_masks=initial_masks,
+        step=step,
+        seed=seed,
     )
 
 
-def _windows(requests: Sequence[Request], values: Sequence[Tensor]) -> Tensor:
-    """The decision windows of values [length] of each request, padded with zeros."""
-    parts = [x[slice(*request.decision_window)] for request, x in zip(requests, values)]
-    return pad_sequence(parts, batch_first=True)
+def _finite(stats: LogitStats, line: Tensor, editable: Tensor) -> Tensor | None:
+    """Where the logits of a position are numbers, or none are read; None if that is everywhere and
+    the host can know.
+    """
+    finite = torch.isfinite(stats.full_peak + stats.full_rest)
+    if is_host(finite.device) and bool(finite.all()):
+        return None
+    return finite[line] | ~editable
 
 
-def _reads(editable: Tensor, rewritten: Tensor, position: Tensor) -> LogitReads:
-    """Ordinary logits at the `editable` positions, then leave-one-out ones where `rewritten`."""
-    row, column = editable.nonzero(as_tuple=True)
-    extra_row, extra_column = rewritten.nonzero(as_tuple=True)
-    row = torch.cat((row, extra_row))
-    return LogitReads(
-        row=row,
-        position=position[row, torch.cat((column, extra_column))],
-        leave_one_out=torch.arange(len(row)) >= len(column),
-    )
-
-
-def _leave_one_out_probs(logits: Tensor, rewritten: Tensor, tokens: Tensor) -> Tensor | None:
+def _leave_one_out_probs(logits: Tensor, host: HostWindows, tokens: Tensor) -> Tensor | None:
     """Probability of each token where `rewritten`, from its logits there, 1 elsewhere; None without
     such logits.
     """
-    if not len(logits):
+    if host.rewritten is None or not len(logits):
         return None
-    row, column = (index.to(logits.device) for index in rewritten.nonzero(as_tuple=True))
+    row, column = upload(host.rewritten.nonzero(), logits.device)
     logit = logits.gather(1, tokens[row, column][:, None])[:, 0].float()
     _, peak, rest = vocab_mass(logits)
     probs = torch.ones(tokens.shape, device=logits.device)
@@ -144,7 +242,7 @@ def _leave_one_out_probs(logits: Tensor, rewritten: Tensor, tokens: Tensor) -> T
 
 
 def _statistics(
-    logits: Tensor, requests: Sequence[Request], row: Tensor, vocab: SpecialTokens
+    logits: Tensor, requests: Sequence[Request], row: NDArray[np.int64], vocab: SpecialTokens
 ) -> tuple[LogitStats, Tensor | None]:
     """Statistics [n] of the logits, and the suppressed logits if there are any.
 
@@ -152,14 +250,12 @@ def _statistics(
     the line are set to -inf in place.
     """
     ids, peak, rest = vocab_mass(logits)
-    _refuse_not_finite(peak + rest, row)
     stats = LogitStats(ids, logit=peak, peak=peak, rest=rest, full_peak=peak, full_rest=rest)
     suppresses = [request.config.confidence_eos_eot_inf for request in requests]
     if not any(suppresses):
         return stats, None
-    selected = [line for line, i in enumerate(row.tolist()) if suppresses[i]]
-    lines = torch.tensor(selected, device=logits.device)
-    stops = torch.tensor(vocab.stop_ids, dtype=torch.long, device=logits.device)
+    selected = np.flatnonzero(np.array(suppresses)[row])
+    lines, stops = upload([selected, np.array(vocab.stop_ids, dtype=np.int64)], logits.device)
     suppressed_logits = logits[:, stops]
     logits[lines[:, None], stops] = -torch.inf
     _, line_peak, line_rest = vocab_mass(logits[lines])
@@ -171,15 +267,3 @@ def _statistics(
         rest=rest.index_put((lines,), line_rest),
     )
     return stats, suppressed_logits
-
-
-def _refuse_not_finite(values: Tensor, row: Tensor) -> None:
-    """Raise `ModelError` for the requests of which a value is NaN or infinite."""
-    finite = torch.isfinite(values)
-    if not bool(finite.all()):
-        raise ModelError(
-            "the model returned logits that are not numbers",
-            given="NaN or infinity",
-            hint="Check the weights, or load them as float32.",
-            rows=tuple(row[~finite.cpu()].unique().tolist()),
-        )

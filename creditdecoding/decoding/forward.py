@@ -9,19 +9,21 @@ leave-one-out columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from creditdecoding.decoding.dedup import copy_cached, unique_reads
 from creditdecoding.decoding.guidance import add_unconditional, guide
-from creditdecoding.decoding.leave_one_out import extra_columns
+from creditdecoding.decoding.leave_one_out import ExtraColumns, extra_columns
 from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.errors import ModelError
-from creditdecoding.models.kv_cache import KVCache
+from creditdecoding.models.kv_cache import KVCache, LayerCache
+from creditdecoding.ops.transfer import is_host, upload
 
 
 class Denoiser(Protocol):
@@ -67,7 +69,8 @@ def logits_at(
     logits = _run(model, rows, row_reads, vocab, device, cache)
     logits = guide(logits, batch, batch_reads, entries)
     if representative is not None and inverse is not None:
-        logits = logits[inverse.to(logits.device)]
+        (line,) = upload([inverse.numpy()], logits.device)
+        logits = logits[line]
         if cache is not None:
             copy_cached(cache, requests, representative)
     _rule_out(logits, requests, reads, vocab)
@@ -79,49 +82,64 @@ def _rule_out(
 ) -> None:
     """Set the logits of ids that must not be written to -inf, without waiting for the device."""
     for token in (vocab.mask_id, *vocab.control_ids):
-        logits[:, token] = -torch.inf
-    logits[:, vocab.size :] = -torch.inf
+        logits[:, token].fill_(-torch.inf)
+    if vocab.size < logits.shape[1]:
+        logits[:, vocab.size :].fill_(-torch.inf)
     no_stop = [r.config.logits_eos_inf or not r.may_stop_early for r in requests]
     if any(no_stop):
-        lines = torch.tensor(no_stop)[reads.row].to(logits.device)
+        (lines,) = upload([np.array(no_stop)[reads.row.numpy()]], logits.device)
         for token in vocab.stop_ids:
             logits[:, token].masked_fill_(lines, -torch.inf)
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """The rows of a pass, on the host.
+    """The rows of a pass, on the host, as numpy arrays.
 
     `tokens` and `positions` are [rows, width], and -1 in `positions` is padding; the first
     `text_width` columns are text, the others leave-one-out columns. `column` [n]: where to read the
     logits. `visible`: the positions that some row sees. `attention_mask`: None if all rows see all.
     """
 
-    tokens: Tensor
-    positions: Tensor
+    tokens: NDArray[np.int64]
+    positions: NDArray[np.int64]
     text_width: int
-    column: Tensor
+    column: NDArray[np.int64]
     visible: int
-    attention_mask: Tensor | None
+    attention_mask: NDArray[np.bool_] | None
 
 
 def _lay_out(requests: Sequence[Request], reads: LogitReads, mask_id: int) -> _Layout:
     """A row for each request."""
-    tokens, positions = _text_columns(requests, mask_id)
+    spans = [request.computed_span for request in requests]
+    canvases = [request.canvas.numpy()[a:b] for request, (a, b) in zip(requests, spans)]
+    tokens = pad_rows(canvases, mask_id)
+    positions = pad_rows([np.arange(a, b) for a, b in spans], -1)
     width = tokens.shape[1]
-    column = reads.position - positions[reads.row, 0]
-    visible = torch.tensor([request.block_position.length for request in requests])
+    column = reads.position.numpy() - positions[reads.row.numpy(), 0]
+    visible = np.array([request.block_position.length for request in requests])
     longest = int(visible.max())
     attention_mask = None
-    if int(visible.min()) < longest:
-        attention_mask = (torch.arange(longest) < visible[:, None])[:, None]
+    if len(visible) > 1 and int(visible.min()) < longest:
+        attention_mask = (np.arange(longest) < visible[:, None])[:, None]
+    layout = _Layout(tokens, positions, width, column, longest, attention_mask)
     extra = extra_columns(requests, mask_id)
-    if extra is not None:
-        tokens = torch.cat((tokens, extra.tokens), dim=1)
-        positions = torch.cat((positions, extra.position), dim=1)
-        column = torch.where(reads.leave_one_out, width + extra.column_of(reads), column)
-        attention_mask = extra.attention_mask(width, visible)
-    return _Layout(tokens, positions, width, column, longest, attention_mask)
+    return layout if extra is None else _with_extra(layout, extra, reads, visible)
+
+
+def _with_extra(
+    layout: _Layout, extra: ExtraColumns, reads: LogitReads, visible: NDArray[np.int64]
+) -> _Layout:
+    """The layout with leave-one-out columns after the text."""
+    width = layout.text_width
+    extra_column = (width + extra.column_of(reads)).numpy()
+    return replace(
+        layout,
+        tokens=np.concatenate((layout.tokens, extra.tokens.numpy()), axis=1),
+        positions=np.concatenate((layout.positions, extra.position.numpy()), axis=1),
+        column=np.where(reads.leave_one_out.numpy(), extra_column, layout.column),
+        attention_mask=extra.attention_mask(width, torch.from_numpy(visible)).numpy(),
+    )
 
 
 def _run(
@@ -134,33 +152,44 @@ def _run(
 ) -> Tensor:
     """Run the model over a row for each request and return the logits of `reads`."""
     layout = _lay_out(requests, reads, vocab.mask_id)
-    arguments: dict[str, Any] = {}
-    if cache is not None and any(request.uses_cache for request in requests):
-        slots = [request.cache_slot for request in requests]
-        assert len(set(slots)) == len(slots)
-        columns = layout.positions[:, : layout.text_width]
-        arguments["caches"] = cache.layer_caches(slots, columns, layout.visible)
-    if arguments or layout.tokens.shape[1] > layout.text_width:
-        arguments["positions"] = layout.positions.clamp(min=0).to(device)
-    mask = layout.attention_mask
-    logits = model(
-        layout.tokens.to(device),
-        (reads.row.to(device), layout.column.to(device)),
-        None if mask is None else mask.to(device),
-        **arguments,
-    )
+    uses_cache = cache is not None and any(request.uses_cache for request in requests)
+    arrays = _arrays(layout, reads, needs_positions=uses_cache)
+    tokens, row, column, *others = upload(arrays, device)
+    mask = None if layout.attention_mask is None else others.pop(0)
+    arguments: dict[str, Any] = {"positions": others[0]} if others else {}
+    if uses_cache and cache is not None:
+        arguments["caches"] = _layer_caches(cache, requests, layout)
+    if not is_host(device) and requests[0].geometry.supports_kv_cache:
+        arguments["most_reads"] = int(np.bincount(reads.row.numpy()).max(initial=0))
+    logits = model(tokens, (row, column), mask, **arguments)
     return _checked(logits, len(reads.row), vocab.size)
 
 
-def _text_columns(requests: Sequence[Request], mask_id: int) -> tuple[Tensor, Tensor]:
-    """The ids that a pass computes and their positions, [rows, width]; padding is at -1."""
-    spans = [request.computed_span for request in requests]
-    canvases = [request.canvas[a:b] for request, (a, b) in zip(requests, spans)]
-    positions = [torch.arange(a, b) for a, b in spans]
-    return (
-        pad_sequence(canvases, batch_first=True, padding_value=mask_id),
-        pad_sequence(positions, batch_first=True, padding_value=-1),
-    )
+def _arrays(layout: _Layout, reads: LogitReads, needs_positions: bool) -> list[NDArray[Any]]:
+    """What the network takes: ids, rows and columns to read, the mask and positions if needed."""
+    arrays: list[NDArray[Any]] = [layout.tokens, reads.row.numpy(), layout.column]
+    if layout.attention_mask is not None:
+        arrays.append(layout.attention_mask)
+    if needs_positions or layout.tokens.shape[1] > layout.text_width:
+        arrays.append(np.maximum(layout.positions, 0))
+    return arrays
+
+
+def _layer_caches(cache: KVCache, requests: Sequence[Request], layout: _Layout) -> list[LayerCache]:
+    slots = [request.cache_slot for request in requests]
+    assert len(set(slots)) == len(slots)
+    columns = torch.from_numpy(layout.positions[:, : layout.text_width])
+    return cache.layer_caches(slots, columns, layout.visible)
+
+
+def pad_rows(rows: Sequence[NDArray[Any]], fill: int = 0) -> NDArray[Any]:
+    """The rows in one array, `fill` after the end of the shorter ones."""
+    if len(rows) == 1:
+        return rows[0][None]
+    padded = np.full((len(rows), max(map(len, rows))), fill, dtype=rows[0].dtype)
+    for target, row in zip(padded, rows):
+        target[: len(row)] = row
+    return padded
 
 
 def _checked(logits: Tensor, count: int, vocab_size: int) -> Tensor:

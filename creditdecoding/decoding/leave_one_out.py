@@ -59,6 +59,8 @@ class ExtraColumns:
 
 def extra_columns(requests: Sequence[Request], mask_id: int) -> ExtraColumns | None:
     """The extra columns of a pass over `requests`, None if no request needs any."""
+    if not any(request.capabilities.leave_one_out for request in requests):
+        return None
     shift = requests[0].geometry.logit_shift
     targets = []
     positions = []

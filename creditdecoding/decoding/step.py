@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from creditdecoding.decoders.base import (
     Block,
-    Decision,
     Prediction,
     Sampling,
     State,
@@ -26,11 +26,18 @@ from creditdecoding.decoders.base import (
     take_rows,
 )
 from creditdecoding.decoding.advance import apply_decision, remasked
-from creditdecoding.decoding.block_batch import BlockBatch, predict
+from creditdecoding.decoding.block_batch import PER_REQUEST, BlockBatch, LogitStats, predict
 from creditdecoding.decoding.dedup import representatives
-from creditdecoding.decoding.forward import Denoiser
+from creditdecoding.decoding.forward import Denoiser, pad_rows
+from creditdecoding.decoding.outcome import (
+    StepOutcome,
+    outcome_fields,
+    outcomes_on_host,
+    refuse_failed,
+)
 from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.models.kv_cache import KVCache
+from creditdecoding.ops.transfer import upload
 from creditdecoding.ops.vocab_stats import log_sum
 from creditdecoding.trace import StepEvent
 
@@ -59,21 +66,24 @@ def denoise_step(
     """
     representative = representatives(requests) if dedup else None
     batch = predict(model, requests, vocab, device, cache, representative)
+    groups = _groups(requests)
+    decided = [_decide(batch, requests, members, vocab) for members in groups]
+    outcomes = outcomes_on_host([fields for fields, _ in decided])
+    when = (forward, clock())
+    editable = batch.host.editable
+    rows = [
+        (i, row, outcome, state)
+        for members, outcome, (_, state) in zip(groups, outcomes, decided)
+        for row, i in enumerate(members)
+    ]
+    refuse_failed([i for i, row, outcome, _ in rows if outcome.failed(row)])
     after = list(requests)
     events: dict[int, StepEvent] = {}
-    for members in _groups(requests):
-        group = [requests[i] for i in members]
-        decision, state, logprobs = _decide(batch, group, members, vocab)
-        clock_time = clock()
-        decision = _to_host(decision)
-        top = batch.stats.ids[members].cpu()
-        logprobs = logprobs.cpu()
-        for row, i in enumerate(members):
-            ran = representative is None or representative[i] == i
-            when = (forward, clock_time)
-            events[i] = _event(requests[i], decision, row, top[row], logprobs[row], when, ran)
-            own_state = take_rows(state, slice(row, row + 1))
-            after[i] = apply_decision(requests[i], decision, row, own_state, vocab.mask_id)
+    for i, row, outcome, state in rows:
+        ran = representative is None or representative[i] == i
+        events[i] = _event(requests[i], outcome, row, editable[i], when, ran)
+        own_state = take_rows(state, slice(row, row + 1))
+        after[i] = apply_decision(requests[i], outcome, row, own_state, vocab.mask_id)
     return after, [events[i] for i in range(len(requests))]
 
 
@@ -94,37 +104,60 @@ def _groups(requests: Sequence[Request]) -> list[list[int]]:
 
 def _decide(
     batch: BlockBatch, requests: Sequence[Request], members: Sequence[int], vocab: SpecialTokens
-) -> tuple[Decision, State, Tensor]:
-    """Show a decoder its `requests`, which are the `members` of the batch.
+) -> tuple[dict[str, Tensor], State]:
+    """Show a decoder its requests, the `members` of the batch.
 
-    Returns its decision, its new state, and the model's log-probability of each decided token.
+    Returns the fields of its `StepOutcome`, and its new state.
     """
-    index = torch.tensor(members, device=batch.logits.device)
-    prediction = _prediction(batch, requests, index, vocab)
-    row, column = batch.host_editable[list(members)].nonzero(as_tuple=True)
-    masked_index = (row.to(index.device), column.to(index.device))
-    prediction = replace(prediction, masked_index=masked_index)
+    group = _group_of(batch, members)
+    requests = [requests[i] for i in members]
+    prediction = _prediction(group, requests, vocab)
     state = _states(requests, prediction.masked.shape[1], batch.logits)
-    block = _block(batch, requests, index)
-    decision, state = requests[0].decoder.step(prediction, block, state)
-    logit = prediction.raw_logits_of(decision.tokens[..., None])[..., 0]
-    stats = batch.stats
-    logprobs = (logit - stats.full_peak[index]) - stats.full_rest[index].log1p()
-    return decision, state, logprobs.clamp(min=MIN_LOGPROB)
+    decision, state = requests[0].decoder.step(prediction, _block(group, requests), state)
+    logprobs = _logprobs(prediction, decision.tokens, group.stats)
+    return outcome_fields(decision, group.stats.ids, logprobs, group.finite), state
 
 
-def _block(batch: BlockBatch, requests: Sequence[Request], index: Tensor) -> Block:
-    """The blocks of a decoder's requests, which have `index` in the batch."""
-    next_block, block_number = None, None
+def _logprobs(prediction: Prediction, tokens: Tensor, stats: LogitStats) -> Tensor:
+    """The model's log-probability of `tokens`."""
+    below_peak: Tensor | float = 0.0  # the top-1 ids, if none is suppressed
+    if tokens is not prediction.ids or stats.logit is not stats.full_peak:
+        below_peak = prediction.raw_logits_of(tokens[..., None])[..., 0] - stats.full_peak
+    return (below_peak - stats.full_rest.log1p()).clamp(min=MIN_LOGPROB)
+
+
+def _group_of(batch: BlockBatch, members: Sequence[int]) -> BlockBatch:
+    """The batch of some of its requests; the logits stay whole."""
+    if len(members) == len(batch.host.start):
+        return batch
+    row, column = batch.host.editable[list(members)].nonzero()
+    numbers = [np.array(members, dtype=np.int64), row, column]
+    index, device_row, device_column = upload(numbers, batch.logits.device)
+    own = {name: getattr(batch, name)[index] for name in PER_REQUEST}
+    leave_one_out = batch.leave_one_out_probs
+    return replace(
+        batch,
+        **own,
+        masked_index=(device_row, device_column),
+        finite=None if batch.finite is None else batch.finite[index],
+        stats=batch.stats.of(index),
+        leave_one_out_probs=None if leave_one_out is None else leave_one_out[index],
+    )
+
+
+def _block(batch: BlockBatch, requests: Sequence[Request]) -> Block:
+    """The blocks of a decoder's requests, all of the batch."""
+    next_block = None
+    block_number = None
     if any(request.decision_window != request.block for request in requests):
-        block_number = _block_numbers(requests, batch.position[index])
+        block_number = _block_numbers(requests, batch.position)
         next_block = block_number > 0
     return Block(
-        tokens=batch.tokens[index],
-        masked=batch.masked[index],
-        editable=batch.editable[index],
-        initial_masks=torch.tensor([r.initial_masks for r in requests], device=index.device),
-        step=torch.tensor([r.step for r in requests], device=index.device),
+        tokens=batch.tokens,
+        masked=batch.masked,
+        editable=batch.editable,
+        initial_masks=batch.initial_masks,
+        step=batch.step,
         next_block=next_block,
         block_number=block_number,
     )
@@ -133,45 +166,38 @@ def _block(batch: BlockBatch, requests: Sequence[Request], index: Tensor) -> Blo
 def _block_numbers(requests: Sequence[Request], position: Tensor) -> Tensor:
     """How many blocks of its request end at or before each position, from the current block on."""
     ends = [
-        torch.tensor([end for _, end in r.blocks[r.block_index :][: r.blocks_ahead + 1]])
+        np.array([end for _, end in r.blocks[r.block_index :][: r.blocks_ahead + 1]])
         for r in requests
     ]
-    never = torch.iinfo(torch.long).max
-    padded = pad_sequence(ends, batch_first=True, padding_value=never).to(position.device)
+    (padded,) = upload([pad_rows(ends, np.iinfo(np.int64).max)], position.device)
     return (position[..., None] >= padded[:, None]).sum(-1)
 
 
-def _prediction(
-    batch: BlockBatch, requests: Sequence[Request], index: Tensor, vocab: SpecialTokens
-) -> Prediction:
-    """What a decoder sees of the model at its requests, which have `index` in the batch."""
-    suppresses = requests[0].config.confidence_eos_eot_inf
-    leave_one_out = batch.leave_one_out_probs
-    mass = (batch.stats.peak[index], batch.stats.rest[index])
+def _prediction(batch: BlockBatch, requests: Sequence[Request], vocab: SpecialTokens) -> Prediction:
+    """What a decoder sees of the model at its requests, all of the batch."""
+    config = requests[0].config
+    suppresses = config.confidence_eos_eot_inf
+    stats = batch.stats
     return Prediction(
-        ids=batch.stats.ids[index],
-        logit=batch.stats.logit[index],
-        lse=log_sum(*mass),
+        ids=stats.ids,
+        logit=stats.logit,
+        lse=log_sum(stats.peak, stats.rest),
         logits=batch.logits,
-        logit_row=batch.logit_row[index],
-        masked=batch.editable[index],
-        sampling=_sampling(requests, batch.position[index]),
+        logit_row=batch.logit_row,
+        masked=batch.editable,
+        sampling=Sampling(
+            seed=batch.seed,
+            position=batch.position,
+            step=batch.step,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+        ),
         suppressed_ids=vocab.stop_ids if suppresses else (),
         suppressed_logits=batch.suppressed_logits if suppresses else None,
-        leave_one_out_probs=None if leave_one_out is None else leave_one_out[index],
-        mass=mass,
-    )
-
-
-def _sampling(requests: Sequence[Request], position: Tensor) -> Sampling:
-    config = requests[0].config
-    return Sampling(
-        seed=torch.tensor([r.config.seed for r in requests], device=position.device),
-        position=position,
-        step=torch.tensor([r.step for r in requests], device=position.device),
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
+        leave_one_out_probs=batch.leave_one_out_probs,
+        mass=(stats.peak, stats.rest),
+        masked_index=batch.masked_index,
     )
 
 
@@ -186,52 +212,48 @@ def _states(requests: Sequence[Request], width: int, logits: Tensor) -> State:
         if state is None:
             state = request.decoder.init(1, width, logits.shape[1], logits.device)
         states.append(state)
-    stacked = stack_states(states)
+    stacked = dict(states[0]) if len(states) == 1 else stack_states(states)
     for name, values in stacked.items():
-        if values.dim() > 1:
+        if values.dim() > 1 and values.shape[1] != width:
             padding = [0, 0] * (values.dim() - 2) + [0, width - values.shape[1]]
             stacked[name] = F.pad(values, padding)
     return stacked
 
 
-def _to_host(decision: Decision) -> Decision:
-    tensors = {name: x.cpu() for name, x in vars(decision).items() if x is not None}
-    return replace(decision, **tensors)
-
-
 def _event(
     request: Request,
-    decision: Decision,
+    outcome: StepOutcome,
     row: int,
-    top: Tensor,
-    logprobs: Tensor,
+    editable: NDArray[np.bool_],
     when: tuple[int, float],
     ran: bool,
 ) -> StepEvent:
-    """What `row` of a decision does to a request, at the pass and time `when`.
+    """What `row` of an outcome does to a request, at the pass and time `when`.
 
-    Not `ran`: another request of the pass was computed for this one.
+    `editable` [width] is where the decoder could write. Not `ran`: another request of the pass was
+    computed for this one.
     """
-    start, end = request.decision_window
-    columns = request.editable[start:end].nonzero()[:, 0]
+    start = request.decision_window[0]
+    columns = np.flatnonzero(editable)
 
-    def at_columns(values: Tensor) -> tuple[Any, ...]:
-        return tuple(values[columns].tolist())
+    def at_columns(values: NDArray[Any]) -> tuple[Any, ...]:
+        return tuple(values[row, columns].tolist())
 
+    revoked = remasked(request, outcome, row)
     return StepEvent(
         row=request.index,
         forward=when[0],
         block=request.block_index,
         step=request.step,
         positions=tuple((columns + start).tolist()),
-        tokens=at_columns(decision.tokens[row]),
-        confidence=at_columns(decision.confidence[row]),
-        credit=None if decision.credit is None else at_columns(decision.credit[row]),
-        committed=at_columns(decision.commit[row]),
+        tokens=at_columns(outcome.tokens),
+        confidence=at_columns(outcome.confidence),
+        credit=None if outcome.credit is None else at_columns(outcome.credit),
+        committed=at_columns(outcome.commit),
         seconds=when[1],
         computed=request.computed_positions if ran else 0,
         sequences=request.sequences if ran else 0,
-        top=at_columns(top),
-        logprobs=at_columns(logprobs),
-        revoked=tuple((remasked(request, decision, row).nonzero()[:, 0] + start).tolist()),
+        top=at_columns(outcome.top),
+        logprobs=at_columns(outcome.logprobs),
+        revoked=() if revoked is None else tuple((np.flatnonzero(revoked) + start).tolist()),
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from creditdecoding.ops.transfer import upload
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class LayerCache(NamedTuple):
     `keys` and `values` are buffers [slots, kv_heads, columns + 1, dim] whose last column takes what
     padding computes. `slots` [rows] are those of the rows in the pass, `slot_range` the same as a
     slice if they are consecutive, `columns` [rows, computed] where each computed position is
-    stored. The first `visible` columns are attended to.
+    stored, `column_range` the same as a slice if it is the same range in all rows. The first
+    `visible` columns are attended to.
     """
 
     keys: Tensor
@@ -38,6 +43,7 @@ class LayerCache(NamedTuple):
     columns: Tensor
     visible: int
     slot_range: slice | None
+    column_range: slice | None
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store [rows, kv_heads, computed, dim] and return all visible keys and values.
@@ -46,9 +52,7 @@ class LayerCache(NamedTuple):
         what is returned.
         """
         stored = self.columns.shape[1]
-        rows = self.slots[:, None]
-        self.keys[rows, :, self.columns] = k[:, :, :stored].transpose(1, 2)
-        self.values[rows, :, self.columns] = v[:, :, :stored].transpose(1, 2)
+        self._store(k[:, :, :stored], v[:, :, :stored])
         slots = self.slots if self.slot_range is None else self.slot_range  # a slice copies nothing
         keys = self.keys[slots, :, : self.visible]
         values = self.values[slots, :, : self.visible]
@@ -56,6 +60,16 @@ class LayerCache(NamedTuple):
             keys = torch.cat((keys, k[:, :, stored:]), dim=2)
             values = torch.cat((values, v[:, :, stored:]), dim=2)
         return keys, values
+
+    def _store(self, k: Tensor, v: Tensor) -> None:
+        """Write [rows, kv_heads, computed, dim]: a plain copy where rows and columns are ranges."""
+        if self.slot_range is not None and self.column_range is not None:
+            self.keys[self.slot_range, :, self.column_range] = k
+            self.values[self.slot_range, :, self.column_range] = v
+            return
+        rows = self.slots[:, None]
+        self.keys[rows, :, self.columns] = k.transpose(1, 2)
+        self.values[rows, :, self.columns] = v.transpose(1, 2)
 
 
 class KVCache:
@@ -111,24 +125,27 @@ class KVCache:
         for buffer in self._tensors():
             buffer[slot] = 0
 
-    def layer_caches(self, slots: list[int], columns: Tensor, visible: int) -> list[LayerCache]:
+    def layer_caches(self, slots: Sequence[int], columns: Tensor, visible: int) -> list[LayerCache]:
         """Every layer's part of a pass over the requests in `slots`.
 
         `columns` [rows, computed] holds -1 for padding; the first `visible` columns are attended
         to.
         """
-        columns = torch.where(columns < 0, self.columns, columns).to(self.device)
-        slot_range = slice(slots[0], slots[0] + len(slots))
-        consecutive = slots == list(range(slot_range.start, slot_range.stop))
-        slot_index = torch.tensor(slots, device=self.device)
+        own = columns.cpu().numpy()
+        stored = np.where(own < 0, self.columns, own)
+        slot_index, column_index = upload([np.array(slots), stored], self.device)
+        slot_range = _as_range(np.array(slots))
+        is_same = bool((own == own[:1]).all())
+        column_range = _as_range(own[0]) if is_same else None
         return [
             LayerCache(
                 keys=keys,
                 values=values,
                 slots=slot_index,
-                columns=columns,
+                columns=column_index,
                 visible=visible,
-                slot_range=slot_range if consecutive else None,
+                slot_range=slot_range,
+                column_range=column_range,
             )
             for keys, values in self.buffers
         ]
@@ -141,3 +158,10 @@ class KVCache:
     def _tensors(self) -> Iterator[Tensor]:
         for pair in self.buffers:
             yield from pair
+
+
+def _as_range(values: NDArray[np.int64]) -> slice | None:
+    """Consecutive numbers from 0 on as a slice; None for others."""
+    if not len(values) or values[0] < 0 or (np.diff(values) != 1).any():
+        return None
+    return slice(int(values[0]), int(values[0]) + len(values))

@@ -339,3 +339,14 @@ def test_a_tiny_temperature_is_greedy(
         seen.choose(ids, boost) if boosted else seen.choose() for seen in (drawn, greedy)
     )
     assert all(torch.equal(a[drawn.masked], b[drawn.masked]) for a, b in zip(ours, expected))
+
+
+def test_the_confidence_of_the_top_ids_needs_no_logits() -> None:
+    """`choose` takes it from the mass alone; the plain way reads the logits again."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(3, 5, 40, generator=generator)
+    masked = torch.rand(3, 5, generator=generator) < 0.7
+    prediction = from_logits(logits, masked)
+    tokens, confidence = prediction.choose()
+    assert tokens is prediction.ids
+    assert torch.equal(confidence, prediction.confidence(prediction.ids.clone()))

@@ -1,28 +1,23 @@
-"""A step makes the host wait for the device once before its decision is copied: to check that the
-logits are numbers.
-"""
+"""A step makes the host wait for the device once: for one copy of all that it decided."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoders import _credit, create
-from creditdecoding.decoders.base import (
-    Block,
-    Capabilities,
-    Decision,
-    Decoder,
-    Prediction,
-    State,
-    capabilities_of,
-)
+from creditdecoding.decoders import _credit, create, names
+from creditdecoding.decoders.base import capabilities_of
+from creditdecoding.decoding import block_batch
 from creditdecoding.decoding.forward import logits_at
-from creditdecoding.decoding.request import LogitReads, new_infill_request, new_request
+from creditdecoding.decoding.request import (
+    LogitReads,
+    Request,
+    new_infill_request,
+    new_request,
+)
 from creditdecoding.decoding.step import denoise_step
 from creditdecoding.integrations.blocks import (
     ReservedIds,
@@ -30,68 +25,89 @@ from creditdecoding.integrations.blocks import (
     advance_blocks,
     new_blocks,
 )
+from creditdecoding.ops import transfer
 from tests.helpers.device_waits import DeviceWaits
 from tests.helpers.toys import CPU, MASK, WIDTH, WORDS, toy
 
-
-@dataclass(frozen=True)
-class Watched:
-    """A decoder that notes for what the host has waited by the time it has decided."""
-
-    rule: Decoder
-    watch: DeviceWaits
-    waits: list[list[str]]
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return capabilities_of(self.rule)
-
-    def init(self, rows: int, length: int, vocab: int, device: torch.device) -> State:
-        return self.rule.init(rows, length, vocab, device)
-
-    def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
-        result = self.rule.step(prediction, block, state)
-        self.waits.append(list(self.watch.waits))
-        return result
+STEPS = 3
+ROWS, WIDTH_OF_BLOCK = 2, 6
+MOST_FIELDS = 9
+"""Numbers that a step may bring to the host of each position: those of an `StepOutcome`."""
 
 
-def waits_of(rule: str, **options: Any) -> list[list[str]]:
-    """What the host waits for in three steps of two requests."""
-    config = GenerationConfig(gen_length=12, block_length=6, **options)
+@pytest.fixture
+def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps take the ways that they take on a device."""
+    monkeypatch.setattr(transfer, "is_host", lambda device: False)
+    monkeypatch.setattr(block_batch, "is_host", lambda device: False)
+    monkeypatch.setattr(_credit, "_must_grow", lambda slots, missing: True)
+
+
+def requests_of_two(rule: str, **options: Any) -> list[Request]:
+    config = GenerationConfig(
+        gen_length=12, block_length=WIDTH_OF_BLOCK, decoder=rule, early_stop=False, **options
+    )
+    prompts = ([1, 2, 3], [4, 5, 6, 7])
+    return [new_request(i, prompt, config, WORDS, 200) for i, prompt in enumerate(prompts)]
+
+
+def watched_steps(requests: list[Request]) -> DeviceWaits:
+    """What the host waits for in a few steps of these requests."""
     watch = DeviceWaits()
-    waits: list[list[str]] = []
-    watched = Watched(create(rule), watch, waits)
-    requests = [
-        replace(new_request(i, prompt, config, WORDS, 200), decoder=watched)
-        for i, prompt in enumerate(([1, 2, 3], [4, 5, 6, 7]))
-    ]
     model = watch.from_device(toy())
-    for _ in range(3):
-        watch.waits.clear()
+    for _ in range(STEPS):
         with watch:
             requests, _ = denoise_step(model, requests, WORDS, CPU, dedup=True)
-    return waits
+    return watch
 
 
-@pytest.mark.parametrize("rule", ["credit", "threshold", "fixed", "klass", "entropy", "edit"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"temperature": 1.0},
-        {"temperature": 0.7, "top_k": 4, "top_p": 0.9},
-        {"logits_eos_inf": True},
-        {"confidence_eos_eot_inf": True, "temperature": 1.0},
-        {"cfg_scale": 1.5},
-    ],
-    ids=lambda options: "-".join(options) or "plain",
-)
-def test_the_host_waits_once_before_a_decision(
-    rule: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+OPTIONS: list[dict[str, Any]] = [
+    {"logits_eos_inf": True},
+    {"temperature": 0.7, "top_k": 4, "top_p": 0.9, "cfg_scale": 1.5},
+    {"confidence_eos_eot_inf": True, "temperature": 1.0},
+]
+SPARSE = [
+    name
+    for name in names()
+    if not capabilities_of(create(name)).leave_one_out
+    and not capabilities_of(create(name)).dense_state
+]
+
+
+@pytest.mark.parametrize("rule", SPARSE)
+@pytest.mark.usefixtures("as_on_a_device")
+def test_a_step_waits_for_one_copy(rule: str) -> None:
+    """Every decoder but those declared dense, and every way to draw."""
+    for options in OPTIONS:
+        watch = watched_steps(requests_of_two(rule, **options))
+        assert not watch.waits, options
+        assert len(watch.copies) == STEPS, options
+        assert max(watch.copies) <= ROWS * 2 * WIDTH_OF_BLOCK * MOST_FIELDS  # two blocks ahead
+
+
+@pytest.mark.usefixtures("as_on_a_device")
+def test_groups_of_a_pass_share_the_copy() -> None:
+    requests = [requests_of_two(rule)[i] for i, rule in enumerate(("credit", "edit"))]
+    watch = watched_steps(requests)
+    assert not watch.waits
+    assert len(watch.copies) == STEPS
+
+
+@pytest.mark.parametrize("rule", [*SPARSE, "credit_full"])
+def test_the_one_copy_holds_what_the_host_reads_itself(
+    rule: str, request: pytest.FixtureRequest
 ) -> None:
-    """To check that the logits are finite. On a device, credit slots grow without a question."""
-    monkeypatch.setattr(_credit, "_must_grow", lambda slots, missing: True)
-    assert waits_of(rule, **options) == [["is_nonzero"]] * 3
+    """The same steps with the copy and without."""
+    model: Any = toy()
+    plain = requests_of_two(rule)
+    copied = list(plain)
+    events = [denoise_step(model, plain, WORDS, CPU, clock=lambda: 0.0)]
+    request.getfixturevalue("as_on_a_device")
+    events.append(denoise_step(model, copied, WORDS, CPU, clock=lambda: 0.0))
+    assert events[0][1] == events[1][1]
+    for read, fetched in zip(events[0][0], events[1][0]):
+        assert torch.equal(read.canvas, fetched.canvas)
+        assert torch.equal(read.masked, fetched.masked)
 
 
 def test_the_logits_of_a_pass_are_not_waited_for() -> None:
@@ -105,7 +121,7 @@ def test_the_logits_of_a_pass_are_not_waited_for() -> None:
     reads = LogitReads.plain(torch.tensor([0, 0, 1]), torch.tensor([2, 3, 1]))
     with watch:
         logits = logits_at(watch.from_device(toy()), requests, WORDS, CPU, reads)
-    assert not watch.waits
+    assert not watch.waits + watch.copies
     assert (logits[:, list(WORDS.stop_ids)] == -torch.inf).all(-1).tolist() == [False, False, True]
 
 
@@ -119,7 +135,12 @@ def test_the_watch_sees_what_a_device_would_wait_for() -> None:
         best.item()
         logits[logits > 1]
         (logits > 1).nonzero()
-    assert watch.waits == ["_local_scalar_dense", "index", "nonzero"]
+        bool(best > 0)
+        best.tolist()
+        assert best.cpu().tolist() == [1]
+    seen = {"item", "_local_scalar_dense", "index", "nonzero", "__bool__", "tolist"}
+    assert seen <= set(watch.waits)
+    assert watch.copies == [1]
 
 
 @pytest.mark.parametrize("rule", ["credit", "fixed", "klass"])
@@ -140,4 +161,4 @@ def test_drawn_steps_of_another_engines_blocks_are_not_waited_for(
             blocks, _ = advance_blocks(
                 create(rule), model(), tokens, positions, ReservedIds(MASK), blocks
             )
-    assert not watch.waits
+    assert watch.waits == ["tolist"] * 3

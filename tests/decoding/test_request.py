@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -153,3 +154,11 @@ def test_a_request_that_cannot_be_served_is_refused_before_the_model_runs() -> N
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(options)).split("_")[0]):
         GenerationConfig(**options)
+
+
+def test_after_a_step_only_what_it_changes_differs() -> None:
+    """The same as `dataclasses.replace`."""
+    request = new_request(0, [1, 2], GenerationConfig(gen_length=4), WORDS, 99)
+    changes = {"step": 3, "block_index": 1, "initial_masks": 2}
+    assert vars(request.after_step(**changes)) == vars(dataclasses.replace(request, **changes))
+    assert request.step == 0

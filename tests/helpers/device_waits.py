@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -22,15 +23,35 @@ COPIES_TO_HOST = (
 )
 
 
+READS_BY_HOST = (
+    *("cpu", "numpy", "tolist", "item"),
+    *("__bool__", "__int__", "__float__", "__index__"),
+)
+"""Methods of a tensor that bring values to the host. On a CPU they run no operation that a dispatch
+mode could see.
+"""
+
+
 class DeviceWaits(TorchDispatchMode):
     """Names the operations on values of the device whose result the host must know to go on.
 
     Values of the device are the logits, which `from_device` marks, and everything made of them.
+    `waits` are inside the step, `copies` bring tensors to the host, with their numbers of elements.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
+        self.copies: list[int] = []
+        self._methods = _HostReads(self)
+
+    def __enter__(self) -> Any:
+        self._methods.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *details: Any) -> None:
+        super().__exit__(*details)
+        self._methods.__exit__(*details)
 
     def from_device(self, model: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The model, whose logits are values of the device."""
@@ -54,3 +75,24 @@ class DeviceWaits(TorchDispatchMode):
                 if isinstance(x, Tensor):
                     x._is_on_device = True  # type: ignore[attr-defined]
         return outputs
+
+
+class _HostReads(TorchFunctionMode):
+    """Notes what methods bring to the host. The copy that `cpu` returns is no longer of the
+    device.
+    """
+
+    def __init__(self, watch: DeviceWaits) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in READS_BY_HOST and hasattr(args[0], "_is_on_device"):
+            if name != "cpu":
+                self.watch.waits.append(name)
+                return func(*args, **(kwargs or {}))
+            self.watch.copies.append(args[0].numel())
+            with torch.utils._python_dispatch._disable_current_modes():
+                return args[0].detach().clone()
+        return func(*args, **(kwargs or {}))

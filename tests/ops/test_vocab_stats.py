@@ -117,3 +117,15 @@ def test_values_that_are_not_numbers_show_in_the_normaliser(bad: float) -> None:
     x[1, 4] = bad
     assert torch.isfinite(vocab_stats(x)[2]).tolist() == [True, False, True]
     assert not bool(torch.isfinite(vocab_stats(torch.full((1, 4), -torch.inf))[2]))
+
+
+def test_a_small_vocabulary_has_what_a_search_by_pieces_finds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bit for bit, also where several ids are equal."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(-4, 5, (300, 1_500), generator=generator).float()
+    ours = vocab.vocab_mass(logits)
+    monkeypatch.setattr(vocab, "SMALL_VOCABULARY", 0)
+    for values, plain in zip(ours, vocab.vocab_mass(logits)):
+        assert torch.equal(values, plain)

@@ -28,5 +28,5 @@ class CreditBlind(Credit):
         credit = state["credit"] * self.beta + prediction.probability.pow(self.gamma)
         credit = torch.where(block.masked, credit, 0.0)
         slots = {"slot_ids": (prediction.ids + 1)[..., None], "credit": credit[..., None]}
-        alpha = torch.tensor([self.alpha], device=credit.device)
+        alpha = torch.full((1,), self.alpha, device=credit.device)
         return fuse(prediction, block, slots, self.threshold, alpha), {"credit": credit}

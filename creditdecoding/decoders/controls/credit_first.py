@@ -28,8 +28,8 @@ class CreditFirst(Credit):
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Credit positions that have no slot yet, let the rest decay, fuse, compare."""
-        alpha = torch.tensor([self.alpha], device=prediction.lse.device)
-        beta = torch.tensor([self.beta], device=prediction.lse.device)
+        alpha = torch.full((1,), self.alpha, device=prediction.lse.device)
+        beta = torch.full((1,), self.beta, device=prediction.lse.device)
         first_step = block.masked & (state["slot_ids"] == 0).all(-1)
         increment = prediction.probability.pow(self.gamma)
         state = accumulate(state, prediction.ids, increment, beta, first_step)

@@ -1,0 +1,76 @@
+"""What a step decided, on the host. It is all that comes back from the device in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from creditdecoding.decoders.base import Decision
+from creditdecoding.errors import ModelError
+from creditdecoding.ops.transfer import download
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """A decision on the host, numpy [rows, width], with what the trace says of it.
+
+    `tokens`, `commit`, `confidence`, `credit` and `remask` are as in `Decision`,
+    `needs_another_pass` too, at every position of a row. `top`: the model's top-1 ids, `logprobs`:
+    its log-probability of `tokens`, `finite`: as in `BlockBatch`.
+    """
+
+    tokens: NDArray[np.int64]
+    commit: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
+    top: NDArray[np.int64]
+    logprobs: NDArray[np.float64]
+    finite: NDArray[np.bool_] | None = None
+    credit: NDArray[np.float32] | None = None
+    remask: NDArray[np.bool_] | None = None
+    needs_another_pass: NDArray[np.bool_] | None = None
+
+    def failed(self, row: int) -> bool:
+        """Whether some logits of the row are not numbers."""
+        return self.finite is not None and not bool(self.finite[row].all())
+
+
+def outcome_fields(
+    decision: Decision, top: Tensor, logprobs: Tensor, finite: Tensor | None
+) -> dict[str, Tensor]:
+    """The fields of an `StepOutcome`, on the device."""
+    fields = {
+        "tokens": decision.tokens,
+        "commit": decision.commit,
+        "confidence": decision.confidence,
+        "top": top,
+        "logprobs": logprobs,
+    }
+    if finite is not None:
+        fields["finite"] = finite
+    if decision.credit is not None:
+        fields["credit"] = decision.credit
+    if decision.remask is not None:
+        fields["remask"] = decision.remask
+    if decision.needs_another_pass is not None:
+        fields["needs_another_pass"] = decision.needs_another_pass[:, None].expand_as(top)
+    return fields
+
+
+def outcomes_on_host(groups: Sequence[dict[str, Tensor]]) -> list[StepOutcome]:
+    """The outcomes of groups of requests from their `outcome_fields`."""
+    return [StepOutcome(**fields) for fields in download(groups)]
+
+
+def refuse_failed(rows: Sequence[int]) -> None:
+    """Raise `ModelError` if the logits of some `rows` are not finite."""
+    if rows:
+        raise ModelError(
+            "the model returned logits that are not numbers",
+            given="NaN or infinity",
+            hint="Check the weights, or load them as float32.",
+            rows=tuple(sorted(rows)),
+        )

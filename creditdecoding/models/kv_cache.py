@@ -62,8 +62,12 @@ class LayerCache(NamedTuple):
         return keys, values
 
     def _store(self, k: Tensor, v: Tensor) -> None:
-        """Write [rows, kv_heads, computed, dim]: a plain copy where rows and columns are ranges."""
-        if self.slot_range is not None and self.column_range is not None:
+        """Write [rows, kv_heads, computed, dim]: a plain copy where rows and columns are ranges.
+
+        A compiled graph writes by index: ends of a range would be constants of it.
+        """
+        by_index = self.slot_range is None or self.column_range is None
+        if not by_index and not torch.compiler.is_compiling():
             self.keys[self.slot_range, :, self.column_range] = k
             self.values[self.slot_range, :, self.column_range] = v
             return

@@ -1,4 +1,4 @@
-"""Finds a checkpoint (a folder, the bundled model or a hub id) and the weight files in it.
+"""Finds a checkpoint (a folder, a bundled or pulled model, a hub id) and the weight files in it.
 
 Hub downloads run no code. An interrupted one continues with the missing files, and whether all
 files are there and whole is checked every time.
@@ -7,10 +7,12 @@ files are there and whole is checked every time.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,17 @@ from huggingface_hub.utils.tqdm import (
 
 from creditdecoding.errors import CheckpointError, OptionError
 
-BUNDLED = {"pocket": Path(__file__).parent / "assets" / "pocket"}
+_ASSETS = Path(__file__).parent / "assets"
+BUNDLED = {name: _ASSETS / name for name in ("pocket", "smol") if (_ASSETS / name).is_dir()}
+
+PULLED: Mapping[str, str] = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Models that `credit pull` fetches, and the hub ids under which adapters may name them."""
+
+CACHE_VARIABLE = "CREDITDECODING_CACHE"
+"""The environment variable that names the folder of pulled models."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 MAX_TEXT_BYTES = 2**28
 """Bytes of a text file of a checkpoint; the longest released ones have some ten million."""
@@ -68,13 +80,14 @@ _HUB_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
 def resolve_checkpoint(
     name: str, revision: str | None = None, offline: bool = False, cache_dir: str | None = None
 ) -> Path:
-    """The folder of the checkpoint `name`, downloaded if it is a hub id.
+    """The folder of the checkpoint `name`: of a bundled or pulled model, its own, or downloaded if
+    it is a hub id.
 
     For hub ids only: `revision`, `offline` (use only what is downloaded) and `cache_dir` (where
     downloads are, by default the hub's own cache). Raises `CheckpointError`, or `OptionError` for a
     revision of a folder.
     """
-    folder = BUNDLED[name] if name in BUNDLED else _local_folder(name)
+    folder = _named_folder(name) or _local_folder(name)
     if folder is None:
         folder = _download(name, revision, offline, cache_dir)
     elif revision is not None:
@@ -85,6 +98,95 @@ def resolve_checkpoint(
         )
     _refuse_lfs_pointers(folder)
     return folder
+
+
+def pulled_folder(name: str) -> Path:
+    """Where `credit pull` puts a model: below `CREDITDECODING_CACHE`, else the user's cache."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    if folder:
+        return Path(folder).expanduser() / name
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache).expanduser() / "creditdecoding" / name
+
+
+def _named_folder(name: str) -> Path | None:
+    """The folder of a bundled or pulled model; None for other names. Raises `CheckpointError`."""
+    if name not in PULLED:
+        return BUNDLED.get(name)
+    folder = pulled_folder(name)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"the model {name} is not on this machine",
+            given=str(folder),
+            hint=f"Fetch it with: credit pull {name}",
+        )
+    return folder
+
+
+@dataclass(frozen=True)
+class CheckpointParts:
+    """The folder of a checkpoint, and that of its weights, which for an adapter is its base."""
+
+    folder: Path
+    weights: Path
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder holds an adapter."""
+        return self.weights != self.folder
+
+    def folder_of(self, *names: str) -> Path:
+        """The folder with one of these files: an adapter without them uses its base's."""
+        has_own = any((self.folder / name).exists() for name in names)
+        return self.folder if has_own else self.weights
+
+
+def find_parts(
+    folder: Path, offline: bool = False, cache_dir: str | None = None
+) -> CheckpointParts:
+    """Where the parts of the checkpoint in `folder` are; options as in `resolve_checkpoint`.
+
+    Raises `CheckpointError`, also if an adapter's base is not found.
+    """
+    if not (folder / ADAPTER_CONFIG).exists():
+        return CheckpointParts(folder, folder)
+    raw = read_json(folder / ADAPTER_CONFIG)
+    name = raw.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(
+            f"{ADAPTER_CONFIG} names no base",
+            given=name,
+            allowed="base_model_name_or_path: a folder, a hub id or a pulled model",
+            hint="Write the base into it.",
+        )
+    base = _base_folder(folder, name, raw.get("revision"), offline, cache_dir)
+    if (base / ADAPTER_CONFIG).exists():
+        raise CheckpointError(
+            "the base of an adapter is an adapter itself",
+            given=str(base),
+            hint="Merge that one first, or name its base.",
+        )
+    return CheckpointParts(folder, base)
+
+
+def _base_folder(
+    folder: Path, name: str, revision: Any, offline: bool, cache_dir: str | None
+) -> Path:
+    """The folder of an adapter's base; a relative path may start at the adapter's folder."""
+    beside = folder / name
+    if beside.is_dir():
+        return beside
+    revision = revision if isinstance(revision, str) and "/" in name else None
+    pulled = [ours for ours, hub_id in PULLED.items() if hub_id == name]
+    try:
+        return resolve_checkpoint(name, revision, offline or bool(pulled), cache_dir)
+    except CheckpointError as error:
+        if pulled and (pulled_folder(pulled[0]) / "config.json").is_file():
+            return pulled_folder(pulled[0])
+        if pulled and not offline:
+            return resolve_checkpoint(name, revision, offline, cache_dir)
+        error.what = f"the adapter's base: {error.what}"
+        raise
 
 
 def _local_folder(name: str) -> Path | None:
@@ -113,7 +215,7 @@ def _local_folder(name: str) -> Path | None:
     raise CheckpointError(
         what,
         given=name if len(name) <= 200 else f"{name[:200]}...",
-        allowed="a folder, a hub id like org/name, or pocket",
+        allowed=f"a folder, a hub id like org/name, {', '.join([*BUNDLED, *PULLED])}",
         hint=hint,
     )
 
@@ -180,10 +282,13 @@ def _refuse_lfs_pointers(folder: Path) -> None:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint: those in its index, or all if it has none.
+    """The weight files of a checkpoint: those in its index, or all if it has none; of an adapter
+    its own.
 
     Raises `CheckpointError`.
     """
+    if (folder / ADAPTER_CONFIG).exists():
+        return [_adapter_weights(folder)]
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = _indexed_names(index)
@@ -195,6 +300,17 @@ def shards(folder: Path) -> list[Path]:
         raise _no_weights(folder)
     _refuse_missing(folder, _gaps({path.name for path in paths}), "weight files are missing")
     return paths
+
+
+def _adapter_weights(folder: Path) -> Path:
+    path = folder / ADAPTER_WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(
+            f"no {ADAPTER_WEIGHTS} beside {ADAPTER_CONFIG}",
+            given=str(folder),
+            hint="Put the adapter's weights there, in the safetensors format.",
+        )
+    return path
 
 
 def _no_weights(folder: Path) -> CheckpointError:

@@ -11,15 +11,21 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any, overload
 
 import torch
 
 from creditdecoding import decoders
-from creditdecoding.checkpoint import read_optional, resolve_checkpoint, shards
+from creditdecoding.checkpoint import (
+    CheckpointParts,
+    find_parts,
+    read_optional,
+    resolve_checkpoint,
+    shards,
+)
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
 from creditdecoding.decoding.cache_policy import supported_policies
+from creditdecoding.decoding.defaults import checkpoint_defaults
 from creditdecoding.decoding.forward import Denoiser
 from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import (
@@ -30,8 +36,15 @@ from creditdecoding.decoding.request import (
     sample_seed,
 )
 from creditdecoding.decoding.streaming import IncrementalDetokenizer, truncate_at_stop
-from creditdecoding.errors import CheckpointError, OptionError
-from creditdecoding.models import build_on_meta, load_model, memory, read_config, resolve_device
+from creditdecoding.errors import OptionError
+from creditdecoding.models import (
+    build_parts,
+    load_model,
+    memory,
+    merge_of,
+    read_config,
+    resolve_device,
+)
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import DTYPES, Progress, check_weights, read_headers
@@ -373,9 +386,9 @@ def load(
     bytes read so far and in all. Raises `CheckpointError` and `OptionError`.
     """
     engine = config if config is not None else from_mapping(EngineConfig, options)
-    folder, architecture, tokenizer = _open(name, engine)
-    model = load_model(folder, engine, on_progress)
-    generation = read_optional(folder / "generation_config.json")
+    parts, architecture, tokenizer = _open(name, engine)
+    model = load_model(parts.folder, engine, on_progress)
+    generation = read_optional(parts.folder_of("config.json") / "generation_config.json")
     lm = LM(
         model,
         tokenizer,
@@ -385,30 +398,8 @@ def load(
         max_turns=generation.get("max_turns"),
         parse_special=engine.parse_special,
     )
-    lm.defaults = _checkpoint_defaults(generation)
+    lm.defaults = checkpoint_defaults(generation)
     return lm
-
-
-NO_DEFAULTS = ("temperature", "top_k", "top_p", "seed", "stop")
-"""Options that are never taken from a checkpoint: decoding is greedy unless the user asks."""
-
-
-def _checkpoint_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of generation_config.json that have our names. Raises `CheckpointError`."""
-    names = {field.name for field in dataclasses.fields(GenerationConfig)} - {*NO_DEFAULTS}
-    defaults = {name: generation[name] for name in names if generation.get(name) is not None}
-    try:
-        if "decoder" in defaults:
-            defaults["decoder"] = decoders.resolve(defaults["decoder"])
-        from_mapping(GenerationConfig, defaults)
-    except OptionError as error:
-        raise CheckpointError(
-            f"generation_config.json has an option that is not allowed ({error.what})",
-            given=error.given,
-            allowed=error.allowed,
-            hint="Correct the file.",
-        ) from error
-    return defaults
 
 
 def load_tokenizer(name: StrPath) -> Tokenizer:
@@ -416,11 +407,13 @@ def load_tokenizer(name: StrPath) -> Tokenizer:
     return _open(name, EngineConfig())[2]
 
 
-def _open(name: StrPath, engine: EngineConfig) -> tuple[Path, ModelConfig, Tokenizer]:
+def _open(name: StrPath, engine: EngineConfig) -> tuple[CheckpointParts, ModelConfig, Tokenizer]:
     """Everything of a checkpoint but its weights."""
     folder = resolve_checkpoint(os.fspath(name), engine.revision, engine.offline, engine.cache_dir)
-    architecture, _ = read_config(folder, engine.ignore_config_keys)
-    return folder, architecture, read_tokenizer(folder, architecture)
+    parts = find_parts(folder, engine.offline, engine.cache_dir)
+    architecture, _ = read_config(parts.folder_of("config.json"), engine.ignore_config_keys)
+    tokenizer_folder = parts.folder_of("tokenizer.json", "vocab.json")
+    return parts, architecture, read_tokenizer(tokenizer_folder, architecture)
 
 
 def describe(name: StrPath, engine: EngineConfig | None = None) -> dict[str, Any]:
@@ -429,14 +422,16 @@ def describe(name: StrPath, engine: EngineConfig | None = None) -> dict[str, Any
     Raises `CheckpointError`.
     """
     engine = engine if engine is not None else EngineConfig()
-    folder, _, tokenizer = _open(name, engine)
-    model, family = build_on_meta(folder, engine.causal_block, engine.ignore_config_keys)
-    files = shards(folder)
+    parts, _, tokenizer = _open(name, engine)
+    model, family = build_parts(parts, engine)
+    files = shards(parts.weights)
     headers = read_headers(files)
     check_weights(model, headers, family.RENAME)
+    merge_of(parts, model, family)
     file_dtypes = {DTYPES[header.dtype] for header in headers.values()}
     return {
-        "checkpoint": str(folder),
+        "checkpoint": str(parts.folder),
+        **({"base": str(parts.weights)} if parts.is_adapter else {}),
         "parameters": model.config.num_parameters(),
         "weight files": [
             f"{path.name} ({memory.format_bytes(path.stat().st_size)})" for path in files

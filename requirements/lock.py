@@ -2,8 +2,9 @@
 
 One file holds for Python 3.10 to 3.13 on Linux and macOS: uv resolves for all of them and marks the
 lines that hold for some only. torch and its CUDA libraries are left out: the Makefile installs the
-build that TORCH names. core.txt is what the package needs, dev.txt adds what its tests need, and
-sglang.txt is SGLang with the few packages that its scheduler imports, for tools/sglang_env.py.
+build that TORCH names. core.txt is what the package and `credit pull` need, dev.txt adds what its
+tests need, and sglang.txt is SGLang with the few packages that its scheduler imports, for
+tools/sglang_env.py.
 
 `--lowest FILE` writes instead the lowest versions that the ranges allow, torch included, for the
 Python that runs this (`make test-lowest`).
@@ -106,7 +107,7 @@ def main() -> None:
         chosen.lowest.write_text("\n".join(lowest(chosen.uv)) + "\n", encoding="utf-8")
         return
     dev = universal(chosen.uv, ["--extra", "dev"], [chosen.torch])
-    core = universal(chosen.uv, [], [chosen.torch, *dev])
+    core = universal(chosen.uv, ["--extra", "gguf"], [chosen.torch, *dev])
     write("dev.txt", dev)
     write("core.txt", core)
     write("sglang.txt", sglang(chosen.uv, dev))

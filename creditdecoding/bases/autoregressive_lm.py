@@ -29,6 +29,12 @@ class AutoregressiveLM:
         return self.model.norm.weight.device
 
 
+def check_base(name: str, engine: EngineConfig) -> None:
+    """Refuse what `load_base` would refuse, without reading weights."""
+    folder = resolve_checkpoint(name, engine.revision, engine.offline, engine.cache_dir)
+    read_tokenizer(folder, read_config(folder, families=BASES)[0], has_mask=False)
+
+
 def load_base(
     name: str, engine: EngineConfig, on_progress: Progress | None = None
 ) -> AutoregressiveLM:

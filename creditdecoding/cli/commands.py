@@ -15,6 +15,7 @@ SECTIONS = {
         "demo": "See several decoders answer the same questions",
         "serve": "Serve a model to OpenAI clients, with a live page at /",
         "batch": "Answer a file of requests",
+        "pull": "Fetch a model by name, or unpack a GGUF file",
         "info": "Show a checkpoint without loading its weights",
     },
     "Measure": {

@@ -14,6 +14,7 @@ from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.help import CreditCommand
 from creditdecoding.cli.limits import items_per_task
 from creditdecoding.cli.progress import open_progress
+from creditdecoding.cli.quality import Base, find_base, load_judge, show_quality
 from creditdecoding.cli.render import (
     interval,
     number,
@@ -50,6 +51,13 @@ Templates = Annotated[
     typer.Option(
         help="Ways to wrap the question, comma-separated: all, plain, question, steps, task."
     ),
+]
+Bound = Annotated[
+    float, typer.Option(help="Points of score that a setting may lose on dev.", min=0.0)
+]
+Picture = Annotated[
+    Path | None,
+    typer.Option(help="The picture; by default OUT/curves.png.", show_default=False),
 ]
 
 
@@ -90,9 +98,7 @@ def compare(
             help="Dev items a family, on which settings are chosen.", min=1, show_default="50"
         ),
     ] = None,
-    bound: Annotated[
-        float, typer.Option(help="Points of score that a setting may lose on dev.", min=0.0)
-    ] = 1.0,
+    bound: Bound = 1.0,
     out: Annotated[
         Path, typer.Option(help="Folder of the run; an interrupted run in it continues.")
     ] = Path("runs/compare"),
@@ -100,11 +106,9 @@ def compare(
     report: Annotated[
         Path | None, typer.Option(help="The page; by default OUT/report.html.", show_default=False)
     ] = None,
-    png: Annotated[
-        Path | None,
-        typer.Option(help="The picture; by default OUT/curves.png.", show_default=False),
-    ] = None,
+    png: Picture = None,
     model: Model = "pocket",
+    base: Base = None,
     as_json: Json = False,
     *,
     generation: GenerationConfig,
@@ -113,14 +117,14 @@ def compare(
     """Compare decoders over sweeps of their knobs.
 
     Settings are chosen on dev items and reported on test items, with intervals. The same command
-    continues an interrupted run.
+    continues an interrupted run. With --base the text of the test answers is measured too.
 
     Examples:
         credit compare --decoders "fixed threshold credit" --limit 50
         credit compare --decoders "threshold:threshold=0.9|0.95 mine.py" --tasks facts
     """
     from creditdecoding.cli.loading import loading_progress
-    from creditdecoding.eval.compare import ComparePlan, run
+    from creditdecoding.eval.compare import ComparePlan, quality_of, run
     from creditdecoding.eval.compare_report import compare_report, verdict_lines
     from creditdecoding.eval.leaderboard import to_yaml
     from creditdecoding.eval.sweep import parse_curves
@@ -150,11 +154,14 @@ def compare(
         generation=generation,
         engine=engine,
     )
+    base = find_base(base, model, engine)
     with open_progress("samples", resumable=True) as start, loading_progress() as on_load:
         load_model = None if jobs > 1 else partial(load, model, on_progress=on_load)
         records = run(plan, out, jobs, start, load_model)
         report_numbers = compare_report(records, curves, bound, gen_length=generation.gen_length)
         numbers = {"model": model, **report_numbers}
+    if base is not None:
+        numbers["quality"] = quality_of(plan, records, load_judge(base, engine))
     write_json(out / "report.json", numbers)
     board = out / "leaderboard.yaml"
     write(board, to_yaml(numbers["parallelism"]))
@@ -172,6 +179,8 @@ def compare(
         print_json(numbers)
     else:
         print_report(numbers)
+        if base is not None:
+            show_quality(numbers["quality"], base)
     report_written(out / "samples.jsonl", out / "report.json", board, page, picture)
 
 

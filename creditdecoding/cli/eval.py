@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,9 +12,17 @@ from creditdecoding.cli.app import Json, Model, Raw, app, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.limits import items_per_task
 from creditdecoding.cli.progress import answer_progress
+from creditdecoding.cli.quality import Agreement, Base, find_base, load_judge, show_quality
 from creditdecoding.cli.render import number, print_json, show, table, write_json
 from creditdecoding.cli.validate import check_writable, parse_split
 from creditdecoding.config import EngineConfig, GenerationConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from creditdecoding.eval.evaluate import EvalReport
+    from creditdecoding.lm import LM
+    from creditdecoding.tasks.base import Task
 
 
 @app.command("eval")
@@ -53,6 +61,8 @@ def evaluate(
             help="Leave out items that do not fit into the model, and say how many.",
         ),
     ] = False,
+    base: Base = None,
+    agreement: Agreement = False,
     as_json: Json = False,
     *,
     generation: GenerationConfig,
@@ -60,8 +70,8 @@ def evaluate(
 ) -> None:
     """Score a model with a decoder on tasks.
 
-    With --out answers are kept in FILE.partial until the file is written, and the same command
-    continues an interrupted run.
+    With --base it also measures the text itself. With --out answers are kept in FILE.partial until
+    the file is written, and the same command continues an interrupted run.
 
     Examples:
         credit eval --tasks arithmetic,facts --limit 20
@@ -69,6 +79,7 @@ def evaluate(
         credit eval --model DIR --tasks gsm8k=test.jsonl --limit 100
     """
     from creditdecoding.eval.evaluate import evaluate as run
+    from creditdecoding.eval.quality import eval_quality
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.tasks import load_tasks
     from creditdecoding.tasks.base import distinct_items
@@ -79,6 +90,7 @@ def evaluate(
     count = items_per_task(limit, 50, loaded_tasks)
     # drawn here too so that a bad limit is refused before the model is loaded
     items = [item for task in loaded_tasks for item in distinct_items(task, item_split, 0, count)]
+    base = find_base(base, model, engine)
     lm = load_lm(model, engine)
     manifest = answers_manifest(
         "eval",
@@ -108,6 +120,13 @@ def evaluate(
             )
         numbers = report.to_json()
         numbers["settings"] |= {"model": model, "engine": dataclasses.asdict(engine)}
+        if base is not None or agreement:
+            standard = _standard_texts(lm, loaded_tasks, report, generation, raw, agreement)
+            judge = load_judge(base, engine)
+            numbers["quality"] = {
+                "base": base,
+                **eval_quality(report.samples, standard, judge, raw),
+            }
         if out is not None:
             samples = [sample.to_json() for sample in report.samples]
             write_json(out, {**numbers, "samples": samples})
@@ -115,6 +134,27 @@ def evaluate(
         print_json(numbers)
     else:
         print_scores(numbers)
+
+
+def _standard_texts(
+    lm: LM,
+    tasks: Sequence[Task],
+    report: EvalReport,
+    generation: GenerationConfig,
+    raw: bool,
+    agreement: bool,
+) -> list[str] | None:
+    """The answers of standard decoding to the items of a report; None without `agreement`."""
+    from creditdecoding.eval.evaluate import answer_items
+    from creditdecoding.eval.sweep import REFERENCE
+
+    if not agreement:
+        return None
+    items = [sample.item for sample in report.samples]
+    options = dataclasses.replace(generation, decoder=REFERENCE)
+    with answer_progress(len(items), "answers of standard decoding") as on_event:
+        samples = answer_items(lm, tasks, items, options, on_event, raw)
+    return [sample.completion.text for sample in samples]
 
 
 def print_scores(report: dict[str, Any]) -> None:
@@ -126,5 +166,9 @@ def print_scores(report: dict[str, Any]) -> None:
         for name, numbers in [*report["families"].items(), ("mean", report)]
     ]
     show(table(columns, rows))
+    if "quality" in report:
+        quality = report["quality"]
+        decoder = report["settings"].get("decoder", {})
+        show_quality({decoder.get("name", "decoder"): quality}, quality["base"])
     for name, left_out in report.get("skipped_items", {}).items():
         typer.echo(f"{name}: {len(left_out)} items left out that do not fit the model", err=True)

@@ -1,4 +1,4 @@
-"""Progress while weights are read, shown only if it takes long."""
+"""Progress while bytes are read, shown only if it takes long."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LONG_SECONDS = 1.0
 
 
 @contextmanager
-def loading_progress() -> Iterator[Callable[[int, int], None]]:
+def loading_progress(text: str = "loading") -> Iterator[Callable[[int, int], None]]:
     """Gives a function to call with the bytes read so far and the bytes in all.
 
     A terminal gets a bar if there are many bytes or reading has lasted a second; elsewhere lines
     appear as for all long work.
     """
-    work = WorkProgress("loading")
+    work = WorkProgress(text)
     on_terminal = is_terminal(sys.stderr)
     display: ProgressDisplay
     if on_terminal:

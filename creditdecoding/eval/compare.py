@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from creditdecoding.bases.autoregressive_lm import AutoregressiveLM
 from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders import origins
@@ -36,8 +37,9 @@ from creditdecoding.eval.grid import (
     run_grid,
     setting_chunks,
 )
+from creditdecoding.eval.quality import decoder_quality
 from creditdecoding.eval.saved_answers import engine_options
-from creditdecoding.eval.sweep import DecoderCurve, all_specs, parse_curves
+from creditdecoding.eval.sweep import REFERENCE, DecoderCurve, all_specs, parse_curves
 from creditdecoding.fingerprint import checkpoint_digest, weights_digest
 from creditdecoding.lm import LM, load
 from creditdecoding.options import StrPath, from_mapping
@@ -202,6 +204,19 @@ def run(
         checkpoint = checkpoint_digest(resolve_checkpoint(plan.model, *source))
     load_model = load_model or partial(load, plan.model)
     return run_grid(partial(lay_out, plan, checkpoint), folder, load_model, jobs, on_start).records
+
+
+def quality_of(
+    plan: ComparePlan, records: Sequence[Record], base: AutoregressiveLM | None
+) -> dict[str, Any]:
+    """What `eval/quality.py` measures of the test answers of each decoder."""
+    grid = lay_out(plan)
+    prompts = {
+        (template, task, number): grid.prompt((split, template, spec, task, number))
+        for split, template, spec, task, number in grid.order
+        if split == "test"
+    }
+    return decoder_quality(records, prompts, REFERENCE, base, plan.raw)
 
 
 def compare(

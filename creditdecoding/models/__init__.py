@@ -9,9 +9,16 @@ from typing import Any
 
 import torch
 
-from creditdecoding.checkpoint import read_json, read_optional, shards
+from creditdecoding.checkpoint import (
+    CheckpointParts,
+    find_parts,
+    read_json,
+    read_optional,
+    shards,
+)
 from creditdecoding.config import EngineConfig, ModelConfig
 from creditdecoding.errors import CheckpointError, OptionError
+from creditdecoding.models.adapter import read_adapter
 from creditdecoding.models.config_keys import RecordedConfig, check_unread_keys, without_keys
 from creditdecoding.models.families import (
     ModelFamily,
@@ -27,7 +34,7 @@ from creditdecoding.models.families.unsupported import check_supported_model
 from creditdecoding.models.memory import FreeBytes, check_memory, check_size_of_files, free_bytes
 from creditdecoding.models.quantize import int8_transform
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.models.weights import Progress, load_weights
+from creditdecoding.models.weights import Progress, Transform, load_weights
 
 FAMILIES: tuple[ModelFamily, ...] = (llada, llada_moe, llada2, dream, sdar, fast_dllm)
 
@@ -110,10 +117,10 @@ def _unsupported_class(raw: Mapping[str, Any], families: Sequence[ModelFamily]) 
     hint = "Use a checkpoint of one of these families."
     if _family_of_class(name, BASES) is not None:
         what = "this is an autoregressive model, not a diffusion model"
-        hint = "It can be the base of one: credit adapt makes it (docs/adapters.md)."
+        hint = "It can be the base of one: credit adapt makes it (docs/guide/adapters.md)."
     elif _family_of_class(name, FAMILIES) is not None:
         what = "this is a diffusion model, not an autoregressive one"
-        hint = "Give the model that it was adapted from (docs/adapters.md)."
+        hint = "Give the model that it was adapted from (docs/guide/adapters.md)."
     return CheckpointError(
         what,
         given=None if name is None else str(name)[:100],
@@ -161,14 +168,16 @@ def build_on_meta(
     causal_block: int | None = None,
     ignored: Sequence[str] = (),
     families: Sequence[ModelFamily] = FAMILIES,
+    weights: Path | None = None,
 ) -> tuple[Transformer, ModelFamily]:
     """The checkpoint's transformer on the meta device (shapes without weights) and its family.
 
     `causal_block` replaces the block length of a block-causal checkpoint; for any other it raises
-    `OptionError`. `ignored` and `families` are as in `read_config`. Raises `CheckpointError`.
+    `OptionError`. `ignored` and `families` are as in `read_config`; `weights` is the folder of the
+    weights, if it is another. Raises `CheckpointError`.
     """
     architecture, family = read_config(folder, ignored, families)
-    check_size_of_files(architecture, shards(folder))
+    check_size_of_files(architecture, shards(weights or folder))
     if causal_block is not None:
         if architecture.causal_block is None:
             raise OptionError(
@@ -196,10 +205,33 @@ def load_model(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device, dtype = resolve_device(config)
-    model, family = build_on_meta(folder, config.causal_block, config.ignore_config_keys, families)
+    parts = find_parts(folder, config.offline, config.cache_dir)
+    model, family = build_parts(parts, config, families)
     transform = int8_transform() if config.quantize == "int8" else None
-    check_memory(model, shards(folder), device, dtype, config.quantize, free)
-    load_weights(model, folder, family.RENAME, device, dtype, on_progress, transform)
+    check_memory(model, shards(parts.weights), device, dtype, config.quantize, free)
+    merge = merge_of(parts, model, family)
+    load_weights(model, parts.weights, family.RENAME, device, dtype, on_progress, transform, merge)
     if config.compile:
         model.compile_layers(dynamic=True)
     return model.eval()
+
+
+def build_parts(
+    parts: CheckpointParts, config: EngineConfig, families: Sequence[ModelFamily] = FAMILIES
+) -> tuple[Transformer, ModelFamily]:
+    """As `build_on_meta`, also for an adapter."""
+    folder = parts.folder_of("config.json")
+    ignored = config.ignore_config_keys
+    return build_on_meta(folder, config.causal_block, ignored, families, parts.weights)
+
+
+def merge_of(parts: CheckpointParts, model: Transformer, family: ModelFamily) -> Transform | None:
+    """What merges the adapter of a checkpoint into its base's tensors; None if there is none.
+
+    Raises `CheckpointError`.
+    """
+    if not parts.is_adapter:
+        return None
+    embedding = family.RENAME["embed.weight"]
+    assert isinstance(embedding, str)
+    return read_adapter(parts, model.config, embedding).merge

@@ -48,7 +48,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes in all."""
 
 Transform = Callable[[str, Tensor], Tensor]
-"""Called with the name of a complete parameter and its weight; returns what replaces it."""
+"""Called with the name of a parameter or tensor and its weight; returns what replaces it."""
 
 WINDOW = 256 * 2**20
 """Bytes of a file that are mapped at a time."""
@@ -290,6 +290,20 @@ def _read_tensors(headers: Mapping[str, TensorHeader]) -> Iterator[tuple[str, Te
                 yield name, file.get_tensor(name)
 
 
+def _merged_tensors(
+    headers: Mapping[str, TensorHeader], merge: Transform | None, on_progress: Progress | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor after `merge`; progress is shown while they are read."""
+    show = on_progress or (lambda done, total: None)
+    total = sum(header.size for header in headers.values())
+    done = 0
+    for name, tensor in _read_tensors(headers):
+        show(done, total)
+        yield name, tensor if merge is None else merge(name, tensor)
+        done += headers[name].size
+    show(done, total)
+
+
 def load_weights(
     model: nn.Module,
     folder: Path,
@@ -298,10 +312,12 @@ def load_weights(
     dtype: torch.dtype,
     on_progress: Progress | None = None,
     transform: Transform | None = None,
+    merge: Transform | None = None,
 ) -> None:
     """Fill `model` (on the meta device) tensor by tensor.
 
-    A complete parameter is replaced by what `transform` returns, which may be smaller. Raises
+    A released tensor is replaced by what `merge` returns for its name, of the same shape, and a
+    complete parameter by what `transform` returns, which may be smaller. Raises
     `CheckpointError` before any weight is read.
     """
     headers = read_headers(shards(folder))
@@ -309,10 +325,7 @@ def load_weights(
     targets = state_tensors(model)
     parts_left = Counter(part.parameter for parts in table.values() for part in parts)
     incomplete: dict[str, Tensor] = {}
-    total, done = sum(header.size for header in headers.values()), 0
-    for name, tensor in _read_tensors(headers):
-        if on_progress is not None:
-            on_progress(done, total)
+    for name, tensor in _merged_tensors(headers, merge, on_progress):
         for placement in table[name]:
             parameter = placement.parameter
             if parameter not in incomplete:
@@ -321,9 +334,6 @@ def load_weights(
             parts_left[parameter] -= 1
             if not parts_left[parameter]:
                 _set_tensor(model, parameter, incomplete.pop(parameter), transform)
-        done += headers[name].size
-    if on_progress is not None:
-        on_progress(done, total)
 
 
 def _empty(target: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

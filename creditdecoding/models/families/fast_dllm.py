@@ -1,5 +1,8 @@
 """Fast-dLLM v2 (Efficient-Large-Model/Fast_dLLM_v2_1.5B, _7B): Qwen2.5's network, block-causal,
 with logits shifted by one.
+
+Adapters of other bases use its format too: without biases of queries, keys and values
+(`attention_bias` false, Llama) or with norms of heads (`qk_norm` true, Qwen3).
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ ARCHITECTURES = ("Fast_dLLM_QwenForCausalLM",)
 
 MODEL_TYPES = ("Fast_dLLM_Qwen",)
 
-UNUSED = ("attention_bias", "sliding_window")
-"""Keys that the network ignores; the tensors tell that there are biases."""
+UNUSED = ("sliding_window",)
+"""Keys that the network ignores."""
 
 BLOCK = 32
 """Block length where config.json has no `bd_size`."""
@@ -28,5 +31,9 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
     """Read a released config.json. Raises `CheckpointError`."""
     reader = ConfigReader(raw, generation)
     return reader.model_config(
-        "fast_dllm", qkv_bias=True, logit_shift=True, causal_block=reader.causal_block(BLOCK)
+        "fast_dllm",
+        qkv_bias=reader.boolean("attention_bias", True),
+        qk_norm=reader.boolean("qk_norm", False),
+        logit_shift=True,
+        causal_block=reader.causal_block(BLOCK),
     )

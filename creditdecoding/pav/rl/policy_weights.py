@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from creditdecoding.checkpoint import find_parts
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
 from creditdecoding.models import family_of
@@ -83,9 +84,13 @@ def cosine(part: Sequence[Tensor | None], whole: Sequence[Tensor | None]) -> flo
 
 
 def export(model: Any, source: Path, folder: Path) -> None:
-    """Write `model` as a checkpoint with the configuration and tokenizer of the one in `source`."""
-    rename = family_of(source).RENAME
-    for path in source.iterdir():
+    """Write `model` as a checkpoint with the configuration and tokenizer of the one in `source`.
+
+    Where that is an adapter, the files that it lacks are those of its base.
+    """
+    parts = find_parts(source)
+    rename = family_of(parts.folder_of("config.json")).RENAME
+    for path in (*parts.weights.iterdir(), *source.iterdir()):
         if path.is_file() and path.name.startswith(COPIED_FILES):
             shutil.copy(path, folder / path.name)
     part = folder / "model.part"

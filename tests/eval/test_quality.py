@@ -1,0 +1,120 @@
+"""Quality of text without a gold answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from creditdecoding.bases.autoregressive_lm import AutoregressiveLM, load_base
+from creditdecoding.config import EngineConfig
+from creditdecoding.eval.quality import (
+    OpenAnswer,
+    decoder_quality,
+    distinct,
+    doubled_words,
+    split_words,
+    text_quality,
+)
+from creditdecoding.eval.sweep import REFERENCE
+from creditdecoding.models.autoregressive import causal_logits
+from tests.helpers.cli import run_credit
+from tests.helpers.tiny_bases import write_base
+
+FLOAT32 = EngineConfig(dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> AutoregressiveLM:
+    return load_base(
+        str(write_base(tmp_path_factory.mktemp("base"), max_position_embeddings=1024)), FLOAT32
+    )
+
+
+def test_measures_of_words() -> None:
+    words = split_words("The the cat, the cat!! sat")
+    assert words == ["the", "the", "cat", ",", "the", "cat", "!", "!", "sat"]
+    assert doubled_words(words) == 1
+    assert distinct(words, 2) == 7 / 8 and distinct(words[:1], 2) == 1.0
+
+
+def by_hand(base: AutoregressiveLM, answer: OpenAnswer) -> tuple[float, int]:
+    """Summed negative log-likelihood and tokens, from all logits."""
+    messages = [{"role": "user", "content": answer.prompt}]
+    prompt = base.tokenizer.encode_chat(messages)
+    ids = base.tokenizer.encode_plain(answer.text) + ([302] if answer.ended else [])
+    with torch.no_grad():
+        log_probs = causal_logits(base.model, torch.tensor([prompt + ids]))[0].log_softmax(-1)
+    positions = range(len(prompt) - 1, len(prompt) + len(ids) - 1)
+    return -float(sum(log_probs[i, token] for i, token in zip(positions, ids))), len(ids)
+
+
+def test_likelihood_is_by_token_and_agreement_with_the_standard(base: AutoregressiveLM) -> None:
+    answers = [
+        OpenAnswer("a", "Who?", "Tom has apples.", ended=True, standard="Tom has apples."),
+        OpenAnswer("a", "What?", "Peru is is in Lima", ended=False, standard="Lima is in Peru"),
+        OpenAnswer("a", "Why?", "", ended=True, standard="no"),
+    ]
+    quality = text_quality(answers, base)
+    sums, counts = zip(*(by_hand(base, answer) for answer in answers))
+    assert quality["nll"]["value"] == pytest.approx(sum(sums) / sum(counts), abs=1e-4)
+    assert quality["nll"]["low"] <= quality["nll"]["value"] <= quality["nll"]["high"]
+    assert quality["doubled"]["value"] == pytest.approx(1 / 3, abs=1e-4)
+    assert quality["equal"]["value"] == pytest.approx(1 / 3, abs=1e-4)
+    assert quality["agreement"]["value"] == pytest.approx((1 + 4 / 9 + 0) / 3, abs=1e-4)
+    assert quality["answers"] == 3
+    long = OpenAnswer("a", "Who?", "Tom " * 1000, ended=True)
+    assert text_quality([answers[0], long], base)["nll"]["value"] == pytest.approx(
+        sums[0] / counts[0], abs=1e-4
+    )
+    assert text_quality([long], base)["too_long"] == 1
+    without = text_quality([OpenAnswer("a", "Who?", "Tom", ended=False)], None)
+    assert without.keys() == {"distinct_2", "distinct_3", "doubled", "answers"}
+
+
+def test_a_decoder_is_compared_with_standard_decoding_item_by_item(base: AutoregressiveLM) -> None:
+    def record(decoder: str, item: int, text: str, split: str = "test") -> dict[str, Any]:
+        names = {"split": split, "template": "plain", "family": "a", "decoder": decoder}
+        return {**names, "item": item, "text": text, "finish": "stop"}
+
+    records = [record("fixed", 0, "one"), record("fixed", 1, "two"), record("fixed", 0, "x", "dev")]
+    records += [record("credit", 1, "two"), record("credit", 0, "three")]
+    prompts = {("plain", "a", 0): "Say one.", ("plain", "a", 1): "Say two."}
+    quality = decoder_quality(records, prompts, "fixed", base)
+    assert quality["fixed"]["equal"]["value"] == 1.0 and quality["fixed"]["answers"] == 2
+    assert quality["credit"]["equal"]["value"] == 0.5
+
+
+def test_eval_and_compare_show_it(base: AutoregressiveLM, tmp_path: Path) -> None:
+    run = ["--tasks", "chain", "--limit", "2", "--base", base.folder, "--device", "cpu"]
+    done = run_credit(["eval", *run, "--agreement", "--json"])
+    assert done.status == 0, done.stderr
+    quality = json.loads(done.stdout)["quality"]
+    assert quality["base"] == str(base.folder) and quality["nll"]["value"] > 0
+    assert 0 <= quality["equal"]["value"] <= 1
+    folder = tmp_path / "run"
+    done = run_credit(
+        [
+            "compare",
+            "--decoders",
+            "fixed credit:threshold=0.9",
+            *run,
+            "--dev-limit",
+            "2",
+            "--out",
+            folder,
+        ]
+    )
+    assert done.status == 0, done.stderr
+    assert "Quality without a gold answer" in done.stdout
+    report = json.loads((folder / "report.json").read_text())
+    assert report["quality"][REFERENCE]["equal"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("command", ["eval", "compare"])
+def test_a_base_must_be_autoregressive(command: str) -> None:
+    done = run_credit([command, "--base", "pocket"])
+    assert done.status == 2 and "not an autoregressive one" in done.stderr

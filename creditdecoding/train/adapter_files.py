@@ -12,6 +12,7 @@ from torch import Tensor
 
 from creditdecoding.checkpoint import read_optional
 from creditdecoding.errors import CheckpointError
+from creditdecoding.models.adapter import base_fingerprint
 from creditdecoding.models.families.qwen import QWEN
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import released_name, save_weights
@@ -103,6 +104,7 @@ def peft_config(base: Base, config: AdaptConfig) -> dict[str, Any]:
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base.name,
+        "base_fingerprint": base_fingerprint(base.folder),
         "r": config.rank,
         "lora_alpha": 2 * config.rank,
         "lora_dropout": 0.0,

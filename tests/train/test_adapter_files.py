@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from creditdecoding.errors import CheckpointError
+from creditdecoding.lm import load
+from creditdecoding.models.transformer import Transformer
 from creditdecoding.train.adapt import AdaptRun
 from creditdecoding.train.adapter_files import adapter_tensors, load_adapter, merged_model
 from tests.helpers.adaptations import small_run
@@ -44,6 +46,20 @@ def test_peft_reads_what_was_trained(tmp_path: Path, kind: str) -> None:
         logits = ours.logits(ours.hidden_states(tokens))
     words = [i for i in range(logits.shape[-1]) if i != run.mask_id]
     torch.testing.assert_close(logits[..., words], expected[..., words], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_model_is_loaded_as_it_was_trained(tmp_path: Path, kind: str) -> None:
+    run = randomised(small_run(tmp_path, kind=kind))
+    run.export()
+    lm = load(str(run.folder))
+    trained = merged_model(run.model, run.mask_embedding, run.base, torch.float32)
+    assert (lm.vocab.mask_id, lm.geometry) == (run.mask_id, trained.geometry)
+    tokens = torch.randint(0, 300, (2, 16), generator=torch.Generator().manual_seed(0))
+    tokens[:, 5] = run.mask_id
+    assert isinstance(lm.model, Transformer)
+    expected = trained.hidden_states(tokens)
+    torch.testing.assert_close(lm.model.hidden_states(tokens), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_names_are_pefts_and_config_is_fast_dllms(tmp_path: Path) -> None:

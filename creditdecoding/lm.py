@@ -315,7 +315,7 @@ class LM:
         conversations is several. Raises `CreditError`s.
         """
         prompts, single = parse_prompts(prompt)
-        requests = self.new_requests(prompts, _config(config, options), raw)
+        requests = self.new_requests(prompts, self._config(config, options), raw)
         completions = self.collect(requests)
         return completions[0] if single else completions
 
@@ -323,7 +323,7 @@ class LM:
         self, text: str, config: GenerationConfig | None = None, **options: Any
     ) -> Completion:
         """Fill every `[MASK]` of `text`, one token each; the rest of the text stays as it is."""
-        return self.collect([self.new_infill_request(text, _config(config, options))])[0]
+        return self.collect([self.new_infill_request(text, self._config(config, options))])[0]
 
     def search(
         self,
@@ -355,23 +355,22 @@ class LM:
         **options: Any,
     ) -> Iterator[str]:
         """Answer one prompt; pieces of text as soon as they are final."""
-        request = self.new_requests([prompt], _config(config, options), raw)[0]
+        request = self.new_requests([prompt], self._config(config, options), raw)[0]
         detokenizer = IncrementalDetokenizer(request, self.vocab)
         for event in self.events([request]):
             if text := detokenizer.add(event):
                 yield text
+
+    def _config(self, config: Any, options: Mapping[str, Any]) -> GenerationConfig:
+        """The config, or without one the checkpoint's, changed by `options`."""
+        base = self.defaults if config is None else _options(config)
+        return from_mapping(GenerationConfig, {**base, **options})
 
 
 def _options(config: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of a config."""
     names = [field.name for field in dataclasses.fields(config)]
     return {name: getattr(config, name) for name in names if name not in leave_out}
-
-
-def _config(config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
-    """`config` with `options` in place of its own."""
-    base = {} if config is None else _options(config)
-    return from_mapping(GenerationConfig, {**base, **options})
 
 
 def load(
@@ -417,10 +416,7 @@ def _open(name: StrPath, engine: EngineConfig) -> tuple[CheckpointParts, ModelCo
 
 
 def describe(name: StrPath, engine: EngineConfig | None = None) -> dict[str, Any]:
-    """What `credit info` shows of a checkpoint, from names and shapes alone.
-
-    Raises `CheckpointError`.
-    """
+    """What `credit info` shows, from names and shapes alone. Raises `CheckpointError`."""
     engine = engine if engine is not None else EngineConfig()
     parts, _, tokenizer = _open(name, engine)
     model, family = build_parts(parts, engine)
@@ -428,6 +424,9 @@ def describe(name: StrPath, engine: EngineConfig | None = None) -> dict[str, Any
     headers = read_headers(files)
     check_weights(model, headers, family.RENAME)
     merge_of(parts, model, family)
+    generation = read_optional(parts.folder_of("config.json") / "generation_config.json")
+    own = checkpoint_defaults(generation)
+    own |= {"decoder": decoders.settings(own["decoder"])} if "decoder" in own else {}
     file_dtypes = {DTYPES[header.dtype] for header in headers.values()}
     return {
         "checkpoint": str(parts.folder),
@@ -440,7 +439,7 @@ def describe(name: StrPath, engine: EngineConfig | None = None) -> dict[str, Any
         **_describe_memory(model, engine),
         **_describe_architecture(model),
         **_describe_tokenizer(tokenizer),
-        "defaults": _options(GenerationConfig()),
+        "defaults": {**_options(GenerationConfig()), **own},
     }
 
 

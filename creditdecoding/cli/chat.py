@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from creditdecoding.cli.app import Model, app, load_lm
+from creditdecoding.cli.checkpoint_defaults import with_checkpoint_defaults
 from creditdecoding.cli.flags import with_options
 from creditdecoding.config import EngineConfig, GenerationConfig
 
@@ -32,6 +33,7 @@ def chat(model: Model = "pocket", *, generation: GenerationConfig, engine: Engin
         credit chat --model DIR --decoder credit:threshold=0.99 --gen-length 256
     """
     lm = load_lm(model, engine)
+    generation = with_checkpoint_defaults(lm, generation)
     greeting = _greeting(model, lm)
     typer.echo(greeting, err=True)
     history: list[Mapping[str, str]] = []

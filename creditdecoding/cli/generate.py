@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from creditdecoding.cli.app import Json, Model, Prompt, PromptFile, Raw, app, load_lm, read_prompt
+from creditdecoding.cli.checkpoint_defaults import with_checkpoint_defaults
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.render import print_json
 from creditdecoding.config import EngineConfig, GenerationConfig
@@ -69,6 +70,7 @@ def generate(
 
 
 def _request(lm: LM, text: str, generation: GenerationConfig, raw: bool, infill: bool) -> Request:
+    generation = with_checkpoint_defaults(lm, generation)
     if infill:
         return lm.new_infill_request(text, generation)
     return lm.new_requests([text], generation, raw)[0]

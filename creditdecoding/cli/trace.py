@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from creditdecoding.cli.app import Model, Prompt, PromptFile, Raw, app, load_lm, read_prompt
+from creditdecoding.cli.checkpoint_defaults import with_checkpoint_defaults
 from creditdecoding.cli.flags import typed_options, with_options
 from creditdecoding.cli.render import report_written, write
 from creditdecoding.cli.validate import check_can_plot, check_writable
@@ -67,12 +68,21 @@ def trace(
         text = read_prompt(prompt, file)
         lm = load_lm(model, engine)
         tokenizer = lm.tokenizer
+        generation = with_checkpoint_defaults(lm, generation)
         configs = [dataclasses.replace(generation, decoder=spec) for spec in against]
         traces = [
-            (str(config.decoder), lm.generate(text, config, raw=raw).trace)
+            (_label(config.decoder), lm.generate(text, config, raw=raw).trace)
             for config in [generation, *configs]
         ]
     _output(model, traces, tokenizer, save, png, html)
+
+
+def _label(decoder: Any) -> str:
+    """A decoder as it was typed; the checkpoint's own by its name and knobs."""
+    from creditdecoding.decoders import settings
+    from creditdecoding.viewer.labels import settings_label
+
+    return decoder if isinstance(decoder, str) else settings_label(settings(decoder))
 
 
 def _read_trace(path: Path, model: str) -> tuple[list[tuple[str, Trace]], Tokenizer]:

@@ -233,7 +233,7 @@ def test_a_trace_has_question_answer_and_settings_and_folds_ends(tmp_path: Path)
     question = "Solve 3x+4=19 for x."
     shown = output_of(["generate", question, "--trace"])
     assert shown.startswith(f"Question {question}\nAnswer   We have 3x+4=19.")
-    assert "\nDecoder  credit  threshold=0.9" in shown and "\nSettings gen_length 128" in shown
+    assert "\nDecoder  threshold  threshold=0.999" in shown and "\nSettings gen_length 128" in shown
     assert "endoftext" not in shown and shown.count("∎") <= 4
     saved, page = tmp_path / "t.jsonl", tmp_path / "t.html"
     output_of(["trace", question, "--save", str(saved), "--html", str(page)])

@@ -27,7 +27,7 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
 @pytest.mark.parametrize(
     ("decoder", "spec", "length"),
     [
-        ("credit", None, None),
+        ("threshold:threshold=0.999", None, None),
         ("threshold:threshold=0.95", "threshold:threshold=0.95", None),
         ({"name": "fixed", "k": 2}, "fixed:k=2", 40),
     ],

@@ -82,9 +82,20 @@ def denoise_step(
     for i, row, outcome, state in rows:
         ran = representative is None or representative[i] == i
         events[i] = _event(requests[i], outcome, row, editable[i], when, ran)
-        own_state = take_rows(state, slice(row, row + 1))
+        own_state = _own_state(requests[i], state, row)
         after[i] = apply_decision(requests[i], outcome, row, own_state, vocab.mask_id)
     return after, [events[i] for i in range(len(requests))]
+
+
+def _own_state(request: Request, state: State, row: int) -> State:
+    """The state of one row. What spans blocks is cut to the request's own window, so that wider
+    rows of the batch do not change what it keeps.
+    """
+    own = take_rows(state, slice(row, row + 1))
+    if not request.capabilities.state_spans_blocks:
+        return own
+    start, end = request.decision_window
+    return {name: values[:, : end - start] for name, values in own.items()}
 
 
 def _groups(requests: Sequence[Request]) -> list[list[int]]:

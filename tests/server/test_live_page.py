@@ -235,7 +235,9 @@ def test_axe_finds_nothing_to_object(
 
 
 def test_other_models_have_open_questions(lm: LM) -> None:
-    text = live_page(lm, "smol")
+    other = copy.copy(lm)
+    other.defaults = {}
+    text = live_page(other, "smol")
     assert "Why is the sky blue?" in text and "threshold=0.999" not in text
     assert "Question" in text and "word problem" not in text
 

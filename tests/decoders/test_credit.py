@@ -364,6 +364,7 @@ def test_the_first_step_is_already_boosted_and_the_second_counts_once() -> None:
     assert confidence_after(create("credit"), 0.5, 2)[0] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @FEW
 @given(
     p=st.floats(0.03, 0.9),

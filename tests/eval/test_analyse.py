@@ -39,6 +39,7 @@ def test_the_command_decodes_and_draws(decoded: list[str], tmp_path: Path) -> No
     assert steps.stat().st_size > 5000 and reliability.stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_the_tables_fit_80_columns(decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     printed = run_credit(decoded).stdout

@@ -88,6 +88,7 @@ def test_a_decoder_is_compared_with_standard_decoding_item_by_item(base: Autoreg
     assert quality["credit"]["equal"]["value"] == 0.5
 
 
+@pytest.mark.slow
 def test_eval_and_compare_show_it(base: AutoregressiveLM, tmp_path: Path) -> None:
     run = ["--tasks", "chain", "--limit", "2", "--base", base.folder, "--device", "cpu"]
     done = run_credit(["eval", *run, "--agreement", "--json"])

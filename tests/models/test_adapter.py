@@ -70,6 +70,7 @@ def dllm_adapter(folder: Path, base: Path, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_a_dllm_of_a_base(kind: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", kind)

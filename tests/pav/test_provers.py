@@ -254,6 +254,7 @@ def test_a_prover_is_named_only_where_there_is_enough_to_go_by() -> None:
     assert compare_provers([], {}).provers == ()
 
 
+@pytest.mark.slow
 def test_the_command_compares_provers(tmp_path: Path) -> None:
     base, other = (
         make("llada", tmp_path / name, seed=seed) for name, seed in (("base", 0), ("other", 1))

@@ -48,7 +48,8 @@ def create(name: str, **knobs: Any) -> Decoder:
     """The decoder called `name` with some knobs changed. Raises `OptionError` on an unknown name,
     knob or bad value.
     """
-    return _build(decoder_class(name), knobs)
+    cls = decoder_class(name)
+    return _build(cls, _current_names(cls, knobs))
 
 
 def _parse(cls: type[Any], knobs: Mapping[str, Any]) -> Decoder:
@@ -64,12 +65,13 @@ def _parse(cls: type[Any], knobs: Mapping[str, Any]) -> Decoder:
 
 
 def _build(cls: type[Any], knobs: Mapping[str, Any]) -> Decoder:
-    """A decoder; with `live_blocks` above 1 it runs in several blocks at a time."""
+    """A decoder from knobs with today's names; with `live_blocks` above 1 it runs in several blocks
+    at a time.
+    """
     own = {field.name for field in dataclasses.fields(cls)}
     shared = {field.name for field in dataclasses.fields(LiveBlockOptions)} - own
-    current = _current_names(cls, knobs)
-    rule = build(cls, {knob: value for knob, value in current.items() if knob not in shared})
-    window = {knob: current[knob] for knob in current if knob in shared}
+    rule = build(cls, {knob: value for knob, value in knobs.items() if knob not in shared})
+    window = {knob: value for knob, value in knobs.items() if knob in shared}
     if "open_share" in window and "live_blocks" not in window:
         raise OptionError(
             "open_share without live_blocks changes nothing",

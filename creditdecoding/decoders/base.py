@@ -4,7 +4,7 @@ comes out. A decoder sees nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -85,6 +85,13 @@ class Prediction:
             return self.masked_index
         row, column = self.masked.nonzero(as_tuple=True)
         return row, column
+
+    def position_chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """`masked_positions` a few at a time, so that [positions, vocab] temporaries stay small."""
+        row, column = self.masked_positions()
+        width = max((part.stop - part.start for part in row_chunks(self.logits)), default=1)
+        for start in range(0, len(row), width):
+            yield row[start : start + width], column[start : start + width]
 
     @property
     def probability(self) -> Scores:
@@ -268,11 +275,8 @@ class Prediction:
     def _sample(self, ids: Tensor | None, boost: Tensor | None) -> Tensor:
         """Tokens drawn from the boosted distribution, a few positions at a time."""
         sampling = self.sampling
-        row, column = self.masked_positions()
         tokens = torch.zeros_like(self.ids)
-        width = next(row_chunks(self.logits)).stop
-        for start in range(0, len(row), width):
-            part = (row[start : start + width], column[start : start + width])
+        for part in self.position_chunks():
             logits = self._raw_logits_at(part)
             if ids is not None and boost is not None:
                 logits.scatter_add_(1, ids[part], boost[part].double())

@@ -25,7 +25,6 @@ from creditdecoding.decoders.base import (
     Sweep,
     at_least_one,
 )
-from creditdecoding.ops.vocab_stats import row_chunks
 from creditdecoding.options import option
 
 
@@ -83,10 +82,7 @@ def divergence(prediction: Prediction, state: State) -> Scores:
     divergences = torch.full_like(prediction.lse, float("inf"))
     if not state["logits"].shape[-1]:  # no request has a step before
         return divergences
-    row, column = prediction.masked_positions()
-    width = max((part.stop - part.start for part in row_chunks(prediction.logits)), default=1)
-    for start in range(0, len(row), width):
-        part = (row[start : start + width], column[start : start + width])
+    for part in prediction.position_chunks():
         logits = prediction.logits[prediction.logit_row[part]].float()
         now = logits - prediction.lse[part][:, None]
         before = state["logits"][part].float() - state["lse"][part][:, None]

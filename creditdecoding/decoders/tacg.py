@@ -26,7 +26,6 @@ from creditdecoding.decoders.base import (
     State,
     Sweep,
 )
-from creditdecoding.ops.vocab_stats import row_chunks
 from creditdecoding.options import option
 
 
@@ -102,10 +101,7 @@ class Tacg(BaseDecoder):
         vocab = prediction.logits.shape[1]
         average = torch.zeros(rows, length, vocab, device=prediction.logits.device)
         gained = torch.zeros_like(prediction.lse)
-        row, column = prediction.masked_positions()
-        width = max((part.stop - part.start for part in row_chunks(prediction.logits)), default=1)
-        for start in range(0, len(row), width):
-            part = (row[start : start + width], column[start : start + width])
+        for part in prediction.position_chunks():
             logits = prediction.logits[prediction.logit_row[part]].float()
             slow = self._slow(logits, state, part)
             average[part] = slow

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from creditdecoding.plots.base import svg
+from creditdecoding.plots.pages import render_page
 from creditdecoding.plots.tradeoff import tradeoff_figure
 from creditdecoding.viewer.labels import name_label
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("static")),
-    autoescape=True,
-)
 
 
 def compare_html(
@@ -30,8 +23,8 @@ def compare_html(
     areas = [curve for curve in curves if curve["area"] is not None]
     areas.sort(key=lambda curve: curve["area"]["value"], reverse=True)
     figure = svg(tradeoff_figure(report)) if find_spec("matplotlib") else ""
-    template = _TEMPLATES.get_template("compare.html")
-    return template.render(
+    return render_page(
+        "compare.html",
         report=report,
         title=title,
         about=about,

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("static")),
-    autoescape=True,
-)
+from creditdecoding.plots.pages import render_page
 
 Points = Mapping[str, Sequence[Sequence[float]]]
 """(tokens a pass, score) of each setting of a method, by method."""
@@ -20,7 +14,7 @@ Points = Mapping[str, Sequence[Sequence[float]]]
 def leaderboard_html(board: Mapping[str, Points], aup: Mapping[str, Mapping[str, float]]) -> str:
     """The page: for each task its methods by AUP, with all their points."""
     tasks = [{"name": task, "methods": _rows(board[task], aup[task])} for task in board]
-    return _TEMPLATES.get_template("leaderboard.html").render(tasks=tasks)
+    return render_page("leaderboard.html", tasks=tasks)
 
 
 def _rows(points: Points, aup: Mapping[str, float]) -> list[dict[str, Any]]:

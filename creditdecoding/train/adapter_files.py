@@ -12,7 +12,7 @@ from torch import Tensor
 
 from creditdecoding.checkpoint import read_optional
 from creditdecoding.errors import CheckpointError
-from creditdecoding.models.adapter import base_fingerprint
+from creditdecoding.models.adapter import MASK_EMBEDDING, PREFIX, TOKENS, base_fingerprint
 from creditdecoding.models.families.qwen import QWEN
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import released_name, save_weights
@@ -21,9 +21,7 @@ from creditdecoding.train.adapt_options import AdaptConfig
 from creditdecoding.train.bases import Base
 from creditdecoding.train.lora import MaskEmbedding, lora_layers
 
-PREFIX = "base_model.model."
-MASK_ROW = f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta"
-OLDER_MASK_ROW = "mask_embedding"
+MASK_ROW = f"{PREFIX}model.embed_tokens{TOKENS}"
 WEIGHTS = "adapter_model.safetensors"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NORMS = ["input_layernorm", "post_attention_layernorm", "norm"]
@@ -167,8 +165,8 @@ def load_adapter(
             given=str(path),
             hint="Give the folder of an adapter.",
         ) from error
-    if OLDER_MASK_ROW in saved:
-        saved[MASK_ROW] = saved.pop(OLDER_MASK_ROW)
+    if MASK_EMBEDDING in saved:  # an adapter made elsewhere
+        saved[MASK_ROW] = saved.pop(MASK_EMBEDDING)
     targets = adapter_tensors(model, mask)
     for name in sorted({*saved, *targets}):
         if name not in saved or name not in targets or saved[name].numel() != targets[name].numel():

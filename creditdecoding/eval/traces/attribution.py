@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from creditdecoding.decoders import load
+from creditdecoding.decoders import load, settings
 from creditdecoding.decoders.base import Decoder, capabilities_of
 from creditdecoding.errors import CreditError
 from creditdecoding.eval.traces.commit_timing import answer_end
@@ -33,14 +33,15 @@ COUNTS = (
 
 
 def history_threshold(spec: str) -> float | None:
-    """The threshold of a rule that keeps a history; None for other rules."""
+    """The threshold of a rule that keeps a history and writes in one block; None for others."""
     try:
         decoder, _ = load(spec)
     except CreditError:  # a rule that is not of this package
         return None
-    if capabilities_of(decoder).can_revise or not _keeps_history(decoder):
+    declared = capabilities_of(decoder)
+    if declared.can_revise or declared.looks_ahead or not _keeps_history(decoder):
         return None
-    threshold = getattr(decoder, "threshold", None)
+    threshold = settings(decoder).get("threshold")
     return None if threshold is None else float(threshold)
 
 

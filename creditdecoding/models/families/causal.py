@@ -37,8 +37,3 @@ def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfi
         logit_shift=True,
         causal_block=1,
     )
-
-
-def is_autoregressive(config: ModelConfig) -> bool:
-    """Whether a network predicts each token from those before it."""
-    return config.causal_block == 1 and config.logit_shift

@@ -111,7 +111,7 @@ _OPERATIONS = {
             "Line: {line}. Shuffle it.",
             "Give me the list {line} in another order.",
         ),
-        lambda line: [],
+        lambda line: [names for names in permutations(line.names) if names != line.names],
     ),
     "insert-index": _Operation(
         "inserting at a position of a list",
@@ -224,11 +224,7 @@ def _scorer(kind: str) -> Callable[[str, Item], bool]:
         if answer is None:
             return False
         names = tuple(name.strip() for name in answer.split(","))
-        line = WaitingLine(*item.gold)
-        before = tuple(name.lower() for name in line.names)
-        if kind == "shuffle":
-            return names != before and sorted(names) == sorted(before)
-        results = _OPERATIONS[kind].results(line)
+        results = _OPERATIONS[kind].results(WaitingLine(*item.gold))
         return names in [tuple(name.lower() for name in result) for result in results]
 
     return score
@@ -238,10 +234,7 @@ def _lister(kind: str) -> Callable[[Item], list[str]]:
     """What lists all right answers to one operation."""
 
     def right_answers(item: Item) -> list[str]:
-        line = WaitingLine(*item.gold)
-        results = _OPERATIONS[kind].results(line)
-        if kind == "shuffle":
-            results = [names for names in permutations(line.names) if names != line.names]
+        results = _OPERATIONS[kind].results(WaitingLine(*item.gold))
         return [f"Answer: {', '.join(names)}" for names in results]
 
     return right_answers

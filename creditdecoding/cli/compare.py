@@ -213,7 +213,9 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _yardstick_table(report: dict[str, Any]) -> Table:
-    """Of the same settings: tokens a pass, the spread of passes, seconds; and AUP of the curves."""
+    """Of the same settings: tokens a pass, the spread of passes, seconds and their share outside of
+    the model; and AUP of the curves.
+    """
     aup = report["aup"]["all" if "all" in report["aup"] else report["families"][0]]
     points = {curve["name"]: curve["chosen"] for curve in report["curves"] if curve["chosen"]}
     rows = []
@@ -228,10 +230,20 @@ def _yardstick_table(report: dict[str, Any]) -> Table:
                 f"{tokens['full_span']:.2f}",
                 spread,
                 number(point["seconds"], ".2f"),
+                number(point["outside_share"], ".0%"),
                 number(aup.get(name), ".0f"),
             )
         )
-    columns = ("tokens a pass", "answer", "+ stop", "full span", "passes 10/50/90 %", "s", "AUP")
+    columns = (
+        "tokens a pass",
+        "answer",
+        "+ stop",
+        "full span",
+        "passes 10/50/90 %",
+        "s",
+        "outside",
+        "AUP",
+    )
     return table(columns, rows)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.request import Request
 from creditdecoding.errors import OptionError, TooLongError, prefix_errors
+from creditdecoding.eval.model_timer import ModelTimer
 from creditdecoding.eval.saved_answers import (
     SettingAnswers,
     restore_trace,
@@ -18,7 +19,7 @@ from creditdecoding.eval.saved_answers import (
 )
 from creditdecoding.lm import LM, Completion
 from creditdecoding.tasks.base import Item, Split, Task, distinct_items, items_digest
-from creditdecoding.trace import Event, FinishEvent, total
+from creditdecoding.trace import Event, FinishEvent, Totals, total
 
 CHUNK_BATCHES = 4
 """A chunk holds as many rows as this many full batches."""
@@ -54,12 +55,14 @@ class EvalReport:
     """All answers of an evaluation and its settings.
 
     `skipped` has by task the numbers, from 1, of items left out because they do not fit; None if
-    leaving out was not asked for.
+    leaving out was not asked for. `outside_share` is the share of the decoding time outside of the
+    model's forward passes, None if no answer was decoded or the model cannot be timed.
     """
 
     samples: tuple[ScoredAnswer, ...]
     settings: dict[str, Any]
     skipped: dict[str, list[int]] | None = None
+    outside_share: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Score (mean over tasks, in %), NFE, TPF and TPS; the same by task; settings.
@@ -74,21 +77,28 @@ class EvalReport:
         scores = [numbers["score"] for numbers in by_task.values()]
         report = {
             "score": round(sum(scores) / max(1, len(scores)), 2),
-            "nfe": round(totals.nfe, 3),
-            "tpf": round(totals.tpf, 3),
-            "tps": round(totals.tokens / totals.seconds, 1) if totals.seconds else 0.0,
+            **_speed(totals, totals.seconds),
             "items": totals.requests,
             "items_digest": items_digest(sample.item for sample in self.samples),
             "sequence_forwards": totals.sequence_forwards,
             "batch_forwards": totals.forwards,
             "tokens": totals.tokens,
             "seconds": round(totals.seconds, 2),
+            "outside_share": self.outside_share,
             "families": by_task,
         }
         if self.skipped is not None:
             report["skipped"] = sum(map(len, self.skipped.values()))
             report["skipped_items"] = self.skipped
         return {**report, "settings": self.settings}
+
+
+def _speed(totals: Totals, seconds: float) -> dict[str, float]:
+    return {
+        "nfe": round(totals.nfe, 3),
+        "tpf": round(totals.tpf, 3),
+        "tps": round(totals.tokens / seconds, 1) if seconds else 0.0,
+    }
 
 
 def _task_numbers(samples: Sequence[ScoredAnswer]) -> dict[str, Any]:
@@ -100,9 +110,7 @@ def _task_numbers(samples: Sequence[ScoredAnswer]) -> dict[str, Any]:
     seconds = max((end.seconds for end in ends), default=0.0) - first
     numbers = {
         "score": round(100 * sum(sample.right for sample in samples) / len(samples), 2),
-        "nfe": round(totals.nfe, 3),
-        "tpf": round(totals.tpf, 3),
-        "tps": round(totals.tokens / seconds, 1) if seconds else 0.0,
+        **_speed(totals, seconds),
         "items": len(samples),
         "items_digest": items_digest(sample.item for sample in samples),
     }
@@ -135,7 +143,8 @@ def evaluate(
     skipped: dict[str, list[int]] = {}
     if skip_too_long:
         items, numbers, skipped = drop_too_long(lm, items, config, raw)
-    samples = answer_items(lm, tasks, items, config, on_event, raw, saved, numbers)
+    with ModelTimer(lm) as timer:
+        samples = answer_items(lm, tasks, items, config, on_event, raw, saved, numbers, timer)
     settings = {
         **(samples[0].completion.trace.settings if samples else {}),
         "limit": limit,
@@ -145,7 +154,13 @@ def evaluate(
         "raw": raw,
         "tasks": {task.name: dict(task.metadata) for task in tasks},
     }
-    return EvalReport(samples, settings, skipped if skip_too_long else None)
+    share = timer.outside_share
+    return EvalReport(
+        samples,
+        settings,
+        skipped=skipped if skip_too_long else None,
+        outside_share=None if share is None else round(share, 4),
+    )
 
 
 def drop_too_long(
@@ -211,6 +226,7 @@ def answer_items(
     raw: bool = False,
     saved: SettingAnswers | None = None,
     indices: Sequence[int] | None = None,
+    timer: ModelTimer | None = None,
 ) -> tuple[ScoredAnswer, ...]:
     """Answer items and score the answers, in the order of the items.
 
@@ -227,7 +243,7 @@ def answer_items(
     seconds = 0.0
     for first in range(0, len(requests), size):
         chunk = requests[first : first + size]
-        scored = _answer_chunk(lm, by_name, items, chunk, on_event, saved)
+        scored = _answer_chunk(lm, by_name, items, chunk, on_event, saved, timer)
         answers |= _shifted(scored, forwards, seconds)
         traces = [answer.completion.trace for answer in scored.values()]
         forwards += 1 + max((step.forward for trace in traces for step in trace.steps), default=0)
@@ -253,6 +269,7 @@ def _answer_chunk(
     requests: Sequence[Request],
     on_event: OnEvent | None,
     saved: SettingAnswers | None,
+    timer: ModelTimer | None,
 ) -> dict[int, ScoredAnswer]:
     """The answers of a chunk by the index of their item: those saved, or all decoded together."""
     known = {} if saved is None else saved.by_item
@@ -268,7 +285,8 @@ def _answer_chunk(
         if on_event is not None and event.row not in known:
             on_event(event)
 
-    for index, completion in stream_answers(lm, requests, on_new_event):
+    completions = stream_answers(lm, requests, on_new_event)
+    for index, completion in completions if timer is None else timer.over(completions):
         if index not in known:
             answer = score_answer(tasks[items[index].task], items[index], completion)
             answers[index] = answer

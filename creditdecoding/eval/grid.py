@@ -26,6 +26,7 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.request import Request
 from creditdecoding.errors import CreditError, OptionError, prefix_errors
 from creditdecoding.eval.evaluate import ScoredAnswer, score_answer, stream_answers
+from creditdecoding.eval.model_timer import ModelTimer
 from creditdecoding.lm import LM, Completion
 from creditdecoding.run_dir import (
     Journal,
@@ -258,30 +259,42 @@ def _requests(lm: LM, grid: Grid, chunk: Chunk) -> list[Request]:
 
 def chunk_records(lm: LM, grid: Grid, chunk: Chunk) -> Iterator[Record]:
     """The records of a chunk, as its answers end; of a timed one all at the end."""
-    requests = _requests(lm, grid, chunk)
-    timed: Record = {}
-    answers: Iterable[tuple[int, Completion]]
     if grid.repeats:
-        clock = make_clock(lm)
-        seconds = []
-        for _ in range(grid.repeats):
-            start = clock()
-            completions = lm.collect(requests)
-            seconds.append(clock() - start)
-        timed["batch_seconds"] = median(seconds)
-        answers = zip([request.index for request in requests], completions)
-    else:
-        answers = stream_answers(lm, requests)
-    for index, completion in answers:
-        key = chunk.keys[index]
-        split, _, _, task, number = key
-        answer = score_answer(grid.tasks[task], grid.items[split, task, number], completion)
-        record = {**dict(zip(grid.key_names, key)), **answer_record(answer)}
-        if grid.repeats:
-            trace = completion.trace
-            timed["ids"] = trace.tokens
-            timed["computed"] = sum(step.computed for step in trace.steps)
-        yield record | timed
+        return _timed_records(lm, grid, chunk)
+    return _streamed_records(lm, grid, chunk)
+
+
+def _timed_records(lm: LM, grid: Grid, chunk: Chunk) -> Iterator[Record]:
+    requests = _requests(lm, grid, chunk)
+    clock = make_clock(lm)
+    seconds = []
+    for _ in range(grid.repeats):
+        start = clock()
+        completions = lm.collect(requests)
+        seconds.append(clock() - start)
+    for request, completion in zip(requests, completions):
+        trace = completion.trace
+        yield {
+            **_record(grid, chunk.keys[request.index], completion),
+            "batch_seconds": median(seconds),
+            "ids": trace.tokens,
+            "computed": sum(step.computed for step in trace.steps),
+        }
+
+
+def _streamed_records(lm: LM, grid: Grid, chunk: Chunk) -> Iterator[Record]:
+    requests = _requests(lm, grid, chunk)
+    with ModelTimer(lm) as timer:
+        for index, completion in timer.over(stream_answers(lm, requests)):
+            record = _record(grid, chunk.keys[index], completion)
+            share = timer.outside_share
+            yield record if share is None else {**record, "outside_share": round(share, 4)}
+
+
+def _record(grid: Grid, key: Key, completion: Completion) -> Record:
+    split, _, _, task, number = key
+    answer = score_answer(grid.tasks[task], grid.items[split, task, number], completion)
+    return {**dict(zip(grid.key_names, key)), **answer_record(answer)}
 
 
 def make_clock(lm: LM) -> Callable[[], float]:

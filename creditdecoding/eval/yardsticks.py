@@ -1,5 +1,5 @@
 """Yardsticks beside score and passes: how passes spread over answers, tokens counted in three ways,
-seconds.
+seconds, and their share outside of the model.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def yardsticks(records: Records, gen_length: int) -> dict[str, dict[str, Any]]:
       end token if one was written, `full_span` all `gen_length` positions, written or not: the
       three ways in which the field counts.
     - `seconds`: mean seconds from an answer's start to its end in its batch, None if not recorded.
+    - `outside_share`: mean share of a batch's time, until the answer ends, that is not in forward
+      passes; None if not recorded.
     """
     by_decoder: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
@@ -41,21 +43,22 @@ def _of_decoder(records: Records, gen_length: int) -> dict[str, Any]:
     stops = np.array([record.get("finish") == "stop" for record in records], dtype=float)
     span = np.full_like(visible, float(gen_length))
     columns = np.stack((passes, visible, visible + stops, span), axis=1)
-    means = stratified_mean(columns, strata)
-    counted = ("visible", "with_stop", "full_span")
-    spread = [float(np.quantile(passes, q)) for q in QUANTILES]
+    nfe, *counts = stratified_mean(columns, strata).tolist()
+    names = ("visible", "with_stop", "full_span")
+    spread = np.quantile(passes, (*QUANTILES, 1.0))
     return {
-        "nfe_spread": [*spread, float(passes.max())],
-        "tpf": {name: round(float(mean / means[0]), 3) for name, mean in zip(counted, means[1:])},
-        "seconds": _mean_seconds(records, strata),
+        "nfe_spread": spread.tolist(),
+        "tpf": {name: round(count / nfe, 3) for name, count in zip(names, counts)},
+        "seconds": _mean(records, strata, "seconds"),
+        "outside_share": _mean(records, strata, "outside_share"),
     }
 
 
-def _mean_seconds(records: Records, strata: Sequence[int]) -> float | None:
-    if any("seconds" not in record for record in records):
+def _mean(records: Records, strata: Sequence[int], name: str) -> float | None:
+    if any(name not in record for record in records):
         return None
-    seconds = np.array([[record["seconds"]] for record in records], dtype=float)
-    return round(float(stratified_mean(seconds, strata)[0]), 4)
+    values = np.array([[record[name]] for record in records], dtype=float)
+    return round(float(stratified_mean(values, strata)[0]), 4)
 
 
 def parallelism(records: Records, curves: Sequence[DecoderCurve]) -> dict[str, Any]:

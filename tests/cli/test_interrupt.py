@@ -33,7 +33,7 @@ from tools.make_checkpoint import make
 
 pytestmark = pytest.mark.slow
 
-TIMES = ("seconds", "tps", "rollouts_per_second", "throughput")
+TIMES = ("seconds", "outside_share", "tps", "rollouts_per_second", "throughput")
 DEVICE = "--batch-size 2 --threads 1 --device cpu"
 GREEDY = f"--gen-length 12 --block-length 4 --no-early-stop {DEVICE}"
 SAMPLED = f"{GREEDY} --temperature 1.5 --decoder fixed"

@@ -54,7 +54,8 @@ def plan(model: str, decoders: str = DECODERS, **changes: Any) -> ComparePlan:
 def timeless(path: Path) -> list[dict[str, Any]]:
     """The rows of a samples file without what is not reproducible."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    times = ("seconds", "outside_share")
+    return [{name: value for name, value in row.items() if name not in times} for row in rows]
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from tests.helpers.cli import run_credit
 from tools.make_checkpoint import make
 
 CONFIG = GenerationConfig(decoder="fixed:k=2", gen_length=8, block_length=4)
+TIMES = ("seconds", "outside_share", "tps")
 OPTIONS = ["--gen-length", "8", "--block-length", "4", "--batch-size", "2", "--threads", "1"]
 
 
@@ -56,7 +57,7 @@ def killed_after(count: int) -> Callable[[Event], None]:
 
 def numbers(report: dict[str, Any]) -> dict[str, Any]:
     """A report without times."""
-    timeless = {name: value for name, value in report.items() if name not in ("seconds", "tps")}
+    timeless = {name: value for name, value in report.items() if name not in TIMES}
     return {
         **timeless,
         "families": {name: {**family, "tps": 0} for name, family in timeless["families"].items()},

@@ -17,12 +17,15 @@ def record(task: str, spec: str, nfe: int, tokens: int, right: bool, **more: Any
 
 def test_tasks_weigh_the_same_and_tokens_are_counted_in_three_ways() -> None:
     """Task a: 3 answers of 10 tokens in 5 passes, all ended; task b: one of 30 in 15, cut off."""
-    ended = {"finish": "stop", "seconds": 0.5}
+    ended = {"finish": "stop", "seconds": 0.5, "outside_share": 0.1}
     records = [record("a", "credit", 5, 10, True, **ended) for _ in range(3)]
     records.append(record("b", "credit", 15, 30, False, finish="length", seconds=1.5))
+    assert yardsticks(records, 64)["credit"]["outside_share"] is None
+    records[-1]["outside_share"] = 0.3
     numbers = yardsticks(records, gen_length=64)["credit"]
     assert numbers["tpf"] == {"visible": 2.0, "with_stop": 2.05, "full_span": 6.4}
     assert numbers["seconds"] == 1.0
+    assert numbers["outside_share"] == 0.2
     assert numbers["nfe_spread"] == [5.0, 5.0, pytest.approx(12.0), 15.0]
     del records[0]["seconds"]
     assert yardsticks(records, 64)["credit"]["seconds"] is None

@@ -85,11 +85,33 @@ def _pip(folder: Path, *arguments: str) -> None:
         raise UnavailableError(f"{reason} (Python {version})")
 
 
-def run(module: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """`python -m module` with SGLang on its path. Raises `UnavailableError`."""
+def other_release(release: str) -> Path:
+    """A folder with that SGLang alone, to be put before the prepared one. Raises
+    `UnavailableError`.
+    """
+    folder = FOLDER.with_name(f"{FOLDER.name}-sglang{release}")
+    if not folder.is_dir():
+        fresh = Path(tempfile.mkdtemp(dir=FOLDER.parent))
+        try:
+            _pip(fresh, "--no-deps", f"sglang=={release}")
+            fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def run(
+    module: str, *arguments: str, timeout: float = 600, release: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`python -m module` with SGLang on its path: the locked release, or another one. Raises
+    `UnavailableError`.
+    """
+    folders = [prepare(), ROOT]
+    if release is not None:
+        folders.insert(0, other_release(release))
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{prepare()}{os.pathsep}{ROOT}",
+        "PYTHONPATH": os.pathsep.join(map(str, folders)),
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.run(

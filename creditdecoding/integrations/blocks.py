@@ -1,7 +1,7 @@
 """One denoising step for engines that own the forward pass: any decoder, many blocks, dense logits.
 
 The engine keeps a `BlockState` for each request while one of its blocks is decoded and passes it
-back at the next step. A step copies to the host once, for the list of finished blocks.
+back at the next step.
 """
 
 from __future__ import annotations
@@ -50,15 +50,14 @@ class BlockState:
     first step.
 
     `progress` holds tensors of one row each: `given` [1, length] (never written), `initial_masks`,
-    `step` and `seed` [1], `finished` [1] (all tokens written, the decoder asks for no more passes)
-    and `lost` [1, length] (still masked when the block `failed`).
+    `step` and `seed` [1], `finished` [1] (all tokens written, the decoder asks for no more passes),
+    `failed` [1] (logits that are not numbers) and `lost` [1, length] (still masked at that time).
     """
 
     owner: Hashable
     sampling: SamplingParams
     progress: State
     decoder_state: State | None = None
-    failed: bool = False
 
 
 def seed_from_name(name: str) -> int:
@@ -98,6 +97,7 @@ def new_blocks(
         "step": torch.zeros_like(seed),
         "seed": seed,
         "finished": ~masked.any(-1),
+        "failed": torch.zeros_like(seed, dtype=torch.bool),
         "lost": torch.zeros_like(in_prompt),
     }
     return [
@@ -112,61 +112,139 @@ def to_device(values: Sequence[int], device: torch.device) -> Tensor:
     return host.to(device, non_blocking=True)
 
 
-@torch.inference_mode()
-def advance_blocks(
-    decoder: Decoder,
-    logits: Tensor,
-    tokens: Tensor,
-    positions: Tensor,
-    reserved: ReservedIds,
-    blocks: Sequence[BlockState],
-    allow_extra_passes: bool = True,
-) -> tuple[list[BlockState], list[bool]]:
-    """One step of all blocks: new states, and which blocks are done.
+@dataclass
+class _Group:
+    """Rows drawn alike, which one call of the decoder serves, and its state; None at first."""
 
-    `tokens` and `positions` are [rows, length], `logits` [rows * length, vocab]. Tokens are written
-    in place; logits of reserved ids become -inf. A block is done when this pass has read its final
-    tokens, so that keys and values of the pass are final too. A block whose logits are NaN or
-    infinite fails: it is done at once, and its masks get an ordinary id that the engine can run.
+    sampling: SamplingParams
+    members: list[int]
+    rows: slice | Tensor
+    state: State | None = None
+
+
+class BlockRound:
+    """The blocks of several requests, advanced together for one pass or more.
+
+    Between steps everything stays on the device. Only `read` and `all_done` make the host wait.
     """
-    progress = stack_states([block.progress for block in blocks])
-    view = _predict(decoder, logits, tokens, positions, reserved, progress)
-    commit, written, again, decoder_states = _decide(decoder, view, blocks)
-    if not allow_extra_passes:
-        again = torch.zeros_like(again)
-    finished = progress["finished"]
-    complete = ~(view.masked & ~commit).any(-1) & ~(again & ~finished)
-    done = finished | view.failed | (complete & ~commit.any(-1))
-    lost = (tokens == reserved.mask_id) & ~progress["given"] & view.failed[:, None]
-    filled = tokens.masked_fill(lost, _first_ordinary_id(reserved))
-    tokens.copy_(torch.where(commit, written, filled))
-    progress = progress | {
-        "step": progress["step"] + 1,
-        "finished": finished | view.failed | complete,
-        "lost": progress["lost"] | lost,
-    }
-    done_list, failed_list = torch.stack((done, view.failed)).tolist()
-    updated = _with_progress(blocks, progress)
-    states = [
-        replace(block, decoder_state=state, failed=block.failed or failed)
-        for block, state, failed in zip(updated, decoder_states, failed_list)
-    ]
-    return states, done_list
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        reserved: ReservedIds,
+        blocks: Sequence[BlockState],
+        allow_extra_passes: bool = True,
+    ) -> None:
+        self.decoder = decoder
+        self.reserved = reserved
+        self.blocks = list(blocks)
+        self.allow_extra_passes = allow_extra_passes
+        self.progress = stack_states([block.progress for block in blocks])
+        self.done = torch.zeros_like(self.progress["finished"])
+        self.tokens: Tensor | None = None
+        self._groups = _rows_drawn_alike(blocks, self.done.device)
+
+    @torch.inference_mode()
+    def step(self, logits: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
+        """One step of all blocks; which of them are done, [rows] on the device.
+
+        `tokens` and `positions` are [rows, length], `logits` [rows * length, vocab]. Tokens are
+        written in place; logits of reserved ids become -inf. A block is done when this pass has
+        read its final tokens, so that keys and values of the pass are final too; more steps leave
+        it as it is. A block whose logits are NaN or infinite fails: it is done at once, and its
+        masks get an ordinary id that the engine can run.
+        """
+        self.tokens = tokens
+        view = _predict(self.decoder, logits, tokens, positions, self.reserved, self.progress)
+        commit, written, again = self._decide(view)
+        finished = self.progress["finished"]
+        complete = ~(view.masked & ~commit).any(-1) & ~(again & ~finished)
+        self.done = finished | view.failed | (complete & ~commit.any(-1))
+        self._fail(tokens, view.failed)
+        tokens.copy_(torch.where(commit, written, tokens))
+        self.progress["step"] = self.progress["step"] + 1
+        self.progress["finished"] = self.progress["finished"] | complete
+        return self.done
+
+    @torch.inference_mode()
+    def fail(self, tokens: Tensor) -> None:
+        """In place of a step, after a pass without usable logits: every block fails."""
+        self.tokens, self.done = tokens, torch.ones_like(self.done)
+        self._fail(tokens, self.done)
+
+    def _fail(self, tokens: Tensor, failed: Tensor) -> None:
+        progress, mask_id = self.progress, self.reserved.mask_id
+        lost = (tokens == mask_id) & ~progress["given"] & failed[:, None]
+        tokens.masked_fill_(lost, _first_ordinary_id(self.reserved))
+        progress["lost"] = progress["lost"] | lost
+        progress["failed"] = progress["failed"] | failed
+        progress["finished"] = progress["finished"] | failed
+
+    def mark_lost(self, marker: int, together: bool) -> None:
+        """After the last step: put `marker` where blocks that are done lost tokens; only if all
+        blocks are done where the engine goes on with them `together`.
+        """
+        if self.tokens is not None:
+            ready = self.done & (self.done.all() | (not together))
+            self.tokens.masked_fill_(self.progress["lost"] & ready[:, None], marker)
+
+    def all_done(self) -> bool:
+        """Whether every block is done. Waits for the device."""
+        return bool(self.done.all())
+
+    def read(self) -> tuple[list[bool], list[bool]]:
+        """Which blocks are done, and which have failed: one copy, for which the host waits."""
+        done, failed = torch.stack((self.done, self.progress["failed"])).tolist()
+        return done, failed
+
+    def states(self) -> list[BlockState]:
+        """The blocks as they are now, to be kept with their requests."""
+        decoder_states: dict[int, State] = {}
+        for group in self._groups:
+            if group.state is not None:
+                for slot, i in enumerate(group.members):
+                    decoder_states[i] = take_rows(group.state, slice(slot, slot + 1))
+        return [
+            replace(
+                block,
+                progress=take_rows(self.progress, slice(i, i + 1)),
+                decoder_state=decoder_states.get(i, block.decoder_state),
+            )
+            for i, block in enumerate(self.blocks)
+        ]
+
+    def _decide(self, view: _Predictions) -> tuple[Tensor, Tensor, Tensor]:
+        """Where tokens are committed, the tokens, and which rows want another pass."""
+        commit = torch.zeros_like(view.masked)
+        written = view.tokens.clone()
+        again = torch.zeros_like(view.failed)
+        for group in self._groups:
+            if group.state is None:
+                group.state = self._first_state(group, view)
+            rows = group.rows
+            prediction, block = view.prediction(rows, group.sampling), view.block(rows)
+            decision, group.state = self.decoder.step(prediction, block, group.state)
+            commit[rows] = decision.commit & view.editable[rows]
+            written[rows] = decision.tokens.to(written.dtype)
+            if self.allow_extra_passes and decision.needs_another_pass is not None:
+                again[rows] = decision.needs_another_pass
+        return commit, written, again
+
+    def _first_state(self, group: _Group, view: _Predictions) -> State:
+        """What the blocks of the group bring with them; new blocks bring nothing."""
+        length, vocab = view.tokens.shape[1], view.logits.shape[1]
+        states = [self.blocks[i].decoder_state for i in group.members]
+        fresh = self.decoder.init(1, length, vocab, view.logits.device)
+        return stack_states([fresh if state is None else state for state in states])
 
 
-def fail_blocks(tokens: Tensor, mask_id: int, blocks: Sequence[BlockState]) -> list[BlockState]:
-    """States after a pass without usable logits: every block fails with its masks lost."""
-    progress = stack_states([block.progress for block in blocks])
-    progress = progress | {"lost": (tokens == mask_id) & ~progress["given"]}
-    return [replace(block, failed=True) for block in _with_progress(blocks, progress)]
-
-
-def _with_progress(blocks: Sequence[BlockState], progress: State) -> list[BlockState]:
-    """The blocks, each with its row of `progress`."""
-    return [
-        replace(block, progress=take_rows(progress, slice(i, i + 1)))
-        for i, block in enumerate(blocks)
-    ]
+def _rows_drawn_alike(blocks: Sequence[BlockState], device: torch.device) -> list[_Group]:
+    members: dict[SamplingParams, list[int]] = {}
+    for i, block in enumerate(blocks):
+        members.setdefault(block.sampling, []).append(i)
+    if len(members) == 1:
+        return [_Group(sampling, rows, slice(None)) for sampling, rows in members.items()]
+    return [_Group(sampling, rows, to_device(rows, device)) for sampling, rows in members.items()]
 
 
 @dataclass(frozen=True)
@@ -262,49 +340,6 @@ def _suppress(logits: Tensor, reserved: ReservedIds) -> None:
     for reserved_id in (reserved.mask_id, *reserved.control_ids):
         if reserved_id < logits.shape[1]:
             logits[:, reserved_id] = -torch.inf
-
-
-def _decide(
-    decoder: Decoder, view: _Predictions, blocks: Sequence[BlockState]
-) -> tuple[Tensor, Tensor, Tensor, list[State | None]]:
-    """Where tokens are committed, the tokens, which rows want another pass, and decoder states."""
-    commit = torch.zeros_like(view.masked)
-    written = view.tokens.clone()
-    again = torch.zeros_like(view.failed)
-    decoder_states: list[State | None] = [None] * len(blocks)
-    for params, members in _rows_by_sampling(blocks).items():
-        everything = len(members) == len(blocks)
-        rows = slice(None) if everything else to_device(members, view.tokens.device)
-        state = _stacked_decoder_states(decoder, [blocks[i] for i in members], view)
-        decision, state = decoder.step(view.prediction(rows, params), view.block(rows), state)
-        commit[rows] = decision.commit & view.editable[rows]
-        written[rows] = decision.tokens.to(written.dtype)
-        if decision.needs_another_pass is not None:
-            again[rows] = decision.needs_another_pass
-        for slot, i in enumerate(members):
-            decoder_states[i] = take_rows(state, slice(slot, slot + 1))
-    return commit, written, again, decoder_states
-
-
-def _rows_by_sampling(blocks: Sequence[BlockState]) -> dict[SamplingParams, list[int]]:
-    """Rows that one call of the decoder serves: those with the same sampling parameters."""
-    rows: dict[SamplingParams, list[int]] = {}
-    for i, block in enumerate(blocks):
-        rows.setdefault(block.sampling, []).append(i)
-    return rows
-
-
-def _stacked_decoder_states(
-    decoder: Decoder, blocks: Sequence[BlockState], view: _Predictions
-) -> State:
-    states = []
-    for block in blocks:
-        state = block.decoder_state
-        if state is None:
-            length, vocab = view.tokens.shape[1], view.logits.shape[1]
-            state = decoder.init(1, length, vocab, view.logits.device)
-        states.append(state)
-    return stack_states(states)
 
 
 def _first_ordinary_id(reserved: ReservedIds) -> int:

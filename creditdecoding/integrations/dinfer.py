@@ -21,10 +21,10 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders.base import Decoder
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.integrations.blocks import (
+    BlockRound,
     BlockState,
     ReservedIds,
     SamplingParams,
-    advance_blocks,
     check_decoder,
     new_blocks,
 )
@@ -131,22 +131,16 @@ class ParallelDecoder:
         offsets = torch.arange(tokens.shape[1], device=tokens.device)
         positions = torch.tensor(starts, device=tokens.device)[:, None] + offsets
         flat = logits.reshape(-1, logits.shape[2]).clone()
-        blocks, _ = advance_blocks(
-            decoder,
-            flat,
-            tokens,
-            positions,
-            self._reserved,
-            self._current_blocks(masked, starts),
-            allow_extra_passes=False,
-        )
-        if any(block.failed for block in blocks):
+        blocks = self._current_blocks(masked, starts)
+        batch = BlockRound(decoder, self._reserved, blocks, allow_extra_passes=False)
+        batch.step(flat, tokens, positions)
+        if any(batch.read()[1]):
             raise ModelError(
                 "the model returned logits that are not numbers",
                 given="NaN or infinity",
                 hint="Check the weights.",
             )
-        self._blocks, self._masks_left = blocks, tokens == self.mask_id
+        self._blocks, self._masks_left = batch.states(), tokens == self.mask_id
         return tokens
 
     def _current_blocks(self, masked: Tensor, starts: list[int]) -> list[BlockState]:

@@ -9,13 +9,15 @@ kept with the request) is done here.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,14 +173,14 @@ def batch_of(requests: list[Request], length: int) -> Any:
 
 
 def watched(algorithm: Any, requests: dict[str, Request], length: int) -> None:
-    """Note what each step writes; it must write in place and leave what was given alone."""
-    step = algorithm.step
+    """Note what each pass writes; it must write in place and leave what was given alone."""
+    step = algorithm.fdfo_batched_step
 
-    def noting(batch: Any, logits: Any, states: list[Any]) -> list[bool]:
+    def noting(batch: Any, logits: Any, blocks: Any) -> None:
         before, pointer = batch.input_ids.clone().view(-1, length), batch.input_ids.data_ptr()
-        done: list[bool] = step(batch, logits, states)
+        step(batch, logits, blocks)
         after = batch.input_ids.view(-1, length)
-        assert batch.input_ids.data_ptr() == pointer and len(done) == batch.batch_size
+        assert batch.input_ids.data_ptr() == pointer and len(blocks.done) == batch.batch_size
         for row, rid in enumerate(batch.rids):
             request, start = requests[rid], batch.extend_prefix_lens_cpu[row]
             count = len(request.text) - start
@@ -189,9 +191,65 @@ def watched(algorithm: Any, requests: dict[str, Request], length: int) -> None:
             moved = (before[row] != after[row]).nonzero()[:, 0].tolist()
             if moved:
                 request.commits.append((start, {start + i: int(after[row, i]) for i in moved}))
-        return done
 
-    algorithm.step = noting
+    algorithm.fdfo_batched_step = noting
+
+
+PASSES = 3
+"""Passes of a round of several."""
+
+
+def run_rounds(algorithm: Any, runner: Runner, batch: Any, carried: list[Any]) -> Any:
+    """A round of several passes, as SGLang's pull request 33190 drives the batched hooks."""
+    states = own_or_fresh(algorithm, batch, carried)
+    blocks = algorithm.fdfo_batched_begin(batch, states)
+    for i in range(PASSES):
+        if i and algorithm.fdfo_batched_all_finished(blocks):
+            break
+        out = runner.forward(batch).logits_output
+        algorithm.fdfo_batched_step(batch, out.full_logits, blocks)
+    return fdfo_answer(batch, algorithm.fdfo_batched_end(blocks, states), states)
+
+
+def run_on_device(algorithm: Any, runner: Runner, batch: Any, carried: list[Any]) -> Any:
+    """A pass whose `step` answers with a tensor, as in 40756, and is given what the logits
+    processor returned, as in later revisions.
+    """
+    states = own_or_fresh(algorithm, batch, carried)
+    done = algorithm.step(batch, runner.forward(batch).logits_output, states)
+    assert isinstance(done, torch.Tensor) and done.dtype == torch.bool
+    return fdfo_answer(batch, done.tolist(), states)
+
+
+def own_or_fresh(algorithm: Any, batch: Any, carried: list[Any]) -> list[Any]:
+    """The states of a round: what requests carry, else new ones."""
+    fresh = algorithm.init_step_state(batch)
+    return [new if old is None else old for old, new in zip(carried, fresh)]
+
+
+def fdfo_answer(batch: Any, done: list[bool], states: list[Any]) -> Any:
+    """What SGLang's `run` returns for a round."""
+    ids = batch.input_ids.view(batch.batch_size, -1)
+    kept = [None if ready else state for ready, state in zip(done, states)]
+    return None, ids.tolist(), [ids.shape[1] * ready for ready in done], kept, False
+
+
+LOOPS: dict[str, Any] = {"rounds": run_rounds, "device": run_on_device}
+"""Of open pull requests, in place of SGLang's own loop."""
+
+MODES = ("sync", "fdfo", *LOOPS)
+
+
+@contextlib.contextmanager
+def installed_as(mode: str, algorithm: Any) -> Iterator[None]:
+    """As in an SGLang that has the loop of the mode, and the hooks for it."""
+    own: Any = sys.modules["creditdecoding.integrations.sglang.algorithm"]
+    released = own.HOOKS
+    if mode in LOOPS:
+        algorithm._run_fdfo = functools.partial(LOOPS[mode], algorithm)
+        own.HOOKS = own.SglangHooks(mode == "rounds", mode == "device")
+    yield
+    own.HOOKS = released
 
 
 def prefill(algorithm: Any, runner: Runner, request: Request, length: int) -> None:
@@ -236,7 +294,7 @@ def drive_fdfo(
     dice: random.Random,
     abort: set[str],
 ) -> None:
-    """A pass a round over a mix of requests that is new each round; some are aborted on the way,
+    """A round over a mix of requests that is new each round; some are aborted on the way,
     others come later.
 
     What an aborted request leaves behind is handed to one whose block begins, as by a scheduler
@@ -372,11 +430,11 @@ def control_counts(requests: list[Request]) -> tuple[int, int]:
     return written, liked
 
 
-def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[int, int, int, int]:
+def scenario(sglang: Any, name: str, mode: str, dice: random.Random) -> tuple[int, int, int, int]:
     """One random case: how many steps of requests were compared, how many of them differ, and
     `control_counts`.
     """
-    length, decoder = dice.choice((4, 8, 16)), create(name)
+    length, decoder, fdfo = dice.choice((4, 8, 16)), create(name), mode != "sync"
     tells = hasattr(
         sglang.base.DllmAlgorithm, "_prompt_mask"
     )  # mask tokens in prompts from masks to write
@@ -389,7 +447,8 @@ def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[i
     known = {request.rid: request for request in requests}
     watched(algorithm, known, length)
     if fdfo:
-        drive_fdfo(algorithm, Runner(known), requests, length, dice, aborted)
+        with installed_as(mode, algorithm):
+            drive_fdfo(algorithm, Runner(known), requests, length, dice, aborted)
     else:
         drive_sync(algorithm, Runner(known), requests, length)
     steps = differing = 0
@@ -402,11 +461,11 @@ def scenario(sglang: Any, name: str, fdfo: bool, dice: random.Random) -> tuple[i
     return steps, differing, *control_counts(requests)
 
 
-def broken(sglang: Any, fdfo: bool) -> dict[str, Any]:
+def broken(sglang: Any, mode: str) -> dict[str, Any]:
     """One of three requests gets NaN from its third pass on; then a batch gets logits of a wrong
     shape.
     """
-    length, dice = 8, random.Random(5)
+    length, dice, fdfo = 8, random.Random(5), mode != "sync"
     outcome: dict[str, Any] = {}
     for kind in ("none", "nan"):
         requests = [
@@ -431,7 +490,8 @@ def broken(sglang: Any, fdfo: bool) -> dict[str, Any]:
         algorithm = made(sglang, "Fixed", fdfo, length, f"name: fixed\nblock_size: {length}\n")
         runner = Runner({request.rid: request for request in requests}, poison)
         if fdfo:
-            drive_fdfo(algorithm, runner, requests, length, dice, set())
+            with installed_as(mode, algorithm):
+                drive_fdfo(algorithm, runner, requests, length, dice, set())
         else:
             drive_sync(algorithm, runner, requests, length)
         outcome[kind] = [request.text for request in requests]
@@ -563,14 +623,15 @@ def main(scenarios: int) -> None:
     ]
     names, dice = sorted(set(algorithm_decoders().values()) - unable()), random.Random(11)
     results = {
-        (name, fdfo): [scenario(registry, name, fdfo, dice) for _ in range(scenarios)]
+        (name, mode): [scenario(registry, name, mode, dice) for _ in range(scenarios)]
         for name in names
-        for fdfo in (False, True)
+        for mode in MODES
     }
     every = [case for cases in results.values() for case in cases]
     report = {
         "version": sglang.version.__version__,
         "lazy": lazy,
+        "hooks": str(sys.modules["creditdecoding.integrations.sglang.algorithm"].HOOKS),
         "algorithms": len(own_steps),
         "kept": all(
             name in registry.algo_name_to_cls for name in ("LowConfidence", "JointThreshold")
@@ -581,11 +642,11 @@ def main(scenarios: int) -> None:
         "control_written": sum(case[2] for case in every),
         "control_liked": sum(case[3] for case in every),
         "culprits": sorted(
-            f"{name} {'fdfo' if fdfo else 'sync'}"
-            for (name, fdfo), cases in results.items()
+            f"{name} {mode}"
+            for (name, mode), cases in results.items()
             if any(case[1] for case in cases)
         ),
-        "broken": {"sync": broken(registry, False), "fdfo": broken(registry, True)},
+        "broken": {mode: broken(registry, mode) for mode in MODES},
         "refusals": refusals(registry),
         "unable": sorted(unable()),
         "seconds": [round(ready, 1), round(time.perf_counter() - began - ready, 1)],

@@ -20,9 +20,9 @@ from creditdecoding.decoders import _credit, create, describe, export_text, load
 from creditdecoding.decoders.base import Capabilities
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.integrations.blocks import (
+    BlockRound,
     ReservedIds,
     SamplingParams,
-    advance_blocks,
     check_decoder,
     new_blocks,
     seed_from_name,
@@ -36,35 +36,40 @@ from creditdecoding.integrations.sglang.plugin import (
 from creditdecoding.lm import load as load_lm
 from tools import sglang_env
 
-SCENARIOS = 3  # a decoder and mode
+SCENARIOS = 2  # a decoder and loop
 
 
 @pytest.mark.network
 @pytest.mark.slow
+@pytest.mark.parametrize("release", [None, sglang_plugin.OLDEST], ids=["locked", "oldest"])
 def test_the_released_sglang_decides_as_our_loop(
+    release: str | None,
     record_property: Callable[[str, object], None],
 ) -> None:
+    """Its two loops, and those of two open pull requests with the hooks for them."""
     try:
-        done = sglang_env.run("tests.helpers.sglang_drive", str(SCENARIOS))
+        done = sglang_env.run("tests.helpers.sglang_drive", str(SCENARIOS), release=release)
     except sglang_env.UnavailableError as error:
         pytest.skip(f"SGLang cannot be had here: {error}")
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     line = (
         f"{report['version']}, {report['algorithms']} algorithms registered, "
-        f"{report['scenarios']} random scenarios"
+        f"{report['scenarios']} random scenarios over {' '.join(report['broken'])}"
     )
     record_property(
         "SGLang", f"{line} ({report['steps']} steps), {report['differing']} differing decisions"
     )
+    assert report["version"] == (release or report["version"])
     assert report["differing"] == 0, report["culprits"]
     assert report["control_written"] == 0 and report["control_liked"] > 20
     assert (
-        report["scenarios"] == 2 * SCENARIOS * (len(names()) - len(report["unable"]))
+        report["scenarios"] == 4 * SCENARIOS * (len(names()) - len(report["unable"]))
         and report["steps"] > 5 * report["scenarios"]
     )
     assert report["algorithms"] == len(algorithm_decoders()) and report["kept"] and report["lazy"]
-    for mode in ("sync", "fdfo"):
+    assert report["hooks"] == "SglangHooks(batched=False, done_on_device=False)"
+    for mode in ("sync", "fdfo", "rounds", "device"):
         broken = report["broken"][mode]
         assert (
             broken["others"]
@@ -177,8 +182,11 @@ def waits_of(name: str, steps: int = 3) -> int:
     with Waits() as waits:
         for step in range(steps):
             logits = torch.randn(24, 40, generator=torch.Generator().manual_seed(step))
-            blocks, done = advance_blocks(create(name), logits, tokens, positions, reserved, blocks)
-    assert not any(done)
+            batch = BlockRound(create(name), reserved, blocks)
+            batch.step(logits, tokens, positions)
+            blocks = batch.states()
+            done, failed = batch.read()
+    assert not any(done + failed)
     return waits.count
 
 

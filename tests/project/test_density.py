@@ -55,8 +55,6 @@ SEQUENCES = {
     "eval/paired_test.py:p_value",
     "eval/traces/report.py:_steps",
     "eval/tune.py:tune",
-    "integrations/blocks.py:_decide",
-    "integrations/blocks.py:advance_blocks",
     "integrations/external_model.py:wrap",
     "integrations/transformers.py:custom_generate",
     "integrations/transformers_call.py:_same",

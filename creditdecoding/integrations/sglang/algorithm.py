@@ -9,8 +9,10 @@ with the request. No other module imports sglang; the plug-in loads this one.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -20,12 +22,10 @@ from creditdecoding.decoders import from_settings
 from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.errors import MissingExtraError, ModelError, OptionError
 from creditdecoding.integrations.blocks import (
-    BlockState,
+    BlockRound,
     ReservedIds,
     SamplingParams,
-    advance_blocks,
     check_decoder,
-    fail_blocks,
     new_blocks,
     seed_from_name,
 )
@@ -44,6 +44,30 @@ except ImportError as error:
     raise MissingExtraError("sglang", "sglang") from error
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SglangHooks:
+    """How the installed SGLang drives an algorithm; the interface says so, not a version number.
+
+    `batched`: rounds of several passes over the same blocks (its pull request 33190).
+    `done_on_device`: `step` returns a tensor, which SGLang copies beside the next pass (40756).
+    """
+
+    batched: bool
+    done_on_device: bool
+
+
+def installed_hooks() -> SglangHooks:
+    """What SGLang's base class of algorithms offers."""
+    answer = DllmAlgorithm.step.__annotations__.get("return")
+    return SglangHooks(
+        batched=hasattr(DllmAlgorithm, "fdfo_batched_begin"),
+        done_on_device="Tensor" in str(answer),
+    )
+
+
+HOOKS = installed_hooks()
 
 REJECTED_ID = -1
 """An id outside every vocabulary. SGLang ends a request that gets one, and no other, as a request
@@ -161,55 +185,68 @@ class CreditAlgorithm(DllmAlgorithm):
             new_blocks((tokens == self.mask_id) & ~is_given, is_given, owners, params, seeds)
         )
 
-    def step(
-        self, forward_batch: ForwardBatch, full_logits: Tensor, states: list[Any]
-    ) -> list[bool]:
-        """Write what the decoder commits into the input ids, in place. Never raises: a request that
-        cannot go on ends alone.
+    def step(self, forward_batch: ForwardBatch, output: Any, states: list[Any]) -> Any:
+        """Write what the decoder commits into the input ids, in place; which blocks are done.
+
+        `output` is the full logits. Later SGLangs pass what the logits processor returned, and
+        take a tensor that the host need not read. Never raises: a request that cannot go on ends
+        alone.
         """
-        tokens = self._blocks(forward_batch)
+        batch = self.fdfo_batched_begin(forward_batch, states)
+        self.fdfo_batched_step(forward_batch, output, batch)
+        if not HOOKS.done_on_device:
+            return self.fdfo_batched_end(batch, states)
+        return self._give_back(batch, states)
+
+    def fdfo_batched_begin(self, forward_batch: ForwardBatch, states: list[Any]) -> BlockRound:
+        """The blocks of a round of several passes, or of one. The host waits for nothing."""
         owners = _owners(forward_batch)
         if any(state.owner != owner for state, owner in zip(states, owners)):
             fresh = self.init_step_state(forward_batch)
-            states[:] = [new if old.owner != new.owner else old for old, new in zip(states, fresh)]
-        failed_before = [state.failed for state in states]
-        logits = _without_padding(forward_batch, full_logits)
+            states = [new if old.owner != new.owner else old for old, new in zip(states, fresh)]
+        return BlockRound(self.decoder, ReservedIds(self.mask_id, self._control_ids or ()), states)
+
+    def fdfo_batched_step(
+        self, forward_batch: ForwardBatch, output: Any, batch: BlockRound
+    ) -> None:
+        """One pass of the round. Blocks that are done stay as they are; the host waits for
+        nothing.
+        """
+        tokens = self._blocks(forward_batch)
+        logits = _without_padding(forward_batch, getattr(output, "full_logits", output))
         error = _shape_error(forward_batch, logits, tokens.numel())
-        if error is not None:
-            logger.error("%s; the requests of this batch are ended", error)
-            states[:], done = fail_blocks(tokens, self.mask_id, states), [True] * len(states)
+        if error is None:
+            batch.step(logits, tokens, forward_batch.positions.view(tokens.shape))
         else:
-            reserved = ReservedIds(self.mask_id, self._control_ids or ())
-            positions = forward_batch.positions.view(tokens.shape)
-            states[:], done = advance_blocks(
-                self.decoder, logits, tokens, positions, reserved, states
-            )
-        self._reject_failed(tokens, states, done, failed_before)
+            logger.error("%s; the requests of this batch are ended", error)
+            batch.fail(tokens)
+
+    def fdfo_batched_all_finished(self, batch: BlockRound) -> bool:
+        """Whether the round may end early. The host waits for this answer."""
+        return batch.all_done()
+
+    def fdfo_batched_end(self, batch: BlockRound, states: list[Any]) -> list[bool]:
+        """Give the states back to their requests; which blocks are done. One copy to the host."""
+        self._give_back(batch, states)
+        done, failed = batch.read()
+        if self.fdfo or all(done):
+            for state in itertools.compress(states, failed):
+                logger.error(
+                    "request %s: the model returned logits that are not numbers; it is ended",
+                    state.owner[0],
+                )
         return done
+
+    def _give_back(self, batch: BlockRound, states: list[Any]) -> Tensor:
+        """New states, and which blocks are done. No forward pass reads these blocks any more."""
+        batch.mark_lost(REJECTED_ID, together=not self.fdfo)
+        states[:] = batch.states()
+        return batch.done
 
     def _blocks(self, forward_batch: ForwardBatch) -> Tensor:
         """The batch's blocks [rows, block_size], a view of its input ids."""
         blocks: Tensor = forward_batch.input_ids.view(forward_batch.batch_size, self.block_size)
         return blocks
-
-    def _reject_failed(
-        self,
-        tokens: Tensor,
-        states: list[BlockState],
-        done: list[bool],
-        failed_before: list[bool],
-    ) -> None:
-        """Put `REJECTED_ID` into blocks that failed, once no forward pass reads them any more."""
-        for state, failed in zip(states, failed_before):
-            if state.failed and not failed:
-                logger.error(
-                    "request %s: the model returned logits that are not numbers; it is ended",
-                    state.owner[0],  # type: ignore[index]
-                )
-        if self.fdfo or all(done):
-            for row, state in enumerate(states):
-                if state.failed and done[row]:
-                    tokens[row].masked_fill_(state.progress["lost"][0], REJECTED_ID)
 
 
 def algorithm_classes() -> dict[str, type[CreditAlgorithm]]:

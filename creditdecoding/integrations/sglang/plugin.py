@@ -91,6 +91,7 @@ def add_algorithms(module: ModuleType) -> None:
     except Exception:
         logger.exception("creditdecoding could not add its algorithms to SGLang")
         return
+    logger.info("creditdecoding serves this SGLang's hooks: %s", own.HOOKS)
     for name, algorithm in classes.items():
         if module.algo_name_to_cls.setdefault(name, algorithm) is not algorithm:
             logger.warning(

@@ -128,6 +128,8 @@ class LM:
         self.geometry: ModelGeometry = getattr(model, "geometry", ModelGeometry())
         self.defaults: dict[str, Any] = {}
         """Options for requests that leave them out, from the checkpoint or an operator."""
+        self.base: str | None = None
+        """The folder of the base, if the checkpoint is an adapter."""
         self.vocab = SpecialTokens(
             tokenizer.mask_id,
             tokenizer.stop_ids,
@@ -398,6 +400,7 @@ def load(
         parse_special=engine.parse_special,
     )
     lm.defaults = checkpoint_defaults(generation)
+    lm.base = str(parts.weights) if parts.is_adapter else None
     return lm
 
 

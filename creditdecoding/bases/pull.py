@@ -84,7 +84,7 @@ def entries() -> Iterator[PullEntry]:
     for name, base in ADAPTERS.items():
         if name in BUNDLED:
             source = SOURCES[base]
-            folder = BUNDLED[name] if is_pulled(base) else None
+            folder = BUNDLED[name] if is_pulled(name) else None
             what = "diffusion model, an adapter"
             yield PullEntry(name, what, source.size, source.licence, folder)
     for name, source in SOURCES.items():
@@ -94,8 +94,9 @@ def entries() -> Iterator[PullEntry]:
 
 
 def is_pulled(name: str) -> bool:
-    """Whether a model is whole on this machine."""
-    return (pulled_folder(name) / "config.json").is_file()
+    """Whether a model is whole on this machine; an adapter with its base."""
+    is_here = name not in ADAPTERS or name in BUNDLED
+    return is_here and (pulled_folder(ADAPTERS.get(name, name)) / "config.json").is_file()
 
 
 def pull(

@@ -160,8 +160,9 @@ def compare(
         records = run(plan, out, jobs, start, load_model)
         report_numbers = compare_report(records, curves, bound, gen_length=generation.gen_length)
         numbers = {"model": model, **report_numbers}
-    if base is not None:
-        numbers["quality"] = quality_of(plan, records, load_judge(base, engine))
+    judge = load_judge(base, engine)
+    if judge is not None:
+        numbers |= quality_of(plan, records, judge)
     write_json(out / "report.json", numbers)
     board = out / "leaderboard.yaml"
     write(board, to_yaml(numbers["parallelism"]))
@@ -179,13 +180,11 @@ def compare(
         print_json(numbers)
     else:
         print_report(numbers)
-        if base is not None:
-            show_quality(numbers["quality"], base)
     report_written(out / "samples.jsonl", out / "report.json", board, page, picture)
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """The chosen settings, fewest passes first, and the verdict."""
+    """The chosen settings, fewest passes first, the verdict, and the quality of the text."""
     from creditdecoding.eval.compare_report import verdict_lines
 
     standard = report["reference"]["test"]
@@ -210,6 +209,8 @@ def print_report(report: dict[str, Any]) -> None:
         [f"No setting without a measurable loss on dev: {', '.join(without)}."] if without else []
     )
     show(table(columns, rows, title), *lines, *verdict_lines(report), _yardstick_table(report))
+    if "quality" in report:
+        show_quality(report["quality"], report["base"])
 
 
 def _yardstick_table(report: dict[str, Any]) -> Table:

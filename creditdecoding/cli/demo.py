@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditdecoding.cli.app import Model, app, load_lm
+from creditdecoding.cli.app import app, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import open_progress
 from creditdecoding.cli.render import report_written, show, table, write
@@ -18,27 +18,42 @@ from creditdecoding.config import EngineConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from creditdecoding.eval.demo import Contestant
+    from creditdecoding.eval.demo import Contestant, Race
     from creditdecoding.lm import LM
     from creditdecoding.tasks.base import Item, Task
     from creditdecoding.viewer.race import Lane
 
+EMBEDDED = "pocket"
 RACE_SECONDS = 8.0
 """How long the slower answer takes on the screen."""
-RACERS = (0, 2)
-"""The contestants of the race: standard and credit."""
 NOT_SHOWN = (
     "The number behind a rule is its threshold: the confidence from which it writes a token.\n"
     "What this does not show: credit beats threshold here partly because credit lowers the bar. "
     "At equal scores on the embedded model a lower threshold is as fast as credit; thrift is "
     "faster than both (docs/research/results.md)."
 )
+OPEN_TEXT = (
+    "Hardly any rule saves passes on open text of so small a model: most tokens are not "
+    "predictable before their neighbours are written (docs/research/smol.md)."
+)
+PULL_HINT = "For a race on an open question fetch a language model, 98 MB: credit pull smol"
+
+
+DemoModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A checkpoint folder, a hub id, or pocket (the embedded model).",
+        show_default="pocket, and smol for the race if it was pulled",
+    ),
+]
 
 
 @app.command()
 @with_options(engine=EngineConfig)
 def demo(
-    model: Model = "pocket",
+    model: DemoModel = None,
     questions: Annotated[int, typer.Option(help="Questions of each kind.", min=1, max=200)] = 3,
     seed: Annotated[int, typer.Option(help="Draws the questions.")] = 1,
     svg: Annotated[
@@ -50,12 +65,9 @@ def demo(
 ) -> None:
     """See several decoders answer the same questions.
 
-    See several decoders answer the same questions.
-
-    See several decoders answer the same questions.
-
     Answer questions of eight kinds by standard decoding and by three faster rules; then watch one
-    answer being written by two of them.
+    answer being written by two of them. After credit pull smol that is the answer of a language
+    model to an open question.
 
     The rules run at thresholds that lose next to nothing on the embedded model, or at what the
     checkpoint's generation_config.json names. Questions are drawn by the seed from the test split.
@@ -64,21 +76,35 @@ def demo(
         credit demo
         credit demo --questions 10 --seed 2
     """
-    from creditdecoding.eval.demo import answer_questions, draw_questions, make_contestants
+    from creditdecoding.bases.pull import is_pulled
+    from creditdecoding.eval.demo import OPEN_MODEL, draw_questions, last_race, make_contestants
     from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
 
     check_writable(svg)
-    lm = load_lm(model, engine)
-    drawn = draw_questions(list(SYNTHETIC_TASKS.values()), questions, seed)
+    lm = load_lm(model or EMBEDDED, engine)
+    drawn = draw_questions(SYNTHETIC_TASKS.values(), questions, seed)
     contestants = make_contestants(lm.defaults.get("decoder"))
-    show(f"{model}: {len(drawn)} questions of {len(SYNTHETIC_TASKS)} kinds, one at a time.")
+    _answer(lm, model or EMBEDDED, drawn, contestants)
+    is_open = model is None and is_pulled(OPEN_MODEL)
+    lm, race = _open_race(engine) if is_open else (lm, last_race(drawn, contestants))
+    lanes = _show_race(lm, race)
+    if model is None and not is_open:
+        show(PULL_HINT)
+    _write_animation(svg, lanes, race.question, [] if is_open else contestants)
+
+
+def _answer(
+    lm: LM, model: str, drawn: Sequence[tuple[Task, Item]], contestants: Sequence[Contestant]
+) -> None:
+    """Let every contestant answer every question, and show what they did."""
+    from creditdecoding.eval.demo import answer_questions
+
+    kinds = len({task.name for task, _ in drawn})
+    show(f"{model}: {len(drawn)} questions of {kinds} kinds, one at a time.")
     with open_progress("answering") as start:
         tick = start(0, len(drawn) * len(contestants))
         answer_questions(lm, drawn, contestants, tick)
     show(_by_kind(drawn, contestants), _totals(contestants), NOT_SHOWN)
-    lanes = _race(lm, drawn, contestants)
-    if svg is not None:
-        _write_animation(svg, lanes, drawn[-1][1].prompt, contestants)
 
 
 def _by_kind(drawn: Sequence[tuple[Task, Item]], contestants: Sequence[Contestant]) -> Table:
@@ -117,37 +143,45 @@ def _totals(contestants: Sequence[Contestant]) -> Table:
     return table(columns, rows, title="In all (lost: right in standard decoding alone)")
 
 
-def _race(
-    lm: LM, drawn: Sequence[tuple[Task, Item]], contestants: Sequence[Contestant]
-) -> list[Lane]:
-    """Play the last question's answers on one clock, if somebody watches, and print them."""
+def _open_race(engine: EngineConfig) -> tuple[LM, Race]:
+    """Let the language model answer an open question."""
+    from creditdecoding.eval.demo import OPEN_MODEL, OPEN_RACERS, open_race
+
+    show(f"\n{OPEN_MODEL}, a language model, and an open question. {OPEN_TEXT}")
+    lm = load_lm(OPEN_MODEL, engine)
+    with open_progress("answering") as start:
+        return lm, open_race(lm, start(0, len(OPEN_RACERS)))
+
+
+def _show_race(lm: LM, race: Race) -> list[Lane]:
+    """Play the answers on one clock, if somebody watches, and print them."""
     from rich.console import Console
 
     from creditdecoding.viewer.colours import SERIES
     from creditdecoding.viewer.race import make_lane, play
 
-    racers = [contestants[number] for number in RACERS]
     lanes = []
-    for racer in racers:
-        colour = SERIES.get(racer.name.split()[0], "")
-        trace = racer.answers[-1].completion.trace
-        lanes.append(make_lane(racer.name, trace, lm.tokenizer.token_text, colour))
+    for name, completion in race.answers.items():
+        colour = SERIES.get(name.split()[0], "")
+        lanes.append(make_lane(name, completion.trace, lm.tokenizer.token_text, colour))
     console = Console(highlight=False)
-    show(f"\n{drawn[-1][1].prompt}")
+    show(f"\n{race.question}")
     if console.is_terminal and not console.is_dumb_terminal:
         slowdown = max(1.0, RACE_SECONDS / max(lane.seconds for lane in lanes))
         show(f"Played {slowdown:.1f} times slower than it ran.")
         play(lanes, ends=lm.vocab.stop_ids, slowdown=slowdown, console=console)
-    for racer, lane in zip(racers, lanes):
-        completion = racer.answers[-1].completion
+    for completion, lane in zip(race.answers.values(), lanes):
         passes = f"{completion.nfe} passes in {lane.seconds:.2f} s"
-        show(f"  {racer.name}, {passes}: {completion.text}")
+        show(f"  {lane.name}, {passes}: {completion.text}")
     return lanes
 
 
 def _write_animation(
-    path: Path, lanes: Sequence[Lane], question: str, contestants: Sequence[Contestant]
+    path: Path | None, lanes: Sequence[Lane], question: str, contestants: Sequence[Contestant]
 ) -> None:
+    """Write the race and the totals, if a path was given."""
+    if path is None:
+        return
     from creditdecoding.viewer.animation import Total, race_svg
 
     totals = [

@@ -32,15 +32,6 @@ Agreement = Annotated[
     ),
 ]
 
-COLUMNS = {
-    "nll": ("NLL a token", ".2f"),
-    "distinct_2": ("distinct 2-grams", ".3f"),
-    "distinct_3": ("distinct 3-grams", ".3f"),
-    "doubled": ("doubled words", ".2f"),
-    "agreement": ("agreement", ".3f"),
-    "equal": ("equal answers", ".3f"),
-}
-
 
 def find_base(base: str | None, model: str, engine: EngineConfig) -> str | None:
     """The base that was asked for, else an adapter's; None if there is none. Raises
@@ -69,10 +60,12 @@ def load_judge(base: str | None, engine: EngineConfig) -> AutoregressiveLM | Non
 
 def show_quality(rows: Mapping[str, Mapping[str, Any]], base: str | None) -> None:
     """A table of the measures, a row for each label."""
-    keys = [key for key in COLUMNS if any(key in numbers for numbers in rows.values())]
-    titles = ("answers by", *(COLUMNS[key][0] for key in keys))
+    from creditdecoding.viewer.labels import QUALITY_COLUMNS
+
+    keys = [key for key in QUALITY_COLUMNS if any(key in numbers for numbers in rows.values())]
+    titles = ("answers by", *(QUALITY_COLUMNS[key][0] for key in keys))
     lines = [
-        (label, *(interval(numbers[key], COLUMNS[key][1]) for key in keys))
+        (label, *(interval(numbers[key], f".{QUALITY_COLUMNS[key][1]}f") for key in keys))
         for label, numbers in rows.items()
     ]
     too_long = sum(numbers.get("too_long", 0) for numbers in rows.values())

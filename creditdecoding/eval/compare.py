@@ -37,7 +37,7 @@ from creditdecoding.eval.grid import (
     run_grid,
     setting_chunks,
 )
-from creditdecoding.eval.quality import decoder_quality
+from creditdecoding.eval.quality import decoder_quality, judge_of
 from creditdecoding.eval.saved_answers import engine_options
 from creditdecoding.eval.sweep import REFERENCE, DecoderCurve, all_specs, parse_curves
 from creditdecoding.fingerprint import checkpoint_digest, weights_digest
@@ -207,16 +207,37 @@ def run(
 
 
 def quality_of(
-    plan: ComparePlan, records: Sequence[Record], base: AutoregressiveLM | None
+    plan: ComparePlan, records: Sequence[Record], base: AutoregressiveLM
 ) -> dict[str, Any]:
-    """What `eval/quality.py` measures of the test answers of each decoder."""
+    """What `eval/quality.py` measures of the test answers of each decoder, as fields of a report:
+    the `base`, and `quality` by decoder.
+    """
     grid = lay_out(plan)
     prompts = {
         (template, task, number): grid.prompt((split, template, spec, task, number))
         for split, template, spec, task, number in grid.order
         if split == "test"
     }
-    return decoder_quality(records, prompts, REFERENCE, base, plan.raw)
+    quality = decoder_quality(records, prompts, REFERENCE, base, plan.raw)
+    return {"base": str(base.folder), "quality": quality}
+
+
+def _supported_curves(
+    decoders: str, lm: LM, generation: Mapping[str, Any]
+) -> tuple[DecoderCurve, ...]:
+    """The curves that `decoders` names. Raises `OptionError` if one does not fit the model, or if
+    `generation` names a decoder.
+    """
+    if "decoder" in generation:
+        raise OptionError(
+            "compare runs several decoders",
+            given=generation["decoder"],
+            hint="Name them in decoders.",
+        )
+    curves = tuple(parse_curves(decoders))
+    for spec in all_specs(curves):
+        check_supported(spec, lm.geometry)
+    return curves
 
 
 def compare(
@@ -229,24 +250,19 @@ def compare(
     dev_limit: int = 50,
     bound: float = BOUND,
     raw: bool = False,
+    base: StrPath | AutoregressiveLM | None = None,
     out: StrPath | None = None,
     **generation: Any,
 ) -> dict[str, Any]:
     """Compare decoders on a model in memory; the report of `credit compare`.
 
     `decoders` and `templates` are as on the command line, `tasks` names or tasks of your own,
-    `generation` fields of `GenerationConfig`. With a folder `out` the answers are kept there, and
+    `generation` fields of `GenerationConfig`. Where a `base` is given or `lm` is an adapter's, the
+    report has the quality of the text under it. With a folder `out` the answers are kept there, and
     an interrupted run is continued. Raises `CreditError`s.
     """
-    if "decoder" in generation:
-        raise OptionError(
-            "compare runs several decoders",
-            given=generation["decoder"],
-            hint="Name them in decoders.",
-        )
-    curves = tuple(parse_curves(decoders))
-    for spec in all_specs(curves):
-        check_supported(spec, lm.geometry)
+    curves = _supported_curves(decoders, lm, generation)
+    judge = judge_of(lm, base)
     plan = ComparePlan(
         model="",
         tasks=tasks if isinstance(tasks, str) else tuple(tasks),
@@ -259,7 +275,8 @@ def compare(
         raw=raw,
     )
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(out or temporary)
-        digest = weights_digest(lm)
-        records = run(plan, folder, load_model=lambda engine: lm, checkpoint=digest)
-        return compare_report(records, curves, bound, gen_length=plan.generation.gen_length)
+        records = run(
+            plan, Path(out or temporary), 1, no_progress, lambda _: lm, weights_digest(lm)
+        )
+        report = compare_report(records, curves, bound, gen_length=plan.generation.gen_length)
+    return report if judge is None else {**report, **quality_of(plan, records, judge)}

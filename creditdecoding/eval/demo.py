@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from creditdecoding.decoders import resolve, settings
 from creditdecoding.decoders.base import Decoder
@@ -17,6 +18,14 @@ SAFE_SETTINGS = (
     "thrift:threshold=0.999",
 )
 """Of each rule the sweep's setting that loses least on the dev split (docs/research/results.md)."""
+
+RACERS = (0, 2)
+"""The contestants of the race: standard and credit."""
+OPEN_MODEL = "smol"
+OPEN_QUESTION = "What is the sun?"
+OPEN_RACERS = {"standard": "fixed", "credit 0.95": "credit:threshold=0.95"}
+OPEN_OPTIONS: dict[str, Any] = {"gen_length": 64, "cache": "block"}
+"""A race on an open question: the model, the question, the racers by name, and their options."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,30 @@ class Contestant:
         return sum(other.is_right and not ours.is_right for ours, other in pairs)
 
 
+@dataclass(frozen=True)
+class Race:
+    """A question, and the answers of two decoders to it by name."""
+
+    question: str
+    answers: dict[str, Completion]
+
+
+def last_race(questions: Sequence[tuple[Task, Item]], contestants: Sequence[Contestant]) -> Race:
+    """The race on the last question of the demo."""
+    racers = [contestants[number] for number in RACERS]
+    answers = {racer.name: racer.answers[-1].completion for racer in racers}
+    return Race(questions[-1][1].prompt, answers)
+
+
+def open_race(lm: LM, on_answer: Callable[[], None]) -> Race:
+    """A race on an open question, answered in sentences."""
+    answers = {}
+    for name, decoder in OPEN_RACERS.items():
+        answers[name] = lm.generate(OPEN_QUESTION, decoder=decoder, **OPEN_OPTIONS)
+        on_answer()
+    return Race(OPEN_QUESTION, answers)
+
+
 def make_contestants(preferred: Decoder | None) -> list[Contestant]:
     """Standard decoding, and each fast rule at a safe setting.
 
@@ -79,7 +112,7 @@ def _label(decoder: Decoder) -> str:
     return settings_label(shown)
 
 
-def draw_questions(tasks: Sequence[Task], per_task: int, seed: int) -> list[tuple[Task, Item]]:
+def draw_questions(tasks: Iterable[Task], per_task: int, seed: int) -> list[tuple[Task, Item]]:
     """Items of the test split that the seed draws, `per_task` of each task."""
     questions = []
     for task in tasks:

@@ -17,11 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import pairwise
+from os import fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from creditdecoding.bases.autoregressive_lm import AutoregressiveLM
+from creditdecoding.bases.autoregressive_lm import AutoregressiveLM, load_base
 from creditdecoding.bootstrap import (
     FloatArray,
     percentile_interval,
@@ -31,27 +33,31 @@ from creditdecoding.bootstrap import (
 from creditdecoding.checkpoint import find_parts, resolve_checkpoint
 from creditdecoding.config import EngineConfig
 from creditdecoding.eval.evaluate import ScoredAnswer
+from creditdecoding.lm import LM
+from creditdecoding.models import is_base
 from creditdecoding.models.autoregressive import log_likelihoods
+from creditdecoding.options import StrPath
 
 ROWS = 16
 """Answers in a pass of the base."""
 
 NGRAMS = (2, 3)
-TEXT_MEASURES = ("distinct_2", "distinct_3", "doubled")
+TEXT_MEASURES = ("nfe", "distinct_2", "distinct_3", "doubled")
 STANDARD_MEASURES = ("agreement", "equal")
 COLUMNS = ("nll", "tokens", *TEXT_MEASURES, *STANDARD_MEASURES)
 
 
 @dataclass(frozen=True)
 class OpenAnswer:
-    """An answer to a prompt: its task, and whether it came to its end. `standard` is the answer of
-    standard decoding, if known.
+    """An answer to a prompt: its task, and whether it came to its end. `nfe` are the passes that it
+    took; `standard` is the answer of standard decoding, if known.
     """
 
     task: str
     prompt: str
     text: str
     ended: bool
+    nfe: int
     standard: str | None = None
 
 
@@ -62,18 +68,30 @@ def judge_engine(engine: EngineConfig) -> EngineConfig:
 
 
 def known_base(model: str, engine: EngineConfig) -> str | None:
-    """The folder of the base that an adapter names; None for other checkpoints. Raises
-    `CheckpointError`.
+    """The folder of the autoregressive base that an adapter names; None for other checkpoints.
+    Raises `CheckpointError`.
     """
     folder = resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
     parts = find_parts(folder, engine.offline, engine.cache_dir)
-    return str(parts.weights) if parts.is_adapter else None
+    return str(parts.weights) if parts.is_adapter and is_base(parts.weights) else None
+
+
+def judge_of(lm: LM, base: StrPath | AutoregressiveLM | None) -> AutoregressiveLM | None:
+    """The base to measure with: the one that is given, loaded beside `lm` if it is a name, else
+    that of an adapter. None if there is none. Raises `CheckpointError`.
+    """
+    if base is None and lm.base is not None and is_base(Path(lm.base)):
+        base = lm.base
+    if base is None or isinstance(base, AutoregressiveLM):
+        return base
+    return load_base(fspath(base), EngineConfig(device=str(lm.device)))
 
 
 def text_quality(
     answers: Sequence[OpenAnswer], base: AutoregressiveLM | None, raw: bool = False
 ) -> dict[str, Any]:
-    """Means over tasks of the means over answers, with 95% intervals; `nll` is by token.
+    """Means over tasks of the means over answers, with 95% intervals; `nll` is by token, `nfe` are
+    passes.
 
     Without a base there is no `nll`; answers that are `too_long` for it (or empty) have no part in
     it. `raw`: the prompts are plain text without a chat template.
@@ -109,7 +127,8 @@ def _nll(means: FloatArray, draws: FloatArray) -> dict[str, float]:
 
 
 def _measures(answer: OpenAnswer) -> Iterator[float]:
-    """What is read off the text alone."""
+    """What needs no base: passes, and what is read off the text alone."""
+    yield answer.nfe
     words = split_words(answer.text)
     for size in NGRAMS:
         yield distinct(words, size)
@@ -191,6 +210,7 @@ def eval_quality(
             prompt=sample.item.prompt,
             text=sample.completion.text,
             ended=sample.completion.finish_reason == "stop",
+            nfe=sample.completion.nfe,
             standard=text,
         )
         for sample, text in zip(samples, texts, strict=True)
@@ -225,6 +245,7 @@ def decoder_quality(
                     prompt=prompts[_answer_key(record)],
                     text=record["text"],
                     ended=record["finish"] == "stop",
+                    nfe=record["nfe"],
                     standard=standard.get(_answer_key(record)),
                 )
                 for record in listed

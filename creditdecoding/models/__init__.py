@@ -83,6 +83,11 @@ def family_of(folder: Path) -> ModelFamily:
     return _family_of_config(read_json(folder / "config.json"), FAMILIES)
 
 
+def is_base(folder: Path) -> bool:
+    """Whether a folder holds an autoregressive model."""
+    return _family_of_class(_class_name(read_optional(folder / "config.json")), BASES) is not None
+
+
 def known_config(raw: Mapping[str, Any]) -> ModelConfig | None:
     """The architecture that a config of one of the families describes; None for other networks."""
     family = _family_of_class(_class_name(raw), FAMILIES)

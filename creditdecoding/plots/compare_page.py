@@ -9,7 +9,7 @@ from typing import Any
 from creditdecoding.plots.base import svg
 from creditdecoding.plots.pages import render_page
 from creditdecoding.plots.tradeoff import tradeoff_figure
-from creditdecoding.viewer.labels import name_label
+from creditdecoding.viewer.labels import QUALITY_COLUMNS, name_label, spec_label
 
 
 def compare_html(
@@ -33,6 +33,8 @@ def compare_html(
         hints=_hints(report),
         chosen=_chosen_rows(report),
         areas=areas,
+        quality=_quality_rows(report),
+        quality_columns=[title for title, _ in QUALITY_COLUMNS.values()],
         without=[curve["name"] for curve in curves if curve["chosen"] is None],
     )
 
@@ -46,6 +48,17 @@ def _chosen_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows.sort(key=lambda row: row["point"]["test"]["nfe"])
     reference = {"name": None, "point": report["reference"]}
     return [reference, *rows]
+
+
+def _quality_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The text measures of every setting, each with its decimals; none without a base."""
+    return [
+        {
+            "label": spec_label(spec),
+            "cells": [(numbers[key], digits) for key, (_, digits) in QUALITY_COLUMNS.items()],
+        }
+        for spec, numbers in report.get("quality", {}).items()
+    ]
 
 
 def _hints(report: Mapping[str, Any]) -> dict[str, str]:

@@ -33,11 +33,12 @@ _KINDS = {
 }
 """Kinds of question that the embedded model answers; the page begins with the first."""
 _OPEN_QUESTIONS = (
-    ("a reason", "Why is the sky blue?"),
-    ("a list", "Name three things to do on a rainy day."),
-    ("a rewrite", "Make this polite: Give me the report now."),
-    ("a short text", "Write two sentences about the sea."),
+    ("a fact", "What is the capital of Japan?"),
+    ("an explanation", "What does a doctor do?"),
+    ("a list", "Reverse this list: red, green, blue, white."),
+    ("a rewrite", "Write this sentence in capital letters: The cat likes the red ball."),
 )
+"""Questions for other models, which smol can answer too."""
 _PLAIN_RULES = {
     "fixed": "One token a pass, the most confident one. The slowest, and what others are held to.",
     "threshold": "Writes every token whose confidence reaches the threshold.",

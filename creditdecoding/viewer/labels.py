@@ -8,6 +8,16 @@ from typing import Any
 _NAMES = {"fixed": "standard"}
 _BARE_KNOBS = ("threshold", "confidence")
 """Knobs whose value alone says enough."""
+QUALITY_COLUMNS = {
+    "nfe": ("passes", 2),
+    "nll": ("NLL a token", 2),
+    "distinct_2": ("distinct 2-grams", 3),
+    "distinct_3": ("distinct 3-grams", 3),
+    "doubled": ("doubled words", 2),
+    "agreement": ("agreement", 3),
+    "equal": ("equal answers", 3),
+}
+"""Measures of text without a gold answer, in the order of tables: a title, and decimals."""
 
 
 def spec_label(spec: str) -> str:

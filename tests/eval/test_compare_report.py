@@ -15,6 +15,7 @@ from creditdecoding.eval.compare_report import VERDICTS, compare_report, verdict
 from creditdecoding.eval.sweep import REFERENCE, all_specs, parse_curves
 from creditdecoding.plots.compare_page import compare_html
 from creditdecoding.plots.tradeoff import tradeoff_png
+from creditdecoding.viewer.labels import QUALITY_COLUMNS
 
 KNOBS = "threshold:threshold=0.5|0.7|0.9"
 
@@ -184,10 +185,18 @@ class Page(HTMLParser):
 
 
 def test_the_page_has_the_numbers_and_fetches_nothing(lossy: dict[str, Any]) -> None:
-    text = compare_html(lossy, "Compared <b>", "pocket & more", verdict_lines(lossy))
+    assert "gold answer" not in compare_html(lossy, "Compared", "pocket", [])
+    measures = {
+        name: {"value": number, "low": 0.0, "high": 9.0}
+        for number, name in enumerate(QUALITY_COLUMNS)
+    }
+    measured = {**lossy, "base": "bases/mine", "quality": {REFERENCE: measures}}
+    text = compare_html(measured, "Compared <b>", "pocket & more", verdict_lines(lossy))
     page = Page()
     page.feed(text)
     assert page.fetched == [] and "Compared &lt;b&gt;" in text
+    for expected in ("NLL a token", "under bases/mine", "standard", "1.00", "5.000"):
+        assert expected in page.text, expected
     numbers = ("threshold (0.7)", "8.00", "4.00", "-20.0", "70.0")
     for expected in (*numbers, "algebra", "facts", *verdict_lines(lossy)):
         assert expected in page.text, expected

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from creditdecoding.bases import pull
 from creditdecoding.decoders import resolve
+from creditdecoding.eval import demo
 from creditdecoding.eval.demo import Contestant, DemoAnswer, draw_questions, make_contestants
 from creditdecoding.lm import Completion
 from creditdecoding.tasks import synthetic
 from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
 from creditdecoding.trace import Trace
-from tests.helpers.cli import run_credit
+from tests.helpers.cli import Result, run_credit
 
 
 def answered(name: str, *right: bool) -> Contestant:
@@ -63,5 +65,29 @@ def test_the_demo_counts_and_writes_its_animation(
     assert all(row[2] == "0" for row in rows), "a rule lost a question"
     standard, threshold, credit, thrift = [int(row[3]) for row in rows]
     assert standard > threshold >= credit >= thrift
-    assert result.stdout.count(" passes in ") == 2
+    assert result.stdout.count(" passes in ") == 2 and "credit pull smol" in result.stdout
     assert path.read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.slow
+def test_the_race_is_on_an_open_question_where_the_language_model_was_pulled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic, "SYNTHETIC_TASKS", {"facts": SYNTHETIC_TASKS["facts"]})
+    monkeypatch.setattr(pull, "is_pulled", lambda name: name == "smol")
+    monkeypatch.setattr(demo, "OPEN_OPTIONS", {"gen_length": 8})
+    monkeypatch.setattr(demo, "OPEN_MODEL", "pocket")
+    assert not is_open_race(run_credit(["demo", "--questions", "1"]))  # not pulled
+    monkeypatch.setattr(pull, "is_pulled", lambda name: name == "pocket")
+    path = tmp_path / "demo.svg"
+    assert is_open_race(run_credit(["demo", "--questions", "1", "--svg", str(path)]))
+    assert demo.OPEN_QUESTION in path.read_text(encoding="utf-8")
+    assert not is_open_race(run_credit(["demo", "--questions", "1", "--model", "pocket"]))
+
+
+def is_open_race(result: Result) -> bool:
+    """Whether a demo raced on the open question; by then it said what that does not show."""
+    assert result.status == 0, result.stderr
+    is_open = demo.OPEN_QUESTION in result.stdout
+    assert is_open == ("open text of so small a model" in result.stdout)
+    return is_open

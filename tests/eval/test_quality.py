@@ -10,16 +10,20 @@ import pytest
 import torch
 
 from creditdecoding.bases.autoregressive_lm import AutoregressiveLM, load_base
+from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig
+from creditdecoding.eval.compare import compare
 from creditdecoding.eval.quality import (
     OpenAnswer,
     decoder_quality,
     distinct,
     doubled_words,
+    judge_of,
     split_words,
     text_quality,
 )
 from creditdecoding.eval.sweep import REFERENCE
+from creditdecoding.lm import load
 from creditdecoding.models.autoregressive import causal_logits
 from tests.helpers.cli import run_credit
 from tests.helpers.tiny_bases import write_base
@@ -54,11 +58,12 @@ def by_hand(base: AutoregressiveLM, answer: OpenAnswer) -> tuple[float, int]:
 
 def test_likelihood_is_by_token_and_agreement_with_the_standard(base: AutoregressiveLM) -> None:
     answers = [
-        OpenAnswer("a", "Who?", "Tom has apples.", ended=True, standard="Tom has apples."),
-        OpenAnswer("a", "What?", "Peru is is in Lima", ended=False, standard="Lima is in Peru"),
-        OpenAnswer("a", "Why?", "", ended=True, standard="no"),
+        OpenAnswer("a", "Who?", "Tom has apples.", ended=True, nfe=4, standard="Tom has apples."),
+        OpenAnswer("a", "What?", "Peru is is in Lima", False, nfe=6, standard="Lima is in Peru"),
+        OpenAnswer("a", "Why?", "", ended=True, nfe=5, standard="no"),
     ]
     quality = text_quality(answers, base)
+    assert quality["nfe"]["value"] == 5.0
     sums, counts = zip(*(by_hand(base, answer) for answer in answers))
     assert quality["nll"]["value"] == pytest.approx(sum(sums) / sum(counts), abs=1e-4)
     assert quality["nll"]["low"] <= quality["nll"]["value"] <= quality["nll"]["high"]
@@ -66,19 +71,19 @@ def test_likelihood_is_by_token_and_agreement_with_the_standard(base: Autoregres
     assert quality["equal"]["value"] == pytest.approx(1 / 3, abs=1e-4)
     assert quality["agreement"]["value"] == pytest.approx((1 + 4 / 9 + 0) / 3, abs=1e-4)
     assert quality["answers"] == 3
-    long = OpenAnswer("a", "Who?", "Tom " * 1000, ended=True)
+    long = OpenAnswer("a", "Who?", "Tom " * 1000, ended=True, nfe=9)
     assert text_quality([answers[0], long], base)["nll"]["value"] == pytest.approx(
         sums[0] / counts[0], abs=1e-4
     )
     assert text_quality([long], base)["too_long"] == 1
-    without = text_quality([OpenAnswer("a", "Who?", "Tom", ended=False)], None)
-    assert without.keys() == {"distinct_2", "distinct_3", "doubled", "answers"}
+    without = text_quality([OpenAnswer("a", "Who?", "Tom", ended=False, nfe=1)], None)
+    assert without.keys() == {"nfe", "distinct_2", "distinct_3", "doubled", "answers"}
 
 
 def test_a_decoder_is_compared_with_standard_decoding_item_by_item(base: AutoregressiveLM) -> None:
     def record(decoder: str, item: int, text: str, split: str = "test") -> dict[str, Any]:
         names = {"split": split, "template": "plain", "family": "a", "decoder": decoder}
-        return {**names, "item": item, "text": text, "finish": "stop"}
+        return {**names, "item": item, "text": text, "finish": "stop", "nfe": 3}
 
     records = [record("fixed", 0, "one"), record("fixed", 1, "two"), record("fixed", 0, "x", "dev")]
     records += [record("credit", 1, "two"), record("credit", 0, "three")]
@@ -91,6 +96,7 @@ def test_a_decoder_is_compared_with_standard_decoding_item_by_item(base: Autoreg
 @pytest.mark.slow
 def test_eval_and_compare_show_it(base: AutoregressiveLM, tmp_path: Path) -> None:
     run = ["--tasks", "chain", "--limit", "2", "--base", base.folder, "--device", "cpu"]
+    run += ["--gen-length", "16"]
     done = run_credit(["eval", *run, "--agreement", "--json"])
     assert done.status == 0, done.stderr
     quality = json.loads(done.stdout)["quality"]
@@ -113,6 +119,30 @@ def test_eval_and_compare_show_it(base: AutoregressiveLM, tmp_path: Path) -> Non
     assert "Quality without a gold answer" in done.stdout
     report = json.loads((folder / "report.json").read_text())
     assert report["quality"][REFERENCE]["equal"]["value"] == 1.0
+    assert report["base"] == str(base.folder) and report["base"] in done.stdout.replace("\n", "")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    nll = report["quality"][REFERENCE]["nll"]["value"]
+    assert "Quality without a gold answer" in page and f"<td>{nll:.2f} <small>" in page
+
+
+@pytest.mark.slow
+def test_compare_measures_a_model_in_memory(base: AutoregressiveLM) -> None:
+    """Under a base that is given by name or loaded, or that the model was adapted from."""
+    lm = load("pocket", device="cpu")
+    options: dict[str, Any] = {"tasks": "facts", "limit": 2, "dev_limit": 2, "gen_length": 16}
+    assert "quality" not in compare(lm, "credit:threshold=0.9", **options)
+    report = compare(lm, "credit:threshold=0.9", base=base.folder, **options)
+    assert set(report["quality"]) == {REFERENCE, "credit:threshold=0.9"}
+    assert report["quality"][REFERENCE]["nfe"]["value"] == report["reference"]["test"]["nfe"]
+    lm.base = str(base.folder)
+    assert compare(lm, "credit:threshold=0.9", **options)["base"] == str(base.folder)
+    assert judge_of(lm, base) is base
+
+
+def test_an_adapter_of_a_diffusion_model_has_no_judge() -> None:
+    lm = load("pocket", device="cpu")
+    lm.base = str(resolve_checkpoint("pocket"))
+    assert judge_of(lm, None) is None
 
 
 @pytest.mark.parametrize("command", ["eval", "compare"])

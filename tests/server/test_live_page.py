@@ -238,7 +238,7 @@ def test_other_models_have_open_questions(lm: LM) -> None:
     other = copy.copy(lm)
     other.defaults = {}
     text = live_page(other, "smol")
-    assert "Why is the sky blue?" in text and "threshold=0.999" not in text
+    assert "What does a doctor do?" in text and "threshold=0.999" not in text
     assert "Question" in text and "word problem" not in text
 
 

@@ -4,120 +4,45 @@
         --model_args pretrained=DIR,decoder=credit --tasks gsm8k
 
 is the `lm_eval` command with the class registered, since lm-eval finds no models of other packages
-by itself. In Python, importing this module registers it.
+by itself, and with `--settings` (`integrations/paper_settings.py`). In Python, importing this
+module registers it. Inside lm-eval, this line of its `MODEL_MAPPING` would do:
+
+    "creditdecoding": "creditdecoding.integrations.lm_eval:CreditLM",
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.request import Request, sample_seed
-from creditdecoding.errors import MissingExtraError, OptionError
+from creditdecoding.errors import CreditError, MissingExtraError, OptionError
+from creditdecoding.integrations.lm_eval_arguments import DEFAULT_LENGTH, parse_arguments
+from creditdecoding.integrations.paper_settings import expand_command
 from creditdecoding.likelihood import log_likelihoods
 from creditdecoding.lm import load
 from creditdecoding.models import resolve_device
-from creditdecoding.options import check_fields, from_mapping, option, parse_values
 from creditdecoding.text.tokenizer import render_chat
 
 try:
     from lm_eval.__main__ import cli_evaluate
-    from lm_eval.api.model import LM
+    from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
     from lm_eval.config.evaluate_config import EvaluatorConfig
 except ImportError as error:
     raise MissingExtraError("lm-eval", "eval") from error
 
-DEFAULT_LENGTH = 256
-CACHE_NAMES = {"true": "prefix", "false": "none"}
+from tqdm import tqdm
 
-
-@dataclass(frozen=True)
-class ModelArguments:
-    """The arguments that `--model_args` takes, besides their `ALIASES` in other evaluations of
-    diffusion models.
-    """
-
-    pretrained: str = option("pocket", "A checkpoint folder, a hub id, or pocket; also model_path.")
-    decoder: str = option(
-        "credit",
-        "Decoder, NAME or NAME:knob=value with one knob, since commas separate the arguments.",
-    )
-    threshold: float | None = option(None, "The decoder's threshold.", gt=0.0, le=1.0)
-    steps: int | None = option(
-        None, "With decoder=fixed, passes in all: gen_length / steps tokens a pass.", ge=1
-    )
-    gen_length: int | None = option(
-        None, "Masks appended; by default the task's max_gen_toks, else 256.", ge=1
-    )
-    block_length: int | None = option(None, "Positions decoded together.", ge=1)
-    use_cache: str = option("auto", "true (prefix), false, or the name of a cache.")
-    cfg: float = option(0.0, "Classifier-free guidance; also cfg_scale.", ge=0.0)
-    mc_num: int = option(128, "Samples of a likelihood.", ge=1)
-    is_greedy: bool = option(
-        False,
-        "Also test whether greedy decoding gives the continuation, a pass for each of its tokens.",
-    )
-    temperature: float | None = option(None, "In place of the task's.", ge=0.0)
-    logits_eos_inf: bool = option(False, "Never write a stop token.")
-    confidence_eos_eot_inf: bool = option(False, "Write end tokens last.")
-    seed: int = option(0, "Seed of draws and masks.", ge=0)
-    parse_special: bool = option(
-        False, "Names of special tokens in documents are such tokens, not plain text."
-    )
-    batch_size: int = option(8, "Rows that share a forward pass.", ge=1)
-    device: str = option("auto", "Where to run.")
-    dtype: str = option("auto", "Weights and activations.")
-    revision: str | None = option(None, "Branch, tag or commit of a hub id.")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.steps is not None and self.decoder.partition(":")[0] != "fixed":
-            raise OptionError(
-                "steps is an option of the fixed decoder",
-                given=self.decoder,
-                hint="Add decoder=fixed, or leave steps out.",
-            )
-
-    def decoder_spec(self, length: int) -> str:
-        """The decoder with its knobs, for answers of `length` tokens."""
-        knobs = []
-        if self.threshold is not None:
-            knobs.append(f"threshold={self.threshold}")
-        if self.steps is not None:
-            knobs.append(f"k={max(1, math.ceil(length / self.steps))}")
-        if not knobs:
-            return self.decoder
-        separator = "," if ":" in self.decoder else ":"
-        return self.decoder + separator + ",".join(knobs)
-
-
-ALIASES = {
-    "model_path": "pretrained",
-    "cfg_scale": "cfg",
-    "cache": "use_cache",
-    "greedy": "is_greedy",
-}
-_IGNORED = ("max_batch_size", "trust_remote_code", "show_speed", "is_check_greedy")
-
-
-def _parse_arguments(arguments: Mapping[str, Any]) -> ModelArguments:
-    """The arguments from the numbers, booleans or texts that lm-eval passes."""
-    values = {
-        ALIASES.get(name, name): str(value)
-        for name, value in arguments.items()
-        if value is not None and name not in _IGNORED
-    }
-    if values.get("batch_size", "").startswith("auto"):  # lm-eval's value for "find out"
-        del values["batch_size"]
-    return from_mapping(ModelArguments, parse_values(ModelArguments, values))
+AT_ONCE = 64
+"""Requests between two updates of progress and of lm-eval's cache, unless a batch is larger."""
+T = TypeVar("T")
 
 
 def _without_absent_default_device(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,15 +64,19 @@ def _without_absent_default_device(options: Mapping[str, Any]) -> dict[str, Any]
 
 
 @register_model("creditdecoding")
-class CreditLM(LM):
+class CreditLM(TemplateLM):  # type: ignore[misc]
     """A masked diffusion model for lm-eval. Raises `CreditError`s for bad arguments."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        self.arguments = _parse_arguments(arguments)
+        self.arguments = parse_arguments(arguments)
         names = ("device", "dtype", "batch_size", "revision", "parse_special")
         engine = EngineConfig(**{name: getattr(self.arguments, name) for name in names})
         self.lm = load(self.arguments.pretrained, engine)
+        self.tokenizer = self.lm.tokenizer.backend
+        self.max_length = self.lm.max_length
+        self.max_gen_toks = self.arguments.gen_length or DEFAULT_LENGTH
+        self.batch_size = self.arguments.batch_size
         self._device = self.lm.device
         self._templated = False
 
@@ -166,6 +95,27 @@ class CreditLM(LM):
     ) -> CreditLM:
         """As `create_from_arg_string`, from a mapping."""
         return cls(**{**_without_absent_default_device(additional_config or {}), **arg_dict})
+
+    @property
+    def eot_token_id(self) -> int:
+        """The last end token of the model, that of a turn if it has one."""
+        return self.lm.vocab.stop_ids[-1]
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What precedes a text without a context."""
+        return self._start_ids()[0]
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **unused: Any
+    ) -> list[int]:
+        """Ids of a document, with the start token if asked for or by the argument add_bos_token."""
+        if add_special_tokens is None:
+            add_special_tokens = self.arguments.add_bos_token
+        return [
+            *(self._start_ids() if add_special_tokens else []),
+            *self._encode(self._mark_document(string)),
+        ]
 
     @property
     def tokenizer_name(self) -> str:
@@ -204,60 +154,42 @@ class CreditLM(LM):
 
         Of equal requests, as `repeats` makes them, each draws with a different seed.
         """
+        answers: dict[int, str] = {}
+        with tqdm(total=len(requests), desc="Generating", disable=disable_tqdm) as bar:
+            for group in self._groups(requests):
+                for part in self._parts(group):
+                    for row, completion in zip(part, self.lm.collect(part)):
+                        answers[row.index] = completion.text
+                        arguments = requests[row.index].args
+                        self.cache_hook.add_partial("generate_until", arguments, completion.text)
+                    bar.update(len(part))
+        return [answers[i] for i in range(len(requests))]
+
+    def _groups(self, requests: Sequence[Any]) -> list[list[Request]]:
+        """Requests with the same settings together, short ones first."""
         repeats: Counter[tuple[str, GenerationConfig]] = Counter()
         groups: dict[GenerationConfig, list[Request]] = {}
         for index, request in enumerate(requests):
-            context, config = request.args[0], self._generation_config(request.args[1])
+            context = request.args[0]
+            config = self.arguments.generation_config(request.args[1])
             seed = sample_seed(config.seed, repeats[context, config])
             repeats[context, config] += 1
             group = groups.setdefault(config, [])
             group.append(self._new_request(index, context, replace(config, seed=seed)))
-        answers: dict[int, str] = {}
-        for group in groups.values():
-            group.sort(key=lambda request: len(request.canvas))
-            for request, completion in zip(group, self.lm.collect(group)):
-                answers[request.index] = completion.text
-                arguments = requests[request.index].args
-                self.cache_hook.add_partial("generate_until", arguments, completion.text)
-        return [answers[i] for i in range(len(requests))]
+        return [sorted(group, key=lambda row: len(row.canvas)) for group in groups.values()]
+
+    def _parts(self, rows: Sequence[T]) -> Iterator[Sequence[T]]:
+        """Rows in parts of whole batches."""
+        size = self.batch_size * max(1, AT_ONCE // self.batch_size)
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
 
     def _new_request(self, index: int, context: str, config: GenerationConfig) -> Request:
         """A request for a context; a long one is cut to its end, as in lm-eval's other models."""
-        ids = self._encode(self._mark_context(context)) or self._start_ids()
+        ids = self._encode(self._mark_context(context))
+        ids = self._first_ids(ids) + ids
         room = max(1, self.lm.max_length - config.gen_length)
         return self.lm.new_request(ids[-room:], config, index)
-
-    def _generation_config(self, kwargs: Mapping[str, Any]) -> GenerationConfig:
-        """A task's generation_kwargs, with the arguments of the command line in their place."""
-        args = self.arguments
-        until = kwargs.get("until") or []
-        stop = [until] if isinstance(until, str) else until
-        task_length = kwargs.get("max_gen_toks") or kwargs.get("max_new_tokens")
-        length = args.gen_length or int(task_length or DEFAULT_LENGTH)
-        return GenerationConfig(
-            decoder=args.decoder_spec(length),
-            gen_length=length,
-            block_length=args.block_length,
-            cache=CACHE_NAMES.get(args.use_cache.lower(), args.use_cache),
-            cfg_scale=args.cfg,
-            seed=args.seed,
-            logits_eos_inf=args.logits_eos_inf,
-            confidence_eos_eot_inf=args.confidence_eos_eot_inf,
-            stop=tuple(text for text in stop if text),
-            **self._sampling(kwargs),
-        )
-
-    def _sampling(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        draws = bool(kwargs.get("do_sample", True))
-        temperature = float(kwargs.get("temperature") or 0.0) if draws else 0.0
-        if self.arguments.temperature is not None:
-            temperature = self.arguments.temperature
-        sampling: dict[str, Any] = {"temperature": temperature}
-        if draws and kwargs.get("top_p"):
-            sampling["top_p"] = float(kwargs["top_p"])
-        if draws and kwargs.get("top_k"):
-            sampling["top_k"] = int(kwargs["top_k"])
-        return sampling
 
     def loglikelihood(
         self, requests: Sequence[Any], disable_tqdm: bool = False
@@ -265,13 +197,28 @@ class CreditLM(LM):
         """Monte-Carlo bounds of log p(continuation | context), and whether greedy decoding gives
         the continuation (False without the argument is_greedy).
         """
-        pairs = [self._encode_pair(*request.args) for request in requests]
-        greedy = [False] * len(pairs)
-        if self.arguments.is_greedy:
-            greedy = self._is_greedy(pairs)
-        results = list(zip(self._log_likelihoods(pairs), greedy))
-        for request, result in zip(requests, results):
-            self.cache_hook.add_partial("loglikelihood", request.args, result)
+        rows = [(request.args, *self._encode_pair(*request.args)) for request in requests]
+        return self._loglikelihood_tokens(rows, disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **unused: Any,
+    ) -> list[tuple[float, bool]]:
+        """`loglikelihood` of ids, each with the texts that name it in lm-eval's cache."""
+        results: list[tuple[float, bool]] = []
+        with tqdm(total=len(requests), desc="Likelihoods", disable=disable_tqdm) as bar:
+            for part in self._parts(requests):
+                pairs = [self._fit(context, continuation) for _, context, continuation in part]
+                greedy = [False] * len(pairs)
+                if self.arguments.is_greedy:
+                    greedy = self._is_greedy(pairs)
+                scored = list(zip(self._log_likelihoods(pairs), greedy))
+                for (texts, *_), result in zip(part, scored):
+                    self.cache_hook.add_partial("loglikelihood", texts, result)
+                results += scored
+                bar.update(len(part))
         return results
 
     def loglikelihood_rolling(
@@ -280,9 +227,12 @@ class CreditLM(LM):
         """Bounds of log p(text), in pieces as long as the model's context, each given only the
         start token.
         """
-        texts = [self._split_text(request.args[0]) for request in requests]
-        bounds = iter(self._log_likelihoods([pair for pieces in texts for pair in pieces]))
-        return [sum(next(bounds) for _ in pieces) for pieces in texts]
+        totals = []
+        for request in tqdm(requests, desc="Likelihoods", disable=disable_tqdm):
+            pieces = self._split_text(request.args[0])
+            totals.append(sum(self._log_likelihoods(pieces)))
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, totals[-1])
+        return totals
 
     def _log_likelihoods(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
         if not pairs:
@@ -325,6 +275,12 @@ class CreditLM(LM):
         start = backend.bos_token or backend.eos_token
         return tokenizer.encode(str(start or tokenizer.token_text(tokenizer.stop_ids[0])))
 
+    def _first_ids(self, context: Sequence[int]) -> list[int]:
+        """The start token where a context is empty, or where add_bos_token asks for it."""
+        start = self._start_ids()
+        is_missing = list(context[: len(start)]) != start
+        return start if not context or (self.arguments.add_bos_token and is_missing) else []
+
     def _mark_context(self, text: str) -> str:
         """A context for `_encode`: what a template has rendered as it is, else a document."""
         return text if self._templated else self._mark_document(text)
@@ -344,10 +300,9 @@ class CreditLM(LM):
         continuation = self._mark_document(continuation)
         bare = context.rstrip()
         spaced_continuation = context[len(bare) :] + continuation
-        context_ids = self._encode(bare) or self._start_ids()
-        joint_ids = self._encode(bare + spaced_continuation)
-        if not bare:
-            joint_ids = context_ids + joint_ids
+        bare_ids = self._encode(bare)
+        context_ids = self._first_ids(bare_ids) + bare_ids
+        joint_ids = self._first_ids(bare_ids) + self._encode(bare + spaced_continuation)
         if joint_ids[: len(context_ids)] == context_ids:
             continuation_ids = joint_ids[len(context_ids) :]
         else:
@@ -374,5 +329,16 @@ class CreditLM(LM):
         return [(start, ids[i : i + width]) for i in range(0, len(ids), width)]
 
 
+def main(arguments: Sequence[str]) -> None:
+    """lm-eval's command; with `--settings` once for each of them."""
+    try:
+        commands = expand_command(arguments)
+    except CreditError as error:
+        sys.exit(f"error: {error}")
+    for command in commands:
+        sys.argv[1:] = command
+        cli_evaluate()
+
+
 if __name__ == "__main__":
-    sys.exit(cli_evaluate())
+    main(sys.argv[1:])

@@ -173,7 +173,9 @@ def test_a_text_longer_than_the_context_is_cut_into_pieces(lm: CreditLM) -> None
 
 
 def test_of_a_context_that_is_too_long_the_end_is_kept(lm: CreditLM) -> None:
-    row = lm._new_request(0, "one two " * lm.lm.max_length + "three", lm._generation_config({}))
+    row = lm._new_request(
+        0, "one two " * lm.lm.max_length + "three", lm.arguments.generation_config({})
+    )
     assert len(row.canvas) == lm.lm.max_length and row.initial_masks
     assert lm.lm.tokenizer.decode(row.canvas[: row.answer_start].tolist()).endswith("three")
 
@@ -200,49 +202,6 @@ def test_the_chat_template_is_the_checkpoints(lm: CreditLM) -> None:
         and lm.chat_template() == ""
         and lm.tokenizer_name
     )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "setting", "value"),
-    [
-        ({"model_path": "{model}", "gen_length": 64}, "gen_length", 64),
-        ({"decoder": "fixed", "steps": "16", "gen_length": "64"}, "decoder", "fixed:k=4"),
-        ({"threshold": 0.8}, "decoder", "credit:threshold=0.8"),
-        (
-            {"decoder": "credit:alpha=0.5", "threshold": 0.8},
-            "decoder",
-            "credit:alpha=0.5,threshold=0.8",
-        ),
-        ({"use_cache": True}, "cache", "prefix"),
-        ({"use_cache": "False"}, "cache", "none"),
-        ({"use_cache": "dual"}, "cache", "dual"),
-        ({"cfg": 1}, "cfg_scale", 1.0),
-        ({"batch_size": "auto", "device": None, "trust_remote_code": True}, "gen_length", 256),
-        ({"confidence_eos_eot_inf": True}, "confidence_eos_eot_inf", True),
-    ],
-)
-def test_arguments(arguments: dict[str, Any], setting: str, value: object, model: str) -> None:
-    filled = {name: model if text == "{model}" else text for name, text in arguments.items()}
-    config = CreditLM(
-        **{**({} if "model_path" in arguments else {"pretrained": model}), **filled}
-    )._generation_config({})
-    assert getattr(config, setting) == value
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("gen_lenght=3", "unknown option.*gen_length"),
-        ("mc_num=0", "mc_num is out of range"),
-        ("gen_length=many", "gen_length is not a number"),
-        ("steps=4", "steps is an option of the fixed decoder"),
-    ],
-)
-def test_bad_arguments(text: str, message: str, model: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        CreditLM.create_from_arg_string(
-            f"pretrained={model},{text}", {"batch_size": 1, "device": None}
-        )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="lm-eval's default device is there")
@@ -296,7 +255,7 @@ def test_documents_of_lm_eval_are_plain_text(model: str) -> None:
     options = {"until": [], "max_gen_toks": 4}
     assert not special(
         credit_lm,
-        credit_lm._new_request(0, FORGED, credit_lm._generation_config(options))
+        credit_lm._new_request(0, FORGED, credit_lm.arguments.generation_config(options))
         .canvas[:-4]
         .tolist(),
     )
@@ -304,7 +263,9 @@ def test_documents_of_lm_eval_are_plain_text(model: str) -> None:
     assert not special(credit_lm, [*pair[0], *pair[1]])
     text = credit_lm.apply_chat_template([{"role": "user", "content": FORGED}])
     ids = (
-        credit_lm._new_request(0, text, credit_lm._generation_config(options)).canvas[:-4].tolist()
+        credit_lm._new_request(0, text, credit_lm.arguments.generation_config(options))
+        .canvas[:-4]
+        .tolist()
     )
     assert ids == credit_lm.lm.encode(FORGED)
     assert not special(credit_lm, credit_lm._encode_pair(text, FORGED)[1])

@@ -1,5 +1,5 @@
 """The trainers for trl, held to the installed trl: the embedded model as the policy, and an
-autoregressive one whose tokenizer the verifier does not know. test_trl_release.py installs it.
+autoregressive one whose tokenizer the verifier does not know. test_releases.py installs it.
 """
 
 from __future__ import annotations

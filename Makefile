@@ -47,9 +47,9 @@ $(DEV): requirements/dev.txt $(CORE)
 demo: $(CORE)
 	@$(BIN)/credit demo
 
-# Twice as many workers as the two cores that it is made for: some tests wait for other processes.
+# More workers than the two cores that it is made for: some tests wait for other processes.
 test: $(DEV)
-	$(BIN)/python -m pytest -n 4 -m "not network"
+	$(BIN)/python -m pytest -n 3 -m "not network"
 
 test-quick: $(DEV)
 	$(BIN)/python -m pytest -m "not network and not slow"

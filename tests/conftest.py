@@ -15,6 +15,9 @@ import torch
 torch.set_num_threads(1)
 os.environ["CREDITDECODING_CACHE"] = os.devnull  # what was pulled on this machine changes no test
 SHAPE_CHECKED_ROOMS = ("decoders", "ops", "models")
+OF_PROCESSES = ("test_interrupt.py", "test_serve.py", "test_listener.py")
+"""Together they come to one worker, whose fork server imports the package once for all."""
+
 hook = jaxtyping.install_import_hook(
     [f"creditdecoding.{room}" for room in SHAPE_CHECKED_ROOMS], "beartype.beartype"
 )
@@ -27,7 +30,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where there is no CUDA device."""
+    """Put tests of processes first, and skip those marked `gpu` where there is no CUDA device."""
+    items.sort(key=lambda item: item.path.name not in OF_PROCESSES)
     if torch.cuda.is_available():
         return
     for item in items:

@@ -63,7 +63,7 @@ def read_labels(path: Path) -> Any:
 @dataclass(frozen=True)
 class Command:
     """A long command: `growing` files get lines while it runs, and it is stopped when they have
-    `stops[0]` lines, then `stops[1]`. `result` reads its output.
+    `stops[0]` lines, then killed when they have `stops[1]`. `result` reads its output.
     """
 
     arguments: str
@@ -78,44 +78,44 @@ class Command:
 
 COMMANDS = {
     "eval": Command(
-        "eval -m {model} --tasks algebra,facts --limit 20 --decoder fixed --out {out}/e.json "
+        "eval -m {model} --tasks algebra,facts --limit 4 --decoder fixed --out {out}/e.json "
         + GREEDY,
         "e.json.partial/samples.*.jsonl",
-        (13, 26),
+        (3, 6),
         lambda out: json_file(out / "e.json"),
     ),
     "compare": Command(
         "compare -m {model} --tasks algebra,facts --decoders 'fixed threshold:threshold=0.9' "
-        "--limit 8 --dev-limit 2 --out {out}/run " + GREEDY,
+        "--limit 2 --dev-limit 2 --out {out}/run " + GREEDY,
         "run/samples.*.jsonl",
-        (13, 26),
+        (5, 11),
         lambda out: json_lines(out / "run" / "samples.jsonl"),
     ),
     "tune": Command(
-        "tune -m {model} --tasks algebra --decoder 'fixed:k=2|3' --limit 24 --bound 20 "
+        "tune -m {model} --tasks algebra --decoder 'fixed:k=2|3' --limit 6 --bound 20 "
         "--out {out}/d.yaml " + GREEDY,
         "d.yaml.partial/samples.*.jsonl",
-        (20, 40),
+        (5, 10),
         lambda out: (out / "d.yaml").read_text(),
     ),
     "batch": Command(
         "batch {inputs}/requests.jsonl {out}/answers.jsonl -m {model} " + DEVICE,
         "answers.jsonl.partial/samples.*.jsonl",
-        (7, 15),
+        (3, 6),
         lambda out: (out / "answers.jsonl").read_bytes(),
     ),
     "pav collect": Command(
-        "pav collect {out}/labels.jsonl -m {model} --tasks algebra --limit 6 --n-cov 2 --n-mc 2 "
+        "pav collect {out}/labels.jsonl -m {model} --tasks algebra --limit 3 --n-cov 2 --n-mc 2 "
         "--delimiter '4 tokens' " + SAMPLED,
         "labels.jsonl",
-        (6, 60),
+        (6, 25),
         lambda out: read_labels(out / "labels.jsonl"),
     ),
     "pav train": Command(
-        "pav train {inputs}/labels.jsonl -m {model} --out {out}/verifier --epochs 10 --fit-batch 2 "
+        "pav train {inputs}/labels.jsonl -m {model} --out {out}/verifier --epochs 4 --fit-batch 2 "
         "--save-every 3 --threads 1 --device cpu",
         "verifier/log.jsonl",
-        (8, 40),
+        (5, 11),
         lambda out: (
             (out / "verifier" / "model.safetensors").read_bytes(),
             json_file(out / "verifier" / "verifier.json"),
@@ -126,22 +126,22 @@ COMMANDS = {
         "pav measure {inputs}/many.jsonl -m {model} --verifier {inputs}/judge --out {out}/m.json "
         + DEVICE,
         "m.json.partial/samples.*.jsonl",
-        (1, 3),
+        (1, 2),
         lambda out: json_file(out / "m.json"),
     ),
     "pav provers": Command(
         "pav provers {inputs}/many.jsonl -m {model} --verifier {inputs}/judge --k 1,4 "
         "--prover other={inputs}/judge --out {out}/p.json " + DEVICE,
         "p.json.partial/samples.*.jsonl",
-        (2, 6),
+        (2, 4),
         lambda out: json_file(out / "p.json"),
     ),
     "pav rl": Command(
         "pav rl -m {model} --out {out}/rl --tasks algebra --arm outcome --baseline others "
-        "--iterations 8 --problems 2 --save-every 3 --eval-every 4 --eval-limit 1 "
+        "--iterations 5 --problems 2 --save-every 2 --eval-every 3 --eval-limit 1 "
         "--delimiter '4 tokens' " + SAMPLED,
         "rl/log.jsonl",
-        (4, 7),
+        (2, 4),
         lambda out: (
             (out / "rl" / "model.safetensors").read_bytes(),
             json_file(out / "rl" / "rl.json"),
@@ -150,10 +150,10 @@ COMMANDS = {
     ),
     "train": Command(
         "train --out {out}/run --tasks facts --hidden-size 32 --num-layers 1 --num-heads 2 "
-        "--intermediate-size 32 --vocabulary 300 --steps 30 --batch-size 4 --drill-steps 2 "
-        "--save-every 3 --eval-every 20 --no-compile --eval-limit 1 --report-limit 1",
+        "--intermediate-size 32 --vocabulary 300 --steps 12 --batch-size 4 --drill-steps 2 "
+        "--save-every 3 --eval-every 8 --no-compile --eval-limit 1 --report-limit 1",
         "run/log.jsonl",
-        (8, 18),
+        (5, 9),
         lambda out: (
             (out / "run" / "model.safetensors").read_bytes(),
             json_file(out / "run" / "report.json"),
@@ -170,7 +170,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("inputs")
     make("llada", folder / "llada")
-    bodies = [{"prompt": f"question {i}", "max_tokens": 16, "decoder": "fixed"} for i in range(24)]
+    bodies = [{"prompt": f"question {i}", "max_tokens": 16, "decoder": "fixed"} for i in range(8)]
     requests = [
         {"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": body}
         for i, body in enumerate(bodies)
@@ -179,7 +179,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     collected = run_credit(COMMANDS["pav collect"].line(folder, folder))
     assert collected.status == 0, collected.stderr
     lm = load(str(folder / "llada"))
-    stored(some_labels(lm, problems=60), folder / "many.jsonl")
+    stored(some_labels(lm, problems=40), folder / "many.jsonl")
     written_verifier(lm, folder / "judge", model=str(folder / "llada"))
     (folder / "tokenizer").mkdir()
     task_tokenizer(load_tasks("facts"), TrainConfig().vocabulary, folder / "tokenizer")
@@ -196,10 +196,9 @@ def test_a_command_that_is_stopped_continues(
         for folder in (tmp_path, undisturbed):
             shutil.copytree(inputs / "tokenizer", folder / "run")
     arguments = command.line(inputs, tmp_path)
-    jobs = ["--jobs", "2"] if name == "compare" else []
-    for number, lines, more in zip((signal.SIGINT, signal.SIGKILL), command.stops, (jobs, [])):
+    for number, lines in zip((signal.SIGINT, signal.SIGKILL), command.stops):
         trigger = SignalTrigger(tmp_path, command.growing, lines, number)
-        ended = run_until_signalled([*arguments, *more], trigger, tmp_path / "log")
+        ended = run_until_signalled(arguments, trigger, tmp_path / "log")
         assert ended.leaves_nothing(), "a process that the command started is still there"
         assert "Traceback" not in ended.stderr
         if number == signal.SIGKILL:
@@ -219,18 +218,21 @@ def test_sigterm_is_like_ctrl_c_but_for_the_status(inputs: Path, tmp_path: Path)
     trigger = SignalTrigger(tmp_path, command.growing, command.stops[0], signal.SIGTERM)
     ended = run_until_signalled(command.line(inputs, tmp_path), trigger, tmp_path / "log")
     assert ended.status == 143
-    assert re.fullmatch(r"stopped at \d+ of 40; the same command goes on\n", ended.stderr)
+    assert re.fullmatch(r"stopped at \d+ of 8; the same command goes on\n", ended.stderr)
 
 
-def test_processes_that_share_a_step_end_without_a_word(inputs: Path, tmp_path: Path) -> None:
-    command = COMMANDS["train"]
+@pytest.mark.parametrize(
+    ("name", "endless"),
+    [("train", "--steps 100000 --processes 2"), ("compare", "--limit 100 --jobs 2")],
+)
+def test_processes_of_a_command_end_without_a_word(
+    name: str, endless: str, inputs: Path, tmp_path: Path
+) -> None:
+    command = COMMANDS[name]
     shutil.copytree(inputs / "tokenizer", tmp_path / "run")
-    trigger = SignalTrigger(tmp_path, command.growing, 5, signal.SIGINT)
-    ended = run_until_signalled(
-        [*command.line(inputs, tmp_path), "--steps", "4000", "--processes", "2"],
-        trigger,
-        tmp_path / "log",
-    )
+    trigger = SignalTrigger(tmp_path, command.growing, 5, signal.SIGINT, elsewhere=True)
+    arguments = [*command.line(inputs, tmp_path), *endless.split()]
+    ended = run_until_signalled(arguments, trigger, tmp_path / "log")
     assert ended.status == 130 and ended.leaves_nothing()
     assert STOPPED.search(ended.stderr), ended.stderr
     assert "Traceback" not in ended.stderr

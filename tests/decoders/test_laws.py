@@ -32,7 +32,7 @@ from creditdecoding.decoders.base import (
     stack_states,
 )
 
-CASES = 6
+CASES = 4
 LONG = ("neighbours", "stacking", "widths")
 every_decoder = pytest.mark.parametrize("name", names(controls=True))
 every_law = pytest.mark.parametrize(

@@ -118,8 +118,7 @@ def test_refreshing_at_every_pass_is_no_cache(kind: str, decoder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", names())
-@pytest.mark.parametrize("block_length", [8, 2])
-@pytest.mark.parametrize("kind", ["blocks", "shifted blocks"])
+@pytest.mark.parametrize(("kind", "block_length"), [("blocks", 2), ("shifted blocks", 8)])
 def test_the_block_cache_of_block_causal_models_is_exact(
     kind: str, block_length: int, decoder: str
 ) -> None:

@@ -102,7 +102,10 @@ def assert_same_decoding(ours: Trace, expected: Trace) -> None:
 
 @pytest.mark.parametrize("decoder", ["credit", "edit", "wino"])
 def test_shared_rows_give_the_same_tokens_for_less(lm: LM, decoder: str) -> None:
-    for cache in (CACHES.get(name, name) for name in supported_policies(lm.geometry)):
+    policies = supported_policies(lm.geometry)
+    for cache in (
+        CACHES.get(name, name) for name in policies[: None if decoder == "credit" else 2]
+    ):
         requests = draws(lm, cache, decoder)
         ours, stats, sequences = decoded(lm, requests, True)
         expected, plain, all_sequences = decoded(lm, requests, False)

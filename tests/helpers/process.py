@@ -13,11 +13,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
+
+from creditdecoding import run_dir
+from creditdecoding.pav.data import label_store
 
 PRELOADED = [
     "torch._dynamo",
@@ -42,19 +46,37 @@ PAUSE = 0.01  # seconds between two looks
 
 @dataclass(frozen=True)
 class SignalTrigger:
-    """When the files that match `pattern` in `folder` hold this many lines, all processes of the
-    session get `signal`; SIGKILL only the first one.
+    """As soon as the files that match `pattern` in `folder` hold this many lines, all processes of
+    the session get `signal`; SIGKILL only the first one.
+
+    The first process sends it itself after it has written the line. `elsewhere` is for lines that
+    other processes write: then a thread looks at the files, so the command must not be about to end.
     """
 
     folder: Path
     pattern: str
     lines: int
     signal: signal.Signals
+    elsewhere: bool = False
 
     def reached(self) -> bool:
         """Whether the lines are there."""
         files = self.folder.glob(self.pattern)
         return sum(path.read_bytes().count(b"\n") for path in files) >= self.lines
+
+    def send(self) -> None:
+        """Send the signal."""
+        if self.signal == signal.SIGKILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.killpg(0, self.signal)
+
+    def install(self) -> None:
+        """Send the signal from this process when it is due."""
+        if self.elsewhere:
+            threading.Thread(target=_watch, args=(self,), daemon=True).start()
+            return
+        run_dir.append_bytes = label_store.append_bytes = _then(self, run_dir.append_bytes)
+        run_dir.ResumableRun.log = _then(self, run_dir.ResumableRun.log)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
@@ -174,7 +196,7 @@ def _run(
     if files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if trigger is not None:
-        threading.Thread(target=_watch, args=(trigger,), daemon=True).start()
+        trigger.install()
     from creditdecoding.cli import main  # noqa: PLC0415
 
     sys.argv = ["credit", *arguments]
@@ -184,6 +206,17 @@ def _run(
 def _watch(trigger: SignalTrigger) -> None:  # pragma: no cover - in another process
     while not trigger.reached():
         time.sleep(0.002)
-    if trigger.signal == signal.SIGKILL:
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.killpg(0, trigger.signal)
+    trigger.send()
+
+
+def _then(
+    trigger: SignalTrigger, write: Callable[..., None]
+) -> Callable[..., None]:  # pragma: no cover - in another process
+    """`write`, followed by the signal when it is due."""
+
+    def write_and_look(*arguments: Any) -> None:
+        write(*arguments)
+        if trigger.reached():
+            trigger.send()
+
+    return write_and_look

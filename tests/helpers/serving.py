@@ -34,6 +34,7 @@ PROMPTS = [
     "What is s when 5s+5=2s+20?",
 ]
 SMALL_BODY = 100_000  # bytes: max_body of the shared server
+PATIENCE = 120.0  # seconds after which what hangs is given up
 
 
 def messages(prompt: str = PROMPTS[0]) -> Any:
@@ -145,18 +146,18 @@ def serving(
     url = url_of(listener)
     try:
         wait(lambda: server.started)
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
             yield Served(url, server, client)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE)
         listener.close()
         assert not thread.is_alive()
 
 
-def wait(until: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until something is true."""
-    ends = time.monotonic() + seconds
+def wait(until: Callable[[], bool]) -> None:
+    """Wait until something is true. It must stay true: a moment in between may be missed."""
+    ends = time.monotonic() + PATIENCE
     while not until():
         assert time.monotonic() < ends, "it did not happen in time"
         time.sleep(0.005)
@@ -206,7 +207,7 @@ class Gated(Spy):
 
     def after(self, tokens: torch.Tensor, read: Reads, logits: torch.Tensor) -> torch.Tensor:
         if self.passes > self.free:
-            assert self.gate.wait(60), "nobody opened the gate"
+            assert self.gate.wait(PATIENCE), "nobody opened the gate"
         return logits
 
 
@@ -218,7 +219,7 @@ class Stepped(Spy):
         self.permits = threading.Semaphore(1)
 
     def after(self, tokens: torch.Tensor, read: Reads, logits: torch.Tensor) -> torch.Tensor:
-        assert self.permits.acquire(timeout=60), "nobody asked for another pass"
+        assert self.permits.acquire(timeout=PATIENCE), "nobody asked for another pass"
         return logits
 
 

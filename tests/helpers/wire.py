@@ -9,7 +9,7 @@ import socket
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
-from tests.helpers.serving import CHAT, PROMPTS, Served, messages, wait
+from tests.helpers.serving import CHAT, PATIENCE, PROMPTS, Served, messages, wait
 
 QUESTION = {"messages": messages(PROMPTS[1]), "max_tokens": 8}
 
@@ -34,7 +34,7 @@ class RawResponse(NamedTuple):
 
 def connect(served: Served) -> socket.socket:
     """A connection; a server that never answers fails the test."""
-    return socket.create_connection(("127.0.0.1", served.port), timeout=30)
+    return socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE)
 
 
 def connect_slow_reader(port: int) -> socket.socket:

@@ -169,7 +169,7 @@ def test_a_streamer_gets_settled_ids_in_order(way: str, decoder: str) -> None:
 
 def test_text_comes_out_of_transformers_own_streamer() -> None:
     model, words = network("Llama"), tokenizer()
-    streamer = TextIteratorStreamer(words, skip_prompt=True, skip_special_tokens=True, timeout=30)
+    streamer = TextIteratorStreamer(words, skip_prompt=True, skip_special_tokens=True, timeout=120)
     thread = threading.Thread(target=functools.partial(WAYS["streamer"], model, streamer))
     thread.start()
     text = "".join(streamer)

@@ -55,17 +55,20 @@ def test_info(family: str, folders: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_generate_with_every_cache(family: str, folders: dict[str, str]) -> None:
-    """The exact caches give what no cache gives; every answer is within its length."""
-    policies = supported_policies(load(folders[family]).geometry)
+    """The exact caches give what no cache gives, and the command too; every answer is within its
+    length.
+    """
+    lm = load(folders[family])
     exact = "block" if family in BLOCKS else "every:n=1"
     completions = {}
-    for cache in dict.fromkeys(["auto", *policies, exact]):
-        command = ["generate", "How are you?", "-m", folders[family], "--cache", cache]
-        completion = run_json(*command, "--gen-length", "36")
-        assert 0 <= completion["tokens"] <= 36 and completion["nfe"] >= 1
-        assert completion["generation"]["block_length"] == BLOCKS.get(family, 32)
-        completions[cache] = (completion["text"], completion["nfe"])
-    assert completions["auto"] == completions[exact] == completions["none"]
+    for cache in dict.fromkeys(["none", *supported_policies(lm.geometry), exact]):
+        completion = lm.generate("How are you?", cache=cache, gen_length=36)
+        assert 0 <= completion.trace.token_count <= 36 and completion.nfe >= 1
+        completions[cache] = (completion.text, completion.nfe)
+    printed = run_json("generate", "How are you?", "-m", folders[family], "--gen-length", "36")
+    assert printed["generation"]["block_length"] == BLOCKS.get(family, 32)
+    command = (printed["text"], printed["nfe"])
+    assert command == completions[exact] == completions["none"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -124,7 +124,6 @@ def test_a_baseline_knows_nothing_of_the_future(values: list[float]) -> None:
     [
         ("outcome", "others", 1),
         ("q", "value", 1),
-        ("effective", "value", 1),
         ("effective", "none", 3),
     ],
 )

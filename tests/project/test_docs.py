@@ -177,18 +177,27 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
             check_listing(block, output.getvalue())
 
 
+def alike(blocks: list[Block]) -> list[list[Block]]:
+    """The blocks, those with the same commands together."""
+    groups: dict[str, list[Block]] = {}
+    for block in blocks:
+        groups.setdefault(str(list(commands(block))), []).append(block)
+    return list(groups.values())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("block", SHORT, ids=[block.name for block in SHORT])
-def test_commands_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every `credit` line of a block exits with 0, and the last prints what the page shows."""
+@pytest.mark.parametrize("blocks", alike(SHORT), ids=lambda blocks: blocks[0].name)
+def test_commands_run(blocks: list[Block], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `credit` line of a block exits with 0, and the last prints what the pages show."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "110")
     output = ""
-    for arguments in commands(block):
+    for arguments in commands(blocks[0]):
         result = run(arguments)
         assert result.status == 0, f"credit {shlex.join(arguments)}\n{result.stderr}"
         output = result.stdout
-    check_listing(block, output)
+    for block in blocks:
+        check_listing(block, output)
 
 
 @pytest.mark.parametrize("block", LONG, ids=[block.name for block in LONG])

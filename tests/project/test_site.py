@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,24 +51,37 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_are_accessible_and_ask_nothing_of_others(site: str, scheme: str) -> None:
-    requests: list[str] = []
-    errors: list[str] = []
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_context(color_scheme=scheme).new_page()
+        yield browser
+        browser.close()
+
+
+# Of all rules the scheme of colours matters to one.
+@pytest.mark.parametrize(
+    ("scheme", "rules"), [("light", {}), ("dark", {"runOnly": ["color-contrast"]})]
+)
+def test_pages_are_accessible_and_ask_nothing_of_others(
+    browser: sync_api.Browser, site: str, scheme: Any, rules: dict[str, Any]
+) -> None:
+    requests: list[str] = []
+    errors: list[str] = []
+    with browser.new_context(color_scheme=scheme) as context:
+        context.set_default_timeout(120_000)
+        page = context.new_page()
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         for name in PAGES:
             page.goto(site + name)
             page.wait_for_function("document.querySelector('.md-search').ariaLabel")
-            findings = axe.Axe().run(page).response["violations"]
+            options = {"resultTypes": ["violations"], **rules}
+            findings = axe.Axe().run(page, options=options).response["violations"]
             serious = [
                 finding for finding in findings if finding["impact"] in ("serious", "critical")
             ]
             seen = [(finding["id"], finding["nodes"][0]["html"]) for finding in serious]
             assert not seen, f"{site}{name}: {seen}"
-        browser.close()
     assert not errors
     assert [url for url in requests if not url.startswith((site, "data:"))] == []

@@ -18,6 +18,7 @@ from creditdecoding.decoding.engine import Engine
 from creditdecoding.lm import LM
 from creditdecoding.server import app as app_module
 from tests.helpers.serving import (
+    PATIENCE,
     PROMPTS,
     Sick,
     Slow,
@@ -56,7 +57,7 @@ def test_a_full_queue_refuses_and_serves_the_rest(lm: LM, gate: threading.Event)
     with serving(lm, batch_size=2, max_waiting=3) as served, ThreadPoolExecutor(12) as pool:
         prompts = [PROMPTS[index % len(PROMPTS)] for index in range(12)]
         futures = [pool.submit(served.chat, prompt, max_tokens=24) for prompt in prompts]
-        wait(lambda: served.metric("http_responses_total", status="429") == 7, 60.0)
+        wait(lambda: served.metric("http_responses_total", status="429") == 7)
         gate.set()
         answered = 0
         for prompt, future in zip(prompts, futures):
@@ -76,7 +77,7 @@ def test_what_fits_later_is_429(lm: LM, gate: threading.Event) -> None:
     """Of two requests that fit alone, the second one may fit later."""
     with serving(lm, batch_size=1, max_waiting=1) as served, ThreadPoolExecutor(1) as pool:
         first = pool.submit(served.chat, n=2, max_tokens=8)
-        wait(lambda: served.metric("num_requests_waiting") == 1, 60.0)
+        wait(lambda: served.metric("num_requests_waiting") == 1)
         assert error_of(served.chat(n=2, max_tokens=8), 429)["code"] == "queue_full"
         gate.set()
         assert len(first.result().json()["choices"]) == 2
@@ -155,7 +156,7 @@ def test_vanished_clients_leave_no_requests_and_change_nothing(lm: LM) -> None:
                     return
                 connection.sendall(whole)
                 if index % 3 == 1:
-                    wait(lambda: served.metric("num_requests_running") > 0, 60.0)
+                    wait(lambda: served.metric("num_requests_running") > 0)
                 else:
                     assert connection.recv(1)
 
@@ -191,7 +192,7 @@ def test_others_are_answered_while_a_prompt_is_tokenised(lm: LM) -> None:
         def __getattr__(self, name: str) -> Any:
             if threading.current_thread().name.startswith("prompts"):
                 started.set()
-                assert may_end.wait(60)
+                assert may_end.wait(PATIENCE)
             return getattr(lm.tokenizer.backend, name)
 
     other = copy.copy(lm)
@@ -199,7 +200,7 @@ def test_others_are_answered_while_a_prompt_is_tokenised(lm: LM) -> None:
     with serving(other) as served, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(served.chat, max_tokens=4)
         try:
-            assert started.wait(60)
+            assert started.wait(PATIENCE)
             assert served.client.get("/health").json() == {"status": "ok"}
         finally:
             may_end.set()

@@ -15,6 +15,7 @@ import torch
 from creditdecoding.lm import LM
 from creditdecoding.server import serve as serve_module
 from tests.helpers.serving import (
+    PATIENCE,
     Served,
     Slow,
     Spy,
@@ -169,7 +170,7 @@ class Stuck(Spy):
 
     def after(self, tokens: Any, read: Any, logits: torch.Tensor) -> torch.Tensor:
         self.is_in_pass.set()
-        assert self.may_end.wait(60)
+        assert self.may_end.wait(PATIENCE)
         return logits
 
 
@@ -180,6 +181,6 @@ def test_a_pass_that_lasts_does_not_hold_up_the_end(lm: LM) -> None:
         served.server.exit_process = model.may_end.set
         with closing(connect(served)) as connection:
             connection.sendall(post(QUESTION))
-            assert model.is_in_pass.wait(60)
+            assert model.is_in_pass.wait(PATIENCE)
             served.server.should_exit = True
             assert parse(read_all(connection)).error(503)["code"] == "closing"

@@ -17,6 +17,7 @@ from creditdecoding.lm import LM
 from creditdecoding.server.fields import REFUSED
 from tests.helpers.serving import (
     CHAT,
+    PATIENCE,
     TEXT,
     Served,
     error_of,
@@ -156,7 +157,7 @@ def test_no_request_within_or_beyond_our_own_document_breaks_the_server(
     @given(case=st.one_of(cases))
     def ask(case: Any) -> None:
         shorten(case.body)
-        response = case.call(timeout=60)
+        response = case.call(timeout=PATIENCE)
         assert response.status_code < 500, response.text
         if response.status_code >= 400:
             assert set(response.json()["error"]) == {"message", "type", "param", "code"}

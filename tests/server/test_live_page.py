@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,7 +19,7 @@ import pytest
 from creditdecoding.decoders import names, resolve
 from creditdecoding.lm import LM
 from creditdecoding.server.live_page import live_page
-from tests.helpers.serving import PROMPTS, Served, Slow, serving, wait, with_model
+from tests.helpers.serving import PATIENCE, PROMPTS, Gated, Served, serving, wait, with_model
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(
@@ -48,17 +49,24 @@ def browser() -> Iterator[sync_api.Browser]:
         browser.close()
 
 
+@contextmanager
+def opened(browser: sync_api.Browser, **options: Any) -> Iterator[sync_api.Page]:
+    """A page in a context with these options."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(1000 * PATIENCE)
+    yield context.new_page()
+    context.close()
+
+
 @pytest.fixture
 def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     """A page that must not complain, and must ask nothing of another address."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-    page = context.new_page()
     errors: list[str] = []
     requests: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    yield page
-    context.close()
+    with opened(browser, viewport={"width": 1200, "height": 900}) as page:
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        yield page
     assert not errors
     assert all("//127.0.0.1:" in url for url in requests)
 
@@ -167,16 +175,22 @@ def test_a_short_map_is_tall_enough_to_read(page: sync_api.Page, served: Served)
 
 
 def test_it_draws_while_the_model_writes_and_stops_when_told(page: sync_api.Page, lm: LM) -> None:
-    with serving(with_model(lm, Slow(lm.model))) as slow:
-        page.goto(slow.url + FAST_RUN)
+    model = Gated(lm.model, free=0)
+    with serving(with_model(lm, model)) as gated:
+        model.gate.set()
+        page.goto(gated.url + FAST_RUN)
+        finished(page)
+        model.gate.clear()
+        model.free = model.passes + 40  # of 200 for each of two rules
         page.get_by_label("Rule").first.select_option("fixed")
         page.get_by_label("Length").fill("200")
         page.get_by_role("button", name="Run").click()
         page.locator(".candidate").nth(3).wait_for()
-        wait(lambda: 2 <= nfe(page)[0] < 190)
+        wait(lambda: nfe(page)[0] >= 10)
         page.get_by_role("button", name="Stop").click()
         page.get_by_text("Stopped.").wait_for()
-        wait(lambda: slow.metric("num_requests_running") == 0)
+        model.gate.set()
+        wait(lambda: gated.metric("num_requests_running") == 0)
         page.get_by_label("Length").fill("32")
         page.get_by_role("button", name="Run").click()
         finished(page)
@@ -185,7 +199,7 @@ def test_it_draws_while_the_model_writes_and_stops_when_told(page: sync_api.Page
 
 def test_errors_are_shown_and_the_key_is_asked_for(page: sync_api.Page, lm: LM) -> None:
     with serving(lm, api_key="sesame") as served:
-        page.goto(served.url)
+        page.goto(served.url + FAST_RUN)
         page.get_by_text("the API key is missing or wrong").wait_for()
         page.get_by_label("API key").fill("sesame")
         page.get_by_label("Settings").last.fill("alhpa=1")
@@ -199,23 +213,20 @@ def test_errors_are_shown_and_the_key_is_asked_for(page: sync_api.Page, lm: LM) 
 
 
 def test_on_a_phone_and_in_the_dark(browser: sync_api.Browser, served: Served) -> None:
-    context = browser.new_context(
-        viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True
-    )
-    page = context.new_page()
-    page.goto(served.url + FAST_RUN)
-    page.get_by_label("Rule").first.select_option("credit")
-    page.get_by_label("Rule").last.select_option("fixed")
-    page.get_by_role("button", name="Run").tap()
-    page.get_by_text("times more passes").wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    for control in page.locator("input:visible, textarea, select, button:visible").all():
-        box = control.bounding_box()
-        assert box is not None
-        assert box["height"] >= 30
-        has_name = "e => !!(e.labels?.length || e.textContent || e.ariaLabel)"
-        assert page.evaluate(has_name, control.element_handle())
-    context.close()
+    phone = {"width": 360, "height": 740}
+    with opened(browser, viewport=phone, color_scheme="dark", has_touch=True) as page:
+        page.goto(served.url + FAST_RUN)
+        page.get_by_label("Rule").first.select_option("credit")
+        page.get_by_label("Rule").last.select_option("fixed")
+        page.get_by_role("button", name="Run").tap()
+        page.get_by_text("times more passes").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        for control in page.locator("input:visible, textarea, select, button:visible").all():
+            box = control.bounding_box()
+            assert box is not None
+            assert box["height"] >= 30
+            has_name = "e => !!(e.labels?.length || e.textContent || e.ariaLabel)"
+            assert page.evaluate(has_name, control.element_handle())
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -223,15 +234,13 @@ def test_axe_finds_nothing_to_object(
     browser: sync_api.Browser, served: Served, scheme: Any
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    context = browser.new_context(color_scheme=scheme, bypass_csp=True)
-    page = context.new_page()
-    page.goto(served.url + FAST_RUN)
-    finished(page)
-    for summary in page.locator("summary").all():
-        summary.click()
-    result = axe.Axe().run(page)
-    assert result.violations_count == 0, result.generate_report()
-    context.close()
+    with opened(browser, color_scheme=scheme, bypass_csp=True) as page:
+        page.goto(served.url + FAST_RUN)
+        finished(page)
+        for summary in page.locator("summary").all():
+            summary.click()
+        result = axe.Axe().run(page)
+        assert result.violations_count == 0, result.generate_report()
 
 
 def test_other_models_have_open_questions(lm: LM) -> None:

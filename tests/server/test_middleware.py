@@ -21,6 +21,7 @@ from tests.helpers.wire import (
     head,
     post_head,
     send,
+    send_until,
 )
 
 
@@ -104,7 +105,7 @@ def test_too_large_bodies_are_refused_before_they_have_come(
         (chunked, chunk, b"0\r\n\r\n"),
         (waiting,),
     ):
-        assert "too large" in send(served, *parts).error(413)["message"]
+        assert "too large" in send_until(served, *parts, status=413).error(413)["message"]
 
 
 def test_large_bodies_with_and_without_their_length(served: Served) -> None:

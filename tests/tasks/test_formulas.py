@@ -17,7 +17,7 @@ ENDLESS = r"$\boxed{9^{9^{9^9}} - 9^{9^{9^8}}}$"
 
 
 def test_a_formula_that_takes_too_long_is_different_in_any_thread() -> None:
-    judge = FormulaJudge(seconds=2)
+    judge = FormulaJudge(seconds=1)
     with ThreadPoolExecutor(2) as pool:
         first = list(pool.map(judge.equal, ["$1$", r"$\frac{1}{2}$"], [ENDLESS, "$0.5$"]))
     assert first == [False, True]

@@ -110,8 +110,8 @@ def open_gguf(path: Path) -> GGUFFile:
         metadata = {name: field.contents() for name, field in reader.fields.items()}
     except Exception as error:  # whatever numpy raises on a short file
         raise CheckpointError(
-            f"{path.name} is truncated or not GGUF ({str(error)[:100]})",
-            given=str(path),
+            f"{path.name} is truncated or not GGUF",
+            given=f"{path}, {path.stat().st_size:,} bytes",
             hint="Download the file again.",
         ) from error
     file = GGUFFile(path, metadata, {tensor.name: tensor for tensor in reader.tensors})

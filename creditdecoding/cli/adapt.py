@@ -31,7 +31,9 @@ SHOW_EVERY = 25
 def adapt(
     base: Annotated[
         str,
-        typer.Option(help="A causal Llama, Qwen2 or Qwen3 model: a folder or a hub id."),
+        typer.Option(
+            help="A causal Llama, Qwen2 or Qwen3 model: a folder, a hub id or a pulled name."
+        ),
     ],
     data: Annotated[
         list[str] | None,

@@ -48,7 +48,7 @@ def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
         raise ValueError("the prompt is not some text")
     answers = value if isinstance(value, list) else [value]
     if not answers or not all(map(_is_answer, answers)):
-        raise ValueError("the answer is not a text, a number or a list of them")
+        raise ValueError("the answer is empty, or not a text, a number or a list of them")
     gold = tuple(normalize_answer(str(answer)) for answer in answers)
     yield Question({"prompt": prompt}, str(answers[0]), gold)
 

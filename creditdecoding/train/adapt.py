@@ -69,7 +69,7 @@ class AdaptRun:
         self.sources = list(sources)
         self.folder = folder
         self.rank = rank
-        self.device, _ = resolve_device(EngineConfig(device=config.device))
+        self.device = _device(config, rank)
         self.mask_id = base.tokenizer.mask_id
         self.rows = RowMaker(config, base.tokenizer, base.end_of_turn)
         self.model, self.mask_embedding = self._new_network(start_from)
@@ -273,6 +273,17 @@ class AdaptRun:
             device=self.device,
             batch_size=EVAL_BATCH_SIZE,
         )
+
+
+def _device(config: AdaptConfig, rank: int) -> torch.device:
+    """Where a process runs; of several with CUDA, each on a GPU of its own. Raises `OptionError` if
+    there are fewer.
+    """
+    name = config.device
+    if name == "cuda" and config.processes > 1:
+        resolve_device(EngineConfig(device=f"cuda:{config.processes - 1}"))
+        name = f"cuda:{rank}"
+    return resolve_device(EngineConfig(device=name))[0]
 
 
 def _check_fit(config: AdaptConfig, base: ModelConfig) -> None:

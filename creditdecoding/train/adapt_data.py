@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from creditdecoding.errors import OptionError
-from creditdecoding.tasks import custom, load_tasks
+from creditdecoding.tasks import benchmarks, custom, load_tasks
 from creditdecoding.tasks.base import Item, Task, distinct_items
 from creditdecoding.tasks.benchmarks.files import read
 from creditdecoding.text.prompts import Message
@@ -80,6 +80,8 @@ def _weight_of(spec: str) -> tuple[str, float]:
     try:
         weight = float(text)
     except ValueError:
+        if benchmarks.is_benchmark(spec):
+            return spec, 1.0  # what follows @ is a template
         weight = 0.0
     if not 0 < weight < 1e6:
         raise OptionError(

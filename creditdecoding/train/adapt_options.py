@@ -47,7 +47,7 @@ class AdaptConfig:
         "out if there is none. Each is compiled once.",
     )
     seed: int = option(0, "Seed of the adapter, rows and masks.", ge=0, rare=True)
-    device: str = option("cpu", "cpu, cuda or mps.")
+    device: str = option("cpu", "cpu, cuda or mps; with cuda each process takes a GPU of its own.")
     threads: int = option(1, "CPU threads a process.", ge=1)
     processes: int = option(1, "Processes that share each step; on a CPU one a core.", ge=1)
     compile: bool = option(

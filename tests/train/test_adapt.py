@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from creditdecoding.config import EngineConfig
+from creditdecoding.train import adapt
 from creditdecoding.train.adapt import decode_held_out
+from creditdecoding.train.adapt_options import AdaptConfig
 from tests.helpers.adaptations import small_run
 
 
@@ -38,3 +41,18 @@ def test_killed_runs_end_as_undisturbed_ones(tmp_path: Path) -> None:
 def _without_seconds(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     left_out = ("seconds", "eval")
     return [{name: r[name] for name in r if name not in left_out} for r in records]
+
+
+def test_of_several_processes_each_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def resolve(engine: EngineConfig) -> tuple[torch.device, torch.dtype]:
+        tried.append(engine.device)
+        return torch.device(engine.device), torch.float32
+
+    monkeypatch.setattr(adapt, "resolve_device", resolve)
+    config = AdaptConfig(tokens=1, device="cuda", processes=3)
+    assert adapt._device(config, 1) == torch.device("cuda:1")
+    assert "cuda:2" in tried  # the last one is there, too
+    assert adapt._device(AdaptConfig(tokens=1, device="cuda"), 0) == torch.device("cuda")
+    assert adapt._device(AdaptConfig(tokens=1, processes=3), 1) == torch.device("cpu")

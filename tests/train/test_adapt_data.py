@@ -45,6 +45,19 @@ def test_tasks_share_the_weight_of_their_spec() -> None:
     assert item.grade(item.answer) == 1
 
 
+def test_a_benchmark_may_have_a_template_and_a_weight(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    rows = (
+        {"question": f"What is {i}+1?", "answer": f"It is {i + 1}.\n#### {i + 1}"}
+        for i in range(20)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for weight, mark in ((1, ""), (0.5, "@0.5")):
+        (source,) = load_sources([f"gsm8k@plain={path}{mark}"], held_out=2)
+        assert source.weight == weight
+        assert source.draw(random.Random(0)).messages[0]["content"].endswith("+1?")
+
+
 @pytest.mark.parametrize("spec", ["pocket@", "pocket@none", "pocket@-1"])
 def test_a_wrong_weight_is_refused(spec: str) -> None:
     with pytest.raises(OptionError, match="no weight after @"):

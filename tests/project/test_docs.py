@@ -18,16 +18,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from creditdecoding.eval import demo
-from creditdecoding.eval.demo import Contestant, DemoAnswer
-from creditdecoding.lm import LM, load
-from creditdecoding.tasks.base import Item, Task
+from creditdecoding.lm import load
 from tests.helpers.cli import Result, run_credit, run_experiment
 from tests.helpers.serving import serving
 
@@ -180,22 +177,6 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
             check_listing(block, output.getvalue())
 
 
-def answer_at_once(
-    lm: LM,
-    questions: Sequence[tuple[Task, Item]],
-    contestants: Sequence[Contestant],
-    on_answer: Callable[[], None],
-) -> None:
-    """As the demo answers, but in batches: in half of the time, with the same texts and passes."""
-    prompts = [item.prompt for _, item in questions]
-    for contestant in contestants:
-        completions = lm.generate(prompts, decoder=contestant.decoder)
-        for (task, item), completion in zip(questions, completions):
-            is_right = task.score(completion.text, item)
-            contestant.answers.append(DemoAnswer(completion, is_right))
-            on_answer()
-
-
 def alike(blocks: list[Block]) -> list[list[Block]]:
     """The blocks, those with the same commands together."""
     groups: dict[str, list[Block]] = {}
@@ -210,7 +191,6 @@ def test_commands_run(blocks: list[Block], tmp_path: Path, monkeypatch: pytest.M
     """Every `credit` line of a block exits with 0, and the last prints what the pages show."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "110")
-    monkeypatch.setattr(demo, "answer_questions", answer_at_once)
     output = ""
     for arguments in commands(blocks[0]):
         result = run(arguments)

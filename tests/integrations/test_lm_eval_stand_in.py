@@ -1,15 +1,11 @@
-"""What lm-eval asks of its model class where lm-eval is not installed: a stand-in has the four names
-that the integration imports. Where it is, test_lm_eval.py has the whole.
-"""
+"""What lm-eval asks of its model class, also where lm-eval is not installed."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,44 +13,15 @@ import torch
 
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
+from tests.helpers.lm_eval_class import credit_lm_class
 from tools.make_checkpoint import make
-
-INTEGRATION = "creditdecoding.integrations.lm_eval"
-
-
-class StandInLM:
-    """lm-eval's base class of models, as far as ours uses it."""
-
-    def __init__(self) -> None:
-        self.cache_hook = SimpleNamespace(add_partial=lambda *_: None)
-
-
-@dataclass
-class StandInConfig:
-    """lm-eval's options of the command line with the one that ours looks at."""
-
-    device: str | None = "cuda:0"
-
-
-NAMES = {
-    "lm_eval.__main__": {"cli_evaluate": lambda: None},
-    "lm_eval.api.model": {"LM": StandInLM},
-    "lm_eval.api.registry": {"register_model": lambda _: lambda model: model},
-    "lm_eval.config.evaluate_config": {"EvaluatorConfig": StandInConfig},
-}
 
 
 @pytest.fixture(scope="module")
-def integration() -> Iterator[Any]:
-    """The integration, imported beside the stand-in."""
+def model_class() -> Iterator[Any]:
+    """`CreditLM`."""
     with pytest.MonkeyPatch.context() as patch:
-        for package in ("lm_eval", "lm_eval.api", "lm_eval.config", *NAMES):
-            module = ModuleType(package)
-            vars(module).update(NAMES.get(package, {}))
-            patch.setitem(sys.modules, package, module)
-        patch.delitem(sys.modules, INTEGRATION, raising=False)
-        yield importlib.import_module(INTEGRATION)
-        del sys.modules[INTEGRATION]
+        yield credit_lm_class(patch)
 
 
 def ask(text: str, temperature: float) -> SimpleNamespace:
@@ -64,11 +31,11 @@ def ask(text: str, temperature: float) -> SimpleNamespace:
     )
 
 
-def test_repeated_requests_are_different_samples(integration: Any, tmp_path: Path) -> None:
+def test_repeated_requests_are_different_samples(model_class: Any, tmp_path: Path) -> None:
     """As `repeats` with do_sample asks; the first is what the request gets alone, and all come
     again with the same seed.
     """
-    lm = integration.CreditLM(pretrained=str(make("llada", tmp_path / "tiny")), gen_length=8)
+    lm = model_class(pretrained=str(make("llada", tmp_path / "tiny")), gen_length=8)
     requests = [ask("hello", temperature) for temperature in (2.5, 2.0, 2.5, 2.5)]
     texts = lm.generate_until(requests)
     assert len({texts[0], texts[2], texts[3]}) == 3
@@ -77,7 +44,7 @@ def test_repeated_requests_are_different_samples(integration: Any, tmp_path: Pat
 
 
 def test_lm_evals_default_device_is_left_out_where_it_is_not(
-    integration: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model_class: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A device that the user names stays, and is refused where it is not there."""
 
@@ -86,6 +53,7 @@ def test_lm_evals_default_device_is_left_out_where_it_is_not(
             raise OptionError("no such device", given=engine.device, hint="Use cpu.")
         return torch.device("cpu"), torch.float32
 
+    integration: Any = sys.modules[model_class.__module__]
     monkeypatch.setattr(integration, "resolve_device", resolve_device)
     without = integration._without_absent_default_device
     assert without({"device": "cuda:0", "batch_size": 2}) == {"batch_size": 2}

@@ -26,6 +26,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
 from creditdecoding.integrations.lm_eval import CreditLM
+from creditdecoding.integrations.paper_settings import paper_settings
 
 ROWS = [
     {
@@ -111,6 +112,16 @@ def test_lm_eval_runs_tasks_of_every_kind(
     assert results["results"]["own_words"]["word_perplexity,none"] > 1
     texts = [sample["resps"][0][0] for sample in results["samples"]["own_text"]]
     assert len(texts) == 3 and all(isinstance(text, str) and "e" not in text for text in texts)
+
+
+def test_lm_eval_has_the_tasks_of_the_papers() -> None:
+    """dInfer's are in its own repository."""
+    manager = TaskManager()
+    known = {*manager.all_tasks, *manager.all_groups, *manager.all_tags}
+    named = {
+        one.tasks for one in paper_settings().values() if one.tasks and one.group[:6] != "dinfer"
+    }
+    assert named <= known
 
 
 def test_the_command_has_the_model_registered() -> None:

@@ -31,6 +31,7 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from creditdecoding.errors import CheckpointError, OptionError
+from creditdecoding.options import StrPath
 
 _ASSETS = Path(__file__).parent / "assets"
 BUNDLED = {name: _ASSETS / name for name in ("pocket", "smol") if (_ASSETS / name).is_dir()}
@@ -78,7 +79,7 @@ _HUB_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
 
 
 def resolve_checkpoint(
-    name: str, revision: str | None = None, offline: bool = False, cache_dir: str | None = None
+    name: StrPath, revision: str | None = None, offline: bool = False, cache_dir: str | None = None
 ) -> Path:
     """The folder of the checkpoint `name`: of a bundled or pulled model, its own, or downloaded if
     it is a hub id.
@@ -87,6 +88,10 @@ def resolve_checkpoint(
     downloads are, by default the hub's own cache). Raises `CheckpointError`, or `OptionError` for a
     revision of a folder.
     """
+    if not isinstance(name, str | os.PathLike):
+        hint = "Give a folder, a hub id or pocket."
+        raise OptionError("not the name of a checkpoint", given=type(name).__name__, hint=hint)
+    name = os.fspath(name)
     folder = _named_folder(name) or _local_folder(name)
     if folder is None:
         folder = _download(name, revision, offline, cache_dir)
@@ -198,7 +203,7 @@ def _local_folder(name: str) -> Path | None:
     is_file = False
     try:
         folder = Path(name).expanduser()
-        if folder.is_dir():
+        if name and folder.is_dir():
             return folder
         is_file = folder.is_file()
         if is_hub_id and not folder.parent.is_dir() and not folder.exists():

@@ -237,6 +237,9 @@ class GenerationConfig:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str | list):
+            stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+            object.__setattr__(self, "stop", stops)
         check_fields(self)
         for text in self.stop:
             if not isinstance(text, str) or not text:

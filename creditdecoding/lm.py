@@ -7,7 +7,6 @@ print(lm.generate("What is the capital of Peru and the language of Japan?").text
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -25,7 +24,7 @@ from creditdecoding.checkpoint import (
 )
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
 from creditdecoding.decoding.cache_policy import supported_policies
-from creditdecoding.decoding.defaults import checkpoint_defaults
+from creditdecoding.decoding.defaults import checkpoint_defaults, max_turns
 from creditdecoding.decoding.forward import Denoiser
 from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import (
@@ -223,7 +222,7 @@ class LM:
             raise OptionError(
                 "the mask token is in the prompt",
                 given=self.vocab.mask_id,
-                hint="Take it out; gaps inside a text are filled by LM.infill.",
+                hint="Take it out. To fill gaps inside a text use infill (suffix over HTTP).",
             )
 
     def new_infill_request(self, text: str, config: GenerationConfig) -> Request:
@@ -233,6 +232,9 @@ class LM:
         of the missing token. The tokenizer's own mask token marks a gap too if the model was loaded
         with `parse_special`.
         """
+        if not isinstance(text, str):
+            hint = "Give one string with [MASK] in it."
+            raise OptionError("a text with gaps must be text", given=type(text).__name__, hint=hint)
         first, *others = text.replace(f" {INFILL_MASK}", INFILL_MASK).split(INFILL_MASK)
         ids = self.encode_text(first)
         for part in others:
@@ -396,7 +398,7 @@ def load(
         max_length=architecture.max_length,
         device=next(model.parameters()).device,
         batch_size=engine.batch_size,
-        max_turns=generation.get("max_turns"),
+        max_turns=max_turns(generation),
         parse_special=engine.parse_special,
     )
     lm.defaults = checkpoint_defaults(generation)
@@ -411,7 +413,7 @@ def load_tokenizer(name: StrPath) -> Tokenizer:
 
 def _open(name: StrPath, engine: EngineConfig) -> tuple[CheckpointParts, ModelConfig, Tokenizer]:
     """Everything of a checkpoint but its weights."""
-    folder = resolve_checkpoint(os.fspath(name), engine.revision, engine.offline, engine.cache_dir)
+    folder = resolve_checkpoint(name, engine.revision, engine.offline, engine.cache_dir)
     parts = find_parts(folder, engine.offline, engine.cache_dir)
     architecture, _ = read_config(parts.folder_of("config.json"), engine.ignore_config_keys)
     tokenizer_folder = parts.folder_of("tokenizer.json", "vocab.json")

@@ -10,7 +10,7 @@ import math
 import operator
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from creditdecoding.errors import OptionError, unknown_name
@@ -24,6 +24,14 @@ MAX_NUMBER = 2**63
 
 _BOUNDS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le}
 _RETRY = "Change the value and try again."
+_TYPE_WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a finite number",
+    "str": "text",
+    "tuple": "a list of texts",
+    "None": "none",
+}
 
 
 def option(
@@ -123,11 +131,17 @@ def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
     }
     if not any(matches.get(name.partition("[")[0], False) for name in names):
         raise OptionError(
-            f"{field.name} has the wrong type",
+            f"{field.name} has {'no value' if value is None else 'the wrong type'}",
             given=value,
-            allowed=" | ".join(names),
+            allowed=bounds_text(field) if field.metadata.get("choices") else _words(names),
             hint=_RETRY,
         )
+
+
+def _words(names: Sequence[str]) -> str:
+    """The names of types in plain English."""
+    bare = [name.partition("[")[0] for name in names]
+    return " or ".join(_TYPE_WORDS.get(name, name) for name in bare)
 
 
 def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
@@ -161,7 +175,10 @@ def split_spec(text: str, noun: str) -> tuple[str, dict[str, str]]:
                 allowed="knob=value",
                 hint=f"Write it as {name}:{key}=VALUE.",
             )
-        knobs[key.strip()] = value.strip()
+        key = key.strip()
+        if key in knobs:
+            raise OptionError(f"{key} is given twice", given=text, hint="Give it once.")
+        knobs[key] = value.strip()
     return name, knobs
 
 
@@ -185,5 +202,5 @@ def _parse(name: str, text: str, declared: list[str]) -> Any:
         return int(text) if "int" in declared else float(text)
     except ValueError as error:
         raise OptionError(
-            f"{name} is not a number", given=text, allowed=" | ".join(declared), hint=_RETRY
+            f"{name} is not a number", given=text, allowed=_words(declared), hint=_RETRY
         ) from error

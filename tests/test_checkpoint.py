@@ -256,3 +256,9 @@ def test_a_hub_id_is_loaded_without_its_code(folder: Path, monkeypatch: pytest.M
         any(Path(file).match(pattern) for pattern in patterns)
         for file in {*needed, "chat_template.jinja", "merges.txt"}
     )
+
+
+@pytest.mark.parametrize("name", [None, 5, ["pocket"]])
+def test_what_is_not_a_name_is_refused(name: Any) -> None:
+    with pytest.raises(OptionError, match="not the name of a checkpoint"):
+        resolve_checkpoint(name)

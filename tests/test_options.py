@@ -38,11 +38,13 @@ class Knobs:
     [
         ("alpha", 0.0, "alpha is out of range; got 0.0; allowed: 0.0 < alpha <= 1.0."),
         ("alpha", 1.1, "alpha is out of range"),
-        ("alpha", "0.5", "alpha has the wrong type; got '0.5'; allowed: float."),
+        ("alpha", "0.5", "alpha has the wrong type; got '0.5'; allowed: a finite number."),
         ("alpha", float("nan"), "alpha has the wrong type"),
         ("alpha", True, "alpha has the wrong type"),
+        ("alpha", None, "alpha has no value; allowed: a finite number."),
+        ("rule", 3, "rule has the wrong type; got 3; allowed: credit | fixed."),
         ("steps", 0, "steps is out of range; got 0; allowed: 1 <= steps."),
-        ("steps", 1.5, "steps has the wrong type; got 1.5; allowed: int | None."),
+        ("steps", 1.5, "steps has the wrong type; got 1.5; allowed: a whole number or none."),
         ("steps", 2**63, "steps is out of range"),
         ("rule", "slow", "rule is out of range; got 'slow'; allowed: credit | fixed."),
         ("fast", 1, "fast has the wrong type"),
@@ -94,5 +96,7 @@ def test_a_spec_is_split_and_its_texts_get_their_types() -> None:
     assert parse_values(Knobs, {"unknown": "3"}) == {"unknown": "3"}
     with pytest.raises(OptionError, match="a decoder option without a value; got 'alpha'"):
         split_spec("rule:alpha", "decoder")
+    with pytest.raises(OptionError, match="alpha is given twice; got 'rule:alpha=1, alpha=2'"):
+        split_spec("rule:alpha=1, alpha=2", "decoder")
     with pytest.raises(OptionError, match="steps is not a number; got 'many'"):
         parse_values(Knobs, {"steps": "many"})

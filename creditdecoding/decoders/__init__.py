@@ -122,7 +122,7 @@ def resolve(decoder: Any, controls: bool = True) -> Decoder:
         raise OptionError(
             "not a decoder",
             given=decoder,
-            allowed="a name or an object with init and step",
+            allowed='a name, {"name": NAME, knob: value} or an object with init and step',
             hint="See docs/guide/your-decoder.md.",
         )
     name, knobs = split_spec(decoder, "decoder")

@@ -15,6 +15,17 @@ NO_DEFAULTS = ("temperature", "top_k", "top_p", "seed", "stop")
 """Options that are never taken from a checkpoint: decoding is greedy unless the user asks."""
 
 
+def max_turns(generation: Mapping[str, Any]) -> int | None:
+    """Turns of a conversation that a checkpoint was trained on, if generation_config.json says so.
+    Raises `CheckpointError`.
+    """
+    turns = generation.get("max_turns")
+    if turns is None or (type(turns) is int and turns >= 1):
+        return turns
+    what, hint = "generation_config.json: max_turns makes no sense", "Correct the file."
+    raise CheckpointError(what, given=turns, allowed="a whole number from 1", hint=hint)
+
+
 def checkpoint_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     """The options of generation_config.json that have our names. Raises `CheckpointError`."""
     names = {field.name for field in dataclasses.fields(GenerationConfig)} - {*NO_DEFAULTS}

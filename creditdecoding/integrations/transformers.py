@@ -167,7 +167,8 @@ def _generation_config(model: Any, config: Any) -> Any:
 
 def _repeat_rows(value: Any, count: int) -> Any:
     """A tensor with every row `count` times, as transformers does for `num_return_sequences`."""
-    return value.repeat_interleave(count, dim=0) if isinstance(value, Tensor) else value
+    has_rows = isinstance(value, Tensor) and value.dim() > 0
+    return value.repeat_interleave(count, dim=0) if has_rows else value
 
 
 def _id_tuple(ids: Any) -> tuple[int, ...]:
@@ -193,6 +194,10 @@ def _our_config(config: Any, prompt_length: int) -> GenerationConfig:
     max_length = getattr(config, "max_length", None)
     if length is None:
         length = DEFAULT_LENGTH if max_length is None else max_length - prompt_length
+    if length < 1:
+        name = "max_length" if getattr(config, "max_new_tokens", None) is None else "max_new_tokens"
+        what = f"{name} leaves no room for an answer after {prompt_length} tokens of prompt"
+        raise OptionError(what, given=getattr(config, name), hint="Raise it.")
     if not getattr(config, "do_sample", False):
         return GenerationConfig(gen_length=length)
     temperature = getattr(config, "temperature", None)

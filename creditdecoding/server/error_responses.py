@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from creditdecoding.errors import CreditError, MissingExtraError, OptionError, QueueFullError
+from creditdecoding.errors import (
+    CreditError,
+    MissingExtraError,
+    OptionError,
+    QueueFullError,
+    short_repr,
+)
 from creditdecoding.server import schema
 from creditdecoding.server.answer import Failure
 
@@ -27,6 +33,8 @@ ERROR_TYPES = {
 }
 MAX_MESSAGE = 2000  # characters
 MAX_PARAM = 200
+MAX_GIVEN = 80
+PROMPT_TYPES = "Input should be a text or a list of token ids, or a list of several of these"
 RETRY_LATER = (429, 503)
 
 
@@ -120,7 +128,16 @@ def validation_message(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | 
         return f"the body is not JSON: {reason}. Send a JSON object.", None
     if not field:
         return "the body is not a JSON object. Send one, with content-type: application/json.", None
-    return f"{field}: {error['msg']}. Correct it and try again.", field
+    message = error["msg"]
+    if location[0] == "prompt" and _is_type_error(error):
+        message = PROMPT_TYPES
+    return f"{field}: {message}{_got(error)}. Correct it and try again.", field
+
+
+def _got(error: Mapping[str, Any]) -> str:
+    """The value at fault, if it is a single one."""
+    value = error["input"]
+    return f"; got {short_repr(value, MAX_GIVEN)}" if isinstance(value, str | int | float) else ""
 
 
 def _is_type_error(error: Mapping[str, Any]) -> bool:

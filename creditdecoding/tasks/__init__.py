@@ -5,7 +5,7 @@ installed package, defines a task of its own.
 
 from __future__ import annotations
 
-from creditdecoding.errors import unknown_name
+from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.plugins import is_python_file
 from creditdecoding.tasks import benchmarks, custom, outside
 from creditdecoding.tasks.base import Task
@@ -45,6 +45,9 @@ def _named(name: str) -> list[Task]:
         return list(GROUPS[name].values())
     if name in GENERATED_TASKS:
         return [GENERATED_TASKS[name]]
+    if name.partition("=")[0] in (*GROUPS, *GENERATED_TASKS):
+        hint = "Leave out what follows the name, or name the file alone."
+        raise OptionError("the items of this task are generated", given=name, hint=hint)
     if benchmarks.is_benchmark(name):
         return benchmarks.load(name)
     if is_python_file(name):

@@ -414,11 +414,11 @@ def end_of_turn_ids(backend: Any) -> list[int]:
     messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
     try:
         after = render_chat(backend, messages).rsplit("ANSWER", 1)[-1]
+        first = backend.encode(require_valid_unicode(after), add_special_tokens=False)[:1]
     except Exception as error:  # templates raise jinja2's errors and their own
         raise CheckpointError(
             f"the chat template cannot be rendered ({_first_line(error)})",
             hint="Download tokenizer_config.json again.",
         ) from error
     special = {*backend.all_special_ids, *backend.get_added_vocab().values()}
-    first = backend.encode(after, add_special_tokens=False)[:1]
     return [i for i in first if i in special]

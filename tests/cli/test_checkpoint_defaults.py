@@ -102,3 +102,11 @@ def test_the_embedded_model_names_a_decoder_that_loses_nothing_measurable() -> N
     lm = load("pocket")
     own = lm.generate("Solve 3x+4=19 for x.").trace.settings["decoder"]
     assert own == {"name": "threshold", "threshold": 0.999}
+
+
+@pytest.mark.parametrize("turns", [0, "2", 1.5])
+def test_a_number_of_turns_that_is_none_is_refused(tmp_path: Path, turns: object) -> None:
+    made = make("llada", tmp_path)
+    name_defaults(made, max_turns=turns)
+    with pytest.raises(CheckpointError, match="max_turns makes no sense"):
+        load(str(made))

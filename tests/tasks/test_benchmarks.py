@@ -404,6 +404,9 @@ def test_a_bad_file_is_one_line_with_its_place(
 
 
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
+    for name in ("facts=items.jsonl", "pocket=/tmp"):
+        with pytest.raises(OptionError, match=f"items of this task are generated; got '{name}'"):
+            load_tasks(name)
     with pytest.raises(OptionError, match=r"unknown task; got 'gsm8'.*Did you mean 'gsm8k'"):
         load_tasks("gsm8=x.jsonl")
     with pytest.raises(OptionError, match=r"no such file.*nowhere"):

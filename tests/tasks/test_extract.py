@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -76,6 +77,7 @@ def test_choices(text: str, letter: str | None) -> None:
         (r"\boxed{1} and \boxed{2", "1"),
         (r"\boxed{", None),
         (r"\boxed", None),
+        (r"} \boxed{{1} and 2} {", "{1} and 2"),
         ("", None),
     ],
 )
@@ -104,4 +106,21 @@ def test_double_brackets() -> None:
     assert extract.bracketed("[[p];[q]]") == "p];[q"
     assert extract.bracketed("[[a, [b]]]") == "a, [b]"
     assert extract.bracketed("[[1]] and [[2") == "1"
+    assert extract.bracketed("]] [[") is None
     assert extract.bracketed("[1]") is None
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (extract.boxed, "\\boxed{"),
+        (extract.number, "\\boxed{1"),
+        (extract.code, "```"),
+        (extract.bracketed, "[["),
+    ],
+)
+def test_an_answer_that_repeats_itself_takes_no_time(
+    read: Callable[[str], object], text: str
+) -> None:
+    """Time that grows with the square of the length would be minutes here."""
+    read(text * 100_000)

@@ -95,6 +95,19 @@ def test_anything_else_is_refused_in_one_line(lm: cd.LM, prompt: Any, message: s
     assert "\n" not in str(error.value) and str(error.value).isprintable()
 
 
+@pytest.mark.parametrize("text", [None, ["a [MASK]"], [{"role": "user", "content": "[MASK]"}]])
+def test_a_text_with_gaps_is_one_text(lm: cd.LM, text: Any) -> None:
+    with pytest.raises(cd.OptionError, match=r"must be text; got '(NoneType|list)'"):
+        lm.infill(text)
+
+
+def test_stop_strings_are_a_text_or_a_list(lm: cd.LM) -> None:
+    whole = lm.generate("Tom has 6 apples.", gen_length=16).text
+    cut = whole[: whole.index("a")]
+    for stop in ("a", ["a"], ("a",)):
+        assert lm.generate("Tom has 6 apples.", gen_length=16, stop=stop).text == cut
+
+
 def test_characters_that_cannot_be_written_are_refused_wherever_text_is_read(lm: cd.LM) -> None:
     for ask in (
         lm.infill,

@@ -14,7 +14,9 @@ _NUMBER = re.compile(
     r"((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 )
 _ANNOUNCEMENT = re.compile(r"(?:answer|result)\s*(?:is|are|was|:|=)+\s*", re.IGNORECASE)
-_FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+_BOX = re.compile(r"\\f?box(?:ed)?(?=[\s{])\s*")
+_WORD = re.compile(r"[^\s${][^\s$]*")
+_FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 _DECORATION = "*_`$ \t"
 _REPLACEMENTS = {
     "\u2212": "-",
@@ -67,25 +69,25 @@ def announced(text: str) -> str | None:
 
 def boxed(text: str) -> str | None:
     r"""The inside of the last complete `\boxed{...}` or `\fbox{...}`; of `\boxed 5`, the 5."""
-    for match in reversed(list(re.finditer(r"\\f?box(?:ed)?(?=[\s{])\s*", text))):
-        rest = text[match.end() :]
-        if rest.startswith("{"):
-            inside = _braced(rest)
-            if inside is not None:
-                return inside
-        elif word := re.match(r"[^\s$]+", rest):
+    closing = _closing_braces(text)
+    for match in reversed(list(_BOX.finditer(text))):
+        start = match.end()
+        if start in closing:
+            return text[start + 1 : closing[start]].strip()
+        if word := _WORD.match(text, start):
             return word[0].rstrip(".")
     return None
 
 
-def _braced(text: str) -> str | None:
-    """The inside of the brace that begins the text; None if it is not closed."""
-    depth = 0
-    for position, character in enumerate(text):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return text[1:position].strip()
-    return None
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where each brace that is closed begins and ends, in one pass over the text."""
+    closing, open_braces = {}, []
+    for brace in re.finditer("[{}]", text):
+        if brace[0] == "{":
+            open_braces.append(brace.start())
+        elif open_braces:
+            closing[open_braces.pop()] = brace.start()
+    return closing
 
 
 def choice(text: str, letters: str = "ABCD") -> str | None:
@@ -117,15 +119,14 @@ def choice(text: str, letters: str = "ABCD") -> str | None:
 
 def bracketed(text: str) -> str | None:
     """The inside of the last `[[...]]`, which may itself have brackets."""
-    start = text.rfind("[[")
-    while start >= 0:
-        end = text.find("]]", start)
-        if end >= 0:
-            while text[end + 2 : end + 3] == "]":
-                end += 1
-            return text[start + 2 : end].strip()
-        start = text.rfind("[[", 0, start)
-    return None
+    last_end = text.rfind("]]")
+    start = text.rfind("[[", 0, max(last_end, 0))
+    if start < 0:
+        return None
+    end = text.find("]]", start)
+    while text[end + 2 : end + 3] == "]":
+        end += 1
+    return text[start + 2 : end].strip()
 
 
 def code(text: str, has: str = "") -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from creditdecoding.checkpoint import shards
+from creditdecoding.checkpoint import find_parts, resolve_checkpoint, shards
+from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
 from creditdecoding.text.tokenizer import Tokenizer
@@ -23,6 +24,8 @@ EDGE_BYTES = 2**20
 """Bytes at both ends of a weight file that `checkpoint_digest` looks at."""
 
 DIGEST_SIZE = 8
+
+_READ_FILES = ("*.json", "*.jinja", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -132,9 +135,12 @@ def check_identity(saved: Identity, lm: LM, what: str, model: bool = True) -> No
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """A digest of a checkpoint: name, size and both ends of its JSON and weight files."""
+    """A digest of a checkpoint: name, size and both ends of its weights and of all other files that
+    are read.
+    """
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
-    for path in sorted({*folder.glob("*.json"), *shards(folder)}):
+    others = (path for pattern in _READ_FILES for path in folder.glob(pattern))
+    for path in sorted({*others, *shards(folder)}):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with open(path, "rb") as file:
@@ -142,6 +148,13 @@ def checkpoint_digest(folder: Path) -> str:
             file.seek(max(0, size - EDGE_BYTES))
             digest.update(file.read(EDGE_BYTES))
     return digest.hexdigest()
+
+
+def model_digest(model: str, engine: EngineConfig) -> str:
+    """`checkpoint_digest` of the checkpoint called `model`; for an adapter also of its base."""
+    folder = resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
+    parts = find_parts(folder, engine.offline, engine.cache_dir)
+    return "+".join(checkpoint_digest(part) for part in dict.fromkeys((folder, parts.weights)))
 
 
 def weights_digest(lm: LM) -> str:

@@ -14,12 +14,15 @@ from tokenizers import Tokenizer as Core
 from transformers import PreTrainedTokenizerFast
 
 from creditdecoding import load
+from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
-from creditdecoding.fingerprint import model_identity
+from creditdecoding.fingerprint import checkpoint_digest, model_digest, model_identity
 from creditdecoding.lm import LM
 from creditdecoding.pav.verifier.model import Scorer, Verifier, write_verifier
 from creditdecoding.run_dir import open_run
 from creditdecoding.text.tokenizer import Tokenizer
+from tests.helpers.adapters import low_rank_tensors, write_adapter
+from tools.make_checkpoint import make
 
 
 def without_a_merge(tokenizer: Tokenizer) -> Tokenizer:
@@ -90,3 +93,23 @@ def test_padding_and_truncation_say_nothing_of_a_tokenizer() -> None:
     before = model_identity(lm)
     lm.tokenizer.backend("some words", truncation=True, max_length=2, padding="max_length")
     assert model_identity(lm) == before
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "merges.txt", "generation_config.json"])
+def test_every_file_that_is_read_is_part_of_a_checkpoints_digest(tmp_path: Path, name: str) -> None:
+    folder = make("llada", tmp_path / "llada")
+    (folder / name).write_text("{}")
+    before = checkpoint_digest(folder)
+    (folder / "README.md").write_text("not read")
+    assert checkpoint_digest(folder) == before
+    (folder / name).write_text("{ }")
+    assert checkpoint_digest(folder) != before
+
+
+def test_the_base_is_part_of_an_adapters_digest(tmp_path: Path) -> None:
+    base = make("llada", tmp_path / "base")
+    adapter = write_adapter(tmp_path / "adapter", base, low_rank_tensors(base, "q_proj.weight"))
+    before = model_digest(str(adapter), EngineConfig())
+    assert before == model_digest(str(adapter), EngineConfig())
+    make("llada", base, seed=1)
+    assert model_digest(str(adapter), EngineConfig()) != before

@@ -22,10 +22,9 @@ from creditdecoding import run_dir
 from creditdecoding.batch.input import Line, read_lines, scan_input
 from creditdecoding.batch.options import BatchConfig
 from creditdecoding.batch.processor import BatchSettings, Reply
-from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.errors import CreditError, OptionError
-from creditdecoding.fingerprint import checkpoint_digest
+from creditdecoding.fingerprint import model_digest
 from creditdecoding.server.decoder_files import folder_digests
 
 UNRECORDED_OPTIONS = ("threads", "batch_size", "offline", "cache_dir", "compile")
@@ -103,11 +102,10 @@ def plan_job(
     out = out.resolve()
     _check_output(source, out)
     scan = scan_input(source, batch.max_line)
-    folder = resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
     name = batch.name or (Path(model).resolve().name if Path(model).is_dir() else model)
     manifest = {
         "input": scan.digest,
-        "checkpoint": checkpoint_digest(folder),
+        "checkpoint": model_digest(model, engine),
         "name": name,
         "max_line": batch.max_line,
         **_sources(batch.decoder_files),

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.bases.autoregressive_lm import AutoregressiveLM
-from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoders import origins
 from creditdecoding.decoding.request import check_supported
@@ -40,7 +39,7 @@ from creditdecoding.eval.grid import (
 from creditdecoding.eval.quality import decoder_quality, judge_of
 from creditdecoding.eval.saved_answers import engine_options
 from creditdecoding.eval.sweep import REFERENCE, DecoderCurve, all_specs, parse_curves
-from creditdecoding.fingerprint import checkpoint_digest, weights_digest
+from creditdecoding.fingerprint import model_digest, weights_digest
 from creditdecoding.lm import LM, load
 from creditdecoding.options import StrPath, from_mapping
 from creditdecoding.run_dir import Record
@@ -200,8 +199,7 @@ def run(
     engine = dataclasses.replace(plan.engine, threads=plan.engine.threads or 1)
     plan = dataclasses.replace(plan, engine=engine)
     if checkpoint is None:
-        source = (engine.revision, engine.offline, engine.cache_dir)
-        checkpoint = checkpoint_digest(resolve_checkpoint(plan.model, *source))
+        checkpoint = model_digest(plan.model, engine)
     load_model = load_model or partial(load, plan.model)
     return run_grid(partial(lay_out, plan, checkpoint), folder, load_model, jobs, on_start).records
 

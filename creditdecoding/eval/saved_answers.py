@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig
 from creditdecoding.decoders import load
 from creditdecoding.decoders import settings as decoder_settings
-from creditdecoding.fingerprint import checkpoint_digest
+from creditdecoding.fingerprint import model_digest
 from creditdecoding.run_dir import Journal, Key, Record, open_journal
 from creditdecoding.tasks.base import Item, Task
 from creditdecoding.trace import FinishEvent, StepEvent, Trace
@@ -117,11 +116,10 @@ def answers_manifest(
 ) -> dict[str, Any]:
     """What answers depend on: checkpoint, engine, items, the knobs of the decoders, and `more`."""
     texts = json.dumps([[item.task, item.prompt, repr(item.gold)] for item in items])
-    folder = resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
     return {
         "kind": kind,
         "model": model,
-        "checkpoint": checkpoint_digest(folder),
+        "checkpoint": model_digest(model, engine),
         "tasks": {task.name: dict(task.metadata) for task in tasks},
         "items": {
             "count": len(items),

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig
 from creditdecoding.eval.saved_answers import engine_options, partial_folder
-from creditdecoding.fingerprint import checkpoint_digest
+from creditdecoding.fingerprint import checkpoint_digest, model_digest
 from creditdecoding.pav.driver import ValueModel
 from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.pav.verifier.model import verifier_folder
@@ -82,12 +81,11 @@ def predictions_manifest(
     kind: str, labels: Path, model: str, engine: EngineConfig, verifiers: Mapping[str, Path]
 ) -> dict[str, Any]:
     """What predictions depend on: the store of labels, checkpoint, verifiers and engine."""
-    folder = resolve_checkpoint(model, engine.revision, engine.offline, engine.cache_dir)
     return {
         "kind": kind,
         "labels": hashlib.blake2b(labels.read_bytes(), digest_size=8).hexdigest(),
         "model": model,
-        "checkpoint": checkpoint_digest(folder),
+        "checkpoint": model_digest(model, engine),
         "verifiers": {
             name: checkpoint_digest(verifier_folder(path)) for name, path in verifiers.items()
         },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 _DRAWS_PER_ITEM = 2000
+_MORE_ITEMS = 100
+"""After so many times `_DRAWS_PER_ITEM` draws without another item, a task has no more."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ def distinct_items(task: Task, split: Split, seed: int, limit: int) -> list[Item
             hint="Give a limit of 1 or more.",
         )
     by_key: dict[tuple[Any, ...], Item] = {}
-    for item in itertools.islice(_all_items(task, split, seed), _DRAWS_PER_ITEM * limit):
-        if len(by_key) == limit:
+    for draws, item in enumerate(_all_items(task, split, seed)):
+        if len(by_key) == limit or draws == _DRAWS_PER_ITEM * min(limit, len(by_key) + _MORE_ITEMS):
             break
         if item.split == split:
             by_key.setdefault(item.key, item)

@@ -303,6 +303,17 @@ def test_the_items_are_those_that_published_numbers_are_of(
     )
 
 
+def test_a_limit_beyond_all_items_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw for each of a thousand million items would take years."""
+    monkeypatch.setattr("creditdecoding.tasks.base._DRAWS_PER_ITEM", 100)
+    few = dataclasses.replace(
+        GENERATED_TASKS["facts"],
+        make=lambda rng: Item("few", "?", "!", "!", (rng.randrange(30),)),
+    )
+    kinds = {split: len(distinct_items(few, split, 0, 10**9)) for split in SPLITS}
+    assert sum(kinds.values()) == 30
+
+
 def test_a_digest_names_items_and_their_order(tested: dict[str, list[Item]]) -> None:
     one, two = tested["facts"][:2]
     others = (

@@ -195,9 +195,8 @@ def _our_config(config: Any, prompt_length: int) -> GenerationConfig:
     if length is None:
         length = DEFAULT_LENGTH if max_length is None else max_length - prompt_length
     if length < 1:
-        name = "max_length" if getattr(config, "max_new_tokens", None) is None else "max_new_tokens"
-        what = f"{name} leaves no room for an answer after {prompt_length} tokens of prompt"
-        raise OptionError(what, given=getattr(config, name), hint="Raise it.")
+        what = f"max_length leaves no room for an answer after {prompt_length} tokens of prompt"
+        raise OptionError(what, given=max_length, hint="Raise it, or give max_new_tokens.")
     if not getattr(config, "do_sample", False):
         return GenerationConfig(gen_length=length)
     temperature = getattr(config, "temperature", None)

@@ -146,7 +146,7 @@ def test_a_request_that_cannot_be_served_is_refused_before_the_model_runs() -> N
         {"top_p": 1.1},
         {"seed": -1},
         {"stop": ("",)},
-        {"stop": "text"},
+        {"stop": ["a", ""]},
         {"gen_length": 2.5},
         {"early_stop": 1},
     ],

@@ -4,7 +4,7 @@ One file holds for Python 3.10 to 3.13 on Linux and macOS: uv resolves for all o
 lines that hold for some only. torch and its CUDA libraries are left out: the Makefile installs the
 build that TORCH names. core.txt is what the package and `credit pull` need, dev.txt adds what its
 tests need, and sglang.txt is SGLang with the few packages that its scheduler imports, for
-tools/sglang_env.py.
+tools/sglang_env.py. vllm.txt is written by hand: one release, and what its Python files import.
 
 `--lowest FILE` writes instead the lowest versions that the ranges allow, torch included, for the
 Python that runs this (`make test-lowest`).

@@ -35,7 +35,7 @@ NEEDS_GPU = (
 
 
 class UnavailableError(Exception):
-    """SGLang cannot be installed here; the text says why."""
+    """An engine cannot be installed here; the text says why."""
 
 
 def prepare() -> Path:
@@ -44,7 +44,7 @@ def prepare() -> Path:
         FOLDER.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=FOLDER.parent))
         try:
-            _pip(fresh, "--no-deps", "--requirement", str(PINNED))
+            pip_install(fresh, "--no-deps", "--requirement", str(PINNED))
             if not (fresh / "sglang").is_dir():
                 raise UnavailableError(f"SGLang has no wheel for this platform ({sys.platform})")
             if not FOLDER.exists():
@@ -68,10 +68,11 @@ def _entry_points() -> str:
     return "[sglang.srt.plugins]\n" + body.replace('"', "")
 
 
-def _pip(folder: Path, *arguments: str) -> None:
-    """Install into a folder. Raises `UnavailableError`."""
+def pip_install(folder: Path, *arguments: str, verb: str = "install") -> None:
+    """Install, or download, into a folder. Raises `UnavailableError`."""
     options = ["--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--retries", "1"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder)]
+    target = "--target" if verb == "install" else "--dest"
+    command = [sys.executable, "-m", "pip", verb, *options, target, str(folder)]
     try:
         done = subprocess.run(
             [*command, *arguments], capture_output=True, text=True, timeout=240, check=False
@@ -93,7 +94,7 @@ def other_release(release: str) -> Path:
     if not folder.is_dir():
         fresh = Path(tempfile.mkdtemp(dir=FOLDER.parent))
         try:
-            _pip(fresh, "--no-deps", f"sglang=={release}")
+            pip_install(fresh, "--no-deps", f"sglang=={release}")
             fresh.rename(folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -109,6 +110,13 @@ def run(
     folders = [prepare(), ROOT]
     if release is not None:
         folders.insert(0, other_release(release))
+    return run_with(folders, module, *arguments, timeout=timeout)
+
+
+def run_with(
+    folders: Sequence[Path], module: str, *arguments: str, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """`python -m module` with these folders on its path."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, folders)),

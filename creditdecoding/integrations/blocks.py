@@ -24,6 +24,7 @@ from creditdecoding.decoders.base import (
     take_rows,
 )
 from creditdecoding.errors import OptionError
+from creditdecoding.ops.padding import stack_padded
 from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
 
 
@@ -142,6 +143,7 @@ class BlockRound:
         self.progress = stack_states([block.progress for block in blocks])
         self.done = torch.zeros_like(self.progress["finished"])
         self.tokens: Tensor | None = None
+        self._vocab = 0
         self._groups = _rows_drawn_alike(blocks, self.done.device)
 
     @torch.inference_mode()
@@ -154,7 +156,7 @@ class BlockRound:
         it as it is. A block whose logits are NaN or infinite fails: it is done at once, and its
         masks get an ordinary id that the engine can run.
         """
-        self.tokens = tokens
+        self.tokens, self._vocab = tokens, logits.shape[1]
         view = _predict(self.decoder, logits, tokens, positions, self.reserved, self.progress)
         commit, written, again = self._decide(view)
         finished = self.progress["finished"]
@@ -187,6 +189,27 @@ class BlockRound:
         if self.tokens is not None:
             ready = self.done & (self.done.all() | (not together))
             self.tokens.masked_fill_(self.progress["lost"] & ready[:, None], marker)
+
+    @torch.inference_mode()
+    def restart(self) -> None:
+        """After a step: blocks that are done begin again, masked everywhere, without the host
+        knowing which; for engines whose next block has the same state.
+        """
+        if self.tokens is None:
+            return
+        done, progress = self.done, self.progress
+        length = self.tokens.shape[1]
+        self.tokens.masked_fill_(done[:, None], self.reserved.mask_id)
+        for name in ("step", "finished", "failed"):
+            progress[name] = progress[name].masked_fill(done, 0)
+        for name in ("given", "lost"):
+            progress[name] = progress[name].masked_fill(done[:, None], 0)
+        progress["initial_masks"] = progress["initial_masks"].masked_fill(done, length)
+        for group in self._groups:
+            if group.state is not None:
+                fresh = self.decoder.init(1, length, self._vocab, done.device)
+                slots = _bounded_slots(group.state, length, self._vocab)
+                group.state = _renewed(slots, fresh, done[group.rows])
 
     def all_done(self) -> bool:
         """Whether every block is done. Waits for the device."""
@@ -232,10 +255,31 @@ class BlockRound:
 
     def _first_state(self, group: _Group, view: _Predictions) -> State:
         """What the blocks of the group bring with them; new blocks bring nothing."""
-        length, vocab = view.tokens.shape[1], view.logits.shape[1]
         states = [self.blocks[i].decoder_state for i in group.members]
-        fresh = self.decoder.init(1, length, vocab, view.logits.device)
+        fresh = self.decoder.init(1, view.tokens.shape[1], self._vocab, view.logits.device)
         return stack_states([fresh if state is None else state for state in states])
+
+
+def _bounded_slots(state: State, length: int, vocab: int) -> State:
+    """The state without slots past the block's length, where memory grows by slots a pass.
+
+    A block of n positions takes at most n passes, so none of them is used, and a device, which
+    cannot be asked, keeps a bounded number. What is as wide as the vocabulary is no slots.
+    """
+    return {
+        name: value if value.dim() < 3 or value.shape[2] == vocab else value[:, :, :length]
+        for name, value in state.items()
+    }
+
+
+def _renewed(state: State, fresh: State, done: Tensor) -> State:
+    """The state with rows that are done as in `fresh` [1, ...]."""
+    renewed = {}
+    for name, value in state.items():
+        first = stack_padded([fresh[name], value])
+        is_done = done.view(-1, *[1] * (first.dim() - 1))
+        renewed[name] = torch.where(is_done, first[:1], first[1:])
+    return renewed
 
 
 def _rows_drawn_alike(blocks: Sequence[BlockState], device: torch.device) -> list[_Group]:

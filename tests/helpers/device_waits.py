@@ -68,7 +68,8 @@ class DeviceWaits(TorchDispatchMode):
         outputs = func(*args, **(kwargs or {}))
         if any(hasattr(x, "_is_on_device") for x in inputs):
             name = func.overloadpacket.__name__
-            by_mask = name.startswith("index") and any(x.dtype == torch.bool for x in inputs[1:])
+            index = [x for x in tree_iter(args[1:2]) if isinstance(x, Tensor)]
+            by_mask = name.startswith("index") and any(x.dtype == torch.bool for x in index)
             if by_mask or name in COPIES_TO_HOST:
                 self.waits.append(name)
             for x in tree_iter(outputs):

@@ -93,7 +93,7 @@ def test_the_tests_run_with_the_versions_that_users_get() -> None:
 
 
 def test_every_line_of_a_lock_is_exact() -> None:
-    for name in ("core.txt", "dev.txt", "sglang.txt"):
+    for name in ("core.txt", "dev.txt", "sglang.txt", "vllm.txt"):
         for line in requirements(name):
             assert [clause.operator for clause in line.specifier] == ["=="], f"{name}: {line}"
 

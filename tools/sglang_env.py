@@ -8,17 +8,17 @@ benchmark use it.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
+
+from tools.stand_ins import StandInFinder, StandInModule
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "sglang" / f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -132,47 +132,6 @@ def run_with(
     )
 
 
-class _Anything:
-    """Accepts every call and has every attribute; as a decorator it returns the function."""
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        return args[0] if len(args) == 1 and not named and callable(args[0]) else self
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Anything()
-
-    def __getitem__(self, index: Any) -> Any:
-        return self
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
-
-class _Module(ModuleType):
-    __path__: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(_Anything(), name)
-
-
-class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds every module below `NEEDS_GPU`, empty."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        needs_gpu = any(name == top or name.startswith(top + ".") for top in NEEDS_GPU)
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if needs_gpu else None
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        return _Module(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        pass
-
-
 class ModelConfig:
     """Replaces the class that reads config.json, whose module imports GPU kernels.
 
@@ -188,12 +147,8 @@ class ModelConfig:
 
 
 def stand_in() -> None:
-    """Install the stand-ins, after torch has looked for triton."""
-    import torch.utils._triton as known  # noqa: PLC0415
-
-    known.has_triton_package()
-    known.has_triton()
-    sys.meta_path.insert(0, _StandIns())
-    module = _Module("sglang.srt.configs.model_config")
-    module.ModelConfig = ModelConfig  # type: ignore[attr-defined]
+    """Install the stand-ins."""
+    StandInFinder(FOLDER, NEEDS_GPU).install()
+    module = StandInModule("sglang.srt.configs.model_config")
+    module.ModelConfig = ModelConfig
     sys.modules[module.__name__] = module

@@ -15,7 +15,7 @@ import logging
 import random
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -279,7 +279,12 @@ def some_requests(vllm: Any, dice: random.Random, length: int) -> list[Sequence]
 
 
 def ours(rule: Any, requests: list[Sequence], length: int) -> dict[int, Commits]:
-    """What our loop commits, request by request; blocks begin after the prompt."""
+    """What our loop commits, request by request; blocks begin after the prompt.
+
+    A pass of vLLM computes one block, so rules that would look at the next one do not.
+    """
+    if capabilities_of(rule).looks_ahead:
+        rule = replace(rule, ahead=False)
     words = SpecialTokens(MASK, (END,), VOCAB, lambda ids: " ".join(map(str, ids)), (DELETE, SPLIT))
     prompts = {request.who: len(request.prompt) for request in requests}
 
@@ -382,13 +387,17 @@ def launches(vllm: Any) -> dict[str, str]:
     """What each launch and request is answered."""
 
     def launch(
-        length: int = 4096, batch: int = 8192, canvas: int | None = None, **more: Any
+        length: int = 4096,
+        batch: int = 8192,
+        seqs: int = 128,
+        canvas: int | None = None,
+        **more: Any,
     ) -> str:
         config = SimpleNamespace(
             model_config=SimpleNamespace(
                 architecture="SDARForCausalLM", hf_config=SimpleNamespace(), max_model_len=length
             ),
-            scheduler_config=SimpleNamespace(max_num_batched_tokens=batch),
+            scheduler_config=SimpleNamespace(max_num_batched_tokens=batch, max_num_seqs=seqs),
             diffusion_config=None if canvas is None else SimpleNamespace(canvas_length=canvas),
             attention_config=SimpleNamespace(use_non_causal=False),
             cache_config=SimpleNamespace(enable_prefix_caching=True),
@@ -416,6 +425,7 @@ def launches(vllm: Any) -> dict[str, str]:
         "fine": launch(),
         "canvas": launch(canvas=8),
         "prompt": launch(batch=2048),
+        "canvases": launch(seqs=4096),
         "rule": launch(creditdecoding="kredit"),
         "knob": launch(creditdecoding={"name": "credit", "treshold": 0.9}),
         "unable": launch(creditdecoding="wino"),

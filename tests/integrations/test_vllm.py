@@ -24,6 +24,7 @@ SCENARIOS = 2  # a rule
 REFUSED = {
     "canvas": "allowed: 4",
     "prompt": "--max-num-batched-tokens 4096",
+    "canvases": "--max-num-batched-tokens 16384",
     "rule": "Did you mean 'credit'",
     "knob": "Did you mean 'threshold'",
     "unable": "wino cannot run",

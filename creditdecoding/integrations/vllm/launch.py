@@ -61,7 +61,7 @@ class BlockDiffusionLaunch(VerifyAndUpdateConfig):
                 hint="Leave canvas_length out of --diffusion-config, or change both by "
                 f"--hf-overrides '{{\"canvas_length\": {canvas}}}'.",
             )
-        _read_prompts_whole(vllm_config)
+        _keep_blocks_whole(vllm_config)
         vllm_config.attention_config.use_non_causal = True
         vllm_config.cache_config.enable_prefix_caching = False
         input_processor.validate_diffusion_sampling_params = validate_request
@@ -74,15 +74,17 @@ def register_models() -> None:
         MODELS_CONFIG_MAP[architecture] = BlockDiffusionLaunch
 
 
-def _read_prompts_whole(vllm_config: Any) -> None:
-    """A block of a prompt may not be cut: its positions see each other."""
-    scheduler, length = vllm_config.scheduler_config, vllm_config.model_config.max_model_len
-    if scheduler.max_num_batched_tokens < length:
+def _keep_blocks_whole(vllm_config: Any) -> None:
+    """Neither a block of a prompt nor a canvas may be cut: its positions see each other."""
+    scheduler, canvas = vllm_config.scheduler_config, vllm_config.diffusion_config.canvas_length
+    least = max(vllm_config.model_config.max_model_len, scheduler.max_num_seqs * canvas)
+    if scheduler.max_num_batched_tokens < least:
         raise OptionError(
-            "a pass must hold a whole prompt, since the positions of a block see each other",
+            "a pass must hold a whole prompt, and the canvases of all sequences",
             given=f"--max-num-batched-tokens {scheduler.max_num_batched_tokens}",
-            allowed=f"at least {length}, the longest sequence",
-            hint=f"Add --max-num-batched-tokens {length}, or lower --max-model-len.",
+            allowed=f"at least {least}",
+            hint=f"Add --max-num-batched-tokens {least}, or lower --max-model-len and "
+            "--max-num-seqs.",
         )
     scheduler.enable_chunked_prefill = False
 

@@ -69,10 +69,8 @@ class RequestCanvases:
         return self._canvases[slot].prompt_length if slot in self._canvases else 0
 
     def begin(self, slots: list[int], width: int) -> BlockRound:
-        """The blocks in these slots, the first `width` positions of each."""
-        blocks = [self._canvases[slot].block for slot in slots]
-        if width < self.length:
-            blocks = [_narrowed(block, width) for block in blocks]
+        """The blocks in these slots, whose canvases are `width` positions in this pass."""
+        blocks = [_fitted(self._canvases[slot].block, width) for slot in slots]
         return BlockRound(self.rule, self.reserved, blocks)
 
     def end(self, slots: list[int], blocks: BlockRound) -> None:
@@ -81,11 +79,12 @@ class RequestCanvases:
             self._canvases[slot].block = block
 
 
-def _narrowed(block: BlockState, width: int) -> BlockState:
-    """The block at the end of the longest sequence, which has fewer positions left."""
-    if block.progress["given"].shape[1] == width:
+def _fitted(block: BlockState, width: int) -> BlockState:
+    """The block; a new one where its canvas is cut by the longest sequence, or no longer is."""
+    given = block.progress["given"]
+    if given.shape[1] == width:
         return block
-    masked = torch.ones_like(block.progress["given"][:, :width])
+    masked = torch.ones(1, width, dtype=torch.bool, device=given.device)
     fresh = new_blocks(masked, ~masked, [block.owner], [block.sampling], [0])[0]
     fresh.progress["seed"] = block.progress["seed"]
     return fresh
@@ -172,12 +171,14 @@ class RuleSampler:
             read = async_tensor_h2d((first[:, None] + np.arange(width)).ravel(), device=device)
             logits, positions = logits[read], positions[read]
         slots = async_tensor_h2d(slots_np.astype(np.int64), device=device)
-        canvas = self.req_states.draft_tokens[slots, :width]
+        canvases = self.req_states.draft_tokens[slots]
+        canvas = canvases[:, :width]
         blocks = self.canvases.begin(slots_np.tolist(), width)
         done = blocks.step(logits, canvas, positions.view(canvas.shape))
         emitted = canvas.clone()
         blocks.restart()
-        self.req_states.draft_tokens[slots, :width] = canvas
+        canvases.masked_fill_(done[:, None], self.canvases.reserved.mask_id)
+        self.req_states.draft_tokens[slots] = canvases
         self.canvases.end(slots_np.tolist(), blocks)
         return done, emitted
 

@@ -26,8 +26,8 @@ RULES = ["credit", "klass", "edit", "fixed", "entropy"]
 
 def empty_blocks(sampling: list[SamplingParams]) -> tuple[Tensor, list[BlockState]]:
     tokens = torch.full((ROWS, LENGTH), MASK)
-    given = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
-    return tokens, new_blocks(~given, given, ["a", "b", "c"], sampling, [1, 2, 3])
+    in_prompt = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
+    return tokens, new_blocks(~in_prompt, in_prompt, ["a", "b", "c"], sampling, [1, 2, 3])
 
 
 def logits_of(step: int) -> Tensor:

@@ -81,10 +81,10 @@ class RequestCanvases:
 
 def _fitted(block: BlockState, width: int) -> BlockState:
     """The block; a new one where its canvas is cut by the longest sequence, or no longer is."""
-    given = block.progress["given"]
-    if given.shape[1] == width:
+    in_prompt = block.progress["given"]
+    if in_prompt.shape[1] == width:
         return block
-    masked = torch.ones(1, width, dtype=torch.bool, device=given.device)
+    masked = torch.ones(1, width, dtype=torch.bool, device=in_prompt.device)
     fresh = new_blocks(masked, ~masked, [block.owner], [block.sampling], [0])[0]
     fresh.progress["seed"] = block.progress["seed"]
     return fresh

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import bare_passes, caches, decoder_step, serving_engine
 from creditdecoding.cli.render import show, table
-from creditdecoding.decoding.engine import EngineStats
+from creditdecoding.decoding.engine_stats import EngineStats
 from creditdecoding.lm import load
 
 PROMPT = "What is the capital of Peru and the language of Japan?"

@@ -21,7 +21,8 @@ import torch
 
 from creditdecoding.cli.render import show, table
 from creditdecoding.config import EngineConfig, GenerationConfig
-from creditdecoding.decoding.engine import Engine, EngineStats
+from creditdecoding.decoding.engine import Engine
+from creditdecoding.decoding.engine_stats import EngineStats
 from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import Request
 from creditdecoding.lm import LM, load

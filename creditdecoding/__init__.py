@@ -18,7 +18,8 @@ if TYPE_CHECKING:
         at_least_one,
         from_logits,
     )
-    from creditdecoding.decoding.engine import Engine, EngineStats
+    from creditdecoding.decoding.engine import Engine
+    from creditdecoding.decoding.engine_stats import EngineStats
     from creditdecoding.errors import (
         CheckpointError,
         CreditError,
@@ -45,7 +46,8 @@ _HOME = {
         "at_least_one",
         "from_logits",
     ),
-    "decoding.engine": ("Engine", "EngineStats"),
+    "decoding.engine": ("Engine",),
+    "decoding.engine_stats": ("EngineStats",),
     "errors": (
         "CheckpointError",
         "CreditError",

@@ -117,6 +117,19 @@ class EngineConfig:
         None, "Folder for downloads of hub ids; by default the hub's own cache.", rare=True
     )
     batch_size: int = option(16, "Requests that share a forward pass.", ge=1)
+    max_num_batched_tokens: int | None = option(
+        None,
+        "Positions of a forward pass at most. By default 2,048, with 512 of a long prompt beside "
+        "running requests; a prompt alone takes as few passes as memory allows.",
+        ge=1,
+    )
+    prefix_cache: float | None = option(
+        None,
+        "GiB of keys and values kept for prompts that begin alike (server, batch and chat; "
+        "block-causal models); 0 keeps none; by default a tenth of the free memory.",
+        ge=0.0,
+        rare=True,
+    )
     parse_special: bool = option(
         False,
         "Read names of special tokens in prompts and messages as tokens; by default they are text.",

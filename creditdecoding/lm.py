@@ -27,6 +27,7 @@ from creditdecoding.decoding.cache_policy import supported_policies
 from creditdecoding.decoding.defaults import checkpoint_defaults, max_turns
 from creditdecoding.decoding.forward import Denoiser
 from creditdecoding.decoding.loop import denoise
+from creditdecoding.decoding.prefix_cache import PrefixCache
 from creditdecoding.decoding.request import (
     Request,
     SpecialTokens,
@@ -127,8 +128,9 @@ class LM:
         self.geometry: ModelGeometry = getattr(model, "geometry", ModelGeometry())
         self.defaults: dict[str, Any] = {}
         """Options for requests that leave them out, from the checkpoint or an operator."""
-        self.base: str | None = None
-        """The folder of the base, if the checkpoint is an adapter."""
+        self.base: str | None = None  # the folder of the base, if the checkpoint is an adapter
+        self.max_positions: int | None = None  # of a pass; None: one pass for all of a batch
+        self.prefixes: PrefixCache | None = None  # what prompts may begin with; set by `chat`
         self.vocab = SpecialTokens(
             tokenizer.mask_id,
             tokenizer.stop_ids,
@@ -243,7 +245,8 @@ class LM:
 
     def events(self, requests: Sequence[Request]) -> Iterator[Event]:
         """Decode requests; the trace events as they happen."""
-        return denoise(self.model, requests, self.vocab, self.device, self.batch_size)
+        limits = (self.batch_size, self.max_positions, self.prefixes)
+        return denoise(self.model, requests, self.vocab, self.device, *limits)
 
     def collect(
         self, requests: Sequence[Request], on_event: Callable[[Event], None] | None = None
@@ -403,6 +406,7 @@ def load(
     )
     lm.defaults = checkpoint_defaults(generation)
     lm.base = str(parts.weights) if parts.is_adapter else None
+    lm.max_positions = engine.max_num_batched_tokens
     return lm
 
 

@@ -27,6 +27,8 @@ class StepEvent:
     - `revoked`: positions with a token from an earlier step that are masks again.
     - `computed`: positions that went through the model, the rest was cached; `sequences`: how many
       times, twice with guidance.
+    - `prefill`: passes before this one that only stored parts of a long prompt (their positions
+      count in `computed`); `reused`: positions whose keys and values another request had stored.
     """
 
     row: int
@@ -44,6 +46,8 @@ class StepEvent:
     top: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     revoked: tuple[int, ...] = ()
+    prefill: int = 0
+    reused: int = 0
 
     def commits(self) -> dict[int, int]:
         """Position -> token of what this step wrote."""
@@ -113,8 +117,15 @@ class Trace:
 
     @property
     def nfe(self) -> int:
-        """Forward passes this request took part in."""
+        """Steps of this request: forward passes it took part in, without `prefill_passes`."""
         return len(self.steps)
+
+    @property
+    def prefill_passes(self) -> int:
+        """Passes that only stored a part of a long prompt, which depend on what else ran; 0 if the
+        first step computed it.
+        """
+        return sum(step.prefill for step in self.steps)
 
     @property
     def sequence_forwards(self) -> int:
@@ -234,7 +245,8 @@ class Totals:
     """Sums over the traces of one run.
 
     `forwards`: passes of the batch; `passes`: of all requests; `sequence_forwards`: the sequences
-    these ran; `tokens`: answer tokens; `computed`: positions that went through the model.
+    these ran; `tokens`: answer tokens; `computed`: positions that went through the model;
+    `prefill_passes`: passes that only stored a part of a prompt.
     """
 
     requests: int
@@ -244,6 +256,7 @@ class Totals:
     tokens: int
     seconds: float
     computed: int = 0
+    prefill_passes: int = 0
 
     @property
     def nfe(self) -> float:
@@ -267,4 +280,5 @@ def total(traces: Sequence[Trace]) -> Totals:
         tokens=sum(trace.token_count for trace in traces),
         seconds=max((trace.finish.seconds for trace in traces if trace.finish), default=0.0),
         computed=sum(step.computed * step.sequences for step in steps),
+        prefill_passes=sum(step.prefill for step in steps),
     )

@@ -27,7 +27,10 @@ from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.fingerprint import model_digest
 from creditdecoding.server.decoder_files import folder_digests
 
-UNRECORDED_OPTIONS = ("threads", "batch_size", "offline", "cache_dir", "compile")
+UNRECORDED_OPTIONS = (
+    *("threads", "batch_size", "max_num_batched_tokens", "prefix_cache"),
+    *("offline", "cache_dir", "compile"),
+)
 """Engine options that may change when a run is resumed: they change which requests share a pass,
 not the answers.
 """

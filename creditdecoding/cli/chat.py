@@ -32,7 +32,11 @@ def chat(model: Model = "pocket", *, generation: GenerationConfig, engine: Engin
         credit chat
         credit chat --model DIR --decoder credit:threshold=0.99 --gen-length 256
     """
+    from creditdecoding.decoding.prefix_cache import PrefixCache, prefix_cache_bytes
+    from creditdecoding.models.memory import free_bytes
+
     lm = load_lm(model, engine)
+    lm.prefixes = PrefixCache(prefix_cache_bytes(engine, free_bytes(lm.device)))
     generation = with_checkpoint_defaults(lm, generation)
     greeting = _greeting(model, lm)
     typer.echo(greeting, err=True)

@@ -13,6 +13,9 @@ from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.errors import OptionError
 from creditdecoding.trace import FinishEvent
 
+NO_PREFILL = {"prefill_passes": 0, "prefill_positions": 0, "reused": 0}
+"""What a request's prefill fields are after a step."""
+
 
 def remasked(request: Request, outcome: StepOutcome, row: int) -> NDArray[np.bool_] | None:
     """Where `row` of an outcome turns written tokens back into masks, [window]; None if nowhere.
@@ -53,11 +56,24 @@ def apply_decision(
         tokens[back] = mask_id
         masks[back] = True
     stored_until = request.block_position.start
-    request = request.after_step(canvas=canvas, masked=masked, stored_until=stored_until)
+    request = request.after_step(
+        canvas=canvas, masked=masked, stored_until=stored_until, **NO_PREFILL
+    )
     again = outcome.needs_another_pass is not None and bool(outcome.needs_another_pass[row, 0])
     if again or masked.numpy()[slice(*request.block)].any():
         return request.after_step(state=state, step=request.step + 1)
     return _next_block(request, state)
+
+
+def after_prefill(request: Request) -> Request:
+    """The request after a pass that stored its positions up to `prefill_end`."""
+    start, end = request.computed_span
+    return request.after_step(
+        stored_until=end,
+        prefill_end=None,
+        prefill_passes=request.prefill_passes + 1,
+        prefill_positions=request.prefill_positions + end - start,
+    )
 
 
 def _next_block(request: Request, state: State) -> Request:

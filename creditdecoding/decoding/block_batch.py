@@ -179,6 +179,7 @@ def predict(
     device: torch.device,
     cache: KVCache | None = None,
     representative: Sequence[int] | None = None,
+    prefill: Sequence[Request] = (),
 ) -> BlockBatch:
     """Run the model once over the requests; the arguments are those of `logits_at`.
 
@@ -186,7 +187,8 @@ def predict(
     """
     host = host_windows(requests)
     count = len(host.row)
-    logits = logits_at(model, requests, vocab, device, host.reads(), cache, representative)
+    reads = host.reads()
+    logits = logits_at(model, requests, vocab, device, reads, cache, representative, prefill)
     logits, extra_logits = logits[:count], logits[count:]
     stats, suppressed_logits = _statistics(logits, requests, host.row, vocab)
     numbers = [(r.initial_masks, r.step, r.config.seed) for r in requests]

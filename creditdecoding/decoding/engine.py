@@ -15,24 +15,30 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from creditdecoding.config import EngineConfig, ServeConfig
-from creditdecoding.decoding.advance import finish_event
-from creditdecoding.decoding.forward import Denoiser
+from creditdecoding.decoding.advance import after_prefill, finish_event
+from creditdecoding.decoding.engine_errors import TAKE_LESS, error_line, is_out_of_memory
+from creditdecoding.decoding.engine_stats import COUNTERS, EngineStats
+from creditdecoding.decoding.forward import Denoiser, is_packed
+from creditdecoding.decoding.pass_plan import LongRowTurns, PassLimits, pass_shape, plan_round
+from creditdecoding.decoding.prefix_cache import (
+    PrefixCache,
+    first_of_each_page,
+    prefix_cache_bytes,
+)
 from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.decoding.scheduler import (
     MemoryBudget,
     MemoryNeed,
-    PassShape,
     WaitQueue,
-    group_into_passes,
     pass_positions,
 )
 from creditdecoding.decoding.step import denoise_step
-from creditdecoding.errors import CreditError, ModelError, OptionError, QueueFullError
+from creditdecoding.errors import ModelError, OptionError, QueueFullError
 from creditdecoding.models import memory
 from creditdecoding.models.kv_cache import KVCache
 from creditdecoding.trace import Event, FailEvent, StepEvent
@@ -45,38 +51,6 @@ DENSE_BYTES_PER_ID = 24
 """Bytes for each id and position of a decoder with dense state: six float32 copies."""
 PASS_OVERHEAD = {"cpu": 64, "cuda": 256}
 """Cost of a pass besides its positions, in positions: measured on one core, estimated on H100."""
-COUNTERS = ("finished", "failed", "aborted", "forwards", "passes", "tokens", "positions", "padding")
-TAKE_LESS = "Shorten the prompt, lower gen_length or block_length, or give the process more memory."
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Counts since the start, and what is in progress now.
-
-    - `forwards`: runs of the model; `passes`: steps of requests.
-    - `positions`: computed for a request; `padding`: computed for none.
-    - `cache_bytes`: held for keys and values; `admitted_bytes`: what the running requests may take,
-      by the estimate; `memory_limit`: what all may take, None if there is no limit.
-    """
-
-    waiting: int
-    running: int
-    finished: int
-    failed: int
-    aborted: int
-    forwards: int
-    passes: int
-    tokens: int
-    positions: int
-    padding: int
-    cache_bytes: int
-    admitted_bytes: int
-    memory_limit: int | None
-
-    @property
-    def padding_share(self) -> float:
-        """Share of padding in all computed positions."""
-        return self.padding / (self.positions + self.padding) if self.padding else 0.0
 
 
 class Engine:
@@ -101,16 +75,19 @@ class Engine:
         self.serve = serve or ServeConfig()
         self.dedup = dedup
         self._footprint = memory.footprint(model, vocab.size)
-        max_requests = (config or EngineConfig()).batch_size
+        config = config or EngineConfig()
         limit = self._memory_limit(free_memory)
-        self._full_budget = MemoryBudget(max_requests, limit, self._footprint.cached)
+        self._limits = PassLimits.of(config.max_num_batched_tokens)
+        self._full_budget = MemoryBudget(config.batch_size, limit, self._footprint.cached)
         self._budget = self._full_budget  # smaller after memory ran out, until the engine is idle
         self._waiting: WaitQueue[Request] = WaitQueue(self.serve.max_bypass)
         self._running: dict[int, Request] = {}
         self._needs: dict[int, MemoryNeed] = {}
         self._round: list[list[int]] = []  # the passes left of this round
+        self._long_rows = LongRowTurns()
         self._max_positions: int | None = None  # of a pass, once one did not fit into memory
         self._cache: KVCache | None = None
+        self._prefixes = self._new_prefix_cache(config, free_memory)
         self._events: list[Event | FailEvent] = []
         self._streams: dict[int, deque[Event | FailEvent]] = {}
         self._counts: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
@@ -122,6 +99,16 @@ class Engine:
             return int(self.serve.memory * 2**30)
         free = free_memory(self.device)
         return None if free is None else int(MEMORY_FRACTION * free)
+
+    def _new_prefix_cache(
+        self, config: EngineConfig, free_memory: memory.FreeBytes
+    ) -> PrefixCache | None:
+        """The store of shared prefixes; None if the model is not block-causal or it is off."""
+        geometry = getattr(self.model, "geometry", None)
+        if geometry is None or geometry.causal_block is None:
+            return None
+        max_bytes = prefix_cache_bytes(config, free_memory(self.device))
+        return PrefixCache(max_bytes) if max_bytes else None
 
     # What callers use
     # ----------------
@@ -237,6 +224,8 @@ class Engine:
         if not self._running:
             self._budget = self._full_budget
             self._max_positions = None
+            if self._prefixes is not None:
+                self._prefixes.check_weights(self.model)
         self._admit()
         self._allocate_slots()
         while self._running:
@@ -250,15 +239,42 @@ class Engine:
     def _plan_round(self) -> None:
         if self._max_positions is not None:  # other users of the memory may have freed some
             self._max_positions += 1 + self._max_positions // 64
-        numbers = list(self._running)
-        shapes = [_pass_shape(request) for request in self._running.values()]
+        limits = self._limits.at_most(self._max_positions, self._prompt_positions())
+        requests = self._shared_prefixes([*self._running.values()])
+        requests = self._long_rows.due(requests, limits.chunk)
         overhead = PASS_OVERHEAD.get(self.device.type, PASS_OVERHEAD["cuda"])
-        passes = group_into_passes(shapes, overhead, self._max_positions)
-        self._round = [[numbers[i] for i in group] for group in passes]
+        packs = bool(getattr(self.model, "packs_rows", False))
+        requests, passes = plan_round(requests, limits, overhead, packs)
+        for request in requests:
+            self._running[request.index] = request
+        self._round = [[requests[i].index for i in group] for group in passes]
+
+    def _shared_prefixes(self, requests: list[Request]) -> list[Request]:
+        """The requests after they took over what others had stored; one whose next page is about to
+        be computed for another waits.
+        """
+        if self._prefixes is None or self._cache is None:
+            return requests
+        for request in requests:
+            self._running[request.index] = self._prefixes.load(request, self._cache)
+        loaded = [self._running[request.index] for request in requests]
+        self._counts["reused"] += sum(
+            after.stored_until - before.stored_until for before, after in zip(requests, loaded)
+        )
+        return loaded if self.dedup else first_of_each_page(loaded, self._prefixes)
+
+    def _prompt_positions(self) -> int | None:
+        """Positions of a prompt that memory allows in a pass of its own; None without a limit."""
+        max_bytes = self._budget.max_bytes
+        if max_bytes is None or not self._footprint.computed:
+            return self._max_positions
+        free_bytes = max_bytes - self._budget.bytes_needed([*self._needs.values()])
+        positions = self._limits.chunk + max(0, free_bytes) // self._footprint.computed
+        return positions if self._max_positions is None else min(positions, self._max_positions)
 
     def _run(self, group: list[int]) -> None:
         """Run a pass over some requests; those that make it fail end, the others go on."""
-        requests = [self._running[number] for number in group]
+        requests, prefill = self._members(group)
         failure: Exception | None = None
         try:
             after, events = denoise_step(
@@ -270,20 +286,40 @@ class Engine:
                 clock=self._seconds,
                 cache=self._cache,
                 dedup=self.dedup,
+                prefill=prefill,
             )
         except Exception as error:  # whatever a model or a decoder raises
             failure = error.with_traceback(None)  # its frames would keep the pass's tensors
         if failure is not None:  # handled out here, where Python has released the tensors
             self._isolate(group, failure)
             return
-        shapes = [_pass_shape(r) for r, event in zip(requests, events) if event.sequences]
-        positions = sum(shape.positions for shape in shapes)
-        padding = pass_positions(shapes) - positions
-        self._counts.update(forwards=1, passes=len(requests), positions=positions, padding=padding)
+        ran = [request for request, event in zip(requests, events) if event.sequences]
+        self._count([*ran, *prefill], idle=len(self._running) - len(group))
+        self._counts.update(passes=len(group), prefill_passes=len(prefill))
+        self._replace([*requests, *prefill], [*after, *map(after_prefill, prefill)])
         for event, request in zip(events, after):
-            self._running[request.index] = request
             self._emit(event)
             self._finish(request)
+
+    def _replace(self, before: list[Request], after: list[Request]) -> None:
+        """Set the requests of a pass to what they are after it, and keep what it stored."""
+        for old, new in zip(before, after):
+            self._running[new.index] = new
+            if self._prefixes is not None and self._cache is not None:
+                self._prefixes.save(old, new, self._cache)
+
+    def _members(self, group: list[int]) -> tuple[list[Request], list[Request]]:
+        """The requests of a group that take a step, and those that store a part of a prompt."""
+        requests = [self._running[number] for number in group]
+        steps = [request for request in requests if request.prefill_end is None]
+        return steps, [request for request in requests if request.prefill_end is not None]
+
+    def _count(self, rows: list[Request], idle: int) -> None:
+        """Count a run of the model over these requests."""
+        shapes = [pass_shape(request) for request in rows]
+        positions = sum(shape.positions for shape in shapes)
+        padding = 0 if is_packed(self.model, rows) else pass_positions(shapes) - positions
+        self._counts.update(forwards=1, idle=idle, positions=positions, padding=padding)
 
     def _finish(self, request: Request) -> None:
         """End the request if it is finished."""
@@ -302,9 +338,8 @@ class Engine:
         """End the requests that caused an error, found by halving the group, and run the others
         again.
         """
-        if _is_out_of_memory(error) and len(group) > 1:
-            shapes = [_pass_shape(self._running[number]) for number in group]
-            self._max_positions = max(1, pass_positions(shapes) // 2)
+        if is_out_of_memory(error) and self._shrink_passes(group):
+            return
         blamed = [group[row] for row in error.rows] if isinstance(error, ModelError) else []
         if not blamed and len(group) > 1:
             middle = len(group) // 2
@@ -317,6 +352,20 @@ class Engine:
         if left:
             self._run(left)
 
+    def _shrink_passes(self, group: list[int]) -> bool:
+        """Halve the passes after memory ran out in one of `group`. Whether nothing else need be
+        done: a prompt alone in it is cut next time.
+        """
+        requests = [self._running[number] for number in group]
+        positions = pass_positions([pass_shape(request) for request in requests])
+        block = requests[0].geometry.causal_block or 0
+        can_cut = len(group) == 1 and requests[0].prefill_left > block and positions > 2 * block
+        if len(group) > 1 or can_cut:
+            self._max_positions = max(1, positions // 2)
+        if can_cut:
+            self._running[group[0]] = requests[0].after_step(prefill_end=None)
+        return can_cut
+
     def _emit(self, event: Event | FailEvent) -> None:
         self._streams.get(event.row, self._events).append(event)
 
@@ -326,10 +375,10 @@ class Engine:
             self._cache.clear_slot(request.cache_slot)
             self._cache.clear_slot(request.unconditional_slot)
         reason = "model" if isinstance(error, ModelError) else "error"
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             reason = "memory"
         self._remove(request.index, "failed")
-        message = _error_line(error)
+        message = error_line(error)
         self._emit(FailEvent(request.index, message, self._seconds(), request.joined_at, reason))
 
     def _remove(self, number: int, outcome: str) -> None:
@@ -347,7 +396,10 @@ class Engine:
         """What the request takes while it runs."""
         window = request.max_window
         extra_columns = window if request.leave_one_out_positions else 0
-        computed = (len(request.canvas) + extra_columns) * self._footprint.computed
+        widest = len(request.canvas)
+        if request.prefill_left:  # a prompt is cut if memory does not hold it in one pass
+            widest = min(widest, max(self._limits.chunk, 2 * (request.geometry.causal_block or 0)))
+        computed = (widest + extra_columns) * self._footprint.computed
         logits = (window + extra_columns) * self._footprint.logits
         working_bytes = request.sequences * (computed + logits)
         if request.capabilities.dense_state:
@@ -377,7 +429,7 @@ class Engine:
                 self._fit_cache()
                 return
             except Exception as error:
-                if not _is_out_of_memory(error) or not self._running:
+                if not is_out_of_memory(error) or not self._running:
                     raise
                 self._preempt_last(error)
 
@@ -434,26 +486,3 @@ class Engine:
 
 def _without_slots(request: Request) -> Request:
     return replace(request, cache_slot=-1, unconditional_slot=-1)
-
-
-def _pass_shape(request: Request) -> PassShape:
-    start, end = request.computed_span
-    return PassShape(end - start, request.sequences, len(request.leave_one_out_positions))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on a device or on the host."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    signs = ("out of memory", "can't allocate", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
-
-
-def _error_line(error: Exception) -> str:
-    """An error as one line for the caller."""
-    if isinstance(error, CreditError):
-        return str(error)
-    if _is_out_of_memory(error):
-        return str(CreditError("memory ran out in this request's pass", hint=TAKE_LESS))
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return str(CreditError(f"the pass failed: {text}", hint="Report this with the request."))

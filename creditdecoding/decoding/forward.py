@@ -22,8 +22,12 @@ from creditdecoding.decoding.guidance import add_unconditional, guide
 from creditdecoding.decoding.leave_one_out import ExtraColumns, extra_columns
 from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.errors import ModelError
-from creditdecoding.models.kv_cache import KVCache, LayerCache
+from creditdecoding.models.kv_cache import KVCache, LayerCache, PackedLayerCache
+from creditdecoding.models.packed_rows import PackedRows, RowSpan, pack_rows
 from creditdecoding.ops.transfer import is_host, upload
+
+LONG_ROW = 128
+"""Block-causal rows of more positions are packed also if they are alone: their mask is dear."""
 
 
 class Denoiser(Protocol):
@@ -52,11 +56,13 @@ def logits_at(
     reads: LogitReads,
     cache: KVCache | None = None,
     representative: Sequence[int] | None = None,
+    prefill: Sequence[Request] = (),
 ) -> Tensor:
     """The logits of `reads`, [n, vocab], guided for guided requests; -inf where an id must not be
     written: the mask, control tokens, unused ids, and end tokens if the request forbids them.
 
-    `representative` is as in `unique_reads`. Raises `ModelError` if the logits have the wrong
+    `representative` is as in `unique_reads`; the requests of `prefill` share the pass, and nothing
+    is read from them. Raises `ModelError` if the logits have the wrong
     shape.
     """
     batch = requests
@@ -65,7 +71,8 @@ def logits_at(
     if representative is not None:
         computed, batch_reads, inverse = unique_reads(representative, reads)
         batch = [requests[i] for i in computed]
-    rows, row_reads, entries = add_unconditional(batch, batch_reads, vocab.mask_id)
+    everyone = [*batch, *prefill]
+    rows, row_reads, entries = add_unconditional(everyone, batch_reads, vocab.mask_id)
     logits = _run(model, rows, row_reads, vocab, device, cache)
     logits = guide(logits, batch, batch_reads, entries)
     if representative is not None and inverse is not None:
@@ -117,7 +124,7 @@ def _lay_out(requests: Sequence[Request], reads: LogitReads, mask_id: int) -> _L
     positions = pad_rows([np.arange(a, b) for a, b in spans], -1)
     width = tokens.shape[1]
     column = reads.position.numpy() - positions[reads.row.numpy(), 0]
-    visible = np.array([request.block_position.length for request in requests])
+    visible = np.array([request.visible for request in requests])
     longest = int(visible.max())
     attention_mask = None
     if len(visible) > 1 and int(visible.min()) < longest:
@@ -151,6 +158,8 @@ def _run(
     cache: KVCache | None,
 ) -> Tensor:
     """Run the model over a row for each request and return the logits of `reads`."""
+    if is_packed(model, requests):
+        return _run_packed(model, requests, reads, vocab, device, cache)
     layout = _lay_out(requests, reads, vocab.mask_id)
     uses_cache = cache is not None and any(request.uses_cache for request in requests)
     arrays = _arrays(layout, reads, needs_positions=uses_cache)
@@ -160,9 +169,86 @@ def _run(
     if uses_cache and cache is not None:
         arguments["caches"] = _layer_caches(cache, requests, layout)
     if not is_host(device) and requests[0].geometry.supports_kv_cache:
-        arguments["most_reads"] = int(np.bincount(reads.row.numpy()).max(initial=0))
+        arguments["most_reads"] = int(np.bincount(reads.row.numpy()).max(initial=1))
     logits = model(tokens, (row, column), mask, **arguments)
     return _checked(logits, len(reads.row), vocab.size)
+
+
+def is_packed(model: Denoiser, requests: Sequence[Request]) -> bool:
+    """Whether the rows go in one line (`PackedRows`): if the model can, and padding or the mask of
+    a long block-causal row would cost more. Leave-one-out columns have masks of their own.
+    """
+    if not getattr(model, "packs_rows", False):
+        return False
+    if any(request.capabilities.leave_one_out for request in requests):
+        return False
+    spans = [request.computed_span for request in requests]
+    shapes = {(end - start, r.visible) for (start, end), r in zip(spans, requests)}
+    is_causal = requests[0].geometry.causal_block is not None
+    return len(shapes) > 1 or (is_causal and max(shapes)[0] > LONG_ROW)
+
+
+def _run_packed(
+    model: Denoiser,
+    requests: Sequence[Request],
+    reads: LogitReads,
+    vocab: SpecialTokens,
+    device: torch.device,
+    cache: KVCache | None,
+) -> Tensor:
+    """As `_run`, with the rows one after another in a line."""
+    positions = [np.arange(*request.computed_span) for request in requests]
+    row = reads.row.numpy()
+    read_at = np.maximum(reads.position.numpy() - int(requests[0].geometry.logit_shift), 0)
+    canvases = [request.canvas.numpy()[own] for request, own in zip(requests, positions)]
+    column = read_at + _offsets(positions)[row]
+    arrays = [np.concatenate(canvases), np.concatenate(positions), row, column]
+    tokens, position, *read = upload(arrays, device)
+    caches = _packed_caches(cache, requests, position)
+    packed = _packed_rows(requests, positions, (row, read_at), caches is not None)
+    more: dict[str, Any] = {"positions": position[None], "caches": caches}
+    logits = model(tokens[None], tuple(read), packed, **more)  # type: ignore[arg-type]
+    return _checked(logits, len(row), vocab.size)
+
+
+def _packed_caches(
+    cache: KVCache | None, requests: Sequence[Request], position: Tensor
+) -> list[PackedLayerCache] | None:
+    """The caches of a packed pass; None if no request uses them."""
+    if cache is None or not any(request.uses_cache for request in requests):
+        return None
+    lengths = [end - start for start, end in (request.computed_span for request in requests)]
+    slots = np.repeat([request.cache_slot for request in requests], lengths)
+    return cache.packed_layer_caches(slots, position)
+
+
+def _offsets(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """What to add to a position of each row for its column in the line."""
+    offsets: NDArray[np.int64] = _starts(rows) - np.array([row[0] for row in rows])
+    return offsets
+
+
+def _starts(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Where each row begins in the line."""
+    lengths = np.array([len(row) for row in rows])
+    starts: NDArray[np.int64] = lengths.cumsum() - lengths
+    return starts
+
+
+def _packed_rows(
+    requests: Sequence[Request],
+    positions: Sequence[NDArray[np.int64]],
+    reads: tuple[NDArray[np.int64], NDArray[np.int64]],
+    is_cached: bool,
+) -> PackedRows:
+    """Who attends to what; `reads`: row and position, in the order of the rows."""
+    row, read_at = reads
+    assert (np.diff(row) >= 0).all()
+    ends = np.bincount(row, minlength=len(requests)).cumsum()
+    keys = [r.cache_slot for r in requests] if is_cached else _starts(positions).tolist()
+    spans = [RowSpan(own, r.visible, key) for own, r, key in zip(positions, requests, keys)]
+    causal_block = requests[0].geometry.causal_block
+    return pack_rows(spans, np.split(read_at, ends[:-1]), causal_block, is_cached)
 
 
 def _arrays(layout: _Layout, reads: LogitReads, needs_positions: bool) -> list[NDArray[Any]]:

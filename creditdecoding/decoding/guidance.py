@@ -42,7 +42,8 @@ def add_unconditional(
         return rows, reads, []
     entries = [entry for entry, i in enumerate(reads.row.tolist()) if i in row_of]
     added = reads.select(entries)
-    added = added._replace(row=torch.tensor([row_of[i] for i in added.row.tolist()]))
+    added_rows = [row_of[i] for i in added.row.tolist()]
+    added = added._replace(row=torch.tensor(added_rows, dtype=torch.long))
     return rows, LogitReads(*map(torch.cat, zip(reads, added))), entries
 
 

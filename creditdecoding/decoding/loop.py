@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 
 import torch
 
-from creditdecoding.decoding.advance import finish_event
+from creditdecoding.decoding.advance import after_prefill, finish_event
 from creditdecoding.decoding.forward import Denoiser
+from creditdecoding.decoding.pass_plan import PassLimits, plan_round
+from creditdecoding.decoding.prefix_cache import PrefixCache
 from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.decoding.step import denoise_step
 from creditdecoding.models.kv_cache import KVCache
-from creditdecoding.trace import Event
+from creditdecoding.trace import Event, FinishEvent, StepEvent
 
 
 def denoise(
@@ -22,41 +26,113 @@ def denoise(
     vocab: SpecialTokens,
     device: torch.device,
     batch_size: int = 16,
+    max_positions: int | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> Iterator[Event]:
     """Decode all `requests`, at most `batch_size` at a time; the next one joins when one finishes.
+
+    With `max_positions` they share passes of at most so many positions, and long prompts are cut as
+    in the engine; else a step is one pass over all. `prefixes` keeps what later runs may begin
+    with.
 
     Yields a `StepEvent` for each request of each pass and a `FinishEvent` for each request; times
     count from the start of the run.
     """
-    began = time.perf_counter()
-
-    def seconds() -> float:
-        return time.perf_counter() - began
-
+    seconds = _clock()
+    one_pass = partial(denoise_step, model, vocab=vocab, device=device, clock=seconds)
     waiting = iter(requests)
     forward = 0
     active: list[Request] = []
     free_slots = list(range(2 * batch_size))  # a guided request takes two
-    cache: KVCache | None = None
+    cache = None
     while True:
-        while len(active) < batch_size and (request := next(waiting, None)) is not None:
+        for request in islice(waiting, batch_size - len(active)):
             active.append(_join(request, free_slots, seconds()))
         if not active:
             return
         cache = _fitting_cache(model, cache, active)
-        active, events = denoise_step(model, active, vocab, device, forward, seconds, cache)
-        yield from events
-        forward += 1
-        unfinished = []
-        for request in active:
-            event = finish_event(request, vocab, seconds())
-            if event is None:
-                unfinished.append(request)
-            else:
-                yield event
-                free_slots += {request.cache_slot, request.unconditional_slot}
-        active = unfinished
-        free_slots.sort()
+        active = _with_prefixes(model, prefixes, active, cache)
+        active, passes = _plan(model, active, max_positions)
+        for members in passes:
+            after, events = _run(one_pass, [active[i] for i in members], forward, cache)
+            yield from events
+            forward += 1
+            active = _with_members(active, members, after, prefixes, cache)
+        active, ends = _finish(active, vocab, seconds(), free_slots)
+        yield from ends
+
+
+def _clock() -> Callable[[], float]:
+    """A clock that begins now, in seconds."""
+    began = time.perf_counter()
+    return lambda: time.perf_counter() - began
+
+
+def _plan(
+    model: Denoiser, active: list[Request], max_positions: int | None
+) -> tuple[list[Request], list[list[int]]]:
+    """The requests and the indices of those that share a pass."""
+    if max_positions is None:
+        return active, [list(range(len(active)))]
+    packs = bool(getattr(model, "packs_rows", False))
+    return plan_round(active, PassLimits.of(max_positions), 0, packs)
+
+
+def _run(
+    one_pass: Callable[..., tuple[list[Request], list[StepEvent]]],
+    group: Sequence[Request],
+    forward: int,
+    cache: KVCache | None,
+) -> tuple[list[Request], list[StepEvent]]:
+    """A pass over requests, of which some only store a part of their prompt."""
+    steps = [request for request in group if request.prefill_end is None]
+    prompts = [request for request in group if request.prefill_end is not None]
+    after, events = one_pass(requests=steps, forward=forward, cache=cache, prefill=prompts)
+    stepped = iter(after)
+    return [next(stepped) if r.prefill_end is None else after_prefill(r) for r in group], events
+
+
+def _with_members(
+    requests: list[Request],
+    members: Sequence[int],
+    after: Sequence[Request],
+    prefixes: PrefixCache | None,
+    cache: KVCache | None,
+) -> list[Request]:
+    """The requests, those of a pass as they are after it; what it stored is kept."""
+    changed = dict(zip(members, after))
+    if prefixes is not None and cache is not None:
+        for i, request in changed.items():
+            prefixes.save(requests[i], request, cache)
+    return [changed.get(i, request) for i, request in enumerate(requests)]
+
+
+def _with_prefixes(
+    model: Denoiser, prefixes: PrefixCache | None, requests: list[Request], cache: KVCache | None
+) -> list[Request]:
+    """The requests after they took over what is known of their prompts."""
+    if prefixes is None or cache is None:
+        return requests
+    if not any(request.step or request.stored_until for request in requests):
+        prefixes.check_weights(model)
+    return [prefixes.load(request, cache) for request in requests]
+
+
+def _finish(
+    requests: list[Request], vocab: SpecialTokens, seconds: float, free_slots: list[int]
+) -> tuple[list[Request], list[FinishEvent]]:
+    """The requests that go on, and the ends of the others, whose slots are free again."""
+    unfinished = []
+    ends = []
+    for request in requests:
+        event = finish_event(request, vocab, seconds)
+        if event is None:
+            unfinished.append(request)
+        else:
+            ends.append(event)
+            free_slots += {request.cache_slot, request.unconditional_slot}
+    free_slots.sort()
+    return unfinished, ends
 
 
 def _join(request: Request, free_slots: list[int], seconds: float) -> Request:

@@ -13,7 +13,13 @@ from torch import Tensor
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import load, settings
 from creditdecoding.decoders.base import Capabilities, Decoder, State, capabilities_of
-from creditdecoding.decoding.cache_policy import BlockPosition, CachePolicy, NoCache, parse_policy
+from creditdecoding.decoding.cache_policy import (
+    BlockCausal,
+    BlockPosition,
+    CachePolicy,
+    NoCache,
+    parse_policy,
+)
 from creditdecoding.errors import OptionError, TooLongError
 from creditdecoding.models.kv_cache import ModelGeometry
 
@@ -74,6 +80,9 @@ class Request:
     - `state`: the decoder's, on the model's device; None at the start of a block.
     - `cache_slot`, `unconditional_slot`: slots of the request and of its unconditional row;
       `stored_until`: as in `BlockPosition`.
+    - `prefill_end`: where the part of the prompt ends that the next pass stores, without a step of
+      the decoder; None for a step. `prefill_passes`, `prefill_positions`: what such passes since
+      the last step computed; `reused`: positions whose keys and values came from other requests.
     - `joined_at`: when the request joined the run, in seconds since the run began.
     """
 
@@ -96,6 +105,10 @@ class Request:
     cache_slot: int = 0
     unconditional_slot: int = 0
     stored_until: int = 0
+    prefill_end: int | None = None
+    prefill_passes: int = 0
+    prefill_positions: int = 0
+    reused: int = 0
     joined_at: float = 0.0
     suffix_length: int = 0
 
@@ -205,8 +218,24 @@ class Request:
         return BlockPosition(start, end, self.step, length, self.stored_until)
 
     @property
+    def visible(self) -> int:
+        """How many positions the next pass sees."""
+        return self.block_position.length if self.prefill_end is None else self.prefill_end
+
+    @property
+    def prefill_left(self) -> int:
+        """How many positions before the block can be stored in passes of their own, and exactly:
+        those of block-causal models that no pass has computed since they are final.
+        """
+        if self.step or not isinstance(self.cache_policy, BlockCausal):
+            return 0
+        return self.block_position.start - self.stored_until
+
+    @property
     def computed_span(self) -> tuple[int, int]:
         """The range that the next pass computes; with shifted logits it begins one earlier."""
+        if self.prefill_end is not None:
+            return self.stored_until, self.prefill_end
         start, end = self.cache_policy.span(self.block_position)
         return max(0, start - self.geometry.logit_shift), end
 

@@ -13,6 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+KEYS_OF_A_POSITION = 2048
+"""Attention to so many keys costs about as much as the rest of the network at a position: eight
+times the hidden size of the small models that run on a CPU.
+"""
 
 
 @dataclass(frozen=True)
@@ -107,12 +111,13 @@ class WaitQueue(Generic[T]):
 @dataclass(frozen=True)
 class PassShape:
     """What a request adds to its next pass: `sequences` rows (two if guided) of `width` positions
-    and `extra_columns`.
+    and `extra_columns`, which attend to `keys` stored positions.
     """
 
     width: int
     sequences: int = 1
     extra_columns: int = 0
+    keys: int = 0
 
     @property
     def positions(self) -> int:
@@ -132,21 +137,26 @@ def group_into_passes(
 ) -> list[list[int]]:
     """Indices of `shapes` in passes of least total cost, the narrowest first.
 
-    A pass costs its positions and `overhead` more. It has at most `max_positions`, or
-    a single request. The shapes, in order of width, are cut into passes by dynamic programming: the
-    optimum without extra columns, close to it with them. Inside a pass the order of arrival stays.
+    A pass costs its positions, each with attention to the most keys of its rows, and `overhead`
+    more. It has at most `max_positions`, or a single request. The shapes, in order of width, are
+    cut into passes by dynamic programming: the optimum without extra columns and keys, close to it
+    with them. Inside a pass the order of arrival stays.
     """
     order = sorted(
         range(len(shapes)),
-        key=lambda i: (shapes[i].width + shapes[i].extra_columns, shapes[i].extra_columns),
+        key=lambda i: (
+            shapes[i].width + shapes[i].extra_columns,
+            shapes[i].extra_columns,
+            shapes[i].keys,
+        ),
     )
     ordered = [shapes[i] for i in order]
     costs = [0]  # of the first n shapes
     starts = [0]  # where the last pass of the first n shapes begins
     for end in range(1, len(order) + 1):
         cost, start = min(
-            (costs[start] + overhead + positions, start)
-            for start, positions in _last_passes(ordered, end, max_positions)
+            (costs[start] + overhead + own_cost, start)
+            for start, own_cost in _last_passes(ordered, end, max_positions)
         )
         costs.append(cost)
         starts.append(start)
@@ -161,16 +171,18 @@ def group_into_passes(
 def _last_passes(
     ordered: Sequence[PassShape], end: int, max_positions: int | None
 ) -> Iterator[tuple[int, int]]:
-    """Each pass that can end before shape `end`: where it begins, and its positions."""
+    """Each pass that can end before shape `end`: where it begins, and what it costs."""
     width = 0
     extra_columns = 0
     sequences = 0
+    keys = 0
     for start in range(end - 1, -1, -1):
         shape = ordered[start]
         width = max(width, shape.width)
         extra_columns = max(extra_columns, shape.extra_columns)
         sequences += shape.sequences
+        keys = max(keys, shape.keys)
         positions = (width + extra_columns) * sequences
         if start < end - 1 and max_positions is not None and positions > max_positions:
             return
-        yield start, positions
+        yield start, positions + positions * keys // KEYS_OF_A_POSITION

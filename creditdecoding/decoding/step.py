@@ -28,19 +28,20 @@ from creditdecoding.decoders.base import (
 from creditdecoding.decoding.advance import apply_decision, remasked
 from creditdecoding.decoding.block_batch import PER_REQUEST, BlockBatch, LogitStats, predict
 from creditdecoding.decoding.dedup import representatives
-from creditdecoding.decoding.forward import Denoiser, pad_rows
+from creditdecoding.decoding.forward import Denoiser, logits_at, pad_rows
 from creditdecoding.decoding.outcome import (
     StepOutcome,
     outcome_fields,
     outcomes_on_host,
     refuse_failed,
 )
-from creditdecoding.decoding.request import Request, SpecialTokens
+from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.models.kv_cache import KVCache
 from creditdecoding.ops.transfer import upload
 from creditdecoding.ops.vocab_stats import log_sum
 from creditdecoding.trace import StepEvent
 
+NO_READS = torch.zeros(0, dtype=torch.long)
 MIN_LOGPROB = -9999.0
 """Log-probability of what must not be written; finite, so that it can be written as JSON."""
 
@@ -55,8 +56,11 @@ def denoise_step(
     clock: Callable[[], float] = time.perf_counter,
     cache: KVCache | None = None,
     dedup: bool = False,
+    prefill: Sequence[Request] = (),
 ) -> tuple[list[Request], list[StepEvent]]:
     """One forward pass over `requests`, each at its own block, step, decoder and settings.
+
+    The pass also stores a part of the prompt of each request in `prefill` (`Request.prefill_end`).
 
     Returns the requests after the step and an event for each; `forward` is the pass's number in
     them. Requests with a cache policy need a `cache`. With `dedup`, requests with identical visible
@@ -64,8 +68,13 @@ def denoise_step(
 
     Raises `ModelError` if the model's logits have the wrong shape or are not finite.
     """
+    if not requests:
+        logits_at(
+            model, [], vocab, device, LogitReads.plain(NO_READS, NO_READS), cache, None, prefill
+        )
+        return [], []
     representative = representatives(requests) if dedup else None
-    batch = predict(model, requests, vocab, device, cache, representative)
+    batch = predict(model, requests, vocab, device, cache, representative, prefill)
     groups = _groups(requests)
     decided = [_decide(batch, requests, members, vocab) for members in groups]
     outcomes = outcomes_on_host([fields for fields, _ in decided])
@@ -262,9 +271,11 @@ def _event(
         credit=None if outcome.credit is None else at_columns(outcome.credit),
         committed=at_columns(outcome.commit),
         seconds=when[1],
-        computed=request.computed_positions if ran else 0,
+        computed=request.computed_positions + request.prefill_positions if ran else 0,
         sequences=request.sequences if ran else 0,
         top=at_columns(outcome.top),
         logprobs=at_columns(outcome.logprobs),
         revoked=() if revoked is None else tuple((np.flatnonzero(revoked) + start).tolist()),
+        prefill=request.prefill_passes,
+        reused=request.reused,
     )

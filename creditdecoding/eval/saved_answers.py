@@ -30,8 +30,8 @@ from creditdecoding.tasks.base import Item, Task
 from creditdecoding.trace import FinishEvent, StepEvent, Trace
 
 KEY = ("cell", "item")
-WHERE = ("offline", "cache_dir")
-"""Engine options that say where a checkpoint is, and do not change an answer."""
+WHERE = ("offline", "cache_dir", "prefix_cache")
+"""Engine options that say where a checkpoint is, or are not used, and do not change an answer."""
 
 
 @dataclass(frozen=True)

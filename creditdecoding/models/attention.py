@@ -35,22 +35,28 @@ def attention(
     is the plain formula, several times faster in a bfloat16 backward pass on a CPU.
     """
     mask = None if attention_mask is None else attention_mask[:, None]
-    if backend == "math":
-        return _plain_attention(q, k, v, mask)
-    grouped = q.shape[1] != k.shape[1]
-    key_counts = _uneven_key_counts(attention_mask, q.device)
+    key_counts = None
+    if backend != "math":
+        key_counts = _uneven_key_counts(attention_mask, q.device)
     if key_counts is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+        return masked_attention(q, k, v, mask, backend)
     rows = [
-        F.scaled_dot_product_attention(
-            q[row : row + 1],
-            k[row : row + 1, :, :count],
-            v[row : row + 1, :, :count],
-            enable_gqa=grouped,
+        masked_attention(
+            q[row : row + 1], k[row : row + 1, :, :count], v[row : row + 1, :, :count], None
         )
         for row, count in enumerate(key_counts)
     ]
     return torch.cat(rows)
+
+
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, backend: str = "sdpa"
+) -> Tensor:
+    """As `attention`; the mask is [queries, keys] or has a dimension for heads."""
+    if backend == "math":
+        return _plain_attention(q, k, v, mask)
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -76,6 +76,23 @@ class LayerCache(NamedTuple):
         self.values[rows, :, self.columns] = v.transpose(1, 2)
 
 
+class PackedLayerCache(NamedTuple):
+    """One layer's part of a packed pass: position i of the line belongs to `slots`[i] and is stored
+    in `columns`[i].
+    """
+
+    keys: Tensor
+    values: Tensor
+    slots: Tensor
+    columns: Tensor
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [1, kv_heads, positions, dim] and return the whole buffers."""
+        self.keys[self.slots, :, self.columns] = k[0].transpose(0, 1)
+        self.values[self.slots, :, self.columns] = v[0].transpose(0, 1)
+        return self.keys, self.values
+
+
 class KVCache:
     """Preallocated keys and values of every layer. Each running request owns a slot."""
 
@@ -124,6 +141,17 @@ class KVCache:
         for buffer in self._tensors():
             buffer[new] = buffer[old]
 
+    def read_columns(self, slot: int, start: int, end: int) -> Tensor:
+        """A copy of a slot's columns, [layers, 2, kv_heads, columns, dim]."""
+        pairs = [torch.stack([x[slot, :, start:end] for x in pair]) for pair in self.buffers]
+        return torch.stack(pairs)
+
+    def write_columns(self, slot: int, start: int, values: Tensor) -> None:
+        """Write what `read_columns` returned to a slot, from column `start` on."""
+        for pair, stored in zip(self.buffers, values):
+            for buffer, own in zip(pair, stored):
+                buffer[slot, :, start : start + own.shape[1]] = own
+
     def clear_slot(self, slot: int) -> None:
         """Zero a slot: a NaN would leak into the next request even through the mask."""
         for buffer in self._tensors():
@@ -153,6 +181,13 @@ class KVCache:
             )
             for keys, values in self.buffers
         ]
+
+    def packed_layer_caches(
+        self, slots: NDArray[np.int64], columns: Tensor
+    ) -> list[PackedLayerCache]:
+        """Every layer's part of a packed pass: slot and column of each position of the line."""
+        (slot_index,) = upload([slots], self.device)
+        return [PackedLayerCache(*pair, slot_index, columns) for pair in self.buffers]
 
     @property
     def nbytes(self) -> int:

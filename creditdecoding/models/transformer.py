@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.models.attention import attention, block_causal_mask
-from creditdecoding.models.kv_cache import KVCache, LayerCache, ModelGeometry
+from creditdecoding.models.kv_cache import KVCache, LayerCache, ModelGeometry, PackedLayerCache
 from creditdecoding.models.moe import STABLE_ROWS, MoE, SwiGLU
+from creditdecoding.models.packed_rows import PackedRows
+
+Mask = Tensor | PackedRows | None
+Caches = list[LayerCache] | list[PackedLayerCache] | None
 
 
 class RMSNorm(nn.Module):
@@ -85,9 +89,9 @@ class Layer(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Mask,
         backend: str,
-        cache: LayerCache | None = None,
+        cache: LayerCache | PackedLayerCache | None = None,
         queries: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [rows, length, hidden]; with `queries` [rows, most], those columns alone.
@@ -104,7 +108,7 @@ class Layer(nn.Module):
             cos, sin = rotation_of(cos, queries), rotation_of(sin, queries)
             attention_mask = mask_of(attention_mask, queries)
         q = self._rotated(self._heads(self.q(h)), self.q_norm, cos, sin)
-        mixed = attention(q, k, v, attention_mask, backend)
+        mixed = attend(q, k, v, attention_mask, backend)
         x = x + self.o(mixed.transpose(1, 2).flatten(2))
         return torch.add(x, self.mlp(self.ff_norm(x)))
 
@@ -122,6 +126,13 @@ class Layer(nn.Module):
         return rotate(x, cos.to(x.dtype), sin.to(x.dtype))
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, backend: str) -> Tensor:
+    """Attention of padded rows, or of packed ones."""
+    if isinstance(mask, PackedRows):
+        return mask.attend(q, k, v, backend)
+    return attention(q, k, v, mask, backend)
+
+
 def columns_of(x: Tensor, queries: Int[Tensor, "rows most"]) -> Tensor:
     """The columns `queries` of x [rows, length, size], [rows, most, size]."""
     if len(queries) == 1:
@@ -136,8 +147,10 @@ def rotation_of(table: Tensor, queries: Int[Tensor, "rows most"]) -> Tensor:
     return columns_of(table[:, 0], queries)[:, None]
 
 
-def mask_of(mask: Tensor | None, queries: Int[Tensor, "rows most"]) -> Tensor | None:
+def mask_of(mask: Mask, queries: Int[Tensor, "rows most"]) -> Mask:
     """The rows of an attention mask [rows_or_1, queries_or_1, keys] for the `queries`."""
+    if isinstance(mask, PackedRows):
+        return mask.reads
     if mask is None or mask.shape[1] == 1:
         return mask
     return columns_of(mask.expand(len(queries), -1, -1), queries)
@@ -150,6 +163,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.attention_backend = attention_backend
+        self.is_compiled = False
         self.embed = _embedding(config.embedding_rows, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -164,8 +178,16 @@ class Transformer(nn.Module):
             self.config.causal_block, self.config.logit_shift, supports_kv_cache=True
         )
 
+    @property
+    def packs_rows(self) -> bool:
+        """Whether unlike rows of a pass are better packed than padded: on a CPU, where a call for
+        each row costs little, and not with compiled layers, which would be compiled again.
+        """
+        return self.norm.weight.device.type == "cpu" and not self.is_compiled
+
     def compile_layers(self, dynamic: bool) -> None:
         """torch.compile each layer: all share one graph, or one per shape unless `dynamic`."""
+        self.is_compiled = True
         for layer in self.layers:
             layer.compile(dynamic=dynamic)
 
@@ -180,9 +202,9 @@ class Transformer(nn.Module):
         self,
         tokens: Int[Tensor, "rows length"],
         logit_positions: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
-        attention_mask: Bool[Tensor, "rows queries keys"] | None = None,
+        attention_mask: Bool[Tensor, "rows queries keys"] | PackedRows | None = None,
         positions: Int[Tensor, "rows length"] | None = None,
-        caches: list[LayerCache] | None = None,
+        caches: Caches = None,
         most_reads: int | None = None,
     ) -> Float[Tensor, "n vocab"]:
         """Logits at `logit_positions` = (row indices, column indices); the head and what the last
@@ -198,8 +220,14 @@ class Transformer(nn.Module):
 
         `most_reads` is the largest number of `logit_positions` in a row. Without it the host counts
         them, and on a device, where that would be a wait, the last layer runs everywhere.
+
+        With `PackedRows` in place of a mask `tokens` is a line [1, positions] of several rows, the
+        columns to read are final (not shifted), in the order of the rows, and `positions` are
+        needed.
         """
         row, column = logit_positions
+        if isinstance(attention_mask, PackedRows):
+            return self._packed_logits(tokens, column, attention_mask, positions, caches)
         if self.config.logit_shift:
             column = (column - 1).clamp(min=0)
         if most_reads is None:
@@ -212,12 +240,26 @@ class Transformer(nn.Module):
         queries = column.new_zeros(len(tokens), width).index_put((row, rank), column)
         return self.logits(self.hidden_states(*arguments, queries=queries)[row, rank])
 
+    def _packed_logits(
+        self,
+        tokens: Tensor,
+        column: Tensor,
+        rows: PackedRows,
+        positions: Tensor | None,
+        caches: Caches,
+    ) -> Tensor:
+        """The logits of a packed pass."""
+        width = -(-max(len(column), 1) // STABLE_ROWS) * STABLE_ROWS
+        queries = F.pad(column, (0, width - len(column)))[None]
+        hidden = self.hidden_states(tokens, rows, positions, caches, queries=queries)
+        return self.logits(hidden[0, : len(column)])
+
     def hidden_states(
         self,
         tokens: Tensor,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         positions: Tensor | None = None,
-        caches: list[LayerCache] | None = None,
+        caches: Caches = None,
         extra_embeddings: Tensor | None = None,
         queries: Int[Tensor, "rows most"] | None = None,
     ) -> Float[Tensor, "rows length_or_most hidden"]:
@@ -234,10 +276,7 @@ class Transformer(nn.Module):
         cos, sin = rope_table(
             rotary_positions, config.rotary_dim or config.head_dim, config.rope_theta
         )
-        if config.causal_block is not None:
-            keys = _key_positions(positions, caches)
-            pattern = block_causal_mask(positions, keys, config.causal_block)
-            attention_mask = pattern if attention_mask is None else pattern & attention_mask
+        attention_mask = self._with_causal_blocks(attention_mask, positions, caches)
         x: Tensor = self.embed(tokens)
         if extra_embeddings is not None:
             x = x + extra_embeddings
@@ -247,6 +286,19 @@ class Transformer(nn.Module):
             read = queries if index == last else None
             x = layer(x, cos, sin, attention_mask, self.attention_backend, cache, read)
         return x
+
+    def _with_causal_blocks(
+        self,
+        mask: Mask,
+        positions: Tensor,
+        caches: Caches,
+    ) -> Mask:
+        """The mask and the pattern of a block-causal model, which packed rows have already."""
+        if self.config.causal_block is None or isinstance(mask, PackedRows):
+            return mask
+        keys = _key_positions(positions, caches)
+        pattern = block_causal_mask(positions, keys, self.config.causal_block)
+        return pattern if mask is None else pattern & mask
 
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
         """Final norm and language-model head, for hidden states of any leading shape."""
@@ -273,12 +325,14 @@ def _rank_in_row(row: Int[Tensor, " n"], rows: int) -> Int[Tensor, " n"]:
     return (is_row.cumsum(0) - 1).gather(1, row[:, None])[:, 0]
 
 
-def _key_positions(positions: Tensor, caches: list[LayerCache] | None) -> Tensor:
+def _key_positions(positions: Tensor, caches: Caches) -> Tensor:
     """Positions of the keys: the visible columns, then the tokens that are not stored."""
     if caches is None:
         return positions
-    columns = torch.arange(caches[0].visible, device=positions.device)
-    not_stored = positions[..., caches[0].columns.shape[1] :]
+    first = caches[0]
+    assert isinstance(first, LayerCache)
+    columns = torch.arange(first.visible, device=positions.device)
+    not_stored = positions[..., first.columns.shape[1] :]
     return torch.cat((columns.expand(*positions.shape[:-1], -1), not_stored), dim=-1)
 
 

@@ -103,7 +103,7 @@ class Sampler:
         )
         self.batch_size = batch_size or lm.batch_size
         self._running: dict[int, _RunningRollout] = {}
-        engine = EngineConfig(batch_size=self.batch_size)
+        engine = EngineConfig(batch_size=self.batch_size, prefix_cache=0.0)  # equal costs
         serve = ServeConfig(max_waiting=self.batch_size, memory=memory)
         self._engine = Engine(lm.model, lm.vocab, lm.device, engine, serve, dedup=share)
 

@@ -9,7 +9,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from creditdecoding.decoding.engine import Engine, EngineStats
+from creditdecoding.decoding.engine import Engine
+from creditdecoding.decoding.engine_stats import EngineStats
 from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.server.admission import submit_all
 from creditdecoding.server.answer import Answer
@@ -151,7 +152,7 @@ class AsyncEngine:
 
     def _count(self, answer: Answer, event: Event | FailEvent) -> None:
         if isinstance(event, StepEvent):
-            self._metrics.on_step(event.computed * event.sequences, sum(event.committed))
+            self._metrics.on_step(event)
             return
         self._metrics.on_end(event.reason)
         if isinstance(event, FinishEvent):

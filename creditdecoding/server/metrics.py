@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from creditdecoding.decoding.engine import EngineStats
+from creditdecoding.decoding.engine_stats import EngineStats
 from creditdecoding.errors import MissingExtraError
+from creditdecoding.trace import StepEvent
 
 try:
     from prometheus_client import (
@@ -34,6 +35,8 @@ COUNTERS = {
     "diffusion_num_denoising_steps": "Forward passes of requests (NFE), shared ones once for each.",
     "diffusion_num_canvas_positions": "Positions computed by the network for requests.",
     "diffusion_num_committed_tokens": "Tokens committed, end tokens included.",
+    "prefill_passes": "Passes of requests that only stored a part of a long prompt.",
+    "prefix_cache_hits": "Positions of prompts taken over from earlier requests.",
     "prompt_tokens": "Tokens of prompts.",
     "generation_tokens": "Tokens of finished answers.",
 }
@@ -53,6 +56,7 @@ GAUGES = {
     "kv_cache_usage_perc": "Share of the memory budget that running requests may use; 1 is all.",
     "engine_forwards": "Runs of the network since the engine was made.",
     "engine_padding_share": "Share of computed positions that no request needed.",
+    "engine_idle_share": "Share of passes during which a running request waited for another one's.",
 }
 ENDS = "Requests that ended, by how: stop, length, abort, model, memory, error."
 
@@ -84,11 +88,17 @@ class Metrics:
         self._counters["prompt_tokens"].inc(prompt_tokens)
         self._histograms["request_prompt_tokens"].observe(prompt_tokens)
 
-    def on_step(self, positions: int, committed: int) -> None:
-        """A request had a forward pass."""
-        self._counters["diffusion_num_denoising_steps"].inc()
-        self._counters["diffusion_num_canvas_positions"].inc(positions)
-        self._counters["diffusion_num_committed_tokens"].inc(committed)
+    def on_step(self, event: StepEvent) -> None:
+        """A request had a step."""
+        values = {
+            "diffusion_num_denoising_steps": 1,
+            "diffusion_num_canvas_positions": event.computed * event.sequences,
+            "diffusion_num_committed_tokens": sum(event.committed),
+            "prefill_passes": event.prefill,
+            "prefix_cache_hits": event.reused,
+        }
+        for name, value in values.items():
+            self._counters[name].inc(value)
 
     def on_end(self, reason: str) -> None:
         """A request ended, with or without an answer."""
@@ -134,6 +144,7 @@ class Metrics:
                 else 0.0,
                 "engine_forwards": stats.forwards,
                 "engine_padding_share": stats.padding_share,
+                "engine_idle_share": stats.idle_share,
             }
             for name, value in values.items():
                 self._gauges[name].set(value)

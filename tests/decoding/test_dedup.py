@@ -14,7 +14,8 @@ from torch import Tensor
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.cache_policy import supported_policies
 from creditdecoding.decoding.dedup import representatives
-from creditdecoding.decoding.engine import Engine, EngineStats
+from creditdecoding.decoding.engine import Engine
+from creditdecoding.decoding.engine_stats import EngineStats
 from creditdecoding.decoding.request import Request
 from creditdecoding.lm import LM, load
 from creditdecoding.trace import FinishEvent, StepEvent, Trace

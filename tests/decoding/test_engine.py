@@ -181,7 +181,8 @@ def test_the_embedded_model_answers_as_alone(pocket: LM) -> None:
         step.computed for trace in traces.values() for step in trace.steps
     )
     assert stats.tokens == sum(len(trace.tokens) for trace in traces.values())
-    assert 0 < stats.padding_share < 0.25 and stats.cache_bytes > 0
+    assert stats.padding == stats.idle == 0, "unlike rows share every pass, without padding"
+    assert stats.cache_bytes > 0
 
 
 def test_streams_drive_each_other_and_a_consumer_may_leave(pocket: LM) -> None:
@@ -220,24 +221,29 @@ def test_a_full_queue_and_a_request_too_large_are_refused_with_figures(pocket: L
     assert not isinstance(caught.value, QueueFullError) and not small.busy
 
 
-def test_a_cached_block_does_not_wait_for_a_canvas(pocket: LM) -> None:
-    """Of eight rows one computes its whole canvas at every pass: the seven others' passes stay as
-    wide as their blocks.
+def test_a_cached_block_shares_its_pass_with_a_canvas(pocket: LM) -> None:
+    """Of eight rows one computes its whole canvas at every pass: the seven others' rows stay as
+    wide as their blocks, packed in the same pass, or padded in passes of their own.
     """
     config = GenerationConfig(gen_length=96, block_length=8, decoder="fixed", early_stop=False)
     prompt = ["What is the capital of Peru and the language of Japan?"]
-    server = engine(pocket)
-    server.submit(pocket.new_requests(prompt, config)[0])
-    for _ in range(7):
-        server.submit(pocket.new_requests(prompt, dataclasses.replace(config, cache="dual"))[0])
-    widths: dict[int, set[int]] = {}
-    passes = Counter[int]()
-    for _ in range(30):
-        for event in server.step():
-            assert isinstance(event, StepEvent)
-            widths.setdefault(event.forward, set()).add(event.computed)
-            passes[event.row] += 1
-    assert all(len(width) == 1 for width in widths.values()) and server.stats.padding == 0
-    assert {8} in widths.values() and max(passes.values()) - min(passes.values()) <= 1, (
-        "everyone has a pass in every round"
-    )
+    for packs in (True, False):
+        server = engine(pocket)
+        server.model.is_compiled = not packs  # type: ignore[attr-defined]
+        server.submit(pocket.new_requests(prompt, config)[0])
+        for _ in range(7):
+            server.submit(pocket.new_requests(prompt, dataclasses.replace(config, cache="dual"))[0])
+        widths: dict[int, set[int]] = {}
+        passes = Counter[int]()
+        for _ in range(15):
+            for event in server.step():
+                assert isinstance(event, StepEvent)
+                widths.setdefault(event.forward, set()).add(event.computed)
+                passes[event.row] += 1
+        canvas = max(max(width) for width in widths.values())
+        assert server.stats.padding == 0
+        assert ({8, canvas} if packs else {8}) in widths.values()
+        assert all(len(width) == 1 for width in widths.values()) or packs
+        assert max(passes.values()) - min(passes.values()) <= 1, "a pass in every round"
+        assert (server.stats.idle == 0) == packs
+    server.model.is_compiled = False  # type: ignore[attr-defined]

@@ -1,0 +1,175 @@
+"""Which requests share a pass, and which part of a long prompt goes with them.
+
+A round gives each running request a pass. Prompts of block-causal models are stored in chunks that
+end between two blocks, which is exact, so a long one takes its place beside the steps of others.
+Under full attention a prompt depends on all that follows and cannot be cut: there a long row has
+passes of its own, and the short rows go on in between (`LongRowTurns`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from creditdecoding.decoding.request import Request
+from creditdecoding.decoding.scheduler import PassShape, group_into_passes
+
+DEFAULT_POSITIONS = 2048
+"""Positions of a pass of several requests, if no option sets them; as in vLLM."""
+PREFILL_CHUNK = 512
+"""Positions of a prompt that join a pass while other requests take steps, at most."""
+
+
+@dataclass(frozen=True)
+class PassLimits:
+    """How many positions a pass may have.
+
+    `shared`: a pass of several requests; `alone`: a part of a prompt while nothing takes steps,
+    None without a limit; `chunk`: a part of a prompt beside steps.
+    """
+
+    shared: int = DEFAULT_POSITIONS
+    alone: int | None = None
+    chunk: int = PREFILL_CHUNK
+
+    @classmethod
+    def of(cls, max_positions: int | None) -> PassLimits:
+        """The limits that `EngineConfig.max_num_batched_tokens` sets."""
+        if max_positions is None:
+            return cls()
+        return cls(max_positions, max_positions, min(PREFILL_CHUNK, max_positions))
+
+    def at_most(self, shared: int | None, alone: int | None) -> PassLimits:
+        """These limits, lowered to what memory allows; None does not lower them."""
+        shared = self.shared if shared is None else min(self.shared, shared)
+        limits = [limit for limit in (self.alone, alone) if limit is not None]
+        return PassLimits(shared, min(limits, default=None), min(self.chunk, shared))
+
+
+def pass_shape(request: Request) -> PassShape:
+    """What the request adds to its next pass."""
+    start, end = request.computed_span
+    extra_columns = len(request.leave_one_out_positions)
+    return PassShape(end - start, request.sequences, extra_columns, request.visible)
+
+
+def can_cut(request: Request, chunk: int) -> bool:
+    """Whether the next pass has more than `chunk` positions and can be cut between blocks."""
+    return request.prefill_left > 0 and pass_shape(request).positions > chunk
+
+
+def cut_prompts(requests: Sequence[Request], limits: PassLimits) -> list[Request | None]:
+    """The requests with `prefill_end` where a long prompt is cut; None for one that has to wait.
+
+    All chunks of a round have the positions of one together, first come, first served.
+    """
+    is_long = [can_cut(request, limits.chunk) for request in requests]
+    room = _prompt_room([r for r, long in zip(requests, is_long) if not long], limits)
+    planned: list[Request | None] = []
+    for request, long in zip(requests, is_long):
+        if long:
+            is_first = not any(done and cut for done, cut in zip(planned, is_long))
+            cut = _cut(request, room, is_first)
+            room -= 0 if cut is None else pass_shape(cut).positions
+            planned.append(cut)
+        else:
+            planned.append(request)
+    return planned
+
+
+def _prompt_room(others: Sequence[Request], limits: PassLimits) -> float:
+    """Positions of long prompts in a round in which `others` take steps: what these leave of their
+    last pass, if that is not next to nothing.
+    """
+    if not others:
+        return float("inf") if limits.alone is None else limits.alone
+    taken = sum(pass_shape(request).positions for request in others) % limits.shared
+    left = limits.shared - taken
+    return min(limits.chunk, left if 4 * left >= limits.chunk else limits.chunk)
+
+
+def _cut(request: Request, room: float, is_first: bool) -> Request | None:
+    """The request with a part of its prompt that fits into `room`, all of it if that fits; None if
+    no block fits. The first one has a block in any case.
+    """
+    if pass_shape(request).positions <= room:
+        return request
+    block = request.geometry.causal_block
+    assert block is not None
+    blocks = int(room / request.sequences) // block
+    length = min(max(blocks, int(is_first)) * block, request.prefill_left)
+    if not length:
+        return None
+    return request.after_step(prefill_end=request.stored_until + length)
+
+
+def plan_round(
+    requests: Sequence[Request], limits: PassLimits, overhead: int, packs: bool
+) -> tuple[list[Request], list[list[int]]]:
+    """The requests, long prompts cut, and the passes of a round: their indices.
+
+    `packs`: the model takes rows of unlike length without padding; else they are grouped by shape.
+    """
+    cut = cut_prompts(requests, limits)
+    planned = [own or request for own, request in zip(cut, requests)]
+    shapes = [pass_shape(request) for request in planned]
+    runs = [i for i, own in enumerate(cut) if own is not None]
+    packed = [i for i in runs if packs and not planned[i].capabilities.leave_one_out]
+    padded = [i for i in runs if i not in set(packed)]
+    passes = _fill([shapes[i].positions for i in packed], limits.shared)
+    groups = [[packed[k] for k in members] for members in passes]
+    if padded:
+        passes = group_into_passes([shapes[i] for i in padded], overhead, limits.shared)
+        groups += [[padded[k] for k in members] for members in passes]
+    return planned, groups
+
+
+def _fill(positions: Sequence[int], limit: int) -> list[list[int]]:
+    """Indices in passes of at most `limit` positions, the smallest rows first; a row of more is
+    alone.
+    """
+    passes: list[list[int]] = []
+    room = 0
+    for i in sorted(range(len(positions)), key=positions.__getitem__):
+        if not passes or positions[i] > room:
+            passes.append([])
+            room = limit
+        passes[-1].append(i)
+        room -= positions[i]
+    return [sorted(members) for members in passes]
+
+
+@dataclass
+class LongRowTurns:
+    """Turns of rows that are longer than a chunk and cannot be cut, beside shorter ones.
+
+    One of them has a pass when the short rows have computed as many positions since the last such
+    pass, or fewer if more long rows wait than short ones run.
+    """
+
+    computed: int = 0
+    last_turn: dict[int, int] = field(default_factory=dict)
+    turn: int = 0
+
+    def due(self, requests: Sequence[Request], chunk: int) -> list[Request]:
+        """The requests that take part in the next round."""
+        positions = [pass_shape(request).positions for request in requests]
+        is_long = [n > chunk and not can_cut(r, chunk) for n, r in zip(positions, requests)]
+        short = [r for r, long in zip(requests, is_long) if not long]
+        long = [(n, r) for n, r, long in zip(positions, requests, is_long) if long]
+        if not short or not long:
+            return list(requests)
+        first = self._next([r for _, r in long])
+        share = min(1.0, len(short) / len(long))
+        if self.computed < share * max(n for n, r in long if r is first):
+            self.computed += sum(min(n, chunk) for n, cut in zip(positions, is_long) if not cut)
+            return short
+        self.computed = 0
+        self.turn += 1
+        self.last_turn[first.index] = self.turn
+        return [*short, first]
+
+    def _next(self, long: Sequence[Request]) -> Request:
+        """The long row whose last pass is the longest ago."""
+        self.last_turn = {r.index: self.last_turn.get(r.index, 0) for r in long}
+        return min(long, key=lambda request: self.last_turn[request.index])

@@ -126,8 +126,7 @@ class LM:
         self.max_turns = max_turns
         self.parse_special = parse_special
         self.geometry: ModelGeometry = getattr(model, "geometry", ModelGeometry())
-        self.defaults: dict[str, Any] = {}
-        """Options for requests that leave them out, from the checkpoint or an operator."""
+        self.defaults: dict[str, Any] = {}  # of requests, from the checkpoint or an operator
         self.base: str | None = None  # the folder of the base, if the checkpoint is an adapter
         self.max_positions: int | None = None  # of a pass; None: one pass for all of a batch
         self.prefixes: PrefixCache | None = None  # what prompts may begin with; set by `chat`

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import bare_passes, caches, decoder_step, serving_engine
+from benchmarks import bare_passes, caches, decoder_step, mixed_traffic, serving_engine
 from creditdecoding.cli.render import show, table
 from creditdecoding.decoding.engine_stats import EngineStats
 from creditdecoding.lm import load
@@ -117,6 +117,8 @@ def engine_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
         )
     padding = round(100 * stats[-1].padding_share, 2)
     yield BenchRow("engine", "padding", padding, "%", "all computed positions")
+    for figure in mixed_traffic.figures(lm, requests, args.pairs):
+        yield BenchRow("engine", *vars(figure).values())
 
 
 def start_rows(args: argparse.Namespace) -> Iterator[BenchRow]:

@@ -37,6 +37,8 @@ class RecordedModel:
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.geometry = model.geometry
+        self.packs_rows = model.packs_rows
+        self.new_cache = model.new_cache
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:

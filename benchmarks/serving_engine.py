@@ -141,6 +141,7 @@ def report(
         "forwards": stats.forwards,
         "nfe": round(stats.passes / args.requests, 2),
         "padding_share": round(stats.padding_share, 4),
+        "idle_share": round(stats.idle_share, 4),
         "cache_bytes": stats.cache_bytes,
     }
     print(json.dumps({"bench": "serving_engine", **vars(args), **record}))

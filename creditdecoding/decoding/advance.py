@@ -66,7 +66,10 @@ def apply_decision(
 
 
 def after_prefill(request: Request) -> Request:
-    """The request after a pass that stored its positions up to `prefill_end`."""
+    """The request after a pass that stored its positions up to `prefill_end`.
+
+    What the pass computed is reported by the event of the next step.
+    """
     start, end = request.computed_span
     return request.after_step(
         stored_until=end,

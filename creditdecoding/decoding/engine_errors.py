@@ -18,7 +18,10 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def error_line(error: Exception) -> str:
-    """An error as one line for the caller."""
+    """An error as one line for the caller.
+
+    Errors of this package say what to do themselves; others are named by their class.
+    """
     if isinstance(error, CreditError):
         return str(error)
     if is_out_of_memory(error):

@@ -14,6 +14,8 @@ COUNTERS = (
 class EngineStats:
     """Counts since the start, and what is in progress now.
 
+    - `waiting`, `running`: requests in the queue, and in passes, at this moment.
+    - `finished`, `failed`, `aborted`: requests that ended, by how; `tokens`: of finished answers.
     - `forwards`: runs of the model; `passes`: those that a request took part in, summed over
       requests; `idle`: those that a running request waited for, summed likewise; `prefill_passes`:
       of `passes`, those that only stored a part of a prompt.

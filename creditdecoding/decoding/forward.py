@@ -175,8 +175,10 @@ def _run(
 
 
 def is_packed(model: Denoiser, requests: Sequence[Request]) -> bool:
-    """Whether the rows go in one line (`PackedRows`): if the model can, and padding or the mask of
-    a long block-causal row would cost more. Leave-one-out columns have masks of their own.
+    """Whether the rows go in one line (`PackedRows`).
+
+    They do if the model can, and padding, or the mask of a long block-causal row, would cost more.
+    Rows that are alike are computed as they are, and leave-one-out columns have masks of their own.
     """
     if not getattr(model, "packs_rows", False):
         return False
@@ -196,7 +198,11 @@ def _run_packed(
     device: torch.device,
     cache: KVCache | None,
 ) -> Tensor:
-    """As `_run`, with the rows one after another in a line."""
+    """As `_run`, with the rows one after another in a line.
+
+    Positions are those in the texts, so that the rotary embedding and the caches are as in padded
+    rows. With shifted logits a prediction is read one position earlier, at the first at 0.
+    """
     positions = [np.arange(*request.computed_span) for request in requests]
     row = reads.row.numpy()
     read_at = np.maximum(reads.position.numpy() - int(requests[0].geometry.logit_shift), 0)

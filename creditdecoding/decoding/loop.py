@@ -31,9 +31,10 @@ def denoise(
 ) -> Iterator[Event]:
     """Decode all `requests`, at most `batch_size` at a time; the next one joins when one finishes.
 
-    With `max_positions` they share passes of at most so many positions, and long prompts are cut as
-    in the engine; else a step is one pass over all. `prefixes` keeps what later runs may begin
-    with.
+    - `max_positions`: they share passes of at most so many positions, and long prompts are cut as
+      in the engine; by default a step is one pass over all.
+    - `prefixes`: keeps keys and values that later runs may begin with, as the turns of a chat do;
+      by default nothing is kept.
 
     Yields a `StepEvent` for each request of each pass and a `FinishEvent` for each request; times
     count from the start of the run.

@@ -22,10 +22,11 @@ PREFILL_CHUNK = 512
 
 @dataclass(frozen=True)
 class PassLimits:
-    """How many positions a pass may have.
+    """How many positions a pass may have, both rows of a guided request included.
 
-    `shared`: a pass of several requests; `alone`: a part of a prompt while nothing takes steps,
-    None without a limit; `chunk`: a part of a prompt beside steps.
+    - `shared`: a pass of several requests; one that computes more has a pass of its own.
+    - `alone`: a part of a prompt while nothing takes steps; None without a limit.
+    - `chunk`: the parts of prompts that are stored beside steps, in a round.
     """
 
     shared: int = DEFAULT_POSITIONS
@@ -54,14 +55,19 @@ def pass_shape(request: Request) -> PassShape:
 
 
 def can_cut(request: Request, chunk: int) -> bool:
-    """Whether the next pass has more than `chunk` positions and can be cut between blocks."""
+    """Whether the next pass has more than `chunk` positions and can be cut between blocks.
+
+    Only what lies before the current block can be stored without it; the block itself is whole.
+    """
     return request.prefill_left > 0 and pass_shape(request).positions > chunk
 
 
 def cut_prompts(requests: Sequence[Request], limits: PassLimits) -> list[Request | None]:
     """The requests with `prefill_end` where a long prompt is cut; None for one that has to wait.
 
-    All chunks of a round have the positions of one together, first come, first served.
+    A prompt is long if its next pass would have more positions than a chunk. All chunks of a round
+    have the positions of one together, first come, first served, and what a chunk leaves is stored
+    in later rounds. The last part of a prompt goes with the first step.
     """
     is_long = [can_cut(request, limits.chunk) for request in requests]
     room = _prompt_room([r for r, long in zip(requests, is_long) if not long], limits)
@@ -108,7 +114,11 @@ def plan_round(
 ) -> tuple[list[Request], list[list[int]]]:
     """The requests, long prompts cut, and the passes of a round: their indices.
 
-    `packs`: the model takes rows of unlike length without padding; else they are grouped by shape.
+    - `overhead`: what a pass costs besides its positions, in positions.
+    - `packs`: the model takes rows of unlike length without padding; else they are grouped by
+      shape. Rows with leave-one-out columns are always padded.
+
+    A request that has to wait for a chunk is in no pass.
     """
     cut = cut_prompts(requests, limits)
     planned = [own or request for own, request in zip(cut, requests)]
@@ -125,7 +135,9 @@ def plan_round(
 
 
 def _fill(positions: Sequence[int], limit: int) -> list[list[int]]:
-    """Indices in passes of at most `limit` positions, the smallest rows first; a row of more is
+    """Indices in passes of at most `limit` positions.
+
+    The smallest rows come first, so that steps do not wait for a prompt. A row of more positions is
     alone.
     """
     passes: list[list[int]] = []
@@ -145,6 +157,9 @@ class LongRowTurns:
 
     One of them has a pass when the short rows have computed as many positions since the last such
     pass, or fewer if more long rows wait than short ones run.
+
+    - `computed`: positions of short rows since the last pass of a long one.
+    - `last_turn`: the number of the last turn of each long row that runs; `turn`: of all.
     """
 
     computed: int = 0

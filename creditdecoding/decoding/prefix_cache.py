@@ -3,7 +3,12 @@
 There the keys and values of a block depend on its ids and those before it, so a request whose
 prompt begins as another one's text did (a shared instruction, the turns of a chat so far) can take
 them over: exactly, up to the rounding of sums. Text is kept in pages of whole blocks. A page is
-found by a hash of all ids up to its end; the least recently used pages are dropped.
+found by a hash of all ids up to its end; the least recently used pages are dropped, of one text
+the last ones first, since the first ones serve more requests.
+
+What is stored belongs to one model with one set of weights: `check_weights` empties the store when
+a weight was written in place. Weights that are exchanged behind torch's version counters
+(`parameter.data`) are not noticed.
 """
 
 from __future__ import annotations
@@ -33,7 +38,11 @@ def prefix_cache_bytes(config: EngineConfig, free_bytes: int | None) -> int:
 
 
 class PrefixCache:
-    """At most `max_bytes` of pages. Guided requests are left out: they have a second row."""
+    """At most `max_bytes` of pages, `nbytes` now.
+
+    An engine calls `load` before a request's first pass over a block, and `save` after each pass
+    that made positions final. Guided requests are left out: they have a second row.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

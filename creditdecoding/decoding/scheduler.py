@@ -110,8 +110,11 @@ class WaitQueue(Generic[T]):
 
 @dataclass(frozen=True)
 class PassShape:
-    """What a request adds to its next pass: `sequences` rows (two if guided) of `width` positions
-    and `extra_columns`, which attend to `keys` stored positions.
+    """What a request adds to its next pass.
+
+    - `width`: positions of a row; `sequences`: rows, two if the request is guided.
+    - `extra_columns`: leave-one-out columns of a row, which are computed beside its positions.
+    - `keys`: stored positions that a row attends to; padded rows attend to the most of a pass.
     """
 
     width: int

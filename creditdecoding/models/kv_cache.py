@@ -77,8 +77,11 @@ class LayerCache(NamedTuple):
 
 
 class PackedLayerCache(NamedTuple):
-    """One layer's part of a packed pass: position i of the line belongs to `slots`[i] and is stored
-    in `columns`[i].
+    """One layer's part of a packed pass.
+
+    - `keys`, `values`: buffers as in `LayerCache`.
+    - `slots` [positions]: the request that a position of the line belongs to.
+    - `columns` [positions]: where it is stored there.
     """
 
     keys: Tensor
@@ -87,7 +90,10 @@ class PackedLayerCache(NamedTuple):
     columns: Tensor
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store [1, kv_heads, positions, dim] and return the whole buffers."""
+        """Store [1, kv_heads, positions, dim] and return the whole buffers.
+
+        The calls of `PackedRows` take from them what each row sees, as views.
+        """
         self.keys[self.slots, :, self.columns] = k[0].transpose(0, 1)
         self.values[self.slots, :, self.columns] = v[0].transpose(0, 1)
         return self.keys, self.values
@@ -142,7 +148,10 @@ class KVCache:
             buffer[new] = buffer[old]
 
     def read_columns(self, slot: int, start: int, end: int) -> Tensor:
-        """A copy of a slot's columns, [layers, 2, kv_heads, columns, dim]."""
+        """A copy of a slot's columns from `start` to `end`.
+
+        [layers, 2, kv_heads, columns, dim], keys before values, with the cache's device and dtype.
+        """
         pairs = [torch.stack([x[slot, :, start:end] for x in pair]) for pair in self.buffers]
         return torch.stack(pairs)
 

@@ -3,6 +3,15 @@
 All of the network but attention works on single positions, so the rows of a pass may lie one after
 another in a line [1, positions]. Attention runs for each row, over the keys that the row sees;
 neighbours of one shape share a call. The plain version is a padded pass with a mask.
+
+Rows of 3, 2 and 2 positions, where the last two are alike, make two calls:
+
+    line    a a a b b c c
+    calls   1 row of 3 queries at 0; 2 rows of 2 queries at 3
+
+A row of a block-causal model that spans several blocks is attended from in pieces: a piece sees
+its own blocks and those before, so that half of the products of a long prompt are never computed,
+and no mask of the prompt's length squared is made.
 """
 
 from __future__ import annotations
@@ -26,10 +35,11 @@ sees no key behind its own blocks.
 
 @dataclass(frozen=True)
 class RowSpan:
-    """A row of a packed pass: the `positions` that query, in ascending order, and how many leading
-    positions of its text it sees.
+    """A row of a packed pass.
 
-    `key`: its slot in the caches, or without caches where in the line its text begins.
+    - `positions` [queries]: of the text, those that query, in ascending order.
+    - `visible`: how many leading positions of its text the row sees.
+    - `key`: its slot in the caches, or without caches where in the line its text begins.
     """
 
     positions: Positions
@@ -39,8 +49,12 @@ class RowSpan:
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """Attention of neighbours of one shape: `rows` of `count` queries, which begin at `query` in
-    the line and see `visible` keys, from the `key` of the first row on.
+    """Attention of neighbours of one shape.
+
+    - `query`: where in the line the first row begins; `rows`: how many follow each other.
+    - `count`: queries of a row; `visible`: keys of a row.
+    - `key`: slot of the first row, or where in the line its keys begin; those of the others follow.
+    - `mask` [count, visible]: which key a query sees, of a single row; None if all see all.
     """
 
     query: int
@@ -63,7 +77,11 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Who attends to what in a packed pass; `reads`: the same of the positions that are read."""
+    """Who attends to what in a packed pass.
+
+    `calls` are in the order of the line. `reads`: the same for the positions whose logits are read,
+    which are all that the last layer computes.
+    """
 
     calls: tuple[AttentionCall, ...]
     is_cached: bool

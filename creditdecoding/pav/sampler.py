@@ -103,7 +103,11 @@ class Sampler:
         )
         self.batch_size = batch_size or lm.batch_size
         self._running: dict[int, _RunningRollout] = {}
-        engine = EngineConfig(batch_size=self.batch_size, prefix_cache=0.0)  # equal costs
+        engine = EngineConfig(
+            batch_size=self.batch_size,
+            max_num_batched_tokens=lm.max_positions,
+            prefix_cache=0.0,  # the cost of a rollout must not depend on the others
+        )
         serve = ServeConfig(max_waiting=self.batch_size, memory=memory)
         self._engine = Engine(lm.model, lm.vocab, lm.device, engine, serve, dedup=share)
 

@@ -264,7 +264,10 @@ class Engine:
         return loaded if self.dedup else first_of_each_page(loaded, self._prefixes)
 
     def _prompt_positions(self) -> int | None:
-        """Positions of a prompt that memory allows in a pass of its own; None without a limit."""
+        """Positions of a prompt that memory allows in a pass of its own; None without a limit.
+
+        A chunk is always part of what a request was admitted with (`_need`).
+        """
         max_bytes = self._budget.max_bytes
         if max_bytes is None or not self._footprint.computed:
             return self._max_positions
@@ -302,7 +305,10 @@ class Engine:
             self._finish(request)
 
     def _replace(self, before: list[Request], after: list[Request]) -> None:
-        """Set the requests of a pass to what they are after it, and keep what it stored."""
+        """Set the requests of a pass to what they are after it, and keep what it stored.
+
+        Before an answer ends, so that the next turn of its chat finds it.
+        """
         for old, new in zip(before, after):
             self._running[new.index] = new
             if self._prefixes is not None and self._cache is not None:

@@ -72,7 +72,10 @@ def _clock() -> Callable[[], float]:
 def _plan(
     model: Denoiser, active: list[Request], max_positions: int | None
 ) -> tuple[list[Request], list[list[int]]]:
-    """The requests and the indices of those that share a pass."""
+    """The requests and the indices of those that share a pass.
+
+    All of them do, whatever it takes, unless there is a limit.
+    """
     if max_positions is None:
         return active, [list(range(len(active)))]
     packs = bool(getattr(model, "packs_rows", False))
@@ -85,7 +88,10 @@ def _run(
     forward: int,
     cache: KVCache | None,
 ) -> tuple[list[Request], list[StepEvent]]:
-    """A pass over requests, of which some only store a part of their prompt."""
+    """A pass over requests, of which some only store a part of their prompt.
+
+    The requests after it in the same order, and an event for each of the others.
+    """
     steps = [request for request in group if request.prefill_end is None]
     prompts = [request for request in group if request.prefill_end is not None]
     after, events = one_pass(requests=steps, forward=forward, cache=cache, prefill=prompts)

@@ -127,7 +127,11 @@ class Layer(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, backend: str) -> Tensor:
-    """Attention of padded rows, or of packed ones."""
+    """Attention of padded rows, or of packed ones.
+
+    Padded: q [rows, heads, length, dim], k and v likewise, as in `attention`. Packed: as in
+    `PackedRows.attend`, a line and the keys of the line or the buffers of the caches.
+    """
     if isinstance(mask, PackedRows):
         return mask.attend(q, k, v, backend)
     return attention(q, k, v, mask, backend)
@@ -248,7 +252,11 @@ class Transformer(nn.Module):
         positions: Tensor | None,
         caches: Caches,
     ) -> Tensor:
-        """The logits of a packed pass."""
+        """The logits of a packed pass, [n, vocab], at the `column` [n] of the line.
+
+        The last layer has as many queries as are read, rounded up to `STABLE_ROWS`; those that no
+        row has attend to nothing and are cut off.
+        """
         width = -(-max(len(column), 1) // STABLE_ROWS) * STABLE_ROWS
         queries = F.pad(column, (0, width - len(column)))[None]
         hidden = self.hidden_states(tokens, rows, positions, caches, queries=queries)
@@ -293,7 +301,10 @@ class Transformer(nn.Module):
         positions: Tensor,
         caches: Caches,
     ) -> Mask:
-        """The mask and the pattern of a block-causal model, which packed rows have already."""
+        """The mask and the pattern of a block-causal model, which packed rows have already.
+
+        `positions` are those of the queries; with `caches` the keys are all visible columns.
+        """
         if self.config.causal_block is None or isinstance(mask, PackedRows):
             return mask
         keys = _key_positions(positions, caches)

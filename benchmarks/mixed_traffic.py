@@ -38,11 +38,13 @@ class TrafficFigure:
     compared_with: str
 
 
-def request_of(model: Transformer, length: int, gen_length: int = 64) -> Request:
-    """A request with a random prompt of `length` ids, one token a pass."""
+def request_of(
+    model: Transformer, length: int, gen_length: int = 64, decoder: str = "fixed"
+) -> Request:
+    """A request with a random prompt of `length` ids; by default one token a pass."""
     generator = torch.Generator().manual_seed(length)
     prompt = torch.randint(3, WORDS.size, (length,), generator=generator).tolist()
-    config = GenerationConfig(decoder="fixed", gen_length=gen_length, early_stop=False)
+    config = GenerationConfig(decoder=decoder, gen_length=gen_length, early_stop=False)
     return new_request(0, prompt, config, WORDS, MAX_LENGTH, model.geometry)
 
 
@@ -102,9 +104,11 @@ def longest_wait(model: Transformer, prompt: int, limit: int | None) -> TrafficF
     )
 
 
-def run_staggered(model: Any, lm: LM, requests: Sequence[Request], at_a_time: int) -> Engine:
+def run_staggered(
+    model: Any, words: SpecialTokens, requests: Sequence[Request], at_a_time: int
+) -> Engine:
     """The engine after all requests, of which `at_a_time` more join before each pass."""
-    engine = Engine(model, lm.vocab, lm.device, EngineConfig(batch_size=len(requests)))
+    engine = Engine(model, words, CPU, EngineConfig(batch_size=len(requests)))
     waiting = list(requests)
     while waiting or engine.busy:
         for request in waiting[:at_a_time]:
@@ -116,8 +120,8 @@ def run_staggered(model: Any, lm: LM, requests: Sequence[Request], at_a_time: in
 
 def staggered(lm: LM, requests: Sequence[Request]) -> Iterator[TrafficFigure]:
     """Passes of requests that join one a pass, over those of a burst; padding and waiting."""
-    burst = run_staggered(lm.model, lm, requests, len(requests)).stats
-    stats = run_staggered(lm.model, lm, requests, 1).stats
+    burst = run_staggered(lm.model, lm.vocab, requests, len(requests)).stats
+    stats = run_staggered(lm.model, lm.vocab, requests, 1).stats
     ratio = round(stats.forwards / burst.forwards, 3)
     count = len(requests)
     of_burst = f"a burst, {burst.forwards} passes"
@@ -129,28 +133,34 @@ def staggered(lm: LM, requests: Sequence[Request]) -> Iterator[TrafficFigure]:
 
 
 @torch.inference_mode()
-def over_bare_passes(lm: LM, requests: Sequence[Request], pairs: int) -> TrafficFigure:
+def over_bare_passes(
+    model: Transformer, words: SpecialTokens, requests: Sequence[Request], pairs: int
+) -> TrafficFigure:
     """Throughput of the engine: time of its own bare passes over its time."""
-    assert isinstance(lm.model, Transformer)
-    recorded = RecordedModel(lm.model)
-    run_staggered(recorded, lm, requests, len(requests))
+    recorded = RecordedModel(model)
+    run_staggered(recorded, words, requests, len(requests))
     ratios = []
     for _ in range(pairs):
         began = time.process_time()
         for args, kwargs in recorded.calls:
-            lm.model(*args, **kwargs)
+            model(*args, **kwargs)
         between = time.process_time()
-        run_staggered(lm.model, lm, requests, len(requests))
+        run_staggered(model, words, requests, len(requests))
         ratios.append((between - began) / (time.process_time() - between))
     ratio = round(statistics.median(ratios), 3)
-    case = f"throughput of {len(requests)} requests at once"
+    size = round(sum(weight.numel() for weight in model.parameters()) / 1e6)
+    case = f"throughput of {len(requests)} requests at once, {size}M"
     return TrafficFigure(case, ratio, "x", f"its own {len(recorded.calls)} bare passes")
 
 
 def figures(lm: LM, requests: Sequence[Request], pairs: int) -> Iterator[TrafficFigure]:
     """All of them; `requests` are the embedded model's."""
     yield from staggered(lm, requests)
-    yield over_bare_passes(lm, requests, max(1, pairs // 2))
+    assert isinstance(lm.model, Transformer)
+    yield over_bare_passes(lm.model, lm.vocab, requests, max(1, pairs // 2))
+    model = network(None)
+    alike = [replace(request_of(model, 48, 32, "fixed:k=8"), index=i) for i in range(32)]
+    yield over_bare_passes(model, WORDS, alike, max(1, pairs // 2))
     model = network(32)
     yield longest_wait(model, 8000, None)
     yield unlike_rows(model, 4, 8000, 2 * pairs)

@@ -491,4 +491,5 @@ class Engine:
 
 
 def _without_slots(request: Request) -> Request:
-    return replace(request, cache_slot=-1, unconditional_slot=-1)
+    slots = {"cache_slot": -1, "unconditional_slot": -1}
+    return request.after_step(**slots, stored_until=0, prefill_end=None)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +42,9 @@ EXTENDABLE = "decoders"
 
 NEWER = ("behaviour",)
 """Entries that manifests of earlier versions lack; they are compared only where both have them."""
+
+RUN_FILES = ("items.jsonl", "manifest.json", ".lock")
+"""What a run keeps in its folder besides samples."""
 
 SHOWN = 40
 """Characters of a setting that an error shows."""
@@ -244,10 +246,14 @@ class Journal:
                 other.unlink()
 
     def delete(self) -> None:
-        """Delete the folder, records first: what a kill leaves cannot be taken for a run."""
-        for path in _sample_files(self.folder):
-            path.unlink()
-        shutil.rmtree(self.folder)
+        """Delete the files of the run, records first: what a kill leaves cannot be taken for a run.
+
+        The folder goes too, unless it holds files that are not the run's.
+        """
+        for path in (*_sample_files(self.folder), *(self.folder / name for name in RUN_FILES)):
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
 
 @contextmanager

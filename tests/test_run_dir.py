@@ -185,3 +185,15 @@ def test_a_state_may_leave_its_settings_to_a_manifest(tmp_path: Path) -> None:
     assert set(torch.load(run.state_file, weights_only=True)) == {"iteration", "weight"}
     again = ResumableRun(tmp_path, None, step_key="iteration")
     assert again.load() is not None and again.saved_step == 3
+
+
+def test_a_finished_run_deletes_its_own_files_only(tmp_path: Path) -> None:
+    for kept in ((), ("notes.txt",)):
+        folder = tmp_path / f"run{len(kept)}"
+        with open_journal(folder, {}, ("line",)) as journal, journal.writer() as append:
+            append({"line": 0})
+        for name in kept:
+            (folder / name).write_text("a user's own")
+        journal.delete()
+        assert [path.name for path in folder.glob("*")] == list(kept)
+        assert folder.exists() == bool(kept)

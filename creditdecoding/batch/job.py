@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -184,7 +183,7 @@ def run_job(
 
 def cleanup(job: BatchJob) -> None:
     """Delete what is left of the journal of a finished run."""
-    shutil.rmtree(job.run_dir, ignore_errors=True)
+    run_dir.Journal(job.run_dir, ("line",)).delete()
 
 
 def _unanswered(job: BatchJob, offsets: array[int]) -> Iterator[Line]:

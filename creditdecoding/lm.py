@@ -20,10 +20,8 @@ from creditdecoding.checkpoint import (
     find_parts,
     read_optional,
     resolve_checkpoint,
-    shards,
 )
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
-from creditdecoding.decoding.cache_policy import supported_policies
 from creditdecoding.decoding.defaults import checkpoint_defaults, max_turns
 from creditdecoding.decoding.forward import Denoiser
 from creditdecoding.decoding.loop import denoise
@@ -38,16 +36,11 @@ from creditdecoding.decoding.request import (
 from creditdecoding.decoding.streaming import IncrementalDetokenizer, truncate_at_stop
 from creditdecoding.errors import OptionError
 from creditdecoding.models import (
-    build_parts,
     load_model,
-    memory,
-    merge_of,
     read_config,
-    resolve_device,
 )
 from creditdecoding.models.kv_cache import ModelGeometry
-from creditdecoding.models.transformer import Transformer
-from creditdecoding.models.weights import DTYPES, Progress, check_weights, read_headers
+from creditdecoding.models.weights import Progress
 from creditdecoding.options import StrPath, from_mapping
 from creditdecoding.text.prompts import (
     Message,
@@ -263,7 +256,7 @@ class LM:
         config = request.config
         settings = {
             "decoder": decoders.settings(request.decoder),
-            **_options(config, leave_out=("decoder", "stop")),
+            **option_values(config, leave_out=("decoder", "stop")),
             "stop": list(config.stop),
         }
         if request.answer_prefix:
@@ -369,11 +362,11 @@ class LM:
 
     def _config(self, config: Any, options: Mapping[str, Any]) -> GenerationConfig:
         """The config, or without one the checkpoint's, changed by `options`."""
-        base = self.defaults if config is None else _options(config)
+        base = self.defaults if config is None else option_values(config)
         return from_mapping(GenerationConfig, {**base, **options})
 
 
-def _options(config: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+def option_values(config: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of a config."""
     names = [field.name for field in dataclasses.fields(config)]
     return {name: getattr(config, name) for name in names if name not in leave_out}
@@ -391,7 +384,7 @@ def load(
     bytes read so far and in all. Raises `CheckpointError` and `OptionError`.
     """
     engine = config if config is not None else from_mapping(EngineConfig, options)
-    parts, architecture, tokenizer = _open(name, engine)
+    parts, architecture, tokenizer = open_checkpoint(name, engine)
     model = load_model(parts.folder, engine, on_progress)
     generation = read_optional(parts.folder_of("config.json") / "generation_config.json")
     lm = LM(
@@ -411,92 +404,15 @@ def load(
 
 def load_tokenizer(name: StrPath) -> Tokenizer:
     """Load only the tokenizer of a checkpoint. Raises `CheckpointError`."""
-    return _open(name, EngineConfig())[2]
+    return open_checkpoint(name, EngineConfig())[2]
 
 
-def _open(name: StrPath, engine: EngineConfig) -> tuple[CheckpointParts, ModelConfig, Tokenizer]:
+def open_checkpoint(
+    name: StrPath, engine: EngineConfig
+) -> tuple[CheckpointParts, ModelConfig, Tokenizer]:
     """Everything of a checkpoint but its weights."""
     folder = resolve_checkpoint(name, engine.revision, engine.offline, engine.cache_dir)
     parts = find_parts(folder, engine.offline, engine.cache_dir)
     architecture, _ = read_config(parts.folder_of("config.json"), engine.ignore_config_keys)
     tokenizer_folder = parts.folder_of("tokenizer.json", "vocab.json")
     return parts, architecture, read_tokenizer(tokenizer_folder, architecture)
-
-
-def describe(name: StrPath, engine: EngineConfig | None = None) -> dict[str, Any]:
-    """What `credit info` shows, from names and shapes alone. Raises `CheckpointError`."""
-    engine = engine if engine is not None else EngineConfig()
-    parts, _, tokenizer = _open(name, engine)
-    model, family = build_parts(parts, engine)
-    files = shards(parts.weights)
-    headers = read_headers(files)
-    check_weights(model, headers, family.RENAME)
-    merge_of(parts, model, family)
-    generation = read_optional(parts.folder_of("config.json") / "generation_config.json")
-    own = checkpoint_defaults(generation)
-    own |= {"decoder": decoders.settings(own["decoder"])} if "decoder" in own else {}
-    file_dtypes = {DTYPES[header.dtype] for header in headers.values()}
-    return {
-        "checkpoint": str(parts.folder),
-        **({"base": str(parts.weights)} if parts.is_adapter else {}),
-        "parameters": model.config.num_parameters(),
-        "weight files": [
-            f"{path.name} ({memory.format_bytes(path.stat().st_size)})" for path in files
-        ],
-        "dtype of the files": sorted(map(_dtype_name, file_dtypes)),
-        **_describe_memory(model, engine),
-        **_describe_architecture(model),
-        **_describe_tokenizer(tokenizer),
-        "defaults": {**_options(GenerationConfig()), **own},
-    }
-
-
-def _describe_memory(model: Transformer, engine: EngineConfig) -> dict[str, Any]:
-    device, dtype = resolve_device(engine)
-    free = memory.free_bytes(device)
-    int8 = "int8 and " if engine.quantize == "int8" else ""
-
-    def weights(dtype: torch.dtype, quantize: str = "none") -> str:
-        return memory.format_bytes(memory.weight_bytes(model, dtype, quantize))
-
-    return {
-        "memory in float32": weights(torch.float32),
-        "memory in bfloat16": weights(torch.bfloat16),
-        "memory in int8 and bfloat16": weights(torch.bfloat16, "int8"),
-        f"available on {device}": "unknown" if free is None else memory.format_bytes(free),
-        "loads in": int8 + _dtype_name(dtype),
-    }
-
-
-def _describe_architecture(model: Transformer) -> dict[str, Any]:
-    """The fields of config.json, some of them explained."""
-    config = model.config
-    block, moe = config.causal_block, config.moe
-    explained = ("mask_token_id", "stop_token_ids", "causal_block", "logit_shift", "moe")
-    attention = "full"
-    if block is not None:
-        attention = f"two-way inside blocks of {block}, causal between them"
-    return {
-        **_options(config, leave_out=explained),
-        "experts": None if moe is None else {k: v for k, v in _options(moe).items() if v != 0},
-        "attention": attention,
-        "block length": block or "any",
-        "caches": supported_policies(model.geometry),
-        "logits of position i": "at row i-1" if config.logit_shift else "at row i",
-    }
-
-
-def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    def named(token: int) -> str:
-        return f"{tokenizer.token_text(token)} = {token}"
-
-    return {
-        "tokenizer ids": tokenizer.size,
-        "mask token": named(tokenizer.mask_id),
-        "stop tokens": [named(token) for token in tokenizer.stop_ids],
-        "chat template": "yes" if tokenizer.backend.chat_template else "no",
-    }
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -21,8 +21,8 @@ from huggingface_hub.errors import (
 import creditdecoding
 from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.config import EngineConfig
+from creditdecoding.description import describe
 from creditdecoding.errors import CheckpointError, OptionError
-from creditdecoding.lm import describe
 from creditdecoding.models import load_model
 from tests.helpers.bad_checkpoints import one_line, refused
 from tools.make_checkpoint import make

@@ -121,8 +121,8 @@ def _curves(report: Json) -> str:
 
 
 def _by_passes(report: Json) -> list[Json]:
-    chosen = [curve for curve in report["curves"] if curve["chosen"]]
-    return sorted(chosen, key=lambda curve: curve["chosen"]["test"]["nfe"])
+    curves = [curve for curve in report["curves"] if curve["chosen"]]
+    return sorted(curves, key=lambda curve: curve["chosen"]["test"]["nfe"])
 
 
 def _points(curve: Json) -> list[tuple[float, float]]:

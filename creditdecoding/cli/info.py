@@ -40,7 +40,7 @@ def info(
         credit info
         credit info --model DIR --all
     """
-    from creditdecoding.lm import describe
+    from creditdecoding.description import describe
 
     facts = describe(model, engine)
     if as_json:

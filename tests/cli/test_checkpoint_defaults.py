@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from creditdecoding.config import GenerationConfig
+from creditdecoding.description import describe
 from creditdecoding.errors import CheckpointError
-from creditdecoding.lm import describe, load
+from creditdecoding.lm import load
 from tests.helpers.cli import run_credit
 from tools.make_checkpoint import make
 

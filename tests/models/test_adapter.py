@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from creditdecoding.config import EngineConfig
+from creditdecoding.description import describe
 from creditdecoding.errors import CheckpointError
-from creditdecoding.lm import describe, load
+from creditdecoding.lm import load
 from creditdecoding.models import load_model
 from creditdecoding.models.adapter import base_fingerprint
 from tests.helpers.adapters import PREFIX, low_rank_tensors, merged_tensors, write_adapter

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from creditdecoding.config import EngineConfig
+from creditdecoding.description import describe
 from creditdecoding.errors import CheckpointError, OptionError
-from creditdecoding.lm import describe
 from creditdecoding.models import FAMILIES, family_of, read_config
 from tests.helpers.cli import run_credit
 from tools.checkpoints import ling, qwen

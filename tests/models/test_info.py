@@ -13,7 +13,7 @@ from creditdecoding.checkpoint import shards
 from creditdecoding.cli import loading
 from creditdecoding.cli.app import load_lm
 from creditdecoding.config import EngineConfig
-from creditdecoding.lm import describe
+from creditdecoding.description import describe
 from creditdecoding.models import load_model, memory
 from tools.make_checkpoint import make
 

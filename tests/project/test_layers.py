@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pav",),
     ("eval", "train", "plots"),
     ("viewer",),
-    ("likelihood", "fingerprint", "bases"),
+    ("likelihood", "fingerprint", "bases", "description"),
     ("lm",),
     ("decoding",),
     ("models", "decoders", "text"),

@@ -23,7 +23,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import bare_passes, caches, decoder_step, mixed_traffic, serving_engine
+from benchmarks import (
+    bare_passes,
+    caches,
+    decoder_step,
+    fused_head,
+    mixed_traffic,
+    serving_engine,
+)
 from creditdecoding.cli.render import show, table
 from creditdecoding.decoding.engine_stats import EngineStats
 from creditdecoding.lm import load
@@ -51,6 +58,17 @@ def loop_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
                 bare = f"bare passes, {cost.bare_ms:.1f} ms each, {cost.passes} of them"
                 case = f"{decoder}, {size} parameters, batch {batch}"
                 yield BenchRow("loop", case, round(cost.ratio, 3), "x", bare)
+
+
+def head_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
+    """The peak of a step that writes no logits, and of one that does."""
+    case = fused_head.head_case(torch.float32, "credit")
+    for mode in ("on", "off"):
+        peak = case.peak(mode)
+        text = f"the logits, {peak.logits / 2**20:.0f} MiB; {peak.seconds:.1f} s"
+        positions = f"{fused_head.POSITIONS:,} positions, {fused_head.IDS:,} ids"
+        label = f"peak of a step, fused_head {mode}, {positions}"
+        yield BenchRow("memory", label, round(peak.share, 2), "%", text)
 
 
 def rule_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
@@ -160,6 +178,7 @@ def run_command(arguments: list[str]) -> tuple[float, float]:
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[BenchRow]]] = {
     "loop": loop_rows,
     "rules": rule_rows,
+    "memory": head_rows,
     "caches": cache_rows,
     "engine": engine_rows,
     "start-up": start_rows,

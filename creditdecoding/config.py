@@ -111,6 +111,13 @@ class EngineConfig:
     compile: bool = option(
         False, "torch.compile the layers: slow first passes, faster later ones.", rare=True
     )
+    fused_head: str = option(
+        "auto",
+        "Read statistics from the head tile by tile and never write the logits: auto (where those "
+        "of a pass take more than 128 MiB), on, off.",
+        choices=("auto", "on", "off"),
+        rare=True,
+    )
     revision: str | None = option(None, "Branch, tag or commit of a hub id.", rare=True)
     offline: bool = option(False, "Use only what is already downloaded of a hub id.", rare=True)
     cache_dir: str | None = option(

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from creditdecoding.ops.noise import gumbel_noise, uniform_noise
+from creditdecoding.ops.head_logits import HeadLogits, Logits, gather_logits, line_chunks, mass_of
+from creditdecoding.ops.logit_walks import Draw, drawn_ids, raw_tiles, top_of, weighted_gaps
+from creditdecoding.ops.noise import uniform_noise
 from creditdecoding.ops.padding import stack_padded
-from creditdecoding.ops.truncation import restrict
-from creditdecoding.ops.vocab_stats import log_sum, row_chunks, vocab_mass, widest_float
+from creditdecoding.ops.vocab_stats import log_sum, vocab_mass, widest_float
 from creditdecoding.options import check_fields
 
 TokenIds = Int[Tensor, "rows length"]
@@ -49,6 +50,7 @@ class Prediction:
     `ids` (top-1 id), `logit` (its logit) and `lse` (log-sum-exp over the vocabulary) are [rows,
     length]; outside `masked` they are 0, 0 and inf, so that every probability there is 0.
     `logits` [n, vocab] holds everything else; `logit_row` [rows, length] is the row of a position.
+    Logits may be `HeadLogits`, which are not written: indexing by lines writes these.
     `suppressed_ids` may be written but have confidence 0; `suppressed_logits` [n, suppressed] keeps
     their real logits. `mass` is the best logit of all other ids, and the sum of exp(logit - best
     logit) over the rest of them; if it is missing it is computed from `logit` and `lse`, with
@@ -59,7 +61,7 @@ class Prediction:
     ids: TokenIds
     logit: Scores
     lse: Scores
-    logits: Float[Tensor, "n vocab"]
+    logits: Logits
     logit_row: Int[Tensor, "rows length"]
     masked: Positions
     sampling: Sampling
@@ -89,7 +91,7 @@ class Prediction:
     def position_chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """`masked_positions` a few at a time, so that [positions, vocab] temporaries stay small."""
         row, column = self.masked_positions()
-        width = max((part.stop - part.start for part in row_chunks(self.logits)), default=1)
+        width = max((part.stop - part.start for part in line_chunks(self.logits)), default=1)
         for start in range(0, len(row), width):
             yield row[start : start + width], column[start : start + width]
 
@@ -153,7 +155,9 @@ class Prediction:
 
     def logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
         """Logits of the given ids in float32: -inf for suppressed ids, 0 outside `masked`."""
-        values = self.logits[self.logit_row[..., None], ids].float()
+        values = gather_logits(self.logits, self.logit_row, ids)
+        if isinstance(self.logits, HeadLogits):  # a product of its own may have other last digits
+            values = torch.where(ids == self.ids[..., None], self.logit[..., None], values)
         return values.masked_fill(~self.masked[..., None], 0.0)
 
     def raw_logits_of(self, ids: Int[Tensor, "rows length k"]) -> Float[Tensor, "rows length k"]:
@@ -195,11 +199,8 @@ class Prediction:
         peaks = torch.zeros(len(self.logits), device=self.logits.device)
         masked_peak = peak.float().masked_fill(~self.masked, 0.0)
         peaks.index_add_(0, self.logit_row.flatten(), masked_peak.flatten())
-        weighted_gap = torch.zeros_like(peaks)
-        for part in row_chunks(self.logits):
-            below = self.logits[part].float() - peaks[part, None]
-            weighted_gap[part] = -(below.exp() * below).nan_to_num_(0.0).sum(-1)
-        entropy = rest.log1p() + weighted_gap[self.logit_row] / (1.0 + rest)
+        gaps = weighted_gaps(self.logits, peaks)
+        entropy = rest.log1p() + gaps[self.logit_row] / (1.0 + rest)
         return entropy.float().masked_fill(~self.masked, 0.0)
 
     def top2(self) -> tuple[Int[Tensor, "rows length 2"], Float[Tensor, "rows length 2"]]:
@@ -210,10 +211,7 @@ class Prediction:
         """Ids and logits of the k likeliest tokens, the likeliest first; 0 outside `masked`. Walks
         the logits once more. k is at most the size of the vocabulary.
         """
-        values = torch.zeros(len(self.logits), k, device=self.logits.device)
-        ids = torch.zeros(len(self.logits), k, dtype=torch.long, device=self.logits.device)
-        for part in row_chunks(self.logits):
-            values[part], ids[part] = self.logits[part].float().topk(k, dim=-1)
+        values, ids = top_of(self.logits, k)
         outside = ~self.masked[..., None]
         top_ids = ids[self.logit_row].masked_fill(outside, 0)
         return top_ids, values[self.logit_row].masked_fill(outside, 0.0)
@@ -255,7 +253,7 @@ class Prediction:
         if self.mass is not None:
             peak, rest = self.mass
         elif self.suppressed_ids:  # the top-1 id may be one of them
-            _, peak, rest = (part[self.logit_row] for part in vocab_mass(self.logits))
+            _, peak, rest = (part[self.logit_row] for part in mass_of(self.logits))
         else:
             dtype = widest_float(self.logit.device)
             peak = self.logit
@@ -275,31 +273,33 @@ class Prediction:
     def _sample(self, ids: Tensor | None, boost: Tensor | None) -> Tensor:
         """Tokens drawn from the boosted distribution, a few positions at a time."""
         sampling = self.sampling
+        peak = self.raw_logits_of(self.ids[..., None])
+        if ids is not None and boost is not None:
+            boosted = self.raw_logits_of(ids).double() + boost.double()
+            peak = torch.cat((peak, boosted), dim=-1).amax(-1, keepdim=True)
         tokens = torch.zeros_like(self.ids)
         for part in self.position_chunks():
-            logits = self._raw_logits_at(part)
-            if ids is not None and boost is not None:
-                logits.scatter_add_(1, ids[part], boost[part].double())
-            # With a best logit of 0 no temperature, however small, makes an infinity of it.
-            logits -= logits.amax(-1, keepdim=True)
-            logits = restrict(logits / sampling.temperature, sampling.top_k, sampling.top_p)
-            tokens[part] = (logits + self._gumbel_noise_at(part)).argmax(-1)
+            rows = part[0]
+            position = sampling.position[part]
+            draw = Draw(
+                keys=(sampling.seed[rows, None], position[:, None], sampling.step[rows, None]),
+                peak=peak[part].double(),
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                boosted=None if ids is None else ids[part],
+                boost=None if boost is None else boost[part],
+            )
+            tiles = self._raw_tiles(self.logit_row[part], draw.restricted)
+            tokens[part] = drawn_ids(tiles, draw)
         return tokens
 
-    def _gumbel_noise_at(self, positions: tuple[Tensor, Tensor]) -> Tensor:
-        """Noise [positions, vocab] by each position's keys and the id."""
-        keys, rows = self.sampling, positions[0]
-        ids = torch.arange(self.logits.shape[1], device=self.logits.device)[None]
-        position = keys.position[positions][:, None]
-        return gumbel_noise(keys.seed[rows, None], position, keys.step[rows, None], ids)
-
-    def _raw_logits_at(self, positions: tuple[Tensor, Tensor]) -> Tensor:
-        """Logits [positions, vocab] in float64 in which suppressed ids keep their real logit."""
-        logit_rows = self.logit_row[positions]
-        logits = self.logits[logit_rows].double()
+    def _raw_tiles(self, lines: Tensor, whole: bool) -> Iterator[tuple[int, Tensor]]:
+        """Logits of some lines in float64 in which suppressed ids keep their real logit."""
+        suppressed = None
         if self.suppressed_logits is not None and self.suppressed_ids:
-            logits[:, list(self.suppressed_ids)] = self.suppressed_logits[logit_rows].double()
-        return logits
+            suppressed = (self.suppressed_ids, self.suppressed_logits)
+        return raw_tiles(self.logits, lines, suppressed, whole)
 
 
 def from_logits(

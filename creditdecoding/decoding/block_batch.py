@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from creditdecoding.decoding.forward import Denoiser, logits_at, pad_rows
+from creditdecoding.decoding.forward import Denoiser, pad_rows, pass_logits
+from creditdecoding.decoding.fused_head import leaves_unwritten
 from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.models.kv_cache import KVCache
+from creditdecoding.ops.head_logits import Logits, gather_logits, lines_of, mass_of
 from creditdecoding.ops.transfer import is_host, upload
-from creditdecoding.ops.vocab_stats import vocab_mass
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class BlockBatch:
     - `tokens`, `masked`, `position`; `editable`: where there is a prediction; `masked_index`: its
       row and column. `finite`: False where its logits are not numbers, None if that is nowhere.
       Nothing is masked or editable in such a row, so that decoders need not know of it.
-    - `logits` [n, vocab], of which `logit_row` names the line of each editable position.
+    - `logits` [n, vocab], written or not; `logit_row` names the line of each editable position.
     - `stats`: of the logits at each position.
     - `suppressed_logits` [n, stop ids] and `leave_one_out_probs`: as in `Prediction`.
     - `initial_masks`, `step`, `seed` [requests], as in `Request`.
@@ -155,7 +156,7 @@ class BlockBatch:
     editable: Tensor
     finite: Tensor | None
     masked_index: tuple[Tensor, Tensor]
-    logits: Tensor
+    logits: Logits
     logit_row: Tensor
     stats: LogitStats
     suppressed_logits: Tensor | None
@@ -188,9 +189,22 @@ def predict(
     host = host_windows(requests)
     count = len(host.row)
     reads = host.reads()
-    logits = logits_at(model, requests, vocab, device, reads, cache, representative, prefill)
-    logits, extra_logits = logits[:count], logits[count:]
-    stats, suppressed_logits = _statistics(logits, requests, host.row, vocab)
+    fused = _fuses_head(requests, len(reads.row))
+    everything = pass_logits(
+        model,
+        requests,
+        vocab,
+        device,
+        reads,
+        cache,
+        representative,
+        prefill,
+        fused,
+    )
+    extra_logits = lines_of(everything, slice(count, None))
+    logits, stats, suppressed_logits = _statistics(
+        lines_of(everything, slice(0, count)), requests, host.row, vocab
+    )
     numbers = [(r.initial_masks, r.step, r.config.seed) for r in requests]
     windows = (host.tokens, host.masked, host.editable, host.position, host.line)
     tokens, masked, editable, position, line, row, column, per_request = upload(
@@ -220,6 +234,13 @@ def predict(
     )
 
 
+def _fuses_head(requests: Sequence[Request], lines: int) -> bool:
+    """Whether a pass that reads `lines` of logits does not write them."""
+    if not requests or any(request.needs_whole_logits for request in requests):
+        return False
+    return leaves_unwritten(requests[0].geometry, lines)
+
+
 def _finite(stats: LogitStats, line: Tensor, editable: Tensor) -> Tensor | None:
     """Where the logits of a position are numbers, or none are read; None if that is everywhere and
     the host can know.
@@ -230,42 +251,52 @@ def _finite(stats: LogitStats, line: Tensor, editable: Tensor) -> Tensor | None:
     return finite[line] | ~editable
 
 
-def _leave_one_out_probs(logits: Tensor, host: HostWindows, tokens: Tensor) -> Tensor | None:
+def _leave_one_out_probs(logits: Logits, host: HostWindows, tokens: Tensor) -> Tensor | None:
     """Probability of each token where `rewritten`, from its logits there, 1 elsewhere; None without
     such logits.
     """
     if host.rewritten is None or not len(logits):
         return None
     row, column = upload(host.rewritten.nonzero(), logits.device)
-    logit = logits.gather(1, tokens[row, column][:, None])[:, 0].float()
-    _, peak, rest = vocab_mass(logits)
+    written = tokens[row, column]
+    line = torch.arange(len(logits), device=logits.device)
+    ids, peak, rest = mass_of(logits)
+    logit = gather_logits(logits, line, written[:, None])[:, 0]
+    logit = torch.where(written == ids, peak, logit)
     probs = torch.ones(tokens.shape, device=logits.device)
     return probs.index_put((row, column), ((logit - peak) - rest.log1p()).exp().float())
 
 
 def _statistics(
-    logits: Tensor, requests: Sequence[Request], row: NDArray[np.int64], vocab: SpecialTokens
-) -> tuple[LogitStats, Tensor | None]:
-    """Statistics [n] of the logits, and the suppressed logits if there are any.
+    logits: Logits, requests: Sequence[Request], row: NDArray[np.int64], vocab: SpecialTokens
+) -> tuple[Logits, LogitStats, Tensor | None]:
+    """The logits, their statistics [n], and the suppressed logits if there are any.
 
     `row` [n] is the request of each line. If the request writes end tokens last, their logits in
-    the line are set to -inf in place.
+    the line are set to -inf, in place if they are written.
     """
-    ids, peak, rest = vocab_mass(logits)
+    ids, peak, rest = mass_of(logits)
     stats = LogitStats(ids, logit=peak, peak=peak, rest=rest, full_peak=peak, full_rest=rest)
     suppresses = [request.config.confidence_eos_eot_inf for request in requests]
     if not any(suppresses):
-        return stats, None
-    selected = np.flatnonzero(np.array(suppresses)[row])
-    lines, stops = upload([selected, np.array(vocab.stop_ids, dtype=np.int64)], logits.device)
-    suppressed_logits = logits[:, stops]
-    logits[lines[:, None], stops] = -torch.inf
-    _, line_peak, line_rest = vocab_mass(logits[lines])
+        return logits, stats, None
+    in_line = np.array(suppresses)[row]
+    numbers = [np.flatnonzero(in_line), in_line, np.array(vocab.stop_ids, dtype=np.int64)]
+    lines, suppressed, stops = upload(numbers, logits.device)
+    is_stop = ids[:, None] == stops
+    every_line = torch.arange(len(logits), device=logits.device)
+    stop_logits = gather_logits(logits, every_line, stops.expand(len(logits), -1))
+    stop_logits = torch.where(is_stop, peak[:, None], stop_logits)
+    if isinstance(logits, Tensor):
+        logits[lines[:, None], stops] = -torch.inf
+    else:
+        logits = replace(logits, suppressed=suppressed)
+    _, line_peak, line_rest = mass_of(lines_of(logits, lines))
     line_rest = line_rest.nan_to_num(nan=torch.inf)  # only end tokens left: confidence 0
     stats = replace(
         stats,
-        logit=logits.gather(1, ids[:, None])[:, 0].float(),
+        logit=peak.masked_fill(is_stop.any(-1) & suppressed, -torch.inf),
         peak=peak.index_put((lines,), line_peak),
         rest=rest.index_put((lines,), line_rest),
     )
-    return stats, suppressed_logits
+    return logits, stats, stop_logits

@@ -24,6 +24,7 @@ from creditdecoding.decoding.advance import after_prefill, finish_event
 from creditdecoding.decoding.engine_errors import TAKE_LESS, error_line, is_out_of_memory
 from creditdecoding.decoding.engine_stats import COUNTERS, EngineStats
 from creditdecoding.decoding.forward import Denoiser, is_packed
+from creditdecoding.decoding.fused_head import leaves_unwritten, most_logits_bytes
 from creditdecoding.decoding.pass_plan import LongRowTurns, PassLimits, pass_shape, plan_round
 from creditdecoding.decoding.prefix_cache import (
     PrefixCache,
@@ -407,6 +408,8 @@ class Engine:
             widest = min(widest, max(self._limits.chunk, 2 * (request.geometry.causal_block or 0)))
         computed = (widest + extra_columns) * self._footprint.computed
         logits = (window + extra_columns) * self._footprint.logits
+        if leaves_unwritten(request.geometry, window) and not request.needs_whole_logits:
+            logits = most_logits_bytes(request.geometry, window + extra_columns)
         working_bytes = request.sequences * (computed + logits)
         if request.capabilities.dense_state:
             working_bytes += DENSE_BYTES_PER_ID * window * self.vocab.size

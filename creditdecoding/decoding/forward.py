@@ -8,6 +8,7 @@ leave-one-out columns.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.errors import ModelError
 from creditdecoding.models.kv_cache import KVCache, LayerCache, PackedLayerCache
 from creditdecoding.models.packed_rows import PackedRows, RowSpan, pack_rows
+from creditdecoding.ops.head_logits import HeadLogits, Logits, lines_of
 from creditdecoding.ops.transfer import is_host, upload
 
 LONG_ROW = 128
@@ -36,7 +38,8 @@ class Denoiser(Protocol):
     `tokens` [rows, length]; `logit_positions` = (row, column), both [n]: which logits [n, vocab] to
     return; `attention_mask` [rows, 1, length] is True at visible columns, None if all are. The
     caller may change the logits in place. A model that keeps keys and values also has `geometry`,
-    `new_cache()` and the further arguments of `Transformer.forward`.
+    `new_cache()` and the further arguments of `Transformer.forward`. One whose geometry names a
+    `fused_head` returns `HeadLogits` if it is called with `write_logits=False`.
     """
 
     def __call__(
@@ -45,7 +48,7 @@ class Denoiser(Protocol):
         logit_positions: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         /,
-    ) -> Tensor: ...
+    ) -> Logits: ...
 
 
 def logits_at(
@@ -65,6 +68,32 @@ def logits_at(
     is read from them. Raises `ModelError` if the logits have the wrong
     shape.
     """
+    logits = pass_logits(
+        model,
+        requests,
+        vocab,
+        device,
+        reads,
+        cache,
+        representative,
+        prefill,
+    )
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def pass_logits(
+    model: Denoiser,
+    requests: Sequence[Request],
+    vocab: SpecialTokens,
+    device: torch.device,
+    reads: LogitReads,
+    cache: KVCache | None = None,
+    representative: Sequence[int] | None = None,
+    prefill: Sequence[Request] = (),
+    fused: bool = False,
+) -> Logits:
+    """`logits_at`; if `fused` they are not written. Guidance needs written ones."""
     batch = requests
     batch_reads = reads
     inverse = None
@@ -73,30 +102,51 @@ def logits_at(
         batch = [requests[i] for i in computed]
     everyone = [*batch, *prefill]
     rows, row_reads, entries = add_unconditional(everyone, batch_reads, vocab.mask_id)
-    logits = _run(model, rows, row_reads, vocab, device, cache)
-    logits = guide(logits, batch, batch_reads, entries)
+    run = _run_packed if is_packed(model, rows) else _run
+    logits = run(_network(model, fused), rows, row_reads, vocab, device, cache)
+    if isinstance(logits, Tensor):
+        logits = guide(logits, batch, batch_reads, entries)
     if representative is not None and inverse is not None:
         (line,) = upload([inverse.numpy()], logits.device)
-        logits = logits[line]
+        logits = lines_of(logits, line)
         if cache is not None:
             copy_cached(cache, requests, representative)
-    _rule_out(logits, requests, reads, vocab)
-    return logits
+    return _rule_out(logits, requests, reads, vocab)
+
+
+def _network(model: Denoiser, fused: bool) -> Denoiser:
+    """The model, as one that returns `HeadLogits` if the pass is `fused`.
+
+    Only a model whose geometry names a `fused_head` has such passes.
+    """
+    if not fused:
+        return model
+    network: Any = model
+    return functools.partial(network, write_logits=False)
 
 
 def _rule_out(
-    logits: Tensor, requests: Sequence[Request], reads: LogitReads, vocab: SpecialTokens
-) -> None:
-    """Set the logits of ids that must not be written to -inf, without waiting for the device."""
-    for token in (vocab.mask_id, *vocab.control_ids):
+    logits: Logits, requests: Sequence[Request], reads: LogitReads, vocab: SpecialTokens
+) -> Logits:
+    """The logits, -inf at ids that must not be written; written ones are changed in place, and
+    nothing waits for the device.
+    """
+    banned = (vocab.mask_id, *vocab.control_ids)
+    no_stop = [r.config.logits_eos_inf or not r.may_stop_early for r in requests]
+    lines = None
+    if any(no_stop):
+        (lines,) = upload([np.array(no_stop)[reads.row.numpy()]], logits.device)
+    if isinstance(logits, HeadLogits):
+        weight = logits.weight[: vocab.size]
+        return HeadLogits(logits.hidden, weight, banned, vocab.stop_ids, no_stop=lines)
+    for token in banned:
         logits[:, token].fill_(-torch.inf)
     if vocab.size < logits.shape[1]:
         logits[:, vocab.size :].fill_(-torch.inf)
-    no_stop = [r.config.logits_eos_inf or not r.may_stop_early for r in requests]
-    if any(no_stop):
-        (lines,) = upload([np.array(no_stop)[reads.row.numpy()]], logits.device)
+    if lines is not None:
         for token in vocab.stop_ids:
             logits[:, token].masked_fill_(lines, -torch.inf)
+    return logits
 
 
 @dataclass(frozen=True)
@@ -156,10 +206,8 @@ def _run(
     vocab: SpecialTokens,
     device: torch.device,
     cache: KVCache | None,
-) -> Tensor:
+) -> Logits:
     """Run the model over a row for each request and return the logits of `reads`."""
-    if is_packed(model, requests):
-        return _run_packed(model, requests, reads, vocab, device, cache)
     layout = _lay_out(requests, reads, vocab.mask_id)
     uses_cache = cache is not None and any(request.uses_cache for request in requests)
     arrays = _arrays(layout, reads, needs_positions=uses_cache)
@@ -197,7 +245,7 @@ def _run_packed(
     vocab: SpecialTokens,
     device: torch.device,
     cache: KVCache | None,
-) -> Tensor:
+) -> Logits:
     """As `_run`, with the rows one after another in a line.
 
     Positions are those in the texts, so that the rotary embedding and the caches are as in padded
@@ -284,9 +332,9 @@ def pad_rows(rows: Sequence[NDArray[Any]], fill: int = 0) -> NDArray[Any]:
     return padded
 
 
-def _checked(logits: Tensor, count: int, vocab_size: int) -> Tensor:
+def _checked(logits: Logits, count: int, vocab_size: int) -> Logits:
     """The model's logits, if they have the right shape."""
-    if logits.dim() != 2 or len(logits) != count or logits.shape[1] < vocab_size:
+    if len(logits.shape) != 2 or len(logits) != count or logits.shape[1] < vocab_size:
         raise ModelError(
             "the model returned logits of the wrong shape",
             given=tuple(logits.shape),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from creditdecoding.decoding.fused_head import leaves_unwritten
 from creditdecoding.decoding.request import Request
 from creditdecoding.decoding.scheduler import PassShape, group_into_passes
 
@@ -131,7 +132,21 @@ def plan_round(
     if padded:
         passes = group_into_passes([shapes[i] for i in padded], overhead, limits.shared)
         groups += [[padded[k] for k in members] for members in passes]
-    return planned, groups
+    kinds = [kind for group in groups for kind in _kinds_of(group, planned)]
+    return planned, kinds
+
+
+def _kinds_of(group: list[int], requests: Sequence[Request]) -> list[list[int]]:
+    """The requests of a group that share a pass.
+
+    Where the logits of one are too large to write, none that needs whole logits joins it.
+    """
+    whole = [i for i in group if requests[i].needs_whole_logits]
+    lean = [i for i in group if not requests[i].needs_whole_logits]
+    windows = [(requests[i].geometry, requests[i].max_window) for i in lean]
+    if whole and any(leaves_unwritten(*window) for window in windows):
+        return [lean, whole]
+    return [group]
 
 
 def _fill(positions: Sequence[int], limit: int) -> list[list[int]]:

@@ -20,6 +20,7 @@ from creditdecoding.decoding.cache_policy import (
     NoCache,
     parse_policy,
 )
+from creditdecoding.decoding.fused_head import check_fused_head, whole_logits_reason
 from creditdecoding.errors import OptionError, TooLongError
 from creditdecoding.models.kv_cache import ModelGeometry
 
@@ -116,6 +117,11 @@ class Request:
     def capabilities(self) -> Capabilities:
         """What the decoder does besides writing masks."""
         return capabilities_of(self.decoder)
+
+    @functools.cached_property
+    def needs_whole_logits(self) -> bool:
+        """Whether a pass must write the logits of the request."""
+        return whole_logits_reason(self.decoder, self.config) is not None
 
     def after_step(self, **changes: Any) -> Request:
         """`dataclasses.replace` of fields that a step changes, a tenth of its time."""
@@ -415,6 +421,8 @@ def _new_request(
     elif may_stop_early:
         grid_start = answer[0]
     blocks = _blocks(masked, width, grid_start)
+    rule = check_supported(decoder, geometry)
+    check_fused_head(geometry, rule, config)
     return Request(
         index=index,
         canvas=canvas,
@@ -425,7 +433,7 @@ def _new_request(
         answer_end=answer[1],
         may_stop_early=may_stop_early,
         config=config if width == config.block_length else replace(config, block_length=width),
-        decoder=check_supported(decoder, geometry),
+        decoder=rule,
         initial_masks=int(masked[slice(*blocks[0])].sum()),
         geometry=geometry,
         cache_policy=parse_policy(config.cache, geometry),
@@ -458,4 +466,5 @@ def check_supported(decoder: Any, geometry: ModelGeometry) -> Decoder:
             allowed="models that load() reads",
             hint="Choose another --decoder.",
         )
+    check_fused_head(geometry, rule)
     return rule

@@ -37,6 +37,7 @@ from creditdecoding.decoding.outcome import (
 )
 from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.models.kv_cache import KVCache
+from creditdecoding.ops.head_logits import Logits
 from creditdecoding.ops.transfer import upload
 from creditdecoding.ops.vocab_stats import log_sum
 from creditdecoding.trace import StepEvent
@@ -221,7 +222,7 @@ def _prediction(batch: BlockBatch, requests: Sequence[Request], vocab: SpecialTo
     )
 
 
-def _states(requests: Sequence[Request], width: int, logits: Tensor) -> State:
+def _states(requests: Sequence[Request], width: int, logits: Logits) -> State:
     """The decoder states of the requests, stacked; a new one at the start of a block.
 
     Each state is as wide as its own last step, so it is cut or padded to this step's width.

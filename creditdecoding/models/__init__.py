@@ -216,6 +216,7 @@ def load_model(
     check_memory(model, shards(parts.weights), device, dtype, config.quantize, free)
     merge = merge_of(parts, model, family)
     load_weights(model, parts.weights, family.RENAME, device, dtype, on_progress, transform, merge)
+    model.fused_head = config.fused_head
     if config.compile:
         model.compile_layers(dynamic=True)
     return model.eval()

@@ -19,12 +19,16 @@ class ModelGeometry:
     """What a decoding loop must know of a network.
 
     `causal_block` and `logit_shift` are as in `ModelConfig`. A network that `supports_kv_cache`
-    takes the positions of its tokens, an attention mask and layer caches.
+    takes the positions of its tokens, an attention mask and layer caches. `fused_head` is as in
+    `EngineConfig`, "off" for a network that offers no hidden states; `line_bytes`: what the logits
+    of a position take.
     """
 
     causal_block: int | None = None
     logit_shift: bool = False
     supports_kv_cache: bool = False
+    fused_head: str = "off"
+    line_bytes: int = 0
 
 
 class LayerCache(NamedTuple):

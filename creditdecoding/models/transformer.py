@@ -17,6 +17,7 @@ from creditdecoding.models.attention import attention, block_causal_mask
 from creditdecoding.models.kv_cache import KVCache, LayerCache, ModelGeometry, PackedLayerCache
 from creditdecoding.models.moe import STABLE_ROWS, MoE, SwiGLU
 from creditdecoding.models.packed_rows import PackedRows
+from creditdecoding.ops.head_logits import HeadLogits, Logits
 
 Mask = Tensor | PackedRows | None
 Caches = list[LayerCache] | list[PackedLayerCache] | None
@@ -161,13 +162,14 @@ def mask_of(mask: Mask, queries: Int[Tensor, "rows most"]) -> Mask:
 
 
 class Transformer(nn.Module):
-    """Maps token ids to logits at chosen positions."""
+    """Maps token ids to logits at chosen positions. `fused_head` is as in `EngineConfig`."""
 
     def __init__(self, config: ModelConfig, attention_backend: str = "sdpa") -> None:
         super().__init__()
         self.config = config
         self.attention_backend = attention_backend
         self.is_compiled = False
+        self.fused_head = "auto"
         self.embed = _embedding(config.embedding_rows, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -179,7 +181,11 @@ class Transformer(nn.Module):
     def geometry(self) -> ModelGeometry:
         """What a decoding loop must know of this network."""
         return ModelGeometry(
-            self.config.causal_block, self.config.logit_shift, supports_kv_cache=True
+            causal_block=self.config.causal_block,
+            logit_shift=self.config.logit_shift,
+            supports_kv_cache=True,
+            fused_head=self.fused_head,
+            line_bytes=self.config.embedding_rows * self.norm.weight.element_size(),
         )
 
     @property
@@ -210,7 +216,8 @@ class Transformer(nn.Module):
         positions: Int[Tensor, "rows length"] | None = None,
         caches: Caches = None,
         most_reads: int | None = None,
-    ) -> Float[Tensor, "n vocab"]:
+        write_logits: bool = True,
+    ) -> Logits:
         """Logits at `logit_positions` = (row indices, column indices); the head and what the last
         layer does after its keys and values run on these only.
 
@@ -228,23 +235,51 @@ class Transformer(nn.Module):
         With `PackedRows` in place of a mask `tokens` is a line [1, positions] of several rows, the
         columns to read are final (not shifted), in the order of the rows, and `positions` are
         needed.
+
+        Returns [n, vocab], a tensor, or `HeadLogits` unless `write_logits`.
+        """
+        hidden = self._read_states(
+            tokens,
+            logit_positions,
+            attention_mask,
+            positions,
+            caches,
+            most_reads,
+        )
+        if write_logits:
+            return self.logits(hidden)
+        return HeadLogits(self.norm(hidden), self._head_weight)
+
+    def _read_states(
+        self,
+        tokens: Tensor,
+        logit_positions: tuple[Tensor, Tensor],
+        attention_mask: Mask,
+        positions: Tensor | None,
+        caches: Caches,
+        most_reads: int | None,
+    ) -> Float[Tensor, "n hidden"]:
+        """Hidden states [n, hidden] where logits are read; the arguments are those of `forward`.
+
+        The last layer runs at the columns that are read, or everywhere if that is no more work.
         """
         row, column = logit_positions
         if isinstance(attention_mask, PackedRows):
-            return self._packed_logits(tokens, column, attention_mask, positions, caches)
+            return self._packed_states(tokens, column, attention_mask, positions, caches)
         if self.config.logit_shift:
             column = (column - 1).clamp(min=0)
         if most_reads is None:
             most_reads = _most_reads(row, tokens)
         arguments = (tokens, attention_mask, positions, caches)
         width = -(-most_reads // STABLE_ROWS) * STABLE_ROWS
-        if width >= tokens.shape[1]:
-            return self.logits(self.hidden_states(*arguments)[row, column])
-        rank = _rank_in_row(row, len(tokens))
-        queries = column.new_zeros(len(tokens), width).index_put((row, rank), column)
-        return self.logits(self.hidden_states(*arguments, queries=queries)[row, rank])
+        queries = None
+        if width < tokens.shape[1]:
+            rank = _rank_in_row(row, len(tokens))
+            queries = column.new_zeros(len(tokens), width).index_put((row, rank), column)
+            column = rank
+        return self.hidden_states(*arguments, queries=queries)[row, column]
 
-    def _packed_logits(
+    def _packed_states(
         self,
         tokens: Tensor,
         column: Tensor,
@@ -252,7 +287,7 @@ class Transformer(nn.Module):
         positions: Tensor | None,
         caches: Caches,
     ) -> Tensor:
-        """The logits of a packed pass, [n, vocab], at the `column` [n] of the line.
+        """The hidden states of a packed pass, [n, hidden], at the `column` [n] of the line.
 
         The last layer has as many queries as are read, rounded up to `STABLE_ROWS`; those that no
         row has attend to nothing and are cut off.
@@ -260,7 +295,7 @@ class Transformer(nn.Module):
         width = -(-max(len(column), 1) // STABLE_ROWS) * STABLE_ROWS
         queries = F.pad(column, (0, width - len(column)))[None]
         hidden = self.hidden_states(tokens, rows, positions, caches, queries=queries)
-        return self.logits(hidden[0, : len(column)])
+        return hidden[0, : len(column)]
 
     def hidden_states(
         self,
@@ -313,9 +348,11 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
         """Final norm and language-model head, for hidden states of any leading shape."""
-        table = self.embed.weight if self.head is None else self.head.weight
-        logits: Tensor = F.linear(self.norm(hidden), table)
-        return logits
+        return F.linear(self.norm(hidden), self._head_weight)
+
+    @property
+    def _head_weight(self) -> Float[Tensor, "vocab hidden"]:
+        return self.embed.weight if self.head is None else self.head.weight
 
 
 def _most_reads(row: Int[Tensor, " n"], tokens: Tensor) -> int:

@@ -38,12 +38,12 @@ def vocab_mass(
     """
     chunks = list(row_chunks(logits))
     if len(chunks) <= 1:
-        return _mass(logits)
-    ids, top, rest = zip(*(_mass(logits[part]) for part in chunks))
+        return tile_mass(logits)
+    ids, top, rest = zip(*(tile_mass(logits[part]) for part in chunks))
     return torch.cat(ids), torch.cat(top), torch.cat(rest)
 
 
-def _mass(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def tile_mass(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`vocab_mass` of rows that are handled at once."""
     wide = logits.float()
     if wide.shape[1] < SMALL_VOCABULARY:

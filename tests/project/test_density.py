@@ -58,6 +58,7 @@ SEQUENCES = {
     "integrations/external_model.py:wrap",
     "integrations/transformers.py:custom_generate",
     "integrations/transformers_call.py:_same",
+    "ops/head_kernel.py:_mass_kernel",
     "pav/data/strategies.py:first_pit",
     "pav/rl/train.py:__init__",
     "pav/rl/train.py:_backward",

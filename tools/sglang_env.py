@@ -150,5 +150,5 @@ def stand_in() -> None:
     """Install the stand-ins."""
     StandInFinder(FOLDER, NEEDS_GPU).install()
     module = StandInModule("sglang.srt.configs.model_config")
-    module.ModelConfig = ModelConfig
+    vars(module)["ModelConfig"] = ModelConfig
     sys.modules[module.__name__] = module

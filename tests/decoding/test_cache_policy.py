@@ -355,7 +355,7 @@ def test_what_auto_means() -> None:
         ("every:n=0", ModelGeometry(supports_kv_cache=True), ("n", "1 <= n")),
         ("every:m=2", ModelGeometry(supports_kv_cache=True), ("m", "n")),
         ("vicinity:w", ModelGeometry(supports_kv_cache=True), ("w", "knob=value")),
-        ("vicinity:w=x", ModelGeometry(supports_kv_cache=True), ("w", "x", "int")),
+        ("vicinity:w=x", ModelGeometry(supports_kv_cache=True), ("w", "x", "whole number")),
         ("auto:n=1", ModelGeometry(supports_kv_cache=True), ("auto",)),
         ("", ModelGeometry(supports_kv_cache=True), ("cache",)),
     ],

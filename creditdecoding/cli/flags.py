@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditdecoding.options import from_mapping, type_names
+from creditdecoding.options import from_mapping, split_spec, type_names
 
 PANELS = {
     "default": "Defaults for requests",
@@ -118,6 +118,13 @@ def _knobs(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     return field.metadata.get("knobs", ()) if field.default is not None else ()
 
 
+def _with_knob(spec: str, knob: str, value: float) -> str:
+    """The spec with this value of a knob, in place of the one it may have."""
+    name, knobs = split_spec(spec, "decoder")
+    texts = [f"{key}={text}" for key, text in {**knobs, knob: value}.items()]
+    return f"{name}:{','.join(texts)}"
+
+
 def _build(cls: type[Any], arguments: dict[str, Any]) -> Any:
     """The options object of class `cls`; its flags are removed from `arguments`."""
     values: dict[str, Any] = {}
@@ -126,6 +133,6 @@ def _build(cls: type[Any], arguments: dict[str, Any]) -> Any:
         for knob in _knobs(field):
             knob_value = arguments.pop(knob)
             if knob_value is not None:
-                value += f"{',' if ':' in value else ':'}{knob}={knob_value}"
+                value = _with_knob(value, knob, knob_value)
         values[field.name] = tuple(value) if isinstance(value, list) else value
     return from_mapping(cls, values)

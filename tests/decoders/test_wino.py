@@ -38,7 +38,7 @@ from creditdecoding.models.transformer import Transformer, rope_table, rotate
 from creditdecoding.trace import FinishEvent, StepEvent, Trace, total
 from creditdecoding.viewer.frames import frames
 from creditdecoding.viewer.terminal import print_trace
-from tests.decoding.test_cache_policy import (
+from tests.helpers.tiny_networks import (
     CPU,
     MASK,
     PROMPTS,

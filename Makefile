@@ -49,7 +49,7 @@ demo: $(CORE)
 
 # More workers than the two cores that it is made for: some tests wait for other processes.
 test: $(DEV)
-	$(BIN)/python -m pytest -n 3 -m "not network"
+	$(BIN)/python -m pytest -n 4 -m "not network"
 
 test-quick: $(DEV)
 	$(BIN)/python -m pytest -m "not network and not slow"

@@ -116,7 +116,10 @@ def run(
 def run_with(
     folders: Sequence[Path], module: str, *arguments: str, timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m module` with these folders on its path."""
+    """`python -m module` with these folders on its path, the first of them before all others.
+
+    It runs in the first folder, because Python looks for packages where it runs before that.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, folders)),
@@ -124,7 +127,7 @@ def run_with(
     }
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
+        cwd=folders[0],
         env=environment,
         capture_output=True,
         text=True,

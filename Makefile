@@ -51,8 +51,9 @@ demo: $(CORE)
 test: $(DEV)
 	$(BIN)/python -m pytest -n 4 -m "not network"
 
+# Without the tests of the project itself, which `make check` runs.
 test-quick: $(DEV)
-	$(BIN)/python -m pytest -m "not network and not slow"
+	$(BIN)/python -m pytest -m "not network and not slow" --ignore=tests/project
 
 # These install packages from the index while they run.
 test-network: $(DEV)

@@ -297,6 +297,7 @@ DISHONEST = [
 ]
 
 
+@pytest.mark.slow
 def test_tests_judge_as_if_they_called_the_function_themselves() -> None:
     for code, tests in HONEST:
         assert passes_tests(code, "f", f"def check(candidate):\n    {tests}"), (code, tests)

@@ -101,6 +101,7 @@ def test_bytes_that_are_no_text_do_not_break_the_caller(code: str) -> None:
 # limits
 
 
+@pytest.mark.slow
 def test_time_is_limited() -> None:
     """Of the processor and by the clock, also for one that stops itself."""
     endless = (

@@ -182,7 +182,7 @@ def predict(
     representative: Sequence[int] | None = None,
     prefill: Sequence[Request] = (),
 ) -> BlockBatch:
-    """Run the model once over the requests; the arguments are those of `logits_at`.
+    """Run the model once over the requests; the arguments are those of `pass_logits`.
 
     Raises `ModelError` if the logits have the wrong shape.
     """

@@ -23,7 +23,7 @@ from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.decoding.advance import after_prefill, finish_event
 from creditdecoding.decoding.engine_errors import TAKE_LESS, error_line, is_out_of_memory
 from creditdecoding.decoding.engine_stats import COUNTERS, EngineStats
-from creditdecoding.decoding.forward import Denoiser, is_packed
+from creditdecoding.decoding.forward import Denoiser, can_pack, is_packed
 from creditdecoding.decoding.fused_head import leaves_unwritten, most_logits_bytes
 from creditdecoding.decoding.pass_plan import LongRowTurns, PassLimits, pass_shape, plan_round
 from creditdecoding.decoding.prefix_cache import (
@@ -244,8 +244,7 @@ class Engine:
         requests = self._shared_prefixes([*self._running.values()])
         requests = self._long_rows.due(requests, limits.chunk)
         overhead = PASS_OVERHEAD.get(self.device.type, PASS_OVERHEAD["cuda"])
-        packs = bool(getattr(self.model, "packs_rows", False))
-        requests, passes = plan_round(requests, limits, overhead, packs)
+        requests, passes = plan_round(requests, limits, overhead, can_pack(self.model))
         for request in requests:
             self._running[request.index] = request
         self._round = [[requests[i].index for i in group] for group in passes]

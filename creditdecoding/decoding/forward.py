@@ -1,6 +1,6 @@
 """One forward pass: from requests to the logits at their positions.
 
-`logits_at` leaves out requests that share a row with another, adds an unconditional row for each
+`pass_logits` leaves out requests that share a row with another, adds an unconditional row for each
 guided request, runs the model once, mixes the guided logits, and rules out what must not be
 written. `_lay_out` makes the rows: the columns that the cache policies ask for, padding, and
 leave-one-out columns.
@@ -57,27 +57,9 @@ def logits_at(
     vocab: SpecialTokens,
     device: torch.device,
     reads: LogitReads,
-    cache: KVCache | None = None,
-    representative: Sequence[int] | None = None,
-    prefill: Sequence[Request] = (),
 ) -> Tensor:
-    """The logits of `reads`, [n, vocab], guided for guided requests; -inf where an id must not be
-    written: the mask, control tokens, unused ids, and end tokens if the request forbids them.
-
-    `representative` is as in `unique_reads`; the requests of `prefill` share the pass, and nothing
-    is read from them. Raises `ModelError` if the logits have the wrong
-    shape.
-    """
-    logits = pass_logits(
-        model,
-        requests,
-        vocab,
-        device,
-        reads,
-        cache,
-        representative,
-        prefill,
-    )
+    """The written logits of `reads`, as in `pass_logits`, without a cache."""
+    logits = pass_logits(model, requests, vocab, device, reads)
     assert isinstance(logits, Tensor)
     return logits
 
@@ -93,7 +75,14 @@ def pass_logits(
     prefill: Sequence[Request] = (),
     fused: bool = False,
 ) -> Logits:
-    """`logits_at`; if `fused` they are not written. Guidance needs written ones."""
+    """The logits of `reads`, [n, vocab], guided for guided requests; -inf where an id must not be
+    written: the mask, control tokens, unused ids, and end tokens if the request forbids them.
+
+    `representative` is as in `unique_reads`; the requests of `prefill` share the pass, and nothing
+    is read from them. If `fused` the logits are not written; guidance needs written ones.
+
+    Raises `ModelError` if the logits have the wrong shape.
+    """
     batch = requests
     batch_reads = reads
     inverse = None
@@ -222,13 +211,18 @@ def _run(
     return _checked(logits, len(reads.row), vocab.size)
 
 
+def can_pack(model: Denoiser) -> bool:
+    """Whether the model takes rows of unlike length in one line (`PackedRows`)."""
+    return bool(getattr(model, "packs_rows", False))
+
+
 def is_packed(model: Denoiser, requests: Sequence[Request]) -> bool:
-    """Whether the rows go in one line (`PackedRows`).
+    """Whether the rows go in one line.
 
     They do if the model can, and padding, or the mask of a long block-causal row, would cost more.
     Rows that are alike are computed as they are, and leave-one-out columns have masks of their own.
     """
-    if not getattr(model, "packs_rows", False):
+    if not can_pack(model):
         return False
     if any(request.capabilities.leave_one_out for request in requests):
         return False

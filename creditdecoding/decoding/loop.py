@@ -11,7 +11,7 @@ from itertools import islice
 import torch
 
 from creditdecoding.decoding.advance import after_prefill, finish_event
-from creditdecoding.decoding.forward import Denoiser
+from creditdecoding.decoding.forward import Denoiser, can_pack
 from creditdecoding.decoding.pass_plan import PassLimits, plan_round
 from creditdecoding.decoding.prefix_cache import PrefixCache
 from creditdecoding.decoding.request import Request, SpecialTokens
@@ -78,8 +78,7 @@ def _plan(
     """
     if max_positions is None:
         return active, [list(range(len(active)))]
-    packs = bool(getattr(model, "packs_rows", False))
-    return plan_round(active, PassLimits.of(max_positions), 0, packs)
+    return plan_round(active, PassLimits.of(max_positions), 0, can_pack(model))
 
 
 def _run(

@@ -28,7 +28,7 @@ from creditdecoding.decoders.base import (
 from creditdecoding.decoding.advance import apply_decision, remasked
 from creditdecoding.decoding.block_batch import PER_REQUEST, BlockBatch, LogitStats, predict
 from creditdecoding.decoding.dedup import representatives
-from creditdecoding.decoding.forward import Denoiser, logits_at, pad_rows
+from creditdecoding.decoding.forward import Denoiser, pad_rows, pass_logits
 from creditdecoding.decoding.outcome import (
     StepOutcome,
     outcome_fields,
@@ -70,7 +70,7 @@ def denoise_step(
     Raises `ModelError` if the model's logits have the wrong shape or are not finite.
     """
     if not requests:
-        logits_at(
+        pass_logits(
             model, [], vocab, device, LogitReads.plain(NO_READS, NO_READS), cache, None, prefill
         )
         return [], []

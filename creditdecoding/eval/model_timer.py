@@ -23,7 +23,8 @@ class ModelTimer:
                 ...
         print(timer.outside_share)
 
-    On CUDA the passes are timed by events on the stream, so that timing waits for nothing.
+    On CUDA the passes are timed by events on the stream; only reading the share waits for them. A
+    head whose logits are not written (`HeadLogits`) runs after the pass, outside of it.
     """
 
     def __init__(self, lm: LM) -> None:
@@ -32,6 +33,7 @@ class ModelTimer:
         self._hooks: list[Any] = []
         self._begins: list[Any] = []
         self._ends: list[Any] = []
+        self._model_seconds = 0.0
         self._wall_seconds = 0.0
 
     def __enter__(self) -> ModelTimer:
@@ -69,9 +71,10 @@ class ModelTimer:
 
         None before the first pass, and for models and devices that cannot be timed.
         """
-        if not self._ends or not self._wall_seconds:
+        self._add_passes()
+        if not self._model_seconds or not self._wall_seconds:
             return None
-        return max(0.0, 1.0 - self._model_seconds() / self._wall_seconds)
+        return max(0.0, 1.0 - self._model_seconds / self._wall_seconds)
 
     def _mark(self, marks: list[Any]) -> None:
         if self._device.type == "cpu":
@@ -81,9 +84,13 @@ class ModelTimer:
         event.record()
         marks.append(event)
 
-    def _model_seconds(self) -> float:
-        spans = zip(self._begins, self._ends)
+    def _add_passes(self) -> None:
+        """Add the passes since the last call."""
+        spans = list(zip(self._begins, self._ends))
         if self._device.type == "cpu":
-            return float(sum(end - begin for begin, end in spans))
-        torch.cuda.synchronize(self._device)
-        return float(sum(begin.elapsed_time(end) for begin, end in spans)) / 1000.0
+            self._model_seconds += sum(end - begin for begin, end in spans)
+        elif spans:
+            torch.cuda.synchronize(self._device)
+            self._model_seconds += sum(begin.elapsed_time(end) for begin, end in spans) / 1000.0
+        self._begins.clear()
+        self._ends.clear()

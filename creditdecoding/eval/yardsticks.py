@@ -15,7 +15,7 @@ from creditdecoding.eval.sweep import DecoderCurve
 
 Records = Sequence[Mapping[str, Any]]
 
-QUANTILES = (0.1, 0.5, 0.9)
+QUANTILES = (0.1, 0.5, 0.9, 1.0)
 
 
 def yardsticks(records: Records, gen_length: int) -> dict[str, dict[str, Any]]:
@@ -41,14 +41,15 @@ def _of_decoder(records: Records, gen_length: int) -> dict[str, Any]:
     passes = np.array([record["nfe"] for record in records], dtype=float)
     visible = np.array([record["tokens"] for record in records], dtype=float)
     stops = np.array([record.get("finish") == "stop" for record in records], dtype=float)
-    span = np.full_like(visible, float(gen_length))
-    columns = np.stack((passes, visible, visible + stops, span), axis=1)
-    nfe, *counts = stratified_mean(columns, strata).tolist()
-    names = ("visible", "with_stop", "full_span")
-    spread = np.quantile(passes, (*QUANTILES, 1.0))
+    columns = np.stack((passes, visible, stops), axis=1)
+    nfe, tokens, stopped = stratified_mean(columns, strata).tolist()
     return {
-        "nfe_spread": spread.tolist(),
-        "tpf": {name: round(count / nfe, 3) for name, count in zip(names, counts)},
+        "nfe_spread": np.quantile(passes, QUANTILES).tolist(),
+        "tpf": {
+            "visible": round(tokens / nfe, 3),
+            "with_stop": round((tokens + stopped) / nfe, 3),
+            "full_span": round(gen_length / nfe, 3),
+        },
         "seconds": _mean(records, strata, "seconds"),
         "outside_share": _mean(records, strata, "outside_share"),
     }

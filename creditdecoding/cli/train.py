@@ -81,7 +81,7 @@ def train(
         typer.echo(f"{count:,} parameters, step {run.step} of {training.steps}, {out}", err=True)
         with (
             progress(training.steps, "training", run.step, True, lambda: run.saved_step) as tick,
-            peer_processes(training.processes, out / ".peers", run_peer, training, families, out),
+            peer_processes(training.processes, out / ".peers", run_peer, training, tasks, out),
         ):
             for record in run.run(_evaluator(training, families, eval_limit)):
                 tick()

@@ -16,6 +16,7 @@ from creditdecoding.config import ModelConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.models.transformer import Transformer, init_weights
 from creditdecoding.run_dir import ResumableRun
+from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import Task
 from creditdecoding.text.tokenizer import Tokenizer, read_tokenizer
 from creditdecoding.train.checkpoint import export_checkpoint, load_start
@@ -272,12 +273,15 @@ def run_peer(
     world: int,
     store_file: Path,
     config: TrainConfig,
-    tasks: Sequence[Task],
+    tasks: str,
     folder: Path,
 ) -> None:
-    """Another process of a run: the same steps on rows of its own; it saves and logs nothing."""
+    """Another process of a run: the same steps on rows of its own; it saves and logs nothing.
+
+    It loads the tasks by their names: a task of a user need not be picklable.
+    """
     join_group(rank, world, store_file)
-    run = TrainingRun(config, read_tokenizer(folder), tasks, folder, rank)
+    run = TrainingRun(config, read_tokenizer(folder), load_tasks(tasks), folder, rank)
     while run.step < config.steps:
         run.train_step()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import random
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ import pytest
 
 import creditdecoding
 from creditdecoding.tasks import GROUPS, load_tasks
-from creditdecoding.tasks.base import Item, distinct_items, generate_items, items_digest
+from creditdecoding.tasks.base import Item, Task, distinct_items, generate_items, items_digest
 from creditdecoding.tasks.synthetic import POCKET_V2_TASKS, other, sums, wordings
 from creditdecoding.tasks.synthetic.lists import LIST_TASKS, WaitingLine
 
@@ -29,6 +30,14 @@ def test_groups_keep_their_meaning() -> None:
     assert load_tasks("pocket-v2")[:8] == load_tasks("pocket")
     drawn = [next(generate_items(task, "test", 0)) for task in POCKET_V2_TASKS.values()]
     assert items_digest(drawn) == "0dc880e87d96"
+
+
+@pytest.mark.parametrize("task", POCKET_V2_TASKS.values(), ids=lambda task: task.name)
+def test_a_task_can_be_sent_to_another_process(task: Task) -> None:
+    sent = pickle.loads(pickle.dumps(task))
+    item = next(generate_items(task, "dev", 3))
+    assert next(generate_items(sent, "dev", 3)) == item
+    assert sent.score(item.answer, item)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import permutations
 from typing import NamedTuple
 
@@ -191,62 +192,50 @@ def _shuffled(names: tuple[str, ...], rng: random.Random) -> tuple[str, ...]:
     return order
 
 
-def _maker(kind: str) -> Callable[[random.Random], Item]:
-    """What makes an item of one operation."""
+def _make(kind: str, rng: random.Random) -> Item:
+    """An item of one operation."""
     operation = _OPERATIONS[kind]
-
-    def make(rng: random.Random) -> Item:
-        *names, new = rng.sample(PEOPLE, rng.randint(3, 6) + 1)
-        position = rng.randint(1, len(names) + operation.positions)
-        line = WaitingLine(tuple(names), new, position)
-        prompt = rng.choice(operation.phrases).format(
-            line=", ".join(names),
-            new=new,
-            position=position,
-            ordinal=_ORDINALS[min(position, 6) - 1],
-        )
-        if rng.random() < _OPEN_END:
-            prompt = prompt[:-1]
-        shuffles = kind == "shuffle"
-        result = _shuffled(line.names, rng) if shuffles else rng.choice([*operation.results(line)])
-        used = [getattr(line, field) for field in operation.uses.split()]
-        answer = f"Answer: {', '.join(result)}"
-        return Item(f"list-{kind}", prompt, answer, line, (*names, *used))
-
-    return make
+    *names, new = rng.sample(PEOPLE, rng.randint(3, 6) + 1)
+    position = rng.randint(1, len(names) + operation.positions)
+    line = WaitingLine(tuple(names), new, position)
+    prompt = rng.choice(operation.phrases).format(
+        line=", ".join(names),
+        new=new,
+        position=position,
+        ordinal=_ORDINALS[min(position, 6) - 1],
+    )
+    if rng.random() < _OPEN_END:
+        prompt = prompt[:-1]
+    shuffles = kind == "shuffle"
+    result = _shuffled(line.names, rng) if shuffles else rng.choice([*operation.results(line)])
+    used = [getattr(line, field) for field in operation.uses.split()]
+    answer = f"Answer: {', '.join(result)}"
+    return Item(f"list-{kind}", prompt, answer, line, (*names, *used))
 
 
-def _scorer(kind: str) -> Callable[[str, Item], bool]:
-    """What scores an answer to one operation: its final answer is one of the right lines."""
-
-    def score(text: str, item: Item) -> bool:
-        answer = final_answer(text)
-        if answer is None:
-            return False
-        names = tuple(name.strip() for name in answer.split(","))
-        results = _OPERATIONS[kind].results(WaitingLine(*item.gold))
-        return names in [tuple(name.lower() for name in result) for result in results]
-
-    return score
+def _score(kind: str, text: str, item: Item) -> bool:
+    """Whether the final answer is one of the right lines."""
+    answer = final_answer(text)
+    if answer is None:
+        return False
+    names = tuple(name.strip() for name in answer.split(","))
+    results = _OPERATIONS[kind].results(WaitingLine(*item.gold))
+    return names in [tuple(name.lower() for name in result) for result in results]
 
 
-def _lister(kind: str) -> Callable[[Item], list[str]]:
-    """What lists all right answers to one operation."""
-
-    def right_answers(item: Item) -> list[str]:
-        results = _OPERATIONS[kind].results(WaitingLine(*item.gold))
-        return [f"Answer: {', '.join(names)}" for names in results]
-
-    return right_answers
+def _right_answers(kind: str, item: Item) -> list[str]:
+    """All right answers."""
+    results = _OPERATIONS[kind].results(WaitingLine(*item.gold))
+    return [f"Answer: {', '.join(names)}" for names in results]
 
 
 LIST_TASKS: dict[str, Task] = {
     f"list-{kind}": Task(
         f"list-{kind}",
         operation.title,
-        _maker(kind),
-        _scorer(kind),
-        right_answers=_lister(kind),
+        partial(_make, kind),
+        partial(_score, kind),
+        right_answers=partial(_right_answers, kind),
     )
     for kind, operation in _OPERATIONS.items()
 }

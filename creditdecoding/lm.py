@@ -22,6 +22,8 @@ from creditdecoding.checkpoint import (
     resolve_checkpoint,
 )
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
+from creditdecoding.constraints.constraint import Constraint, ConstraintCompiler
+from creditdecoding.decoding.constrained import constrained
 from creditdecoding.decoding.defaults import checkpoint_defaults, max_turns
 from creditdecoding.decoding.forward import Denoiser
 from creditdecoding.decoding.loop import denoise
@@ -49,6 +51,7 @@ from creditdecoding.text.prompts import (
     parse_prompts,
     require_valid_unicode,
 )
+from creditdecoding.text.token_bytes import token_bytes
 from creditdecoding.text.tokenizer import Tokenizer, read_tokenizer
 from creditdecoding.trace import Event, Trace
 from creditdecoding.trace_svg import html_card, shorten
@@ -130,6 +133,9 @@ class LM:
             tokenizer.decode,
             tokenizer.control_ids,
         )
+        self.constraints = ConstraintCompiler(
+            lambda: token_bytes(tokenizer), self.encode_text, tokenizer.decode, tokenizer.stop_ids
+        )
 
     def encode(self, prompt: Prompt, raw: bool = False) -> list[int]:
         """Ids of a prompt, in the chat template, or as plain text if `raw`.
@@ -171,6 +177,7 @@ class LM:
         config: GenerationConfig,
         raw: bool = False,
         seed_indices: Sequence[int] | None = None,
+        constraint: Constraint | None = None,
     ) -> list[Request]:
         """A request for each prompt.
 
@@ -182,7 +189,8 @@ class LM:
         requests = []
         for i, (prompt, number) in enumerate(zip(prompts, seed_indices, strict=True)):
             own_config = replace(config, seed=sample_seed(config.seed, number))
-            requests.append(self.new_request(self.encode(prompt, raw), own_config, i))
+            ids = self.encode(prompt, raw)
+            requests.append(self.new_request(ids, own_config, i, constraint=constraint))
         return requests
 
     def new_request(
@@ -192,16 +200,23 @@ class LM:
         index: int = 0,
         begun: Sequence[int] = (),
         suffix: Sequence[int] = (),
+        constraint: Constraint | None = None,
     ) -> Request:
         """A request that continues the ids of a prompt.
 
-        `begun` are ids of the answer that are given, `suffix` ids after the answer. Raises
-        `OptionError` if the request does not fit, or has a mask or an unknown id.
+        `begun` are ids of the answer that are given, `suffix` ids after the answer. With a
+        `constraint` the answer satisfies it, in no more positions than its longest text needs.
+        Raises `OptionError` if it does not fit, or has a mask or an unknown id.
         """
         self.check_prompt_ids(ids)
-        return new_request(
-            index, ids, config, self.vocab, self.max_length, self.geometry, begun, suffix
-        )
+        rest = (self.vocab, self.max_length, self.geometry, begun, suffix)
+        if constraint is None:
+            return new_request(index, ids, config, *rest)
+        may_end = not suffix and not config.logits_eos_inf
+        automaton = self.constraints.compile(constraint, may_end)
+        if may_end and automaton.longest is not None:
+            config = replace(config, gen_length=min(config.gen_length, automaton.longest + 1))
+        return constrained(new_request(index, ids, config, *rest), automaton)
 
     def check_prompt_ids(self, ids: Sequence[int]) -> None:
         """Raise `OptionError` for the mask and for ids outside the vocabulary."""
@@ -276,16 +291,7 @@ class LM:
     @overload
     def generate(
         self,
-        prompt: str,
-        config: GenerationConfig | None = None,
-        *,
-        raw: bool = False,
-        **options: Any,
-    ) -> Completion: ...
-    @overload
-    def generate(
-        self,
-        prompt: Sequence[Message],
+        prompt: str | Sequence[Message],
         config: GenerationConfig | None = None,
         *,
         raw: bool = False,
@@ -308,13 +314,16 @@ class LM:
         raw: bool = False,
         **options: Any,
     ) -> Completion | list[Completion]:
-        """Answer one prompt, or several in one batch; `options` are fields of `GenerationConfig`.
+        """Answer one prompt, or several in one batch; `options` are fields of `GenerationConfig`,
+        and `constraint`, which the answers satisfy (docs/guide/structured-answers.md).
 
         A text or a list of {"role", "content"} messages is one prompt; a list of texts or of
         conversations is several. Raises `CreditError`s.
         """
         prompts, single = parse_prompts(prompt)
-        requests = self.new_requests(prompts, self._config(config, options), raw)
+        constraint = options.pop("constraint", None)
+        config = self._config(config, options)
+        requests = self.new_requests(prompts, config, raw, constraint=constraint)
         completions = self.collect(requests)
         return completions[0] if single else completions
 

@@ -91,7 +91,9 @@ def _next_block(request: Request, state: State) -> Request:
     if request.capabilities.state_spans_blocks and index < len(request.blocks):
         columns = request.blocks[index][0] - request.block[0]
         kept = {name: values[:, columns:] for name, values in state.items()}
-    return request.after_step(state=kept, block_index=index, step=0, initial_masks=masks)
+    return request.after_step(
+        state=kept, block_index=index, step=0, initial_masks=masks, deferred=False
+    )
 
 
 def final_prefix(
@@ -124,11 +126,13 @@ def finish_event(request: Request, vocab: SpecialTokens, seconds: float) -> Fini
     """The request's last event if it is finished, at `seconds` of the run.
 
     It finishes at a final end token or stop string, if it may stop early, or without a mask left.
+    A constrained answer is never cut off: it always ends with "stop".
     """
     ids, has_ended = finalized_ids(request, vocab)
     reason = None
     if request.is_decoded:
-        reason = "stop" if has_ended else "length"
+        is_whole = has_ended or request.constraint is not None
+        reason = "stop" if is_whole else "length"
     elif has_ended and request.config.early_stop:
         reason = "stop"
     if (request.may_stop_early or request.suffix_length) and _has_stop(request, vocab, ids):

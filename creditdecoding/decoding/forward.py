@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from creditdecoding.decoding.constrained import allowed_ids, rule_out_disallowed
 from creditdecoding.decoding.dedup import copy_cached, unique_reads
 from creditdecoding.decoding.guidance import add_unconditional, guide
 from creditdecoding.decoding.leave_one_out import ExtraColumns, extra_columns
@@ -76,7 +77,8 @@ def pass_logits(
     fused: bool = False,
 ) -> Logits:
     """The logits of `reads`, [n, vocab], guided for guided requests; -inf where an id must not be
-    written: the mask, control tokens, unused ids, and end tokens if the request forbids them.
+    written: the mask, control tokens, unused ids, end tokens if the request forbids them, and what
+    its constraint does not allow.
 
     `representative` is as in `unique_reads`; the requests of `prefill` share the pass, and nothing
     is read from them. If `fused` the logits are not written; guidance needs written ones.
@@ -127,7 +129,10 @@ def _rule_out(
         (lines,) = upload([np.array(no_stop)[reads.row.numpy()]], logits.device)
     if isinstance(logits, HeadLogits):
         weight = logits.weight[: vocab.size]
-        return HeadLogits(logits.hidden, weight, banned, vocab.stop_ids, no_stop=lines)
+        allowed = allowed_ids(requests, reads, vocab.size, logits.device)
+        return HeadLogits(
+            logits.hidden, weight, banned, vocab.stop_ids, no_stop=lines, allowed=allowed
+        )
     for token in banned:
         logits[:, token].fill_(-torch.inf)
     if vocab.size < logits.shape[1]:
@@ -135,6 +140,7 @@ def _rule_out(
     if lines is not None:
         for token in vocab.stop_ids:
             logits[:, token].masked_fill_(lines, -torch.inf)
+    rule_out_disallowed(logits, requests, reads)
     return logits
 
 

@@ -20,7 +20,8 @@ class StepOutcome:
 
     `tokens`, `commit`, `confidence`, `credit` and `remask` are as in `Decision`,
     `needs_another_pass` too, at every position of a row. `top`: the model's top-1 ids, `logprobs`:
-    its log-probability of `tokens`, `finite`: as in `BlockBatch`.
+    its log-probability of `tokens`, `finite`: as in `BlockBatch`. `deferred` [rows]: whether tokens
+    that do not fit to others under a constraint were left out; None without constraints.
     """
 
     tokens: NDArray[np.int64]
@@ -32,6 +33,11 @@ class StepOutcome:
     credit: NDArray[np.float32] | None = None
     remask: NDArray[np.bool_] | None = None
     needs_another_pass: NDArray[np.bool_] | None = None
+    deferred: NDArray[np.bool_] | None = None
+
+    def defers(self, row: int) -> bool:
+        """Whether tokens of the row were left out."""
+        return self.deferred is not None and bool(self.deferred[row])
 
     def failed(self, row: int) -> bool:
         """Whether some logits of the row are not numbers."""

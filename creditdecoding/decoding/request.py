@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
+from creditdecoding.constraints.tokens import TokenAutomaton
 from creditdecoding.decoders import load, settings
 from creditdecoding.decoders.base import Capabilities, Decoder, State, capabilities_of
 from creditdecoding.decoding.cache_policy import (
@@ -85,6 +86,8 @@ class Request:
       the decoder; None for a step. `prefill_passes`, `prefill_positions`: what such passes since
       the last step computed; `reused`: positions whose keys and values came from other requests.
     - `joined_at`: when the request joined the run, in seconds since the run began.
+    - `constraint`: what the answer must satisfy; `deferred`: whether tokens of the current block
+      did not fit to others that were written in the same pass.
     """
 
     index: int
@@ -112,6 +115,8 @@ class Request:
     reused: int = 0
     joined_at: float = 0.0
     suffix_length: int = 0
+    constraint: TokenAutomaton | None = None
+    deferred: bool = False
 
     @functools.cached_property
     def capabilities(self) -> Capabilities:

@@ -27,6 +27,7 @@ from creditdecoding.decoders.base import (
 )
 from creditdecoding.decoding.advance import apply_decision, remasked
 from creditdecoding.decoding.block_batch import PER_REQUEST, BlockBatch, LogitStats, predict
+from creditdecoding.decoding.constrained import fit_together
 from creditdecoding.decoding.dedup import representatives
 from creditdecoding.decoding.forward import Denoiser, pad_rows, pass_logits
 from creditdecoding.decoding.outcome import (
@@ -78,7 +79,10 @@ def denoise_step(
     batch = predict(model, requests, vocab, device, cache, representative, prefill)
     groups = _groups(requests)
     decided = [_decide(batch, requests, members, vocab) for members in groups]
-    outcomes = outcomes_on_host([fields for fields, _ in decided])
+    outcomes = [
+        fit_together(outcome, [requests[i] for i in members])
+        for members, outcome in zip(groups, outcomes_on_host([fields for fields, _ in decided]))
+    ]
     when = (forward, clock())
     editable = batch.host.editable
     rows = [
@@ -93,7 +97,10 @@ def denoise_step(
         ran = representative is None or representative[i] == i
         events[i] = _event(requests[i], outcome, row, editable[i], when, ran)
         own_state = _own_state(requests[i], state, row)
-        after[i] = apply_decision(requests[i], outcome, row, own_state, vocab.mask_id)
+        request = requests[i]
+        if outcome.defers(row):
+            request = request.after_step(deferred=True)
+        after[i] = apply_decision(request, outcome, row, own_state, vocab.mask_id)
     return after, [events[i] for i in range(len(requests))]
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from creditdecoding.ops.allowed_ids import AllowedIds
 from creditdecoding.ops.vocab_stats import row_chunks, tile_mass, vocab_mass
 
 _CPU_TILE, _DEVICE_TILE = 1 << 18, 1 << 20
@@ -38,7 +39,8 @@ class HeadLogits:
     Ids that must not be written have logit -inf:
 
     - those of `banned` at every line;
-    - those of `stop_ids` at the lines of `no_stop`.
+    - those of `stop_ids` at the lines of `no_stop`;
+    - what one of the constraints in `allowed` does not allow.
 
     At the lines of `suppressed`, `stop_ids` have logit -inf too, but may be written: `raw` knows
     their real logits.
@@ -52,6 +54,7 @@ class HeadLogits:
     stop_ids: tuple[int, ...] = ()
     no_stop: Bool[Tensor, " n"] | None = None
     suppressed: Bool[Tensor, " n"] | None = None
+    allowed: tuple[AllowedIds, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -69,9 +72,8 @@ class HeadLogits:
 
     def __getitem__(self, lines: slice | Tensor) -> Float[Tensor, "*lines vocab"]:
         """Some lines, written, in the dtype of the hidden states."""
-        stops_at = self.stops_at
-        own_stops = None if stops_at is None else stops_at[lines]
-        return self._ruled_out(F.linear(self.hidden[lines], self.weight), 0, own_stops)
+        part = self.of(lines)
+        return part._ruled_out(F.linear(part.hidden, part.weight), 0, part.stops_at)
 
     @property
     def raw(self) -> HeadLogits:
@@ -92,6 +94,7 @@ class HeadLogits:
             hidden=self.hidden[lines],
             no_stop=None if self.no_stop is None else self.no_stop[lines],
             suppressed=None if self.suppressed is None else self.suppressed[lines],
+            allowed=tuple(constraint.of(lines) for constraint in self.allowed),
         )
 
     def line_chunks(self) -> Iterator[slice]:
@@ -119,9 +122,11 @@ class HeadLogits:
     def mass(self) -> Mass:
         """What `vocab_mass` returns for the written logits.
 
-        By the Triton kernel on NVIDIA GPUs that it is for, else by tiles of torch. Both round each
-        logit to the dtype of the hidden states first.
+        By the Triton kernel on NVIDIA GPUs that it is for, else and under constraints by tiles of
+        torch. Both round each logit to the dtype of the hidden states first.
         """
+        if self.allowed:
+            return self.tiled_mass()
         if self.hidden.is_cuda and torch.cuda.get_device_capability(self.device) >= _CAPABILITY:
             kernel = _kernel()
             if kernel is not None:
@@ -152,6 +157,10 @@ class HeadLogits:
             )
         ]
         values = torch.cat(parts).float().view(ids.shape)
+        return self._ruled_out_at(values, lines, ids)
+
+    def _ruled_out_at(self, values: Tensor, lines: Tensor, ids: Tensor) -> Tensor:
+        """Logits [*any, k] of some ids, -inf at those that must not be written."""
         for token in self.banned:
             values = values.masked_fill(ids == token, -torch.inf)
         stops_at = self.stops_at
@@ -159,6 +168,8 @@ class HeadLogits:
             stops_here = stops_at[lines][..., None]
             for token in self.stop_ids:
                 values = values.masked_fill((ids == token) & stops_here, -torch.inf)
+        for constraint in self.allowed:
+            values = values.masked_fill(~constraint.at(lines, ids), -torch.inf)
         return values
 
     def _ruled_out(self, values: Tensor, start: int, stops_at: Tensor | None) -> Tensor:
@@ -169,6 +180,8 @@ class HeadLogits:
         if stops_at is not None:
             for token in filter(columns.__contains__, self.stop_ids):
                 values[..., token - start].masked_fill_(stops_at, -torch.inf)
+        for constraint in self.allowed:
+            constraint.rule_out(values, start)
         return values
 
 

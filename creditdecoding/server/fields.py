@@ -16,20 +16,17 @@ Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 """Name -> the values that change nothing and pass, and why others are refused."""
 
 _ORDER = "tokens are not written left to right"
-_GRAMMAR = f"grammars need text from left to right, {_ORDER} (docs/guide/serving.md)"
+_GRAMMAR = "grammars are not supported: use a choice, a regex or a JSON schema"
 _TOOLS = "tools are not supported"
 _TEXT = "only text is supported"
 _REASONS: dict[str, dict[str, tuple[Any, ...]]] = {
     _GRAMMAR: {
-        "response_format": ({"type": "text"},),
         "grammar": (),
-        "guided_choice": (),
-        "guided_decoding_backend": (),
         "guided_grammar": (),
-        "guided_json": (),
-        "guided_regex": (),
+    },
+    "there is one way to constrain answers": {
+        "guided_decoding_backend": (),
         "guided_whitespace_pattern": (),
-        "structured_outputs": (),
     },
     _TOOLS: {
         "tools": ([],),

@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from creditdecoding.config import GenerationConfig
+from creditdecoding.constraints.constraint import Constraint
 from creditdecoding.decoding.cache_policy import parse_policy
 from creditdecoding.decoding.request import Request, check_supported, sample_seed
 from creditdecoding.errors import OptionError, blame_param, short_repr
 from creditdecoding.lm import LM
 from creditdecoding.server import schema
 from creditdecoding.server.admission import Limits, check_answer_count, check_texts, too_long
+from creditdecoding.server.constraint_fields import constraint_of
 from creditdecoding.server.error_responses import ModelNotFoundError
 from creditdecoding.server.responses import ResponseFormat
 from creditdecoding.server.schema import NO_LIMIT, ChatRequest, CompletionRequest
@@ -50,17 +52,30 @@ def make_requests(lm: LM, body: Any, limits: Limits) -> list[Request]:
     config = schema.generation_config(body, lm.defaults, limits.decoder_files)
     check_runnable(lm, config)
     room = _prompt_room(lm, body, config)
+    constraint = _constraint(lm, body, config)
     prompts, suffix = _token_ids(lm, body, room, limits)
     requests: list[Request] = []
     for prompt in prompts:
         if schema.answer_length(body)[1] == NO_LIMIT:
             config = replace(config, gen_length=max(1, lm.max_length - len(prompt)))
         with blame_param(body.prompt_field):
-            request = lm.new_request(prompt, config, suffix=suffix)
+            request = lm.new_request(prompt, config, suffix=suffix, constraint=constraint)
         for _ in range(samples):
             seed = sample_seed(config.seed, len(requests))
             requests.append(replace(request, config=replace(request.config, seed=seed)))
     return requests
+
+
+def _constraint(lm: LM, body: Any, config: GenerationConfig) -> Constraint | None:
+    """What the body's answers must satisfy, compiled once so that errors name its field."""
+    constrained = constraint_of(body)
+    if constrained is None:
+        return None
+    field, constraint = constrained
+    with blame_param(field):
+        has_suffix = bool(getattr(body, "suffix", None))
+        lm.constraints.compile(constraint, not has_suffix and not config.logits_eos_inf)
+    return constraint
 
 
 def check_runnable(lm: LM, config: GenerationConfig) -> None:

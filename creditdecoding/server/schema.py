@@ -119,6 +119,23 @@ class _CommonFields(Strict):
     decoder: OptionText | Knobs | None = Field(
         default=None, description='NAME, NAME:knob=value,... or {"name": NAME, knob: value}.'
     )
+    response_format: Knobs | None = Field(
+        default=None,
+        description='{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}: the '
+        "answer is valid under the schema.",
+    )
+    guided_choice: list[Text] | None = Field(
+        default=None, description="vLLM's: the answer is one of these texts."
+    )
+    guided_regex: Text | None = Field(
+        default=None, description="vLLM's: the whole answer matches the pattern."
+    )
+    guided_json: dict[str, Any] | Text | None = Field(
+        default=None, description="vLLM's: the answer is valid under the JSON schema."
+    )
+    structured_outputs: Knobs | None = Field(
+        default=None, description='vLLM\'s: {"choice": ...}, {"regex": ...} or {"json": ...}.'
+    )
     ignore_eos: bool | None = Field(
         default=None, description="vLLM's name of logits_eos_inf: never write a stop token."
     )

@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lm",),
     ("decoding",),
     ("models", "decoders", "text"),
-    ("ops", "trace", "checkpoint", "tasks"),
+    ("ops", "trace", "checkpoint", "tasks", "constraints"),
     ("bootstrap", "run_dir", "config", "child_processes", "trace_svg", "plugins"),
     ("options",),
     ("errors", "version"),

@@ -1,0 +1,186 @@
+"""Patterns, numbers and schemas as automata over bytes."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from decimal import Decimal
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from creditdecoding.constraints.automaton import ByteAutomaton, compile_language
+from creditdecoding.constraints.json_schema import schema_language
+from creditdecoding.constraints.numerals import Bound, integer, number
+from creditdecoding.constraints.regex import found_pattern, whole_pattern
+from creditdecoding.errors import OptionError
+from tools.random_schemas import random_schema
+
+LETTERS = "abcfoorz01 9-@.\né€😀xyß٣üA_"
+PATTERNS = [
+    r"\d{3}-\d{4}",
+    r"[a-z]+@[a-z]+\.(com|org)",
+    r"(foo|ba[rz]){2,3}",
+    r"[^@_]\S?é*",
+    r"a.c|(?:x|y)?z",
+    r"x*|y+?",
+    r"^abc$",
+    r"[\x00-\uffff]{2}",
+    r"[é-ü]+ß?",
+    "",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_accepts_what_re_matches(pattern: str) -> None:
+    rng = random.Random(0)
+    texts = {"".join(rng.choices(LETTERS, k=rng.randint(0, 4))) for _ in range(400)}
+    texts |= {"foobar", "123-4567", "foobarbaz", "ab@c.com", "abc", "xz", ""}
+    whole = compile_language(whole_pattern(pattern))
+    searched = compile_language(found_pattern(pattern))
+    assert {t for t in texts if whole.accepts(t.encode())} == {
+        t for t in texts if re.fullmatch(pattern, t)
+    }
+    assert {t for t in texts if searched.accepts(t.encode())} == {
+        t for t in texts if re.search(pattern, t)
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        ("(?=a)b", "look-around"),
+        (r"(a)\1", "a reference to a group"),
+        (r"\bfoo", "a word boundary"),
+        ("(?i)a", r"the flag \(\?i\)"),
+        ("a^b", "an anchor inside"),
+        ("(", "cannot be read"),
+        ("(a|b)*a(a|b){14}", "too large"),
+        ("((a{1000}){1000}){1000}", "too large"),
+        ("a" * 20_000, "too long"),
+        (r"[^\x00-\U0010ffff]", "no text satisfies"),
+    ],
+)
+def test_patterns_that_are_refused(pattern: str, what: str) -> None:
+    with pytest.raises(OptionError, match=what):
+        compile_language(whole_pattern(pattern))
+
+
+def test_classes_are_those_that_all_dialects_share() -> None:
+    no_digit = compile_language(whole_pattern(r"\D"))
+    digit = compile_language(whole_pattern(r"\d"))
+    arabic = "٣".encode()
+    assert not digit.accepts(arabic) and not no_digit.accepts(arabic)
+    assert digit.accepts(b"3") and no_digit.accepts("é".encode())
+
+
+def test_numbers_lie_between_their_bounds() -> None:
+    rng = random.Random(0)
+
+    def some(places: int, reach: int = 30) -> Decimal:
+        return Decimal(rng.randint(-reach * 10**places, reach * 10**places)) / 10**places
+
+    for _ in range(25):
+        low = Bound(some(rng.randint(0, 3)), rng.random() < 0.5)
+        high = Bound(low.value + abs(some(rng.randint(0, 2))) + 2, rng.random() < 0.5)
+        ends = (rng.choice([low, None]), rng.choice([high, None]))
+        for kind, places in ((number, 3), (integer, 0)):
+            automaton = compile_language(kind(*ends))
+            values = [some(rng.randint(0, places), 70) for _ in range(30)]
+            for value in [*values, *(end.value for end in ends if end and places)]:
+                inside = all(
+                    end is None
+                    or (end.value != value and (end.value < value) == is_low)
+                    or (end.value == value and not end.open)
+                    for end, is_low in zip(ends, (True, False))
+                )
+                assert automaton.accepts(f"{value:f}".encode()) == inside, (ends, value)
+
+
+def walk(automaton: ByteAutomaton, rng: random.Random) -> str:
+    """A random text of the language, which ends early."""
+    state, text = 0, b""
+    while True:
+        steps = np.flatnonzero(automaton.next[state] != automaton.dead)
+        if automaton.accepting[state] and (not len(steps) or rng.random() < 0.5):
+            return text.decode()
+        closing = [b for b in steps if b in b'"]}@' and len(text) > 60]
+        byte = int(rng.choice(closing or steps.tolist()))
+        text += bytes([byte])
+        state = int(automaton.next[state, byte])
+
+
+@pytest.mark.slow
+def test_texts_of_random_schemas_are_valid() -> None:
+    rng = random.Random(1)
+    for _ in range(60):
+        schema = random_schema(rng)
+        automaton = compile_language(schema_language(schema))
+        for _ in range(2):
+            jsonschema.validate(json.loads(walk(automaton, rng)), schema)
+
+
+def accepts(schema: Any, value: Any) -> bool:
+    text = json.dumps(value, ensure_ascii=False)
+    return compile_language(schema_language(schema)).accepts(text.encode())
+
+
+TREE = {"$defs": {"n": {"type": "object", "properties": {"next": {"$ref": "#/$defs/n"}}}}}
+
+
+@pytest.mark.slow
+def test_schemas_with_references_and_options() -> None:
+    pet = {
+        "oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}],
+        "$defs": {
+            name: {
+                "type": "object",
+                "properties": {"kind": {"const": name}, "age": {"type": "integer"}},
+                "required": ["kind"],
+            }
+            for name in ("cat", "dog")
+        },
+    }
+    assert accepts(pet, {"kind": "cat", "age": 3}) and not accepts(pet, {"kind": "cow", "age": 3})
+    pair = {"type": "array", "prefixItems": [{"type": "null"}, {"type": "boolean"}], "items": False}
+    assert accepts(pair, [None, True]) and not accepts(pair, [None])
+    both = {"allOf": [{"type": "string", "minLength": 2}, {"pattern": "^a+$", "maxLength": 3}]}
+    assert [accepts(both, "a" * n) for n in range(5)] == [False, False, True, True, False]
+    small = {"type": "integer", "enum": [1, 5, 9, "x"], "minimum": 4}
+    assert [accepts(small, n) for n in (1, 5, 9, "x")] == [False, True, True, False]
+    long = {"type": "string", "maxLength": 100_000}
+    assert accepts(long, "é" * 256) and not accepts(long, "é" * 257)
+
+
+@pytest.mark.parametrize(
+    ("schema", "what"),
+    [
+        ({}, r"'\$' allows any value"),
+        ({"type": "object"}, "free map"),
+        ({**TREE, "$ref": "#/$defs/n"}, r"refers to itself through '#/\$defs/n'"),
+        ({"$ref": "https://x.org/s"}, "another document"),
+        ({"$ref": "#/$defs/none"}, "refers to nothing"),
+        ({"type": "array"}, "what its items are"),
+        ({"type": "string", "format": "iri"}, "unsupported format 'iri'"),
+        ({"type": "number", "multipleOf": 3}, "keyword 'multipleOf'"),
+        ({"type": "array", "items": {"type": "null"}, "uniqueItems": True}, "'uniqueItems'"),
+        ({"type": "string", "pattern": "(?=a)"}, r"pattern at \$: .*look-around"),
+        (
+            {"properties": {"a": {"not": {}}}},
+            r"'\$.properties.a' has the unsupported keyword 'not'",
+        ),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "may overlap"),
+        ({"type": "object", "properties": {}, "required": ["a"]}, "does not declare"),
+        ({"type": "integer", "minimum": 2, "maximum": 1}, "minimum above"),
+        ({"type": "integer", "minimum": 1e30}, "no text satisfies"),
+        ({"type": "float"}, "no such type"),
+        ({"const": float("nan")}, "no JSON"),
+        ({"const": "\ud800"}, "no JSON"),
+    ],
+)
+def test_schemas_that_are_refused(schema: Any, what: str) -> None:
+    with pytest.raises(OptionError, match=what):
+        compile_language(schema_language(schema))

@@ -1,0 +1,319 @@
+"""Random JSON schemas of the kinds that are served, answered over HTTP.
+
+    python -m tools.random_schemas --count 500
+
+Serves a random network with the embedded model's tokenizer, sends a schema with each request and
+validates every answer with jsonschema. A random network has no habit of writing JSON, so what is
+valid is so by construction.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import jsonschema
+import torch
+from torch import Tensor
+
+from creditdecoding.config import (
+    EngineConfig,
+    ServeConfig,
+)
+from creditdecoding.lm import LM, load
+from creditdecoding.server.listener import (
+    listen,
+    url_of,
+)
+from creditdecoding.server.options import HttpConfig
+from creditdecoding.server.serve import Server
+
+CLIENTS = 16
+FIELDS = {"decoder": "fixed:k=16", "block_length": 48}
+LENGTHS = (128, 480)
+"""Positions of an answer: the second where the shortest answer of a schema is longer."""
+
+WORDS = (
+    "name",
+    "age",
+    "größe",
+    'say "hi"',
+    "a\\b",
+    "id",
+    "x_1",
+    "tags",
+    "on",
+    "unit",
+)
+PATTERNS = (
+    "^[A-Z]{2}-[0-9]{3}$",
+    "^(red|green|blue)$",
+    "^[a-f]+$",
+    "[0-9]{2}",
+    r"^\w{1,4}\.$",
+)
+FORMATS = (
+    "date",
+    "time",
+    "date-time",
+    "uuid",
+    "ipv4",
+    "email",
+)
+CONSTANTS = (
+    "red",
+    'a "quoted" word',
+    "line\nbreak",
+    3,
+    -2.5,
+    True,
+    None,
+    [1, "é"],
+    {"k": 0},
+)
+
+
+def random_schema(rng: random.Random, depth: int = 2) -> dict[str, Any]:
+    """An object with up to four properties, whose objects and arrays are `depth` levels deep."""
+    names = rng.sample(WORDS, rng.randint(1, 4))
+    return {
+        "type": "object",
+        "properties": {name: _value(rng, depth) for name in names},
+        "required": rng.sample(names, rng.randint(0, len(names))),
+        "additionalProperties": rng.random() < 0.5,
+    }
+
+
+def _value(rng: random.Random, depth: int) -> dict[str, Any]:
+    makers = [
+        _string,
+        _string,
+        _number,
+        _number,
+        _constant,
+    ]
+    if depth:
+        makers += [
+            _array,
+            _any_of,
+            lambda rng, depth: random_schema(rng, depth - 1),
+        ]
+    return rng.choice(makers)(rng, depth)
+
+
+def _string(rng: random.Random, _: int) -> dict[str, Any]:
+    kind = rng.randrange(5)
+    if kind == 0:
+        return {
+            "type": "string",
+            "pattern": rng.choice(PATTERNS),
+        }
+    if kind == 1:
+        return {
+            "type": "string",
+            "format": rng.choice(FORMATS),
+        }
+    if kind == 2:
+        least = rng.randint(0, 3)
+        return {
+            "type": "string",
+            "minLength": least,
+            "maxLength": least + rng.randint(0, 6),
+        }
+    if kind == 3:
+        return {
+            "type": "string",
+            "pattern": "^[a-f]*$",
+            "minLength": 2,
+            "maxLength": 4,
+        }
+    return {"type": "string"}
+
+
+def _number(rng: random.Random, _: int) -> dict[str, Any]:
+    low = rng.choice(
+        [
+            rng.randint(-300, 300),
+            round(rng.uniform(-5, 5), rng.randint(1, 4)),
+        ]
+    )
+    span = rng.choice([1, 7, 250, 0.5, 10**4])
+    bounds = [
+        {},
+        {"minimum": low},
+        {"exclusiveMaximum": low},
+        {"minimum": low, "maximum": low + span},
+        {
+            "exclusiveMinimum": low,
+            "exclusiveMaximum": low + 2 * span + 1,
+        },
+    ]
+    bound = rng.choice(bounds)
+    kind = "number" if span == 0.5 else rng.choice(["integer", "number"])
+    return {"type": kind, **bound}
+
+
+def _constant(rng: random.Random, _: int) -> dict[str, Any]:
+    kinds = [
+        {"type": "boolean"},
+        {"type": "null"},
+        {"const": rng.choice(CONSTANTS)},
+    ]
+    kinds.append({"enum": rng.sample(CONSTANTS, rng.randint(1, 5))})
+    kinds.append({"type": ["integer", "null"], "minimum": 0})
+    return rng.choice(kinds)
+
+
+def _array(rng: random.Random, depth: int) -> dict[str, Any]:
+    least = rng.randint(0, 2)
+    bounds = [
+        {"maxItems": least + rng.randint(0, 2)},
+        {},
+    ]
+    items = _value(rng, depth - 1)
+    return {
+        "type": "array",
+        "items": items,
+        "minItems": least,
+        **rng.choice(bounds),
+    }
+
+
+def _any_of(rng: random.Random, depth: int) -> dict[str, Any]:
+    return {"anyOf": [_value(rng, depth - 1) for _ in range(rng.randint(1, 3))]}
+
+
+class TinyNet:
+    """A fast random network: each position sees the mean of all tokens, the last one and itself."""
+
+    def __init__(
+        self,
+        vocab: int,
+        length: int,
+        scale: float = 3.0,
+        width: int = 8,
+    ) -> None:
+        noise = torch.Generator().manual_seed(0)
+        self.tokens = torch.randn(vocab, width, generator=noise)
+        self.places = torch.randn(length, width, generator=noise)
+        self.out = torch.randn(width, vocab, generator=noise) * scale
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        read: tuple[Tensor, Tensor],
+        mask: Tensor | None = None,
+        /,
+    ) -> Tensor:
+        seen = self.tokens[tokens]
+        visible = torch.ones(tokens.shape, dtype=torch.bool) if mask is None else mask[:, 0]
+        mean = (seen * visible[..., None]).sum(1, keepdim=True) / visible.sum(1)[:, None, None]
+        hidden = seen + seen.roll(1, 1) + mean + self.places[: tokens.shape[1]]
+        return torch.tanh(hidden[read]) @ self.out
+
+
+def tiny_lm(lm: LM, max_length: int = 600) -> LM:
+    """A random model with the tokenizer of another."""
+    net = TinyNet(lm.vocab.size, max_length)
+    return LM(
+        net,
+        lm.tokenizer,
+        max_length=max_length,
+        device=torch.device("cpu"),
+    )
+
+
+def answer_valid(url: str, schema: dict[str, Any]) -> str:
+    """What became of a request under a schema: "valid", or the status and the error."""
+    wrapped = {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "random",
+            "schema": schema,
+        },
+    }
+    body = {
+        "messages": [{"role": "user", "content": "Answer."}],
+        "response_format": wrapped,
+        **FIELDS,
+    }
+    for length in LENGTHS:
+        sized = {**body, "max_tokens": length}
+        response = httpx.post(
+            f"{url}/v1/chat/completions",
+            json=sized,
+            timeout=600,
+        )
+        if response.status_code == 200 or "no answer of this length" not in response.text:
+            break
+    if response.status_code != 200:
+        return f"{response.status_code}: {response.json()['error']['message']}"
+    (choice,) = response.json()["choices"]
+    jsonschema.validate(
+        json.loads(choice["message"]["content"]),
+        schema,
+    )
+    return "valid" if choice["finish_reason"] == "stop" else choice["finish_reason"]
+
+
+def answer_all(url: str, count: int, seed: int = 0) -> Counter[str]:
+    """How many of `count` random schemas were answered in which way. Raises `ValidationError`."""
+    rng = random.Random(seed)
+    schemas = [random_schema(rng) for _ in range(count)]
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        return Counter(
+            clients.map(
+                lambda schema: answer_valid(url, schema),
+                schemas,
+            )
+        )
+
+
+def main() -> None:
+    """Serve, answer, report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=500,
+        help="how many schemas",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="which schemas",
+    )
+    options = parser.parse_args()
+    http = HttpConfig(port=0, access_log=False)
+    server = Server(
+        tiny_lm(load("pocket")),
+        "random",
+        EngineConfig(),
+        ServeConfig(),
+        http,
+    )
+    listener = listen(http)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        results = answer_all(
+            url_of(listener),
+            options.count,
+            options.seed,
+        )
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+    print(f"{options.count} random schemas, seed {options.seed}: {dict(results)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -228,7 +228,8 @@ class Prediction:
             return boosted
         suppressed_logits = self.suppressed_logits[self.logit_row]
         raw = logits.clone()
-        raw[..., list(self.suppressed_ids)] = suppressed_logits.float()
+        for token, own in zip(self.suppressed_ids, suppressed_logits.float().unbind(-1)):
+            raw[..., token] = own
         ids = raw.argmax(-1).masked_fill(~self.masked, 0)
         return replace(
             boosted,

@@ -486,7 +486,7 @@ class Engine:
                 }
                 for old, new in moves.items():
                     if old != new:
-                        cache.copy_slots(old, new)
+                        cache.copy_slots([old], [new])
             self._running[number] = replace(
                 request, cache_slot=slot, unconditional_slot=unconditional_slot
             )

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from creditdecoding.decoding.request import LogitReads, Request
+from creditdecoding.ops.transfer import upload
 
 
 def unconditional(request: Request, mask_id: int) -> Request:
@@ -52,15 +54,25 @@ def guide(
 ) -> Tensor:
     """Logits of `reads`, of which `entries` are guided by the logits that follow those of `reads`.
 
+    - `logits` [n + guided, vocab]: those of the n `reads`, then the unconditional ones.
+    - `entries`: from `add_unconditional`.
+
+    Each scale is filled in where it holds, as a number of the host, so that no list of scales is
+    copied to the device.
     Ids that the model itself rules out (-inf) stay so. Guided logits are at least float32.
     """
     if not entries:
         return logits
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     guided, unconditional = logits[: len(reads.row)], logits[len(reads.row) :]
-    scale = torch.tensor([request.config.cfg_scale for request in requests])
-    scale = scale[reads.select(entries).row, None].to(logits)
-    index = torch.tensor(entries, device=logits.device)
+    scales = np.array([request.config.cfg_scale for request in requests])
+    scale_of_line = scales[reads.row.numpy()[entries]]
+    values = np.unique(scale_of_line)
+    numbers = [np.array(entries), *(scale_of_line == value for value in values)]
+    index, *lines = upload(numbers, logits.device)
+    scale = logits.new_zeros(len(entries), 1)
+    for value, own in zip(values.tolist(), lines):
+        scale.masked_fill_(own[:, None], value)
     conditional = guided[index]
     mixed = unconditional + (scale + 1) * (conditional - unconditional)
     guided[index] = mixed.masked_fill(conditional == -torch.inf, -torch.inf)

@@ -47,7 +47,14 @@ class StepOutcome:
 def outcome_fields(
     decision: Decision, top: Tensor, logprobs: Tensor, finite: Tensor | None
 ) -> dict[str, Tensor]:
-    """The fields of an `StepOutcome`, on the device."""
+    """The fields of a `StepOutcome`, on the device, all [rows, width].
+
+    - `decision`: what the decoder of these rows returned.
+    - `top`: the model's top-1 ids, `logprobs`: its log-probability of the decision's tokens.
+    - `finite`: as in `BlockBatch`.
+
+    What a decoder does not use is left out, so that it is not copied to the host either.
+    """
     fields = {
         "tokens": decision.tokens,
         "commit": decision.commit,
@@ -55,12 +62,8 @@ def outcome_fields(
         "top": top,
         "logprobs": logprobs,
     }
-    if finite is not None:
-        fields["finite"] = finite
-    if decision.credit is not None:
-        fields["credit"] = decision.credit
-    if decision.remask is not None:
-        fields["remask"] = decision.remask
+    optional = {"finite": finite, "credit": decision.credit, "remask": decision.remask}
+    fields |= {name: values for name, values in optional.items() if values is not None}
     if decision.needs_another_pass is not None:
         fields["needs_another_pass"] = decision.needs_another_pass[:, None].expand_as(top)
     return fields

@@ -52,7 +52,13 @@ def attention(
 def masked_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, backend: str = "sdpa"
 ) -> Tensor:
-    """As `attention`; the mask is [queries, keys] or has a dimension for heads."""
+    """As `attention`, of all rows in one call.
+
+    - `q` [rows, heads, queries, dim]; `k`, `v` [rows, kv_heads, keys, dim].
+    - `mask`: [queries, keys], or [rows_or_1, 1, queries_or_1, keys]: with a dimension for heads.
+
+    Neither way waits for the device: what a query does not see is ruled out by its score.
+    """
     if backend == "math":
         return _plain_attention(q, k, v, mask)
     grouped = q.shape[1] != k.shape[1]

@@ -146,10 +146,14 @@ class KVCache:
             self.buffers[layer] = (keys, values)
         self.slots, self.columns = slots, columns
 
-    def copy_slots(self, old: int | list[int], new: int | list[int]) -> None:
-        """Copy slot `old` to slot `new`, or several to as many."""
+    def copy_slots(self, old: Sequence[int], new: Sequence[int]) -> None:
+        """Copy the slots `old` to the slots `new`, in order, in every layer.
+
+        All are read before any is written. The host does not wait.
+        """
+        sources, targets = upload([np.array(old), np.array(new)], self.device)
         for buffer in self._tensors():
-            buffer[new] = buffer[old]
+            buffer[targets] = buffer[sources]
 
     def read_columns(self, slot: int, start: int, end: int) -> Tensor:
         """A copy of a slot's columns from `start` to `end`.
@@ -173,8 +177,10 @@ class KVCache:
     def layer_caches(self, slots: Sequence[int], columns: Tensor, visible: int) -> list[LayerCache]:
         """Every layer's part of a pass over the requests in `slots`.
 
-        `columns` [rows, computed] holds -1 for padding; the first `visible` columns are attended
-        to.
+        - `slots`: one for each row of the pass.
+        - `columns` [rows, computed]: where each position is stored, on the host; -1 for padding,
+          which goes to the column behind the last.
+        - `visible`: how many leading columns are attended to.
         """
         own = columns.cpu().numpy()
         stored = np.where(own < 0, self.columns, own)

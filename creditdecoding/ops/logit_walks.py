@@ -122,7 +122,8 @@ def raw_tiles(
     wide = logits[lines].double()
     if suppressed is not None:
         ids, values = suppressed
-        wide[:, list(ids)] = values[lines].double()
+        for token, own in zip(ids, values[lines].double().unbind(-1)):
+            wide[:, token] = own
     yield 0, wide
 
 

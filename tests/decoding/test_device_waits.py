@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from creditdecoding.config import GenerationConfig
+from creditdecoding.config import GenerationConfig, ModelConfig, MoEConfig
 from creditdecoding.decoders import _credit, create, names
 from creditdecoding.decoders.base import capabilities_of
-from creditdecoding.decoding import block_batch
+from creditdecoding.decoding import block_batch, outcome
+from creditdecoding.decoding.advance import finish_event
 from creditdecoding.decoding.forward import logits_at
 from creditdecoding.decoding.request import (
     LogitReads,
@@ -25,8 +26,12 @@ from creditdecoding.integrations.blocks import (
     SamplingParams,
     new_blocks,
 )
+from creditdecoding.models.kv_cache import KVCache
+from creditdecoding.models.transformer import Transformer
 from creditdecoding.ops import transfer
+from tests.helpers import tiny_networks
 from tests.helpers.device_waits import DeviceWaits
+from tests.helpers.meta_device import META, HostCopies, MadeUpOutcomes, on_meta
 from tests.helpers.toys import CPU, MASK, WIDTH, WORDS, toy
 
 STEPS = 3
@@ -41,6 +46,14 @@ def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "is_host", lambda device: False)
     monkeypatch.setattr(block_batch, "is_host", lambda device: False)
     monkeypatch.setattr(_credit, "_must_grow", lambda slots, missing: True)
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUpOutcomes:
+    """What steps read in place of their copy."""
+    outcomes = MadeUpOutcomes(vocab_size=10)
+    monkeypatch.setattr(outcome, "download", outcomes)
+    return outcomes
 
 
 def requests_of_two(rule: str, **options: Any) -> list[Request]:
@@ -83,6 +96,95 @@ def test_a_step_waits_for_one_copy(rule: str) -> None:
         assert not watch.waits, options
         assert len(watch.copies) == STEPS, options
         assert max(watch.copies) <= ROWS * 2 * WIDTH_OF_BLOCK * MOST_FIELDS  # two blocks ahead
+
+
+MOE = {"moe": MoEConfig(8, 2, 16, dense_layers=1)}
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "full experts": MOE,
+    "blocks": {"causal_block": 4, "qk_norm": True},
+    "shifted blocks experts": {"causal_block": 4, "logit_shift": True, **MOE},
+}
+CACHES = {
+    geometry: ["none", "block"] if "blocks" in geometry else ["none", "prefix", "dual", "every"]
+    for geometry in GEOMETRIES
+}
+EVERYTHING: list[dict[str, Any]] = [
+    {"cfg_scale": 1.5, "early_stop": True, "stop": ("1 2",)},
+    {"temperature": 0.7, "top_k": 3, "top_p": 0.9, "logits_eos_inf": True},
+    {"temperature": 1.0, "confidence_eos_eot_inf": True, "cache": "vicinity:w=1"},
+]
+
+
+def steps_on_meta(geometry: str, **options: Any) -> int:
+    """How many passes three requests take there; none may wait for a value."""
+    sizes = {**tiny_networks.FULL, **GEOMETRIES[geometry], "num_layers": 2}
+    model = on_meta(Transformer(ModelConfig(**sizes)))
+    config = GenerationConfig(gen_length=8, block_length=4, **options)
+    words = tiny_networks.WORDS
+    prompts = ([1, 2, 3], [1, 2, 3], [4, 5, 6, 7, 8])
+    requests = [
+        new_request(i, prompt, config, words, 200, model.geometry)
+        for i, prompt in enumerate(prompts)
+    ]
+    requests = [r.after_step(cache_slot=r.index, unconditional_slot=r.index + 3) for r in requests]
+    cache = model.new_cache()
+    cache.reserve(6, 16)
+    steps = 0
+    with HostCopies() as watch:
+        while requests and steps < STEPS:
+            requests, _ = denoise_step(model, requests, words, META, cache=cache, dedup=True)
+            requests = [r for r in requests if not finish_event(r, words, 0.0)]
+            steps += 1
+    assert not watch.waits
+    return steps
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_every_cache_on_a_device_without_values(geometry: str, made_up: MadeUpOutcomes) -> None:
+    """The network too: its experts, masks and caches."""
+    steps = sum(
+        steps_on_meta(geometry, decoder="credit", cache=cache) for cache in CACHES[geometry]
+    )
+    assert len(made_up.copies) == steps
+
+
+@pytest.mark.parametrize("rule", SPARSE)
+def test_every_decoder_on_a_device_without_values(rule: str, made_up: MadeUpOutcomes) -> None:
+    steps = steps_on_meta("full experts", decoder=rule, cache="dual")
+    assert len(made_up.copies) == steps
+
+
+@pytest.mark.parametrize("options", EVERYTHING, ids=str)
+def test_every_option_on_a_device_without_values(
+    options: dict[str, Any], made_up: MadeUpOutcomes
+) -> None:
+    steps = steps_on_meta("full", decoder="threshold", **options)
+    assert len(made_up.copies) == steps
+
+
+def test_the_device_without_values_refuses_what_waits() -> None:
+    numbers = torch.empty(4, 3, device=META)
+    for wait in (torch.Tensor.tolist, torch.Tensor.cpu, torch.nonzero, lambda x: x[x > 0]):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            wait(numbers)
+    with HostCopies() as watch:
+        torch.zeros(3).to(META, non_blocking=True)
+        numbers.fill_(2.0)
+        assert not watch.waits
+        numbers[[1, 2]] = 0.0
+        numbers[torch.tensor([1, 2])]
+        torch.tensor([1, 2], device=META)
+        torch.zeros(3).to(META)
+    assert watch.waits == ["__setitem__", "index", "tensor", "_to_copy"]
+
+
+def test_copied_slots_are_not_waited_for() -> None:
+    cache = KVCache(1, 2, 4, META, torch.float32)
+    cache.reserve(4, 8)
+    with HostCopies() as watch:
+        cache.copy_slots([0, 1], [2, 3])
+    assert not watch.waits
 
 
 @pytest.mark.usefixtures("as_on_a_device")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from creditdecoding.config import MoEConfig
+from creditdecoding.models import moe
 from creditdecoding.models.moe import MoE, experts_grouped, route
 
 torch.set_num_threads(1)
@@ -114,10 +115,58 @@ def test_grouped_experts_equal_one_token_at_a_time(tokens: int, dtype: torch.dty
     torch.testing.assert_close(output, expected, atol=tolerance, rtol=0)
 
 
+def experts_of(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Random weights, of sizes that every way can take."""
+    shapes = ((EXPERTS, 32, 24), (EXPERTS, 24, 16))
+    gate_up, down = (noise(*shape, seed=2).mul(0.3).to(dtype) for shape in shapes)
+    return gate_up, down
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [0, 1, 5, 40, 700])
+def test_fixed_shapes_give_the_bits_of_the_loop(
+    count: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the weights are copied a few at a time; torch's own product to its tolerance."""
+    gate_up, down = experts_of(dtype)
+    inputs = noise(count, 24).to(dtype)
+    expert = torch.randint(3, EXPERTS - 2, (count,), generator=torch.manual_seed(1)).sort().values
+    expected = moe.looped(inputs, expert, gate_up, down)
+    assert torch.equal(moe.in_blocks(inputs, expert, gate_up, down), expected)
+    monkeypatch.setattr(moe, "COPIED_BYTES", 3 * 1152 * gate_up.element_size())
+    assert torch.equal(moe.in_blocks(inputs, expert, gate_up, down), expected)
+    if hasattr(F, "grouped_mm"):
+        torch.testing.assert_close(moe.multiplied(inputs, expert, gate_up, down), expected)
+
+
+def test_one_expert_may_take_all_tokens() -> None:
+    gate_up, down = experts_of(torch.float32)
+    inputs, expert = noise(50, 24), torch.full((50,), EXPERTS - 1)
+    expected = moe.looped(inputs, expert, gate_up, down)
+    assert torch.equal(moe.in_blocks(inputs, expert, gate_up, down), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_way_of_a_device_gives_the_bits_of_the_host(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate_up, down = experts_of(dtype)
+    x = noise(33, 24).to(dtype)
+    experts, weight = route(noise(33, EXPERTS, seed=3), None, MoEConfig(EXPERTS, 3, 16))
+    with torch.no_grad():
+        expected = experts_grouped(x, experts, weight, gate_up, down)
+        monkeypatch.setattr(moe, "is_host", lambda device: False)
+        monkeypatch.delattr(moe, "looped")
+        assert torch.equal(experts_grouped(x, experts, weight, gate_up, down), expected)
+
+
 def test_an_expert_that_no_token_takes_does_nothing() -> None:
     x, experts, weight = noise(5, HIDDEN), torch.tensor([[1, 3]] * 5), torch.full((5, 2), 0.5)
     gate_up, down = noise(EXPERTS, 2 * WIDTH, HIDDEN), noise(EXPERTS, HIDDEN, WIDTH)
     gate_up[0], down[15] = torch.nan, torch.nan
+    for way in (moe.looped, moe.in_blocks):
+        outputs = way(x, experts[:, 0].contiguous(), gate_up, down)
+        assert bool(outputs.isfinite().all())
     assert bool(experts_grouped(x, experts, weight, gate_up, down).isfinite().all())
 
 

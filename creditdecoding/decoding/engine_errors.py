@@ -6,7 +6,7 @@ import torch
 
 from creditdecoding.errors import CreditError
 
-TAKE_LESS = "Shorten the prompt, lower gen_length or block_length, or give the process more memory."
+TAKE_LESS = "Shorten prompt or answer, lower block_length, or give the process more memory."
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -108,38 +108,51 @@ def check_answer_count(prompts: int, n: int, limits: Limits) -> None:
         )
 
 
-def check_texts(lm: LM, texts: Sequence[str], room: int, limits: Limits, param: str) -> None:
-    """Raise `OptionError` for texts that cannot fit into `room` tokens: by their characters, or by
-    the tokens of their beginning.
+@dataclass(frozen=True)
+class PromptRoom:
+    """Tokens that a prompt may have. `length_field` is the client's field that leaves no more to
+    it, "" if there is none.
+    """
+
+    tokens: int
+    length_field: str = ""
+
+    def too_long(self, length: str, allowed: str, param: str) -> OptionError:
+        """The error for a prompt in `param` that does not fit into the model."""
+        shorter = f"Shorten {param}"
+        hint = f"{shorter} or lower {self.length_field}." if self.length_field else f"{shorter}."
+        what = f"{param} cannot fit into the model"
+        return OptionError(what, given=length, allowed=allowed, hint=hint, param=param)
+
+    def check_tokens(self, count: int, param: str) -> None:
+        """Raise `OptionError` for a prompt of more tokens."""
+        if count > self.tokens:
+            raise self.too_long(f"{count} tokens", f"{self.tokens} tokens", param)
+
+
+def check_texts(lm: LM, texts: Sequence[str], room: PromptRoom, limits: Limits, param: str) -> None:
+    """Raise `OptionError` for texts that cannot fit into `room`: by their characters, or by the
+    tokens of their beginning.
     """
     characters = sum(map(len, texts))
-    if characters > room * limits.token_chars:
-        raise too_long(f"{characters} characters", f"{room * limits.token_chars} at most", param)
+    allowed = room.tokens * limits.token_chars
+    if characters > allowed:
+        raise room.too_long(f"{characters} characters", f"{allowed} at most", param)
     for text in texts:
         _check_beginning(lm, text, room, limits, param)
 
 
-def _check_beginning(lm: LM, text: str, room: int, limits: Limits, param: str) -> None:
+def _check_beginning(lm: LM, text: str, room: PromptRoom, limits: Limits, param: str) -> None:
     """Tokenise beginnings of a long text, each twice as long as the last, until one is too long.
 
     A cut may change the tokens around it, so the bound is twice the room.
     """
-    size = CHARS_PER_TOKEN * room
+    most = 2 * room.tokens
+    size = CHARS_PER_TOKEN * room.tokens
     while size < len(text):
-        if len(lm.tokenizer.encode(text[:size])) > 2 * room + limits.token_chars:
-            raise too_long(f"more than {2 * room} tokens", f"{room} tokens", param)
+        if len(lm.tokenizer.encode(text[:size])) > most + limits.token_chars:
+            raise room.too_long(f"more than {most} tokens", f"{room.tokens} tokens", param)
         size *= 2
-
-
-def too_long(length: str, allowed: str, param: str) -> OptionError:
-    """The error for a prompt that does not fit into the model."""
-    return OptionError(
-        f"{param} cannot fit into the model",
-        given=length,
-        allowed=allowed,
-        hint=f"Shorten {param} or lower max_tokens.",
-        param=param,
-    )
 
 
 def submit_all(engine: Engine, requests: Sequence[Request]) -> list[int]:

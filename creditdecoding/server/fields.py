@@ -16,9 +16,9 @@ Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 """Name -> the values that change nothing and pass, and why others are refused."""
 
 _ORDER = "tokens are not written left to right"
-_GRAMMAR = "grammars are not supported: use a choice, a regex or a JSON schema"
-_TOOLS = "tools are not supported"
-_TEXT = "only text is supported"
+_GRAMMAR = "use a choice, a regex or a JSON schema in place of a grammar"
+_TOOLS = "the server calls no tools"
+_TEXT = "prompts and answers are only text"
 _REASONS: dict[str, dict[str, tuple[Any, ...]]] = {
     _GRAMMAR: {
         "grammar": (),
@@ -50,7 +50,7 @@ _REASONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "use_beam_search": (False,),
     },
     _TEXT: {"audio": (), "modalities": (["text"],)},
-    "moderation is not supported": {"moderation": ()},
+    "texts are not moderated": {"moderation": ()},
     "use n": {"best_of": (1,)},
     "answers do not repeat the prompt": {"echo": (False,)},
     "use ignore_eos to fill the whole answer": {"min_tokens": (0,)},
@@ -66,7 +66,7 @@ _REASONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "continue_final_message": (False,),
     },
     "requests are not stored": {"store": (False,)},
-    "service tiers are not supported": {"service_tier": ("auto", "default"), "priority": (0,)},
+    "all requests are served alike": {"service_tier": ("auto", "default"), "priority": (0,)},
 }
 REFUSED: Refused = {
     name: (neutral, why) for why, names in _REASONS.items() for name, neutral in names.items()
@@ -75,7 +75,7 @@ REFUSED: Refused = {
 
 HARMLESS = {
     "metadata": "not stored",
-    "parallel_tool_calls": "tools are not supported",
+    "parallel_tool_calls": _TOOLS,
     "prediction": "a hint for speed; the answer is the same",
     "prompt_cache_key": "prompts are not cached between requests",
     "prompt_cache_options": "prompts are not cached between requests",

@@ -13,7 +13,7 @@ from creditdecoding.decoding.request import Request, check_supported, sample_see
 from creditdecoding.errors import OptionError, blame_param, short_repr
 from creditdecoding.lm import LM
 from creditdecoding.server import schema
-from creditdecoding.server.admission import Limits, check_answer_count, check_texts, too_long
+from creditdecoding.server.admission import Limits, PromptRoom, check_answer_count, check_texts
 from creditdecoding.server.constraint_fields import constraint_of
 from creditdecoding.server.error_responses import ModelNotFoundError
 from creditdecoding.server.responses import ResponseFormat
@@ -56,6 +56,7 @@ def make_requests(lm: LM, body: Any, limits: Limits) -> list[Request]:
     prompts, suffix = _token_ids(lm, body, room, limits)
     requests: list[Request] = []
     for prompt in prompts:
+        room.check_tokens(len(prompt) + len(suffix), body.prompt_field)
         if schema.answer_length(body)[1] == NO_LIMIT:
             config = replace(config, gen_length=max(1, lm.max_length - len(prompt)))
         with blame_param(body.prompt_field):
@@ -89,7 +90,7 @@ def check_runnable(lm: LM, config: GenerationConfig) -> None:
 def no_room(lm: LM, name: str, length: int) -> OptionError:
     """The error for an answer that alone is as long as the model."""
     return OptionError(
-        "prompt and gen_length do not fit into the model",
+        f"prompt and {name} do not fit into the model",
         given=f"{name}={length}",
         allowed=f"{lm.max_length} together",
         hint=f"Lower {name}.",
@@ -97,16 +98,19 @@ def no_room(lm: LM, name: str, length: int) -> OptionError:
     )
 
 
-def _prompt_room(lm: LM, body: Any, config: GenerationConfig) -> int:
+def _prompt_room(lm: LM, body: Any, config: GenerationConfig) -> PromptRoom:
     """Tokens that a prompt may have."""
     name, length = schema.answer_length(body)
-    room = lm.max_length - (1 if length == NO_LIMIT else config.gen_length)
-    if room < 1:
+    if length == NO_LIMIT:
+        return PromptRoom(lm.max_length - 1)
+    if config.gen_length >= lm.max_length:
         raise no_room(lm, name, config.gen_length)
-    return room
+    return PromptRoom(lm.max_length - config.gen_length, name)
 
 
-def _token_ids(lm: LM, body: Any, room: int, limits: Limits) -> tuple[list[list[int]], list[int]]:
+def _token_ids(
+    lm: LM, body: Any, room: PromptRoom, limits: Limits
+) -> tuple[list[list[int]], list[int]]:
     """Ids of each prompt, and of the suffix."""
     if isinstance(body, ChatRequest):
         return [_chat_ids(lm, body, room, limits)], []
@@ -118,21 +122,22 @@ def _token_ids(lm: LM, body: Any, room: int, limits: Limits) -> tuple[list[list[
         return [_prompt_ids(lm, prompt, suffix) for prompt in prompts], suffix
 
 
-def _chat_ids(lm: LM, body: ChatRequest, room: int, limits: Limits) -> list[int]:
-    if len(body.messages) > room:  # each has at least a token
-        raise too_long(f"{len(body.messages)} turns", f"{room} tokens", "messages")
+def _chat_ids(lm: LM, body: ChatRequest, room: PromptRoom, limits: Limits) -> list[int]:
+    turn_count = len(body.messages)
+    if turn_count > room.tokens:  # each has at least a token
+        raise room.too_long(f"{turn_count} turns", f"{room.tokens} tokens", "messages")
     turns = [message.turn() for message in body.messages]
     check_texts(lm, [turn["content"] for turn in turns], room, limits, "messages")
     with blame_param("messages"):
         return lm.encode(turns)
 
 
-def _check_prompt(lm: LM, prompt: str | list[int], room: int, limits: Limits) -> None:
+def _check_prompt(lm: LM, prompt: str | list[int], room: PromptRoom, limits: Limits) -> None:
     if isinstance(prompt, str):
         check_texts(lm, [prompt], room, limits, "prompt")
-    elif len(prompt) > room:
-        raise too_long(f"{len(prompt)} tokens", f"{room} tokens", "prompt")
-    elif min(prompt) < 0 or max(prompt) >= lm.vocab.size:
+        return
+    room.check_tokens(len(prompt), "prompt")
+    if min(prompt) < 0 or max(prompt) >= lm.vocab.size:
         raise OptionError(
             "prompt has a token id outside the vocabulary",
             allowed=f"0 to {lm.vocab.size - 1}",
@@ -148,7 +153,7 @@ def _prompt_ids(lm: LM, prompt: str | list[int], suffix: Sequence[int]) -> list[
     return [] if suffix and not prompt else lm.encode(prompt, raw=True)
 
 
-def _suffix_ids(lm: LM, body: CompletionRequest, room: int, limits: Limits) -> list[int]:
+def _suffix_ids(lm: LM, body: CompletionRequest, room: PromptRoom, limits: Limits) -> list[int]:
     if not body.suffix:
         return []
     name, length = schema.answer_length(body)

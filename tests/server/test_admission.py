@@ -24,6 +24,7 @@ from creditdecoding.server import app as app_module
 from creditdecoding.server.admission import (
     MAX_DEPTH,
     Limits,
+    PromptRoom,
     admission_limits,
     check_json_size,
     check_texts,
@@ -232,10 +233,11 @@ def test_a_long_text_is_given_up_after_its_beginning(lm: LM) -> None:
     other = copy.copy(lm)
     other.tokenizer = SimpleNamespace(encode=encode)
     limits = Limits(answers=1, token_ids=1, token_chars=128)
+    room = PromptRoom(4000)
     with pytest.raises(OptionError, match="prompt cannot fit into the model"):
-        check_texts(other, ["hello " * 80_000], 4000, limits, "prompt")
+        check_texts(other, ["hello " * 80_000], room, limits, "prompt")
     assert sizes == [32_000, 64_000]
-    check_texts(other, ["hello " * 4_000], 4000, limits, "prompt")  # may fit: the row will say
+    check_texts(other, ["hello " * 4_000], room, limits, "prompt")  # may fit: the row will say
 
 
 @pytest.mark.parametrize(

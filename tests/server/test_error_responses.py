@@ -38,7 +38,8 @@ VALUES: dict[str, Any] = {
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_is_not_supported_is_refused_by_name(name: str, served: Served) -> None:
     error = error_of(served.chat(**{name: VALUES.get(name, "something")}))
-    assert f"{name} is not supported" in error["message"]
+    assert f"{name} is not supported: " in error["message"]
+    assert error["message"].count("not supported") == 1
     assert error["param"] == name
     for neutral in (None, *REFUSED[name][0]):
         assert served.chat(max_tokens=1, **{name: neutral}).status_code == 200, neutral
@@ -57,7 +58,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"max_tokens": -2}, "greater than or equal to 1; got -2", "max_tokens"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, "contradict each other", "max_tokens"),
     ({"max_tokens": 512}, "512 together", "max_tokens"),
-    ({"max_completion_tokens": 511}, "512 together", "messages"),
+    ({"max_completion_tokens": 511}, "allowed: 1 tokens", "messages"),
     ({"top_k": -2}, "greater than or equal to 1", "top_k"),
     ({"ignore_eos": True, "logits_eos_inf": False}, "contradict each other", "ignore_eos"),
     ({"seed": -1}, "greater than or equal to 0", "seed"),
@@ -76,10 +77,20 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "tool", "content": "x"}]}, "'system'", "messages.0.role"),
     ({"messages": [{"role": "user", "content": " "}]}, "the prompt is empty", "messages"),
     ({"messages": [{"role": "user", "content": "x " * 5000}]}, "cannot fit", "messages"),
-    ({"messages": [{"role": "user", "content": "x " * 500}]}, "do not fit", "messages"),
+    ({"messages": [{"role": "user", "content": "x " * 500}]}, "or lower max_tokens", "messages"),
+    (
+        {"messages": [{"role": "user", "content": "x " * 500}], "max_completion_tokens": 40},
+        "allowed: 472 tokens. Shorten messages or lower max_completion_tokens.",
+        "messages",
+    ),
+    (
+        {"messages": [{"role": "user", "content": "x " * 5000}], "max_tokens": -1},
+        "Shorten messages.",
+        "messages",
+    ),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-        "only text is supported",
+        "prompts and answers are only text",
         "messages.0.content.0.image_url",
     ),
     ({"messages": [{"role": "user"}]}, "needs content", "messages.0.content"),
@@ -90,7 +101,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ),
     (
         {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
-        "tools are not supported",
+        "the server calls no tools",
         "messages.0.tool_calls",
     ),
     ({"draft": True}, "needs stream", "draft"),

@@ -19,6 +19,7 @@ from torch import Tensor
 from creditdecoding import decoders
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders.base import Decoder
+from creditdecoding.decoding.request import sample_seed
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.integrations.blocks import (
     BlockRound,
@@ -34,10 +35,10 @@ MASK_ID, END_ID = 126336, 126081
 
 
 class ParallelDecoder:
-    """A decoder as dInfer's loops call it. Row i of a batch draws with `seed + i`.
+    """A decoder as dInfer's loops call it.
 
     `decoder` is a name, `NAME:knob=value,...` or an object; `control_ids` are never written, like
-    the mask. Raises `OptionError` for decoders that need more than the logits of a block.
+    the mask; row i of a batch draws with `sample_seed(seed, i)`. Raises `OptionError` for decoders that need more than the logits of a block.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class ParallelDecoder:
         rows = len(masked)
         config = self.config
         params = SamplingParams(config.temperature, config.top_k, config.top_p)
-        seeds = range(config.seed, config.seed + rows)
+        seeds = [sample_seed(config.seed, row) for row in range(rows)]
         fresh = new_blocks(masked, ~masked, starts, [params] * rows, seeds)
         if self._masks_left is None or self._masks_left.shape != masked.shape:
             return fresh

@@ -22,7 +22,7 @@ from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import Request
+from creditdecoding.decoding.request import Request, sample_seed
 from creditdecoding.decoding.streaming import IncrementalDetokenizer
 from creditdecoding.errors import ModelError, OptionError
 from creditdecoding.integrations.external_model import wrap
@@ -212,11 +212,11 @@ def _our_config(config: Any, prompt_length: int) -> GenerationConfig:
 def _new_requests(
     lm: LM, prompts: Sequence[list[int]], config: GenerationConfig, seed: int | None
 ) -> list[Request]:
-    """A request for each prompt; prompt i draws with `seed + i`."""
+    """A request for each prompt; prompt i draws with `sample_seed(seed, i)`."""
     if seed is None:
         seed = int(torch.randint(2**62, ()))
     return [
-        lm.new_request(ids, replace(config, seed=(seed + i) % 2**62), i)
+        lm.new_request(ids, replace(config, seed=sample_seed(seed, i)), i)
         for i, ids in enumerate(prompts)
     ]
 

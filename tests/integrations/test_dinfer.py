@@ -14,7 +14,7 @@ from creditdecoding import decoders
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.decoding.loop import denoise
-from creditdecoding.decoding.request import new_request
+from creditdecoding.decoding.request import new_request, sample_seed
 from creditdecoding.errors import CreditError, ModelError, OptionError
 from creditdecoding.integrations import dinfer
 from creditdecoding.integrations.dinfer import (
@@ -88,7 +88,7 @@ def ours(
             gen_length=LENGTH,
             block_length=BLOCK,
             early_stop=False,
-            seed=7 + i,
+            seed=sample_seed(7, i),
             **options,
         )
         rows.append(new_request(i, prompt, config, WORDS, 99))

@@ -219,6 +219,8 @@ def test_the_generation_config_is_kept_to() -> None:
         and several[0, 4 : 4 + len(expected[0])].tolist() == expected[0]
         and not torch.equal(several[0], several[1])
     )
+    with_seed_two = several[:, : other.shape[1]]
+    assert not (with_seed_two == other).all(1).any(), "seeds 1 and 2 share a sample"
     short = {**OPTIONS, "max_new_tokens": None}
     assert (
         generate(

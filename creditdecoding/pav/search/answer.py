@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.config import GenerationConfig
+from creditdecoding.decoding.request import sample_seed
 from creditdecoding.lm import LM
 from creditdecoding.options import StrPath, from_mapping
 from creditdecoding.pav.problems import Problem, answer_extractor
@@ -86,7 +87,7 @@ def _problem(
     return Problem(
         prompt=tuple(lm.encode(prompt, raw)),
         delimiter=parse_delimiter(delimiter),
-        seed=generation.seed + index,
+        seed=sample_seed(generation.seed, index),
         extract_answer=answer_extractor(None, lm, generation),
     )
 

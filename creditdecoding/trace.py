@@ -11,6 +11,7 @@ from typing import Any
 
 from creditdecoding.errors import OptionError
 from creditdecoding.trace_svg import html_card, pass_map
+from creditdecoding.wording import count
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ class Trace:
     def summary(self) -> str:
         """The counts in a line."""
         reason = self.finish.reason if self.finish else "not finished"
-        passes = f"{self.nfe} forward passes ({self.tpf:.2f} a pass)"
-        return f"{self.token_count} tokens in {passes}, {self.seconds:.2f} s, {reason}"
+        passes = f"{count(self.nfe, 'forward pass', 'forward passes')} ({self.tpf:.2f} a pass)"
+        return f"{count(self.token_count, 'token')} in {passes}, {self.seconds:.2f} s, {reason}"
 
     def __repr__(self) -> str:
         return f"<Trace: {self.summary}>"

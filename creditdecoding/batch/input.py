@@ -12,6 +12,7 @@ from typing import Any
 
 from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.server.parse import BODY_TYPES
+from creditdecoding.wording import count
 
 FIELDS = ("custom_id", "method", "url", "body")
 FORMAT_HINT = (
@@ -97,7 +98,7 @@ def _repeated_error(repeated: dict[str, list[int]]) -> OptionError:
         lines = ", ".join(map(str, numbers[:MAX_NAMED_LINES]))
         named.append(f"{name[:80]!r} in lines {lines}")
     return OptionError(
-        f"{len(repeated)} custom_ids are in more than one line",
+        f"{count(len(repeated), 'custom_id is', 'custom_ids are')} in more than one line",
         given="; ".join(named),
         hint="Give every line a different custom_id.",
     )

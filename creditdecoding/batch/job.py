@@ -25,6 +25,7 @@ from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.errors import CreditError, OptionError
 from creditdecoding.fingerprint import model_digest
 from creditdecoding.server.decoder_files import folder_digests
+from creditdecoding.wording import count
 
 UNRECORDED_OPTIONS = (
     *("threads", "batch_size", "max_num_batched_tokens", "prefix_cache"),
@@ -173,7 +174,7 @@ def run_job(
             missing = offsets.count(MISSING)
             if missing:
                 raise CreditError(
-                    f"{missing} lines were not answered",
+                    f"{count(missing, 'line was', 'lines were')} not answered",
                     hint="Run the command again; it continues where it stopped.",
                 )
             summary = _write_output(job, _read_offsets(job))

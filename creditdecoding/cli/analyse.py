@@ -28,6 +28,7 @@ from creditdecoding.cli.validate import (
 )
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from creditdecoding.eval.traces.dataset import PromptTraces
@@ -200,7 +201,7 @@ def print_report(report: dict[str, Any]) -> None:
         cells = [number(record[key], form) for key, form in forms.values()]
         rows.append((record["decoder"], *cells, number(share)))
     oracle = f", oracle NFE {report['oracle']['nfe']:.2f}" if report["oracle"] else ""
-    title = f"{report['prompts']} prompts{oracle} (score, same and wrong in %)"
+    title = f"{count(report['prompts'], 'prompt')}{oracle} (score, same and wrong in %)"
     show(table(("decoder", *forms, "wrong"), rows, title))
     for record in report["decoders"]:
         if record["wrong"] is not None and record["wrong"]["wrong"]:

@@ -15,6 +15,7 @@ from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.progress import open_progress
 from creditdecoding.cli.validate import check_writable
 from creditdecoding.config import EngineConfig, ServeConfig
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from creditdecoding.batch.input import Line
@@ -65,7 +66,7 @@ def batch(
         answer = BatchProcessor(load_lm(model, engine), job.settings).answers
     with open_progress("lines", resumable=True) as start:
         tally = run_job(job, answer, start)
-    passes = f"; {tally.tokens} tokens in {tally.nfe} forward passes" if tally.nfe else ""
-    typer.echo(
-        f"wrote {out}: {tally.requests} answers, {tally.failed} of them errors{passes}", err=True
-    )
+    answers = f"{count(tally.requests, 'answer')}, {tally.failed} of them errors"
+    passes = count(tally.nfe, "forward pass", "forward passes")
+    work = f"; {count(tally.tokens, 'token')} in {passes}" if tally.nfe else ""
+    typer.echo(f"wrote {out}: {answers}{work}", err=True)

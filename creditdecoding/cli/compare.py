@@ -33,6 +33,7 @@ from creditdecoding.cli.validate import (
 )
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -169,7 +170,7 @@ def compare(
     items = numbers["items"]
     about = (
         f"{model} · {tasks} · templates {', '.join(numbers['templates'])} · {items['dev']} dev and "
-        f"{items['test']} test items · {len(records):,} samples"
+        f"{count(items['test'], 'test item')} · {count(len(records), 'sample')}"
     )
     page = report or out / "report.html"
     picture = png or (out / "curves.png" if find_spec("matplotlib") else None)

@@ -14,6 +14,7 @@ from creditdecoding.cli.progress import open_progress
 from creditdecoding.cli.render import report_written, show, table, write
 from creditdecoding.cli.validate import check_writable
 from creditdecoding.config import EngineConfig
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -100,7 +101,8 @@ def _answer(
     from creditdecoding.eval.demo import answer_questions
 
     kinds = len({task.name for task, _ in drawn})
-    show(f"{model}: {len(drawn)} questions of {kinds} kinds, one at a time.")
+    questions = f"{count(len(drawn), 'question')} of {count(kinds, 'kind')}"
+    show(f"{model}: {questions}, one at a time.")
     with open_progress("answering") as start:
         tick = start(0, len(drawn) * len(contestants))
         answer_questions(lm, drawn, contestants, tick)
@@ -171,7 +173,7 @@ def _show_race(lm: LM, race: Race) -> list[Lane]:
         show(f"Played {slowdown:.1f} times slower than it ran.")
         play(lanes, ends=lm.vocab.stop_ids, slowdown=slowdown, console=console)
     for completion, lane in zip(race.answers.values(), lanes):
-        passes = f"{completion.nfe} passes in {lane.seconds:.2f} s"
+        passes = f"{count(completion.nfe, 'pass', 'passes')} in {lane.seconds:.2f} s"
         show(f"  {lane.name}, {passes}: {completion.text}")
     return lanes
 
@@ -189,7 +191,7 @@ def _write_animation(
             name=contestant.name,
             seconds=contestant.seconds,
             note=f"{contestant.right} of {len(contestant.answers)} right, "
-            f"{contestant.passes:,} passes, {contestant.seconds:.1f} s",
+            f"{count(contestant.passes, 'pass', 'passes')}, {contestant.seconds:.1f} s",
         )
         for contestant in contestants
     ]

@@ -16,6 +16,7 @@ from creditdecoding.cli.quality import Agreement, Base, find_base, load_judge, s
 from creditdecoding.cli.render import number, print_json, show, table, write_json
 from creditdecoding.cli.validate import check_writable, parse_split
 from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -171,4 +172,5 @@ def print_scores(report: dict[str, Any]) -> None:
         decoder = report["settings"].get("decoder", {})
         show_quality({decoder.get("name", "decoder"): quality}, quality["base"])
     for name, left_out in report.get("skipped_items", {}).items():
-        typer.echo(f"{name}: {len(left_out)} items left out that do not fit the model", err=True)
+        items = count(len(left_out), "item")
+        typer.echo(f"{name}: {items} left out, too long for the model", err=True)

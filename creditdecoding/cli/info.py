@@ -11,10 +11,11 @@ from creditdecoding.cli.app import Json, Model, app
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.render import print_json, show, table
 from creditdecoding.config import EngineConfig
+from creditdecoding.wording import count
 
 SHORT = {
     "checkpoint": "{checkpoint}",
-    "model": "{family}, {parameters:,} parameters, {num_layers} layers, {max_length} positions",
+    "model": "{family}, {parameters:,} parameters, {layers}, {max_length} positions",
     "memory": "{memory in float32} in float32, {memory in bfloat16} in bfloat16; {available}",
     "attention": "{attention}; block length {block length}; caches {caches}",
     "tokens": "{tokenizer ids:,}; mask {mask token}; stop {stop tokens}; template: {chat template}",
@@ -58,7 +59,8 @@ def short_facts(facts: dict[str, Any]) -> dict[str, str]:
     """The six lines by their names."""
     texts = {name: _text(value) for name, value in facts.items() if not isinstance(value, int)}
     free = [f"{value} {name}" for name, value in texts.items() if name.startswith("available on")]
-    values = defaultdict(lambda: "-", {**facts, **texts, "available": "".join(free)})
+    words = {"available": "".join(free), "layers": count(facts["num_layers"], "layer")}
+    values = defaultdict(lambda: "-", {**facts, **texts, **words})
     return {name: form.format_map(values) for name, form in SHORT.items()}
 
 

@@ -137,13 +137,13 @@ def print_report(report: dict[str, Any]) -> None:
             show(f"Passes a token from the first to the last point: {trends}.")
         for point in sweep["points"]:
             if point["too_long"]:
-                count = f"{point['too_long']} of {point['items']}"
-                show(f"At {point['label']}, {count} reference answers do not fit with their end.")
+                share = f"{point['too_long']} of {point['items']}"
+                show(f"At {point['label']}, {share} reference answers do not fit with their end.")
     mean = report["reference_tokens"]["mean"]
     show(
-        f"{report['items']} items, reference answers of {mean:.0f} tokens on average. Last column:"
-        f" passes of {first} divided by the decoder's, * significantly fewer; - after a score"
-        f" that is significantly below that of {first}. {INTERVALS}",
+        f"{count(report['items'], 'item')}, reference answers of {mean:.0f} tokens on average. "
+        f"Last column: passes of {first} divided by the decoder's, * significantly fewer; - after "
+        f"a score that is significantly below that of {first}. {INTERVALS}",
         *([FEW] if report["items"] < FEW_ITEMS else []),
     )
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from creditdecoding.wording import count
+
 if TYPE_CHECKING:
     from creditdecoding.tasks.base import Task
 
@@ -22,7 +24,7 @@ def items_per_task(limit: int | None, default: int, tasks: Iterable[Task]) -> in
         return limit
     for task in tasks:
         if task.fixed_items is not None and len(task.fixed_items) < default:
-            count = len(task.fixed_items)
-            message = f"{task.name}: all of its {count} items (--limit is {default} by default)"
+            items = count(len(task.fixed_items), "item")
+            message = f"{task.name}: all of its {items} (--limit is {default} by default)"
             typer.echo(message, err=True)
     return DefaultLimit(default)

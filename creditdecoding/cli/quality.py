@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditdecoding.cli.render import interval, show, table
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from creditdecoding.bases.autoregressive_lm import AutoregressiveLM
@@ -70,8 +71,7 @@ def show_quality(rows: Mapping[str, Mapping[str, Any]], base: str | None) -> Non
     ]
     too_long = sum(numbers.get("too_long", 0) for numbers in rows.values())
     if too_long:
-        typer.echo(
-            f"{too_long} answers are empty or too long for the base: no likelihood", err=True
-        )
+        answers = count(too_long, "answer is", "answers are")
+        typer.echo(f"{answers} empty or too long for the base: no likelihood", err=True)
     under = "" if base is None else f"; likelihood under {base}"
     show(table(titles, lines, f"Quality without a gold answer, means [95 %]{under}"))

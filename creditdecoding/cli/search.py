@@ -19,6 +19,7 @@ from creditdecoding.cli.validate import check_folder, parse_split
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.pav.search.options import SearchConfig
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from creditdecoding.lm import LM
@@ -314,7 +315,8 @@ def _print_result(report: Mapping[str, Any]) -> None:
     typer.echo(report["text"])
     policy, verifier = report["policy"], report["verifier"]
     typer.echo(
-        f"{policy['sequences']} sequence-forwards of the policy, {verifier['sequences']} of the "
-        f"verifier, {policy['tokens']} tokens kept, {report['seconds']:.2f} s",
+        f"{count(policy['sequences'], 'sequence-forward')} of the policy, "
+        f"{verifier['sequences']} of the verifier, {count(policy['tokens'], 'token')} kept, "
+        f"{report['seconds']:.2f} s",
         err=True,
     )

@@ -30,6 +30,7 @@ from creditdecoding.decoders.base import (
 )
 from creditdecoding.errors import OptionError
 from creditdecoding.plugins import describe_error
+from creditdecoding.wording import count
 
 CASES = 24
 """Random cases that a law is tried on."""
@@ -240,7 +241,9 @@ def ends(decoder: Decoder, case: Case, draw: random.Random) -> None:
     """A block takes no more passes than it has positions"""
     *_, last = play(decoder, case)
     left = still_masked(last.masked, last.decision)
-    require(~left.any(), f"{int(left.sum())} masks are left after {len(case.logits)} passes")
+    masks = count(int(left.sum()), "mask is", "masks are")
+    passes = count(len(case.logits), "pass", "passes")
+    require(~left.any(), f"{masks} left after {passes}")
 
 
 def remasks(decoder: Decoder, case: Case, draw: random.Random) -> None:

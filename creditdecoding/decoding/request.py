@@ -24,6 +24,7 @@ from creditdecoding.decoding.cache_policy import (
 from creditdecoding.decoding.fused_head import check_fused_head, whole_logits_reason
 from creditdecoding.errors import OptionError, TooLongError
 from creditdecoding.models.kv_cache import ModelGeometry
+from creditdecoding.wording import count
 
 PLAIN_GEOMETRY = ModelGeometry()
 DEFAULT_BLOCK_LENGTH = 32
@@ -322,7 +323,7 @@ def _check_lengths(context_length: int, gen_length: int, max_length: int) -> Non
     if context_length + gen_length > max_length:
         raise TooLongError(
             "prompt and gen_length do not fit into the model",
-            given=f"{context_length} + {gen_length} positions",
+            given=f"{context_length} + {count(gen_length, 'position')}",
             allowed=f"{max_length} together",
             hint="Shorten the prompt or lower gen_length.",
         )
@@ -357,7 +358,7 @@ def _check_answer_prefix(
     if len(prefix) >= config.gen_length:
         raise OptionError(
             "the begun answer leaves nothing to write",
-            given=f"{len(prefix)} of {config.gen_length} positions",
+            given=f"{len(prefix)} of {count(config.gen_length, 'position')}",
             allowed="at least one mask",
             hint="Raise gen_length.",
         )

@@ -41,6 +41,7 @@ from creditdecoding.tasks.base import (
     generate_items,
 )
 from creditdecoding.trace import Event
+from creditdecoding.wording import count
 
 VERDICTS = {
     "certified": "Certified: on items like these the last setting with yes loses at most the "
@@ -149,7 +150,8 @@ class TuneResult:
     def lines(self) -> list[str]:
         """The bound, and the verdict on it."""
         bound, confidence = self.bound.bound, 100 * self.bound.confidence
-        lines = [f"Bound: {bound:g} points with {confidence:g} % confidence; {self.items} items."]
+        items = count(self.items, "item")
+        lines = [f"Bound: {count(bound, 'point')} with {confidence:g} % confidence; {items}."]
         lines.append(VERDICTS["certified" if self.certified else "none"])
         if self.failure is not None:
             lines.append(FAILURES[self.failure])

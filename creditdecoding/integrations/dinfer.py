@@ -38,7 +38,8 @@ class ParallelDecoder:
     """A decoder as dInfer's loops call it.
 
     `decoder` is a name, `NAME:knob=value,...` or an object; `control_ids` are never written, like
-    the mask; row i of a batch draws with `sample_seed(seed, i)`. Raises `OptionError` for decoders that need more than the logits of a block.
+    the mask; row i of a batch draws with `sample_seed(seed, i)`. Raises `OptionError` for decoders
+    that need more than the logits of a block.
     """
 
     def __init__(

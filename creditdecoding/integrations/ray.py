@@ -25,6 +25,7 @@ import numpy as np
 from creditdecoding.batch.options import BatchConfig
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import CreditError, MissingExtraError, OptionError
+from creditdecoding.wording import count
 
 try:
     import pandas as pd
@@ -124,7 +125,7 @@ def _actor_resources(options: BatchConfig, engine: EngineConfig) -> dict[str, fl
         raise OptionError(
             f"the Ray cluster has too few {kind}s",
             given=options.ray,
-            allowed=f"{cluster.get(kind, 0):g} workers at most",
+            allowed=f"{count(cluster.get(kind, 0.0), 'worker')} at most",
             hint="Ask for fewer workers with --ray, or let more machines join.",
         )
     return {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}

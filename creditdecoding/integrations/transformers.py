@@ -195,7 +195,7 @@ def _our_config(config: Any, prompt_length: int) -> GenerationConfig:
     if length is None:
         length = DEFAULT_LENGTH if max_length is None else max_length - prompt_length
     if length < 1:
-        what = f"max_length leaves no room for an answer after {prompt_length} tokens of prompt"
+        what = f"max_length leaves no room for an answer after a prompt of {prompt_length}"
         raise OptionError(what, given=max_length, hint="Raise it, or give max_new_tokens.")
     if not getattr(config, "do_sample", False):
         return GenerationConfig(gen_length=length)

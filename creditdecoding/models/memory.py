@@ -19,6 +19,7 @@ from creditdecoding.errors import CheckpointError
 from creditdecoding.models.quantize import conversion_bytes, int8_bytes, is_quantised
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import WINDOW, read_headers, state_tensors
+from creditdecoding.wording import count
 
 MAX_PARAMETERS_PER_BYTE = 64
 """A config.json that describes more parameters for each byte of the weight files is refused."""
@@ -155,10 +156,10 @@ def check_size_of_files(config: ModelConfig, files: list[Path]) -> None:
     if config.num_parameters() <= MAX_PARAMETERS_PER_BYTE * file_bytes:
         return
     read_headers(files)  # a truncated file has an error of its own
-    experts = "" if config.moe is None else f", {config.moe.num_experts} experts"
+    experts = "" if config.moe is None else f", {count(config.moe.num_experts, 'expert')}"
     raise CheckpointError(
         "config.json describes a network far larger than the weight files",
-        given=f"{config.num_layers} layers of width {config.hidden_size}{experts}, "
+        given=f"{count(config.num_layers, 'layer')} of width {config.hidden_size}{experts}, "
         f"{config.embedding_rows} ids",
         allowed=f"what {format_bytes(file_bytes)} of weights can hold",
         hint="config.json and weights do not belong together.",

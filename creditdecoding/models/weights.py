@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from creditdecoding.checkpoint import shards
 from creditdecoding.errors import CheckpointError
+from creditdecoding.wording import count
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes in all."""
@@ -231,7 +232,7 @@ def check_weights(
     missing = [name for name, rows in filled.items() if not rows.all()]
     if missing:
         raise CheckpointError(
-            f"{len(missing)} weights are missing",
+            f"{count(len(missing), 'weight is', 'weights are')} missing",
             given=_missing_tensor(missing[0], filled[missing[0]], table),
             hint="Download the checkpoint again.",
         )

@@ -7,10 +7,13 @@ from typing import Any
 
 import jinja2
 
+from creditdecoding.wording import count
+
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("static")),
     autoescape=True,
 )
+_TEMPLATES.globals["count"] = count
 
 
 def render_page(template: str, **values: Any) -> str:

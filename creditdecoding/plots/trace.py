@@ -21,7 +21,8 @@ from creditdecoding.plots.base import (
 from creditdecoding.trace import Trace
 from creditdecoding.viewer.colours import CREDIT, LIGHT, LINE, QUIET, TEXT, WRITTEN, Ramp
 from creditdecoding.viewer.frames import Cell, Frame, Piece, frames, short_label
-from creditdecoding.viewer.labels import count, spec_label
+from creditdecoding.viewer.labels import spec_label
+from creditdecoding.wording import count
 
 _MOST_TEXTS = 64
 """Positions up to which the texts of the tokens are written along the axis."""
@@ -117,7 +118,7 @@ def _confidence_panel(trace: Trace, piece: Piece, name: str) -> Panel:
     return Panel(
         frames=film,
         title=f"{name}  ·  {count(last.nfe, 'forward pass', 'forward passes')}",
-        note=f"{last.written} tokens  ·  {last.tpf:.2f} tokens a pass",
+        note=f"{count(last.written, 'token')}  ·  {last.tpf:.2f} tokens a pass",
     )
 
 

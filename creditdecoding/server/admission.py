@@ -26,6 +26,7 @@ from creditdecoding.decoding.request import Request
 from creditdecoding.errors import OptionError, QueueFullError
 from creditdecoding.lm import LM
 from creditdecoding.server.schema import MAX_CHOICES
+from creditdecoding.wording import count
 
 MAX_STRINGS = 10_000  # of a body, field names among them
 MAX_CONTAINERS = 4_000  # lists and objects of a body
@@ -101,8 +102,8 @@ def check_answer_count(prompts: int, n: int, limits: Limits) -> None:
     if prompts * n > limits.answers:
         raise OptionError(
             "this request asks for more answers than fit at once",
-            given=f"{prompts} prompts with n={n}",
-            allowed=f"{limits.answers} answers",
+            given=f"{count(prompts, 'prompt')} with n={n}",
+            allowed=count(limits.answers, "answer"),
             hint="Send several requests, or start the server with a larger --max-waiting.",
             param="n" if n > 1 else "prompt",
         )
@@ -124,10 +125,10 @@ class PromptRoom:
         what = f"{param} cannot fit into the model"
         return OptionError(what, given=length, allowed=allowed, hint=hint, param=param)
 
-    def check_tokens(self, count: int, param: str) -> None:
+    def check_tokens(self, length: int, param: str) -> None:
         """Raise `OptionError` for a prompt of more tokens."""
-        if count > self.tokens:
-            raise self.too_long(f"{count} tokens", f"{self.tokens} tokens", param)
+        if length > self.tokens:
+            raise self.too_long(count(length, "token"), count(self.tokens, "token"), param)
 
 
 def check_texts(lm: LM, texts: Sequence[str], room: PromptRoom, limits: Limits, param: str) -> None:
@@ -151,7 +152,7 @@ def _check_beginning(lm: LM, text: str, room: PromptRoom, limits: Limits, param:
     size = CHARS_PER_TOKEN * room.tokens
     while size < len(text):
         if len(lm.tokenizer.encode(text[:size])) > most + limits.token_chars:
-            raise room.too_long(f"more than {most} tokens", f"{room.tokens} tokens", param)
+            raise room.too_long(f"more than {most} tokens", count(room.tokens, "token"), param)
         size *= 2
 
 

@@ -18,6 +18,7 @@ from creditdecoding.server.constraint_fields import constraint_of
 from creditdecoding.server.error_responses import ModelNotFoundError
 from creditdecoding.server.responses import ResponseFormat
 from creditdecoding.server.schema import NO_LIMIT, ChatRequest, CompletionRequest
+from creditdecoding.wording import count
 
 BODY_TYPES: dict[str, type[ChatRequest] | type[CompletionRequest]] = {
     "/v1/chat/completions": ChatRequest,
@@ -125,7 +126,7 @@ def _token_ids(
 def _chat_ids(lm: LM, body: ChatRequest, room: PromptRoom, limits: Limits) -> list[int]:
     turn_count = len(body.messages)
     if turn_count > room.tokens:  # each has at least a token
-        raise room.too_long(f"{turn_count} turns", f"{room.tokens} tokens", "messages")
+        raise room.too_long(count(turn_count, "turn"), count(room.tokens, "token"), "messages")
     turns = [message.turn() for message in body.messages]
     check_texts(lm, [turn["content"] for turn in turns], room, limits, "messages")
     with blame_param("messages"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from creditdecoding.train.adapt_options import AdaptConfig
 from creditdecoding.train.bases import Base
+from creditdecoding.wording import count
 
 LAST = 100
 """Steps whose losses the card averages."""
@@ -30,11 +31,11 @@ Blocks of {block} tokens are decoded in parallel. {kind} It was made by `credit 
 |---|---|
 | answer tokens predicted | {tokens:,} |
 | steps | {steps:,} |
-| seconds of training | {seconds:,.0f} ({processes} processes of {threads} threads, {device}) |
+| seconds of training | {seconds:,.0f} ({processes} of {threads}, {device}) |
 | trained parameters | {parameters:,} |
 | data | {data} |
 
-## Loss (cross-entropy a token, mean of the last {last} steps)
+## Loss (cross-entropy a token, mean of the last {last})
 
 | by the share of masks in the block | |
 |---|---|
@@ -70,12 +71,12 @@ def model_card(
         tokens=end["tokens"],
         steps=end["step"] + 1,
         seconds=end["seconds"],
-        processes=config.processes,
-        threads=config.threads,
+        processes=count(config.processes, "process", "processes"),
+        threads=count(config.threads, "thread"),
         device=config.device,
         parameters=parameters,
         data=", ".join(f"{name} (weight {weight:g})" for name, weight in data.items()),
-        last=min(LAST, len(records)),
+        last=count(min(LAST, len(records)), "step"),
         by_ratio=_table(RATIO_NAMES, mean_losses(records, "by_ratio")),
         by_distance=_table(range(1, 99), mean_losses(records, "by_distance")),
         held_out=_held_out(records),

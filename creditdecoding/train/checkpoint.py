@@ -17,6 +17,7 @@ from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import load_weights, save_weights
 from creditdecoding.run_dir import write_atomically
 from creditdecoding.text.tokenizer import Tokenizer
+from creditdecoding.wording import count
 
 START = "start"  # subfolder of a run with the checkpoint that it starts from
 
@@ -55,8 +56,8 @@ def load_start(model: Transformer, folder: Path) -> None:
     if config != ours:
         raise OptionError(
             "the checkpoint to start from has another shape",
-            given=f"{config.num_layers} layers of {config.hidden_size}",
-            allowed=f"{ours.num_layers} layers of {ours.hidden_size}, the same heads, "
+            given=f"{count(config.num_layers, 'layer')} of {config.hidden_size}",
+            allowed=f"{count(ours.num_layers, 'layer')} of {ours.hidden_size}, the same heads, "
             "feed-forward and vocabulary",
             hint="Ask for the checkpoint's shape.",
         )

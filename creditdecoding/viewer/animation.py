@@ -15,8 +15,8 @@ from html import escape
 from pathlib import Path
 
 from creditdecoding.viewer.frames import Cell, one_line
-from creditdecoding.viewer.labels import count
 from creditdecoding.viewer.race import Lane
+from creditdecoding.wording import count
 
 _WIDTH = 860
 _MARGIN = 20
@@ -100,7 +100,8 @@ def _document(parts: Sequence[str], rules: Sequence[str], height: float, about: 
 def _description(lanes: Sequence[Lane], question: str) -> str:
     """The race in words, for readers who do not see it."""
     counts = [
-        f"{lane.name}: {lane.frames[-1].nfe} forward passes in {lane.seconds:.2f} s"
+        f"{lane.name}: {count(lane.frames[-1].nfe, 'forward pass', 'forward passes')} "
+        f"in {lane.seconds:.2f} s"
         for lane in lanes
     ]
     return f"{question} {'; '.join(counts)}."

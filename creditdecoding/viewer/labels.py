@@ -48,8 +48,3 @@ def _knob_words(knob: str, value: str) -> str:
     if knob in _BARE_KNOBS:
         return value
     return f"{knob.replace('_', ' ')} {value}"
-
-
-def count(number: int, one: str, many: str) -> str:
-    """A number with its noun: "1 pass", "2 passes"."""
-    return f"{number:,} {one if number == 1 else many}"

@@ -23,8 +23,8 @@ from creditdecoding.viewer.frames import (
     initial_frame,
     masked_positions,
 )
-from creditdecoding.viewer.labels import count
 from creditdecoding.viewer.terminal import canvas
+from creditdecoding.wording import count
 
 FRAMES_A_SECOND = 20
 

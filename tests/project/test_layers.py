@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ops", "trace", "checkpoint", "tasks", "constraints"),
     ("bootstrap", "run_dir", "config", "child_processes", "trace_svg", "plugins"),
     ("options",),
-    ("errors", "version"),
+    ("errors", "version", "wording"),
 )
 HEIGHT = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 FACADES = (

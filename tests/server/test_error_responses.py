@@ -58,7 +58,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"max_tokens": -2}, "greater than or equal to 1; got -2", "max_tokens"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, "contradict each other", "max_tokens"),
     ({"max_tokens": 512}, "512 together", "max_tokens"),
-    ({"max_completion_tokens": 511}, "allowed: 1 tokens", "messages"),
+    ({"max_completion_tokens": 511}, "allowed: 1 token. ", "messages"),
     ({"top_k": -2}, "greater than or equal to 1", "top_k"),
     ({"ignore_eos": True, "logits_eos_inf": False}, "contradict each other", "ignore_eos"),
     ({"seed": -1}, "greater than or equal to 0", "seed"),

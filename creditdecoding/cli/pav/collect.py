@@ -16,6 +16,7 @@ from creditdecoding.cli.render import print_json, report_written
 from creditdecoding.cli.validate import check_writable
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.pav.data.options import CollectConfig
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from creditdecoding.pav.data.label_store import Label, StoreContents
@@ -104,8 +105,8 @@ def _share_right(label: Label) -> str:
 def _print(report: dict[str, Any]) -> None:
     right = report["states_right"]
     typer.echo(
-        f"{report['labels']} labels of {report['problems']} problems: {report['states']} states, "
-        f"{report['answers']} complete answers"
+        f"{count(report['labels'], 'label')} of {count(report['problems'], 'problem')}: "
+        f"{count(report['states'], 'state')}, {count(report['answers'], 'complete answer')}"
     )
     typer.echo(
         f"states: {right['none']} with no completion right, {right['some']} with some, "
@@ -115,8 +116,10 @@ def _print(report: dict[str, Any]) -> None:
     cut_off_text = f", {cut_off} cut off by --gen-length" if cut_off else ""
     typer.echo(f"answers: {report['answers_right']} right{cut_off_text}")
     typer.echo(
-        f"cost: {report['rollouts']} rollouts, {report['sequences']} sequence-forwards "
-        f"({report['passes']} passes of rows), {report['positions']} positions, "
-        f"{report['tokens']} tokens, {report['seconds']:.1f} s, "
+        f"cost: {count(report['rollouts'], 'rollout')}, "
+        f"{count(report['sequences'], 'sequence-forward')} "
+        f"({count(report['passes'], 'pass', 'passes')} of rows), "
+        f"{count(report['positions'], 'position')}, {count(report['tokens'], 'token')}, "
+        f"{report['seconds']:.1f} s, "
         f"{report['rollouts_per_second']:.1f} rollouts/s"
     )

@@ -17,6 +17,7 @@ from creditdecoding.cli.render import print_json, report_written, show, table, w
 from creditdecoding.cli.validate import check_writable
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from creditdecoding.bootstrap import Interval
@@ -123,9 +124,8 @@ class _VerifierComparison:
     def show(self) -> None:
         """Print a table for each verifier, and one of the differences."""
         for name, measured in self.metrics.items():
-            show_metrics(
-                measured, f"{name}, on {measured.states} states of {measured.problems} problems"
-            )
+            problems = count(measured.problems, "problem")
+            show_metrics(measured, f"{name}, on {count(measured.states, 'state')} of {problems}")
         if self.differences:
             first = next(iter(self.metrics))
             rows = [(name, *_interval_cells(one, "+.4f")) for name, one in self.differences.items()]
@@ -150,7 +150,7 @@ def _common_labels(labels: Sequence[Label], held_out: Sequence[Sequence[Label]])
     if not common:
         raise OptionError(
             "there is no label that none of the verifiers was trained on",
-            given=f"{len(labels)} labels",
+            given=count(len(labels), "label"),
             hint="Collect others, of another --split.",
         )
     return common

@@ -18,6 +18,7 @@ from creditdecoding.cli.render import number, print_json, report_written, show, 
 from creditdecoding.cli.validate import check_writable
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import OptionError
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from creditdecoding.lm import LM
@@ -183,8 +184,8 @@ def _print(
     predicted: ProverComparison, counted: ProverComparison | None, is_held_out: bool
 ) -> None:
     typer.echo(
-        f"{predicted.states} states visited more than once, {predicted.several} with several next "
-        f"steps, of {predicted.problems} problems"
+        f"{count(predicted.states, 'state')} visited more than once, {predicted.several} with "
+        f"several next steps, of {count(predicted.problems, 'problem')}"
     )
     if is_held_out:
         typer.echo("only problems held out when the verifier was trained")

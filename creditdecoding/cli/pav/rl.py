@@ -22,6 +22,7 @@ from creditdecoding.cli.validate import (
 )
 from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.pav.rl.options import RLConfig
+from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from creditdecoding.pav.rl.report import RunSpec
@@ -180,7 +181,7 @@ def _follow(run: PolicyTraining, spec: RunSpec, counted: int, tick: Tick) -> Non
         if "held" in record:
             held = record["held"]
             typer.echo(
-                f"{spec.arm}, seed {spec.seed}, {record['samples']} samples: "
+                f"{spec.arm}, seed {spec.seed}, {count(record['samples'], 'sample')}: "
                 f"{100 * held['accuracy']:.1f} % right, {held['passes']:.2f} passes an answer",
                 err=True,
             )

@@ -16,6 +16,7 @@ from creditdecoding.cli.render import print_json, report_written
 from creditdecoding.cli.validate import check_folder, make_folder
 from creditdecoding.config import EngineConfig
 from creditdecoding.pav.verifier.options import FitConfig
+from creditdecoding.wording import count
 
 
 @pav.command()
@@ -66,7 +67,8 @@ def train(
         print_json({"labels": str(labels), "verifier": str(out), "seconds": seconds, **about})
     else:
         _print_buckets(settings)
-        title = f"on {metrics.states} states of {metrics.problems} problems held out"
+        problems = count(metrics.problems, "problem")
+        title = f"on {count(metrics.states, 'state')} of {problems} held out"
         show_metrics(metrics, title)
     report_written(out)
 
@@ -74,8 +76,8 @@ def train(
 def _print_buckets(settings: dict[str, Any]) -> None:
     low, high = settings["buckets"]
     typer.echo(
-        f"learned from {low} states with labels below 0.5 and {high} others, in "
-        f"{settings['steps']} steps"
+        f"learned from {count(low, 'state')} with labels below 0.5 and {high} others, in "
+        f"{count(settings['steps'], 'step')}"
     )
     if not low or not high:
         typer.echo("all labels are on one side of 0.5: there was one bucket instead of two")

@@ -21,6 +21,7 @@ from creditdecoding.pav.steps import parse_delimiter
 from creditdecoding.pav.verifier.model import Verifier
 from creditdecoding.text.prompts import Prompt, parse_prompts
 from creditdecoding.trace_svg import html_card, shorten
+from creditdecoding.wording import count
 
 TEMPERATURE = 1.0
 """The temperature of draws where none is given: at 0 all candidates would be alike."""
@@ -48,7 +49,8 @@ class SearchAnswer:
     def summary(self) -> str:
         """Quality and cost in a line."""
         q = "" if self.q is None else f"Q {self.q:.2f}, "
-        return f"{q}of {len(self.candidates)} answers, {self.sequences} sequence-forwards"
+        answers = count(len(self.candidates), "answer")
+        return f"{q}of {answers}, {count(self.sequences, 'sequence-forward')}"
 
     def __repr__(self) -> str:
         return f"<SearchAnswer {shorten(self.text, 60)!r}: {self.summary}>"

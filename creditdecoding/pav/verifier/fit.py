@@ -37,6 +37,7 @@ from creditdecoding.pav.verifier.surprisal import token_surprisal
 from creditdecoding.run_dir import ResumableRun
 from creditdecoding.train.rows import LENGTH_MULTIPLE
 from creditdecoding.train.schedule import learning_rate
+from creditdecoding.wording import count
 
 FREE_OPTIONS = ("save_every", "compile_fit")
 """Options that may differ when a run continues."""
@@ -84,18 +85,18 @@ def split_labels(labels: Labels, config: FitConfig) -> LabelSplit:
 def _problem_parts(labels: Labels, config: FitConfig) -> dict[ProblemKey, int]:
     """The part of each problem: 0 to learn from, 1 for calibration, 2 held out."""
     problems = sorted({label.key for label in labels.labels})
-    count = len(problems)
-    if count < 2:
+    total = len(problems)
+    if total < 2:
         raise OptionError(
             "no problem can be held out",
-            given=f"labels of {count} problem{'s' if count != 1 else ''}",
+            given=f"labels of {count(total, 'problem')}",
             allowed="2 or more",
             hint=COLLECT_MORE,
         )
     random.Random(f"divide/{config.seed}").shuffle(problems)
-    held_out = min(count - 1, max(1, round(config.held_out * count)))
-    calibration = min(count - held_out - 1, round(config.calibration * count))
-    parts = [2] * held_out + [1] * calibration + [0] * (count - held_out - calibration)
+    held_out = min(total - 1, max(1, round(config.held_out * total)))
+    calibration = min(total - held_out - 1, round(config.calibration * total))
+    parts = [2] * held_out + [1] * calibration + [0] * (total - held_out - calibration)
     return dict(zip(problems, parts))
 
 

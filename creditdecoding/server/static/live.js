@@ -64,7 +64,7 @@ const agreement = (first, second) => {
 };
 const summary = (first, second) => {
   const counts = [first, second].map(
-    run => run.name + ": " + run.passes + (run.passes === 1 ? " pass" : " passes") + ", " + run.seconds.toFixed(2) + " s");
+    run => run.name + ": " + run.passes + " " + plural(run.passes, "pass", "passes") + ", " + run.seconds.toFixed(2) + " s");
   const passes = ratio(first.passes, second.passes, "fewer", "more");
   return counts.join(". ") + ", " + passes + " passes. " + agreement(first.text, second.text);
 };

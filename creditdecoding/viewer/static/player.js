@@ -43,13 +43,15 @@ const show = (text, x, y) => {
 };
 const hide = () => { tip.hidden = true; };
 
+const plural = (number, one, many = one + "s") => number === 1 ? one : many;
 const build = (trace, t) => {
   const article = make($("traces"), "article"), head = make(article, "div", "head"), title = make(head, "h2", "", trace.name);
   title.id = "name" + t;
   article.setAttribute("aria-labelledby", title.id);
   const nfe = make(head, "div", "nfe");
   const count = make(nfe, "span");
-  make(nfe, "small", "", " passes").title = "forward passes of the network; papers say NFE";
+  const passes = make(nfe, "small");
+  passes.title = "forward passes of the network; papers say NFE";
   const sub = make(article, "div", "sub"), tokens = make(sub, "span"), where = make(sub, "span");
   const text = make(article, "div", "text"), axis = make(article, "div", "axis"), map = make(article, "canvas");
   const scale = make(axis, "span", "");
@@ -59,7 +61,7 @@ const build = (trace, t) => {
   map.setAttribute("role", "img");
   map.setAttribute("aria-label", "Confidence by pass and position of " + trace.name + ": a row a pass");
   const film = [trace.positions.map(() => ({ state: "masked" }))];
-  const card = { trace, film, scale, count, tokens, where, text, map, tails: new Set(trace.tail) };
+  const card = { trace, film, scale, count, passes, tokens, where, text, map, tails: new Set(trace.tail) };
   trace.frames.forEach(frame => fold(film, frame));
   const parts = trace.positions.map((position, i) => {
     if (i && position !== trace.positions[i - 1] + 1) make(text, "span", "tail", " … ").setAttribute("role", "listitem");
@@ -114,7 +116,7 @@ const rowHeight = rows => Math.max(1, Math.min(14, 260 / rows));
 const drawMap = (card, pass) => {
   const rows = card.trace.frames.length, columns = card.parts.length, high = rowHeight(rows), sharp = devicePixelRatio || 1;
   const map = card.map, wide = map.clientWidth, pen = map.getContext("2d"), across = wide / columns, gap = high > 5 && across > 4 ? 1 : 0;
-  card.scale.textContent = rows + (rows === 1 ? " pass" : " passes") + " ↓  " + columns + " positions →";
+  card.scale.textContent = rows + " " + plural(rows, "pass", "passes") + " ↓  " + columns + " positions →";
   map.style.height = rows * high + "px";
   map.width = wide * sharp;
   map.height = rows * high * sharp;
@@ -144,7 +146,8 @@ const draw = () => {
     drawText(card, pass);
     drawMap(card, pass);
     card.count.textContent = frame.nfe;
-    card.tokens.textContent = frame.written + " tokens · " + (pass ? frame.written / frame.nfe : 0).toFixed(2) + " a pass";
+    card.passes.textContent = " " + plural(frame.nfe, "pass", "passes");
+    card.tokens.textContent = frame.written + " " + plural(frame.written, "token") + " · " + (pass ? frame.written / frame.nfe : 0).toFixed(2) + " a pass";
     const seconds = card.trace.seconds ? " in " + card.trace.seconds.toFixed(2) + " s" : "";
     card.where.textContent = done ? "done" + seconds : "block " + (frame.block + 1) + ", step " + (frame.step + 1);
     card.where.className = done ? "done" : "";

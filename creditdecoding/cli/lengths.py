@@ -29,6 +29,7 @@ from creditdecoding.cli.speedups import (
 )
 from creditdecoding.cli.validate import parse_split, parse_whole_numbers
 from creditdecoding.config import EngineConfig, GenerationConfig
+from creditdecoding.wording import count
 
 
 @app.command()

@@ -13,13 +13,10 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from packaging.version import InvalidVersion, Version
-
 from creditdecoding.decoders import names
-from creditdecoding.errors import MissingExtraError, OptionError
+from creditdecoding.integrations.versions import check_installed
 from creditdecoding.plugins import is_python_file
 
 OLDEST, BELOW = "0.5.21", "0.6"
@@ -47,32 +44,13 @@ def algorithm_name(decoder: str) -> str:
     return names_of_decoder[-1]
 
 
-def check_version(installed: str) -> None:
-    """Raise `OptionError` for an SGLang that this plug-in does not support."""
-    try:
-        supported = Version(OLDEST) <= Version(installed) < Version(BELOW)
-    except InvalidVersion:
-        supported = False
-    if not supported:
-        raise OptionError(
-            "this SGLang cannot run the algorithms of creditdecoding",
-            given=installed,
-            allowed=f">={OLDEST},<{BELOW}",
-            hint="Install such an SGLang, or another version of creditdecoding.",
-        )
-
-
 def register() -> None:
     """The entry point.
 
     Raises `MissingExtraError` where SGLang is not installed, `OptionError` where its version is not
     supported.
     """
-    try:
-        installed = version("sglang")
-    except PackageNotFoundError as error:
-        raise MissingExtraError("sglang", "sglang") from error
-    check_version(installed)
+    check_installed("sglang", "SGLang", OLDEST, BELOW)
     module = sys.modules.get(ALGORITHMS)
     if module is None:
         sys.meta_path.insert(0, _ImportHook())

@@ -7,29 +7,10 @@ vLLM imports them when, and only if, it serves one.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 
-from packaging.version import InvalidVersion, Version
-
-from creditdecoding.errors import MissingExtraError, OptionError
+from creditdecoding.integrations.versions import check_installed
 
 OLDEST, BELOW = "0.33", "0.34"
-
-
-def check_version(installed: str) -> None:
-    """Raise `OptionError` for a vLLM that this plug-in does not support."""
-    try:
-        release = Version(Version(installed).base_version)
-        supported = Version(OLDEST) <= release < Version(BELOW)
-    except InvalidVersion:
-        supported = False
-    if not supported:
-        raise OptionError(
-            "this vLLM cannot run the rules of creditdecoding",
-            given=installed,
-            allowed=f">={OLDEST},<{BELOW}",
-            hint="Install such a vLLM, or another version of creditdecoding.",
-        )
 
 
 def register() -> None:
@@ -38,9 +19,5 @@ def register() -> None:
     Raises `MissingExtraError` where vLLM is not installed, `OptionError` where its version is not
     supported; vLLM does not start then.
     """
-    try:
-        installed = version("vllm")
-    except PackageNotFoundError as error:
-        raise MissingExtraError("vllm", "vllm") from error
-    check_version(installed)
+    check_installed("vllm", "vLLM", OLDEST, BELOW)
     importlib.import_module("creditdecoding.integrations.vllm.launch").register_models()

@@ -25,7 +25,7 @@ from creditdecoding.decoding.engine_errors import TAKE_LESS, error_line, is_out_
 from creditdecoding.decoding.engine_stats import COUNTERS, EngineStats
 from creditdecoding.decoding.forward import Denoiser, can_pack, is_packed
 from creditdecoding.decoding.fused_head import leaves_unwritten, most_logits_bytes
-from creditdecoding.decoding.pass_plan import LongRowTurns, PassLimits, pass_shape, plan_round
+from creditdecoding.decoding.pass_plan import LongRowTurns, PassLimits, plan_round
 from creditdecoding.decoding.prefix_cache import (
     PrefixCache,
     first_of_each_page,
@@ -322,7 +322,7 @@ class Engine:
 
     def _count(self, rows: list[Request], idle: int) -> None:
         """Count a run of the model over these requests."""
-        shapes = [pass_shape(request) for request in rows]
+        shapes = [request.pass_shape for request in rows]
         positions = sum(shape.positions for shape in shapes)
         padding = 0 if is_packed(self.model, rows) else pass_positions(shapes) - positions
         self._counts.update(forwards=1, idle=idle, positions=positions, padding=padding)
@@ -363,7 +363,7 @@ class Engine:
         done: a prompt alone in it is cut next time.
         """
         requests = [self._running[number] for number in group]
-        positions = pass_positions([pass_shape(request) for request in requests])
+        positions = pass_positions([request.pass_shape for request in requests])
         block = requests[0].geometry.causal_block or 0
         can_cut = len(group) == 1 and requests[0].prefill_left > block and positions > 2 * block
         if len(group) > 1 or can_cut:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from creditdecoding.decoding.fused_head import leaves_unwritten
 from creditdecoding.decoding.request import Request
-from creditdecoding.decoding.scheduler import PassShape, group_into_passes
+from creditdecoding.decoding.scheduler import group_into_passes
 
 DEFAULT_POSITIONS = 2048
 """Positions of a pass of several requests, if no option sets them; as in vLLM."""
@@ -48,19 +48,12 @@ class PassLimits:
         return PassLimits(shared, min(limits, default=None), min(self.chunk, shared))
 
 
-def pass_shape(request: Request) -> PassShape:
-    """What the request adds to its next pass."""
-    start, end = request.computed_span
-    extra_columns = len(request.leave_one_out_positions)
-    return PassShape(end - start, request.sequences, extra_columns, request.visible)
-
-
 def can_cut(request: Request, chunk: int) -> bool:
     """Whether the next pass has more than `chunk` positions and can be cut between blocks.
 
     Only what lies before the current block can be stored without it; the block itself is whole.
     """
-    return request.prefill_left > 0 and pass_shape(request).positions > chunk
+    return request.prefill_left > 0 and request.pass_shape.positions > chunk
 
 
 def cut_prompts(requests: Sequence[Request], limits: PassLimits) -> list[Request | None]:
@@ -77,7 +70,7 @@ def cut_prompts(requests: Sequence[Request], limits: PassLimits) -> list[Request
         if long:
             is_first = not any(done and cut for done, cut in zip(planned, is_long))
             cut = _cut(request, room, is_first)
-            room -= 0 if cut is None else pass_shape(cut).positions
+            room -= 0 if cut is None else cut.pass_shape.positions
             planned.append(cut)
         else:
             planned.append(request)
@@ -90,7 +83,7 @@ def _prompt_room(others: Sequence[Request], limits: PassLimits) -> float:
     """
     if not others:
         return float("inf") if limits.alone is None else limits.alone
-    taken = sum(pass_shape(request).positions for request in others) % limits.shared
+    taken = sum(request.pass_shape.positions for request in others) % limits.shared
     left = limits.shared - taken
     return min(limits.chunk, left if 4 * left >= limits.chunk else limits.chunk)
 
@@ -99,7 +92,7 @@ def _cut(request: Request, room: float, is_first: bool) -> Request | None:
     """The request with a part of its prompt that fits into `room`, all of it if that fits; None if
     no block fits. The first one has a block in any case.
     """
-    if pass_shape(request).positions <= room:
+    if request.pass_shape.positions <= room:
         return request
     block = request.geometry.causal_block
     assert block is not None
@@ -123,7 +116,7 @@ def plan_round(
     """
     cut = cut_prompts(requests, limits)
     planned = [own or request for own, request in zip(cut, requests)]
-    shapes = [pass_shape(request) for request in planned]
+    shapes = [request.pass_shape for request in planned]
     runs = [i for i, own in enumerate(cut) if own is not None]
     packed = [i for i in runs if packs and not planned[i].capabilities.leave_one_out]
     padded = [i for i in runs if i not in set(packed)]
@@ -183,7 +176,7 @@ class LongRowTurns:
 
     def due(self, requests: Sequence[Request], chunk: int) -> list[Request]:
         """The requests that take part in the next round."""
-        positions = [pass_shape(request).positions for request in requests]
+        positions = [request.pass_shape.positions for request in requests]
         is_long = [n > chunk and not can_cut(r, chunk) for n, r in zip(positions, requests)]
         short = [r for r, long in zip(requests, is_long) if not long]
         long = [(n, r) for n, r, long in zip(positions, requests, is_long) if long]

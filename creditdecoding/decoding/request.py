@@ -22,6 +22,7 @@ from creditdecoding.decoding.cache_policy import (
     parse_policy,
 )
 from creditdecoding.decoding.fused_head import check_fused_head, whole_logits_reason
+from creditdecoding.decoding.scheduler import PassShape
 from creditdecoding.errors import OptionError, TooLongError
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.wording import count
@@ -133,6 +134,7 @@ class Request:
         """`dataclasses.replace` of fields that a step changes, a tenth of its time."""
         request = object.__new__(Request)
         vars(request).update(vars(self), **changes)
+        vars(request).pop("pass_shape", None)
         return request
 
     @property
@@ -250,6 +252,13 @@ class Request:
             return self.stored_until, self.prefill_end
         start, end = self.cache_policy.span(self.block_position)
         return max(0, start - self.geometry.logit_shift), end
+
+    @functools.cached_property
+    def pass_shape(self) -> PassShape:
+        """What the request adds to its next pass."""
+        start, end = self.computed_span
+        extra_columns = len(self.leave_one_out_positions)
+        return PassShape(end - start, self.sequences, extra_columns, self.visible)
 
     @property
     def computed_positions(self) -> int:

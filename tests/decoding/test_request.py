@@ -162,3 +162,5 @@ def test_after_a_step_only_what_it_changes_differs() -> None:
     changes = {"step": 3, "block_index": 1, "initial_masks": 2}
     assert vars(request.after_step(**changes)) == vars(dataclasses.replace(request, **changes))
     assert request.step == 0
+    assert request.pass_shape is request.pass_shape and request.pass_shape.width == 6
+    assert request.after_step(prefill_end=2).pass_shape.width == 2, "of the next pass"

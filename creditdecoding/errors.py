@@ -130,3 +130,13 @@ def prefix_errors(prefix: str) -> Iterator[None]:
     except OptionError as error:
         error.what = f"{prefix}: {error.what}"
         raise
+
+
+@contextmanager
+def os_errors(what: str, given: object, hint: str) -> Iterator[None]:
+    """Raise an `OSError` of the body, as of a disk that is full, as an `OptionError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{what} ({error.strerror})"
+        raise OptionError(reason, given=str(given), hint=hint) from error

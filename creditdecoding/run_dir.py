@@ -30,7 +30,7 @@ from typing import IO, Any
 
 import torch
 
-from creditdecoding.errors import OptionError
+from creditdecoding.errors import OptionError, os_errors
 
 try:
     import fcntl
@@ -63,12 +63,8 @@ def locked_file(path: Path, hint: str) -> Iterator[Any]:
 
     Raises `OptionError`, with `hint` if another process holds the lock.
     """
-    try:
+    with os_errors("cannot be used", path, "Choose another output."):
         file = open(path, "ab", buffering=0)  # noqa: SIM115
-    except OSError as error:
-        raise OptionError(
-            f"cannot be used ({error.strerror})", given=str(path), hint="Choose another output."
-        ) from error
     with file:
         if fcntl is not None:
             try:
@@ -83,14 +79,8 @@ def locked_file(path: Path, hint: str) -> Iterator[Any]:
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
     """Make `folder` and lock it for the time of the body. Raises `OptionError`."""
-    try:
+    with os_errors("cannot use the folder", folder, "Choose another output."):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(
-            f"cannot use the folder ({error.strerror})",
-            given=str(folder),
-            hint="Choose another output.",
-        ) from error
     with locked_file(folder / ".lock", "Wait for it, or choose another --out."):
         yield
 
@@ -401,15 +391,13 @@ def append_bytes(file: RawIOBase, data: bytes, path: Path) -> None:
     Raises `OptionError`.
     """
     rest = memoryview(data)
-    try:
+    with os_errors(
+        "the disk refused",
+        path,
+        "Make room or check the folder, then run the command again to continue.",
+    ):
         while rest:
             rest = rest[file.write(rest) or 0 :]
-    except OSError as error:
-        raise OptionError(
-            f"the disk refused ({error.strerror})",
-            given=str(path),
-            hint="Make room or check the folder, then run the command again to continue.",
-        ) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.errors import OptionError
+from creditdecoding.errors import OptionError, os_errors
 from creditdecoding.trace_svg import html_card, pass_map
 from creditdecoding.wording import count
 
@@ -211,12 +211,8 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write `dumps` to a file. Raises `OptionError` if it cannot be written."""
-        try:
+        with os_errors("cannot write", path, "Check the folder."):
             Path(path).write_text(self.dumps(), encoding="utf-8")
-        except OSError as error:
-            raise OptionError(
-                f"cannot write ({error.strerror})", given=str(path), hint="Check the folder."
-            ) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:

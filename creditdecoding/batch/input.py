@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.errors import OptionError, unknown_name
+from creditdecoding.errors import OptionError, os_errors, unknown_name
 from creditdecoding.server.parse import BODY_TYPES
 from creditdecoding.wording import count
 
@@ -169,7 +169,7 @@ def _custom_id_of(line: Line, max_bytes: int) -> str | None:
 
 
 def _check_readable(path: Path) -> None:
-    try:
+    with os_errors("the requests cannot be read", path, "Check the path."):
         if not path.is_file():
             raise OptionError(
                 "there is no such file",
@@ -177,9 +177,3 @@ def _check_readable(path: Path) -> None:
                 hint="Give a file of requests, one a line.",
             )
         path.open("rb").close()
-    except OSError as error:
-        raise OptionError(
-            f"the requests cannot be read ({error.strerror})",
-            given=str(path),
-            hint="Check the path.",
-        ) from error

@@ -11,7 +11,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from creditdecoding.batch.input import Line, read_lines, scan_input
 from creditdecoding.batch.options import BatchConfig
 from creditdecoding.batch.processor import BatchSettings, Reply
 from creditdecoding.config import EngineConfig, ServeConfig
-from creditdecoding.errors import CreditError, OptionError
+from creditdecoding.errors import CreditError, OptionError, os_errors
 from creditdecoding.fingerprint import model_digest
 from creditdecoding.server.decoder_files import folder_digests
 from creditdecoding.wording import count
@@ -244,13 +244,6 @@ def _row_id(line: bytes) -> Any:
         return None
 
 
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OptionError(
-            f"the disk refused ({error.strerror})",
-            given=str(path),
-            hint="Make room, or check the folder. The same command continues where it stopped.",
-        ) from error
+def _disk_errors(path: Path) -> AbstractContextManager[None]:
+    hint = "Make room, or check the folder. The same command continues where it stopped."
+    return os_errors("the disk refused", path, hint)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from creditdecoding.cli.streams import encodes_all_text
-from creditdecoding.errors import OptionError
+from creditdecoding.errors import os_errors
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,15 +94,11 @@ def write(path: Path, text: str) -> None:
     """
     from creditdecoding.run_dir import write_atomically
 
-    try:
+    with os_errors("cannot write", path, "Check the folder."):
         if path.is_symlink() or (path.exists() and not path.is_file()):
             path.write_text(text, encoding="utf-8")
         else:
             write_atomically(path, text)
-    except OSError as error:
-        raise OptionError(
-            f"cannot write ({error.strerror})", given=str(path), hint="Check the folder."
-        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.errors import MissingExtraError, OptionError
+from creditdecoding.errors import MissingExtraError, os_errors
 from creditdecoding.viewer.colours import (
     EXTRA,
     LINE,
@@ -63,14 +63,8 @@ def save(figure: Any, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure.savefig(image, format="png", dpi=DPI)
-    try:
+    with os_errors("cannot write", path, "Check the folder."):
         path.write_bytes(image.getvalue())
-    except OSError as error:
-        raise OptionError(
-            f"cannot write ({error.strerror})",
-            given=str(path),
-            hint="Check the folder.",
-        ) from error
 
 
 def svg(figure: Any) -> str:

@@ -20,7 +20,7 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.errors import OptionError
+from creditdecoding.errors import OptionError, os_errors
 from creditdecoding.fingerprint import Identity
 from creditdecoding.pav.problems import ProblemKey
 from creditdecoding.pav.sampler import Cost
@@ -247,14 +247,8 @@ def read_store(path: Path) -> StoreContents:
 
     Raises `OptionError` for other files, and for broken lines with their number.
     """
-    try:
+    with os_errors("the store of labels cannot be read", path, "Check the path."):
         lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise OptionError(
-            f"the store of labels cannot be read ({error.strerror})",
-            given=str(path),
-            hint="Check the path.",
-        ) from error
     if not lines:
         raise OptionError(
             "the store of labels is empty",

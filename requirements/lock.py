@@ -4,7 +4,8 @@ One file holds for Python 3.10 to 3.13 on Linux and macOS: uv resolves for all o
 lines that hold for some only. torch and its CUDA libraries are left out: the Makefile installs the
 build that TORCH names. core.txt is what the package and `credit pull` need, dev.txt adds what its
 tests need, and sglang.txt is SGLang with the few packages that its scheduler imports, for
-tools/sglang_env.py. vllm.txt is written by hand: one release, and what its Python files import.
+tools/sglang_env.py. vllm.txt, for tools/vllm_env.py, is vLLM and what its Python files import
+beyond this project, without dependencies.
 
 `--lowest FILE` writes instead the lowest versions that the ranges allow, torch included, for the
 Python that runs this (`make test-lowest`).
@@ -40,6 +41,16 @@ SGLANG_IMPORTS = (
     "pyzmq",
     "setproctitle",
 )
+VLLM = "vllm>=0.33,<0.34"
+VLLM_IMPORTS = (
+    "cachetools",
+    "cbor2",
+    "cloudpickle",
+    "msgspec",
+    "openai-harmony",
+    "py-cpuinfo",
+    "uvloop",
+)
 
 
 def compiled(
@@ -73,6 +84,13 @@ def sglang(uv: str, pins: list[str]) -> list[str]:
     alone = universal(uv, ["--no-deps"], [], "-", SGLANG)
     imports = universal(uv, [], pins, "-", "\n".join(SGLANG_IMPORTS))
     return [*alone, *imports]
+
+
+def vllm(uv: str) -> list[str]:
+    """vLLM, then the packages that its Python files import, all for Linux."""
+    arguments = ["--no-deps", "--python-platform", "linux", "--python-version", "3.11"]
+    imports = compiled(uv, arguments, "-", "\n".join(VLLM_IMPORTS))
+    return [*compiled(uv, arguments, "-", VLLM), *imports]
 
 
 def lowest(uv: str) -> list[str]:
@@ -111,6 +129,7 @@ def main() -> None:
     write("dev.txt", dev)
     write("core.txt", core)
     write("sglang.txt", sglang(chosen.uv, dev))
+    write("vllm.txt", vllm(chosen.uv))
 
 
 if __name__ == "__main__":

@@ -26,15 +26,19 @@ Tick = Callable[[], None]
 
 @contextmanager
 def open_progress(
-    text: str, resumable: bool = False, saved_count: Callable[[], int] | None = None
+    text: str,
+    resumable: bool = False,
+    saved_count: Callable[[], int] | None = None,
+    preparing: str = "",
 ) -> Iterator[Callable[[int, int], Tick]]:
     """Progress of work whose amount is known later.
 
     Gives a function that takes the counts done and in all, starts the display and returns a `Tick`.
+    Until it is called, `preparing` says what takes so long; "" shows nothing.
     """
     from creditdecoding.viewer.progress import WorkProgress, make_display
 
-    work = WorkProgress(text)
+    work = WorkProgress(preparing or text)
     display = make_display(work, sys.stderr)
 
     def tick() -> None:
@@ -42,11 +46,14 @@ def open_progress(
         display.advance()
 
     def start(done: int, total: int) -> Tick:
+        work.text = text
         work.begin(done, total)
         display.start()
         return tick
 
     try:
+        if preparing:
+            display.start()
         yield start
     except Stopped as stopped:
         if resumable and work.total is not None:

@@ -230,9 +230,9 @@ def _check_prompts(lm: LM, grid: Grid, chunks: Sequence[Chunk]) -> None:
     """Refuse prompts that do not fit before any is answered. Raises `OptionError`."""
     checked = set()
     for chunk in chunks:
+        options = dataclasses.replace(chunk.setting.generation, decoder="fixed")
         for key in chunk.keys:
             split, template, _, task, number = key
-            options = dataclasses.replace(chunk.setting.generation, decoder="fixed")
             question = (split, template, task, number, options)
             if question not in checked:
                 checked.add(question)

@@ -95,17 +95,18 @@ class ProgressBar:
             transient=True,
             speed_estimate_period=speed_period,
         )
-        self._task = self._bar.add_task(work.text)
+        self._task = self._bar.add_task(work.text, total=None)
 
     def start(self) -> None:
-        """Draw the bar."""
+        """Draw the bar; again, if the work is another."""
         self.advance()
         with suppress(LiveError):  # another bar is on the screen
             self._bar.start()
 
     def advance(self) -> None:
         """Update the bar."""
-        self._bar.update(self._task, completed=self._work.done, total=self._work.total)
+        work = self._work
+        self._bar.update(self._task, description=work.text, completed=work.done, total=work.total)
 
     def stop(self) -> None:
         """Remove the bar."""
@@ -133,8 +134,10 @@ class ProgressLines:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the clock and the thread that writes lines."""
+        """Start the clock and the thread that writes lines; again, if the work is another."""
         self.begin()
+        if self._thread is not None:
+            return
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 

@@ -11,6 +11,7 @@ import pytest
 from creditdecoding.cli.progress import answer_progress, open_progress, progress
 from creditdecoding.cli.signals import Stopped
 from creditdecoding.trace import FinishEvent
+from creditdecoding.viewer import progress as progress_module
 
 
 class Screen(io.StringIO):
@@ -36,6 +37,23 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
     with progress(3, "samples") as tick:
         tick()
     assert "samples" in screen.getvalue() and "1/3" in screen.getvalue()
+
+
+def test_what_comes_before_the_work_is_shown_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(progress_module, "FIRST_SECONDS", 0.0)
+    with open_progress("samples", preparing="drawing the items"):
+        pass
+    assert stderr.getvalue() == "drawing the items\n"
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with open_progress("samples", preparing="drawing the items") as start:
+        assert "samples" not in screen.getvalue()
+        start(0, 3)
+    first, _, later = screen.getvalue().partition("samples")
+    assert "drawing the items" in first and "0/3" in later
 
 
 def test_rows_that_end_are_counted() -> None:

@@ -11,7 +11,7 @@ import typer
 from creditdecoding.cli.app import Json, Model, Raw, app, load_lm
 from creditdecoding.cli.flags import with_options
 from creditdecoding.cli.limits import items_per_task
-from creditdecoding.cli.progress import answer_progress
+from creditdecoding.cli.progress import answer_progress, open_progress
 from creditdecoding.cli.quality import Agreement, Base, find_base, load_judge, show_quality
 from creditdecoding.cli.render import number, print_json, show, table, write_json
 from creditdecoding.cli.validate import check_writable, parse_split
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from creditdecoding.eval.evaluate import EvalReport
     from creditdecoding.lm import LM
     from creditdecoding.tasks.base import Task
+
+
+NO_LIKELIHOOD = (
+    "the model's base is not known: the likelihood of its open text is left out; "
+    "name one with --base"
+)
 
 
 @app.command("eval")
@@ -71,8 +77,9 @@ def evaluate(
 ) -> None:
     """Score a model with a decoder on tasks.
 
-    With --base it also measures the text itself. With --out answers are kept in FILE.partial until
-    the file is written, and the same command continues an interrupted run.
+    With --base it also measures the text itself, as always for a file of prompts alone. With --out
+    answers are kept in FILE.partial until the file is written, and the same command continues an
+    interrupted run.
 
     Examples:
         credit eval --tasks arithmetic,facts --limit 20
@@ -87,10 +94,13 @@ def evaluate(
 
     item_split = parse_split(split)
     check_writable(out)
-    loaded_tasks = load_tasks(tasks)
+    loaded_tasks = load_tasks(tasks, open_text=True)
     count = items_per_task(limit, 50, loaded_tasks)
     # drawn here too so that a bad limit is refused before the model is loaded
-    items = [item for task in loaded_tasks for item in distinct_items(task, item_split, 0, count)]
+    with open_progress("items", preparing="drawing the items"):
+        items = [
+            item for task in loaded_tasks for item in distinct_items(task, item_split, 0, count)
+        ]
     base = find_base(base, model, engine)
     lm = load_lm(model, engine)
     manifest = answers_manifest(
@@ -121,7 +131,10 @@ def evaluate(
             )
         numbers = report.to_json()
         numbers["settings"] |= {"model": model, "engine": dataclasses.asdict(engine)}
-        if base is not None or agreement:
+        has_open_text = any(item.is_open for item in items)
+        if has_open_text and base is None:
+            typer.echo(NO_LIKELIHOOD, err=True)
+        if base is not None or agreement or has_open_text:
             standard = _standard_texts(lm, loaded_tasks, report, generation, raw, agreement)
             judge = load_judge(base, engine)
             numbers["quality"] = {

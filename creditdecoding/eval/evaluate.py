@@ -43,7 +43,7 @@ class ScoredAnswer:
             "prompt": self.item.prompt,
             "text": self.completion.text,
             "reference": self.item.answer,
-            "right": self.right,
+            "right": None if self.item.is_open else self.right,
             **({} if self.grade is None else {"f1": round(self.grade, 4)}),
             "nfe": self.completion.nfe,
             "tokens": self.completion.trace.token_count,
@@ -67,16 +67,16 @@ class EvalReport:
     def to_json(self) -> dict[str, Any]:
         """Score (mean over tasks, in %), NFE, TPF and TPS; the same by task; settings.
 
-        `items_digest` identifies the items.
+        Open text has no score: None, and no part in the mean. `items_digest` identifies the items.
         """
         tasks = dict.fromkeys(sample.item.task for sample in self.samples)
         by_task = {
             name: _task_numbers([s for s in self.samples if s.item.task == name]) for name in tasks
         }
         totals = total([sample.completion.trace for sample in self.samples])
-        scores = [numbers["score"] for numbers in by_task.values()]
+        scores = [n["score"] for n in by_task.values() if n["score"] is not None]
         report = {
-            "score": round(sum(scores) / max(1, len(scores)), 2),
+            "score": round(sum(scores) / len(scores), 2) if scores else None,
             **_speed(totals, totals.seconds),
             "items": totals.requests,
             "items_digest": items_digest(sample.item for sample in self.samples),
@@ -108,8 +108,9 @@ def _task_numbers(samples: Sequence[ScoredAnswer]) -> dict[str, Any]:
     ends = [trace.finish for trace in traces if trace.finish is not None]
     first = min((end.began for end in ends), default=0.0)
     seconds = max((end.seconds for end in ends), default=0.0) - first
+    score = round(100 * sum(sample.right for sample in samples) / len(samples), 2)
     numbers = {
-        "score": round(100 * sum(sample.right for sample in samples) / len(samples), 2),
+        "score": None if samples[0].item.is_open else score,
         **_speed(totals, seconds),
         "items": len(samples),
         "items_digest": items_digest(sample.item for sample in samples),

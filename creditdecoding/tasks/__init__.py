@@ -26,11 +26,13 @@ BUILTIN = (*GROUPS, *GENERATED_TASKS, *benchmarks.NAMES)
 """The names of this package's tasks."""
 
 
-def load_tasks(names: str) -> list[Task]:
-    """The tasks that a comma-separated text names, without repeats. Raises `OptionError`."""
+def load_tasks(names: str, open_text: bool = False) -> list[Task]:
+    """The tasks that a comma-separated text names, without repeats. Raises `OptionError`, also for
+    a file of prompts without answers, unless `open_text` allows it.
+    """
     tasks: dict[str, Task] = {}
     for name in (part.strip() for part in names.split(",")):
-        tasks |= {task.name: task for task in _named(name)}
+        tasks |= {task.name: task for task in _named(name, open_text)}
     return list(tasks.values())
 
 
@@ -39,7 +41,7 @@ def names() -> list[str]:
     return [*BUILTIN, *outside.installed(frozenset(BUILTIN))]
 
 
-def _named(name: str) -> list[Task]:
+def _named(name: str, open_text: bool) -> list[Task]:
     """The tasks of one name."""
     if name in GROUPS:
         return list(GROUPS[name].values())
@@ -53,7 +55,7 @@ def _named(name: str) -> list[Task]:
     if is_python_file(name):
         return [outside.from_file(name, frozenset(BUILTIN))]
     if custom.is_file(name):
-        return [custom.load(name)]
+        return [custom.load(name, open_text)]
     installed = outside.installed(frozenset(BUILTIN))
     if name not in installed:
         raise unknown_name("task", name.partition("=")[0], names())

@@ -18,11 +18,16 @@ _MORE_ITEMS = 100
 """After so many times `_DRAWS_PER_ITEM` draws without another item, a task has no more."""
 
 
+NO_ANSWER = "no reference answer"
+"""The `gold` of open text, which has no right answers."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One question of the task called `task`. `answer` is a worked reference answer, `gold` what
-    the scorer compares with; `key` is the structure that decides the split. A question of another
-    task in other words has the split that it has there: `split_as` is that task's name.
+    the scorer compares with (`NO_ANSWER` for open text); `key` is the structure that decides the
+    split. A question of another task in other words has the split that it has there: `split_as` is
+    that task's name.
     """
 
     task: str
@@ -31,6 +36,11 @@ class Item:
     gold: Any
     key: tuple[Any, ...]
     split_as: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open text, which no scorer judges."""
+        return bool(self.gold == NO_ANSWER)
 
     @property
     def split(self) -> Split:

@@ -4,7 +4,8 @@ exact match after normalisation.
 An answer is right if the whole of it or its final statement (the box, the text after the last
 "Answer:", else the last line) equals the reference without regard to case, white space, outer
 punctuation and thousands separators in a number. "answer" may be a list of texts that are all
-right. A step of an answer is a line.
+right. A step of an answer is a line. A file of prompts alone is open text: no answer is right or
+wrong, and only its quality can be measured.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from creditdecoding.tasks.base import Task
+from creditdecoding.errors import OptionError
+from creditdecoding.tasks.base import NO_ANSWER, Task
 from creditdecoding.tasks.benchmarks.base import Benchmark, Question, Template, as_task
 from creditdecoding.tasks.benchmarks.extract import short_answer
 from creditdecoding.tasks.benchmarks.files import KINDS
@@ -29,9 +31,21 @@ def is_file(spec: str) -> bool:
     return "=" not in spec.split("/")[0] and spec.lower().removesuffix(".gz").endswith(KINDS)
 
 
-def load(path: str) -> Task:
-    """The questions of a file as a task named by its path. Raises `OptionError`."""
-    return as_task(dataclasses.replace(_QUESTIONS, name=path), path=path)
+def load(path: str, open_text: bool = False) -> Task:
+    """The questions of a file as a task named by its path. Raises `OptionError`, also for questions
+    without answers, unless `open_text` allows a file of them.
+    """
+    task = as_task(dataclasses.replace(_QUESTIONS, name=path), path=path)
+    items = task.fixed_items or ()
+    unanswered = sum(item.is_open for item in items)
+    if unanswered and not (open_text and unanswered == len(items)):
+        raise OptionError(
+            "questions without an answer" if open_text else "only credit eval takes open text",
+            given=f"{path}: {unanswered} of {len(items)} without an answer",
+            allowed=_QUESTIONS.record_format,
+            hint="Add the answers, or give credit eval a file of prompts alone.",
+        )
+    return task
 
 
 def normalize_answer(text: str) -> str:
@@ -43,9 +57,12 @@ def normalize_answer(text: str) -> str:
 
 def _questions(record: Mapping[str, Any]) -> Iterator[Question]:
     prompt = _only(record, _PROMPTS)
-    value = _only(record, _ANSWERS)
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("the prompt is not some text")
+    if record.keys().isdisjoint(_ANSWERS):
+        yield Question({"prompt": prompt}, "", NO_ANSWER)
+        return
+    value = _only(record, _ANSWERS)
     answers = value if isinstance(value, list) else [value]
     if not answers or not all(map(_is_answer, answers)):
         raise ValueError("the answer is empty, or not a text, a number or a list of them")

@@ -94,6 +94,27 @@ def test_a_decoder_is_compared_with_standard_decoding_item_by_item(base: Autoreg
 
 
 @pytest.mark.slow
+def test_a_file_of_prompts_alone_is_open_text(base: AutoregressiveLM, tmp_path: Path) -> None:
+    file = tmp_path / "open.jsonl"
+    file.write_text('{"prompt": "What is a bicycle?"}\n{"question": "Why do we sleep?"}\n')
+    run = ["eval", "--tasks", file, "--limit", "2", "--gen-length", "4", "--device", "cpu"]
+    known = run_credit([*run, "--base", base.folder, "--json"])
+    assert known.status == 0, known.stderr
+    report = json.loads(known.stdout)
+    assert report["score"] is None and report["quality"]["nll"]["value"] > 0
+    unknown = run_credit(run)
+    assert unknown.status == 0, unknown.stderr
+    assert "the likelihood of its open text is left out" in unknown.stderr
+    assert "distinct 2-grams" in unknown.stdout and "NLL" not in unknown.stdout
+    refused = run_credit(["compare", *run[1:], "--out", tmp_path / "run"])
+    assert refused.status == 2 and "only credit eval takes open text" in refused.stderr
+    with file.open("a") as records:
+        records.write('{"prompt": "2+2", "answer": "4"}\n')
+    mixed = run_credit(run)
+    assert mixed.status == 2 and "2 of 3 without an answer" in mixed.stderr
+
+
+@pytest.mark.slow
 def test_eval_and_compare_show_it(base: AutoregressiveLM, tmp_path: Path) -> None:
     run = ["--tasks", "chain", "--limit", "2", "--base", base.folder, "--device", "cpu"]
     run += ["--gen-length", "16"]

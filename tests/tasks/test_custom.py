@@ -51,7 +51,7 @@ def test_a_default_is_a_number_that_takes_what_is_there(file: Path) -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"answer": "x"}, "no 'prompt'"),
-    ({"question": "x"}, "no 'answer'"),
+    ({"question": "x"}, "without an answer"),
     ({"prompt": "x", "question": "y", "answer": "z"}, "both prompt and question"),
     ({"prompt": "x", "answer": "y", "answers": ["z"]}, "both answer and answers"),
     ({"question": 5, "answer": "y"}, "not some text"),

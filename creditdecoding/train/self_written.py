@@ -1,11 +1,13 @@
 """Conversations that a base writes itself: a sampled question and the greedy answer to it.
 
-The template up to a user's turn is all that the base is given, so questions are what it was tuned
-on. An adapted model learns from them without forgetting how the base answers.
+The template up to a user's turn and the first words of a question (`OPENINGS`) are all that the
+base is given, so questions are what it was tuned on, of many kinds. An adapted model learns from
+them without forgetting how the base answers.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,25 @@ ANSWER_TOKENS = 110
 MOST_BATCHES_FOR_NOTHING = 4
 QUESTIONS = NextToken(temperature=0.9, top_p=0.95)
 USER_TEXT = "QUESTION"
+OPENINGS = (
+    "",
+    "What",
+    "How",
+    "Why",
+    "Who",
+    "Where",
+    "When",
+    "Which",
+    "Can you",
+    "Tell me",
+    "Give me",
+    "Write",
+    "Explain",
+    "Describe",
+    "Name",
+    "Is",
+)
+"""First words of questions, in turn; after "" the base begins as it likes."""
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s|$)")
 
 Pair = tuple[str, str]
@@ -90,10 +111,7 @@ def _write_batch(base: AutoregressiveLM, seed: str) -> list[Pair]:
     """The pairs of one batch that are finished and not empty."""
     tokenizer = base.tokenizer
     stop_ids = {*tokenizer.stop_ids, *end_of_turn_ids(tokenizer.backend)}
-    generator = torch.Generator(base.device).manual_seed(_number(seed))
-    start = tokenizer.encode(_before_question(tokenizer.backend))
-    ids = sample(base.model, [start] * BATCH, QUESTION_TOKENS, stop_ids, QUESTIONS, generator)
-    questions = [q for q in _finished(base, ids, stop_ids) if q]
+    questions = _write_questions(base, seed, stop_ids)
     prompts = [tokenizer.encode_chat([{"role": "user", "content": q}]) for q in questions]
     if not prompts:
         return []
@@ -101,6 +119,22 @@ def _write_batch(base: AutoregressiveLM, seed: str) -> list[Pair]:
     answers = [_whole_sentences(text, done) for text, done in _texts(base, replies, stop_ids)]
     pairs = zip(questions, answers, strict=True)
     return [(question, answer) for question, answer in pairs if answer]
+
+
+def _write_questions(base: AutoregressiveLM, seed: str, stop_ids: set[int]) -> list[str]:
+    """A batch of questions, of which some may not have come to their end and are left out."""
+    tokenizer = base.tokenizer
+    generator = torch.Generator(base.device).manual_seed(_number(seed))
+    before = _before_question(tokenizer.backend)
+    openings = list(itertools.islice(itertools.cycle(OPENINGS), BATCH))
+    starts = [tokenizer.encode(before + opening) for opening in openings]
+    rows = sample(base.model, starts, QUESTION_TOKENS, stop_ids, QUESTIONS, generator)
+    questions = [
+        _question(base, start, opening, ids)
+        for start, opening, ids in zip(starts, openings, rows)
+        if ids and ids[-1] in stop_ids
+    ]
+    return [question for question in questions if question]
 
 
 def _number(seed: str) -> int:
@@ -113,6 +147,17 @@ def _before_question(backend: Any) -> str:
     return text.partition(USER_TEXT)[0]
 
 
+def _question(
+    base: AutoregressiveLM, start: Sequence[int], opening: str, ids: Sequence[int]
+) -> str:
+    """The text of a question after its opening, decoded with what is before it: there a tokenizer
+    may leave out a space at the beginning.
+    """
+    decode = base.tokenizer.decode
+    length = len(decode(start)) - len(opening)
+    return decode([*start, *ids])[length:].strip()
+
+
 def _texts(
     base: AutoregressiveLM,
     rows: Sequence[Sequence[int]],
@@ -121,15 +166,6 @@ def _texts(
     """The text of each row and whether it ended by itself."""
     for ids in rows:
         yield base.tokenizer.decode(ids).strip(), bool(ids) and ids[-1] in stop_ids
-
-
-def _finished(
-    base: AutoregressiveLM,
-    rows: Sequence[Sequence[int]],
-    stop_ids: set[int],
-) -> list[str]:
-    """The texts that ended by themselves."""
-    return [text for text, done in _texts(base, rows, stop_ids) if done]
 
 
 def _whole_sentences(text: str, done: bool) -> str:

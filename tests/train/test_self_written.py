@@ -79,3 +79,20 @@ def test_a_base_writes_after_its_template(
     pairs = self_written._write_batch(base, "0/0")
     assert pairs == self_written._write_batch(base, "0/0")
     assert all(question and answer for question, answer in pairs)
+
+
+def test_questions_begin_in_turn_with_all_openings(
+    base: AutoregressiveLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base that ends every question with one word, and every answer as well."""
+    tokenizer = base.tokenizer
+    (stop, *_), word = tokenizer.stop_ids, tokenizer.encode_plain(" it")
+
+    def sample(model: object, prompts: list[list[int]], *options: object) -> list[list[int]]:
+        return [[*word, stop] for _ in prompts]
+
+    monkeypatch.setattr(self_written, "sample", sample)
+    written = [question for question, _ in self_written._write_batch(base, "0/0")]
+    expected = [f"{opening} it".strip() for opening in self_written.OPENINGS]
+    assert len(written) == self_written.BATCH
+    assert written[: len(expected)] == expected and set(written) == set(expected)

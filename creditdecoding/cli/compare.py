@@ -156,10 +156,8 @@ def compare(
         engine=engine,
     )
     base = find_base(base, model, engine)
-    with (
-        open_progress("samples", resumable=True, preparing="drawing the items") as start,
-        loading_progress() as on_load,
-    ):
+    samples = open_progress("samples", resumable=True, preparing="drawing the items")
+    with samples as start, loading_progress() as on_load:
         load_model = None if jobs > 1 else partial(load, model, on_progress=on_load)
         records = run(plan, out, jobs, start, load_model)
         report_numbers = compare_report(records, curves, bound, gen_length=generation.gen_length)

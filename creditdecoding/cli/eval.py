@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from creditdecoding.eval.evaluate import EvalReport
     from creditdecoding.lm import LM
-    from creditdecoding.tasks.base import Task
+    from creditdecoding.tasks.base import Item, Split, Task
 
 
 NO_LIKELIHOOD = (
@@ -90,17 +90,13 @@ def evaluate(
     from creditdecoding.eval.quality import eval_quality
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.tasks import load_tasks
-    from creditdecoding.tasks.base import distinct_items
 
     item_split = parse_split(split)
     check_writable(out)
     loaded_tasks = load_tasks(tasks, open_text=True)
     count = items_per_task(limit, 50, loaded_tasks)
     # drawn here too so that a bad limit is refused before the model is loaded
-    with open_progress("items", preparing="drawing the items"):
-        items = [
-            item for task in loaded_tasks for item in distinct_items(task, item_split, 0, count)
-        ]
+    items = _draw_items(loaded_tasks, item_split, count)
     base = find_base(base, model, engine)
     lm = load_lm(model, engine)
     manifest = answers_manifest(
@@ -131,10 +127,7 @@ def evaluate(
             )
         numbers = report.to_json()
         numbers["settings"] |= {"model": model, "engine": dataclasses.asdict(engine)}
-        has_open_text = any(item.is_open for item in items)
-        if has_open_text and base is None:
-            typer.echo(NO_LIKELIHOOD, err=True)
-        if base is not None or agreement or has_open_text:
+        if base is not None or agreement or _has_open_text(items, base):
             standard = _standard_texts(lm, loaded_tasks, report, generation, raw, agreement)
             judge = load_judge(base, engine)
             numbers["quality"] = {
@@ -148,6 +141,22 @@ def evaluate(
         print_json(numbers)
     else:
         print_scores(numbers)
+
+
+def _draw_items(tasks: Sequence[Task], split: Split, limit: int) -> list[Item]:
+    """The items of all tasks. Raises `OptionError`."""
+    from creditdecoding.tasks.base import distinct_items
+
+    with open_progress("items", preparing="drawing the items"):
+        return [item for task in tasks for item in distinct_items(task, split, 0, limit)]
+
+
+def _has_open_text(items: Sequence[Item], base: str | None) -> bool:
+    """Whether some items are open text; says what cannot be measured of it without a base."""
+    is_open = any(item.is_open for item in items)
+    if is_open and base is None:
+        typer.echo(NO_LIKELIHOOD, err=True)
+    return is_open
 
 
 def _standard_texts(

@@ -44,6 +44,7 @@ from creditdecoding.models import (
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.models.weights import Progress
 from creditdecoding.options import StrPath, from_mapping
+from creditdecoding.text.gaps import INFILL_MASK, Gap, split_gaps
 from creditdecoding.text.prompts import (
     Message,
     Prompt,
@@ -55,8 +56,6 @@ from creditdecoding.text.token_bytes import token_bytes
 from creditdecoding.text.tokenizer import Tokenizer, read_tokenizer
 from creditdecoding.trace import Event, Trace
 from creditdecoding.trace_svg import html_card, shorten
-
-INFILL_MASK = "[MASK]"
 
 
 @dataclass(frozen=True, repr=False)
@@ -235,19 +234,22 @@ class LM:
             )
 
     def new_infill_request(self, text: str, config: GenerationConfig) -> Request:
-        """A request for a text in which `[MASK]` marks each missing token.
+        """A request for a text in which `[MASK]` marks a missing token, and `[MASK*n]` n of them.
 
-        A blank before `[MASK]` belongs to the gap: in most vocabularies it is the first character
-        of the missing token. The tokenizer's own mask token marks a gap too if the model was loaded
-        with `parse_special`.
+        The tokenizer's own mask token marks a gap too if the model was loaded with `parse_special`.
+        Raises `OptionError` for malformed gaps and for a text that does not fit.
         """
         if not isinstance(text, str):
             hint = "Give one string with [MASK] in it."
             raise OptionError("a text with gaps must be text", given=type(text).__name__, hint=hint)
-        first, *others = text.replace(f" {INFILL_MASK}", INFILL_MASK).split(INFILL_MASK)
-        ids = self.encode_text(first)
-        for part in others:
-            ids += [self.tokenizer.mask_id, *self.encode_text(part)]
+        if self.parse_special:
+            text = text.replace(self.tokenizer.token_text(self.tokenizer.mask_id), INFILL_MASK)
+        ids: list[int] = []
+        for piece in split_gaps(text, self.max_length):
+            if isinstance(piece, Gap):
+                ids += [self.tokenizer.mask_id] * piece.length
+            else:
+                ids += self.encode_text(piece)
         return new_infill_request(0, ids, config, self.vocab, self.max_length, self.geometry)
 
     def events(self, requests: Sequence[Request]) -> Iterator[Event]:
@@ -330,8 +332,26 @@ class LM:
     def infill(
         self, text: str, config: GenerationConfig | None = None, **options: Any
     ) -> Completion:
-        """Fill every `[MASK]` of `text`, one token each; the rest of the text stays as it is."""
+        """Fill every `[MASK]` of `text` with a token and every `[MASK*n]` with n; the rest of the
+        text stays as it is.
+        """
         return self.collect([self.new_infill_request(text, self._config(config, options))])[0]
+
+    def score_choices(
+        self,
+        text: str,
+        choices: Sequence[str | Sequence[int]],
+        top_logprobs: int = 0,
+        **options: Any,
+    ) -> Any:
+        """The log-probabilities of texts, or of lists of ids, at the gaps of `text`, from one pass.
+
+        A single `[MASK]` is as long as each choice; otherwise choices fill all gaps in order.
+        `options` are fields of `GenerationConfig` (`cfg_scale`). Returns a list of `ChoiceScore`.
+        """
+        module = import_module("creditdecoding.choice_scores")  # it stands above this one
+        config = self._config(None, options)
+        return module.score_choices(self, text, choices, config, top_logprobs)
 
     def search(
         self,

@@ -13,6 +13,9 @@ from creditdecoding.errors import OptionError, os_errors
 from creditdecoding.trace_svg import html_card, pass_map
 from creditdecoding.wording import count
 
+Alternatives = tuple[tuple[tuple[int, float], ...], ...]
+"""For each written token: ids and their log-probabilities in nats."""
+
 
 @dataclass(frozen=True)
 class StepEvent:
@@ -30,6 +33,7 @@ class StepEvent:
       times, twice with guidance.
     - `prefill`: passes before this one that only stored parts of a long prompt (their positions
       count in `computed`); `reused`: positions whose keys and values another request had stored.
+    - `alternatives`: of the written tokens, if the request asks for them.
     """
 
     row: int
@@ -49,6 +53,7 @@ class StepEvent:
     revoked: tuple[int, ...] = ()
     prefill: int = 0
     reused: int = 0
+    alternatives: Alternatives | None = None
 
     def commits(self) -> dict[int, int]:
         """Position -> token of what this step wrote."""

@@ -29,7 +29,10 @@ def generate(
     raw: Raw = False,
     infill: Annotated[
         bool,
-        typer.Option("--infill", help="Fill each [MASK] of the text instead of continuing it."),
+        typer.Option(
+            "--infill",
+            help="Fill each [MASK] of the text, or [MASK*n], instead of continuing it.",
+        ),
     ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Animate the denoising in the terminal.")

@@ -90,6 +90,8 @@ class Request:
     - `joined_at`: when the request joined the run, in seconds since the run began.
     - `constraint`: what the answer must satisfy; `deferred`: whether tokens of the current block
       did not fit to others that were written in the same pass.
+    - `top_logprobs`: how many of the likeliest ids an event names with each written token;
+      `scored_ids`: ids that it names whatever they are.
     """
 
     index: int
@@ -119,6 +121,8 @@ class Request:
     suffix_length: int = 0
     constraint: TokenAutomaton | None = None
     deferred: bool = False
+    top_logprobs: int = 0
+    scored_ids: tuple[int, ...] = ()
 
     @functools.cached_property
     def capabilities(self) -> Capabilities:
@@ -146,6 +150,11 @@ class Request:
     def sequences(self) -> int:
         """How many rows of a pass the request takes."""
         return 2 if self.guided else 1
+
+    @property
+    def given_tokens(self) -> int:
+        """How many tokens were given before, between and after those that are written."""
+        return int(self.read_only[: self.answer_end + self.suffix_length].sum())
 
     @property
     def uses_cache(self) -> bool:

@@ -26,6 +26,7 @@ from creditdecoding.decoders.base import (
     take_rows,
 )
 from creditdecoding.decoding.advance import apply_decision, remasked
+from creditdecoding.decoding.alternatives import MIN_LOGPROB, with_alternatives
 from creditdecoding.decoding.block_batch import PER_REQUEST, BlockBatch, LogitStats, predict
 from creditdecoding.decoding.constrained import fit_together
 from creditdecoding.decoding.dedup import representatives
@@ -44,8 +45,6 @@ from creditdecoding.ops.vocab_stats import log_sum
 from creditdecoding.trace import StepEvent
 
 NO_READS = torch.zeros(0, dtype=torch.long)
-MIN_LOGPROB = -9999.0
-"""Log-probability of what must not be written; finite, so that it can be written as JSON."""
 
 
 @torch.inference_mode()
@@ -95,13 +94,18 @@ def denoise_step(
     events: dict[int, StepEvent] = {}
     for i, row, outcome, state in rows:
         ran = representative is None or representative[i] == i
-        events[i] = _event(requests[i], outcome, row, editable[i], when, ran)
-        own_state = _own_state(requests[i], state, row)
         request = requests[i]
-        if outcome.defers(row):
-            request = request.after_step(deferred=True)
+        event = _event(request, outcome, row, editable[i], when, ran)
+        events[i] = with_alternatives(event, batch, i, request, outcome.commit[row], vocab)
+        own_state = _own_state(request, state, row)
+        request = _after_deferring(request, outcome, row)
         after[i] = apply_decision(request, outcome, row, own_state, vocab.mask_id)
     return after, [events[i] for i in range(len(requests))]
+
+
+def _after_deferring(request: Request, outcome: StepOutcome, row: int) -> Request:
+    """The request, which knows whether tokens of its block were left out."""
+    return request.after_step(deferred=True) if outcome.defers(row) else request
 
 
 def _own_state(request: Request, state: State, row: int) -> State:

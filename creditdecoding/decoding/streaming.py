@@ -21,7 +21,8 @@ class IncrementalDetokenizer:
         self.vocab = vocab
         self.text = ""
         self.ids: list[int] = []
-        self._written: dict[int, int] = dict(enumerate(request.answer_prefix, request.answer_start))
+        read_only = request.read_only[: request.answer_end].nonzero()[:, 0].tolist()
+        self._written: dict[int, int] = dict(zip(read_only, request.canvas[read_only].tolist()))
         self._ids_in_text = 0
 
     def add(self, event: StepEvent | FinishEvent) -> str:

@@ -57,7 +57,7 @@ class AccessRecord:
         parts = [self.request_id, self.method, self.path, status, seconds]
         answers = self.state.get("answers", ())
         if answers:
-            tokens = sum(len(answer.detokenizer.ids) for answer in answers)
+            tokens = sum(answer.token_count for answer in answers)
             passes = sum(answer.nfe for answer in answers)
             parts.append(f"rows={len(answers)} tokens={tokens} passes={passes}")
         if not self.complete:

@@ -37,6 +37,7 @@ class Answer:
         self.detokenizer = IncrementalDetokenizer(request, vocab)
         self.steps: list[StepEvent] = []
         self.logprobs: dict[int, float] = {}
+        self.alternatives: dict[int, tuple[tuple[int, float], ...]] = {}
         self.nfe = 0
         self.finish: FinishEvent | None = None
         self.failure: Failure | None = None
@@ -45,6 +46,13 @@ class Answer:
         self.first_text_at: float | None = None
         self.ended_at: float | None = None
         self._keep_steps = keep_steps
+
+    @property
+    def token_count(self) -> int:
+        """How many of the final tokens were written; the others were given."""
+        start = self.request.answer_start
+        is_given = self.request.read_only[start : start + len(self.detokenizer.ids)]
+        return int((~is_given).sum())
 
     @property
     def done(self) -> bool:
@@ -77,6 +85,8 @@ class Answer:
         if event.logprobs is not None:
             values = zip(event.positions, event.logprobs, event.committed)
             self.logprobs |= {position: value for position, value, kept in values if kept}
+        if event.alternatives is not None:
+            self.alternatives |= zip(event.commits(), event.alternatives)
         if self._keep_steps:
             self.steps.append(event)
 

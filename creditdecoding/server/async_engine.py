@@ -69,7 +69,7 @@ class AsyncEngine:
             self._unfinished.difference_update(answers)
             raise
         for request in requests:
-            self._metrics.on_admitted(request.answer_start + request.suffix_length)
+            self._metrics.on_admitted(request.given_tokens)
         return answers
 
     def abort(self, answers: Sequence[Answer]) -> None:
@@ -158,7 +158,7 @@ class AsyncEngine:
         if isinstance(event, FinishEvent):
             ended_at = answer.ended_at or time.monotonic()
             self._metrics.on_answer(
-                tokens=len(event.tokens),
+                tokens=answer.token_count,
                 nfe=answer.nfe,
                 queue_seconds=(answer.first_pass_at or ended_at) - answer.admitted_at,
                 first_text_seconds=(answer.first_text_at or ended_at) - answer.admitted_at,

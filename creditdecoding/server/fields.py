@@ -41,7 +41,6 @@ _REASONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "repetition_penalty": (1,),
         "length_penalty": (1,),
     },
-    "only the log-probability of the written token is kept": {"top_logprobs": (0,)},
     "the prompt has no log-probabilities": {"prompt_logprobs": ()},
     "requests cannot change logits": {"logit_bias": ({},), "logits_processors": ([],)},
     "use temperature, top_k and top_p": {
@@ -72,6 +71,12 @@ REFUSED: Refused = {
     name: (neutral, why) for why, names in _REASONS.items() for name, neutral in names.items()
 }
 """Of a request: known and not served."""
+
+COMPLETION_REFUSED: Refused = {
+    **REFUSED,
+    "top_logprobs": ((0,), "use logprobs, with a number"),
+}
+"""Of a request to /v1/completions."""
 
 HARMLESS = {
     "metadata": "not stored",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from creditdecoding.choice_scores import scores_of
 from creditdecoding.config import GenerationConfig
 from creditdecoding.constraints.constraint import Constraint
 from creditdecoding.decoding.cache_policy import parse_policy
@@ -16,6 +18,7 @@ from creditdecoding.server import schema
 from creditdecoding.server.admission import Limits, PromptRoom, check_answer_count, check_texts
 from creditdecoding.server.constraint_fields import constraint_of
 from creditdecoding.server.error_responses import ModelNotFoundError
+from creditdecoding.server.gap_requests import gap_requests, has_gaps
 from creditdecoding.server.responses import ResponseFormat
 from creditdecoding.server.schema import NO_LIMIT, ChatRequest, CompletionRequest
 from creditdecoding.wording import count
@@ -41,6 +44,9 @@ def check_body(body: Any, name: str) -> None:
         if getattr(body, field) and not body.stream:
             hint = "Set stream to true, or leave it out."
             raise OptionError(f"{field} needs stream", hint=hint, param=field)
+    if body.top_count and body.logprobs in (None, False):
+        hint = "Set logprobs to true, or leave it out."
+        raise OptionError("top_logprobs needs logprobs", hint=hint, param="top_logprobs")
 
 
 def make_requests(lm: LM, body: Any, limits: Limits) -> list[Request]:
@@ -52,6 +58,8 @@ def make_requests(lm: LM, body: Any, limits: Limits) -> list[Request]:
     check_answer_count(body.prompt_count, samples, limits)
     config = schema.generation_config(body, lm.defaults, limits.decoder_files)
     check_runnable(lm, config)
+    if has_gaps(body):
+        return gap_requests(lm, body, config, limits)
     room = _prompt_room(lm, body, config)
     constraint = _constraint(lm, body, config)
     prompts, suffix = _token_ids(lm, body, room, limits)
@@ -65,7 +73,7 @@ def make_requests(lm: LM, body: Any, limits: Limits) -> list[Request]:
         for _ in range(samples):
             seed = sample_seed(config.seed, len(requests))
             requests.append(replace(request, config=replace(request.config, seed=seed)))
-    return requests
+    return [replace(request, top_logprobs=body.top_count) for request in requests]
 
 
 def _constraint(lm: LM, body: Any, config: GenerationConfig) -> Constraint | None:
@@ -176,15 +184,16 @@ def make_response_format(
 ) -> ResponseFormat:
     """The format of the response; `identity` (`id`, `created`) is new unless given."""
     is_chat = isinstance(body, ChatRequest)
-    one_per_prompt = requests[:: body.n or 1]
+    scored = None if is_chat else body.score_choices
+    one_per_prompt = requests[:1] if scored else requests[:: body.n or 1]
     options = body.stream_options or schema.StreamOptions()
     return ResponseFormat(
         is_chat=is_chat,
         model=name,
         tokenizer=lm.tokenizer,
-        prompt_tokens=sum(
-            request.answer_start + request.suffix_length for request in one_per_prompt
-        ),
+        prompt_tokens=sum(request.given_tokens for request in one_per_prompt),
+        top_logprobs=body.top_count,
+        scores=functools.partial(scores_of, lm, scored) if scored else None,
         logprobs=bool(body.logprobs) if is_chat else body.logprobs is not None,
         final_usage=bool(options.include_usage),
         continuous_usage=bool(options.continuous_usage_stats),

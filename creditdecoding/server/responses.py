@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from creditdecoding.choice_scores import ChoiceScore
 from creditdecoding.decoding.request import Request
 from creditdecoding.server.answer import Answer
 from creditdecoding.server.error_responses import StatusAndBody, failure_body
 from creditdecoding.text.tokenizer import Tokenizer
-from creditdecoding.trace import StepEvent
+from creditdecoding.trace import Alternatives, StepEvent
 from creditdecoding.viewer.frames import Frame, frame_deltas, initial_frame, next_frame
 
 REPLACEMENT = "\ufffd"  # stands for bytes that are no whole character
@@ -20,7 +21,7 @@ REPLACEMENT = "\ufffd"  # stands for bytes that are no whole character
 
 def usage(answers: Sequence[Answer], prompt_tokens: int) -> dict[str, Any]:
     """Counts of a request so far: the prompt's tokens, final tokens and passes of all answers."""
-    tokens = sum(len(answer.detokenizer.ids) for answer in answers)
+    tokens = sum(answer.token_count for answer in answers)
     nfe = sum(answer.nfe for answer in answers)
     return {
         "prompt_tokens": prompt_tokens,
@@ -43,6 +44,8 @@ class ResponseFormat:
     tokenizer: Tokenizer
     prompt_tokens: int
     logprobs: bool = False
+    top_logprobs: int = 0
+    scores: Callable[[Sequence[Alternatives], int], Sequence[ChoiceScore]] | None = None
     final_usage: bool = False
     continuous_usage: bool = False
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -50,16 +53,32 @@ class ResponseFormat:
 
     def response(self, answers: Sequence[Answer]) -> StatusAndBody:
         """The response to a request that is not streamed; an error if one of the answers failed."""
-        choices = []
-        for index, answer in enumerate(answers):
+        for answer in answers:
             if answer.failure is not None:
                 return failure_body(answer.failure)
+        kind = "chat.completion" if self.is_chat else "text_completion"
+        counts = usage(answers, self.prompt_tokens)
+        choices = self._choices(answers) if self.scores is None else self._scored_choices(answers)
+        return 200, {**self._head(kind), "choices": choices, "usage": counts}
+
+    def _choices(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        choices = []
+        for index, answer in enumerate(answers):
             text = answer.detokenizer.text
             message = {"message": {"role": "assistant", "content": text}}
             choices.append(self._choice(index, answer, message if self.is_chat else {"text": text}))
-        kind = "chat.completion" if self.is_chat else "text_completion"
-        counts = usage(answers, self.prompt_tokens)
-        return 200, {**self._head(kind), "choices": choices, "usage": counts}
+        return choices
+
+    def _scored_choices(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        """A choice for each that was scored, with the log-probabilities of its tokens."""
+        assert self.scores is not None
+        rows = [tuple(row for _, row in sorted(answer.alternatives.items())) for answer in answers]
+        choices = []
+        for index, score in enumerate(self.scores(rows, self.top_logprobs)):
+            values = [round(value, 6) for value in score.logprobs]
+            logprobs = self._completion_logprobs(score.ids, values, score.top_logprobs)
+            choices.append(_choice(index, {"text": score.text}, logprobs, "stop"))
+        return choices
 
     def chunk(self, choices: Sequence[dict[str, Any]], answers: Sequence[Answer]) -> dict[str, Any]:
         """An event of a streamed response; the last one has no choices."""
@@ -108,20 +127,54 @@ class ResponseFormat:
 
     def _logprobs(self, answer: Answer, since: int) -> dict[str, Any]:
         """Of the final tokens from number `since` on, in the pass that committed each."""
-        ids = answer.detokenizer.ids
         numbers = range(since, answer.detokenizer.ids_in_text)
         first = answer.request.answer_start
-        tokens = [self.tokenizer.token_text(ids[number]) for number in numbers]
-        values = [round(answer.logprobs[first + number], 6) for number in numbers]
-        if self.is_chat:
-            content = [_token_logprob(token, value) for token, value in zip(tokens, values)]
-            return {"content": content, "refusal": None}
+        values = [_rounded(answer.logprobs.get(first + number)) for number in numbers]
+        top = [answer.alternatives.get(first + number, ()) for number in numbers]
+        ids = answer.detokenizer.ids
+        if not self.is_chat:
+            return self._completion_logprobs(ids, values, top, since)
+        content = [
+            self._token_logprob(ids[number], value, pairs)
+            for number, value, pairs in zip(numbers, values, top)
+        ]
+        return {"content": content, "refusal": None}
+
+    def _completion_logprobs(
+        self,
+        ids: Sequence[int],
+        values: Sequence[float | None],
+        top: Alternatives | Sequence[tuple[tuple[int, float], ...]],
+        since: int = 0,
+    ) -> dict[str, Any]:
+        """The values of ids from number `since` on; None for a token that was given."""
+        numbers = range(since, since + len(values))
+        likeliest = [self._by_text(pairs) for pairs in top]
         return {
-            "tokens": tokens,
+            "tokens": [self.tokenizer.token_text(ids[number]) for number in numbers],
             "token_logprobs": values,
-            "top_logprobs": None,
+            "top_logprobs": likeliest if self.top_logprobs else None,
             "text_offset": [len(self.tokenizer.decode(ids[:number])) for number in numbers],
         }
+
+    def _by_text(self, top: Sequence[tuple[int, float]]) -> dict[str, float]:
+        """The likeliest ids by their text, of ids with the same text the likelier one."""
+        by_text: dict[str, float] = {}
+        for token, value in top:
+            by_text.setdefault(self.tokenizer.token_text(token), round(value, 6))
+        return by_text
+
+    def _token_logprob(
+        self, token: int, value: float | None, top: Sequence[tuple[int, float]]
+    ) -> dict[str, Any]:
+        """A token of a chat answer, and the likeliest ones in its place."""
+        text = self.tokenizer.token_text(token)
+        others = [_text_logprob(self.tokenizer.token_text(i), _rounded(lp)) for i, lp in top]
+        return {**_text_logprob(text, value), "top_logprobs": others}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _choice(
@@ -133,13 +186,12 @@ def _choice(
     return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _token_logprob(token: str, value: float) -> dict[str, Any]:
+def _text_logprob(token: str, value: float | None) -> dict[str, Any]:
     whole = REPLACEMENT not in token
     return {
         "token": token,
         "logprob": value,
         "bytes": list(token.encode()) if whole else None,
-        "top_logprobs": [],
     }
 
 

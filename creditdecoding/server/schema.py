@@ -32,6 +32,8 @@ except ImportError as error:
 
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 MAX_CHOICES = 64
+MAX_TOP_LOGPROBS = 20
+MAX_SCORED = 256
 MAX_STOPS = 16
 MAX_MESSAGES = 1024
 MAX_PARTS = 1024
@@ -60,6 +62,7 @@ Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES, fail_f
 Stops = Annotated[list[Text], Field(max_length=MAX_STOPS, fail_fast=True)]
 Ids = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 ManyIds = Annotated[list[Ids], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+Scored = Annotated[list[Text | Ids], Field(min_length=1, max_length=MAX_SCORED, fail_fast=True)]
 OptionText = Annotated[str, Field(max_length=MAX_OPTION_TEXT)]
 Knobs = Annotated[dict[str, Any], Field(max_length=MAX_KNOBS)]
 
@@ -244,6 +247,14 @@ class ChatRequest(_GenerationFields):  # type: ignore[misc]
     logprobs: bool | None = Field(
         default=None, description="Log-probability of every token in the pass that committed it."
     )
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        default=None, description="With logprobs: the likeliest tokens at each position as well."
+    )
+
+    @property
+    def top_count(self) -> int:
+        """How many of the likeliest tokens are reported at each position."""
+        return self.top_logprobs or 0
 
     @property
     def prompt_count(self) -> int:
@@ -256,15 +267,32 @@ class CompletionRequest(_GenerationFields):  # type: ignore[misc]
     suffix.
     """
 
+    refused = fields.COMPLETION_REFUSED
     prompt_field: ClassVar[str] = "prompt"
     prompt: Text | Texts | Ids | ManyIds
     suffix: Text | None = Field(
         default=None,
         description="Text after the answer; max_tokens tokens are written in between.",
     )
-    logprobs: Annotated[int, Field(ge=0, le=0)] | None = Field(
-        default=None, description="0: log-probability of every token in the pass that committed it."
+    template: bool | None = Field(
+        default=None,
+        description="[MASK] in the prompt is a missing token, [MASK*n] are n of them.",
     )
+    score_choices: Scored | None = Field(
+        default=None,
+        description="Texts or lists of ids: the log-probabilities of each after the prompt, or at "
+        "the gaps of a template, from one pass. Nothing is written.",
+    )
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        default=None,
+        description="Log-probability of every token in the pass that committed it, and of so many "
+        "of the likeliest tokens there.",
+    )
+
+    @property
+    def top_count(self) -> int:
+        """How many of the likeliest tokens are reported at each position."""
+        return self.logprobs or 0
 
     @property
     def prompt_count(self) -> int:

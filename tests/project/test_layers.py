@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pav",),
     ("eval", "train", "plots"),
     ("viewer",),
-    ("likelihood", "fingerprint", "bases", "description"),
+    ("likelihood", "choice_scores", "fingerprint", "bases", "description"),
     ("lm",),
     ("decoding",),
     ("models", "decoders", "text"),

@@ -1,0 +1,124 @@
+"""Requests of /v1/completions whose text has gaps, which are filled or have choices scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from creditdecoding.choice_scores import choice_requests
+from creditdecoding.config import GenerationConfig
+from creditdecoding.decoding.request import Request, sample_seed
+from creditdecoding.errors import OptionError, blame_param
+from creditdecoding.lm import LM
+from creditdecoding.server.admission import Limits, check_texts, too_long
+from creditdecoding.server.constraint_fields import CONSTRAINT_FIELDS
+from creditdecoding.text.gaps import Gap, split_gaps
+
+_NOT_IN_GAPS = (
+    "max_tokens",
+    "max_completion_tokens",
+    "gen_length",
+    "stop",
+    "draft",
+    *CONSTRAINT_FIELDS,
+)
+"""Fields that say how an answer ends: a gap is as long as its marker says."""
+_NOT_SCORED = (
+    "stream",
+    "decoder",
+    "temperature",
+    "top_k",
+    "top_p",
+)
+"""Fields that say how tokens are written: to score writes none."""
+
+
+def has_gaps(body: Any) -> bool:
+    """Whether the body's prompt has gaps, or choices are scored after it."""
+    return bool(getattr(body, "template", None) or getattr(body, "score_choices", None))
+
+
+def gap_requests(lm: LM, body: Any, config: GenerationConfig, limits: Limits) -> list[Request]:
+    """The requests that fill the gaps, `n` of them, or those that score choices.
+
+    Raises `OptionError` that names the field for malformed gaps, a text that does not fit, and
+    fields that have no meaning here.
+    """
+    _check_fields(body)
+    pieces = _pieces(lm, body)
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    check_texts(lm, texts, lm.max_length, limits, "prompt")
+    if body.score_choices:
+        return _score_requests(lm, body, pieces, config, limits)
+    with blame_param("prompt"):
+        request = lm.new_infill_request(body.prompt, config)
+    requests = []
+    for number in range(body.n or 1):
+        own_config = replace(request.config, seed=sample_seed(config.seed, number))
+        requests.append(replace(request, config=own_config, top_logprobs=body.top_count))
+    return requests
+
+
+def _score_requests(
+    lm: LM,
+    body: Any,
+    pieces: Sequence[str | list[int] | Gap],
+    config: GenerationConfig,
+    limits: Limits,
+) -> list[Request]:
+    """A request for each length of a choice."""
+    texts = [choice for choice in body.score_choices if isinstance(choice, str)]
+    for text in texts:
+        check_texts(lm, [text], lm.max_length, limits, "score_choices")
+    with blame_param("score_choices"):
+        requests = choice_requests(lm, pieces, body.score_choices, config, body.top_count)
+    if len(requests) > limits.answers:
+        raise OptionError(
+            "the choices have more different lengths than fit at once",
+            given=len(requests),
+            allowed=limits.answers,
+            hint="Score them in several requests.",
+            param="score_choices",
+        )
+    return requests
+
+
+def _pieces(lm: LM, body: Any) -> list[str | list[int] | Gap]:
+    """The text around the gaps; without a template the gap is between prompt and suffix."""
+    with blame_param("prompt"):
+        if body.template:
+            return [*split_gaps(body.prompt, lm.max_length)]
+        prompt = body.prompts()[0]
+        if not isinstance(prompt, str):
+            if len(prompt) > lm.max_length:
+                raise too_long(f"{len(prompt)} tokens", f"{lm.max_length} tokens", "prompt")
+            lm.check_prompt_ids(prompt)
+        pieces = [prompt, Gap(1, fixed=False), body.suffix or ""]
+        return [piece for piece in pieces if piece]
+
+
+def _check_fields(body: Any) -> None:
+    """Refuse fields that would change nothing."""
+    mode = "score_choices" if body.score_choices else "template"
+    names = _NOT_IN_GAPS if mode == "template" else (*_NOT_IN_GAPS, *_NOT_SCORED)
+    for name in names:
+        if getattr(body, name):
+            raise OptionError(
+                f"{name} has no meaning with {mode}",
+                hint="Leave one of them out.",
+                param=name,
+            )
+    if body.prompt_count > 1 or (body.template and not isinstance(body.prompt, str)):
+        raise OptionError(
+            f"{mode} takes one prompt",
+            given=f"{body.prompt_count} prompts" if body.prompt_count > 1 else "ids",
+            allowed="a text",
+            hint="Send several requests.",
+            param="prompt",
+        )
+    if body.template and body.suffix:
+        hint = "Write it into the prompt, after the gap."
+        raise OptionError("a template has no suffix", hint=hint, param="suffix")
+    if mode == "score_choices" and (body.n or 1) > 1:
+        raise OptionError("to score takes no n", hint="Leave n out.", param="n")

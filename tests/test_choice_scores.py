@@ -1,0 +1,92 @@
+"""Scores of choices are a dense softmax at masked positions, from one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from creditdecoding.errors import OptionError
+from creditdecoding.lm import LM, load
+from creditdecoding.models.transformer import Transformer
+from tests.helpers.serving import Spy, with_model
+
+BEFORE, AFTER = "The capital of Peru is", ". It is large."
+CHOICES: list[str | list[int]] = [" Lima", " a city in the north", [7, 8, 9], " Quito"]
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    """In float64: rows of another shape differ by rounding alone."""
+    lm = load("pocket")
+    assert isinstance(lm.model, Transformer)
+    lm.model.double()
+    return lm
+
+
+def dense(lm: LM, canvas: list[int]) -> Tensor:
+    """Log-probabilities at every mask of a canvas, by the network alone and a softmax over all ids
+    that may fill a gap.
+    """
+    tokens = torch.tensor([canvas])
+    columns = (tokens[0] == lm.vocab.mask_id).nonzero()[:, 0]
+    with torch.inference_mode():
+        logits = lm.model(tokens, (torch.zeros_like(columns), columns))
+    assert isinstance(logits, Tensor)
+    never = [lm.vocab.mask_id, *lm.vocab.control_ids, *lm.vocab.stop_ids]
+    logits = logits[:, : lm.vocab.size].double().clone()
+    logits[:, never] = -torch.inf
+    return logits.log_softmax(-1)
+
+
+def expected(lm: LM, choice: str | list[int]) -> tuple[list[int], Tensor]:
+    ids = lm.encode_text(choice) if isinstance(choice, str) else choice
+    masks = [lm.vocab.mask_id] * len(ids)
+    return ids, dense(lm, [*lm.encode_text(BEFORE), *masks, *lm.encode_text(AFTER)])
+
+
+@pytest.mark.parametrize("fused_head", ["off", "on"])
+def test_scores_are_the_dense_softmax_of_one_pass(fused_head: str, lm: LM) -> None:
+    spy = Spy(lm.model)
+    watched = with_model(lm, spy)
+    assert isinstance(lm.model, Transformer)
+    lm.model.fused_head = fused_head
+    watched.geometry = lm.model.geometry
+    scores = watched.score_choices(f"{BEFORE}[MASK]{AFTER}", CHOICES, top_logprobs=3)
+    lm.model.fused_head = "off"
+    assert spy.passes == 1
+    for choice, score in zip(CHOICES, scores, strict=True):
+        ids, log_probs = expected(lm, choice)
+        own = log_probs[range(len(ids)), ids]
+        assert score.ids == tuple(ids) and score.text == lm.tokenizer.decode(ids)
+        assert score.logprobs == pytest.approx(own.tolist(), abs=1e-5)
+        assert score.logprob == pytest.approx(float(own.sum()), abs=1e-5)
+        for pairs, row in zip(score.top_logprobs, log_probs, strict=True):
+            values, top_ids = row.topk(3)
+            assert [token for token, _ in pairs] == top_ids.tolist()
+            assert [value for _, value in pairs] == pytest.approx(values.tolist(), abs=1e-5)
+
+
+def test_choices_fill_several_gaps(lm: LM) -> None:
+    (score,) = lm.score_choices("a[MASK*2] b[MASK] c", [[25, 26, 27]])
+    mask = lm.vocab.mask_id
+    canvas = [*lm.encode_text("a"), mask, mask, *lm.encode_text(" b"), mask, *lm.encode_text(" c")]
+    log_probs = dense(lm, canvas)[range(3), [25, 26, 27]]
+    assert score.logprobs == pytest.approx(log_probs.tolist(), abs=1e-5)
+
+
+BAD: list[tuple[str, list[Any], str]] = [
+    ("no gap", ["a"], "no mask"),
+    ("x[MASK*2]", [[5]], "differ in length"),
+    ("x[MASK]", [], "1 to 256"),
+    ("x[MASK]", [""], "not empty"),
+    ("x[MASK]", [[10**6]], "outside the vocabulary"),
+]
+
+
+@pytest.mark.parametrize(("text", "choices", "what"), BAD)
+def test_bad_choices(text: str, choices: list[Any], what: str, lm: LM) -> None:
+    with pytest.raises(OptionError, match=what):
+        lm.score_choices(text, choices)

@@ -11,7 +11,7 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.decoding.request import Request, sample_seed
 from creditdecoding.errors import OptionError, blame_param
 from creditdecoding.lm import LM
-from creditdecoding.server.admission import Limits, check_texts, too_long
+from creditdecoding.server.admission import Limits, PromptRoom, check_texts
 from creditdecoding.server.constraint_fields import CONSTRAINT_FIELDS
 from creditdecoding.text.gaps import Gap, split_gaps
 
@@ -48,7 +48,7 @@ def gap_requests(lm: LM, body: Any, config: GenerationConfig, limits: Limits) ->
     _check_fields(body)
     pieces = _pieces(lm, body)
     texts = [piece for piece in pieces if isinstance(piece, str)]
-    check_texts(lm, texts, lm.max_length, limits, "prompt")
+    check_texts(lm, texts, PromptRoom(lm.max_length), limits, "prompt")
     if body.score_choices:
         return _score_requests(lm, body, pieces, config, limits)
     with blame_param("prompt"):
@@ -70,7 +70,7 @@ def _score_requests(
     """A request for each length of a choice."""
     texts = [choice for choice in body.score_choices if isinstance(choice, str)]
     for text in texts:
-        check_texts(lm, [text], lm.max_length, limits, "score_choices")
+        check_texts(lm, [text], PromptRoom(lm.max_length), limits, "score_choices")
     with blame_param("score_choices"):
         requests = choice_requests(lm, pieces, body.score_choices, config, body.top_count)
     if len(requests) > limits.answers:
@@ -91,8 +91,7 @@ def _pieces(lm: LM, body: Any) -> list[str | list[int] | Gap]:
             return [*split_gaps(body.prompt, lm.max_length)]
         prompt = body.prompts()[0]
         if not isinstance(prompt, str):
-            if len(prompt) > lm.max_length:
-                raise too_long(f"{len(prompt)} tokens", f"{lm.max_length} tokens", "prompt")
+            PromptRoom(lm.max_length).check_tokens(len(prompt), "prompt")
             lm.check_prompt_ids(prompt)
         pieces = [prompt, Gap(1, fixed=False), body.suffix or ""]
         return [piece for piece in pieces if piece]

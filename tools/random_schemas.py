@@ -1,10 +1,10 @@
 """Random JSON schemas of the kinds that are served, answered over HTTP.
 
-    python -m tools.random_schemas --count 500
+    python -m tools.random_schemas --count 500 --decoders default,credit,threshold,thrift,fixed
 
-Serves a random network with the embedded model's tokenizer, sends a schema with each request and
-validates every answer with jsonschema. A random network has no habit of writing JSON, so what is
-valid is so by construction.
+Serves a random network with the embedded model's tokenizer, sends a schema with each request of
+OpenAI's client and validates every answer with jsonschema. A random network has no habit of writing
+JSON, so what is valid is so by construction, in whatever order a decoder writes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import jsonschema
+import openai
 import torch
 from torch import Tensor
 
@@ -35,7 +35,7 @@ from creditdecoding.server.options import HttpConfig
 from creditdecoding.server.serve import Server
 
 CLIENTS = 16
-FIELDS = {"decoder": "fixed:k=16", "block_length": 48}
+PATIENCE = 600.0  # seconds after which an answer counts as hanging
 LENGTHS = (128, 480)
 """Positions of an answer: the second where the shortest answer of a schema is longer."""
 
@@ -219,100 +219,78 @@ class TinyNet:
 
 
 def tiny_lm(lm: LM, max_length: int = 600) -> LM:
-    """A random model with the tokenizer of another."""
+    """A random model with the tokenizer and the defaults of another."""
     net = TinyNet(lm.vocab.size, max_length)
-    return LM(
-        net,
-        lm.tokenizer,
-        max_length=max_length,
-        device=torch.device("cpu"),
-    )
+    tiny = LM(net, lm.tokenizer, max_length=max_length, device=torch.device("cpu"))
+    tiny.defaults = lm.defaults
+    return tiny
 
 
-def answer_valid(url: str, schema: dict[str, Any]) -> str:
-    """What became of a request under a schema: "valid", or the status and the error."""
-    wrapped = {
-        "type": "json_schema",
-        "json_schema": {
-            "name": "random",
-            "schema": schema,
-        },
-    }
-    body = {
-        "messages": [{"role": "user", "content": "Answer."}],
-        "response_format": wrapped,
-        **FIELDS,
-    }
+def answer_valid(client: openai.OpenAI, model: str, schema: dict[str, Any], decoder: str) -> str:
+    """What became of a request under a schema: "valid", or what went wrong."""
+    fields = {} if decoder == "default" else {"decoder": decoder}
+    wrapped: Any = {"type": "json_schema", "json_schema": {"name": "random", "schema": schema}}
     for length in LENGTHS:
-        sized = {**body, "max_tokens": length}
-        response = httpx.post(
-            f"{url}/v1/chat/completions",
-            json=sized,
-            timeout=600,
-        )
-        if response.status_code == 200 or "no answer of this length" not in response.text:
-            break
-    if response.status_code != 200:
-        return f"{response.status_code}: {response.json()['error']['message']}"
-    (choice,) = response.json()["choices"]
-    jsonschema.validate(
-        json.loads(choice["message"]["content"]),
-        schema,
-    )
-    return "valid" if choice["finish_reason"] == "stop" else choice["finish_reason"]
+        try:
+            done = client.chat.completions.create(
+                model=model,
+                messages=[{"role": "user", "content": "Answer."}],
+                response_format=wrapped,
+                max_tokens=length,
+                extra_body=fields,
+            )
+        except openai.BadRequestError as error:
+            if "no answer of this length" in error.message and length < LENGTHS[-1]:
+                continue
+            return error.message
+        except openai.APITimeoutError:
+            return "hangs"
+        return _judged(done.choices[0], schema)
+    raise AssertionError("every length ends in an answer or an error")
 
 
-def answer_all(url: str, count: int, seed: int = 0) -> Counter[str]:
-    """How many of `count` random schemas were answered in which way. Raises `ValidationError`."""
+def _judged(choice: Any, schema: dict[str, Any]) -> str:
+    try:
+        jsonschema.validate(json.loads(choice.message.content), schema)
+    except (ValueError, jsonschema.ValidationError) as error:
+        return f"not valid: {error}"
+    return "valid" if choice.finish_reason == "stop" else str(choice.finish_reason)
+
+
+def answer_all(url: str, count: int, seed: int = 0, decoder: str = "default") -> Counter[str]:
+    """How many of `count` random schemas were answered in which way."""
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
+    (card,) = client.models.list()
     rng = random.Random(seed)
     schemas = [random_schema(rng) for _ in range(count)]
     with ThreadPoolExecutor(CLIENTS) as clients:
         return Counter(
-            clients.map(
-                lambda schema: answer_valid(url, schema),
-                schemas,
-            )
+            clients.map(lambda schema: answer_valid(client, card.id, schema, decoder), schemas)
         )
 
 
 def main() -> None:
     """Serve, answer, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--count",
-        type=int,
-        default=500,
-        help="how many schemas",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="which schemas",
-    )
+    parser.add_argument("--count", type=int, default=500, help="how many schemas")
+    parser.add_argument("--seed", type=int, default=0, help="which schemas")
+    parser.add_argument("--decoders", default="default", help="rules, separated by commas")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     http = HttpConfig(port=0, access_log=False)
-    server = Server(
-        tiny_lm(load("pocket")),
-        "random",
-        EngineConfig(),
-        ServeConfig(),
-        http,
-    )
+    lm = tiny_lm(load("pocket"))
+    server = Server(lm, "random", EngineConfig(), ServeConfig(), http)
     listener = listen(http)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
-        results = answer_all(
-            url_of(listener),
-            options.count,
-            options.seed,
-        )
+        for decoder in options.decoders.split(","):
+            results = answer_all(url_of(listener), options.count, options.seed, decoder)
+            print(f"{decoder}: {options.count} random schemas, {dict(results)}", flush=True)
     finally:
         server.should_exit = True
         thread.join()
         listener.close()
-    print(f"{options.count} random schemas, seed {options.seed}: {dict(results)}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from creditdecoding.lm import LM
 from tests.helpers.serving import Served, error_of, messages, serving
 from tools.random_schemas import answer_all, tiny_lm
 
-RANDOM_SCHEMAS = 20
+RANDOM_SCHEMAS = 2
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,11 @@ def wrapped(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_answers_to_random_schemas_are_valid(tiny: Served) -> None:
+@pytest.mark.parametrize("decoder", ["default", "credit", "threshold", "thrift", "fixed"])
+def test_answers_to_random_schemas_are_valid(decoder: str, tiny: Served) -> None:
     """`python -m tools.random_schemas` answers 500."""
-    assert answer_all(tiny.url, RANDOM_SCHEMAS, seed=5) == {"valid": RANDOM_SCHEMAS}
+    results = answer_all(tiny.url, RANDOM_SCHEMAS, seed=5, decoder=decoder)
+    assert results == {"valid": RANDOM_SCHEMAS}
 
 
 class Step(pydantic.BaseModel):

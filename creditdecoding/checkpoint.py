@@ -9,26 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils.tqdm import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
 
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.options import StrPath
@@ -48,7 +32,6 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MAX_TEXT_BYTES = 2**28
 """Bytes of a text file of a checkpoint; the longest released ones have some ten million."""
 
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 _SHARD = re.compile(r"[^/\\:\0\s]+\.safetensors")
 _NUMBERED = re.compile(r"(.+)-([0-9]+)-of-([0-9]+)\.safetensors")
 _LFS_POINTER = b"version https://git-lfs"
@@ -57,25 +40,6 @@ _DOWNLOAD_AGAIN = "Download the file again."
 
 # One slash; letters, digits, - _ and . around it, with no - or . at either end.
 _HUB_ID = re.compile(r"\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
-
-# The hub client's errors, subclasses first, with a message and a hint.
-_HUB_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
-    (
-        GatedRepoError,
-        "the hub gives this checkpoint only to accounts that accepted its terms",
-        "Accept them on its page, then run: hf auth login.",
-    ),
-    (
-        RevisionNotFoundError,
-        "the hub has no such revision of this checkpoint",
-        "Give a branch, a tag or a commit of it, or leave the revision out.",
-    ),
-    (
-        RepositoryNotFoundError,
-        "the hub has no such checkpoint, or it is private",
-        "Check the id; for a private one run: hf auth login.",
-    ),
-)
 
 
 def resolve_checkpoint(
@@ -94,7 +58,9 @@ def resolve_checkpoint(
     name = os.fspath(name)
     folder = _named_folder(name) or _local_folder(name)
     if folder is None:
-        folder = _download(name, revision, offline, cache_dir)
+        from creditdecoding.hub import download  # noqa: PLC0415
+
+        folder = download(name, revision, offline, cache_dir)
     elif revision is not None:
         raise OptionError(
             "only a hub id has revisions",
@@ -223,56 +189,6 @@ def _local_folder(name: str) -> Path | None:
         allowed=f"a folder, a hub id like org/name, {', '.join([*BUNDLED, *PULLED])}",
         hint=hint,
     )
-
-
-def _download(name: str, revision: str | None, offline: bool, cache_dir: str | None) -> Path:
-    try:
-        with _progress_bars_on_terminals_only():
-            folder = snapshot_download(
-                name,
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=offline,
-                allow_patterns=_FILES,
-                ignore_patterns=["*/*"],
-            )
-        return Path(folder)
-    except Exception as error:  # the hub client lets its HTTP library's errors through
-        what, hint = _explain_hub_error(error, offline)
-        requested = name if revision is None else f"{name} at {revision}"
-        raise CheckpointError(what, given=requested, hint=hint) from error
-
-
-def _explain_hub_error(error: Exception, offline: bool) -> tuple[str, str]:
-    """What went wrong and what to do."""
-    for kind, what, hint in _HUB_ERRORS:
-        if isinstance(error, kind):
-            return what, hint
-    not_cached = offline and isinstance(error, LocalEntryNotFoundError)
-    if not_cached or isinstance(error, OfflineModeIsEnabled):
-        return (
-            "offline, and not all of this checkpoint is in the cache",
-            "Load it once without offline, or give the cache_dir or the folder where it is.",
-        )
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-    return (
-        f"the hub did not give it ({reason})",
-        "Check the id and the network and try again: complete files are kept. "
-        "Or download it elsewhere and give the folder.",
-    )
-
-
-@contextmanager
-def _progress_bars_on_terminals_only() -> Iterator[None]:
-    """Keep the hub client's progress bars out of logs."""
-    disable = not sys.stderr.isatty() and not are_progress_bars_disabled()
-    if disable:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        if disable:
-            enable_progress_bars()
 
 
 def _refuse_lfs_pointers(folder: Path) -> None:

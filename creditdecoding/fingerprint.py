@@ -100,7 +100,8 @@ def _text_digest(text: str) -> str:
 
 
 def _rules(backend: Any) -> dict[str, Any]:
-    """Merges, normaliser, pre-tokeniser and added tokens; not padding and truncation.
+    """Merges, normaliser, pre-tokeniser and added tokens; not padding, truncation and what is put
+    around a text, which decoding does not use.
 
     A tokenizer written in Python tells only its type and its added tokens.
     """
@@ -110,7 +111,8 @@ def _rules(backend: Any) -> dict[str, Any]:
         added_tokens = {str(token_id): repr(token) for token_id, token in added.items()}
         return {"type": type(backend).__name__, "added": added_tokens}
     rules: dict[str, Any] = json.loads(core.to_str())
-    return {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
+    unused = ("padding", "truncation", "post_processor")
+    return {name: rule for name, rule in rules.items() if name not in unused}
 
 
 def check_identity(saved: Identity, lm: LM, what: str, model: bool = True) -> None:

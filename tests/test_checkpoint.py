@@ -128,7 +128,7 @@ def test_what_the_hub_refuses_is_told_apart(
     def fail(*args: Any, **kwargs: Any) -> str:
         raise hub_error(kind)
 
-    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", fail)
+    monkeypatch.setattr("creditdecoding.hub.snapshot_download", fail)
     with pytest.raises(CheckpointError) as caught:
         resolve_checkpoint("some-org/some-model", "v1")
     assert message in one_line(caught.value) and "some-org/some-model at v1" in str(caught.value)
@@ -137,7 +137,7 @@ def test_what_the_hub_refuses_is_told_apart(
 def test_the_options_reach_the_hub_client(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(
-        "creditdecoding.checkpoint.snapshot_download",
+        "creditdecoding.hub.snapshot_download",
         lambda name, **options: calls.append(options) or str(folder),
     )
     assert resolve_checkpoint("some-org/some-model", "v1", False, "/somewhere") == folder
@@ -155,7 +155,7 @@ def test_a_folder_that_is_not_there_is_named(name: str, monkeypatch: pytest.Monk
     def never(*args: Any, **kwargs: Any) -> str:
         raise AssertionError("this is not a hub id")
 
-    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", never)
+    monkeypatch.setattr("creditdecoding.hub.snapshot_download", never)
     assert name in str(refused(name))
 
 
@@ -181,7 +181,7 @@ def test_a_mistyped_path_does_not_go_to_the_hub(
 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", never)
+    monkeypatch.setattr("creditdecoding.hub.snapshot_download", never)
     message = str(refused(name))
     assert "no such folder" in message or "/" not in name
 
@@ -191,9 +191,7 @@ def test_hub_ids_go_to_the_hub(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "creditdecoding.checkpoint.snapshot_download", lambda name, **options: str(folder)
-    )
+    monkeypatch.setattr("creditdecoding.hub.snapshot_download", lambda name, **options: str(folder))
     assert creditdecoding.checkpoint.resolve_checkpoint(name) == folder
 
 
@@ -229,7 +227,7 @@ def test_a_hub_id_that_cannot_be_had_is_named(
     def fail(*args: Any, **kwargs: Any) -> str:
         raise raised
 
-    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", fail)
+    monkeypatch.setattr("creditdecoding.hub.snapshot_download", fail)
     error = refused("some-org/some-model")
     assert "some-org/some-model" in str(error) and error.__cause__ is raised
 
@@ -242,7 +240,7 @@ def test_a_hub_id_is_loaded_without_its_code(folder: Path, monkeypatch: pytest.M
         return str(folder)
 
     (folder / "modeling_llada.py").write_text("raise SystemExit('remote code ran')")
-    monkeypatch.setattr("creditdecoding.checkpoint.snapshot_download", download)
+    monkeypatch.setattr("creditdecoding.hub.snapshot_download", download)
     lm = creditdecoding.load("some-org/some-model", device="cpu")
     assert lm.generate("Hi", gen_length=4).nfe >= 1
     ((name, patterns),) = downloads

@@ -91,7 +91,8 @@ def test_a_tokenizer_that_reads_otherwise_is_refused(
 def test_padding_and_truncation_say_nothing_of_a_tokenizer() -> None:
     lm = load("pocket")
     before = model_identity(lm)
-    lm.tokenizer.backend("some words", truncation=True, max_length=2, padding="max_length")
+    lm.tokenizer.backend.backend_tokenizer.enable_truncation(2)
+    lm.tokenizer.backend.backend_tokenizer.enable_padding(length=2)
     assert model_identity(lm) == before
 
 

@@ -73,7 +73,7 @@ class CreditLM(TemplateLM):  # type: ignore[misc]
         names = ("device", "dtype", "batch_size", "revision", "parse_special")
         engine = EngineConfig(**{name: getattr(self.arguments, name) for name in names})
         self.lm = load(self.arguments.pretrained, engine)
-        self.tokenizer = self.lm.tokenizer.backend
+        self.tokenizer = self.lm.tokenizer.to_transformers()
         self.max_length = self.lm.max_length
         self.max_gen_toks = self.arguments.gen_length or DEFAULT_LENGTH
         self.batch_size = self.arguments.batch_size

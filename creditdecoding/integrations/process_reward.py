@@ -283,10 +283,10 @@ def token_ends(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> list[int]
     From the tokenizer's offsets, also where it changes the text; where it has none for these ids,
     from what they decode to.
     """
-    backend = tokenizer.backend
-    if text and getattr(backend, "is_fast", False):
-        encoding = backend(text, add_special_tokens=False, return_offsets_mapping=True)
-        if encoding["input_ids"] == list(ids):
-            return [0, *(end for _, end in encoding["offset_mapping"])]
+    core = getattr(tokenizer.backend, "backend_tokenizer", None)
+    if text and core is not None:
+        encoding = core.encode(text, add_special_tokens=False)
+        if encoding.ids == list(ids):
+            return [0, *(end for _, end in encoding.offsets)]
     counts = range(len(ids) + 1)
     return [len(tokenizer.decode(ids[:count]).rstrip(HALF_A_LETTER)) for count in counts]

@@ -121,7 +121,7 @@ class DiffusionGRPOTrainer(StepGRPOTrainer):
             reward_funcs,
             _diffusion_args(args, generation),
             train_dataset,
-            processing_class=copy.deepcopy(lm.tokenizer.backend),
+            processing_class=copy.deepcopy(lm.tokenizer.to_transformers()),
             rollout_func=self._roll_out,
             **options,
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AddedToken
+from tokenizers import AddedToken
 
 _SIGN = "\uf8f0"
 

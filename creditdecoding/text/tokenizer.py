@@ -1,4 +1,4 @@
-"""Text to ids and back through transformers' tokenizers, never with remote code.
+"""Text to ids and back by a checkpoint's tokenizer, never with remote code.
 
 Special ids are read from the checkpoint: the mask, the ids that end an answer, and control tokens.
 """
@@ -13,12 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import transformers
-from transformers import (
-    AddedToken,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from tokenizers import AddedToken
 
 from creditdecoding.checkpoint import (
     check_file,
@@ -30,6 +25,7 @@ from creditdecoding.checkpoint import (
 from creditdecoding.config import ModelConfig
 from creditdecoding.errors import CheckpointError, CreditError, OptionError
 from creditdecoding.text.chat_template import LimitError, render, render_to_continue
+from creditdecoding.text.file_tokenizer import FileTokenizer
 from creditdecoding.text.prompts import Message, require_valid_unicode
 from creditdecoding.text.special_names import PlainTextEncoder, SpecialNames
 
@@ -52,8 +48,8 @@ class Tokenizer:
 
     `mask_id` fills the canvas; `stop_ids` end an answer (end of text, end of turn); ids from `size`
     on are padding of the embedding and never written. `control_ids` tell a decoding loop to change
-    the text (delete, split, expand) and are never part of it. `backend` is the transformers
-    tokenizer, or None for a model of ids alone.
+    the text (delete, split, expand) and are never part of it. `backend` is a `FileTokenizer`, a
+    transformers tokenizer, or None for a model of ids alone.
     """
 
     backend: Any
@@ -154,6 +150,11 @@ class Tokenizer:
                 hint="Give plain text (--raw)." if limited else "Change the roles or their order.",
             ) from error
 
+    def to_transformers(self) -> Any:
+        """The tokenizer as an object of transformers, for other libraries."""
+        backend = self._backend
+        return backend.to_transformers() if isinstance(backend, FileTokenizer) else backend
+
     @property
     def _backend(self) -> Any:
         if self.backend is None:
@@ -191,15 +192,22 @@ def render_chat(backend: Any, messages: Sequence[Message], **options: bool) -> s
     raises. A tokenizer class with its own `apply_chat_template`, which is code and not a template
     of a checkpoint, renders by it.
     """
-    own_code = not isinstance(backend, PreTrainedTokenizerBase) or (
-        type(backend).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template
-    )
     options = {"add_generation_prompt": False, **options}
-    if own_code:
+    if _renders_by_code(backend):
         return str(backend.apply_chat_template(list(messages), tokenize=False, **options))
     continues = options.pop("continue_final_message", False)
     renderer = render_to_continue if continues else render
     return renderer(backend.get_chat_template(), messages, **backend.special_tokens_map, **options)
+
+
+def _renders_by_code(backend: Any) -> bool:
+    """Whether a tokenizer class has its own `apply_chat_template`."""
+    if isinstance(backend, FileTokenizer):
+        return False
+    from transformers import PreTrainedTokenizerBase as Base  # noqa: PLC0415
+
+    is_plain = isinstance(backend, Base)
+    return not is_plain or type(backend).apply_chat_template is not Base.apply_chat_template
 
 
 def read_tokenizer(
@@ -225,8 +233,8 @@ def read_tokenizer(
 
 
 def read_backend(folder: Path) -> Any:
-    """The transformers tokenizer in `folder` with its roles and its chat template. Raises
-    `CheckpointError`.
+    """The tokenizer in `folder` with its roles and its chat template: a `FileTokenizer`, or a
+    transformers tokenizer where there is no tokenizer.json. Raises `CheckpointError`.
     """
     settings = read_optional(folder / "tokenizer_config.json")
     backend = _read_backend(folder, settings)
@@ -241,7 +249,7 @@ def from_transformers(
     stop_ids: Iterable[int] = (),
     has_mask: bool = True,
 ) -> Tokenizer:
-    """A transformers tokenizer with the ids that decoding needs. `mask_id` is by default the
+    """A tokenizer's `backend` with the ids that decoding needs. `mask_id` is by default the
     tokenizer's own, `NO_MASK` unless `has_mask`; its end tokens are added to `stop_ids`. Raises
     `CheckpointError`.
     """
@@ -299,7 +307,7 @@ def _read_backend(folder: Path, settings: Mapping[str, Any]) -> Any:
     check_file(whole)
     try:
         if whole.exists():
-            return PreTrainedTokenizerFast(tokenizer_file=str(whole))
+            return FileTokenizer.from_file(whole)
         return _from_byte_pairs(folder, settings)
     except (CheckpointError, KeyboardInterrupt, SystemExit):
         raise
@@ -323,12 +331,14 @@ def _from_byte_pairs(folder: Path, settings: Mapping[str, Any]) -> Any:
                 given=str(folder),
                 hint="Put the released files into the folder of config.json.",
             )
+    from transformers import Qwen2Tokenizer  # noqa: PLC0415
+
     described = {int(i): token for i, token in (settings.get("added_tokens_decoder") or {}).items()}
     added = dict(read_optional(folder / "added_tokens.json"))
     for i, token in described.items():
         if i not in added.values():
             added.setdefault(token["content"], i)
-    backend = transformers.Qwen2Tokenizer(  # looked up here: importing it takes 0.3 s
+    backend = Qwen2Tokenizer(
         vocab={**read_json(folder / "vocab.json"), **added},
         merges=_read_merges(folder),
         unk_token=None,

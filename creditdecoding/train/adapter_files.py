@@ -88,7 +88,7 @@ def _write_configs(
     if generation:
         _write_json(folder / "generation_config.json", generation)
     if with_tokenizer:
-        base.tokenizer.backend.save_pretrained(folder)
+        base.tokenizer.to_transformers().save_pretrained(folder)
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AddedToken
+from tokenizers import AddedToken
 
 from creditdecoding.checkpoint import read_json, resolve_checkpoint
 from creditdecoding.config import ModelConfig
@@ -76,8 +76,9 @@ def _free_id(
     if backend.mask_token_id is not None:
         return int(backend.mask_token_id)
     if 1 + max(backend.get_vocab().values()) < config.embedding_rows:
-        backend.add_tokens([AddedToken(MASK_TOKEN, special=True, normalized=False)])
-        return int(backend.convert_tokens_to_ids(MASK_TOKEN))
+        rules = backend.backend_tokenizer
+        rules.add_special_tokens([AddedToken(MASK_TOKEN, special=True, normalized=False)])
+        return int(rules.token_to_id(MASK_TOKEN))
     in_use = {raw.get("bos_token_id"), config.pad_token_id, *config.stop_token_ids}
     unused = [i for i in _unnamed_special_ids(backend) if i not in in_use]
     if not unused:

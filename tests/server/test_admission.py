@@ -80,7 +80,7 @@ def ask(lm: LM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], Cost]
     collected: list[int] = []
     spied = copy.copy(lm)
     spied.tokenizer = dataclasses.replace(
-        lm.tokenizer, backend=CountedTokenizer(lm.tokenizer.backend, calls)
+        lm.tokenizer, backend=CountedTokenizer(lm.tokenizer.to_transformers(), calls)
     )
     new_request = lm_module.new_request
     validation_body = app_module.validation_body

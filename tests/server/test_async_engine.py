@@ -185,6 +185,7 @@ def test_hundreds_of_slow_readers_hold_nobody_up(lm: LM) -> None:
 
 
 def test_others_are_answered_while_a_prompt_is_tokenised(lm: LM) -> None:
+    backend = lm.tokenizer.to_transformers()
     started = threading.Event()
     may_end = threading.Event()
 
@@ -193,7 +194,7 @@ def test_others_are_answered_while_a_prompt_is_tokenised(lm: LM) -> None:
             if threading.current_thread().name.startswith("prompts"):
                 started.set()
                 assert may_end.wait(PATIENCE)
-            return getattr(lm.tokenizer.backend, name)
+            return getattr(backend, name)
 
     other = copy.copy(lm)
     other.tokenizer = dataclasses.replace(lm.tokenizer, backend=SlowTokenizer())

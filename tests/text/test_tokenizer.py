@@ -94,7 +94,7 @@ def test_bos_comes_once_and_first(tokenizer: Tokenizer) -> None:
 def test_the_fixture_would_show_a_doubled_bos(llada: Tokenizer) -> None:
     """The released tokenizer puts bos first by itself; `encode` must not let it."""
     bos = llada.backend.bos_token_id
-    assert llada.backend(ONE)["input_ids"].count(bos) == 2
+    assert llada.to_transformers()(ONE)["input_ids"].count(bos) == 2
     assert llada.encode(ONE) == llada.encode_chat([user("Q")])
 
 
@@ -351,7 +351,7 @@ def test_whatever_a_template_does_with_content_it_stays_text(
     assert set(specials(tokenizer_read, ids)) == {BOS, EOT} and ids.count(
         tokenizer_read.encode(EOT)[0]
     ) == (len(turns) if name == "twice" else 1)
-    text = tokenizer_read.backend.apply_chat_template(
+    text = tokenizer_read.to_transformers().apply_chat_template(
         turns, tokenize=False, add_generation_prompt=True
     )
     assert tokenizer_read.backend.decode(ids, skip_special_tokens=False) == text

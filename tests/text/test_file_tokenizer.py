@@ -36,30 +36,30 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_it_is_what_transformers_reads(folder: Path) -> None:
     ours = read_backend(folder)
     assert isinstance(ours, FileTokenizer)
-    theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    theirs.add_special_tokens(ours.special_tokens_map)
-    assert ours.get_vocab() == theirs.get_vocab()
-    assert len(ours) == len(theirs)
+    of_transformers = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    of_transformers.add_special_tokens(ours.special_tokens_map)
+    assert ours.get_vocab() == of_transformers.get_vocab()
+    assert len(ours) == len(of_transformers)
     for role in ("bos_token", "eos_token", "bos_token_id", "eos_token_id", "mask_token_id"):
-        assert getattr(ours, role) == getattr(theirs, role)
+        assert getattr(ours, role) == getattr(of_transformers, role)
     for text in TEXTS:
         ids = ours.encode(text, add_special_tokens=False)
-        assert ids == theirs.encode(text, add_special_tokens=False)
+        assert ids == of_transformers.encode(text, add_special_tokens=False)
         for skip in (False, True):
-            assert ours.decode(ids, skip) == theirs.decode(ids, skip_special_tokens=skip)
+            assert ours.decode(ids, skip) == of_transformers.decode(ids, skip_special_tokens=skip)
 
 
 def test_it_becomes_a_transformers_tokenizer(folder: Path) -> None:
     ours = read_backend(folder)
-    theirs = ours.to_transformers()
-    assert rules(theirs) == rules(ours)
-    assert theirs.get_added_vocab() == ours.get_added_vocab()
-    assert theirs.special_tokens_map == ours.special_tokens_map
-    assert sorted(theirs.all_special_ids) == sorted(ours.all_special_ids)
-    assert theirs.chat_template == ours.chat_template
+    of_transformers = ours.to_transformers()
+    assert rules(of_transformers) == rules(ours)
+    assert of_transformers.get_added_vocab() == ours.get_added_vocab()
+    assert of_transformers.special_tokens_map == ours.special_tokens_map
+    assert sorted(of_transformers.all_special_ids) == sorted(ours.all_special_ids)
+    assert of_transformers.chat_template == ours.chat_template
     messages = [{"role": "user", "content": "Hi <|endoftext|>"}]
     tokenizer = read_tokenizer(folder)
-    other = from_transformers(theirs, tokenizer.mask_id)
+    other = from_transformers(of_transformers, tokenizer.mask_id)
     assert other.encode_chat(messages) == tokenizer.encode_chat(messages)
     assert tokenizer_digest(other) == tokenizer_digest(tokenizer)
 

@@ -229,7 +229,7 @@ def test_imports_go_down_only() -> None:
 def test_an_optional_dependency_is_imported_by_one_room() -> None:
     modules = optional_modules((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert (
-        {"matplotlib", "tokenizers"} <= modules
+        {"matplotlib", "gguf"} <= modules
         and "pytest" not in modules
         and "ruff" not in modules
     )

@@ -22,6 +22,9 @@ from creditdecoding.ops.head_logits import HeadLogits, Logits
 Mask = Tensor | PackedRows | None
 Caches = list[LayerCache] | list[PackedLayerCache] | None
 
+RECOMPILE_LIMIT = 64
+"""Shapes that torch.compile may see before it gives up; all layers share one function."""
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm in float32, cast back before it is multiplied by the weight.
@@ -197,6 +200,8 @@ class Transformer(nn.Module):
 
     def compile_layers(self, dynamic: bool) -> None:
         """torch.compile each layer: all share one graph, or one per shape unless `dynamic`."""
+        limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
+        torch._dynamo.config.recompile_limit = limit
         self.is_compiled = True
         for layer in self.layers:
             layer.compile(dynamic=dynamic)

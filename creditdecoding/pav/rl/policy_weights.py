@@ -30,8 +30,6 @@ COPIED_FILES = (
     "chat_template",
 )
 """How the files of a checkpoint begin that are not weights."""
-RECOMPILE_LIMIT = 64
-"""Learner, sampler and verifier share one compiled function."""
 
 
 def learning_copy(lm: LM, compile: bool = False) -> tuple[nn.Module, nn.Module]:
@@ -53,8 +51,6 @@ def learning_copy(lm: LM, compile: bool = False) -> tuple[nn.Module, nn.Module]:
     if isinstance(learner, Transformer):
         learner.attention_backend = "math" if lm.device.type == "cpu" else "sdpa"
     if compile:
-        limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
-        torch._dynamo.config.recompile_limit = limit
         for module in (learner, first):
             if isinstance(module, Transformer):
                 module.compile_layers(dynamic=True)

@@ -70,10 +70,16 @@ def make_requests(lm: LM, body: Any, limits: Limits) -> list[Request]:
             config = replace(config, gen_length=max(1, lm.max_length - len(prompt)))
         with blame_param(body.prompt_field):
             request = lm.new_request(prompt, config, suffix=suffix, constraint=constraint)
-        for _ in range(samples):
-            seed = sample_seed(config.seed, len(requests))
-            requests.append(replace(request, config=replace(request.config, seed=seed)))
-    return [replace(request, top_logprobs=body.top_count) for request in requests]
+        request = replace(request, top_logprobs=body.top_count)
+        numbers = range(len(requests), len(requests) + samples)
+        requests += [_with_seed_of(request, number) for number in numbers]
+    return requests
+
+
+def _with_seed_of(request: Request, number: int) -> Request:
+    """Sample `number` of a body's answers."""
+    seed = sample_seed(request.config.seed, number)
+    return replace(request, config=replace(request.config, seed=seed))
 
 
 def _constraint(lm: LM, body: Any, config: GenerationConfig) -> Constraint | None:

@@ -192,7 +192,8 @@ class GenerationConfig:
     decoder: Any = option(
         "credit",
         "Decoding rule: NAME, NAME:knob=value,..., your own mine.py, or settings.yaml "
-        "(see `credit decoders`).",
+        "(see `credit decoders`). generate, chat, trace and serve take the checkpoint's own if it "
+        "names one.",
         short="-d",
         knobs=("threshold",),
     )

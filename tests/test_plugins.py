@@ -56,6 +56,11 @@ def test_a_file_is_a_decoder(half: Path) -> None:
     assert not (half.parent / "__pycache__").exists()
 
 
+def test_a_class_without_a_decorator_is_a_decoder(half: Path) -> None:
+    half.write_text(HALF.replace("@dataclass(frozen=True)\n", ""))
+    assert load("half.py:threshold=0.8")[0].threshold == 0.8  # type: ignore[attr-defined]
+
+
 def test_a_path_may_hold_colons_and_blanks(tmp_path: Path) -> None:
     folder = tmp_path / "my: rules"
     folder.mkdir()

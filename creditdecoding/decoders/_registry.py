@@ -120,7 +120,9 @@ def file_class(path: str) -> type[Any]:
 
 @functools.cache
 def _only_decoder(module: ModuleType, label: str) -> type[Any]:
-    """The one public class with a `step` that a module defines."""
+    """The one public class with a `step` that a module defines; a plain class without `__init__`
+    becomes a frozen dataclass.
+    """
     classes = dict.fromkeys(
         value
         for value in vars(module).values()
@@ -137,6 +139,8 @@ def _only_decoder(module: ModuleType, label: str) -> type[Any]:
             hint=_HINT,
         )
     (cls,) = classes
+    if not {"__dataclass_params__", "__init__"} & vars(cls).keys():
+        cls = dataclasses.dataclass(frozen=True)(cls)
     with prefix_errors(label):
         _check_class(cls)
     return cls

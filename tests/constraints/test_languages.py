@@ -100,15 +100,27 @@ def test_numbers_lie_between_their_bounds() -> None:
                 assert automaton.accepts(f"{value:f}".encode()) == inside, (ends, value)
 
 
+def bytes_to_the_end(automaton: ByteAutomaton) -> Any:
+    """How many bytes at least are missing in each state."""
+    missing = np.where(automaton.accepting, 0, automaton.next.size)
+    while True:
+        shorter = np.minimum(missing, 1 + missing[automaton.next].min(1))
+        if (shorter == missing).all():
+            return missing
+        missing = shorter
+
+
 def walk(automaton: ByteAutomaton, rng: random.Random) -> str:
-    """A random text of the language, which ends early."""
+    """A random text of the language; beyond 60 bytes it takes the shortest way to an end."""
+    missing = bytes_to_the_end(automaton)
     state, text = 0, b""
     while True:
         steps = np.flatnonzero(automaton.next[state] != automaton.dead)
         if automaton.accepting[state] and (not len(steps) or rng.random() < 0.5):
             return text.decode()
-        closing = [b for b in steps if b in b'"]}@' and len(text) > 60]
-        byte = int(rng.choice(closing or steps.tolist()))
+        if len(text) > 60 and not automaton.accepting[state]:
+            steps = steps[missing[automaton.next[state, steps]] < missing[state]]
+        byte = int(rng.choice(steps.tolist()))
         text += bytes([byte])
         state = int(automaton.next[state, byte])
 

@@ -37,6 +37,7 @@ from creditdecoding.integrations.transformers_call import (
 from creditdecoding.lm import LM
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.trace import StepEvent, Trace
+from creditdecoding.wording import count
 
 DEFAULT_LENGTH = 128
 
@@ -195,7 +196,8 @@ def _our_config(config: Any, prompt_length: int) -> GenerationConfig:
     if length is None:
         length = DEFAULT_LENGTH if max_length is None else max_length - prompt_length
     if length < 1:
-        what = f"max_length leaves no room for an answer after a prompt of {prompt_length}"
+        tokens = count(prompt_length, "token")
+        what = f"max_length leaves no room for an answer after a prompt of {tokens}"
         raise OptionError(what, given=max_length, hint="Raise it, or give max_new_tokens.")
     if not getattr(config, "do_sample", False):
         return GenerationConfig(gen_length=length)

@@ -127,7 +127,7 @@ def test_questions_of_your_own(tmp_path: Path) -> None:
     assert custom.normalize_answer('"A, b!"') == "a, b"
     assert len(draw_items([family], "dev", 0)) == 2
     for bad, match in (
-        ('{"prompt": "a"}', "no 'answer'"),
+        ('{"prompt": "a"}', "1 of 1 without an answer"),
         ('{"prompt": "", "answer": "b"}', "prompt is not"),
         ('{"prompt": "a", "answer": []}', "answer"),
     ):

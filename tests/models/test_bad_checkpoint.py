@@ -206,7 +206,7 @@ WEIGHTS: list[tuple[str, Breaker, tuple[str, ...]]] = [
         ("blocks.0.ff_proj.weight", "(32, 96)", "(96, 32)"),
     ),
     ("other kv heads", config(n_kv_heads=2), ("k_proj.weight", "(32, 32)", "(16, 32)")),
-    ("a thousand million layers", config(n_layers=10**9), ("far larger", "1000000000 layers")),
+    ("a thousand million layers", config(n_layers=10**9), ("far larger", "1,000,000,000 layers")),
     ("a very wide network", config(d_model=2**30, mlp_hidden_size=2**30), ("far larger",)),
     ("a very large vocabulary", config(embedding_size=2**31 - 1), ("far larger",)),
     ("a count beyond all counts", config(n_layers=10**30), ("n_layers",)),

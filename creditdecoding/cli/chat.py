@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 LEAVE = "/new forgets the conversation, /help shows this again, /exit or Ctrl-D leaves."
 KINDS = ("facts", "algebra", "discrete")
 """The embedded model's tasks from which examples are taken."""
+BEYOND_POCKET = (
+    "To other questions, and to these in other words, expect wrong answers. A model that talks:\n"
+    "  credit pull smol && credit chat --model smol"
+)
 
 
 @app.command()
@@ -75,6 +79,7 @@ def _greeting(model: str, lm: LM) -> str:
             "pocket: the embedded model, a small demonstration. It knows a few kinds of question:"
         )
         lines += [f"  {example}" for example in _examples()]
+        lines.append(BEYOND_POCKET)
     return "\n".join([*lines, LEAVE])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pickle
 import re
@@ -15,6 +16,7 @@ import pytest
 import creditdecoding as cd
 from creditdecoding.errors import OptionError
 from creditdecoding.viewer import show
+from tools.docs_site import FURTHER
 
 SENTENCE = "Solve 3x+4=19 for x."
 PARTS = [{"type": "text", "text": "Solve 3x+4=19"}, {"type": "text", "text": " for x."}]
@@ -48,6 +50,29 @@ def test_the_list_is_what_the_package_offers() -> None:
     for name in ("nothing", "torch"):
         with pytest.raises(AttributeError, match=name):
             getattr(cd, name)
+
+
+def test_what_the_guides_import_is_in_the_reference() -> None:
+    pattern = re.compile(r"^from creditdecoding\.(\S+) import (\([^)]*\)|.+)$", re.MULTILINE)
+    guides = Path(__file__).parents[1] / "docs" / "guide"
+    imported = {
+        (module, name)
+        for page in guides.glob("*.md")
+        for module, names in pattern.findall(page.read_text(encoding="utf-8"))
+        for name in re.findall(r"\w+", names)
+        if not module.startswith("integrations")
+    }
+    listed = {(module, name) for module, names in FURTHER.items() for name in names}
+    public = {(module, name) for module, names in cd._HOME.items() for name in names}
+    assert len(imported) > 5
+    assert imported <= listed | public
+
+
+@pytest.mark.parametrize("module", FURTHER)
+def test_names_of_modules_are_documented(module: str) -> None:
+    for name in FURTHER[module]:
+        value = getattr(importlib.import_module(f"creditdecoding.{module}"), name)
+        assert isinstance(value, tuple) or (inspect.getdoc(value) or "").strip(), name
 
 
 def test_version_and_types() -> None:

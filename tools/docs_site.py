@@ -235,6 +235,29 @@ def allowed_values(metadata: Any) -> str:
     )
 
 
+FURTHER = {
+    "decoders.base": ("BaseDecoder", "Capabilities", "Sweep", "THRESHOLD_SWEEP"),
+    "options": ("option",),
+    "tasks": ("load_tasks",),
+    "tasks.base": ("Item", "Task", "distinct_items", "same_answer"),
+    "checkpoint": ("resolve_checkpoint",),
+    "decoders.credit": ("Credit",),
+    "models.adapter": ("base_fingerprint",),
+    "eval.compare": ("compare",),
+    "likelihood": ("log_likelihood", "log_likelihoods", "rescore"),
+    "constraints.constraint": ("choice", "json_schema", "regex"),
+    "pav.problems": ("Problem",),
+    "pav.sampler": ("Sampler",),
+    "pav.search.answer": ("SearchAnswer",),
+    "pav.search.methods": ("SearchConfig", "search"),
+    "pav.verifier.model": ("Verifier",),
+    "batch.job": ("plan_job", "run_job"),
+    "batch.options": ("BatchConfig",),
+    "batch.processor": ("BatchProcessor",),
+}
+"""Names that are imported from their modules, in code for decoders, tasks and studies."""
+
+
 def python_page() -> str:
     """The public names, grouped by the module that defines them."""
     by_module: dict[str, list[str]] = {}
@@ -244,7 +267,9 @@ def python_page() -> str:
         "# Python",
         "",
         "Everything here can be imported from `creditdecoding`: `import creditdecoding as cd`.",
-        "Other modules may change without notice.",
+        "After these come names that decoders, tasks and studies import from their modules.",
+        "Those of `creditdecoding.integrations` are in the guides; all else may change without "
+        "notice.",
         "",
     ]
     for module in sorted(by_module, key=lambda name: name != "creditdecoding.lm"):
@@ -252,6 +277,9 @@ def python_page() -> str:
         lines += [f"## {module}", "", " ".join(summary.split()), ""]
         for name in by_module[module]:
             lines += [f"::: creditdecoding.{name}", ""]
+    for module, names in FURTHER.items():
+        lines += [f"## from creditdecoding.{module}", ""]
+        lines += [f"::: creditdecoding.{module}.{name}\n" for name in names]
     return "\n".join(lines)
 
 

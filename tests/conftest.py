@@ -13,6 +13,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # waiting threads of a test's processes starve other workers
 os.environ["CREDITDECODING_CACHE"] = os.devnull  # what was pulled on this machine changes no test
 SHAPE_CHECKED_ROOMS = ("decoders", "ops", "models")
 OF_PROCESSES = ("test_interrupt.py", "test_serve.py", "test_listener.py")

@@ -21,7 +21,7 @@ from creditdecoding.lm import LM
 from creditdecoding.text.gaps import Gap, split_gaps
 from creditdecoding.trace import Alternatives, StepEvent
 
-MAX_CHOICES = 256
+MAX_SCORED = 256
 Choice = str | Sequence[int]
 """A text, or ids."""
 
@@ -111,11 +111,11 @@ def choice_ids(lm: LM, choices: Sequence[Choice]) -> list[tuple[int, ...]]:
     ids = [
         tuple(lm.encode_text(choice) if isinstance(choice, str) else choice) for choice in choices
     ]
-    if not 0 < len(ids) <= MAX_CHOICES or not all(ids):
+    if not 0 < len(ids) <= MAX_SCORED or not all(ids):
         raise OptionError(
             "choices must be texts or lists of ids that are not empty",
             given=f"{len(ids)} choices",
-            allowed=f"1 to {MAX_CHOICES}",
+            allowed=f"1 to {MAX_SCORED}",
             hint="Correct the list.",
         )
     lm.check_prompt_ids([token for own in ids for token in own])

@@ -151,6 +151,11 @@ class Request:
         """How many rows of a pass the request takes."""
         return 2 if self.guided else 1
 
+    def sample(self, number: int) -> Request:
+        """Sample `number` of several of this request: it draws with its `sample_seed`."""
+        seed = sample_seed(self.config.seed, number)
+        return replace(self, config=replace(self.config, seed=seed))
+
     @property
     def given_tokens(self) -> int:
         """How many tokens were given before, between and after those that are written."""

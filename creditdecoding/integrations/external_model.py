@@ -28,7 +28,7 @@ from creditdecoding.text.tokenizer import (
     Tokenizer,
     checkpoint_control_ids,
     declared_control_ids,
-    from_transformers,
+    from_backend,
 )
 
 _LENGTH_NAMES = ("max_position_embeddings", "max_sequence_length", "n_positions", "max_seq_len")
@@ -175,7 +175,7 @@ def _adopt_tokenizer(backend: Any, facts: _Facts) -> Tokenizer:
             hint="See docs/guide/your-model.md.",
         )
     try:
-        return from_transformers(backend, facts.mask_id, facts.stop_ids)
+        return from_backend(backend, facts.mask_id, facts.stop_ids)
     except CheckpointError as error:
         raise OptionError(
             error.what,

@@ -8,7 +8,7 @@ from typing import Any
 
 from creditdecoding.choice_scores import choice_requests
 from creditdecoding.config import GenerationConfig
-from creditdecoding.decoding.request import Request, sample_seed
+from creditdecoding.decoding.request import Request
 from creditdecoding.errors import OptionError, blame_param
 from creditdecoding.lm import LM
 from creditdecoding.server.admission import Limits, PromptRoom, check_texts
@@ -53,11 +53,8 @@ def gap_requests(lm: LM, body: Any, config: GenerationConfig, limits: Limits) ->
         return _score_requests(lm, body, pieces, config, limits)
     with blame_param("prompt"):
         request = lm.new_infill_request(body.prompt, config)
-    requests = []
-    for number in range(body.n or 1):
-        own_config = replace(request.config, seed=sample_seed(config.seed, number))
-        requests.append(replace(request, config=own_config, top_logprobs=body.top_count))
-    return requests
+    request = replace(request, top_logprobs=body.top_count)
+    return [request.sample(number) for number in range(body.n or 1)]
 
 
 def _score_requests(

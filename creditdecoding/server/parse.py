@@ -11,7 +11,7 @@ from creditdecoding.choice_scores import scores_of
 from creditdecoding.config import GenerationConfig
 from creditdecoding.constraints.constraint import Constraint
 from creditdecoding.decoding.cache_policy import parse_policy
-from creditdecoding.decoding.request import Request, check_supported, sample_seed
+from creditdecoding.decoding.request import Request, check_supported
 from creditdecoding.errors import OptionError, blame_param, short_repr
 from creditdecoding.lm import LM
 from creditdecoding.server import schema
@@ -72,14 +72,8 @@ def make_requests(lm: LM, body: Any, limits: Limits) -> list[Request]:
             request = lm.new_request(prompt, config, suffix=suffix, constraint=constraint)
         request = replace(request, top_logprobs=body.top_count)
         numbers = range(len(requests), len(requests) + samples)
-        requests += [_with_seed_of(request, number) for number in numbers]
+        requests += [request.sample(number) for number in numbers]
     return requests
-
-
-def _with_seed_of(request: Request, number: int) -> Request:
-    """Sample `number` of a body's answers."""
-    seed = sample_seed(request.config.seed, number)
-    return replace(request, config=replace(request.config, seed=seed))
 
 
 def _constraint(lm: LM, body: Any, config: GenerationConfig) -> Constraint | None:

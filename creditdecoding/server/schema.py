@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from creditdecoding.choice_scores import MAX_SCORED
 from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import MissingExtraError, OptionError, blame_param
 from creditdecoding.options import from_mapping, type_names
@@ -33,7 +34,6 @@ except ImportError as error:
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 MAX_CHOICES = 64
 MAX_TOP_LOGPROBS = 20
-MAX_SCORED = 256
 MAX_STOPS = 16
 MAX_MESSAGES = 1024
 MAX_PARTS = 1024

@@ -22,7 +22,6 @@ class FileTokenizer:
     backend_tokenizer: RustTokenizer
     special_tokens_map: dict[str, str] = field(default_factory=dict)
     chat_template: str | None = None
-    is_fast = True
 
     @classmethod
     def from_file(cls, path: Path) -> FileTokenizer:
@@ -77,7 +76,8 @@ class FileTokenizer:
     @property
     def all_special_ids(self) -> list[int]:
         """Ids of the tokens that have roles."""
-        return [self.get_vocab()[token] for token in {*self.special_tokens_map.values()}]
+        vocabulary = self.get_vocab()
+        return [vocabulary[token] for token in {*self.special_tokens_map.values()}]
 
     def __len__(self) -> int:
         return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=True))

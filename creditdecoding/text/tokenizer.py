@@ -220,7 +220,7 @@ def read_tokenizer(
     """
     backend = read_backend(folder)
     if config is None:
-        return from_transformers(backend)
+        return from_backend(backend)
     size = _size(backend.get_vocab())
     if size > config.embedding_rows:
         raise CheckpointError(
@@ -229,7 +229,7 @@ def read_tokenizer(
             allowed=f"at most {config.embedding_rows}",
             hint="The tokenizer belongs to another checkpoint.",
         )
-    return from_transformers(backend, config.mask_token_id, config.stop_token_ids, has_mask)
+    return from_backend(backend, config.mask_token_id, config.stop_token_ids, has_mask)
 
 
 def read_backend(folder: Path) -> Any:
@@ -243,7 +243,7 @@ def read_backend(folder: Path) -> Any:
     return backend
 
 
-def from_transformers(
+def from_backend(
     backend: Any,
     mask_id: int | None = None,
     stop_ids: Iterable[int] = (),

@@ -20,7 +20,7 @@ from creditdecoding.models.weights import load_weights
 from creditdecoding.text.tokenizer import (
     Tokenizer,
     end_of_turn_ids,
-    from_transformers,
+    from_backend,
     read_backend,
 )
 
@@ -53,7 +53,7 @@ def read_base(name: str, block: int) -> Base:
     backend = read_backend(folder)
     before = len(backend)
     mask_id = _free_id(backend, raw, causal)
-    tokenizer = from_transformers(backend, mask_id, causal.stop_token_ids)
+    tokenizer = from_backend(backend, mask_id, causal.stop_token_ids)
     return Base(
         name=str(folder.resolve()) if Path(name).is_dir() else name,
         folder=folder,

@@ -15,7 +15,7 @@ from creditdecoding.decoders import names
 from creditdecoding.decoding.request import new_request
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM
-from creditdecoding.text.tokenizer import Tokenizer, from_transformers
+from creditdecoding.text.tokenizer import Tokenizer, from_backend
 from tools.make_checkpoint import EOT, llada_tokenizer
 
 torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def words(special: bool) -> Tokenizer:
     for text in (*CONTROL, *HARMLESS):
         base.add_tokens([AddedToken(text, special=special, normalized=False)])
     backend = PreTrainedTokenizerFast(tokenizer_object=base)
-    return from_transformers(
+    return from_backend(
         backend, backend.convert_tokens_to_ids("<|mdm_mask|>"), [backend.convert_tokens_to_ids(EOT)]
     )
 
@@ -79,7 +79,7 @@ def test_control_tokens_of_the_bare_vocabulary_are_found() -> None:
         def get_added_vocab(self) -> dict[str, int]:
             return {}
 
-    assert from_transformers(Bare()).control_ids == (1,)  # [split] is also what code looks like
+    assert from_backend(Bare()).control_ids == (1,)  # [split] is also what code looks like
 
 
 @pytest.mark.parametrize("decoder", names())

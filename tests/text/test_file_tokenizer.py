@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from creditdecoding.checkpoint import BUNDLED
 from creditdecoding.fingerprint import tokenizer_digest
 from creditdecoding.text.file_tokenizer import FileTokenizer
-from creditdecoding.text.tokenizer import from_transformers, read_backend, read_tokenizer
+from creditdecoding.text.tokenizer import from_backend, read_backend, read_tokenizer
 from tools.checkpoints import tiny_tokenizers
 from tools.make_checkpoint import make
 
@@ -59,7 +59,7 @@ def test_it_becomes_a_transformers_tokenizer(folder: Path) -> None:
     assert of_transformers.chat_template == ours.chat_template
     messages = [{"role": "user", "content": "Hi <|endoftext|>"}]
     tokenizer = read_tokenizer(folder)
-    other = from_transformers(of_transformers, tokenizer.mask_id)
+    other = from_backend(of_transformers, tokenizer.mask_id)
     assert other.encode_chat(messages) == tokenizer.encode_chat(messages)
     assert tokenizer_digest(other) == tokenizer_digest(tokenizer)
 

@@ -15,7 +15,7 @@ from tokenizers import AddedToken
 
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.models import read_config
-from creditdecoding.text.tokenizer import Tokenizer, from_transformers, read_tokenizer
+from creditdecoding.text.tokenizer import Tokenizer, from_backend, read_tokenizer
 from creditdecoding.train.tokenizer import save_tokenizer, train_tokenizer
 from tests.helpers.foreign_models import tokenizer as foreign_tokenizer
 from tests.helpers.tokenizer_texts import (
@@ -373,7 +373,7 @@ def test_a_template_that_changes_names_is_refused(folder: Path, tmp_path: Path) 
 
 def test_a_special_name_that_only_the_vocabulary_spells_is_refused() -> None:
     """A tokenizer of whole words has no letters to read the name by."""
-    converted = from_transformers(foreign_tokenizer())
+    converted = from_backend(foreign_tokenizer())
     assert converted.encode_plain("w1 w2") == converted.encode("w1 w2")
     with pytest.raises(
         OptionError, match="does not read the name of a special token as plain text"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import filecmp
 import json
 import shutil
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from creditdecoding.checkpoint import resolve_checkpoint
 from creditdecoding.errors import OptionError
@@ -48,23 +51,43 @@ def _same_files(source: Path, copy: Path) -> bool:
 
 
 def load_start(model: Transformer, folder: Path) -> None:
-    """Load the weights that `start_from_checkpoint` copied, if any. Raises `OptionError`."""
+    """Load the weights that `start_from_checkpoint` copied, if any. Raises `OptionError`.
+
+    A model with more layers than the checkpoint computes the same at first: `_with_more_layers`.
+    """
     start = folder / START
     if not start.exists():
         return
     config, ours = read_config(start)[0], model.config
-    if config != ours:
+    has_shape = dataclasses.replace(config, num_layers=ours.num_layers) == ours
+    if not has_shape or ours.num_layers < config.num_layers:
         raise OptionError(
             "the checkpoint to start from has another shape",
             given=f"{count(config.num_layers, 'layer')} of {config.hidden_size}",
-            allowed=f"{count(ours.num_layers, 'layer')} of {ours.hidden_size}, the same heads, "
-            "feed-forward and vocabulary",
-            hint="Ask for the checkpoint's shape.",
+            allowed=f"{count(ours.num_layers, 'layer')} of {ours.hidden_size} or fewer layers, "
+            "the same heads, feed-forward and vocabulary",
+            hint="Ask for the checkpoint's shape, or for more layers.",
         )
     device = next(model.parameters()).device
     loaded = Transformer(config)
     load_weights(loaded, start, llada.RENAME, device, torch.float32)
+    _with_more_layers(loaded, ours.num_layers)
     model.load_state_dict(loaded.state_dict())
+
+
+def _with_more_layers(model: Transformer, num_layers: int) -> None:
+    """Add layers, spread evenly, that leave the output as it is: each is a copy of the layer before
+    it whose two output projections are zero (block expansion, arXiv 2401.02415, section 3.2).
+    """
+    layers = list(model.layers)
+    added = num_layers - len(layers)
+    ends = [(number + 1) * len(layers) // added for number in range(added)]
+    for end in reversed(ends):
+        layer = copy.deepcopy(layers[end - 1])
+        nn.init.zeros_(layer.o.weight)
+        nn.init.zeros_(layer.mlp.down.weight)
+        layers.insert(end, layer)
+    model.layers = nn.ModuleList(layers)
 
 
 def export_checkpoint(model: Transformer, tokenizer: Tokenizer, folder: Path) -> None:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from creditdecoding.models.transformer import Transformer
+from creditdecoding.train.precision import faster_products
 from creditdecoding.train.two_stream import two_stream_mask
 
 MIN_RATIO = 0.02
@@ -212,12 +213,12 @@ def token_losses(
     extra_embeddings: Tensor | None = None,
     never: int | None = None,
 ) -> Tensor:
-    """Cross-entropy of every loss position [n], computed in bfloat16 where autocast allows it.
+    """Cross-entropy of every loss position [n], computed in bfloat16 where that is faster.
 
     `extra_embeddings` are as in `Transformer.hidden_states`; the id `never` is no candidate.
     """
     rows, columns = batch.loss_positions
-    with torch.autocast(batch.tokens.device.type, torch.bfloat16):
+    with faster_products(batch.tokens.device):
         hidden = model.hidden_states(
             batch.tokens,
             batch.attention_mask,

@@ -35,6 +35,7 @@ from creditdecoding.pav.verifier.options import FitConfig
 from creditdecoding.pav.verifier.packing import pack, prefix_chains, row_width
 from creditdecoding.pav.verifier.surprisal import token_surprisal
 from creditdecoding.run_dir import ResumableRun
+from creditdecoding.train.precision import faster_products
 from creditdecoding.train.rows import LENGTH_MULTIPLE
 from creditdecoding.train.schedule import learning_rate
 from creditdecoding.wording import count
@@ -250,7 +251,7 @@ class VerifierTraining:
         """Weighted cross-entropy against the soft labels, in nats."""
         device = self.lm.device
         values = [self.label_of[state].value for chain in chains for state in chain]
-        with torch.autocast(device.type, torch.bfloat16):
+        with faster_products(device):
             packed = pack(chains, self.suffix, self._surprisal_of(chains), LENGTH_MULTIPLE)
             log_odds = self.scorer(packed.to(device))
         return F.binary_cross_entropy_with_logits(

@@ -71,4 +71,4 @@ def make(rng: random.Random) -> Item:
     return Item("algebra", prompt, answer, f"{v}={x}", (kind, equation.replace(v, "x")))
 
 
-TASK = Task("algebra", "algebra", make, same_answer, step_delimiter=".")
+TASK = Task("algebra", "algebra", make, same_answer, step_delimiter=".", train_weight=3)

@@ -95,4 +95,11 @@ def make(rng: random.Random) -> Item:
     return changes(rng, rng.choice((2, 3))) if rng.random() < 0.7 else _compare(rng)
 
 
-TASK = Task("arithmetic", "arithmetic word problems", make, same_answer, step_delimiter=".")
+TASK = Task(
+    "arithmetic",
+    "arithmetic word problems",
+    make,
+    same_answer,
+    step_delimiter=".",
+    train_weight=2,
+)

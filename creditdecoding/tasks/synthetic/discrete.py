@@ -110,5 +110,5 @@ TASK = Task(
     make,
     same_answer,
     step_delimiter=".",
-    train_weight=2,
+    train_weight=3,
 )

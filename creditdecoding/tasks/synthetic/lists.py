@@ -39,7 +39,7 @@ class WaitingLine(NamedTuple):
 
 class _Operation(NamedTuple):
     """What an operation does and how it is asked for; `results` are all right answers, and
-    `positions` how many more positions there are than names.
+    `positions` how many more positions there are than names. `train_weight` is as in `Task`.
     """
 
     title: str
@@ -47,6 +47,7 @@ class _Operation(NamedTuple):
     results: Callable[[WaitingLine], Iterable[tuple[str, ...]]]
     positions: int = 0
     uses: str = ""
+    train_weight: int = 1
 
 
 def _inserted(line: WaitingLine) -> tuple[str, ...]:
@@ -103,6 +104,7 @@ _OPERATIONS = {
             "Give me the list {line} sorted from A to Z.",
         ),
         lambda line: [tuple(sorted(line.names))],
+        train_weight=4,
     ),
     "shuffle": _Operation(
         "shuffling a list",
@@ -113,6 +115,7 @@ _OPERATIONS = {
             "Give me the list {line} in another order.",
         ),
         lambda line: [names for names in permutations(line.names) if names != line.names],
+        train_weight=4,
     ),
     "insert-index": _Operation(
         "inserting at a position of a list",
@@ -125,6 +128,7 @@ _OPERATIONS = {
         lambda line: [_inserted(line)],
         positions=1,
         uses="new position",
+        train_weight=4,
     ),
     "insert-random": _Operation(
         "inserting anywhere into a list",
@@ -137,6 +141,7 @@ _OPERATIONS = {
         _anywhere(_inserted, more=1),
         positions=1,
         uses="new",
+        train_weight=4,
     ),
     "remove-index": _Operation(
         "removing at a position of a list",
@@ -148,6 +153,7 @@ _OPERATIONS = {
         ),
         lambda line: [_removed(line)],
         uses="position",
+        train_weight=2,
     ),
     "remove-random": _Operation(
         "removing anyone from a list",
@@ -169,6 +175,7 @@ _OPERATIONS = {
         ),
         lambda line: [_replaced(line)],
         uses="new position",
+        train_weight=2,
     ),
     "replace-random": _Operation(
         "replacing anyone in a list",
@@ -180,6 +187,7 @@ _OPERATIONS = {
         ),
         _anywhere(_replaced),
         uses="new",
+        train_weight=4,
     ),
 }
 
@@ -236,6 +244,7 @@ LIST_TASKS: dict[str, Task] = {
         partial(_make, kind),
         partial(_score, kind),
         right_answers=partial(_right_answers, kind),
+        train_weight=operation.train_weight,
     )
     for kind, operation in _OPERATIONS.items()
 }

@@ -75,4 +75,4 @@ def _item(
     return Item("one-fact", prompt, answer, gold, key)
 
 
-TASK = Task("one-fact", "one fact", make, same_answer, step_delimiter=".", train_weight=3)
+TASK = Task("one-fact", "one fact", make, same_answer, step_delimiter=".", train_weight=2)

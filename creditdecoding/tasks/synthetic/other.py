@@ -87,4 +87,4 @@ def score(text: str, item: Item) -> bool:
     return text.strip() == REFUSAL
 
 
-TASK = Task("other", "anything else", make, score, step_delimiter=".", train_weight=5)
+TASK = Task("other", "anything else", make, score, step_delimiter=".", train_weight=4)

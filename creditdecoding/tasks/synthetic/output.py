@@ -92,5 +92,5 @@ TASK = Task(
     make,
     same_answer,
     step_delimiter="\n",
-    train_weight=2,
+    train_weight=4,
 )

@@ -29,4 +29,4 @@ def make(rng: random.Random) -> Item:
     return Item("sums", prompt, answer, result, (x, sign, y))
 
 
-TASK = Task("sums", "sums of two numbers", make, same_answer, step_delimiter=".", train_weight=3)
+TASK = Task("sums", "sums of two numbers", make, same_answer, step_delimiter=".", train_weight=4)

@@ -173,5 +173,5 @@ TASK = Task(
     "the families in other words",
     make,
     score,
-    train_weight=10,
+    train_weight=12,
 )

@@ -144,7 +144,7 @@ def compare(
     )
     curves = tuple(parse_curves(decoders))
     if limit is None and dev_limit is None:
-        items_per_task(None, LIMIT + DEV_LIMIT, load_tasks(tasks))
+        items_per_task(None, LIMIT + DEV_LIMIT, load_tasks(tasks, open_text=True))
     plan = ComparePlan(
         model=model,
         tasks=tasks,
@@ -163,7 +163,7 @@ def compare(
         report_numbers = compare_report(records, curves, bound, gen_length=generation.gen_length)
         numbers = {"model": model, **report_numbers}
     judge = load_judge(base, engine)
-    if judge is not None:
+    if judge is not None or numbers["open_text"]:
         numbers |= quality_of(plan, records, judge)
     write_json(out / "report.json", numbers)
     board = out / "leaderboard.yaml"

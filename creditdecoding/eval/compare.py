@@ -85,7 +85,9 @@ def lay_out(plan: ComparePlan, checkpoint: str = "") -> Grid:
 
     Raises `OptionError` if a task has too few items.
     """
-    tasks = load_tasks(plan.tasks) if isinstance(plan.tasks, str) else plan.tasks
+    tasks = plan.tasks
+    if isinstance(tasks, str):
+        tasks = load_tasks(tasks, open_text=True)
     by_name = {task.name: task for task in tasks}
     items: dict[ItemKey, Item] = {}
     for task in by_name.values():
@@ -205,7 +207,7 @@ def run(
 
 
 def quality_of(
-    plan: ComparePlan, records: Sequence[Record], base: AutoregressiveLM
+    plan: ComparePlan, records: Sequence[Record], base: AutoregressiveLM | None
 ) -> dict[str, Any]:
     """What `eval/quality.py` measures of the test answers of each decoder, as fields of a report:
     the `base`, and `quality` by decoder.
@@ -217,7 +219,7 @@ def quality_of(
         if split == "test"
     }
     quality = decoder_quality(records, prompts, REFERENCE, base, plan.raw)
-    return {"base": str(base.folder), "quality": quality}
+    return {"base": None if base is None else str(base.folder), "quality": quality}
 
 
 def _supported_curves(
@@ -277,4 +279,6 @@ def compare(
             plan, Path(out or temporary), 1, no_progress, lambda _: lm, weights_digest(lm)
         )
         report = compare_report(records, curves, bound, gen_length=plan.generation.gen_length)
-    return report if judge is None else {**report, **quality_of(plan, records, judge)}
+    if judge is not None or report["open_text"]:
+        report |= quality_of(plan, records, judge)
+    return report

@@ -1,6 +1,7 @@
 """The report of a comparison: curves, areas, and settings chosen on dev and reported on test.
 
-The order of the records does not matter.
+The score of an answer to open text, which no scorer judges, is its agreement with that of standard
+decoding (`quality.agreement`), in percent. The order of the records does not matter.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from creditdecoding.bootstrap import (
 )
 from creditdecoding.config import GenerationConfig
 from creditdecoding.eval.leaderboard import aup_table
-from creditdecoding.eval.measures import NFE, SCORE, Estimates, Row, answer_values
+from creditdecoding.eval.measures import (
+    NFE,
+    SCORE,
+    Estimates,
+    Row,
+    answer_values,
+    missing_answers,
+)
+from creditdecoding.eval.quality import agreement
 from creditdecoding.eval.sweep import REFERENCE, DecoderCurve, all_specs
 from creditdecoding.eval.yardsticks import parallelism, yardsticks
 
@@ -39,9 +48,17 @@ VERDICTS = {
     "above_bound": "Unclear: the setting with the fewest passes on dev loses more than the bound "
     "on test, but its interval reaches 0.",
     "none": "No setting of any decoder is without a measurable loss on dev.",
+    "agrees": "The setting with the fewest passes on dev agrees with standard decoding on test, to "
+    "within the bound.",
+    "differs": "The setting with the fewest passes on dev differs from standard decoding by more "
+    "than the bound on test.",
 }
 """One fixed line for each verdict of a report."""
 INTERVALS = "Intervals are 95 %, each by itself: none is corrected for their number."
+OPEN_TEXT = (
+    "The score of open text is its agreement with standard decoding: the share of common words in "
+    "order. Other text need not be worse; its quality is measured where a base is known."
+)
 FEW = "Fewer than 100 items: the ends of intervals are rough."
 
 Records = Sequence[Mapping[str, Any]]
@@ -91,16 +108,48 @@ def split_table(records: Records, split: str, curves: Sequence[DecoderCurve]) ->
     return SplitTable(templates, tasks, rows, np.array(values), specs)
 
 
-def choose_setting(curve: DecoderCurve, dev: Estimates, bound: float) -> str | None:
+def with_agreement(records: Records) -> Records:
+    """The records, those of open text with their agreement (0 to 1) in place of a verdict.
+
+    Raises `OptionError` if an answer of standard decoding is missing.
+    """
+    standard = {
+        _answer_key(record): record["text"]
+        for record in records
+        if record["decoder"] == REFERENCE
+    }
+    scored = []
+    for record in records:
+        if record["right"] is None:
+            if _answer_key(record) not in standard:
+                raise missing_answers(1)
+            share = agreement(record["text"], standard[_answer_key(record)])
+            record = {**record, "right": share}
+        scored.append(record)
+    return scored
+
+
+def _answer_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[name] for name in ("split", "template", "family", "item"))
+
+
+def choose_setting(
+    curve: DecoderCurve,
+    dev: Estimates,
+    bound: float,
+    is_open: bool = False,
+) -> str | None:
     """The setting with the fewest passes that loses nothing measurable on dev, None if all do.
 
     The difference to standard decoding must be -`bound` points or more, and its interval must reach
-    0. With equal passes the higher score is chosen, then the earlier setting.
+    0, unless the text `is_open`: nothing agrees more than standard decoding does with itself. With
+    equal passes the higher score is chosen, then the earlier setting.
     """
     candidates = []
     for number, point in enumerate(curve.points):
         difference = dev.difference(point.spec, REFERENCE)
-        if difference.value >= -bound and difference.high >= 0:
+        reaches_zero = is_open or difference.high >= 0
+        if difference.value >= -bound and reaches_zero:
             order = (dev.mean(point.spec, NFE), -dev.mean(point.spec, SCORE), number)
             candidates.append((order, point.spec))
     return min(candidates)[1] if candidates else None
@@ -118,11 +167,16 @@ def compare_report(
 
     `gen_length` is that of the run; it only counts for tokens a pass over the full span.
     """
+    is_open = any(record["right"] is None for record in records)
+    if is_open:
+        records = with_agreement(records)
     dev_table = split_table(records, "dev", curves)
     table = split_table(records, "test", curves)
     dev = dev_table.estimates(resamples, seed)
     test = table.estimates(resamples, seed + 1)
-    settings_by_curve = {curve.name: choose_setting(curve, dev, bound) for curve in curves}
+    settings_by_curve = {
+        curve.name: choose_setting(curve, dev, bound, is_open) for curve in curves
+    }
     specs = dict.fromkeys([REFERENCE, *filter(None, settings_by_curve.values())])
     test_records = [record for record in records if record["split"] == "test"]
     extras = yardsticks(test_records, gen_length)
@@ -156,7 +210,8 @@ def compare_report(
         "best": best,
         "against_best": _against_best(best, curve_records, test),
         "fewest_on_test": _fewest(curve_records),
-        "verdict": _verdict(best, curve_records, bound),
+        "open_text": is_open,
+        "verdict": _verdict(best, curve_records, bound, is_open),
     }
 
 
@@ -335,12 +390,19 @@ def _fewest(curves: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name, count in passes.items() if count == min(passes.values())]
 
 
-def _verdict(best: str | None, curves: Sequence[Mapping[str, Any]], bound: float) -> str:
+def _verdict(
+    best: str | None,
+    curves: Sequence[Mapping[str, Any]],
+    bound: float,
+    is_open: bool,
+) -> str:
     """The verdict on the best setting: a key of `VERDICTS`."""
     if best is None:
         return "none"
     setting = next(curve["chosen"] for curve in curves if curve["name"] == best)
     difference = setting["test"]["difference"]
+    if is_open:
+        return "agrees" if difference["value"] >= -bound else "differs"
     if difference["high"] < 0:
         return "measured_loss"
     return "no_loss" if difference["value"] >= -bound else "above_bound"
@@ -351,5 +413,7 @@ def verdict_lines(report: Mapping[str, Any]) -> list[str]:
     lines = [VERDICTS[report["verdict"]]]
     if report["fewest_on_test"]:
         lines.append(f"Fewest passes on test: {', '.join(report['fewest_on_test'])}.")
+    if report["open_text"]:
+        lines.append(OPEN_TEXT)
     lines.append(INTERVALS)
     return [*lines, FEW] if min(report["items"].values()) < 100 else lines

@@ -314,7 +314,7 @@ def answer_record(answer: ScoredAnswer) -> Record:
     trace = answer.completion.trace
     return {
         "text": answer.completion.text,
-        "right": answer.right,
+        "right": None if answer.item.is_open else answer.right,
         "nfe": trace.nfe,
         "sequence_forwards": trace.sequence_forwards,
         "tokens": trace.token_count,

@@ -49,12 +49,17 @@ def answer_values(
             *(record[name] for name in FIELDS[1:]),
         ]
     if not values.size or np.isnan(values).any():
-        raise OptionError(
-            "answers are missing",
-            given=int(np.isnan(values[..., 0]).sum()),
-            hint="Run the same command again.",
-        )
+        raise missing_answers(int(np.isnan(values[..., 0]).sum()))
     return values
+
+
+def missing_answers(count: int) -> OptionError:
+    """The error for a run that lacks answers."""
+    return OptionError(
+        "answers are missing",
+        given=count,
+        hint="Run the same command again.",
+    )
 
 
 @dataclass(frozen=True)

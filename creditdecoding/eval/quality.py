@@ -133,9 +133,14 @@ def _measures(answer: OpenAnswer) -> Iterator[float]:
     for size in NGRAMS:
         yield distinct(words, size)
     yield doubled_words(words)
-    standard = split_words(answer.standard or "")
-    yield SequenceMatcher(None, words, standard, autojunk=False).ratio()
+    yield agreement(answer.text, answer.standard or "")
     yield float(answer.text == answer.standard)
+
+
+def agreement(text: str, standard: str) -> float:
+    """The share of common words in order, 0 to 1 (difflib's ratio)."""
+    words, standard_words = split_words(text), split_words(standard)
+    return SequenceMatcher(None, words, standard_words, autojunk=False).ratio()
 
 
 def split_words(text: str) -> list[str]:

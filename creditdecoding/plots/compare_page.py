@@ -34,7 +34,7 @@ def compare_html(
         chosen=_chosen_rows(report),
         areas=areas,
         quality=_quality_rows(report),
-        quality_columns=[title for title, _ in QUALITY_COLUMNS.values()],
+        quality_columns=[title for title, _ in _quality_columns(report).values()],
         without=[curve["name"] for curve in curves if curve["chosen"] is None],
     )
 
@@ -51,14 +51,21 @@ def _chosen_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _quality_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The text measures of every setting, each with its decimals; none without a base."""
+    """The text measures of every setting, each with its decimals."""
+    columns = _quality_columns(report)
     return [
         {
             "label": spec_label(spec),
-            "cells": [(numbers[key], digits) for key, (_, digits) in QUALITY_COLUMNS.items()],
+            "cells": [(numbers[key], digits) for key, (_, digits) in columns.items()],
         }
         for spec, numbers in report.get("quality", {}).items()
     ]
+
+
+def _quality_columns(report: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """The columns of text measures that the report has: the likelihood needs a base."""
+    rows = list(report.get("quality", {}).values())
+    return {key: column for key, column in QUALITY_COLUMNS.items() if rows and key in rows[0]}
 
 
 def _hints(report: Mapping[str, Any]) -> dict[str, str]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from creditdecoding.errors import OptionError
-from creditdecoding.plots.base import legend, log_axis, new_figure, save, style
+from creditdecoding.plots.base import label_ends, log_axis, new_figure, save, style
 from creditdecoding.viewer.colours import EXTRA, LINE, QUIET, SERIES
 
 _LOSSES = {
-    "drill": QUIET,
-    "next_token": EXTRA,
-    "blocks": SERIES["thrift"],
-    "uniform": SERIES["threshold"],
-    "blockwise": SERIES["credit"],
-    "ordered": LINE,
+    "drill": ("look-up drill", QUIET),
+    "next_token": ("next token", QUIET),
+    "blocks": ("two streams", EXTRA),
+    "uniform": ("masks anywhere", SERIES["threshold"]),
+    "blockwise": ("masks in one block", SERIES["credit"]),
+    "ordered": ("one block from its left", SERIES["thrift"]),
 }
+"""What a figure calls each objective of `creditdecoding.train.objective`, and its colour."""
 _MEAN = SERIES["credit"]
+_NAMED = 8  # families that are named at their lines: of more, the lowest
 
 Scores = Mapping[str, float]
 
@@ -33,13 +34,12 @@ def training_png(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         raise OptionError("the training log is empty", hint="Train at least one step first.")
     scores = evaluations(records)
     with_scores = len(scores) > 1
-    figure = new_figure(11 if scores else 7, 4.2)
-    left = 0.07 if with_scores else 0.11
-    width = 0.41 if with_scores else 0.85
-    loss_axes = figure.add_axes((left, 0.13, width, 0.74))
+    figure = new_figure(12.5 if with_scores else 8, 4.2)
+    loss_width = 0.34 if with_scores else 0.62
+    loss_axes = figure.add_axes((0.06, 0.13, loss_width, 0.74))
     _draw_losses(loss_axes, records)
     if with_scores:
-        score_axes = figure.add_axes((0.55, 0.13, 0.32, 0.74))
+        score_axes = figure.add_axes((0.57, 0.13, 0.29, 0.74))
         _draw_scores(score_axes, scores)
     save(figure, path)
 
@@ -65,42 +65,47 @@ def _percentages(evaluation: Mapping[str, Any]) -> Scores:
 
 def _draw_losses(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
     """Draw each loss on a logarithmic axis: faint as logged, and bold smoothed."""
-    for name, colour in _LOSSES.items():
-        logged = [record for record in records if record.get(name) is not None]
-        if logged:
-            _draw_loss(axes, name, colour, logged)
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    log_axis(axes.yaxis, low, high)
-    smoothed = axes.lines[1::2]
-    legend(axes, smoothed)
     last = records[-1]
+    ends = []
+    for name, (words, colour) in _LOSSES.items():
+        steps = [record["step"] for record in records if record.get(name) is not None]
+        if not steps:
+            continue
+        values = [float(record[name]) for record in records if record.get(name) is not None]
+        curve = smooth(values)
+        axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.22)
+        axes.plot(steps, curve, color=colour, linewidth=2)
+        ends.append((steps[-1], curve[-1], f"{words}  {curve[-1]:.3f}", colour))
+    smoothed = [value for line in axes.lines[1::2] for value in line.get_ydata()]
+    log_axis(axes.yaxis, min(smoothed) / 4, 1.5 * max(smoothed))
+    axes.set_xlim(0, max(1, last["step"]))
+    _name_losses(axes, ends)
     millions = last["tokens"] / 1e6
     minutes = last["seconds"] / 60
     note = f"{millions:.1f} M tokens in {minutes:.0f} min"
     style(axes, "Loss", note, xlabel="step")
 
 
-def _draw_loss(axes: Any, name: str, colour: str, logged: Sequence[Mapping[str, Any]]) -> None:
-    """Draw one loss over the steps that logged it; the legend gives its last smoothed value."""
-    steps = [record["step"] for record in logged]
-    values = [float(record[name]) for record in logged]
-    curve = smooth(values)
-    noun = name.replace("_", " ")
-    axes.plot(
-        steps,
-        values,
-        color=colour,
-        linewidth=0.7,
-        alpha=0.22,
-    )
-    axes.plot(
-        steps,
-        curve,
-        color=colour,
-        linewidth=2,
-        label=f"{noun}  {curve[-1]:.3f}",
-    )
+def _name_losses(axes: Any, ends: Sequence[tuple[int, float, str, str]]) -> None:
+    """Write (step, loss, text, colour) where each line ends: beside the axes if it lasts so long,
+    otherwise above its end.
+    """
+    _, last_step = axes.get_xlim()
+    beside = []
+    for step, value, text, colour in ends:
+        if step > 0.9 * last_step:
+            beside.append((value, text, colour))
+            continue
+        axes.annotate(
+            text,
+            xy=(step, value),
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize=9,
+            color=colour,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
+        )
+    label_ends(axes, beside)
 
 
 def _draw_scores(axes: Any, scores: Sequence[tuple[int, Scores]]) -> None:
@@ -117,28 +122,17 @@ def _draw_scores(axes: Any, scores: Sequence[tuple[int, Scores]]) -> None:
             color=_MEAN if is_mean else LINE,
             linewidth=2.4 if is_mean else 1,
         )
-    _write_names(axes, last)
     axes.set_ylim(-3, 103)
+    label_ends(axes, _score_ends(last))
     style(axes, "Score, %", "held-out items", xlabel="step")
 
 
-def _write_names(axes: Any, scores: Scores) -> None:
-    """Write the name and score of each family right of the axes, pushed apart to be readable."""
-    height = -math.inf
-    by_score = sorted((score, name) for name, score in scores.items())
-    for score, name in by_score:
-        height = max(score, height + 5.2)
-        is_mean = name == "mean"
-        axes.text(
-            1.02,
-            height,
-            f"{name}  {score:.0f}",
-            transform=axes.get_yaxis_transform(),
-            fontsize=8,
-            va="center",
-            color=_MEAN if is_mean else QUIET,
-            weight="bold" if is_mean else "normal",
-        )
+def _score_ends(scores: Scores) -> list[tuple[float, str, str]]:
+    """Score, name and colour of the mean and of the lowest families."""
+    families = sorted((score, name) for name, score in scores.items() if name != "mean")
+    ends = [(score, f"{name}  {score:.0f}", QUIET) for score, name in families[:_NAMED]]
+    mean = scores["mean"]
+    return [*ends, (mean, f"mean  {mean:.0f}", _MEAN)]
 
 
 def smooth(values: Sequence[float]) -> list[float]:

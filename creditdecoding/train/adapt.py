@@ -28,6 +28,7 @@ from creditdecoding.train.loop import apply_gradients
 from creditdecoding.train.lora import MaskEmbedding, adapt_layers
 from creditdecoding.train.objective import MaskedBatch, token_losses
 from creditdecoding.train.parallel import average_gradients, join_group, sum_over_processes
+from creditdecoding.train.precision import faster_dtype
 from creditdecoding.train.schedule import stable_rate
 
 WARMUP_STEPS = 30
@@ -93,7 +94,7 @@ class AdaptRun:
     def _new_network(self, start_from: Path | None) -> tuple[Transformer, MaskEmbedding]:
         config = self.config
         backend = "math" if self.device.type == "cpu" else "sdpa"
-        dtype = torch.bfloat16 if config.rank else torch.float32
+        dtype = faster_dtype(self.device) if config.rank else torch.float32
         model = load_network(self.base, self.device, dtype, backend)
         mask = MaskEmbedding(model.embed.weight[self.mask_id])
         if config.rank:

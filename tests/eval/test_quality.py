@@ -106,12 +106,31 @@ def test_a_file_of_prompts_alone_is_open_text(base: AutoregressiveLM, tmp_path: 
     assert unknown.status == 0, unknown.stderr
     assert "the likelihood of its open text is left out" in unknown.stderr
     assert "without a gold answer" in unknown.stdout and "NLL" not in unknown.stdout
-    refused = run_credit(["compare", *run[1:], "--out", tmp_path / "run"])
-    assert refused.status == 2 and "only credit eval takes open text" in refused.stderr
+    refused = run_credit(["tune", "--decoder", "credit", *run[1:], "--out", tmp_path / "tuned"])
+    assert refused.status == 2 and "only eval and compare take open text" in refused.stderr
     with file.open("a") as records:
         records.write('{"prompt": "2+2", "answer": "4"}\n')
     mixed = run_credit(run)
     assert mixed.status == 2 and "2 of 3 without an answer" in mixed.stderr
+
+
+@pytest.mark.slow
+def test_open_text_is_compared_by_its_agreement_with_standard_decoding(tmp_path: Path) -> None:
+    file = tmp_path / "open.jsonl"
+    prompts = ("What is a bicycle?", "Why do we sleep?", "Who was Ada?", "Name a fruit.")
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    run = ["--tasks", file, "--limit", "2", "--dev-limit", "2", "--gen-length", "8"]
+    decoders = "fixed:k=1 threshold:threshold=0.01"
+    done = run_credit(["compare", "--decoders", decoders, *run, "--out", tmp_path / "run"])
+    assert done.status == 0, done.stderr
+    assert "The score of open text is its agreement with standard decoding" in done.stdout
+    assert "doubled" in done.stdout and "NLL" not in done.stdout
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["open_text"] and report["reference"]["test"]["score"]["value"] == 100.0
+    bold = next(curve for curve in report["curves"] if curve["name"].startswith("threshold"))
+    scored = bold["points"][0]["test"]["score"]["value"]
+    quality = report["quality"]["threshold:threshold=0.01"]
+    assert scored == pytest.approx(100 * quality["agreement"]["value"], abs=0.01)
 
 
 @pytest.mark.slow

@@ -63,6 +63,26 @@ def test_a_run_can_start_from_a_checkpoint(make_run: MakeRun, tmp_path: Path) ->
         start_from_checkpoint(str(second.folder), tmp_path / "second")
 
 
+def test_more_layers_than_the_start_has_change_nothing_at_first(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    first = make_run(tmp_path / "first", steps=2)
+    list(first.run())
+    start_from_checkpoint(str(first.folder), tmp_path / "deeper")
+    layers = first.model.config.num_layers + 1
+    deeper = make_run(tmp_path / "deeper", steps=2, num_layers=layers)
+    start_from_checkpoint(str(first.folder), tmp_path / "same")
+    same = make_run(tmp_path / "same", steps=2)
+    tokens = torch.arange(3, 20)[None]
+    expected = same.model.logits(same.model.hidden_states(tokens))
+    assert torch.equal(deeper.model.logits(deeper.model.hidden_states(tokens)), expected)
+    list(deeper.run())
+    assert all(layer.o.weight.any() for layer in deeper.model.layers)  # the new one is trained
+    start_from_checkpoint(str(deeper.folder), tmp_path / "fewer")
+    with pytest.raises(OptionError, match="fewer layers"):
+        make_run(tmp_path / "fewer", steps=2)
+
+
 def test_another_shape_in_the_same_folder_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     list(make_run(tmp_path / "run", steps=2).run())
     with pytest.raises(OptionError, match="hidden_size"):

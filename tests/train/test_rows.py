@@ -13,7 +13,7 @@ END = 1
 
 
 def test_batches_hold_every_row_whole(tokenizer: Tokenizer) -> None:
-    items = draw_items(TASKS, 16, random.Random(0))
+    items = draw_items(TASKS, 20, random.Random(0))
     assert {item.split for item in items} == {"train"}
     assert len({item.task for item in items}) == 8
     answers = []

@@ -380,12 +380,18 @@ class LM:
         config: GenerationConfig | None = None,
         *,
         raw: bool = False,
+        on_event: Callable[[Event], None] | None = None,
         **options: Any,
     ) -> Iterator[str]:
-        """Answer one prompt; pieces of text as soon as they are final."""
+        """Answer one prompt; pieces of text as soon as they are final.
+
+        `on_event` gets every trace event.
+        """
         request = self.new_requests([prompt], self._config(config, options), raw)[0]
         detokenizer = IncrementalDetokenizer(request, self.vocab)
         for event in self.events([request]):
+            if on_event is not None:
+                on_event(event)
             if text := detokenizer.add(event):
                 yield text
 

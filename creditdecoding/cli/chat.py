@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,7 +16,11 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 
 if TYPE_CHECKING:
     from creditdecoding.lm import LM
+    from creditdecoding.trace import Event
 
+UNSURE = 0.5
+"""Probability of a token below which an answer of the embedded model is called unsure."""
+UNSURE_NOTE = "(The model was not sure of this answer: it may be wrong.)"
 LEAVE = "/new forgets the conversation, /help shows this again, /exit or Ctrl-D leaves."
 KINDS = ("facts", "algebra", "discrete")
 """The embedded model's tasks from which examples are taken."""
@@ -58,17 +63,32 @@ def chat(model: Model = "pocket", *, generation: GenerationConfig, engine: Engin
             typer.echo(greeting if line == "/help" else f"{line} is no command. {LEAVE}", err=True)
         elif line:
             history = [*lm.recent_turns(history), {"role": "user", "content": line}]
-            history.append({"role": "assistant", "content": _answer(lm, history, generation)})
+            answer, lowest = _answer(lm, history, generation)
+            history.append({"role": "assistant", "content": answer})
+            if model == "pocket" and lowest < UNSURE:
+                typer.echo(UNSURE_NOTE, err=True)
 
 
-def _answer(lm: LM, history: list[Mapping[str, str]], generation: GenerationConfig) -> str:
-    """The answer, printed as it becomes final."""
+def _answer(
+    lm: LM, history: list[Mapping[str, str]], generation: GenerationConfig
+) -> tuple[str, float]:
+    """The answer, printed as it becomes final, and the lowest probability of its tokens."""
+    from creditdecoding.trace import StepEvent
+
     answer = ""
-    for piece in lm.stream(history, generation):
+    lowest = 1.0
+
+    def watch(event: Event) -> None:
+        nonlocal lowest
+        if isinstance(event, StepEvent) and event.logprobs is not None:
+            written = [p for p, done in zip(event.logprobs, event.committed) if done]
+            lowest = min([lowest, *map(math.exp, written)])
+
+    for piece in lm.stream(history, generation, on_event=watch):
         answer += piece
         typer.echo(piece, nl=False)
     typer.echo("")
-    return answer
+    return answer, lowest
 
 
 def _greeting(model: str, lm: LM) -> str:

@@ -114,9 +114,7 @@ def with_agreement(records: Records) -> Records:
     Raises `OptionError` if an answer of standard decoding is missing.
     """
     standard = {
-        _answer_key(record): record["text"]
-        for record in records
-        if record["decoder"] == REFERENCE
+        _answer_key(record): record["text"] for record in records if record["decoder"] == REFERENCE
     }
     scored = []
     for record in records:
@@ -174,9 +172,7 @@ def compare_report(
     table = split_table(records, "test", curves)
     dev = dev_table.estimates(resamples, seed)
     test = table.estimates(resamples, seed + 1)
-    settings_by_curve = {
-        curve.name: choose_setting(curve, dev, bound, is_open) for curve in curves
-    }
+    settings_by_curve = {curve.name: choose_setting(curve, dev, bound, is_open) for curve in curves}
     specs = dict.fromkeys([REFERENCE, *filter(None, settings_by_curve.values())])
     test_records = [record for record in records if record["split"] == "test"]
     extras = yardsticks(test_records, gen_length)

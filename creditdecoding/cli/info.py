@@ -14,12 +14,13 @@ from creditdecoding.config import EngineConfig
 from creditdecoding.wording import count
 
 SHORT = {
-    "checkpoint": "{checkpoint}",
+    "checkpoint": "{checkpoint}: {weight files}, {dtype of the files}",
     "model": "{family}, {parameters:,} parameters, {layers}, {max_length} positions",
-    "memory": "{memory in float32} in float32, {memory in bfloat16} in bfloat16; {available}",
+    "memory": "{memory in float32} in float32, {memory in bfloat16} in bfloat16; {available}; "
+    "loads in {loads in}",
     "attention": "{attention}; block length {block length}; caches {caches}",
     "tokens": "{tokenizer ids:,}; mask {mask token}; stop {stop tokens}; template: {chat template}",
-    "files": "{weight files}, {dtype of the files}; loads in {loads in}",
+    "decoder": "{decoder}",
 }
 """The lines without --all, made of the facts."""
 
@@ -57,9 +58,15 @@ def info(
 
 def short_facts(facts: dict[str, Any]) -> dict[str, str]:
     """The six lines by their names."""
+    from creditdecoding.viewer.labels import decoder_label
+
     texts = {name: _text(value) for name, value in facts.items() if not isinstance(value, int)}
     free = [f"{value} {name}" for name, value in texts.items() if name.startswith("available on")]
-    words = {"available": "".join(free), "layers": count(facts["num_layers"], "layer")}
+    words = {
+        "available": "".join(free),
+        "layers": count(facts["num_layers"], "layer"),
+        "decoder": decoder_label(facts["defaults"]["decoder"]),
+    }
     values = defaultdict(lambda: "-", {**facts, **texts, **words})
     return {name: form.format_map(values) for name, form in SHORT.items()}
 

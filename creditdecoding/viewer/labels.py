@@ -27,6 +27,11 @@ def spec_label(spec: str) -> str:
     return settings_label({"name": name, **{knob: value for knob, _, value in pairs}})
 
 
+def decoder_label(decoder: str | Mapping[str, Any]) -> str:
+    """A decoder in words, given by its spec or by its settings."""
+    return spec_label(decoder) if isinstance(decoder, str) else settings_label(decoder)
+
+
 def settings_label(settings: Mapping[str, Any]) -> str:
     """A decoder's `name` and some of its knobs in words."""
     knobs = {knob: value for knob, value in settings.items() if knob != "name"}

@@ -44,6 +44,10 @@ __all__ = [
 ]
 
 
+VOCAB_PARALLEL = "vocab_parallel"
+"""A key of a decoder's file that is for SGLang alone: docs/guide/sglang.md."""
+
+
 def create(name: str, **knobs: Any) -> Decoder:
     """The decoder called `name` with some knobs changed. Raises `OptionError` on an unknown name,
     knob or bad value.
@@ -153,14 +157,15 @@ def load(decoder: Any, controls: bool = True) -> tuple[Decoder, int | None]:
 def from_settings(
     values: Mapping[str, Any], expected: str | None = None, controls: bool = True
 ) -> tuple[Decoder, int | None]:
-    """Decoder and block size of a mapping with `name`, knobs and `block_size`, all but the name
-    optional.
+    """Decoder and block size of a mapping with `name`, knobs, `block_size` and `vocab_parallel`,
+    all but the name optional.
 
     With `expected` the name may be missing, and must not be another. Raises `OptionError`.
     """
     knobs = dict(values)
     name = knobs.pop("name", expected)
     block_size = knobs.pop("block_size", None)
+    is_vocab_parallel = knobs.pop(VOCAB_PARALLEL, False)
     if not isinstance(name, str):
         raise OptionError(
             "a decoder file without a name",
@@ -180,6 +185,13 @@ def from_settings(
             "block_size is not a number of positions",
             given=block_size,
             allowed="1 <= block_size",
+            hint="Change it or leave it out.",
+        )
+    if not isinstance(is_vocab_parallel, bool):
+        raise OptionError(
+            f"{VOCAB_PARALLEL} is neither true nor false",
+            given=is_vocab_parallel,
+            allowed="true, false",
             hint="Change it or leave it out.",
         )
     return _parse(class_of(name, controls), knobs), block_size

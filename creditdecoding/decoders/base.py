@@ -50,7 +50,8 @@ class Prediction:
     `ids` (top-1 id), `logit` (its logit) and `lse` (log-sum-exp over the vocabulary) are [rows,
     length]; outside `masked` they are 0, 0 and inf, so that every probability there is 0.
     `logits` [n, vocab] holds everything else; `logit_row` [rows, length] is the row of a position.
-    Logits may be `HeadLogits`, which are not written: indexing by lines writes these.
+    Logits may be `HeadLogits` or `ShardedLogits`, which no tensor holds: indexing by lines makes
+    one of these lines.
     `suppressed_ids` may be written but have confidence 0; `suppressed_logits` [n, suppressed] keeps
     their real logits. `mass` is the best logit of all other ids, and the sum of exp(logit - best
     logit) over the rest of them; if it is missing it is computed from `logit` and `lse`, with

@@ -15,7 +15,7 @@ from creditdecoding.decoding.forward import Denoiser, pad_rows, pass_logits
 from creditdecoding.decoding.fused_head import leaves_unwritten
 from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.models.kv_cache import KVCache
-from creditdecoding.ops.head_logits import Logits, gather_logits, lines_of, mass_of
+from creditdecoding.ops.head_logits import ModelLogits, gather_logits, lines_of, mass_of
 from creditdecoding.ops.transfer import is_host, upload
 
 
@@ -156,7 +156,7 @@ class BlockBatch:
     editable: Tensor
     finite: Tensor | None
     masked_index: tuple[Tensor, Tensor]
-    logits: Logits
+    logits: ModelLogits
     logit_row: Tensor
     stats: LogitStats
     suppressed_logits: Tensor | None
@@ -251,7 +251,7 @@ def _finite(stats: LogitStats, line: Tensor, editable: Tensor) -> Tensor | None:
     return finite[line] | ~editable
 
 
-def _leave_one_out_probs(logits: Logits, host: HostWindows, tokens: Tensor) -> Tensor | None:
+def _leave_one_out_probs(logits: ModelLogits, host: HostWindows, tokens: Tensor) -> Tensor | None:
     """Probability of each token where `rewritten`, from its logits there, 1 elsewhere; None without
     such logits.
     """
@@ -268,8 +268,8 @@ def _leave_one_out_probs(logits: Logits, host: HostWindows, tokens: Tensor) -> T
 
 
 def _statistics(
-    logits: Logits, requests: Sequence[Request], row: NDArray[np.int64], vocab: SpecialTokens
-) -> tuple[Logits, LogitStats, Tensor | None]:
+    logits: ModelLogits, requests: Sequence[Request], row: NDArray[np.int64], vocab: SpecialTokens
+) -> tuple[ModelLogits, LogitStats, Tensor | None]:
     """The logits, their statistics [n], and the suppressed logits if there are any.
 
     `row` [n] is the request of each line. If the request writes end tokens last, their logits in

@@ -26,7 +26,7 @@ from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.errors import ModelError
 from creditdecoding.models.kv_cache import KVCache, LayerCache, PackedLayerCache
 from creditdecoding.models.packed_rows import PackedRows, RowSpan, pack_rows
-from creditdecoding.ops.head_logits import HeadLogits, Logits, lines_of
+from creditdecoding.ops.head_logits import HeadLogits, ModelLogits, lines_of
 from creditdecoding.ops.transfer import is_host, upload
 
 LONG_ROW = 128
@@ -49,7 +49,7 @@ class Denoiser(Protocol):
         logit_positions: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         /,
-    ) -> Logits: ...
+    ) -> ModelLogits: ...
 
 
 def logits_at(
@@ -75,7 +75,7 @@ def pass_logits(
     representative: Sequence[int] | None = None,
     prefill: Sequence[Request] = (),
     fused: bool = False,
-) -> Logits:
+) -> ModelLogits:
     """The logits of `reads`, [n, vocab], guided for guided requests; -inf where an id must not be
     written: the mask, control tokens, unused ids, end tokens if the request forbids them, and what
     its constraint does not allow.
@@ -117,8 +117,8 @@ def _network(model: Denoiser, fused: bool) -> Denoiser:
 
 
 def _rule_out(
-    logits: Logits, requests: Sequence[Request], reads: LogitReads, vocab: SpecialTokens
-) -> Logits:
+    logits: ModelLogits, requests: Sequence[Request], reads: LogitReads, vocab: SpecialTokens
+) -> ModelLogits:
     """The logits, -inf at ids that must not be written; written ones are changed in place, and
     nothing waits for the device.
     """
@@ -201,7 +201,7 @@ def _run(
     vocab: SpecialTokens,
     device: torch.device,
     cache: KVCache | None,
-) -> Logits:
+) -> ModelLogits:
     """Run the model over a row for each request and return the logits of `reads`."""
     layout = _lay_out(requests, reads, vocab.mask_id)
     uses_cache = cache is not None and any(request.uses_cache for request in requests)
@@ -245,7 +245,7 @@ def _run_packed(
     vocab: SpecialTokens,
     device: torch.device,
     cache: KVCache | None,
-) -> Logits:
+) -> ModelLogits:
     """As `_run`, with the rows one after another in a line.
 
     Positions are those in the texts, so that the rotary embedding and the caches are as in padded
@@ -332,7 +332,7 @@ def pad_rows(rows: Sequence[NDArray[Any]], fill: int = 0) -> NDArray[Any]:
     return padded
 
 
-def _checked(logits: Logits, count: int, vocab_size: int) -> Logits:
+def _checked(logits: ModelLogits, count: int, vocab_size: int) -> ModelLogits:
     """The model's logits, if they have the right shape."""
     if len(logits.shape) != 2 or len(logits) != count or logits.shape[1] < vocab_size:
         raise ModelError(

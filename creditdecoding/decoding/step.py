@@ -39,7 +39,7 @@ from creditdecoding.decoding.outcome import (
 )
 from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.models.kv_cache import KVCache
-from creditdecoding.ops.head_logits import Logits
+from creditdecoding.ops.head_logits import ModelLogits
 from creditdecoding.ops.transfer import upload
 from creditdecoding.ops.vocab_stats import log_sum
 from creditdecoding.trace import StepEvent
@@ -233,7 +233,7 @@ def _prediction(batch: BlockBatch, requests: Sequence[Request], vocab: SpecialTo
     )
 
 
-def _states(requests: Sequence[Request], width: int, logits: Logits) -> State:
+def _states(requests: Sequence[Request], width: int, logits: ModelLogits) -> State:
     """The decoder states of the requests, stacked; a new one at the start of a block.
 
     Each state is as wide as its own last step, so it is cut or padded to this step's width.

@@ -85,9 +85,7 @@ def lay_out(plan: ComparePlan, checkpoint: str = "") -> Grid:
 
     Raises `OptionError` if a task has too few items.
     """
-    tasks = plan.tasks
-    if isinstance(tasks, str):
-        tasks = load_tasks(tasks, open_text=True)
+    tasks = load_tasks(plan.tasks, open_text=True) if isinstance(plan.tasks, str) else plan.tasks
     by_name = {task.name: task for task in tasks}
     items: dict[ItemKey, Item] = {}
     for task in by_name.values():

@@ -24,8 +24,10 @@ from creditdecoding.decoders.base import (
     take_rows,
 )
 from creditdecoding.errors import OptionError
+from creditdecoding.ops.head_logits import Logits, mass_of
 from creditdecoding.ops.padding import stack_padded
-from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
+from creditdecoding.ops.sharded_logits import ShardedLogits
+from creditdecoding.ops.vocab_stats import log_sum
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,11 @@ class BlockRound:
         self._groups = _rows_drawn_alike(blocks, self.done.device)
 
     @torch.inference_mode()
-    def step(self, logits: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
+    def step(self, logits: Tensor | ShardedLogits, tokens: Tensor, positions: Tensor) -> Tensor:
         """One step of all blocks; which of them are done, [rows] on the device.
 
-        `tokens` and `positions` are [rows, length], `logits` [rows * length, vocab]. Tokens are
-        written in place; logits of reserved ids become -inf. A block is done when this pass has
+        `tokens` and `positions` are [rows, length], `logits` [rows * length, vocab], which may be
+        spread over processes. Tokens are written in place; logits of reserved ids become -inf. A block is done when this pass has
         read its final tokens, so that keys and values of the pass are final too; more steps leave
         it as it is. A block whose logits are NaN or infinite fails: it is done at once, and its
         masks get an ordinary id that the engine can run.
@@ -298,7 +300,7 @@ class _Predictions:
     `rest_mass` is the sum of exp(logit - top_logit) over all ids but the top one.
     """
 
-    logits: Tensor
+    logits: Logits
     logit_row: Tensor
     tokens: Tensor
     positions: Tensor
@@ -352,7 +354,7 @@ def _grid(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _predict(
     decoder: Decoder,
-    logits: Tensor,
+    logits: Tensor | ShardedLogits,
     tokens: Tensor,
     positions: Tensor,
     reserved: ReservedIds,
@@ -362,7 +364,7 @@ def _predict(
     active = ~progress["given"] & ~progress["finished"][:, None]
     masked = (tokens == reserved.mask_id) & active
     editable = active if capabilities_of(decoder).can_edit else masked
-    top_id, top_logit, rest_mass = (x.view(tokens.shape) for x in vocab_mass(logits))
+    top_id, top_logit, rest_mass = (x.view(tokens.shape) for x in mass_of(logits))
     failed = (editable & ~torch.isfinite(top_logit + rest_mass)).any(-1)
     editable = editable & ~failed[:, None]
     return _Predictions(
@@ -380,9 +382,11 @@ def _predict(
     )
 
 
-def _suppress(logits: Tensor, reserved: ReservedIds) -> None:
+def _suppress(logits: Tensor | ShardedLogits, reserved: ReservedIds) -> None:
     for reserved_id in (reserved.mask_id, *reserved.control_ids):
-        if reserved_id < logits.shape[1]:
+        if isinstance(logits, ShardedLogits):
+            logits.rule_out(reserved_id)
+        elif reserved_id < logits.shape[1]:
             logits[:, reserved_id] = -torch.inf
 
 

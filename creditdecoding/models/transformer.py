@@ -17,7 +17,7 @@ from creditdecoding.models.attention import attention, block_causal_mask
 from creditdecoding.models.kv_cache import KVCache, LayerCache, ModelGeometry, PackedLayerCache
 from creditdecoding.models.moe import STABLE_ROWS, MoE, SwiGLU
 from creditdecoding.models.packed_rows import PackedRows
-from creditdecoding.ops.head_logits import HeadLogits, Logits
+from creditdecoding.ops.head_logits import HeadLogits, ModelLogits
 
 Mask = Tensor | PackedRows | None
 Caches = list[LayerCache] | list[PackedLayerCache] | None
@@ -222,7 +222,7 @@ class Transformer(nn.Module):
         caches: Caches = None,
         most_reads: int | None = None,
         write_logits: bool = True,
-    ) -> Logits:
+    ) -> ModelLogits:
         """Logits at `logit_positions` = (row indices, column indices); the head and what the last
         layer does after its keys and values run on these only.
 

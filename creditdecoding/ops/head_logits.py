@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -185,8 +185,30 @@ class HeadLogits:
         return values
 
 
-Logits = Tensor | HeadLogits
+@runtime_checkable
+class UnwrittenLogits(Protocol):
+    """Logits [n, vocab] that no tensor holds: `HeadLogits`, `ShardedLogits`."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def raw(self) -> UnwrittenLogits: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, lines: slice | Tensor) -> Tensor: ...
+    def of(self, lines: slice | Tensor) -> UnwrittenLogits: ...
+    def line_chunks(self) -> Iterator[slice]: ...
+    def tiles(self) -> Iterator[tuple[int, Tensor]]: ...
+    def mass(self) -> Mass: ...
+    def gather(self, lines: Tensor, ids: Tensor) -> Tensor: ...
+
+
+Logits = Tensor | UnwrittenLogits
 """[n, vocab], written or not."""
+ModelLogits = Tensor | HeadLogits
+"""What a model of this package returns."""
+_Lines = TypeVar("_Lines", Tensor, HeadLogits, ModelLogits)
 
 
 def merged(low: Mass, high: Mass) -> Mass:
@@ -236,7 +258,7 @@ def mass_of(logits: Logits) -> Mass:
     return vocab_mass(logits) if isinstance(logits, Tensor) else logits.mass()
 
 
-def lines_of(logits: Logits, lines: slice | Tensor) -> Logits:
+def lines_of(logits: _Lines, lines: slice | Tensor) -> _Lines:
     """Some lines; unwritten ones stay so."""
     return logits[lines] if isinstance(logits, Tensor) else logits.of(lines)
 
@@ -245,9 +267,9 @@ def gather_logits(
     logits: Logits, lines: Int[Tensor, "*any"], ids: Int[Tensor, "*any k"]
 ) -> Float[Tensor, "*any k"]:
     """Logits of a few ids of each line, in float32."""
-    if isinstance(logits, HeadLogits):
-        return logits.gather(lines, ids)
-    return logits[lines[..., None], ids].float()
+    if isinstance(logits, Tensor):
+        return logits[lines[..., None], ids].float()
+    return logits.gather(lines, ids)
 
 
 def line_chunks(logits: Logits) -> Iterator[slice]:

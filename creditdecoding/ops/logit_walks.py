@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from creditdecoding.ops.head_logits import HeadLogits, Logits, line_chunks, tiles_of
+from creditdecoding.ops.head_logits import Logits, line_chunks, tiles_of
 from creditdecoding.ops.noise import gumbel_noise
 from creditdecoding.ops.truncation import restrict
 
@@ -114,7 +114,7 @@ def raw_tiles(
     """Logits of some lines in float64, in which `suppressed` ids keep their real logit, given [all
     lines, ids]; in one tile if `whole`.
     """
-    if isinstance(logits, HeadLogits):
+    if not isinstance(logits, Tensor):
         raw = logits.raw.of(lines)
         for start, tile in [(0, raw[:])] if whole else raw.tiles():
             yield start, tile.double()

@@ -8,6 +8,7 @@ import filecmp
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,13 +80,13 @@ def _with_more_layers(model: Transformer, num_layers: int) -> None:
     """Add layers, spread evenly, that leave the output as it is: each is a copy of the layer before
     it whose two output projections are zero (block expansion, arXiv 2401.02415, section 3.2).
     """
-    layers = list(model.layers)
+    layers: list[Any] = list(model.layers)
     added = num_layers - len(layers)
     ends = [(number + 1) * len(layers) // added for number in range(added)]
     for end in reversed(ends):
         layer = copy.deepcopy(layers[end - 1])
-        nn.init.zeros_(layer.o.weight)
-        nn.init.zeros_(layer.mlp.down.weight)
+        for weight in (layer.o.weight, layer.mlp.down.weight):
+            nn.init.zeros_(weight)
         layers.insert(end, layer)
     model.layers = nn.ModuleList(layers)
 

@@ -24,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
@@ -40,10 +41,12 @@ from creditdecoding.integrations.sglang.plugin import (
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.ops.noise import gumbel_noise, uniform_noise
 from creditdecoding.trace import StepEvent
+from creditdecoding.train.parallel import join_group
 from tests.helpers.outside import HALF, write
 from tools.sglang_env import stand_in
 
 MASK, END, VOCAB = 3, 1, 61
+SHARD = 40  # ids of a process, where two share the vocabulary
 DELETE, SPLIT = 9, 11  # control tokens: one of the tokenizer's files, one of the config
 CPU = torch.device("cpu")
 Commits = list[tuple[int, dict[int, int]]]
@@ -107,6 +110,9 @@ class Runner:
     logits of a request.
     """
 
+    sharded_passes = 0
+    """Passes of all runners whose logits were a process's shard."""
+
     def __init__(
         self,
         requests: dict[str, Request],
@@ -114,6 +120,9 @@ class Runner:
     ) -> None:
         self.requests, self.break_it, self.passes = requests, break_it, 0
         self.model_config = CONFIG
+        self.tp_group = SimpleNamespace(device_group=dist.group.WORLD)
+        processor = SimpleNamespace(do_tensor_parallel_all_gather=dist.is_initialized())
+        self.model = SimpleNamespace(logits_processor=processor)
 
     def forward(self, batch: Any, pp_proxy_tensors: Any = None) -> Any:
         self.passes += 1
@@ -131,8 +140,13 @@ class Runner:
             if self.break_it is not None:
                 self.break_it(rid, logits)
             parts.append(logits)
+        whole = torch.cat(parts)
+        if dist.is_initialized() and not self.model.logits_processor.do_tensor_parallel_all_gather:
+            padded = torch.nn.functional.pad(whole, (0, 2 * SHARD - VOCAB), value=99.0)
+            Runner.sharded_passes += 1
+            whole = padded[:, dist.get_rank() * SHARD :][:, :SHARD].clone()
         return SimpleNamespace(
-            logits_output=SimpleNamespace(full_logits=torch.cat(parts)), can_run_graph=False
+            logits_output=SimpleNamespace(full_logits=whole), can_run_graph=False
         )
 
 
@@ -439,9 +453,10 @@ def scenario(sglang: Any, name: str, mode: str, dice: random.Random) -> tuple[in
         sglang.base.DllmAlgorithm, "_prompt_mask"
     )  # mask tokens in prompts from masks to write
     requests = some_requests(dice, length, odd=MASK if tells else 5)
-    algorithm = made(
-        sglang, algorithm_name(name), fdfo, length, export_text(decoder, "sglang", length)
-    )
+    text = export_text(decoder, "sglang", length)
+    if dist.is_initialized():
+        text += "vocab_parallel: true\n"
+    algorithm = made(sglang, algorithm_name(name), fdfo, length, text)
     expected = ours(decoder, requests, length)
     aborted = {request.rid for request in requests if fdfo and dice.random() < 0.25}
     known = {request.rid: request for request in requests}
@@ -599,6 +614,27 @@ def unable() -> set[str]:
     return refused
 
 
+def main_of_two(scenarios: int, rank: int, store: str) -> None:
+    """The scenarios of one loop as one of two processes that share the vocabulary."""
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    join_group(rank, 2, Path(store))
+    folder = tempfile.TemporaryDirectory()
+    vars(CONFIG).update(vars(model_config(Path(folder.name))))
+    stand_in()
+    from sglang.srt.plugins import load_plugins  # noqa: PLC0415
+
+    load_plugins()
+    import sglang.srt.dllm.algorithm as registry  # noqa: PLC0415
+
+    dice = random.Random(11)
+    names = sorted(set(algorithm_decoders().values()) - unable())
+    cases = [scenario(registry, name, "fdfo", dice) for name in names for _ in range(scenarios)]
+    steps, differing, _, _ = map(sum, zip(*cases))
+    counts = {"scenarios": len(cases), "steps": steps, "differing": differing}
+    print(json.dumps({**counts, "sharded_passes": Runner.sharded_passes}))
+
+
 def main(scenarios: int) -> None:
     """Everything, `each` scenarios a decoder and mode."""
     torch.set_num_threads(1)
@@ -655,4 +691,7 @@ def main(scenarios: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    if len(sys.argv) > 2:
+        main_of_two(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    else:
+        main(int(sys.argv[1]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,27 @@ def test_the_released_sglang_decides_as_our_loop(
         and "min_p" in refusals["schema"]
         and refusals["model"] != "fine"
     )
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_two_processes_that_share_the_vocabulary_decide_as_our_loop(tmp_path: Path) -> None:
+    """Through SGLang's loop, without its gather of the logits."""
+
+    def one(rank: int) -> Any:
+        arguments = (str(SCENARIOS), str(rank), str(tmp_path / "store"))
+        return sglang_env.run("tests.helpers.sglang_drive", *arguments)
+
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            both = list(pool.map(one, (0, 1)))
+    except sglang_env.UnavailableError as error:
+        pytest.skip(f"SGLang cannot be had here: {error}")
+    for done in both:
+        assert done.returncode == 0, done.stderr[-3000:]
+        report = json.loads(done.stdout.splitlines()[-1])
+        assert report["differing"] == 0 and report["steps"] > 5 * report["scenarios"]
+        assert report["sharded_passes"] > report["scenarios"]
 
 
 def test_every_decoder_is_an_algorithm() -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from creditdecoding.decoders import from_settings
+from creditdecoding.decoders import VOCAB_PARALLEL, from_settings
 from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.errors import MissingExtraError, ModelError, OptionError
 from creditdecoding.integrations.blocks import (
@@ -31,6 +31,7 @@ from creditdecoding.integrations.blocks import (
 )
 from creditdecoding.integrations.sglang.plugin import DECODER_FILE, algorithm_decoders
 from creditdecoding.models.families import llada2, sdar
+from creditdecoding.ops.sharded_logits import ShardedLogits
 from creditdecoding.plugins import is_python_file
 from creditdecoding.text.tokenizer import checkpoint_control_ids, declared_control_ids
 
@@ -101,6 +102,8 @@ class CreditAlgorithm(DllmAlgorithm):
         super().__init__(config)
         self.decoder = self._read_decoder(config)
         self._control_ids: tuple[int, ...] | None = None
+        self._is_vocab_parallel = bool(config.algorithm_config.get(VOCAB_PARALLEL, False))
+        self._vocab_group: Any = None
 
     @classmethod
     def _read_decoder(cls, config: DllmConfig) -> Any:
@@ -169,6 +172,8 @@ class CreditAlgorithm(DllmAlgorithm):
         """SGLang's loop over steps. Control tokens of the checkpoint are read before the first."""
         if self._control_ids is None:
             self._control_ids = _read_control_ids(model_runner.model_config)
+            if self._is_vocab_parallel:
+                self._vocab_group = _leave_vocabulary_sharded(model_runner)
         return super().run(model_runner, forward_batch, *states)
 
     def init_step_state(self, forward_batch: ForwardBatch) -> list[Any]:
@@ -213,7 +218,7 @@ class CreditAlgorithm(DllmAlgorithm):
         nothing.
         """
         tokens = self._blocks(forward_batch)
-        logits = _without_padding(forward_batch, getattr(output, "full_logits", output))
+        logits = self._over_vocabulary(forward_batch, getattr(output, "full_logits", output))
         error = _shape_error(forward_batch, logits, tokens.numel())
         if error is None:
             batch.step(logits, tokens, forward_batch.positions.view(tokens.shape))
@@ -236,6 +241,16 @@ class CreditAlgorithm(DllmAlgorithm):
                     state.owner[0],
                 )
         return done
+
+    def _over_vocabulary(self, forward_batch: ForwardBatch, logits: Any) -> Any:
+        """The logits without columns that pad the vocabulary, or as one shard of it."""
+        vocab = getattr(forward_batch.sampling_info, "vocab_size", None)
+        is_matrix = isinstance(logits, Tensor) and logits.dim() == 2
+        if not is_matrix:
+            return logits
+        if vocab is not None and self._vocab_group is not None and logits.shape[1] < vocab:
+            return ShardedLogits.of_shard(logits, vocab, self._vocab_group)
+        return logits[:, :vocab]
 
     def _give_back(self, batch: BlockRound, states: list[Any]) -> Tensor:
         """New states, and which blocks are done. No forward pass reads these blocks any more."""
@@ -276,19 +291,27 @@ def _read_control_ids(model_config: Any) -> tuple[int, ...]:
     return tuple(sorted(ids))
 
 
-def _without_padding(forward_batch: ForwardBatch, logits: Any) -> Any:
-    """The logits without columns that pad the vocabulary."""
-    vocab = getattr(forward_batch.sampling_info, "vocab_size", None)
-    is_matrix = isinstance(logits, Tensor) and logits.dim() == 2
-    return logits[:, :vocab] if is_matrix else logits
+def _leave_vocabulary_sharded(model_runner: Any) -> Any:
+    """Let every tensor-parallel process keep the logits of its own ids; the group of processes.
+
+    None, with a warning, where SGLang does not collect the logits over that group.
+    """
+    processor: Any = getattr(model_runner.model, "logits_processor", None)
+    is_gathered = getattr(processor, "do_tensor_parallel_all_gather", False)
+    over_other_groups = ("do_tensor_parallel_all_gather_dp_attn", "use_attn_tp_group")
+    if not is_gathered or any(getattr(processor, name, False) for name in over_other_groups):
+        logger.warning("%s: the logits are not collected over tp_size; no effect", VOCAB_PARALLEL)
+        return None
+    processor.do_tensor_parallel_all_gather = False
+    return model_runner.tp_group.device_group
 
 
 def _shape_error(forward_batch: ForwardBatch, logits: Any, rows: int) -> ModelError | None:
     vocab = getattr(forward_batch.sampling_info, "vocab_size", None)
     shape: Any = type(logits).__name__
-    if isinstance(logits, Tensor):
+    if isinstance(logits, (Tensor, ShardedLogits)):
         shape = tuple(logits.shape)
-        if logits.dim() == 2 and len(logits) == rows and logits.shape[1] >= (vocab or 1):
+        if len(shape) == 2 and len(logits) == rows and logits.shape[1] >= (vocab or 1):
             return None
     return ModelError(
         "the model returned logits of the wrong shape",

@@ -153,9 +153,9 @@ class BlockRound:
         """One step of all blocks; which of them are done, [rows] on the device.
 
         `tokens` and `positions` are [rows, length], `logits` [rows * length, vocab], which may be
-        spread over processes. Tokens are written in place; logits of reserved ids become -inf. A block is done when this pass has
-        read its final tokens, so that keys and values of the pass are final too; more steps leave
-        it as it is. A block whose logits are NaN or infinite fails: it is done at once, and its
+        spread over processes. Tokens are written in place; logits of reserved ids become -inf. A
+        block is done when this pass has read its final tokens, so that keys and values of the pass
+        are final too; more steps leave it as it is. A block whose logits are NaN or infinite fails: it is done at once, and its
         masks get an ordinary id that the engine can run.
         """
         self.tokens, self._vocab = tokens, logits.shape[1]

@@ -18,7 +18,7 @@ from creditdecoding.integrations.blocks import (
 from creditdecoding.ops.head_logits import gather_logits, mass_of
 from creditdecoding.ops.logit_walks import top_of, weighted_gaps
 from creditdecoding.ops.sharded_logits import ShardedLogits
-from creditdecoding.train.parallel import peer_processes
+from creditdecoding.train.parallel import join_group, peer_processes
 
 ROWS, LENGTH, VOCAB, MASK = 3, 6, 41, 2
 WIDTH = 24
@@ -76,8 +76,6 @@ def ask_everything(rank: int) -> None:
 
 
 def run_peer(rank: int, world: int, store_file: Path, failed: Path) -> None:
-    from creditdecoding.train.parallel import join_group
-
     join_group(rank, world, store_file)
     try:
         ask_everything(rank)

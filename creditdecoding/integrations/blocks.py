@@ -155,8 +155,8 @@ class BlockRound:
         `tokens` and `positions` are [rows, length], `logits` [rows * length, vocab], which may be
         spread over processes. Tokens are written in place; logits of reserved ids become -inf. A
         block is done when this pass has read its final tokens, so that keys and values of the pass
-        are final too; more steps leave it as it is. A block whose logits are NaN or infinite fails: it is done at once, and its
-        masks get an ordinary id that the engine can run.
+        are final too; more steps leave it as it is. A block whose logits are NaN or infinite fails:
+        it is done at once, and its masks get an ordinary id that the engine can run.
         """
         self.tokens, self._vocab = tokens, logits.shape[1]
         view = _predict(self.decoder, logits, tokens, positions, self.reserved, self.progress)

@@ -65,25 +65,33 @@ def _percentages(evaluation: Mapping[str, Any]) -> Scores:
 
 def _draw_losses(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
     """Draw each loss on a logarithmic axis: faint as logged, and bold smoothed."""
-    last = records[-1]
     ends = []
     for name, (words, colour) in _LOSSES.items():
-        steps = [record["step"] for record in records if record.get(name) is not None]
-        if not steps:
-            continue
-        values = [float(record[name]) for record in records if record.get(name) is not None]
-        curve = smooth(values)
-        axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.22)
-        axes.plot(steps, curve, color=colour, linewidth=2)
-        ends.append((steps[-1], curve[-1], f"{words}  {curve[-1]:.3f}", colour))
+        logged = [record for record in records if record.get(name) is not None]
+        if logged:
+            step, value = _draw_loss(axes, name, colour, logged)
+            ends.append((step, value, f"{words}  {value:.3f}", colour))
     smoothed = [value for line in axes.lines[1::2] for value in line.get_ydata()]
     log_axis(axes.yaxis, min(smoothed) / 4, 1.5 * max(smoothed))
+    last = records[-1]
     axes.set_xlim(0, max(1, last["step"]))
     _name_losses(axes, ends)
     millions = last["tokens"] / 1e6
     minutes = last["seconds"] / 60
     note = f"{millions:.1f} M tokens in {minutes:.0f} min"
     style(axes, "Loss", note, xlabel="step")
+
+
+def _draw_loss(
+    axes: Any, name: str, colour: str, logged: Sequence[Mapping[str, Any]]
+) -> tuple[int, float]:
+    """Draw one loss over the steps that logged it; where its smoothed line ends."""
+    steps = [record["step"] for record in logged]
+    values = [float(record[name]) for record in logged]
+    curve = smooth(values)
+    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.22)
+    axes.plot(steps, curve, color=colour, linewidth=2)
+    return steps[-1], curve[-1]
 
 
 def _name_losses(axes: Any, ends: Sequence[tuple[int, float, str, str]]) -> None:

@@ -184,9 +184,7 @@ def compare_report(
     for curve in curves:
         points = [_point(point.value, point.spec, dev, test) for point in curve.points]
         operating = _operating_point(curve, points, settings_by_curve[curve.name], details)
-        names = {"name": curve.name, "knob": curve.knob}
-        area = areas.records[curve.name]
-        curve_records.append({**names, "points": points, "chosen": operating, **area})
+        curve_records.append(_curve_record(curve, points, operating, areas))
     reference = _point("", REFERENCE, dev, test)
     best = _best(curve_records, dev)
     return {
@@ -209,6 +207,17 @@ def compare_report(
         "open_text": is_open,
         "verdict": _verdict(best, curve_records, bound, is_open),
     }
+
+
+def _curve_record(
+    curve: DecoderCurve,
+    points: Sequence[Mapping[str, Any]],
+    operating: Mapping[str, Any] | None,
+    areas: Areas,
+) -> dict[str, Any]:
+    """A curve with its points, its chosen setting and its area."""
+    names = {"name": curve.name, "knob": curve.knob}
+    return {**names, "points": points, "chosen": operating, **areas.records[curve.name]}
 
 
 def _point(value: str, spec: str, dev: Estimates, test: Estimates) -> dict[str, Any]:

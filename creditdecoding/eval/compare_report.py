@@ -108,11 +108,14 @@ def split_table(records: Records, split: str, curves: Sequence[DecoderCurve]) ->
     return SplitTable(templates, tasks, rows, np.array(values), specs)
 
 
-def with_agreement(records: Records) -> Records:
-    """The records, those of open text with their agreement (0 to 1) in place of a verdict.
+def with_agreement(records: Records) -> tuple[Records, bool]:
+    """The records, those of open text with their agreement (0 to 1) in place of a verdict; whether
+    there are such.
 
     Raises `OptionError` if an answer of standard decoding is missing.
     """
+    if all(record["right"] is not None for record in records):
+        return records, False
     standard = {
         _answer_key(record): record["text"] for record in records if record["decoder"] == REFERENCE
     }
@@ -124,7 +127,7 @@ def with_agreement(records: Records) -> Records:
             share = agreement(record["text"], standard[_answer_key(record)])
             record = {**record, "right": share}
         scored.append(record)
-    return scored
+    return scored, True
 
 
 def _answer_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -165,9 +168,7 @@ def compare_report(
 
     `gen_length` is that of the run; it only counts for tokens a pass over the full span.
     """
-    is_open = any(record["right"] is None for record in records)
-    if is_open:
-        records = with_agreement(records)
+    records, is_open = with_agreement(records)
     dev_table = split_table(records, "dev", curves)
     table = split_table(records, "test", curves)
     dev = dev_table.estimates(resamples, seed)

@@ -61,7 +61,7 @@ def masked_attention(
     """
     if backend == "math":
         return _plain_attention(q, k, v, mask)
-    grouped = q.shape[1] != k.shape[1]
+    grouped = bool(q.shape[1] != k.shape[1])  # in a compiled graph the sizes are symbols
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
 

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 
 from creditdecoding.config import ModelConfig
 from creditdecoding.models.attention import attention, block_causal_mask
+from creditdecoding.models.buckets import bucket, in_buckets
 from creditdecoding.models.kv_cache import KVCache, LayerCache, ModelGeometry, PackedLayerCache
 from creditdecoding.models.moe import STABLE_ROWS, MoE, SwiGLU
 from creditdecoding.models.packed_rows import PackedRows
 from creditdecoding.ops.head_logits import HeadLogits, ModelLogits
 
+RECOMPILE_LIMIT = 64
+"""Graphs of a layer. Learner, sampler and verifier share one compiled function."""
+
 Mask = Tensor | PackedRows | None
 Caches = list[LayerCache] | list[PackedLayerCache] | None
-
-RECOMPILE_LIMIT = 64
-"""Shapes that torch.compile may see before it gives up; all layers share one function."""
 
 
 class RMSNorm(nn.Module):
@@ -198,13 +199,17 @@ class Transformer(nn.Module):
         """
         return self.norm.weight.device.type == "cpu" and not self.is_compiled
 
-    def compile_layers(self, dynamic: bool) -> None:
-        """torch.compile each layer: all share one graph, or one per shape unless `dynamic`."""
+    def compile_layers(self, dynamic: bool, backend: str = "inductor") -> None:
+        """torch.compile each layer: all share one graph, or one per shape unless `dynamic`.
+
+        torch counts the graphs of all networks of a process together, and computes without graphs
+        when there are too many; `RECOMPILE_LIMIT` is far above what passes in buckets take.
+        """
+        self.is_compiled = True
         limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
         torch._dynamo.config.recompile_limit = limit
-        self.is_compiled = True
         for layer in self.layers:
-            layer.compile(dynamic=dynamic)
+            layer.compile(dynamic=dynamic, backend=backend)
 
     def new_cache(self) -> KVCache:
         """An empty cache with the device and dtype of the weights."""
@@ -275,8 +280,13 @@ class Transformer(nn.Module):
             column = (column - 1).clamp(min=0)
         if most_reads is None:
             most_reads = _most_reads(row, tokens)
-        arguments = (tokens, attention_mask, positions, caches)
         width = -(-most_reads // STABLE_ROWS) * STABLE_ROWS
+        if self.is_compiled and not torch.is_grad_enabled():
+            width = bucket(most_reads)
+            tokens, attention_mask, positions, caches = in_buckets(
+                tokens, attention_mask, positions, caches
+            )
+        arguments = (tokens, attention_mask, positions, caches)
         queries = None
         if width < tokens.shape[1]:
             rank = _rank_in_row(row, len(tokens))

@@ -61,8 +61,9 @@ def masked_attention(
     """
     if backend == "math":
         return _plain_attention(q, k, v, mask)
-    grouped = bool(q.shape[1] != k.shape[1])  # in a compiled graph the sizes are symbols
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+    if q.shape[1] == k.shape[1]:  # a compiled graph wants the flag written out
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -111,6 +111,12 @@ class EngineConfig:
     compile: bool = option(
         False, "torch.compile the layers: slow first passes, faster later ones.", rare=True
     )
+    cuda_graphs: bool = option(
+        False,
+        "Pad passes to few sizes, and record the compiled layers as CUDA graphs; on a CPU they are "
+        "only padded and compiled.",
+        rare=True,
+    )
     fused_head: str = option(
         "auto",
         "Read statistics from the head tile by tile and never write the logits: auto (where those "

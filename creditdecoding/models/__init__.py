@@ -217,7 +217,9 @@ def load_model(
     merge = merge_of(parts, model, family)
     load_weights(model, parts.weights, family.RENAME, device, dtype, on_progress, transform, merge)
     model.fused_head = config.fused_head
-    if config.compile:
+    if config.cuda_graphs:
+        model.compile_layers(dynamic=False, in_buckets=True)
+    elif config.compile:
         model.compile_layers(dynamic=True)
     return model.eval()
 

@@ -1,7 +1,7 @@
-"""Passes of a few sizes, for compiled layers.
+"""Passes of a few sizes, for CUDA graphs.
 
 torch.compile makes a graph for each kind of arguments, and gives up after some; CUDA graphs are
-recorded once for each size. So a compiled network pads its passes: rows, positions and keys are
+recorded once for each size. So passes are padded (`--cuda-graphs`): rows, positions and keys are
 rounded up, there is always a mask and a position for each token, and caches are written by index.
 A traffic of requests of unlike length then has as many sizes as there are buckets, and the kinds of
 arguments are: with caches or without, one row or several, the whole layer or the columns that are
@@ -124,5 +124,13 @@ def _wide_caches(
     own_padding = (0, 0, *padding[2:]) if keys.appended else padding
     slots = F.pad(first.slots, padding[2:])
     columns = F.pad(first.columns, own_padding, value=first.keys.shape[2] - 1)
-    changes = {"slots": slots, "columns": columns, "visible": keys.bucket}
-    return [cache._replace(**changes, slot_range=None, column_range=None) for cache in caches]
+    return [
+        cache._replace(
+            slots=slots,
+            columns=columns,
+            visible=keys.bucket,
+            slot_range=None,
+            column_range=None,
+        )
+        for cache in caches
+    ]

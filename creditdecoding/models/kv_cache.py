@@ -104,7 +104,10 @@ class PackedLayerCache(NamedTuple):
 
 
 class KVCache:
-    """Preallocated keys and values of every layer. Each running request owns a slot."""
+    """Preallocated keys and values of every layer. Each running request owns a slot.
+
+    The addresses of `static` buffers are told to torch.compile: CUDA graphs may write to them.
+    """
 
     def __init__(
         self,
@@ -113,12 +116,14 @@ class KVCache:
         head_dim: int,
         device: torch.device,
         dtype: torch.dtype,
+        static: bool = False,
     ) -> None:
         self.num_layers = num_layers
         self.kv_heads = kv_heads
         self.head_dim = head_dim
         self.device = device
         self.dtype = dtype
+        self.static = static
         self.buffers: list[tuple[Tensor, Tensor]] = []
         self.slots = 0
         self.columns = 0
@@ -144,6 +149,9 @@ class KVCache:
             keys[:kept_slots, :, :kept_columns] = old_keys[:kept_slots, :, :kept_columns]
             values[:kept_slots, :, :kept_columns] = old_values[:kept_slots, :, :kept_columns]
             self.buffers[layer] = (keys, values)
+            if self.static:
+                torch._dynamo.mark_static_address(keys)
+                torch._dynamo.mark_static_address(values)
         self.slots, self.columns = slots, columns
 
     def copy_slots(self, old: Sequence[int], new: Sequence[int]) -> None:

@@ -7,6 +7,8 @@ tied or untied head; logits shifted by one or not. There is no timestep input.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -20,7 +22,7 @@ from creditdecoding.models.moe import STABLE_ROWS, MoE, SwiGLU
 from creditdecoding.models.packed_rows import PackedRows
 from creditdecoding.ops.head_logits import HeadLogits, ModelLogits
 
-RECOMPILE_LIMIT = 64
+RECOMPILE_LIMIT = 256
 """Graphs of a layer. Learner, sampler and verifier share one compiled function."""
 
 Mask = Tensor | PackedRows | None
@@ -173,6 +175,7 @@ class Transformer(nn.Module):
         self.config = config
         self.attention_backend = attention_backend
         self.is_compiled = False
+        self.pads_passes = False
         self.fused_head = "auto"
         self.embed = _embedding(config.embedding_rows, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
@@ -199,23 +202,34 @@ class Transformer(nn.Module):
         """
         return self.norm.weight.device.type == "cpu" and not self.is_compiled
 
-    def compile_layers(self, dynamic: bool, backend: str = "inductor") -> None:
+    def compile_layers(
+        self, dynamic: bool, in_buckets: bool = False, backend: str = "inductor"
+    ) -> None:
         """torch.compile each layer: all share one graph, or one per shape unless `dynamic`.
 
-        torch counts the graphs of all networks of a process together, and computes without graphs
-        when there are too many; `RECOMPILE_LIMIT` is far above what passes in buckets take.
+        `in_buckets` pads passes to few sizes (`creditdecoding.models.buckets`), so that the graphs
+        can be recorded as CUDA graphs. torch counts the graphs of all networks of a process
+        together, and computes without graphs when there are more than `RECOMPILE_LIMIT`.
         """
         self.is_compiled = True
+        self.pads_passes = in_buckets
         limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
         torch._dynamo.config.recompile_limit = limit
+        records = in_buckets and backend == "inductor"
+        mode = {"mode": "reduce-overhead"} if records else {}
         for layer in self.layers:
-            layer.compile(dynamic=dynamic, backend=backend)
+            layer.compile(dynamic=dynamic, backend=backend, **mode)
 
     def new_cache(self) -> KVCache:
         """An empty cache with the device and dtype of the weights."""
         config, weight = self.config, self.norm.weight
         return KVCache(
-            config.num_layers, config.num_kv_heads, config.head_dim, weight.device, weight.dtype
+            config.num_layers,
+            config.num_kv_heads,
+            config.head_dim,
+            weight.device,
+            weight.dtype,
+            static=self.pads_passes,
         )
 
     def forward(
@@ -281,11 +295,12 @@ class Transformer(nn.Module):
         if most_reads is None:
             most_reads = _most_reads(row, tokens)
         width = -(-most_reads // STABLE_ROWS) * STABLE_ROWS
-        if self.is_compiled and not torch.is_grad_enabled():
+        if self.pads_passes and not torch.is_grad_enabled():
             width = bucket(most_reads)
-            tokens, attention_mask, positions, caches = in_buckets(
-                tokens, attention_mask, positions, caches
+            padded = in_buckets(
+                tokens, attention_mask, positions, cast("list[LayerCache] | None", caches)
             )
+            tokens, attention_mask, positions, caches = padded
         arguments = (tokens, attention_mask, positions, caches)
         queries = None
         if width < tokens.shape[1]:

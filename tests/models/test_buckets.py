@@ -32,7 +32,7 @@ def test_buckets_are_few_and_waste_at_most_a_third() -> None:
 def test_passes_in_buckets_take_the_same_steps(kind: str, options: dict[str, Any]) -> None:
     """Under every cache; three rows are padded to four."""
     plain, padded = network(kind), network(kind)
-    padded.is_compiled = True  # the layers are as they were
+    padded.pads_passes = True  # the layers are as they were
     for cache in supported_policies(plain.geometry):
         prompts = ([1, 2, 3], [4] * 20, [5, 6, 7, 8, 9, 0, 1, 3, 3])
         config = {"gen_length": 9, "cache": cache, "block_length": 4, **options}

@@ -71,7 +71,7 @@ from tests.helpers.tiny_networks import KINDS, network, rows_of, traces
 torch.set_num_threads(1)
 KINDS["experts"] = {"causal_block": 8, "moe": MoEConfig(8, 2, 16, dense_layers=1)}
 plain, compiled = network(sys.argv[1]), network(sys.argv[1])
-compiled.compile_layers(dynamic=True, backend="eager")
+compiled.compile_layers(dynamic=True, in_buckets=True, backend="eager")
 random.seed(0)
 lengths = random.sample(range(1, 90), 24)  # of prompts
 batches = [lengths[:1], lengths[1:2], lengths[2:4], lengths[4:9], lengths[9:24]]
@@ -106,3 +106,34 @@ def test_unlike_lengths_under_every_cache_take_few_graphs(kind: str, most: int) 
     graphs, is_steady = done.stdout.split()
     assert 0 < int(graphs) <= most
     assert is_steady == "True"
+
+
+RECORDED = """
+import torch
+from tests.helpers.tiny_networks import network, rows_of, traces
+
+torch.set_num_threads(1)
+plain, recorded = network("full"), network("full")
+recorded.compile_layers(dynamic=False, in_buckets=True)
+prompts = ([1, 2, 3], [4] * 20)
+for cache in ("none", "dual"):
+    options = dict(decoder="credit", cache=cache, block_length=8, gen_length=12)
+    theirs = traces(plain, rows_of(plain, prompts, **options))
+    ours = traces(recorded, rows_of(recorded, prompts, **options))
+    assert [trace.tokens for trace in ours] == [trace.tokens for trace in theirs], cache
+print("same")
+"""
+
+
+@compiler
+def test_layers_in_the_mode_of_cuda_graphs_give_the_same_answers() -> None:
+    """As `--cuda-graphs` compiles them: one graph for each bucket, static caches."""
+    done = subprocess.run(
+        [sys.executable, "-c", RECORDED],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "same"

@@ -37,5 +37,7 @@ def test_passes_in_buckets_take_the_same_steps(kind: str, options: dict[str, Any
         prompts = ([1, 2, 3], [4] * 20, [5, 6, 7, 8, 9, 0, 1, 3, 3])
         config = {"gen_length": 9, "cache": cache, "block_length": 4, **options}
         expected = traces(plain, rows_of(plain, prompts, **config))
-        for ours, theirs in zip(traces(padded, rows_of(padded, prompts, **config)), expected):
-            assert_same(ours, theirs)
+        for in_bucket, own_size in zip(
+            traces(padded, rows_of(padded, prompts, **config)), expected
+        ):
+            assert_same(in_bucket, own_size)

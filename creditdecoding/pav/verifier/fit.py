@@ -33,7 +33,7 @@ from creditdecoding.pav.steps import PartialAnswer
 from creditdecoding.pav.verifier.model import Scorer, Verifier, network, suffix_of, write_verifier
 from creditdecoding.pav.verifier.options import FitConfig
 from creditdecoding.pav.verifier.packing import pack, prefix_chains, row_width
-from creditdecoding.pav.verifier.surprisal import token_surprisal
+from creditdecoding.pav.verifier.surprisal import surprisal_positions, token_surprisal
 from creditdecoding.run_dir import ResumableRun
 from creditdecoding.train.precision import faster_products
 from creditdecoding.train.rows import LENGTH_MULTIPLE
@@ -123,6 +123,13 @@ def labels_digest(labels: Labels) -> str:
     return digest.hexdigest()
 
 
+def _groups(states: Sequence[PartialAnswer], size: int) -> dict[PartialAnswer, list[PartialAnswer]]:
+    """For each state the `size` states of about its length that go through the model with it."""
+    ordered = sorted(dict.fromkeys(states), key=surprisal_positions)
+    groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return {state: group for group in groups for state in group}
+
+
 def check_labels(labels: Labels, lm: LM) -> None:
     """Refuse labels that are outside of [0, 1], or belong to another model or tokenizer.
 
@@ -165,6 +172,7 @@ class VerifierTraining:
         self.chain_count = Counter(state for chain in self.chains for state in chain)
         self._orders: dict[int, list[int]] = {}
         self._surprisal: dict[PartialAnswer, Tensor] = {}
+        self._group_of = _groups([chain[-1] for chain in self.chains], config.fit_batch)
         self.steps = -(-config.epochs * len(self.chains) // config.fit_batch)
         self.step = 0
         self.seconds = 0.0
@@ -262,12 +270,17 @@ class VerifierTraining:
         )
 
     def _surprisal_of(self, chains: Sequence[Chain]) -> list[Tensor]:
-        """Surprisal of the rows; the base model is frozen, so it is computed once."""
+        """Surprisal of the rows; the base model is frozen, so it is computed once.
+
+        A row is always computed with the same others: its last digits depend on them, and a run
+        that continues must have the same ones.
+        """
         longest = [chain[-1] for chain in chains]
-        new = [state for state in longest if state not in self._surprisal]
-        if new:
-            surprisal = token_surprisal(network(self.lm), new, self.suffix.mask_id)
-            self._surprisal.update(zip(new, surprisal))
+        for state in longest:
+            if state not in self._surprisal:
+                group = self._group_of[state]
+                surprisal = token_surprisal(network(self.lm), group, self.suffix.mask_id)
+                self._surprisal.update(zip(group, surprisal))
         return [self._surprisal[state] for state in longest]
 
     def train_step(self) -> dict[str, float]:

@@ -73,8 +73,8 @@ KINDS["experts"] = {"causal_block": 8, "moe": MoEConfig(8, 2, 16, dense_layers=1
 plain, compiled = network(sys.argv[1]), network(sys.argv[1])
 compiled.compile_layers(dynamic=True, in_buckets=True, backend="eager")
 random.seed(0)
-lengths = random.sample(range(1, 90), 24)  # of prompts
-batches = [lengths[:1], lengths[1:2], lengths[2:4], lengths[4:9], lengths[9:24]]
+lengths = random.sample(range(1, 90), 10)  # of prompts
+batches = [lengths[:1], lengths[1:2], lengths[2:4], lengths[4:10]]
 graphs = []
 for cache in supported_policies(plain.geometry):
     options = dict(decoder="threshold:threshold=0.6", cache=cache, block_length=8)
@@ -90,7 +90,7 @@ print(max(graphs), graphs[1] == graphs[-1])
 """
 
 
-@pytest.mark.parametrize(("kind", "most"), [("full", 8), ("shifted", 8), ("experts", 16)])
+@pytest.mark.parametrize(("kind", "most"), [("full", 8), ("experts", 16)])
 def test_unlike_lengths_under_every_cache_take_few_graphs(kind: str, most: int) -> None:
     """With caches or without, one row or several, whole layers or the columns that are read; twice
     as many if some layers have experts. The tracer does not need the compiler.

@@ -25,7 +25,7 @@ from creditdecoding.constraints.tokens import (
 )
 from creditdecoding.errors import OptionError
 
-MAX_CHOICES = 1024
+MAX_GUIDED_CHOICES = 1024
 KEPT = 64
 """Automata that a compiler keeps for requests with the same constraint."""
 
@@ -46,11 +46,11 @@ def choice(options: Sequence[str]) -> Constraint:
     """The answer is one of these texts. Raises `OptionError`."""
     options = tuple(options)
     is_valid = all(isinstance(option, str) and option for option in options)
-    if not is_valid or not 0 < len(options) <= MAX_CHOICES:
+    if not is_valid or not 0 < len(options) <= MAX_GUIDED_CHOICES:
         raise OptionError(
             "choices must be texts that are not empty",
             given=list(options),
-            allowed=f"1 to {MAX_CHOICES} texts",
+            allowed=f"1 to {MAX_GUIDED_CHOICES} texts",
             hint="Correct the list.",
         )
     return Constraint("choice", options)

@@ -13,7 +13,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from creditdecoding.ops.head_logits import HeadLogits, Logits, gather_logits, line_chunks, mass_of
-from creditdecoding.ops.logit_walks import Draw, drawn_ids, raw_tiles, top_of, weighted_gaps
+from creditdecoding.ops.logit_walks import (
+    Draw,
+    drawn_ids,
+    put_back,
+    raw_tiles,
+    top_of,
+    weighted_gaps,
+)
 from creditdecoding.ops.noise import uniform_noise
 from creditdecoding.ops.padding import stack_padded
 from creditdecoding.ops.vocab_stats import log_sum, vocab_mass, widest_float
@@ -229,8 +236,7 @@ class Prediction:
             return boosted
         suppressed_logits = self.suppressed_logits[self.logit_row]
         raw = logits.clone()
-        for token, own in zip(self.suppressed_ids, suppressed_logits.float().unbind(-1)):
-            raw[..., token] = own
+        put_back(raw, self.suppressed_ids, suppressed_logits)
         ids = raw.argmax(-1).masked_fill(~self.masked, 0)
         return replace(
             boosted,

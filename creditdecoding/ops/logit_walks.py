@@ -122,9 +122,16 @@ def raw_tiles(
     wide = logits[lines].double()
     if suppressed is not None:
         ids, values = suppressed
-        for token, own in zip(ids, values[lines].double().unbind(-1)):
-            wide[:, token] = own
+        put_back(wide, ids, values[lines])
     yield 0, wide
+
+
+def put_back(logits: Tensor, ids: tuple[int, ...], values: Tensor) -> None:
+    """Write the `values` [*lines, ids] of a few ids into logits [*lines, vocab], without copying a
+    list of ids to the device.
+    """
+    for token, own in zip(ids, values.to(logits.dtype).unbind(-1)):
+        logits[..., token] = own
 
 
 def _add_boost(logits: Tensor, columns: Tensor, boost: Tensor) -> None:

@@ -57,8 +57,7 @@ class Prediction:
     `ids` (top-1 id), `logit` (its logit) and `lse` (log-sum-exp over the vocabulary) are [rows,
     length]; outside `masked` they are 0, 0 and inf, so that every probability there is 0.
     `logits` [n, vocab] holds everything else; `logit_row` [rows, length] is the row of a position.
-    Logits may be `HeadLogits` or `ShardedLogits`, which no tensor holds: indexing by lines makes
-    one of these lines.
+    Logits may be unwritten (`UnwrittenLogits`): indexing by lines writes these lines.
     `suppressed_ids` may be written but have confidence 0; `suppressed_logits` [n, suppressed] keeps
     their real logits. `mass` is the best logit of all other ids, and the sum of exp(logit - best
     logit) over the rest of them; if it is missing it is computed from `logit` and `lse`, with
@@ -315,9 +314,7 @@ def from_logits(
     masked: Positions,
     sampling: Sampling | None = None,
 ) -> Prediction:
-    """A Prediction over dense logits: for tests, adapters of other engines, and decoders that
-    change every logit. Greedy without `sampling`.
-    """
+    """A Prediction over dense logits, for tests and rules that change them; greedy by default."""
     rows, length, vocab = logits.shape
     flat = logits.reshape(-1, vocab)
     ids, top, rest = (part.view(rows, length) for part in vocab_mass(flat))

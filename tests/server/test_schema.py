@@ -167,7 +167,7 @@ def test_equal_prompts_draw_different_answers(lm: LM, served: Served) -> None:
     fields = {"temperature": 2.5, "max_tokens": 12}
     four = [PROMPTS[1]] * 4
     unseeded = served.texts(prompt=four, **fields)
-    assert len(set(unseeded)) == 4
+    assert len(set(unseeded)) > 1, "two of four may be equal by chance"
     assert served.texts(prompt=four, **fields) != unseeded, "each request has a different seed"
     own = []
     for index in range(4):

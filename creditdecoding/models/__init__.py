@@ -218,7 +218,7 @@ def load_model(
     load_weights(model, parts.weights, family.RENAME, device, dtype, on_progress, transform, merge)
     model.fused_head = config.fused_head
     if config.cuda_graphs:
-        model.compile_layers(dynamic=False, in_buckets=True)
+        model.compile_layers(dynamic=False, pads_passes=True)
     elif config.compile:
         model.compile_layers(dynamic=True)
     return model.eval()

@@ -203,19 +203,19 @@ class Transformer(nn.Module):
         return self.norm.weight.device.type == "cpu" and not self.is_compiled
 
     def compile_layers(
-        self, dynamic: bool, in_buckets: bool = False, backend: str = "inductor"
+        self, dynamic: bool, pads_passes: bool = False, backend: str = "inductor"
     ) -> None:
         """torch.compile each layer: all share one graph, or one per shape unless `dynamic`.
 
-        `in_buckets` pads passes to few sizes (`creditdecoding.models.buckets`), so that the graphs
+        With `pads_passes` there are few sizes (`creditdecoding.models.buckets`), so that the graphs
         can be recorded as CUDA graphs. torch counts the graphs of all networks of a process
         together, and computes without graphs when there are more than `RECOMPILE_LIMIT`.
         """
         self.is_compiled = True
-        self.pads_passes = in_buckets
+        self.pads_passes = pads_passes
         limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
         torch._dynamo.config.recompile_limit = limit
-        records = in_buckets and backend == "inductor"
+        records = pads_passes and backend == "inductor"
         mode = {"mode": "reduce-overhead"} if records else {}
         for layer in self.layers:
             layer.compile(dynamic=dynamic, backend=backend, **mode)

@@ -21,6 +21,20 @@ compiler = pytest.mark.skipif(
     reason="torch.compile needs a C++ compiler",
 )
 
+
+def in_a_process(code: str, *arguments: str) -> str:
+    """What Python code prints; it must end with status 0."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 COMPARE = """
 import sys
 import torch
@@ -48,15 +62,8 @@ print("same")
 @compiler
 def test_compiled_layers_give_the_same_answers(tmp_path: Path) -> None:
     make("llada", tmp_path, n_layers=1)
-    done = subprocess.run(
-        [sys.executable, "-c", COMPARE, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == "same"
+    printed = in_a_process(COMPARE, str(tmp_path))
+    assert printed.strip() == "same"
 
 
 TRAFFIC = """
@@ -71,7 +78,7 @@ torch.set_num_threads(1)
 KINDS["experts"] = {"causal_block": 8, "moe": MoEConfig(8, 2, 16, dense_layers=1)}
 for kind in ("full", "experts"):
     plain, compiled = network(kind), network(kind)
-    compiled.compile_layers(dynamic=True, in_buckets=True, backend="eager")
+    compiled.compile_layers(dynamic=True, pads_passes=True, backend="eager")
     random.seed(0)
     lengths = random.sample(range(1, 90), 10)  # of prompts
     batches = [lengths[:1], lengths[1:2], lengths[2:4], lengths[4:10]]
@@ -95,15 +102,8 @@ def test_unlike_lengths_under_every_cache_take_few_graphs() -> None:
     """With caches or without, one row or several, whole layers or the columns that are read; twice
     as many if some layers have experts. The tracer does not need the compiler.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", TRAFFIC],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    for line, most in zip(done.stdout.splitlines(), (8, 16), strict=True):
+    printed = in_a_process(TRAFFIC)
+    for line, most in zip(printed.splitlines(), (8, 16), strict=True):
         graphs, is_steady = line.split()
         assert 0 < int(graphs) <= most
         assert is_steady == "True"
@@ -115,7 +115,7 @@ from tests.helpers.tiny_networks import network, rows_of, traces
 
 torch.set_num_threads(1)
 plain, recorded = network("full"), network("full")
-recorded.compile_layers(dynamic=False, in_buckets=True)
+recorded.compile_layers(dynamic=False, pads_passes=True)
 prompts = ([1, 2, 3], [4] * 20)
 for cache in ("none", "dual"):
     options = dict(decoder="credit", cache=cache, block_length=8, gen_length=12)
@@ -129,12 +129,5 @@ print("same")
 @compiler
 def test_layers_in_the_mode_of_cuda_graphs_give_the_same_answers() -> None:
     """As `--cuda-graphs` compiles them: one graph for each bucket, static caches."""
-    done = subprocess.run(
-        [sys.executable, "-c", RECORDED],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == "same"
+    printed = in_a_process(RECORDED)
+    assert printed.strip() == "same"

@@ -338,7 +338,7 @@ class VerifierTraining:
         if not labels:
             return 1.0, 0.0
         verifier = Verifier(network(self.lm), self.scorer, self.suffix, self.config.fit_batch)
-        with torch.autocast(self.lm.device.type, torch.bfloat16):
+        with faster_products(self.lm.device):
             q = verifier.q([label.state for label in labels])
         target = torch.tensor([label.value for label in labels], dtype=torch.double)
         counts = torch.tensor([self.count(label) for label in labels], dtype=torch.double)

@@ -49,7 +49,8 @@ async def answer_events(
     ]
     if response_format.is_chat:
         openings = [response_format.opening_choice(index) for index in range(len(answers))]
-        yield _event(response_format.chunk(openings, answers))
+        # The opening carries no text, so it counts no answer, even if passes were already made.
+        yield _event(response_format.chunk(openings, ()))
     while not all(stream.ended for stream in streams):
         answers[0].updated.clear()
         for stream in streams:

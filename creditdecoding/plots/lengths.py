@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.plots.base import legend, line_styles, log_around, new_figure, save, style
+from creditdecoding.plots.base import (
+    label_ends,
+    line_styles,
+    log_around,
+    new_figure,
+    save,
+    style,
+)
 from creditdecoding.viewer.labels import spec_label
 
 _ROWS = {
@@ -16,26 +23,29 @@ _ROWS = {
 }
 _COLUMN = 3.4
 """Inches of a column."""
+_NAMES = 1.6
+"""Inches on the right for the decoders' names."""
 
 Sweep = Mapping[str, Any]
 
 
 def lengths_png(report: Mapping[str, Any], path: Path) -> None:
-    """Draw a column for each sweep: passes per token above, score below, with 95 % intervals.
+    """Draw a column for each sweep: passes per token above, score below, with 95 % intervals; the
+    lines of the last column are named at their ends.
 
     Raises `MissingExtraError`.
     """
     sweeps = report["sweeps"]
     specs = report["decoders"]
-    width = 1.2 + _COLUMN * max(1, len(sweeps))
+    width = 0.75 + _COLUMN * max(1, len(sweeps)) + _NAMES
     panel_width = _COLUMN / width * 0.84
     figure = new_figure(width, 6.2)
     ends = _interval_ends(sweeps)
     for column, sweep in enumerate(sweeps):
         left = (0.75 + _COLUMN * column) / width
         for row, (measure, label) in enumerate(_ROWS.items()):
-            bottom = 0.53 - 0.42 * row
-            axes = figure.add_axes((left, bottom, panel_width, 0.38))
+            bottom = 0.56 - 0.44 * row
+            axes = figure.add_axes((left, bottom, panel_width, 0.4))
             _draw_sweep(axes, sweep, specs, measure)
             if measure == "score":
                 axes.set_ylim(-3, 103)
@@ -44,13 +54,8 @@ def lengths_png(report: Mapping[str, Any], path: Path) -> None:
             xlabel = sweep["title"] if row else ""
             ylabel = "" if column else label
             style(axes, xlabel=xlabel, ylabel=ylabel)
-    if sweeps:
-        legend(
-            figure,
-            axes.lines,
-            loc="upper center",
-            ncols=len(specs),
-        )
+            if sweep is sweeps[-1]:
+                label_ends(axes, _ends(sweep, specs, measure))
     save(figure, path)
 
 
@@ -63,6 +68,16 @@ def _interval_ends(sweeps: Sequence[Sweep]) -> list[float]:
                 interval = cell["per_token"]
                 ends += [interval["low"], interval["high"]]
     return ends
+
+
+def _ends(sweep: Sweep, specs: Sequence[str], measure: str) -> list[tuple[float, str, str]]:
+    """Height, name and colour of each decoder's line at its right end."""
+    cells = sweep["points"][-1]["decoders"]
+    styles = line_styles(specs)
+    return [
+        (cell[measure]["value"], spec_label(spec), styles[spec]["color"])
+        for cell, spec in zip(cells, specs)
+    ]
 
 
 def _draw_sweep(axes: Any, sweep: Sweep, specs: Sequence[str], measure: str) -> None:
@@ -83,7 +98,6 @@ def _draw_sweep(axes: Any, sweep: Sweep, specs: Sequence[str], measure: str) -> 
             marker="o",
             markersize=4,
             linewidth=1.8,
-            label=spec_label(spec),
             **line,
         )
         axes.vlines(

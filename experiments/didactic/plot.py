@@ -6,15 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.plots.base import legend, log_around, new_figure, save, style
-from creditdecoding.viewer.colours import EXTRA, LINE, SERIES, colour_at
+from creditdecoding.plots.base import (
+    DASHED,
+    band,
+    label_ends,
+    log_around,
+    new_figure,
+    save,
+    style,
+)
+from creditdecoding.viewer.colours import EXTRA, LINE, QUIET, SERIES
 
-_ARMS = {
-    "outcome": (SERIES["standard"], "-"),
-    "q": (EXTRA, "-"),
-    "effective": (SERIES["credit"], "-"),
-    "effective-q": (SERIES["thrift"], "-"),
-    "telescoped": (SERIES["threshold"], (0, (4, 2))),
+_COLOURS = {
+    "outcome": SERIES["standard"],
+    "q": EXTRA,
+    "effective": SERIES["credit"],
+    "effective-q": SERIES["thrift"],
+    "telescoped": SERIES["threshold"],
 }
 _WORDS = {
     "outcome": "outcome rewards",
@@ -23,88 +31,65 @@ _WORDS = {
     "effective-q": "process rewards and values",
     "telescoped": "telescoped rewards",
 }
-_SHOWN = 4
-"""Provers of an arm that have a curve of their own."""
-_PALE = {
-    "effective": ("#9cc9ef", "#16466f"),
-    "effective-q": ("#a9d8b8", "#1f5a35"),
-    "telescoped": ("#f3bf8d", "#8a3f05"),
-}
 
 Cell = Mapping[str, Any]
 
 
 def didactic_size(report: Mapping[str, Any]) -> tuple[float, float]:
     """Inches."""
-    return 14.5, 4.6
+    return 14.5, 4.4
 
 
 def draw_didactic(figure: Any, report: Mapping[str, Any]) -> None:
     """Success over updates, updates until 95 % over the prover's strength, Pass@N after a few
     updates; bands and bars are 95% intervals.
+
+    Of an arm with many provers, the outer panels have the strongest one and, dashed, the weakest.
     """
-    shown = _shown(report["cells"])
-    panels = [figure.add_axes((start, 0.2, 0.268, 0.7)) for start in (0.04, 0.375, 0.71)]
+    panels = [figure.add_axes((start, 0.13, 0.24, 0.76)) for start in (0.04, 0.325, 0.61)]
     left, middle, right = panels
-    for cell, colour in shown:
-        _success(left, cell, colour, report["settings"]["every"])
-        _pass(right, cell, colour)
-    before = report["before"]
-    right.plot(
-        before["samples"],
-        [100 * record["value"] for record in before["pass"]],
-        color=LINE,
-        linewidth=1.4,
-        linestyle=(0, (1, 1.5)),
-        label="before",
-    )
+    every = report["settings"]["every"]
+    drawn = [(cell, _line(cell, report["cells"])) for cell in _shown(report["cells"])]
+    for cell, line in drawn:
+        _success(left, cell, line, every)
+        _pass(right, cell, line)
+    _before(right, report["before"])
     looks = [look["iteration"] for cell in report["cells"] for look in cell["curve"]]
-    log_around(left.xaxis, [max(look, report["settings"]["every"] / 2) for look in looks])
+    log_around(left.xaxis, [max(look, every / 2) for look in looks])
     _steps(middle, report["cells"], max(looks))
-    log_around(right.xaxis, before["samples"])
+    log_around(right.xaxis, report["before"]["samples"])
     for axes in (left, right):
         axes.set_ylim(-3, 103)
     after = report["settings"]["pass_at"]
-    titles = (
-        ("Chance of success, %", "updates"),
-        ("Updates until 95 %", "strength of the prover"),
-        (f"Pass@N after {after} updates, %", "N"),
-    )
-    for axes, (title, below) in zip(panels, titles):
-        style(axes, title, xlabel=below)
-    legend(
-        figure,
-        right.get_legend_handles_labels()[0],
-        loc="lower center",
-        ncols=8,
-        fontsize=8,
-        handlelength=1.6,
-        columnspacing=1.3,
-    )
+    style(left, "Chance of success, %", xlabel="updates")
+    style(middle, "Updates until 95 %", xlabel="strength of the prover")
+    style(right, f"Pass@N after {after} updates, %", xlabel="N")
+    label_ends(right, [*map(_end, drawn), _end_before(report["before"])])
 
 
-def _shown(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
-    """The cells that get curves with their colours: of an arm with many provers a few between the
-    weakest and the strongest, darker with strength.
-    """
-    shown: list[tuple[Cell, str]] = []
+def _shown(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that get curves: the strongest and the weakest prover of each arm."""
+    shown: list[Cell] = []
     for arm in dict.fromkeys(cell["arm"] for cell in cells):
-        arms = sorted(
-            (cell for cell in cells if cell["arm"] == arm), key=lambda cell: cell["strength"] or 0.0
-        )
-        places = (
-            range(len(arms))
-            if len(arms) <= _SHOWN
-            else [round(n * (len(arms) - 1) / (_SHOWN - 1)) for n in range(_SHOWN)]
-        )
-        for number, cell in enumerate(places):
-            colour = (
-                _ARMS[arm][0]
-                if len(arms) == 1
-                else colour_at(_PALE[arm], number / (len(places) - 1))
-            )
-            shown.append((arms[cell], colour))
+        arms = _by_strength(cells, arm)
+        shown += arms[-1:] + arms[:-1][:1]
     return shown
+
+
+def _by_strength(cells: Sequence[Cell], arm: str) -> list[Cell]:
+    """The cells of an arm, the weakest prover first."""
+    arms = [cell for cell in cells if cell["arm"] == arm]
+    return sorted(arms, key=lambda cell: cell["strength"] or 0.0)
+
+
+def _line(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Colour and dash of a cell's curve; only the strongest prover's is solid."""
+    is_strongest = cell is _by_strength(cells, cell["arm"])[-1]
+    return {
+        "color": _COLOURS[cell["arm"]],
+        "linestyle": "-" if is_strongest else DASHED,
+        "linewidth": 1.8,
+    }
 
 
 def _name(cell: Cell) -> str:
@@ -112,65 +97,83 @@ def _name(cell: Cell) -> str:
     return words if cell["strength"] is None else f"{words}, prover {cell['strength']:g}"
 
 
-def _success(axes: Any, cell: Cell, colour: str, every: int) -> None:
+def _end(drawn: tuple[Cell, Mapping[str, Any]]) -> tuple[float, str, str]:
+    """Height, name and colour of a curve of Pass@N at its right end."""
+    cell, line = drawn
+    return 100 * cell["pass_at"]["pass"][-1]["value"], _name(cell), line["color"]
+
+
+def _end_before(before: Mapping[str, Any]) -> tuple[float, str, str]:
+    return 100 * before["pass"][-1]["value"], "before the first update", QUIET
+
+
+def _success(axes: Any, cell: Cell, line: Mapping[str, Any], every: int) -> None:
     """Mean over seeds with its interval; the look before the first update stands at half a step."""
     x = [max(look["iteration"], every / 2) for look in cell["curve"]]
-    low, high, value = (
-        [100 * look[name] for look in cell["curve"]] for name in ("low", "high", "value")
-    )
-    axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
-    axes.plot(x, value, color=colour, linewidth=1.8, linestyle=_ARMS[cell["arm"]][1])
+    _curve(axes, x, cell["curve"], line)
 
 
-def _pass(axes: Any, cell: Cell, colour: str) -> None:
-    drawn = cell["pass_at"]
-    low, high, value = (
-        [100 * record[name] for record in drawn["pass"]] for name in ("low", "high", "value")
-    )
-    axes.fill_between(drawn["samples"], low, high, color=colour, alpha=0.1, linewidth=0)
-    axes.plot(
-        drawn["samples"],
-        value,
-        color=colour,
-        linewidth=1.8,
-        linestyle=_ARMS[cell["arm"]][1],
-        label=_name(cell),
-    )
+def _pass(axes: Any, cell: Cell, line: Mapping[str, Any]) -> None:
+    _curve(axes, cell["pass_at"]["samples"], cell["pass_at"]["pass"], line)
+
+
+def _curve(
+    axes: Any, x: Sequence[float], points: Sequence[Mapping[str, float]], line: Mapping[str, Any]
+) -> None:
+    """A line through shares, in per cent, and the band of their intervals."""
+    names = ("low", "value", "high")
+    per_cent = [{name: 100 * point[name] for name in names} for point in points]
+    band(axes, x, per_cent, **line)
+
+
+def _before(axes: Any, before: Mapping[str, Any]) -> None:
+    values = [100 * record["value"] for record in before["pass"]]
+    axes.plot(before["samples"], values, color=LINE, linewidth=1.4, linestyle=(0, (1, 1.5)))
 
 
 def _steps(axes: Any, cells: Sequence[Cell], top: int) -> None:
     """Medians with their intervals: dots over strengths, lines across for arms without a prover; a
     triangle where half of the runs never arrive.
     """
-    strengths, heights = (
-        [cell["strength"] for cell in cells if cell["strength"] is not None],
-        [float(top)],
-    )
+    strengths = [cell["strength"] for cell in cells if cell["strength"] is not None]
+    heights = [float(top)]
     for number, arm in enumerate(dict.fromkeys(cell["arm"] for cell in cells)):
-        colour, dash = _ARMS[arm]
-        arms = sorted(
-            (cell for cell in cells if cell["arm"] == arm), key=lambda cell: cell["strength"] or 0.0
-        )
-        ends = [cell["updates"]["most"] for cell in arms]
-        values = [_height(end["value"], top) for end in ends]
-        lows = [
-            _height(end["low"], top) if end["known"] else value for end, value in zip(ends, values)
-        ]
-        highs = [
-            _height(end["high"], top) if end["known"] else value for end, value in zip(ends, values)
-        ]
-        heights += lows
+        arms = _by_strength(cells, arm)
+        intervals = [_interval(cell["updates"]["most"], top) for cell in arms]
+        heights += [interval["low"] for interval in intervals]
         if arms[0]["strength"] is None:
-            axes.axhspan(lows[0], highs[0], color=colour, alpha=0.13, linewidth=0)
-            axes.axhline(values[0], color=colour, linewidth=1.8, linestyle=dash)
+            _across(axes, intervals[0], _COLOURS[arm])
             continue
         x = [cell["strength"] * 1.02**number for cell in arms]
-        axes.plot(x, values, color=colour, linewidth=1.8, linestyle=dash, marker="o", markersize=4)
-        axes.vlines(x, lows, highs, color=colour, linewidth=1.2, alpha=0.7)
-        missed = [iteration for iteration, end in zip(x, ends) if end["value"] is None]
-        axes.plot(missed, [top] * len(missed), linestyle="", marker="^", markersize=9, color=colour)
+        _dots(axes, x, intervals, _COLOURS[arm])
+        missed = [at for at, cell in zip(x, arms) if cell["updates"]["most"]["value"] is None]
+        never = {"linestyle": "", "marker": "^", "markersize": 9, "color": _COLOURS[arm]}
+        axes.plot(missed, [top] * len(missed), **never)
     log_around(axes.xaxis, strengths or [1.0])
     log_around(axes.yaxis, heights)
+
+
+def _interval(end: Mapping[str, Any], top: int) -> dict[str, float]:
+    """Heights of a median and of the ends of its interval; of no height where it is not known."""
+    value = _height(end["value"], top)
+    if not end["known"]:
+        return {"low": value, "value": value, "high": value}
+    return {"low": _height(end["low"], top), "value": value, "high": _height(end["high"], top)}
+
+
+def _across(axes: Any, interval: Mapping[str, float], colour: str) -> None:
+    axes.axhspan(interval["low"], interval["high"], color=colour, alpha=0.13, linewidth=0)
+    axes.axhline(interval["value"], color=colour, linewidth=1.8)
+
+
+def _dots(
+    axes: Any, x: Sequence[float], intervals: Sequence[Mapping[str, float]], colour: str
+) -> None:
+    values = [interval["value"] for interval in intervals]
+    lows = [interval["low"] for interval in intervals]
+    highs = [interval["high"] for interval in intervals]
+    axes.plot(x, values, color=colour, linewidth=1.8, marker="o", markersize=4)
+    axes.vlines(x, lows, highs, color=colour, linewidth=1.2, alpha=0.7)
 
 
 def _height(updates: float | None, top: int) -> float:

@@ -88,7 +88,7 @@ def _draw_sweep(axes: Any, sweep: Sweep, specs: Sequence[str], measure: str) -> 
         ticks = [math.log2(value) for value in ticks]
     gap = 0.012 * (max(ticks) - min(ticks) or 1.0)
     middle = (len(specs) - 1) / 2
-    for column, (spec, line) in enumerate(line_styles(specs).items()):
+    for column, line in enumerate(line_styles(specs).values()):
         shift = gap * (column - middle)
         x = [tick + shift for tick in ticks]
         cells = [point["decoders"][column][measure] for point in points]

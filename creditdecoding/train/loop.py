@@ -31,7 +31,7 @@ from creditdecoding.train.objective import (
 )
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.parallel import average_gradients, join_group
-from creditdecoding.train.rows import draw_items, make_batches
+from creditdecoding.train.rows import draw_items, make_batches, with_shares
 from creditdecoding.train.schedule import learning_rate
 
 NOISY_WIDTH = 96  # answer positions in the noisy stream
@@ -88,7 +88,7 @@ class TrainingRun:
         torch.set_num_threads(config.threads)
         self.config = config
         self.tokenizer = tokenizer
-        self.tasks = list(tasks)
+        self.tasks = with_shares(tasks, config.shares)
         self.folder = folder
         self.rank = rank
         self.end = int(tokenizer.backend.eos_token_id)

@@ -36,6 +36,11 @@ class TrainConfig:
         ge=0.0,
         le=1.0,
     )
+    shares: str = option(
+        "",
+        "How often tasks are drawn relative to each other: NAME=NUMBER, comma-separated; a task "
+        "that is not named keeps its own number.",
+    )
     seed: int = option(0, "Seed of weights, items and masks.", ge=0)
     device: str = option("cpu", "cpu, cuda or mps.")
     threads: int = option(1, "CPU threads a process.", ge=1)

@@ -4,21 +4,48 @@ without saving its place in the data.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Sequence
 
 import torch
 
+from creditdecoding.errors import OptionError, unknown_name
 from creditdecoding.tasks.base import Item, Task
 from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.objective import TrainingBatch
 
 LENGTH_MULTIPLE = 32  # of row lengths, so that few shapes are compiled
 LONGEST_EXTENDED = 192  # rows are not extended beyond this
+MAX_SHARE = 1000
 
 Row = tuple[list[int], list[int]]
 """Ids of a prompt, and of its answer with the end of turn."""
+
+
+def with_shares(tasks: Sequence[Task], shares: str) -> list[Task]:
+    """The tasks, drawn as often as `shares` says: `NAME=NUMBER`, comma-separated. A task that is
+    not named keeps its `train_weight`. Raises `OptionError`.
+    """
+    weights = {task.name: task.train_weight for task in tasks}
+    named = set()
+    for part in filter(None, shares.split(",")):
+        name, _, number = (text.strip() for text in part.partition("="))
+        if name not in weights:
+            raise unknown_name("task in --shares", name, weights)
+        if name in named:
+            raise OptionError(f"the share of {name} is given twice", given=shares, hint="Give one.")
+        if not number.isdecimal() or not 1 <= int(number) <= MAX_SHARE:
+            raise OptionError(
+                "a share is no whole number of turns",
+                given=part,
+                allowed=f"{name}=1 to {name}={MAX_SHARE}",
+                hint="Leave a task out of --tasks to draw none of it.",
+            )
+        named.add(name)
+        weights[name] = int(number)
+    return [dataclasses.replace(task, train_weight=weights[task.name]) for task in tasks]
 
 
 def draw_items(tasks: Sequence[Task], count: int, rng: random.Random) -> list[Item]:

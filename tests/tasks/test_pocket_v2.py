@@ -19,6 +19,7 @@ from creditdecoding.tasks import GROUPS, load_tasks
 from creditdecoding.tasks.base import Item, Task, distinct_items, generate_items, items_digest
 from creditdecoding.tasks.synthetic import POCKET_V2_TASKS, other, sums, wordings
 from creditdecoding.tasks.synthetic.lists import LIST_TASKS, WaitingLine
+from creditdecoding.tasks.synthetic.noise import noisy_phrase, noisy_start
 
 DATA = Path(creditdecoding.__file__).parent / "tasks" / "synthetic" / "data"
 LINE = WaitingLine(("Tom", "Ann", "Leo"), "Mia", 2)
@@ -111,6 +112,32 @@ def test_rewording_keeps_what_is_asked(name: str, kind: str) -> None:
         assert Counter(re.findall(r"\d+", reworded)) == Counter(re.findall(r"\d+", item.prompt))
         names = Counter(re.findall(r"(?<![.?!:] )(?<!^)\b[A-Z]\w+", item.prompt))
         assert not names - Counter(re.findall(r"\b[A-Z]\w+", reworded)) - Counter(["Python"])
+
+
+def test_noise_touches_weak_words_only() -> None:
+    """Slots and the words that carry the question stay, in their order; some phrases are as they
+    were; none becomes one that is held out.
+    """
+    rng = random.Random(0)
+    phrase = "Tell me how many more {n} and {o} have than {h}."
+    strong = ["how", "many", "more", "{n}", "and", "{o}", "than", "{h}."]
+    drawn = [noisy_phrase(phrase, (), other.any_word, rng) for _ in range(400)]
+    assert 150 < drawn.count(phrase) < 350 and len({*drawn}) > 50
+    for text in drawn:
+        words = iter(text.replace("How", "how").split(" "))
+        assert all(word in words for word in strong)
+    held_out = {"What is {z}?"}
+    near = [noisy_phrase("{z}?", held_out, lambda rng: "is", rng) for _ in range(99)]
+    assert {*near} == {"{z}?"}
+    swapped = {noisy_phrase("Which is {z}?", held_out, lambda rng: "what", rng) for _ in range(400)}
+    assert "What what {z}?" in swapped and not swapped & held_out
+
+
+def test_a_noisy_start_leaves_the_question_as_it_is() -> None:
+    rng = random.Random(0)
+    drawn = [noisy_start("What is 2+2?", other.any_word, rng) for _ in range(200)]
+    assert all(text.endswith("What is 2+2?") for text in drawn)
+    assert 10 < len({*drawn}) < 60
 
 
 def test_a_question_as_it_is_typed() -> None:

@@ -38,6 +38,14 @@ def _word(rng: random.Random) -> str:
     return "".join(rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in syllables)
 
 
+def any_word(rng: random.Random) -> str:
+    """A word of small talk in training, or one that nobody knows."""
+    if rng.random() < _MADE_UP:
+        return _word(rng)
+    words: list[str] = _everyday()["training"][rng.choice("nvj")]
+    return rng.choice(words)
+
+
 def _slot(words: dict[str, list[str]], name: str, rng: random.Random) -> str:
     """What stands at a slot of a pattern: a word of the kind, a number, or a made-up word."""
     kind = "n" if name == "m" else name

@@ -2,7 +2,7 @@
 phrases than dev and test items, so that a test item's wording was never trained on.
 
 `data/wordings.json` holds, by family, phrases as the family's own module words them ("usual") and
-what may stand in their place: in training, and held out.
+what may stand in their place: in training, and held out. In training some words are noise.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from creditdecoding.tasks.synthetic import (
     facts,
     one_fact,
     one_step,
+    other,
     output,
     program,
     rule,
     span,
     sums,
 )
+from creditdecoding.tasks.synthetic.noise import noisy_phrase, noisy_start
 
 _PHRASES = Path(__file__).parent / "data" / "wordings.json"
 _NAME = r"[A-Z]\w+"
@@ -69,11 +71,13 @@ _OPERATOR = re.compile(r"(?<=[\w)])([-+*/=])(?=[\w(])")
 
 
 class _Match(NamedTuple):
-    """A usual phrase in a prompt, and what may stand in its place."""
+    """A usual phrase in a prompt, and what may stand in its place: phrases with their slots'
+    values.
+    """
 
     start: int
     end: int
-    texts: list[str]
+    choices: list[tuple[str, dict[str, str]]]
 
 
 @functools.cache
@@ -109,16 +113,27 @@ def _pattern(phrase: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|(?<=[.?!:] )){escaped}(?=$|\s)", re.MULTILINE)
 
 
-def reword(prompt: str, family: str, kind: str, rng: random.Random) -> str:
-    """The prompt with every usual phrase in another one of `kind` (training or held_out)."""
+@functools.cache
+def _held_out() -> frozenset[str]:
+    """All phrases that training must not see."""
+    groups = [group for name in _TASKS for group in _phrases()[name]]
+    return frozenset(phrase for group in groups for phrase in group["held_out"])
+
+
+def reword(prompt: str, family: str, kind: str, rng: random.Random, noisy: bool = False) -> str:
+    """The prompt with every usual phrase in another one of `kind` (training or held_out), `noisy`
+    or not.
+    """
     matches: dict[int, _Match] = {}
     for pattern, phrases in _patterns(family, kind):
         for wording in pattern.finditer(prompt):
-            texts = [phrase.format(**wording.groupdict()) for phrase in phrases]
             match = matches.setdefault(wording.start(), _Match(*wording.span(), []))
-            match.texts.extend(texts)
-    for match in sorted(matches.values(), reverse=True):
-        prompt = prompt[: match.start] + rng.choice(match.texts) + prompt[match.end :]
+            match.choices.extend((phrase, wording.groupdict()) for phrase in phrases)
+    for match in sorted(matches.values(), key=lambda match: match.start, reverse=True):
+        phrase, values = rng.choice(match.choices)
+        if noisy:
+            phrase = noisy_phrase(phrase, _held_out(), other.any_word, rng)
+        prompt = prompt[: match.start] + phrase.format(**values) + prompt[match.end :]
     return prompt
 
 
@@ -155,11 +170,20 @@ def make(rng: random.Random) -> Item:
     task = _TASKS[rng.choice(list(_TASKS))]
     item = task.make(rng)
     kind = "training" if item.split == "train" else "held_out"
-    prompt = reword(item.prompt, task.name, kind, rng)
-    if task.name in ("algebra", "sums", "one-step"):
-        prompt = space_operators(prompt, rng)
-    prompt = loosen(prompt, kind, rng)
+    prompt = _in_other_words(item, kind, rng)
+    if kind == "training":
+        # Noise has draws of its own: those of `rng` decide which items are tested.
+        noise = random.Random(prompt)
+        prompt = _in_other_words(item, kind, noise, noisy=True)
+        prompt = noisy_start(prompt, other.any_word, noise)
     return dataclasses.replace(item, task="wordings", prompt=prompt, split_as=item.task)
+
+
+def _in_other_words(item: Item, kind: str, rng: random.Random, noisy: bool = False) -> str:
+    prompt = reword(item.prompt, item.task, kind, rng, noisy)
+    if item.task in ("algebra", "sums", "one-step"):
+        prompt = space_operators(prompt, rng)
+    return loosen(prompt, kind, rng)
 
 
 def score(text: str, item: Item) -> bool:

@@ -198,8 +198,8 @@ class GenerationConfig:
     decoder: Any = option(
         "credit",
         "Decoding rule: NAME, NAME:knob=value,..., your own mine.py, or settings.yaml "
-        "(see `credit decoders`). generate, chat, trace and serve take the checkpoint's own if it "
-        "names one.",
+        "(see `credit decoders`).",
+        default_help="credit; in generate, chat, trace and serve first the checkpoint's own",
         short="-d",
         knobs=("threshold",),
     )

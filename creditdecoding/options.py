@@ -45,12 +45,13 @@ def option(
     short: str | None = None,
     knobs: tuple[str, ...] = (),
     rare: bool = False,
+    default_help: str | None = None,
 ) -> Any:
     """A dataclass field with help text and bounds: `ge` <= value, `gt` < value, value <= `le`.
 
     `choices` are the allowed values of a text. On the command line the flag may have a `short`
     name, and `knobs` of a spec such as NAME:knob=value may have their own flags; `rare` flags are
-    shown by --help-all alone.
+    shown by --help-all alone. `default_help` says what holds by default where the default does not.
     """
     metadata = {
         "help": help,
@@ -61,6 +62,7 @@ def option(
         "short": short,
         "knobs": knobs,
         "rare": rare,
+        "default_help": default_help,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -221,6 +221,7 @@ def field_row(field: dataclasses.Field[Any]) -> str:
     """A row of the table of an option class."""
     types = cell(" or ".join(type_names(field)))
     default = "none" if field.default is None else shown_value(field.default)
+    default = field.metadata["default_help"] or default
     allowed = cell(allowed_values(field.metadata))
     return f"| `{field.name}` | {types} | {default} | {allowed} | {cell(field.metadata['help'])} |"
 

@@ -96,13 +96,16 @@ def _flags(field: dataclasses.Field[Any], panel: str) -> list[inspect.Parameter]
     help = field.metadata["help"]
     if field.metadata["choices"]:
         help += f" One of: {', '.join(field.metadata['choices'])}."
+    default_help = field.metadata["default_help"]
+    if default_help:
+        help += f"  [default: {default_help}]"
     if default is None:
         value_type = value_type | None
     option = typer.Option(
         *names,
         help=help,
         rich_help_panel=panel,
-        show_default=default is not False,
+        show_default=default is not False and not default_help,
         hidden=field.metadata.get("rare", False),
     )
     flags = [_keyword(field.name, Annotated[value_type, option], default)]

@@ -33,7 +33,7 @@ def noisy_phrase(phrase: str, never: Collection[str], words: Words, rng: random.
         return phrase
     changed = phrase.split(" ")
     for _ in range(rng.randint(1, 2)):
-        weak = [at for at, word in enumerate(changed) if word.lower() in WEAK_WORDS]
+        weak = [index for index, word in enumerate(changed) if word.lower() in WEAK_WORDS]
         if weak:
             _change(changed, rng.choice(weak), words, rng)
     text = " ".join(changed)
@@ -41,15 +41,15 @@ def noisy_phrase(phrase: str, never: Collection[str], words: Words, rng: random.
     return phrase if not text or text in never else text
 
 
-def _change(changed: list[str], at: int, words: Words, rng: random.Random) -> None:
+def _change(changed: list[str], index: int, words: Words, rng: random.Random) -> None:
     """Leave out the word at a place, or put another one there or before it."""
     way = rng.random()
     if way < 0.25:
-        del changed[at]
+        del changed[index]
     elif way < 0.65:
-        changed[at] = words(rng)
+        changed[index] = words(rng)
     else:
-        changed.insert(at, words(rng))
+        changed.insert(index, words(rng))
 
 
 def noisy_start(question: str, words: Words, rng: random.Random) -> str:

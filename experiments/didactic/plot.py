@@ -146,7 +146,9 @@ def _steps(axes: Any, cells: Sequence[Cell], top: int) -> None:
             continue
         x = [cell["strength"] * 1.02**number for cell in arms]
         _dots(axes, x, intervals, _COLOURS[arm])
-        missed = [strength for strength, cell in zip(x, arms) if cell["updates"]["most"]["value"] is None]
+        missed = [
+            strength for strength, cell in zip(x, arms) if cell["updates"]["most"]["value"] is None
+        ]
         never = {"linestyle": "", "marker": "^", "markersize": 9, "color": _COLOURS[arm]}
         axes.plot(missed, [top] * len(missed), **never)
     log_around(axes.xaxis, strengths or [1.0])

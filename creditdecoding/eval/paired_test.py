@@ -91,13 +91,14 @@ def items_needed(counts: PairedCounts, bound: float, level: float) -> int | None
     def enough(items: int) -> bool:
         return p_value(counts.scaled(items), bound) <= level
 
-    first = max(8, counts.items)
-    high = first
+    low = 1
+    high = max(8, counts.items)
     while not enough(high):
-        high *= 2
-        if high > MOST_ITEMS:
+        if high >= MOST_ITEMS:
             return None
-    return _bisect(enough, 1 if high == first else high // 2, high)
+        low = high
+        high = min(2 * high, MOST_ITEMS)
+    return _bisect(enough, low, high)
 
 
 def _bisect(enough: Callable[[int], bool], low: int, high: int) -> int:

@@ -193,4 +193,4 @@ def shift_trace(trace: Trace, forwards: int, seconds: float) -> Trace:
         finish = dataclasses.replace(
             finish, seconds=finish.seconds + seconds, began=finish.began + seconds
         )
-    return Trace(trace.prompt, steps, finish, trace.settings)
+    return dataclasses.replace(trace, steps=steps, finish=finish)

@@ -67,6 +67,8 @@ def test_items_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count is not None and p_value(
         PairedCounts(60, 1, 0).scaled(count), 0.05
     ) <= 0.1 < p_value(PairedCounts(60, 1, 0).scaled(count - 10), 0.05)
+    monkeypatch.setattr(paired_test, "MOST_ITEMS", 60)  # not 20 doubled twice
+    assert items_needed(PairedCounts(20, 0, 0), 0.05, 0.1) == pytest.approx(45, abs=1)
     monkeypatch.setattr(paired_test, "MOST_ITEMS", 300)
     assert items_needed(PairedCounts(100, 50, 41), 0.0901, 0.1) is None
 

@@ -117,6 +117,7 @@ def test_the_chunks_of_a_run_are_one_run(lm: LM) -> None:
         sample.completion.trace.finish.began for sample in samples if sample.completion.trace.finish
     )
     assert begun[size] >= ends[size - 1]
+    assert all(sample.completion.trace.tokenizer is not None for sample in samples)
 
 
 def test_other_settings_are_refused(

@@ -92,13 +92,14 @@ def adapt(
         _report_left_out(run)
         count = sum(weight.numel() for _, weight in run.trained())
         typer.echo(f"{count:,} trained parameters, step {run.step}, {out}", err=True)
+        evaluate = _evaluator(run, eval_length)
         peers = (adapting, base, specs, out, start_from)
         with (
             progress(PARTS, "adapting", _part(run), True, lambda: run.saved_step) as tick,
             peer_processes(adapting.processes, out / ".peers", adapt_peer, *peers),
         ):
             shown = _part(run)
-            for record in run.run(_evaluator(run, eval_length)):
+            for record in run.run(evaluate):
                 for _ in range(_part(run) - shown):
                     tick()
                 shown = _part(run)
@@ -136,11 +137,14 @@ def _part(run: AdaptRun) -> int:
 
 
 def _evaluator(run: AdaptRun, length: int) -> Callable[[AdaptRun], dict[str, Any]] | None:
-    """A function that decodes the held-out examples; None if there are none."""
-    from creditdecoding.train.adapt import decode_held_out
+    """A function that decodes the held-out examples; None if there are none. Raises `OptionError`
+    for one that does not fit.
+    """
+    from creditdecoding.train.adapt import check_held_out, decode_held_out
 
     if not any(source.held_out for source in run.sources):
         return None
+    check_held_out(run, length)
     return lambda run: decode_held_out(run, length)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
-from creditdecoding.errors import OptionError
+from creditdecoding.errors import OptionError, TooLongError
 from creditdecoding.lm import LM, Completion
 from creditdecoding.models import resolve_device
 from creditdecoding.models.transformer import Transformer
@@ -30,6 +30,7 @@ from creditdecoding.train.objective import MaskedBatch, token_losses
 from creditdecoding.train.parallel import average_gradients, join_group, sum_over_processes
 from creditdecoding.train.precision import faster_dtype
 from creditdecoding.train.schedule import stable_rate
+from creditdecoding.wording import count
 
 WARMUP_STEPS = 30
 OTHERS_SCALE = 1 / 3  # the rate of norms and the mask, relative to the adapter's
@@ -107,11 +108,13 @@ class AdaptRun:
         return model, mask
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        adapter = [
-            weight for name, weight in self.trained() if "lora" in name or not self.config.rank
-        ]
-        known = {id(weight) for weight in adapter}
-        others = [weight for _, weight in self.trained() if id(weight) not in known]
+        adapter = []
+        others = []
+        for name, weight in self.trained():
+            if self.config.rank and "lora" not in name:
+                others.append(weight)
+            else:
+                adapter.append(weight)
         groups = [
             {"params": adapter, "scale": 1.0},
             {"params": others, "scale": OTHERS_SCALE},
@@ -165,7 +168,8 @@ class AdaptRun:
 
     def losses(self, batch: MaskedBatch) -> Tensor:
         """Cross-entropy of every masked position of a batch [n]."""
-        extra = self.mask_embedding(batch.tokens == self.mask_id)
+        is_mask = batch.tokens == self.mask_id
+        extra = self.mask_embedding(is_mask, self.model.embed.weight[self.mask_id])
         return token_losses(self.model, batch, extra, never=self.mask_id)
 
     def next_batch(self) -> AdaptBatch:
@@ -225,6 +229,8 @@ class AdaptRun:
         with the best "score" stays in the folder.
         """
         self._saved.cut_log(self.step)
+        if self.progress >= 1:
+            yield self._end_again(evaluate)
         while self.progress < 1:
             record = self.train_step()
             is_last = self.progress >= 1
@@ -235,6 +241,22 @@ class AdaptRun:
                 self.write_card()
                 self.save()
             yield record
+
+    def _end_again(
+        self,
+        evaluate: Callable[[AdaptRun], dict[str, Any]] | None,
+    ) -> dict[str, Any]:
+        """End a run that continues with its budget used up; returns the record of its last step.
+
+        It may have been killed before its end, with a larger budget.
+        """
+        record = self.records()[-1]
+        if "eval" not in record:
+            self._keep_best(evaluate, record)
+            self._saved.log(record)
+            self.write_card()
+            self.save()
+        return record
 
     def _keep_best(
         self,
@@ -260,8 +282,8 @@ class AdaptRun:
     def write_card(self) -> None:
         """Write the model card of the steps so far."""
         data = {source.name: source.weight for source in self.sources}
-        count = sum(weight.numel() for _, weight in self.trained())
-        card = model_card(self.base, self.config, data, count, self.records())
+        parameters = sum(weight.numel() for _, weight in self.trained())
+        card = model_card(self.base, self.config, data, parameters, self.records())
         write_atomically(self.folder / "README.md", card)
 
     def lm(self) -> LM:
@@ -305,6 +327,21 @@ def _check_fit(config: AdaptConfig, base: ModelConfig) -> None:
             allowed=f"at most {base.max_length} positions",
             hint="Give shorter --buckets.",
         )
+
+
+def check_held_out(run: AdaptRun, length: int) -> None:
+    """Refuse held-out examples that leave no room for `length` positions. Raises `OptionError`."""
+    most = run.base.config.max_length
+    for source in run.sources:
+        for number, example in enumerate(source.held_out, 1):
+            prompt = len(run.base.tokenizer.encode_chat(example.messages))
+            if prompt + length > most:
+                raise TooLongError(
+                    f"held-out example {number} of {source.name} and its answer do not fit",
+                    given=f"{prompt} + {count(length, 'position')}",
+                    allowed=f"{most} together",
+                    hint="Shorten it, or lower --eval-length or --held-out.",
+                )
 
 
 def decode_held_out(run: AdaptRun, length: int) -> dict[str, Any]:

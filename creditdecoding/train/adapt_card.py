@@ -87,7 +87,7 @@ def mean_losses(records: Sequence[Mapping[str, Any]], name: str) -> list[float |
     """The mean loss of each bin over the last records; None for an empty one."""
     columns = zip(*(record[name] for record in records[-LAST:]))
     sums = [[sum(numbers) for numbers in zip(*column)] for column in columns]
-    return [total / count if count else None for total, count in sums]
+    return [total / losses if losses else None for total, losses in sums]
 
 
 def _table(names: Sequence[object], means: Sequence[float | None]) -> str:

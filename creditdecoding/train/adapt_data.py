@@ -20,12 +20,10 @@ from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.adapt_options import AdaptConfig
 from creditdecoding.train.complementary import COPIES, noisy_start
 from creditdecoding.train.objective import TrainingBatch
+from creditdecoding.train.rows import Row, check_can_train, padded
 
 SAMPLE = 100  # rows of a source that are tried before a run begins
 MOST_MISFITS = 0.98  # share of a source's rows that may fit into no bucket
-
-Row = tuple[list[int], list[int]]
-"""Ids of a prompt, and of its answer with the end of turn."""
 
 Shape = tuple[int, int]
 """Positions of a bucket's clean rows and of a noisy copy."""
@@ -169,6 +167,8 @@ def _task_source(
     weight: float,
     held_out: int,
 ) -> Source:
+    check_can_train([task])
+
     def example(item: Item) -> Example:
         messages = [{"role": "user", "content": item.prompt}]
         return Example(task.name, messages, item.answer, lambda text: float(task.score(text, item)))
@@ -261,8 +261,8 @@ class RowMaker:
         sources: Sequence[Source],
         rng: random.Random,
     ) -> tuple[TrainingBatch, Shape]:
-        """A full batch of one bucket. Every row of the data is as likely as any other: a bucket of
-        many rows is taken less often.
+        """A full batch of one bucket, its rows filled up with the end of turn. Every row of the
+        data is as likely as any other: a bucket of many rows is taken less often.
         """
         fewest = min(self.rows_of.values())
         while True:
@@ -274,20 +274,4 @@ class RowMaker:
             row, other = self.draw(sources, rng)
             if other == shape:
                 rows.append(row)
-        return self.padded(rows, shape[0]), shape
-
-    def padded(
-        self,
-        rows: Sequence[Row],
-        length: int,
-    ) -> TrainingBatch:
-        """Rows as a batch of `length` columns, filled up with the end of turn."""
-        tokens = torch.full((len(rows), length), self.end_of_turn)
-        for number, (prompt, answer) in enumerate(rows):
-            ids = prompt + answer
-            tokens[number, : len(ids)] = torch.tensor(ids)
-        return TrainingBatch(
-            tokens=tokens,
-            prompt_lengths=torch.tensor([len(prompt) for prompt, _ in rows]),
-            answer_lengths=torch.tensor([len(answer) for _, answer in rows]),
-        )
+        return padded(rows, shape[0], self.end_of_turn), shape

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from creditdecoding.train.objective import (
 )
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.parallel import average_gradients, join_group
-from creditdecoding.train.rows import draw_items, make_batches, with_shares
+from creditdecoding.train.rows import check_can_train, draw_items, make_batches, with_shares
 from creditdecoding.train.schedule import learning_rate
 
 NOISY_WIDTH = 96  # answer positions in the noisy stream
@@ -85,6 +86,7 @@ class TrainingRun:
         folder: Path,
         rank: int = 0,
     ) -> None:
+        check_can_train(tasks)
         torch.set_num_threads(config.threads)
         self.config = config
         self.tokenizer = tokenizer
@@ -208,17 +210,20 @@ class TrainingRun:
             "step": self.step,
             "lr": rate,
         }
+        losses: dict[str, list[float]] = {}
         for batch in self._batches(rng):
             objective, masked = self.mask(batch, rng)
-            loss = self.loss(masked) / config.parts
-            loss.backward()  # type: ignore[no-untyped-call]
-            record[objective] = round(loss.item() * config.parts, 4)
+            loss = self.loss(masked)
+            share = loss / config.parts
+            share.backward()  # type: ignore[no-untyped-call]
+            losses.setdefault(objective, []).append(loss.item())
             self.tokens += batch.tokens.numel() * config.processes
         average_gradients(self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         apply_gradients(self.optimizers, rate)
         self.step += 1
-        return record
+        means = {objective: round(fmean(parts), 4) for objective, parts in losses.items()}
+        return record | means
 
     def run(
         self,

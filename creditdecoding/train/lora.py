@@ -47,20 +47,19 @@ class LoRALinear(nn.Module):
 
 
 class MaskEmbedding(nn.Module):
-    """The trained embedding of the mask; adds its difference from the table's row where masks are.
-
-    The table itself, which may be the head too, stays frozen.
+    """The trained embedding of the mask, in place of its row in the table, which may be the head
+    too. The row's own gradients cancel.
     """
 
     def __init__(self, row: Tensor) -> None:
         super().__init__()
-        exact = row.detach().float()
-        self.row = nn.Parameter(exact.clone())
-        self.frozen = nn.Buffer(exact.clone(), persistent=False)
+        self.row = nn.Parameter(row.detach().float().clone())
 
-    def forward(self, is_mask: Tensor) -> Tensor:
-        """What is to be added to the embeddings [rows, length, hidden]."""
-        difference = self.row - self.frozen
+    def forward(self, is_mask: Tensor, table_row: Tensor) -> Tensor:
+        """What is to be added to the embeddings [rows, length, hidden], in which masks have the
+        table's row [hidden].
+        """
+        difference = self.row - table_row.float()
         return is_mask[..., None] * difference
 
 

@@ -14,7 +14,9 @@ class TrainConfig:
 
     steps: int = option(6000, "Optimiser steps.", ge=1)
     batch_size: int = option(64, "Rows a step and process.", ge=2)
-    parts: int = option(2, "Parts a step is split into, by row length.", ge=1)
+    parts: int = option(
+        2, "Equal parts a step is split into, by row length; a divisor of the batch size.", ge=1
+    )
     hidden_size: int = option(192, "Width.", ge=32)
     num_layers: int = option(4, "Layers.", ge=1)
     num_heads: int = option(6, "Attention heads.", ge=1)
@@ -57,5 +59,12 @@ class TrainConfig:
             raise OptionError(
                 "num_heads must divide hidden_size into an even head size",
                 given=self.num_heads,
+                hint="Change one of the two.",
+            )
+        if self.batch_size % self.parts:
+            raise OptionError(
+                "parts must divide batch_size",
+                given=self.parts,
+                allowed=f"a divisor of {self.batch_size}",
                 hint="Change one of the two.",
             )

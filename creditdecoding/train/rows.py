@@ -48,6 +48,18 @@ def with_shares(tasks: Sequence[Task], shares: str) -> list[Task]:
     return [dataclasses.replace(task, train_weight=weights[task.name]) for task in tasks]
 
 
+def check_can_train(tasks: Sequence[Task]) -> None:
+    """Refuse a task of listed items none of which is in split train. Raises `OptionError`."""
+    for task in tasks:
+        items = task.fixed_items
+        if items is not None and all(item.split != "train" for item in items):
+            raise OptionError(
+                "too few questions to learn from",
+                given=f"{len(items)} in {task.name}, all held out",
+                hint="Give more; one in seven is held out.",
+            )
+
+
 def draw_items(tasks: Sequence[Task], count: int, rng: random.Random) -> list[Item]:
     """`count` training items, from the tasks in turn by their weight, starting anywhere."""
     turns = [task for task in tasks for _ in range(task.train_weight)]
@@ -92,7 +104,7 @@ def make_batches(
         if rng.random() < 1 / 5:
             extended = length + LENGTH_MULTIPLE * rng.randint(1, 3)
             length = max(length, min(extended, LONGEST_EXTENDED))
-        batches.append(_padded(part_rows, length, end))
+        batches.append(padded(part_rows, length, end))
     return batches
 
 
@@ -101,7 +113,7 @@ def _row_length(row: Row) -> int:
     return len(prompt) + len(answer)
 
 
-def _padded(rows: Sequence[Row], length: int, padding: int) -> TrainingBatch:
+def padded(rows: Sequence[Row], length: int, padding: int) -> TrainingBatch:
     """The rows as one batch of `length` columns, filled up with `padding`."""
     tokens = torch.full((len(rows), length), padding)
     for number, (prompt, answer) in enumerate(rows):

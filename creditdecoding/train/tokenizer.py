@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from creditdecoding.tasks.base import Task, generate_items
 from creditdecoding.text.tokenizer import Tokenizer as TaskTokenizer
 from creditdecoding.text.tokenizer import read_tokenizer
+from creditdecoding.train.rows import check_can_train
 
 BOS = "<|startoftext|>"
 EOS = "<|endoftext|>"
@@ -66,7 +67,10 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def task_tokenizer(tasks: Sequence[Task], size: int, folder: Path) -> TaskTokenizer:
-    """The tokenizer in `folder`; if there is none, it is first trained on the tasks' items."""
+    """The tokenizer in `folder`; if there is none, it is first trained on the tasks' items. Raises
+    `OptionError` for a task without items to train on.
+    """
+    check_can_train(tasks)
     if not (folder / "tokenizer.json").exists():
         texts = ["user\n\n", "assistant\n\n"] * HEADER_TEXTS
         for task in tasks:

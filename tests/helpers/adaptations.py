@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from creditdecoding.tasks import custom
 from creditdecoding.train.adapt import AdaptRun
 from creditdecoding.train.adapt_data import load_sources
 from creditdecoding.train.adapt_options import AdaptConfig
@@ -39,6 +40,17 @@ def write_conversations(path: Path) -> Path:
         lines.append(json.dumps({"messages": messages}) + "\n")
     path.write_text("".join(lines))
     return path
+
+
+def write_held_out_question(folder: Path) -> Path:
+    """A file of one question, of a name by which it is not trained on."""
+    for number in range(100):
+        path = folder / f"{number}.jsonl"
+        path.write_text('{"prompt": "Who is Tom?", "answer": "A boy."}\n')
+        (item,) = custom.load(str(path)).fixed_items or ()
+        if item.split != "train":
+            return path
+    raise AssertionError("all files are trained on")
 
 
 def small_run(folder: Path, tokens: int = 1000, kind: str = "llama", **options: object) -> AdaptRun:

@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from creditdecoding.config import EngineConfig
+from creditdecoding.errors import TooLongError
 from creditdecoding.train import adapt
-from creditdecoding.train.adapt import decode_held_out
+from creditdecoding.train.adapt import check_held_out, decode_held_out
 from creditdecoding.train.adapt_options import AdaptConfig
+from creditdecoding.train.adapter_files import merged_model
 from tests.helpers.adaptations import small_run
 
 
@@ -36,6 +38,39 @@ def test_killed_runs_end_as_undisturbed_ones(tmp_path: Path) -> None:
     expected = load_file(tmp_path / "whole/run/adapter_model.safetensors")
     adapter = load_file(tmp_path / "killed/run/adapter_model.safetensors")
     assert all(torch.equal(adapter[name], expected[name]) for name in expected)
+
+
+def test_all_weights_train_the_mask_that_is_exported(tmp_path: Path) -> None:
+    run = small_run(tmp_path, rank=0)
+    before = run.mask_embedding.row.detach().clone()
+    for _ in range(2):
+        run.train_step()
+    assert not torch.equal(run.mask_embedding.row, before)
+    tokens = torch.tensor([[3, run.mask_id, 5, run.mask_id]])
+    with torch.no_grad():
+        extra = run.mask_embedding(tokens == run.mask_id, run.model.embed.weight[run.mask_id])
+        trained = run.model.hidden_states(tokens, extra_embeddings=extra)
+        merged = merged_model(run.model, run.mask_embedding, run.base, torch.float32)
+        torch.testing.assert_close(merged.hidden_states(tokens), trained)
+
+
+def test_a_smaller_budget_ends_a_run_that_was_killed(tmp_path: Path) -> None:
+    next(iter(small_run(tmp_path, save_every=1).run()))  # killed before anything was exported
+    scores = {"score": 1.0, "nfe": 2.0, "sources": {}}
+    run = small_run(tmp_path, tokens=1)
+    (step,) = run.run(lambda run: scores)
+    assert step["eval"] == scores
+    names = {path.name for path in run.folder.iterdir()}
+    assert {"adapter_model.safetensors", "config.json", "README.md"} <= names
+    (again,) = small_run(tmp_path, tokens=1).run(lambda run: {"score": 2.0})
+    assert again["eval"] == scores  # it had ended
+
+
+def test_held_out_answers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    check_held_out(run, 16)
+    with pytest.raises(TooLongError, match=r"held-out example 1 of .*allowed: 256 together"):
+        check_held_out(run, 250)
 
 
 def _without_seconds(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from creditdecoding.train.adapt_data import RowMaker, load_sources
 from creditdecoding.train.adapt_options import AdaptConfig
 from creditdecoding.train.bases import read_base
 from creditdecoding.train.schedule import stable_rate
-from tests.helpers.adaptations import write_conversations
+from tests.helpers.adaptations import write_conversations, write_held_out_question
 from tests.helpers.tiny_bases import write_base
 
 
@@ -56,6 +56,12 @@ def test_a_benchmark_may_have_a_template_and_a_weight(tmp_path: Path) -> None:
         (source,) = load_sources([f"gsm8k@plain={path}{mark}"], held_out=2)
         assert source.weight == weight
         assert source.draw(random.Random(0)).messages[0]["content"].endswith("+1?")
+
+
+def test_questions_that_are_all_held_out_are_refused(tmp_path: Path) -> None:
+    path = write_held_out_question(tmp_path)
+    with pytest.raises(OptionError, match=f"too few questions.*1 in {path}, all held out"):
+        load_sources(["arithmetic", str(path)], held_out=0)
 
 
 @pytest.mark.parametrize("spec", ["pocket@", "pocket@none", "pocket@-1"])

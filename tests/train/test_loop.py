@@ -11,6 +11,8 @@ import torch
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import load
 from creditdecoding.train.checkpoint import start_from_checkpoint
+from creditdecoding.train.objective import MaskedBatch
+from creditdecoding.train.options import TrainConfig
 from tests.train.conftest import MakeRun
 
 MASK = 2
@@ -32,6 +34,29 @@ def test_resuming_gives_the_weights_of_an_undisturbed_run(
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
     assert [record["step"] for record in resumed.records()] == list(range(6))
     assert resumed.tokens == undisturbed.tokens
+
+
+def test_the_log_has_the_mean_loss_of_all_parts(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", drill_steps=1, parts=2)
+    compute_loss = run.loss
+    losses = []
+
+    def loss(batch: MaskedBatch) -> torch.Tensor:
+        losses.append(compute_loss(batch))
+        return losses[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "loss", loss)
+        record = run.train_step()
+    first, second = (part.item() for part in losses)
+    assert record["drill"] == pytest.approx((first + second) / 2, abs=1e-4)
+    assert record["drill"] != pytest.approx(second, abs=1e-4)
+
+
+@pytest.mark.parametrize(("batch_size", "parts"), [(2, 4), (64, 3)])
+def test_parts_that_leave_rows_out_are_refused(batch_size: int, parts: int) -> None:
+    with pytest.raises(OptionError, match="parts must divide batch_size"):
+        TrainConfig(batch_size=batch_size, parts=parts)
 
 
 @pytest.mark.slow

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from creditdecoding.errors import OptionError
+from creditdecoding.tasks import custom
 from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.rows import LENGTH_MULTIPLE, draw_items, make_batches, with_shares
+from creditdecoding.train.tokenizer import task_tokenizer
+from tests.helpers.adaptations import write_held_out_question
 from tests.train.conftest import TASKS
 
 END_OF_TURN = 5
@@ -41,6 +45,14 @@ def test_a_task_is_drawn_as_often_as_its_share_says() -> None:
     for name, share in expected.items():
         assert drawn[name] / drawn.total() == pytest.approx(share / total, rel=0.15)
     assert with_shares(TASKS, "") == list(TASKS)
+
+
+def test_questions_that_are_all_held_out_are_refused(tmp_path: Path) -> None:
+    task = custom.load(str(write_held_out_question(tmp_path)))
+    for tasks in ([task], [*TASKS, task]):
+        with pytest.raises(OptionError, match="too few questions to learn from"):
+            task_tokenizer(tasks, 1152, tmp_path)
+    assert not (tmp_path / "tokenizer.json").exists()
 
 
 @pytest.mark.parametrize(

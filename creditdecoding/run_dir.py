@@ -428,3 +428,8 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     """Write a whole file; a kill leaves the old or the new one."""
     with atomic_file(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a file of indented JSON; a kill leaves the old or the new one."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")

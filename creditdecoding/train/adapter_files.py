@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from creditdecoding.models.adapter import MASK_EMBEDDING, PREFIX, TOKENS, base_f
 from creditdecoding.models.families.qwen import QWEN
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import released_name, save_weights
-from creditdecoding.run_dir import atomic_path, write_atomically
+from creditdecoding.run_dir import atomic_path, write_json
 from creditdecoding.train.adapt_options import AdaptConfig
 from creditdecoding.train.bases import Base
 from creditdecoding.train.lora import MaskEmbedding, lora_layers
@@ -60,7 +59,7 @@ def write_adapter(
         for name, tensor in adapter_tensors(model, mask).items()
     }
     tensors[MASK_ROW] = tensors[MASK_ROW][None]
-    _write_json(folder / "adapter_config.json", peft_config(base, config))
+    write_json(folder / "adapter_config.json", peft_config(base, config))
     _write_configs(base, folder, with_tokenizer=base.added_mask)
     with atomic_path(folder / WEIGHTS) as path:
         save_file(tensors, str(path), metadata={"format": "pt"})
@@ -83,16 +82,12 @@ def _write_configs(
     folder: Path,
     with_tokenizer: bool,
 ) -> None:
-    _write_json(folder / "config.json", dllm_config(base))
+    write_json(folder / "config.json", dllm_config(base))
     generation = read_optional(base.folder / "generation_config.json")
     if generation:
-        _write_json(folder / "generation_config.json", generation)
+        write_json(folder / "generation_config.json", generation)
     if with_tokenizer:
         base.tokenizer.to_transformers().save_pretrained(folder)
-
-
-def _write_json(path: Path, value: object) -> None:
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
 def peft_config(base: Base, config: AdaptConfig) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import filecmp
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from creditdecoding.models import read_config
 from creditdecoding.models.families import llada
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import load_weights, save_weights
-from creditdecoding.run_dir import write_atomically
+from creditdecoding.run_dir import write_json
 from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.wording import count
 
@@ -59,7 +58,8 @@ def load_start(model: Transformer, folder: Path) -> None:
     start = folder / START
     if not start.exists():
         return
-    config, ours = read_config(start)[0], model.config
+    config, _ = read_config(start)
+    ours = model.config
     has_shape = dataclasses.replace(config, num_layers=ours.num_layers) == ours
     if not has_shape or ours.num_layers < config.num_layers:
         raise OptionError(
@@ -103,12 +103,8 @@ def export_checkpoint(model: Transformer, tokenizer: Tokenizer, folder: Path) ->
         "pad_token_id": end,
         "max_turns": 1,
     }
-    _write_json(folder / "config.json", llada.to_hf(model.config, "bfloat16"))
-    _write_json(folder / "generation_config.json", generation)
+    write_json(folder / "config.json", llada.to_hf(model.config, "bfloat16"))
+    write_json(folder / "generation_config.json", generation)
     part = folder / "model.part"
     save_weights(model, part, llada.RENAME, torch.bfloat16)
     part.replace(folder / "model.safetensors")
-
-
-def _write_json(path: Path, value: object) -> None:
-    write_atomically(path, json.dumps(value, indent=2) + "\n")

@@ -119,15 +119,19 @@ def with_agreement(records: Records) -> tuple[Records, bool]:
     standard = {
         _answer_key(record): record["text"] for record in records if record["decoder"] == REFERENCE
     }
-    scored = []
-    for record in records:
-        if record["right"] is None:
-            if _answer_key(record) not in standard:
-                raise missing_answers(1)
-            share = agreement(record["text"], standard[_answer_key(record)])
-            record = {**record, "right": share}
-        scored.append(record)
-    return scored, True
+    return [_scored(record, standard) for record in records], True
+
+
+def _scored(
+    record: Mapping[str, Any], standard: Mapping[tuple[Any, ...], str]
+) -> Mapping[str, Any]:
+    """A record, of open text with its agreement with the `standard` answers by their keys."""
+    if record["right"] is not None:
+        return record
+    key = _answer_key(record)
+    if key not in standard:
+        raise missing_answers(1)
+    return {**record, "right": agreement(record["text"], standard[key])}
 
 
 def _answer_key(record: Mapping[str, Any]) -> tuple[Any, ...]:

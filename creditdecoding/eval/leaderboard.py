@@ -96,32 +96,40 @@ def read_leaderboard(path: Path) -> Leaderboard:
         ) from error
     if isinstance(content, dict) and "parallelism" in content:
         content = content["parallelism"]
-    for location, what in _problems(content):
-        raise OptionError(
-            f"the leaderboard has {what}",
-            given=f"{path}{location}",
-            allowed="task: method: [[tokens a forward pass > 0, score from 0 to 100], ...]",
-            hint="Correct that entry.",
-        )
+    _check_board(content, str(path))
     board: Leaderboard = content
     return board
 
 
-def _problems(content: Any) -> Iterable[tuple[str, str]]:
-    """Where content is no board, and what is there."""
-    if not isinstance(content, dict) or not content:
-        yield "", "no tasks"
-        return
-    for task, methods in content.items():
-        if not isinstance(methods, dict) or not methods:
-            yield f": {task}", "a task without methods"
-            continue
-        for method, points in methods.items():
-            if not isinstance(points, list) or not points:
-                yield f": {task}: {method}", "a method without points"
-                continue
-            if not all(_is_point(point) for point in points):
-                yield f": {task}: {method}", "something that is no point"
+def _check_board(board: Any, location: str) -> None:
+    """Raise `OptionError` where there is something else than a board."""
+    if not isinstance(board, dict) or not board:
+        raise _no_board("no tasks", location)
+    for task, methods in board.items():
+        _check_methods(methods, f"{location}: {task}")
+
+
+def _check_methods(methods: Any, location: str) -> None:
+    if not isinstance(methods, dict) or not methods:
+        raise _no_board("a task without methods", location)
+    for method, points in methods.items():
+        _check_points(points, f"{location}: {method}")
+
+
+def _check_points(points: Any, location: str) -> None:
+    if not isinstance(points, list) or not points:
+        raise _no_board("a method without points", location)
+    if not all(_is_point(point) for point in points):
+        raise _no_board("something that is no point", location)
+
+
+def _no_board(what: str, location: str) -> OptionError:
+    return OptionError(
+        f"the leaderboard has {what}",
+        given=location,
+        allowed="task: method: [[tokens a forward pass > 0, score from 0 to 100], ...]",
+        hint="Correct that entry.",
+    )
 
 
 def _is_point(point: Any) -> bool:

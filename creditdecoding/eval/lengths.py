@@ -207,27 +207,39 @@ def _buckets(plan: LengthsPlan, lm: LM) -> tuple[Bucket, ...]:
 
     Ranges with fewer than two items are left out; if all are, there is one range.
     """
-    pools = [distinct_items(task, plan.split, 0, _pool_size(plan, task)) for task in plan.tasks]
-    items = [item for turn in zip_longest(*pools) for item in turn if item is not None]
+    items = _draw_in_turn(plan)
     lengths = [len(lm.tokenizer.encode(item.answer)) for item in items]
-    low, high = min(lengths), max(lengths) + 1
-    for count in (plan.buckets, 1):
-        edges = [low + (high - low) * number / count for number in range(count + 1)]
-        buckets = []
-        for first, last in pairwise(edges):
-            members = [n for n, length in enumerate(lengths) if first <= length < last]
-            members = members[: plan.limit]
-            if len(members) > 1:
-                bucket_items = tuple(items[n] for n in members)
-                buckets.append(Bucket(bucket_items, tuple(lengths[n] for n in members)))
-        if buckets:
-            return tuple(buckets)
-    raise OptionError(
-        "too few items for an interval",
-        given=len(items),
-        allowed="2 or more",
-        hint="Raise the limit, or name other tasks.",
-    )
+    buckets = _cut(items, lengths, plan.buckets, plan.limit) or _cut(items, lengths, 1, plan.limit)
+    if not buckets:
+        raise OptionError(
+            "too few items for an interval",
+            given=len(items),
+            allowed="2 or more",
+            hint="Raise the limit, or name other tasks.",
+        )
+    return buckets
+
+
+def _cut(
+    items: Sequence[Item], lengths: Sequence[int], ranges: int, limit: int
+) -> tuple[Bucket, ...]:
+    """The first `limit` items in each of some equally wide ranges of length that has two."""
+    low = min(lengths)
+    width = max(lengths) + 1 - low
+    edges = [low + width * number / ranges for number in range(ranges + 1)]
+    buckets = []
+    for first, last in pairwise(edges):
+        members = [n for n, length in enumerate(lengths) if first <= length < last][:limit]
+        if len(members) > 1:
+            bucket_items = tuple(items[n] for n in members)
+            buckets.append(Bucket(bucket_items, tuple(lengths[n] for n in members)))
+    return tuple(buckets)
+
+
+def _draw_in_turn(plan: LengthsPlan) -> list[Item]:
+    """Items of the tasks in turn, more than are kept."""
+    pools = [distinct_items(task, plan.split, 0, _pool_size(plan, task)) for task in plan.tasks]
+    return [item for turn in zip_longest(*pools) for item in turn if item is not None]
 
 
 def _pool_size(plan: LengthsPlan, task: Task) -> int:

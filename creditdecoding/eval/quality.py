@@ -235,31 +235,23 @@ def decoder_quality(
     `prompts` has the prompt of each (template, task, item); agreement is with the decoder
     `reference`.
     """
-    standard = {}
-    by_decoder: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        if record["split"] == "test":
-            by_decoder.setdefault(record["decoder"], []).append(record)
-            if record["decoder"] == reference:
-                standard[_answer_key(record)] = record["text"]
-    return {
-        decoder: text_quality(
-            [
-                OpenAnswer(
-                    task=record["family"],
-                    prompt=prompts[_answer_key(record)],
-                    text=record["text"],
-                    ended=record["finish"] == "stop",
-                    nfe=record["nfe"],
-                    standard=standard.get(_answer_key(record)),
-                )
-                for record in listed
-            ],
-            base,
-            raw,
-        )
-        for decoder, listed in by_decoder.items()
+    tested = [record for record in records if record["split"] == "test"]
+    standard = {
+        _answer_key(record): record["text"] for record in tested if record["decoder"] == reference
     }
+    answers: dict[str, list[OpenAnswer]] = {}
+    for record in tested:
+        key = _answer_key(record)
+        answer = OpenAnswer(
+            task=record["family"],
+            prompt=prompts[key],
+            text=record["text"],
+            ended=record["finish"] == "stop",
+            nfe=record["nfe"],
+            standard=standard.get(key),
+        )
+        answers.setdefault(record["decoder"], []).append(answer)
+    return {decoder: text_quality(listed, base, raw) for decoder, listed in answers.items()}
 
 
 def _answer_key(record: Mapping[str, Any]) -> tuple[str, str, int]:

@@ -194,6 +194,28 @@ def _chunks(
     return tuple(chunks)
 
 
+class ModelHandover:
+    """Loads models, and keeps what was looked at until it is taken: then only its taker holds it
+    and can free it.
+    """
+
+    def __init__(self, load_model: LoadModel) -> None:
+        self._load_model = load_model
+        self._kept: dict[EngineConfig, LM] = {}
+
+    def look_at(self, engine: EngineConfig) -> LM:
+        """The model of an engine, which stays here."""
+        if engine not in self._kept:
+            self._kept[engine] = self._load_model(engine)
+        return self._kept[engine]
+
+    def take(self, engine: EngineConfig) -> LM:
+        """The model of an engine; nothing stays here."""
+        kept = self._kept.pop(engine, None)
+        self._kept.clear()
+        return self._load_model(engine) if kept is None else kept
+
+
 def run(
     plan: SpeedupPlan, load_model: LoadModel, folder: Path, on_start: OnStart = no_progress
 ) -> dict[str, Any]:
@@ -201,19 +223,16 @@ def run(
 
     A variant that cannot run here has a reason instead of numbers. Raises `CreditError`s.
     """
-    lm: LM | None = load_model(plan.engine)
-    assert lm is not None
-    listed = variants(plan, lm.geometry)
+    models = ModelHandover(load_model)
+    listed = variants(plan, models.look_at(plan.engine).geometry)
     grid = lay_out(plan, listed)
-    clock = "processor time of one thread" if make_clock(lm) is time.thread_time else "wall clock"
-    first = [lm]
-    lm = None  # so that the grid can free it before it loads the model of another engine
-
-    def load_once(engine: EngineConfig) -> LM:
-        return first.pop() if first and engine == plan.engine else load_model(engine)
-
-    result = run_grid(lambda: grid, folder, load_once, on_start=on_start)
+    clock = _clock_name(models.look_at(plan.engine))
+    result = run_grid(lambda: grid, folder, models.take, on_start=on_start)
     return _report(plan, grid, listed, result, clock)
+
+
+def _clock_name(lm: LM) -> str:
+    return "processor time of one thread" if make_clock(lm) is time.thread_time else "wall clock"
 
 
 def _report(

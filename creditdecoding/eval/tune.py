@@ -227,20 +227,20 @@ def draw_items(tasks: Sequence[Task], split: Split, limit: int, seed: int = 0) -
     counts = Counter(rng.choices([task.name for task in tasks], k=limit * len(tasks)))
     drawn: list[Item] = []
     for task in tasks:
-        count = counts[task.name]
+        size = counts[task.name]
         if task.fixed_items is None:
-            drawn += islice(generate_items(task, split, seed), count)
+            drawn += islice(generate_items(task, split, seed), size)
         elif isinstance(limit, DefaultLimit):
-            drawn += distinct_items(task, split, seed, DefaultLimit(count)) if count else []
-        elif count > len(task.fixed_items):
+            drawn += distinct_items(task, split, seed, DefaultLimit(size)) if size else []
+        elif size > len(task.fixed_items):
             raise OptionError(
                 f"the limit is too large for {task.name}",
-                given=f"{limit}, of which the draw of tasks makes {count}",
+                given=f"{limit}, of which the draw of tasks makes {size}",
                 allowed=f"{len(task.fixed_items)} items",
                 hint="Lower --limit, or take all items with --limit 0.",
             )
-        elif count:
-            drawn += distinct_items(task, split, seed, count)
+        elif size:
+            drawn += distinct_items(task, split, seed, size)
     return drawn
 
 

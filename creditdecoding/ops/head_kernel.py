@@ -80,7 +80,8 @@ def _as_written(sums, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
 def _product(left, right, sums, wide: tl.constexpr):  # type: ignore[no-untyped-def]
     """The sums plus a product; in float32 throughout if `wide`."""
     if wide:
-        left, right = left.to(tl.float32), right.to(tl.float32)
+        left = left.to(tl.float32)
+        right = right.to(tl.float32)
     return tl.dot(left, right, sums, input_precision="ieee")
 
 
@@ -195,7 +196,8 @@ class _Plan(NamedTuple):
 def _plan(lines: int, vocab: int) -> _Plan:
     """A division that fills a large GPU, also if few lines are read."""
     block = min(_MOST_LINES, max(16, triton.next_power_of_2(lines)))
-    blocks, all_tiles = triton.cdiv(lines, block), triton.cdiv(vocab, _TILE_IDS)
+    blocks = triton.cdiv(lines, block)
+    all_tiles = triton.cdiv(vocab, _TILE_IDS)
     most_parts = min(all_tiles, max(1, _PROGRAMS // blocks))
     tiles = triton.cdiv(all_tiles, most_parts)
     return _Plan(block, blocks, tiles, triton.cdiv(all_tiles, tiles))

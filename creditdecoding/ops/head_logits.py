@@ -20,10 +20,14 @@ from torch import Tensor
 from creditdecoding.ops.allowed_ids import AllowedIds
 from creditdecoding.ops.vocab_stats import row_chunks, tile_mass, vocab_mass
 
-_CPU_TILE, _DEVICE_TILE = 1 << 18, 1 << 20
-"""Logits in a tile: within a core's cache, and a few MiB elsewhere."""
-_CPU_LINES, _DEVICE_LINES = 256, 2048
-"""Lines that share a walk through the weight."""
+_CPU_TILE = 1 << 18
+"""Logits in a tile on a CPU: within a core's cache."""
+_DEVICE_TILE = 1 << 20
+"""Logits in a tile elsewhere: a few MiB."""
+_CPU_LINES = 256
+"""Lines that share a walk through the weight on a CPU."""
+_DEVICE_LINES = 2048
+"""The same elsewhere."""
 _CAPABILITY = (8, 0)
 """The first NVIDIA GPUs that the kernel is for."""
 
@@ -83,8 +87,10 @@ class HeadLogits:
     @property
     def stops_at(self) -> Bool[Tensor, " n"] | None:
         """The lines where `stop_ids` have logit -inf; None: nowhere."""
-        if self.no_stop is None or self.suppressed is None:
-            return self.suppressed if self.no_stop is None else self.no_stop
+        if self.no_stop is None:
+            return self.suppressed
+        if self.suppressed is None:
+            return self.no_stop
         return self.no_stop | self.suppressed
 
     def of(self, lines: slice | Tensor) -> HeadLogits:
@@ -218,7 +224,8 @@ def merged(low: Mass, high: Mass) -> Mass:
     keeps its digits. Of equal peaks the one with the lower id wins. Where a sum is not a number,
     the result is none.
     """
-    (low_id, low_top, low_rest), (high_id, high_top, high_rest) = low, high
+    low_id, low_top, low_rest = low
+    high_id, high_top, high_rest = high
     high_wins = high_top > low_top
     top = torch.maximum(low_top, high_top)
     rest = _relative(low_top, top, low_rest) * (low_rest + high_wins)

@@ -78,11 +78,11 @@ def check_json_size(body: bytes, limits: Limits) -> None:
     _check_count("levels", _depth(outside_strings), MAX_DEPTH)
 
 
-def _check_count(what: str, count: int, limit: int) -> None:
-    if count > limit:
+def _check_count(what: str, number: int, limit: int) -> None:
+    if number > limit:
         raise OptionError(
             f"the body has too many {what}",
-            given=count,
+            given=number,
             allowed=f"{limit} at most",
             hint="Send less, or several requests.",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from creditdecoding.errors import MissingExtraError
 from creditdecoding.eval import grid
 from creditdecoding.eval.evaluate import evaluate
 from creditdecoding.eval.saved_answers import grid_folder
-from creditdecoding.eval.speedups import SpeedupPlan, read_report, run, token_agreement, variants
+from creditdecoding.eval.speedups import (
+    ModelHandover,
+    SpeedupPlan,
+    read_report,
+    run,
+    token_agreement,
+    variants,
+)
 from creditdecoding.lm import LM, Completion, load
 from creditdecoding.models.kv_cache import ModelGeometry
 from creditdecoding.plots.speedups import speedups_png
@@ -50,6 +58,20 @@ def plan(model: str = "pocket", **changes: Any) -> SpeedupPlan:
         "repeats": 1,
     }
     return SpeedupPlan(model, **{**defaults, **changes})
+
+
+def test_a_model_that_was_handed_over_is_kept_by_nobody_else() -> None:
+    class Model:
+        pass
+
+    models = ModelHandover(lambda engine: Model())  # type: ignore[arg-type, return-value]
+    for engine in (ENGINE, EngineConfig(device="cpu", compile=True)):
+        looked_at = weakref.ref(models.look_at(ENGINE))
+        assert looked_at() is models.look_at(ENGINE)
+        taken = models.take(engine)
+        assert (taken is looked_at()) == (engine == ENGINE)
+        del taken
+        assert looked_at() is None
 
 
 # Variants

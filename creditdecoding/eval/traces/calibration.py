@@ -143,20 +143,31 @@ def verdict(
     """
     if prompts < FEWEST or early["final"]["interval"] is None:
         return dict.fromkeys(("kind", "kind_right", "pays"), "undecided")
+    return {
+        "kind": _kind(early["final"]),
+        "kind_right": _kind(early["right"]),
+        "pays": _pays(gains),
+    }
+
+
+def _pays(gains: Mapping[str, Any]) -> str:
+    """Which gains are shown."""
     paying = [
         name
         for name in ("recalibration", "history")
         if gains[name]["share"] >= LEAST_GAIN and gains[name]["interval"][0] > 0
     ]
-    pays = "both" if len(paying) == 2 else (paying or ["neither"])[0]
-    return {"kind": _kind(early["final"]), "kind_right": _kind(early["right"]), "pays": pays}
+    if len(paying) == 2:
+        return "both"
+    return paying[0] if paying else "neither"
 
 
 def _kind(reliability: Mapping[str, Any]) -> str:
     """What kind of model a gap shows."""
     if reliability["interval"] is None:
         return "undecided"
-    gap, (low, high) = reliability["gap"], reliability["interval"]
+    gap = reliability["gap"]
+    low, high = reliability["interval"]
     if gap >= MARGIN and low > 0:
         return "underconfident"
     if gap <= -MARGIN and high < 0:
@@ -174,7 +185,8 @@ def _reliability(rows: Observations, side: str) -> dict[str, Any]:
     hit: Bools = rows[side]
     curve = _curve(rows["confidence"], hit)
     errors = [point["looks"] * abs(point["frequency"] - point["confidence"]) for point in curve]
-    confidence, frequency = float(rows["confidence"].mean()), float(hit.mean())
+    confidence = float(rows["confidence"].mean())
+    frequency = float(hit.mean())
     spread = _ratio_interval(rows["prompt"], hit - rows["confidence"], np.ones(len(rows)))
     return {
         "looks": len(rows),
@@ -241,7 +253,8 @@ def _held_out_frequency(cell: Ints, half: Ints, prior: Floats, hit: Bools) -> Fl
     estimate = prior.copy()
     size = int(cell.max(initial=0)) + 1
     for side in (0, 1):
-        ours, other = half == side, half != side
+        ours = half == side
+        other = half != side
         count = np.bincount(cell[other], minlength=size)
         hits = np.bincount(cell[other], weights=hit[other], minlength=size)
         estimate[ours] = (hits[cell[ours]] + PRIOR * prior[ours]) / (count[cell[ours]] + PRIOR)

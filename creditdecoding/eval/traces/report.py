@@ -78,6 +78,10 @@ class DecoderTraces:
         """Whether the traces have credit."""
         return any(step.credit is not None for trace in self.traces for step in trace.steps)
 
+    def known_answers(self, answers: Answers | None) -> Answers:
+        """The answers, each unknown if there are none."""
+        return [None] * len(self.prompts) if answers is None else answers
+
     def answer_index(self, prompt: int, timing: TokenTiming) -> int:
         """The index of a token in its answer."""
         return timing.position - len(self.traces[prompt].prompt)
@@ -136,9 +140,8 @@ def _record(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any]:
 
 def _attribution(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any] | None:
     """What the decoder's history bought."""
-    unknown: Answers = [None] * len(decoder.prompts)
-    by_standard = unknown if standard is None else standard
-    return attribution(decoder.name, decoder.traces, by_standard, decoder.references)
+    answers = decoder.known_answers(standard)
+    return attribution(decoder.name, decoder.traces, answers, decoder.references)
 
 
 def _timing_means(timings: Sequence[TokenTiming]) -> dict[str, float | None]:
@@ -211,26 +214,30 @@ def _changes(decoder: DecoderTraces, standard: Answers | None) -> list[dict[str,
     timings = [timing for listed in decoder.timings for timing in listed]
     if not decoder.keeps_credit or any(timing.top is None for timing in timings):
         return None
-    unknown: Answers = [None] * len(decoder.prompts)
-    by_standard = unknown if standard is None else standard
-    changes = []
-    for number, prompt in enumerate(decoder.prompts):
-        for timing in decoder.timings[number]:
-            if timing.token != timing.top:
-                changes.append(
-                    {
-                        "decoder": decoder.name,
-                        "prompt": number,
-                        "position": decoder.answer_index(number, timing),
-                        "pass": timing.commit,
-                        "top": timing.top,
-                        "written": timing.token,
-                        "by_standard": _judgement(timing, by_standard[number]),
-                        "by_reference": _judgement(timing, decoder.references[number]),
-                        "right": prompt.right.get(decoder.name),
-                    }
-                )
-    return changes
+    answers = decoder.known_answers(standard)
+    return [
+        _change(decoder, number, timing, answers[number])
+        for number, listed in enumerate(decoder.timings)
+        for timing in listed
+        if timing.token != timing.top
+    ]
+
+
+def _change(
+    decoder: DecoderTraces, number: int, timing: TokenTiming, standard: dict[int, int] | None
+) -> dict[str, Any]:
+    """A changed token of prompt `number`."""
+    return {
+        "decoder": decoder.name,
+        "prompt": number,
+        "position": decoder.answer_index(number, timing),
+        "pass": timing.commit,
+        "top": timing.top,
+        "written": timing.token,
+        "by_standard": _judgement(timing, standard),
+        "by_reference": _judgement(timing, decoder.references[number]),
+        "right": decoder.prompts[number].right.get(decoder.name),
+    }
 
 
 def _judgement(timing: TokenTiming, answer: dict[int, int] | None) -> str | None:

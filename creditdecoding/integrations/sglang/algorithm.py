@@ -286,9 +286,10 @@ def _trained_block_size(hf_config: Any) -> int | None:
 
 def _read_control_ids(model_config: Any) -> tuple[int, ...]:
     """Control tokens that the checkpoint's config.json or its tokenizer's files name."""
-    path, revision = model_config.model_path, getattr(model_config, "revision", None)
-    ids = {*declared_control_ids(model_config.hf_config), *checkpoint_control_ids(path, revision)}
-    return tuple(sorted(ids))
+    revision = getattr(model_config, "revision", None)
+    declared = declared_control_ids(model_config.hf_config)
+    ids = checkpoint_control_ids(model_config.model_path, revision)
+    return tuple(sorted({*declared, *ids}))
 
 
 def _leave_vocabulary_sharded(model_runner: Any) -> Any:
@@ -323,9 +324,9 @@ def _shape_error(forward_batch: ForwardBatch, logits: Any, rows: int) -> ModelEr
 
 def _owners(forward_batch: ForwardBatch) -> list[tuple[Hashable, int]]:
     """The request of each block and where the block begins, both known to the host."""
-    count = forward_batch.batch_size
-    names = forward_batch.rids or range(count)
-    starts = forward_batch.extend_prefix_lens_cpu or [0] * count
+    size = forward_batch.batch_size
+    names = forward_batch.rids or range(size)
+    starts = forward_batch.extend_prefix_lens_cpu or [0] * size
     return list(zip(names, starts))
 
 

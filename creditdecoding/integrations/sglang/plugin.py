@@ -19,7 +19,8 @@ from creditdecoding.decoders import names
 from creditdecoding.integrations.versions import check_installed
 from creditdecoding.plugins import is_python_file
 
-OLDEST, BELOW = "0.5.21", "0.6"
+OLDEST = "0.5.21"
+BELOW = "0.6"
 ALGORITHMS = "sglang.srt.dllm.algorithm"
 PUBLISHED = {"CreditDecoding": "credit", "EntropyBounded": "entropy"}
 """Algorithms with the name of their paper; every decoder `a_b` is also called `AB`."""
@@ -90,7 +91,8 @@ class _ImportHook(MetaPathFinder, Loader):
         spec = importlib.util.find_spec(fullname)
         if spec is None or spec.loader is None:
             return spec
-        self.own, spec.loader = spec.loader, self
+        self.own = spec.loader
+        spec.loader = self
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

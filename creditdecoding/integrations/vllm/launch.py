@@ -40,7 +40,8 @@ class BlockDiffusionLaunch(VerifyAndUpdateConfig):
     @staticmethod
     def verify_and_update_model_config(model_config: Any) -> None:
         """A `canvas_length` in the checkpoint's config makes it a diffusion model to vLLM."""
-        hf_config, family = model_config.hf_config, FAMILIES[model_config.architecture]
+        hf_config = model_config.hf_config
+        family = FAMILIES[model_config.architecture]
         if getattr(hf_config, "canvas_length", None) is None:
             trained = getattr(hf_config, "block_size", None)
             hf_config.canvas_length = trained or family.block_length
@@ -76,7 +77,8 @@ def register_models() -> None:
 
 def _keep_blocks_whole(vllm_config: Any) -> None:
     """Neither a block of a prompt nor a canvas may be cut: its positions see each other."""
-    scheduler, canvas = vllm_config.scheduler_config, vllm_config.diffusion_config.canvas_length
+    scheduler = vllm_config.scheduler_config
+    canvas = vllm_config.diffusion_config.canvas_length
     least = max(vllm_config.model_config.max_model_len, scheduler.max_num_seqs * canvas)
     if scheduler.max_num_batched_tokens < least:
         raise OptionError(

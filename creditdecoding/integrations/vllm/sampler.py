@@ -164,12 +164,14 @@ class RuleSampler:
         """Which canvases of one width are done, and their tokens; the next canvas of those that are
         done is empty.
         """
-        device, slots_np = logits.device, input_batch.idx_mapping_np[members]
+        device = logits.device
+        slots_np = input_batch.idx_mapping_np[members]
         positions = input_batch.positions[input_batch.logits_indices]
         if len(members) * width < len(logits):
             first = input_batch.cu_num_logits_np[members]
             read = async_tensor_h2d((first[:, None] + np.arange(width)).ravel(), device=device)
-            logits, positions = logits[read], positions[read]
+            logits = logits[read]
+            positions = positions[read]
         slots = async_tensor_h2d(slots_np.astype(np.int64), device=device)
         canvases = self.req_states.draft_tokens[slots]
         canvas = canvases[:, :width]

@@ -18,7 +18,7 @@ from creditdecoding.train.options import TrainConfig
 
 if TYPE_CHECKING:
     from creditdecoding.eval.saved_answers import SavedAnswers
-    from creditdecoding.tasks.base import Task
+    from creditdecoding.tasks.base import DefaultLimit, Task
     from creditdecoding.trace import Event
     from creditdecoding.train.loop import TrainingRun
 
@@ -49,10 +49,12 @@ def train(
     ] = None,
     eval_limit: Annotated[
         int,
-        typer.Option(help="Dev items a family in evaluations while training; 0 for none.", min=0),
+        typer.Option(
+            help="Dev items a family in evaluations while training, at most; 0 for none.", min=0
+        ),
     ] = 16,
     report_limit: Annotated[
-        int, typer.Option(help="Test items a family in the final report.", min=1)
+        int, typer.Option(help="Test items a family in the final report, at most.", min=1)
     ] = 200,
     *,
     training: TrainConfig,
@@ -67,6 +69,7 @@ def train(
     """
     from creditdecoding.run_dir import locked_folder
     from creditdecoding.tasks import load_tasks
+    from creditdecoding.tasks.base import DefaultLimit
     from creditdecoding.train.loop import run_peer
     from creditdecoding.train.parallel import peer_processes
 
@@ -83,10 +86,10 @@ def train(
             progress(training.steps, "training", run.step, True, lambda: run.saved_step) as tick,
             peer_processes(training.processes, out / ".peers", run_peer, training, tasks, out),
         ):
-            for record in run.run(_evaluator(training, families, eval_limit)):
+            for record in run.run(_evaluator(training, families, DefaultLimit(eval_limit))):
                 tick()
                 _show_evaluation(record)
-        _write_report(run, families, report_limit, report, picture)
+        _write_report(run, families, DefaultLimit(report_limit), report, picture)
     report_written(report, picture)
 
 
@@ -105,7 +108,7 @@ def _open_run(
 
 
 def _evaluator(
-    training: TrainConfig, families: list[Task], limit: int
+    training: TrainConfig, families: list[Task], limit: DefaultLimit
 ) -> Callable[[Path], dict[str, Any]] | None:
     """A function that scores the checkpoint in a folder on dev items; None for no items."""
     from creditdecoding.eval.evaluate import evaluate
@@ -126,7 +129,7 @@ def _show_evaluation(record: dict[str, Any]) -> None:
 
 
 def _write_report(
-    run: TrainingRun, families: list[Task], limit: int, report: Path, picture: Path
+    run: TrainingRun, families: list[Task], limit: DefaultLimit, report: Path, picture: Path
 ) -> None:
     """Score the trained model on test items; answers are kept until both files are written."""
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
@@ -149,7 +152,7 @@ def _scores(
     folder: Path,
     engine: EngineConfig,
     families: list[Task],
-    limit: int,
+    limit: DefaultLimit,
     saved: SavedAnswers,
     on_event: Callable[[Event], None],
 ) -> dict[str, Any]:

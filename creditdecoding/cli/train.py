@@ -113,13 +113,16 @@ def _evaluator(
     """A function that scores the checkpoint in a folder on dev items; None for no items."""
     from creditdecoding.eval.evaluate import evaluate
     from creditdecoding.lm import load
+    from creditdecoding.tasks.base import only_split
+
+    tasks = only_split(families, "dev")
 
     def score(folder: Path) -> dict[str, Any]:
         lm = load(str(folder), threads=training.threads, batch_size=EVAL_BATCH_SIZE)
         config = GenerationConfig(decoder=EVAL_DECODER)
-        return evaluate(lm, families, config, limit, "dev").to_json()
+        return evaluate(lm, tasks, config, limit, "dev").to_json()
 
-    return score if limit else None
+    return score if limit and tasks else None
 
 
 def _show_evaluation(record: dict[str, Any]) -> None:
@@ -131,19 +134,22 @@ def _show_evaluation(record: dict[str, Any]) -> None:
 def _write_report(
     run: TrainingRun, families: list[Task], limit: DefaultLimit, report: Path, picture: Path
 ) -> None:
-    """Score the trained model on test items; answers are kept until both files are written."""
+    """Score the trained model on test items, if the tasks have any; answers are kept until both
+    files are written.
+    """
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.plots.training import training_png
-    from creditdecoding.tasks.base import distinct_items
+    from creditdecoding.tasks.base import distinct_items, only_split
 
+    tasks = only_split(families, "test")
     engine = EngineConfig(threads=run.config.threads, batch_size=EVAL_BATCH_SIZE)
-    items = [item for family in families for item in distinct_items(family, "test", 0, limit)]
+    items = [item for task in tasks for item in distinct_items(task, "test", 0, limit)]
     total = len(REPORT_DECODERS) * len(items)
-    settings = answers_manifest("train", str(run.folder), engine, families, items, REPORT_DECODERS)
+    settings = answers_manifest("train", str(run.folder), engine, tasks, items, REPORT_DECODERS)
     with save_answers(report, settings) as saved:
         assert saved is not None
         with answer_progress(total, "answers for the report", saved.count, True) as on_event:
-            scores = _scores(run.folder, engine, families, limit, saved, on_event)
+            scores = _scores(run.folder, engine, tasks, limit, saved, on_event)
             write_json(report, {"training": run.report(), "test": scores})
             training_png(run.records(), picture)
 
@@ -151,7 +157,7 @@ def _write_report(
 def _scores(
     folder: Path,
     engine: EngineConfig,
-    families: list[Task],
+    tasks: list[Task],
     limit: DefaultLimit,
     saved: SavedAnswers,
     on_event: Callable[[Event], None],
@@ -160,11 +166,13 @@ def _scores(
     from creditdecoding.eval.evaluate import evaluate
     from creditdecoding.lm import load
 
+    if not tasks:
+        return {}
     lm = load(str(folder), engine)
     scores = {}
     for decoder in REPORT_DECODERS:
         config = GenerationConfig(decoder=decoder)
         answers = saved.of_setting(decoder)
-        scored = evaluate(lm, families, config, limit, on_event=on_event, saved=answers)
+        scored = evaluate(lm, tasks, config, limit, on_event=on_event, saved=answers)
         scores[decoder] = scored.to_json()
     return scores

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from creditdecoding.errors import OptionError
@@ -117,6 +117,19 @@ def distinct_items(task: Task, split: Split, seed: int, limit: int) -> list[Item
         if item.split == split:
             by_key.setdefault(item.key, item)
     return list(by_key.values())
+
+
+def only_split(tasks: Sequence[Task], split: Split) -> list[Task]:
+    """The tasks, of fixed items only those in a split; a task without any is left out."""
+    kept = []
+    for task in tasks:
+        if task.fixed_items is None:
+            kept.append(task)
+            continue
+        items = tuple(item for item in task.fixed_items if item.split == split)
+        if items:
+            kept.append(replace(task, fixed_items=items))
+    return kept
 
 
 def _draw(name: str, items: tuple[Item, ...], seed: int, limit: int) -> list[Item]:

@@ -35,11 +35,11 @@ def training_png(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     scores = evaluations(records)
     with_scores = len(scores) > 1
     figure = new_figure(12.5 if with_scores else 8, 4.2)
-    loss_width = 0.34 if with_scores else 0.62
+    loss_width = 0.33 if with_scores else 0.62
     loss_axes = figure.add_axes((0.06, 0.13, loss_width, 0.74))
     _draw_losses(loss_axes, records)
     if with_scores:
-        score_axes = figure.add_axes((0.57, 0.13, 0.29, 0.74))
+        score_axes = figure.add_axes((0.59, 0.13, 0.28, 0.74))
         _draw_scores(score_axes, scores)
     save(figure, path)
 

@@ -1,6 +1,7 @@
 """Constraints on answers: choices, regular expressions and JSON schemas, for tokens that are
 written in any order.
 
+    budget     limits on the work that a constraint may take
     language   what texts are allowed, as a small tree
     regex      a pattern as a language
     numerals   numbers between bounds as a language

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditdecoding.constraints.automaton import (
+    MAX_STATES,
     ByteAutomaton,
 )
 from creditdecoding.errors import OptionError
@@ -247,14 +248,16 @@ def over_sequences(
     sequences: Sequence[Sequence[int]],
     stop_ids: Sequence[int],
 ) -> TokenAutomaton:
-    """The automaton of answers that are one of these sequences of ids, then `stop_ids`."""
+    """The automaton of answers that are one of these sequences of ids, then `stop_ids`. Raises
+    `OptionError` if they have too many tokens.
+    """
     ids = np.unique(np.concatenate([np.array(sequence) for sequence in sequences]))
     class_of = np.zeros(int(ids[-1]) + 1, dtype=np.int32)
     class_of[ids] = np.arange(1, len(ids) + 1)
-    number, edges = _beginnings(sequences)
+    ends, edges = _beginnings(sequences)
+    accepting = np.zeros(edges.shape[1] + 2, dtype=np.bool_)
+    accepting[ends] = True
     edges[0] = class_of[edges[0]]
-    accepting = np.zeros(len(number) + 1, dtype=np.bool_)
-    accepting[[number[tuple(sequence)] for sequence in sequences]] = True
     return _with_end(
         class_of,
         edges,
@@ -264,27 +267,26 @@ def over_sequences(
     )
 
 
-def _beginnings(
-    sequences: Sequence[Sequence[int]],
-) -> tuple[dict[tuple[int, ...], int], Ints]:
-    """The number of each beginning of the sequences, and how ids lead from one to the next:
-    [id, from, to] by edge.
+def _beginnings(sequences: Sequence[Sequence[int]]) -> tuple[list[int], Ints]:
+    """The states of a trie: that at the end of each sequence, and how ids lead from one state to
+    the next, [id, from, to] by edge. Raises `OptionError` if there are too many.
     """
-    number: dict[tuple[int, ...], int] = {(): 0}
-    edges = []
+    state_after: dict[tuple[int, int], int] = {}
+    ends = []
     for sequence in sequences:
-        for count, token in enumerate(sequence):
-            begun = tuple(sequence[: count + 1])
-            if begun not in number:
-                number[begun] = len(number)
-                edges.append(
-                    (
-                        token,
-                        number[begun[:-1]],
-                        number[begun],
-                    )
-                )
-    return number, np.array(edges, dtype=np.int64).T
+        state = 0
+        for token in sequence:
+            state = state_after.setdefault((state, token), len(state_after) + 1)
+        ends.append(state)
+        if len(state_after) > MAX_STATES:
+            raise OptionError(
+                "the choices are too large",
+                given=f"more than {MAX_STATES} tokens",
+                allowed=f"{MAX_STATES} in all, a beginning that choices share counted once",
+                hint="Shorten them, or split them over several requests.",
+            )
+    edges = [(token, state, later) for (state, token), later in state_after.items()]
+    return ends, np.array(edges, dtype=np.int64).T
 
 
 def _with_end(

@@ -148,6 +148,7 @@ class _Nodes:
         return node_before[spans]
 
     def _add_options(self, either: Either, start: int) -> int:
+        """Branches from one node, which meet again."""
         end = self.new()
         for option in either.options:
             branch = self.new()
@@ -156,6 +157,7 @@ class _Nodes:
         return end
 
     def _add_repeated(self, repeated: Repeated, start: int) -> int:
+        """Copies that must be read, then a loop or copies after each of which reading may end."""
         copies = repeated.least if repeated.most is None else repeated.most
         if copies > MAX_NODES:
             raise too_large(f"{copies} repetitions")
@@ -174,6 +176,7 @@ class _Nodes:
         return end
 
     def _add_automaton(self, automaton: ByteAutomaton, start: int) -> int:
+        """A node for each state, and one where all texts end."""
         nodes = [self.new() for _ in range(automaton.dead)]
         end = self.new()
         self.jumps[start].append(nodes[0])
@@ -277,6 +280,7 @@ class _Closure:
         return self._of_all[key]
 
     def _union(self, key: frozenset[int]) -> frozenset[int]:
+        """What jumps reach from some nodes."""
         union: set[int] = set()
         for node in key:
             reached = self._from(node)
@@ -285,6 +289,7 @@ class _Closure:
         return frozenset(union)
 
     def _from(self, node: int) -> frozenset[int]:
+        """What jumps reach from a node."""
         if node not in self._reached:
             reached = {node}
             waiting = [node]

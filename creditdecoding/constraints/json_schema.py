@@ -287,6 +287,7 @@ def _required_names(node: _Node) -> list[str]:
 
 
 def _separated(members: Iterable[Language]) -> list[Language]:
+    """The members with commas in between."""
     parts: list[Language] = []
     for member in members:
         parts += [literal(", "), member] if parts else [member]
@@ -366,6 +367,7 @@ def _count(node: _Node, name: str) -> int | None:
 
 
 def _check_count(node: _Node, count: int, least_name: str, most_name: str) -> None:
+    """Refuse a fixed number of members that the bounds do not allow."""
     least, most = _counts(node, least_name, most_name)
     if count < least or (most is not None and count > most):
         what = f"declares {count}, which breaks {least_name} or {most_name}"
@@ -468,6 +470,7 @@ def _target(node: _Node, name: str) -> Any:
 
 
 def _options(node: _Node, keyword: str) -> list[_Node]:
+    """The schemas in the list of a keyword."""
     schemas = node.values(keyword)
     if not schemas:
         raise node.refuse(f"has no options in {keyword}", "Give a list of schemas.")

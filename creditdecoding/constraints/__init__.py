@@ -5,6 +5,7 @@ written in any order.
     language   what texts are allowed, as a small tree
     regex      a pattern as a language
     numerals   numbers between bounds as a language
+    schema_keywords  the keywords of schemas that are read
     json_schema  a schema as a language
     automaton  a language as an automaton over bytes
     tokens     that automaton over the ids of a vocabulary, and which ids may stand where

@@ -32,6 +32,14 @@ from creditdecoding.constraints.language import (
 )
 from creditdecoding.constraints.numerals import Bound, integer, number
 from creditdecoding.constraints.regex import found_pattern, whole_pattern
+from creditdecoding.constraints.schema_keywords import (
+    KEYWORDS_OF,
+    KNOWN,
+    NEUTRAL,
+    SAY_VALUES,
+    TYPED,
+    TYPES,
+)
 from creditdecoding.errors import OptionError, prefix_errors, short_repr
 
 MAX_DEPTH = 64
@@ -47,58 +55,6 @@ LIMITS = {
     CHARACTERS: 100_000,
 }
 """The work of one schema, with all that it refers to."""
-TYPES = (
-    "object",
-    "array",
-    "string",
-    "number",
-    "integer",
-    "boolean",
-    "null",
-)
-ANNOTATIONS = (
-    "title",
-    "description",
-    "default",
-    "example",
-    "examples",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    "discriminator",
-    "contentMediaType",
-    "contentEncoding",
-    "$schema",
-    "$id",
-    "$comment",
-    "$defs",
-    "definitions",
-    "$anchor",
-)
-"""Keywords that no instance breaks."""
-_SAY_VALUES = ("$ref", "allOf", "anyOf", "oneOf", "const", "enum")
-"""Keywords that say which values there are, of any type."""
-_NUMBER = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-_KEYWORDS_OF: dict[str, tuple[str, ...]] = {
-    "object": (
-        "properties",
-        "required",
-        "additionalProperties",
-        "minProperties",
-        "maxProperties",
-    ),
-    "array": ("items", "prefixItems", "minItems", "maxItems"),
-    "string": ("minLength", "maxLength", "pattern", "format"),
-    "number": _NUMBER,
-    "integer": _NUMBER,
-}
-_TYPED = {"type", *itertools.chain(*_KEYWORDS_OF.values())}
-_KNOWN = {*_SAY_VALUES, *ANNOTATIONS, *_TYPED}
-_NEUTRAL = (
-    ("uniqueItems", False),
-    ("nullable", False),
-    ("unevaluatedProperties", False),
-)
 
 
 def schema_language(schema: Any) -> Language:
@@ -172,13 +128,13 @@ class _Node:
             what = "allows any value" if schema is True else "is not an object"
             raise self.refuse(what, "Give a schema with a type.")
         for keyword in schema:
-            if keyword not in _KNOWN and (keyword, schema[keyword]) not in _NEUTRAL:
+            if keyword not in KNOWN and (keyword, schema[keyword]) not in NEUTRAL:
                 raise self.refuse(
                     f"has the unsupported keyword {short_repr(keyword)}",
                     "Drop it.",
                 )
         parts = [make(self) for keyword, make in _PARTS if keyword in schema]
-        if not parts or schema.keys() & _TYPED:
+        if not parts or schema.keys() & TYPED:
             parts.append(self._of_type(self._types()))
         return functools.reduce(Both, parts)
 
@@ -223,7 +179,7 @@ class _Node:
     def _types(self) -> list[str]:
         """The declared types, or the one that the keywords imply."""
         if "type" not in self.schema:
-            implied = [t for t in TYPES if self.schema.keys() & set(_KEYWORDS_OF.get(t, ()))]
+            implied = [t for t in TYPES if self.schema.keys() & set(KEYWORDS_OF.get(t, ()))]
             if not implied:
                 raise self.refuse("allows any value", "Give a schema with a type.")
             return implied[:1]
@@ -239,8 +195,8 @@ class _Node:
 
     def _of_type(self, names: list[str]) -> Language:
         """The values of these types; of any form where other keywords say which there are."""
-        own = {key for name in names for key in _KEYWORDS_OF.get(name, ())}
-        has_values = bool(self.schema.keys() & set(_SAY_VALUES))
+        own = {key for name in names for key in KEYWORDS_OF.get(name, ())}
+        has_values = bool(self.schema.keys() & set(SAY_VALUES))
         if has_values and not self.schema.keys() & own:
             return Either(tuple(_ANY_FORM[name] for name in names))
         return Either(tuple(_TYPES[name](self) for name in names))

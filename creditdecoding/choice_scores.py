@@ -75,7 +75,6 @@ def choice_requests(
     choices of another length than the gaps, and for gaps that one pass does not see.
     """
     ids = choice_ids(lm, choices)
-    scored_ids = tuple(sorted({token for own in ids for token in own}))
     gaps = [piece for piece in pieces if isinstance(piece, Gap)]
     grows = len(gaps) == 1 and not gaps[0].fixed
     requests = []
@@ -83,6 +82,7 @@ def choice_requests(
         counts = [length] if grows else [gap.length for gap in gaps]
         _check_length(length, sum(counts))
         request = _masked_request(lm, index, pieces, counts, config)
+        scored_ids = tuple(zip(*(own for own in ids if len(own) == length)))
         requests.append(replace(request, scored_ids=scored_ids, top_logprobs=top_logprobs))
     return requests
 
@@ -95,12 +95,14 @@ def scores_of(
 ) -> list[ChoiceScore]:
     """The scores of choices from the passes of their requests, in the order of the choices."""
     row_of_length = {len(row): row for row in rows}
+    logprobs_of_length: dict[int, list[Mapping[int, float]]] = {
+        length: [dict(pairs) for pairs in row] for length, row in row_of_length.items()
+    }
     scores = []
     for choice, ids in zip(choices, choice_ids(lm, choices)):
         row = row_of_length[len(ids)]
-        by_id: list[Mapping[int, float]] = [dict(pairs) for pairs in row]
         text = choice if isinstance(choice, str) else lm.tokenizer.decode(ids)
-        logprobs = tuple(own[token] for token, own in zip(ids, by_id))
+        logprobs = tuple(own[token] for token, own in zip(ids, logprobs_of_length[len(ids)]))
         top = tuple(pairs[:top_logprobs] for pairs in row)
         scores.append(ChoiceScore(text, ids, logprobs, top))
     return scores

@@ -8,9 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from creditdecoding.choice_scores import choice_requests
+from creditdecoding.config import GenerationConfig
 from creditdecoding.errors import OptionError
 from creditdecoding.lm import LM, load
 from creditdecoding.models.transformer import Transformer
+from creditdecoding.text.gaps import Gap
+from creditdecoding.trace import StepEvent
 from tests.helpers.serving import Spy, with_model
 
 BEFORE, AFTER = "The capital of Peru is", ". It is large."
@@ -75,6 +79,20 @@ def test_choices_fill_several_gaps(lm: LM) -> None:
     canvas = [*lm.encode_text("a"), mask, mask, *lm.encode_text(" b"), mask, *lm.encode_text(" c")]
     log_probs = dense(lm, canvas)[range(3), [25, 26, 27]]
     assert score.logprobs == pytest.approx(log_probs.tolist(), abs=1e-5)
+
+
+def test_a_position_names_only_the_ids_that_choices_have_there(lm: LM) -> None:
+    """Not every id of every choice: the work is that of the choices' tokens."""
+    choices = [[7, 8, 9], [10, 11], [12, 8, 13]]
+    pieces = ["a", Gap(1, fixed=False)]
+    short, long = choice_requests(lm, pieces, choices, GenerationConfig())
+    assert short.scored_ids == ((10,), (11,))
+    assert long.scored_ids == ((7, 12), (8, 8), (9, 13))
+    events = [event for event in lm.events([short, long]) if isinstance(event, StepEvent)]
+    assert [[len(row) for row in event.alternatives or ()] for event in events] == [
+        [1, 1],
+        [2, 1, 2],
+    ]
 
 
 BAD: list[tuple[str, list[Any], str]] = [

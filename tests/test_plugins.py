@@ -177,9 +177,13 @@ def test_clients_may_name_only_files_that_the_operator_allows(half: Path, tmp_pa
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "link.py").symlink_to(half)
-    for spec in ("../half.py", str(half), "none.py", "link.py"):
+    for spec in ("../half.py", str(half), "none.py", "link.py", "x" * 300 + ".py", "\0.py"):
         with pytest.raises(OptionError, match="there is no such decoder file"):
             client_decoder(spec, str(inner))
+    for knob in ("block_size", "vocab_parallel"):
+        for name in ("half.py", "fixed"):
+            with pytest.raises(OptionError, match=f"'{knob}'"):
+                client_decoder({"name": name, knob: 16}, allowed)
     with pytest.raises(OptionError, match="decoder_files is not a folder"):
         HttpConfig(decoder_files=str(tmp_path / "nowhere"))
 

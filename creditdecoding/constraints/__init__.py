@@ -1,9 +1,11 @@
 """Constraints on answers: choices, regular expressions and JSON schemas, for tokens that are
 written in any order.
 
+    budget     limits on the work that a constraint may take
     language   what texts are allowed, as a small tree
     regex      a pattern as a language
     numerals   numbers between bounds as a language
+    schema_keywords  the keywords of schemas that are read
     json_schema  a schema as a language
     automaton  a language as an automaton over bytes
     tokens     that automaton over the ids of a vocabulary, and which ids may stand where

@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from creditdecoding.constraints.budget import Budget, too_large
 from creditdecoding.constraints.language import (
     Chars,
     Either,
@@ -24,7 +26,18 @@ MAX_STATES = 8192
 """States of an automaton: one for each byte of a fixed text, up to 13 for each of a string."""
 MAX_NODES = 60_000
 """States before they are made deterministic."""
+PARTS = "parts"
+STATES = "states of patterns that must hold together"
+SET_NODES = "nodes in the sets of states"
+LIMITS = {
+    PARTS: 500_000,
+    STATES: 200_000,
+    SET_NODES: 2_000_000,
+}
+"""The work of one constraint, with all automata that are made on the way."""
 _ENCODED_ENDS = (0x7F, 0x7FF, 0xFFFF, 0x10FFFF)
+Spans: TypeAlias = tuple[tuple[int, int], ...]
+"""Ranges of bytes: every combination of a byte of each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +82,11 @@ def compile_language(
     language: Language,
 ) -> ByteAutomaton:
     """The automaton of a language. Raises `OptionError` if it is too large, or accepts nothing."""
-    nodes = _Nodes()
+    return _compile(language, Budget(LIMITS))
+
+
+def _compile(language: Language, budget: Budget) -> ByteAutomaton:
+    nodes = _Nodes(budget)
     end = nodes.add(language, nodes.new())
     return _deterministic(nodes, end)
 
@@ -77,20 +94,22 @@ def compile_language(
 class _Nodes:
     """A nondeterministic automaton that grows: arcs over ranges of bytes, and jumps over none."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
         self.arcs: list[list[tuple[int, int, int]]] = []
         self.jumps: list[list[int]] = []
 
     def new(self) -> int:
         """Another node."""
         if len(self.arcs) >= MAX_NODES:
-            raise _too_large(f"more than {MAX_NODES} nodes")
+            raise too_large(f"more than {MAX_NODES} nodes")
         self.arcs.append([])
         self.jumps.append([])
         return len(self.arcs) - 1
 
     def add(self, language: Language, start: int) -> int:
         """Add what reads a language from `start` on; the node where it ends."""
+        self.budget.spend(PARTS)
         if isinstance(language, Chars):
             return self._add_chars(language, start)
         if isinstance(language, Joined):
@@ -101,32 +120,35 @@ class _Nodes:
             return self._add_options(language, start)
         if isinstance(language, Repeated):
             return self._add_repeated(language, start)
-        both = _product(
-            compile_language(language.left),
-            compile_language(language.right),
-        )
+        left = _compile(language.left, self.budget)
+        right = _compile(language.right, self.budget)
+        both = _product(left, right)
+        for automaton in (left, right, both):
+            self.budget.spend(STATES, automaton.dead)
         return self._add_automaton(both, start)
 
     def _add_chars(self, chars: Chars, start: int) -> int:
         """The UTF-8 bytes of a character; what ends alike is shared."""
+        self.budget.spend(PARTS, len(chars.ranges))
         end = self.new()
-        node_before: dict[tuple[tuple[int, int], ...], int] = {(): end}
+        node_before: dict[Spans, int] = {(): end}
         for low, high in chars.ranges:
-            for spans in _kept_spans(low, high):
-                for count in range(1, len(spans)):
-                    tail = spans[-count:]
-                    if tail not in node_before:
-                        node_before[tail] = self.new()
-                        self.arcs[node_before[tail]].append(
-                            (
-                                *tail[0],
-                                node_before[tail[1:]],
-                            )
-                        )
-                self.arcs[start].append((*spans[0], node_before[spans[1:]]))
+            for first, *rest in _kept_spans(low, high):
+                target = self._node_before(tuple(rest), node_before)
+                self.arcs[start].append((*first, target))
         return end
 
+    def _node_before(self, spans: Spans, node_before: dict[Spans, int]) -> int:
+        """The node from which these ranges of bytes lead to the end of a character."""
+        if spans not in node_before:
+            target = self._node_before(spans[1:], node_before)
+            node = self.new()
+            self.arcs[node].append((*spans[0], target))
+            node_before[spans] = node
+        return node_before[spans]
+
     def _add_options(self, either: Either, start: int) -> int:
+        """Branches from one node, which meet again."""
         end = self.new()
         for option in either.options:
             branch = self.new()
@@ -135,9 +157,10 @@ class _Nodes:
         return end
 
     def _add_repeated(self, repeated: Repeated, start: int) -> int:
+        """Copies that must be read, then a loop or copies after each of which reading may end."""
         copies = repeated.least if repeated.most is None else repeated.most
         if copies > MAX_NODES:
-            raise _too_large(f"{copies} repetitions")
+            raise too_large(f"{copies} repetitions")
         for _ in range(repeated.least):
             start = self.add(repeated.part, start)
         if repeated.most is None:
@@ -153,6 +176,7 @@ class _Nodes:
         return end
 
     def _add_automaton(self, automaton: ByteAutomaton, start: int) -> int:
+        """A node for each state, and one where all texts end."""
         nodes = [self.new() for _ in range(automaton.dead)]
         end = self.new()
         self.jumps[start].append(nodes[0])
@@ -165,19 +189,19 @@ class _Nodes:
 
 
 @functools.lru_cache(maxsize=4096)
-def _kept_spans(low: int, high: int) -> tuple[tuple[tuple[int, int], ...], ...]:
+def _kept_spans(low: int, high: int) -> tuple[Spans, ...]:
     return tuple(_utf8_spans(low, high))
 
 
-def _utf8_spans(low: int, high: int) -> Iterator[tuple[tuple[int, int], ...]]:
-    """A range of code points as ranges of bytes: each tuple is every combination of its bytes."""
+def _utf8_spans(low: int, high: int) -> Iterator[Spans]:
+    """A range of code points as ranges of bytes."""
     for encoded_end in _ENCODED_ENDS:
         if low <= min(encoded_end, high):
             yield from _same_length_spans(low, min(encoded_end, high))
             low = encoded_end + 1
 
 
-def _same_length_spans(low: int, high: int) -> Iterator[tuple[tuple[int, int], ...]]:
+def _same_length_spans(low: int, high: int) -> Iterator[Spans]:
     """The same for code points with as many bytes each."""
     count = len(chr(low).encode())
     for continued in range(1, count):
@@ -212,7 +236,7 @@ def _deterministic(nodes: _Nodes, end: int) -> ByteAutomaton:
             row[byte_class] = number[successor]
         rows.append(row)
         if len(number) > MAX_STATES:
-            raise _too_large(f"more than {MAX_STATES} states")
+            raise too_large(f"more than {MAX_STATES} states")
     table = np.full(
         (len(rows) + 1, classes),
         len(rows),
@@ -252,15 +276,26 @@ class _Closure:
         """The nodes and all that jumps reach from them."""
         key = frozenset(nodes)
         if key not in self._of_all:
-            self._of_all[key] = frozenset().union(*(self._from(node) for node in key))
+            self._of_all[key] = self._union(key)
         return self._of_all[key]
 
+    def _union(self, key: frozenset[int]) -> frozenset[int]:
+        """What jumps reach from some nodes."""
+        union: set[int] = set()
+        for node in key:
+            reached = self._from(node)
+            self._nodes.budget.spend(SET_NODES, len(reached))
+            union |= reached
+        return frozenset(union)
+
     def _from(self, node: int) -> frozenset[int]:
+        """What jumps reach from a node."""
         if node not in self._reached:
             reached = {node}
             waiting = [node]
             while waiting:
                 fresh = set(self._nodes.jumps[waiting.pop()]) - reached
+                self._nodes.budget.spend(SET_NODES, len(fresh))
                 reached |= fresh
                 waiting += fresh
             arcs = self._nodes.arcs
@@ -299,7 +334,7 @@ def _product(left: ByteAutomaton, right: ByteAutomaton) -> ByteAutomaton:
             row.append(number.get(pair, -1))
         rows.append(row)
         if len(number) > MAX_STATES:
-            raise _too_large(f"more than {MAX_STATES} states")
+            raise too_large(f"more than {MAX_STATES} states")
     table = np.array([*rows, [-1] * len(byte)], dtype=np.int32)
     table[table < 0] = len(rows)
     ends = [left.accepting[a] and right.accepting[b] for a, b in waiting]
@@ -358,11 +393,3 @@ def _leading_to(table: NDArray[np.int32], ends: NDArray[np.bool_]) -> NDArray[np
         useful[fresh] = True
         waiting += fresh
     return useful
-
-
-def _too_large(size: str) -> OptionError:
-    return OptionError(
-        "the constraint is too large",
-        given=size,
-        hint="Lower lengths and repetitions, or split it over several requests.",
-    )

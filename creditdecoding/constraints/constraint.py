@@ -44,20 +44,30 @@ class Constraint:
 
 def choice(options: Sequence[str]) -> Constraint:
     """The answer is one of these texts. Raises `OptionError`."""
-    options = tuple(options)
-    is_valid = all(isinstance(option, str) and option for option in options)
-    if not is_valid or not 0 < len(options) <= MAX_GUIDED_CHOICES:
+    is_list = isinstance(options, Sequence) and not isinstance(options, str)
+    if not is_list or not 0 < len(options) <= MAX_GUIDED_CHOICES or not _are_texts(options):
         raise OptionError(
             "choices must be texts that are not empty",
-            given=list(options),
-            allowed=f"1 to {MAX_GUIDED_CHOICES} texts",
+            given=options,
+            allowed=f"a list of 1 to {MAX_GUIDED_CHOICES} texts",
             hint="Correct the list.",
         )
-    return Constraint("choice", options)
+    return Constraint("choice", tuple(options))
+
+
+def _are_texts(options: Sequence[object]) -> bool:
+    """Whether all are texts that are not empty."""
+    return all(isinstance(option, str) and option for option in options)
 
 
 def regex(pattern: str) -> Constraint:
-    """The whole answer matches a pattern, in Python's syntax."""
+    """The whole answer matches a pattern, in Python's syntax. Raises `OptionError`."""
+    if not isinstance(pattern, str):
+        raise OptionError(
+            "the pattern is not a text",
+            given=pattern,
+            hint="Give a regular expression.",
+        )
     return Constraint("regex", pattern)
 
 

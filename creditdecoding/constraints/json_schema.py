@@ -11,11 +11,13 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from creditdecoding.constraints.budget import Budget
 from creditdecoding.constraints.formats import FORMATS
 from creditdecoding.constraints.language import (
     ANY,
@@ -30,80 +32,34 @@ from creditdecoding.constraints.language import (
 )
 from creditdecoding.constraints.numerals import Bound, integer, number
 from creditdecoding.constraints.regex import found_pattern, whole_pattern
+from creditdecoding.constraints.schema_keywords import (
+    KEYWORDS_OF,
+    KNOWN,
+    NEUTRAL,
+    SAY_VALUES,
+    TYPED,
+    TYPES,
+)
 from creditdecoding.errors import OptionError, prefix_errors, short_repr
 
 MAX_DEPTH = 64
 """Levels of a schema, references included."""
 COUNTED = 256
 """Characters up to which a string is counted: a larger maxLength is served as this one."""
-TYPES = (
-    "object",
-    "array",
-    "string",
-    "number",
-    "integer",
-    "boolean",
-    "null",
-)
-ANNOTATIONS = (
-    *(
-        "title",
-        "description",
-        "default",
-        "example",
-        "examples",
-        "deprecated",
-    ),
-    *(
-        "readOnly",
-        "writeOnly",
-        "discriminator",
-        "contentMediaType",
-        "contentEncoding",
-    ),
-    *("$schema", "$id", "$comment", "$defs", "definitions", "$anchor"),
-)
-"""Keywords that no instance breaks."""
-_ANY_TYPE = ("$ref", "allOf", "anyOf", "oneOf", "const", "enum", "type")
-_KEYWORDS_OF: dict[str, tuple[str, ...]] = {
-    "object": (
-        "properties",
-        "required",
-        "additionalProperties",
-        "minProperties",
-        "maxProperties",
-    ),
-    "array": ("items", "prefixItems", "minItems", "maxItems"),
-    "string": ("minLength", "maxLength", "pattern", "format"),
-    "number": (
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-    ),
-    "integer": (
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-    ),
+SCHEMAS = "schemas (what a $ref names counts again at each of them)"
+COMPARISONS = "pairs of options of oneOf"
+CHARACTERS = "characters of names, constants and patterns"
+LIMITS = {
+    SCHEMAS: 2_000,
+    COMPARISONS: 100_000,
+    CHARACTERS: 100_000,
 }
-_TYPED = {"type", *itertools.chain(*_KEYWORDS_OF.values())}
-_NEUTRAL = (
-    ("uniqueItems", False),
-    ("nullable", False),
-    ("unevaluatedProperties", False),
-)
-_KNOWN = {
-    *_ANY_TYPE,
-    *ANNOTATIONS,
-    *itertools.chain(*_KEYWORDS_OF.values()),
-}
+"""The work of one schema, with all that it refers to."""
 
 
 def schema_language(schema: Any) -> Language:
     """The instances of a schema, as JSON texts. Raises `OptionError` that names the keyword."""
-    return _Node(schema, schema, "$").language()
+    return _Node(schema, schema, "$", Budget(LIMITS)).language()
 
 
 def json_text(value: Any) -> str:
@@ -124,11 +80,13 @@ class _Node:
     schema: Any
     root: Any
     path: str
+    budget: Budget
     refs: tuple[str, ...] = ()
     depth: int = 0
 
     def inner(self, schema: Any, *path: str | int) -> _Node:
         """A schema inside of this one."""
+        self.budget.spend(SCHEMAS)
         if self.depth >= MAX_DEPTH:
             raise OptionError(
                 "the schema is too deep",
@@ -138,9 +96,30 @@ class _Node:
         inner = ".".join([self.path, *map(str, path)])
         return replace(self, schema=schema, path=inner, depth=self.depth + 1)
 
-    def refuse(self, what: str, hint: str) -> OptionError:
+    def refuse(self, what: str, hint: str = "Correct it.") -> OptionError:
         """An error at this schema."""
         return OptionError(f"the schema at {short_repr(self.path)} {what}", hint=hint)
+
+    def as_json(self, value: Any) -> str:
+        """A name or a constant as instances write it. Raises `OptionError`."""
+        text = json_text(value)
+        self.budget.spend(CHARACTERS, len(text))
+        return text
+
+    def text(self, keyword: str) -> str:
+        """The value of a keyword that must be a text."""
+        value = self.schema[keyword]
+        if not isinstance(value, str):
+            raise self.refuse(f"has a {keyword} that is not a text")
+        self.budget.spend(CHARACTERS, len(value))
+        return value
+
+    def values(self, keyword: str) -> list[Any]:
+        """The value of a keyword that must be a list; empty if it is not there."""
+        values = self.schema.get(keyword, [])
+        if not isinstance(values, list):
+            raise self.refuse(f"has {keyword} that is not a list")
+        return values
 
     def language(self) -> Language:
         """The instances of this schema."""
@@ -149,24 +128,62 @@ class _Node:
             what = "allows any value" if schema is True else "is not an object"
             raise self.refuse(what, "Give a schema with a type.")
         for keyword in schema:
-            if keyword not in _KNOWN and (keyword, schema[keyword]) not in _NEUTRAL:
+            if keyword not in KNOWN and (keyword, schema[keyword]) not in NEUTRAL:
                 raise self.refuse(
                     f"has the unsupported keyword {short_repr(keyword)}",
                     "Drop it.",
                 )
         parts = [make(self) for keyword, make in _PARTS if keyword in schema]
-        if not parts or self.schema.keys() & _TYPED:
+        if not parts or schema.keys() & TYPED:
             parts.append(self._of_type(self._types()))
         return functools.reduce(Both, parts)
 
+    # What a comparison of two schemas asks for, made once:
+
+    @functools.cached_property
+    def behind_refs(self) -> _Node:
+        """What this schema's `$ref` names, if it has one and is an object; else the schema."""
+        node = self
+        for _ in range(MAX_DEPTH):
+            if not isinstance(node.schema, dict) or "$ref" not in node.schema:
+                break
+            node = node.inner(_target(node, node.text("$ref")), "$ref")
+        return node if isinstance(node.schema, dict) else replace(node, schema={})
+
+    @functools.cached_property
+    def kinds(self) -> set[str]:
+        """The declared types, a number's one for integers too."""
+        declared = self.schema.get("type", [])
+        names = declared if isinstance(declared, list) else [declared]
+        return {"number" if name == "integer" else str(name) for name in names}
+
+    @functools.cached_property
+    def constants(self) -> set[str] | None:
+        """The values of `const` or `enum`; None if there is neither."""
+        if "const" in self.schema:
+            return {self._key(self.schema["const"])}
+        return set(map(self._key, self.values("enum"))) if "enum" in self.schema else None
+
+    def _key(self, value: Any) -> str:
+        """The same text for values that schemas hold equal: 1 and 1.0, members in any order."""
+        parsed = json.loads(self.as_json(value), parse_int=float)
+        return json.dumps(parsed, sort_keys=True)
+
+    @functools.cached_property
+    def members(self) -> dict[str, _Node]:
+        """The schemas of the required properties."""
+        properties = _properties(self)
+        names = [name for name in _required_names(self) if name in properties]
+        return {name: self.inner(properties[name], "properties", name) for name in names}
+
     def _types(self) -> list[str]:
         """The declared types, or the one that the keywords imply."""
-        declared = self.schema.get("type")
-        if declared is None:
-            implied = [t for t in TYPES if self.schema.keys() & set(_KEYWORDS_OF.get(t, ()))]
+        if "type" not in self.schema:
+            implied = [t for t in TYPES if self.schema.keys() & set(KEYWORDS_OF.get(t, ()))]
             if not implied:
                 raise self.refuse("allows any value", "Give a schema with a type.")
             return implied[:1]
+        declared = self.schema["type"]
         names = declared if isinstance(declared, list) else [declared]
         unknown = [name for name in names if name not in TYPES]
         if unknown or not names:
@@ -177,30 +194,12 @@ class _Node:
         return names
 
     def _of_type(self, names: list[str]) -> Language:
-        if self.schema.keys() & {
-            "const",
-            "enum",
-            "$ref",
-            "allOf",
-            "anyOf",
-            "oneOf",
-        }:
-            own = {key for name in names for key in _KEYWORDS_OF.get(name, ())}
-            if not self.schema.keys() & own:  # the other keywords say which values there are
-                return Either(tuple(_of_any_form(name) for name in names))
+        """The values of these types; of any form where other keywords say which there are."""
+        own = {key for name in names for key in KEYWORDS_OF.get(name, ())}
+        has_values = bool(self.schema.keys() & set(SAY_VALUES))
+        if has_values and not self.schema.keys() & own:
+            return Either(tuple(_ANY_FORM[name] for name in names))
         return Either(tuple(_TYPES[name](self) for name in names))
-
-
-def _of_any_form(name: str) -> Language:
-    """Every JSON text that begins like a value of this type."""
-    anything = Repeated(ANY, 0, None)
-    if name in ("boolean", "null"):
-        return _LITERALS[name]
-    if name in ("number", "integer"):
-        pattern = r"-?[0-9]+" if name == "integer" else r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?"
-        return whole_pattern(pattern)
-    first = {"object": "{", "array": "[", "string": '"'}[name]
-    return joined(first, anything)
 
 
 # One function for each type
@@ -210,10 +209,8 @@ def _of_any_form(name: str) -> Language:
 def _object(node: _Node) -> Language:
     """Every property, in the order in which they are declared."""
     schema = node.schema
-    properties = schema.get("properties", {})
-    if not isinstance(properties, dict):
-        raise node.refuse("has properties that are not an object", "Correct it.")
-    undeclared = [name for name in schema.get("required", ()) if name not in properties]
+    properties = _properties(node)
+    undeclared = [name for name in _required_names(node) if name not in properties]
     if undeclared:
         what = f"requires properties that it does not declare: {short_repr(undeclared)}"
         raise node.refuse(what, "Declare them.")
@@ -223,7 +220,7 @@ def _object(node: _Node) -> Language:
     _check_count(node, len(properties), "minProperties", "maxProperties")
     members = [
         joined(
-            json_text(name) + ": ",
+            node.as_json(name) + ": ",
             node.inner(inner, "properties", name).language(),
         )
         for name, inner in properties.items()
@@ -231,7 +228,22 @@ def _object(node: _Node) -> Language:
     return joined("{", *_separated(members), "}")
 
 
+def _properties(node: _Node) -> Mapping[str, Any]:
+    properties = node.schema.get("properties", {})
+    if not isinstance(properties, dict):
+        raise node.refuse("has properties that are not an object")
+    return properties
+
+
+def _required_names(node: _Node) -> list[str]:
+    names = node.values("required")
+    if not all(isinstance(name, str) for name in names):
+        raise node.refuse("has required that is not a list of names")
+    return names
+
+
 def _separated(members: Iterable[Language]) -> list[Language]:
+    """The members with commas in between."""
     parts: list[Language] = []
     for member in members:
         parts += [literal(", "), member] if parts else [member]
@@ -241,14 +253,12 @@ def _separated(members: Iterable[Language]) -> list[Language]:
 def _array(node: _Node) -> Language:
     """The items of `prefixItems`, then as many of `items` as the bounds allow."""
     schema = node.schema
-    first = schema.get("prefixItems", [])
-    if not isinstance(first, list):
-        raise node.refuse("has prefixItems that are not a list", "Correct it.")
+    first = node.values("prefixItems")
     least, most = _counts(node, "minItems", "maxItems")
     members = [node.inner(inner, "prefixItems", i).language() for i, inner in enumerate(first)]
-    item = schema.get("items")
-    if item is False or item is None or most == len(first):
-        if item is None and not first and most != 0:
+    item = schema.get("items", False)
+    if item is False or most == len(first):
+        if "items" not in schema and not first and most != 0:
             raise node.refuse("does not say what its items are", "Give items.")
         _check_count(node, len(first), "minItems", "maxItems")
         return joined("[", *_separated(members), "]")
@@ -258,25 +268,17 @@ def _array(node: _Node) -> Language:
         raise node.refuse("has fewer maxItems than prefixItems", "Raise maxItems.")
     fewest = max(0, least - len(first))
     if members:
-        return joined(
-            "[",
-            *_separated(members),
-            Repeated(joined(", ", inner), fewest, more),
-            "]",
-        )
+        rest = Repeated(joined(", ", inner), fewest, more)
+        return joined("[", *_separated(members), rest, "]")
     return joined("[", _list_of(inner, fewest, more), "]")
 
 
 def _list_of(item: Language, least: int, most: int | None) -> Language:
-    """`least` to `most` items."""
-    rest = Repeated(
-        joined(", ", item),
-        max(0, least - 1),
-        None if most is None else most - 1,
-    )
+    """`least` to `most` items, where `most` is not 0."""
+    fewest_more = max(0, least - 1)
+    most_more = None if most is None else most - 1
+    rest = Repeated(joined(", ", item), fewest_more, most_more)
     filled = joined(item, rest)
-    if most == 0:
-        return joined()
     return filled if least else optional(filled)
 
 
@@ -286,10 +288,11 @@ def _string(node: _Node) -> Language:
     most = None if most is None else min(most, max(COUNTED, least))
     parts: list[Language] = []
     if "pattern" in schema:
+        pattern = node.text("pattern")
         with prefix_errors(f"pattern at {node.path}"):
-            parts.append(found_pattern(_text(node, "pattern")))
+            parts.append(found_pattern(pattern))
     if "format" in schema:
-        name = _text(node, "format")
+        name = node.text("format")
         if name not in FORMATS:
             what = f"has the unsupported format {short_repr(name)}"
             raise node.refuse(what, f"Use {', '.join(FORMATS)}, or a pattern.")
@@ -300,26 +303,27 @@ def _string(node: _Node) -> Language:
     return joined('"', inner, '"')
 
 
-def _text(node: _Node, keyword: str) -> str:
-    value = node.schema[keyword]
-    if not isinstance(value, str):
-        raise node.refuse(f"has a {keyword} that is not a text", "Correct it.")
-    return value
-
-
 def _counts(node: _Node, least_name: str, most_name: str) -> tuple[int, int | None]:
     """The bounds of a length or a number of items."""
-    least, most = node.schema.get(least_name, 0), node.schema.get(most_name)
-    for name, value in ((least_name, least), (most_name, most)):
-        is_count = value is None or (_is_number(value) and value == int(value) and value >= 0)
-        if not is_count:
-            raise node.refuse(f"has a {name} that is no count", "Give a whole number.")
+    least = _count(node, least_name) or 0
+    most = _count(node, most_name)
     if most is not None and most < least:
         raise node.refuse(f"has {least_name} above {most_name}", "Correct them.")
-    return int(least), None if most is None else int(most)
+    return least, most
+
+
+def _count(node: _Node, name: str) -> int | None:
+    """The value of a keyword that counts; None if it is not there."""
+    if name not in node.schema:
+        return None
+    value = node.schema[name]
+    if not _is_number(value) or value != int(value) or value < 0:
+        raise node.refuse(f"has a {name} that is no count", "Give a whole number.")
+    return int(value)
 
 
 def _check_count(node: _Node, count: int, least_name: str, most_name: str) -> None:
+    """Refuse a fixed number of members that the bounds do not allow."""
     least, most = _counts(node, least_name, most_name)
     if count < least or (most is not None and count > most):
         what = f"declares {count}, which breaks {least_name} or {most_name}"
@@ -327,23 +331,24 @@ def _check_count(node: _Node, count: int, least_name: str, most_name: str) -> No
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether this is a finite number."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and (isinstance(value, int) or math.isfinite(value))
 
 
 def _bounds(node: _Node) -> tuple[Bound | None, Bound | None]:
     """The tightest bounds of a number."""
-    ends: list[list[Bound]] = [[], []]
-    names = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
-    for i, name in enumerate(names):
-        value = node.schema.get(name)
-        if value is None:
-            continue
-        if not _is_number(value) or value != value or abs(value) == float("inf"):
-            raise node.refuse(f"has a {name} that is not a number", "Give a number.")
-        ends[i // 2].append(Bound(Decimal(repr(value)), open=i % 2 == 1))
-    low = max(ends[0], key=lambda bound: (bound.value, bound.open), default=None)
+    minimum = _bound(node, "minimum")
+    above = _bound(node, "exclusiveMinimum", is_open=True)
+    maximum = _bound(node, "maximum")
+    below = _bound(node, "exclusiveMaximum", is_open=True)
+    low = max(
+        filter(None, (minimum, above)),
+        key=lambda bound: (bound.value, bound.open),
+        default=None,
+    )
     high = min(
-        ends[1],
+        filter(None, (maximum, below)),
         key=lambda bound: (bound.value, not bound.open),
         default=None,
     )
@@ -352,10 +357,30 @@ def _bounds(node: _Node) -> tuple[Bound | None, Bound | None]:
     return low, high
 
 
+def _bound(node: _Node, name: str, is_open: bool = False) -> Bound | None:
+    """The bound that a keyword gives; None if it is not there."""
+    if name not in node.schema:
+        return None
+    value = node.schema[name]
+    if not _is_number(value):
+        raise node.refuse(f"has a {name} that is not a number", "Give a number.")
+    return Bound(Decimal(repr(value)), is_open)
+
+
 _LITERALS: dict[str, Language] = {
     "boolean": Either((literal("true"), literal("false"))),
     "null": literal("null"),
 }
+_ANY_TEXT = Repeated(ANY, 0, None)
+_ANY_FORM: dict[str, Language] = {
+    **_LITERALS,
+    "object": joined("{", _ANY_TEXT),
+    "array": joined("[", _ANY_TEXT),
+    "string": joined('"', _ANY_TEXT),
+    "integer": whole_pattern(r"-?[0-9]+"),
+    "number": whole_pattern(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?"),
+}
+"""By type, every JSON text that begins like one of its values."""
 _TYPES: dict[str, Callable[[_Node], Language]] = {
     "object": _object,
     "array": _array,
@@ -373,29 +398,38 @@ _TYPES: dict[str, Callable[[_Node], Language]] = {
 
 def _reference(node: _Node) -> Language:
     """The schema that a `$ref` inside of the whole schema names."""
-    name = node.schema["$ref"]
-    if not isinstance(name, str) or not name.startswith("#"):
-        what = f"refers to another document: {short_repr(name)}"
-        raise node.refuse(what, "Put it under $defs.")
+    name = node.text("$ref")
     if name in node.refs:
         what = f"refers to itself through {short_repr(name)}"
         raise node.refuse(what, "Recursive schemas have no bounded skeleton; unroll it.")
+    inner = node.inner(_target(node, name), "$ref")
+    return replace(inner, refs=(*node.refs, name)).language()
+
+
+def _target(node: _Node, name: str) -> Any:
+    """What a `$ref` of a node names. Raises `OptionError`."""
+    document, _, pointer = name.partition("#")
+    if document or not name:
+        what = f"refers to another document: {short_repr(name)}"
+        raise node.refuse(what, "Put it under $defs.")
+    if pointer and not pointer.startswith("/"):
+        what = f"refers to an anchor: {short_repr(name)}"
+        raise node.refuse(what, "Write the $ref as #/$defs/NAME.")
     target = node.root
-    for part in name.removeprefix("#").split("/")[1:]:
+    for part in pointer.split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
         if not isinstance(target, dict) or key not in target:
-            raise node.refuse(
-                f"refers to nothing: {short_repr(name)}",
-                "Correct the $ref.",
-            )
+            what = f"refers to nothing: {short_repr(name)}"
+            raise node.refuse(what, "Name members of objects alone, as in #/$defs/NAME.")
         target = target[key]
-    return replace(node.inner(target, "$ref"), refs=(*node.refs, name)).language()
+    return target
 
 
 def _options(node: _Node, keyword: str) -> list[_Node]:
-    schemas = node.schema[keyword]
-    if not isinstance(schemas, list) or not schemas:
-        raise node.refuse(f"has a {keyword} that is not a list of schemas", "Correct it.")
+    """The schemas in the list of a keyword."""
+    schemas = node.values(keyword)
+    if not schemas:
+        raise node.refuse(f"has no options in {keyword}", "Give a list of schemas.")
     return [node.inner(schema, keyword, i) for i, schema in enumerate(schemas)]
 
 
@@ -420,15 +454,12 @@ def _all_of(node: _Node) -> Language:
     return functools.reduce(Both, (option.language() for option in _options(node, "allOf")))
 
 
-def _values(node: _Node) -> Language:
-    """The values of an `enum` or a `const`."""
-    schema = node.schema
-    values = [schema["const"]] if "const" in schema else schema["enum"]
-    if not isinstance(values, list):
-        raise node.refuse("has an enum that is not a list", "Correct it.")
-    if "const" in schema and "enum" in schema and schema["const"] not in schema["enum"]:
-        raise node.refuse("has a const outside of its enum", "Correct it.")
-    return Either(tuple(literal(json_text(value)) for value in values))
+def _const(node: _Node) -> Language:
+    return literal(node.as_json(node.schema["const"]))
+
+
+def _enum(node: _Node) -> Language:
+    return Either(tuple(literal(node.as_json(value)) for value in node.values("enum")))
 
 
 _PARTS: tuple[tuple[str, Callable[[_Node], Language]], ...] = (
@@ -436,8 +467,8 @@ _PARTS: tuple[tuple[str, Callable[[_Node], Language]], ...] = (
     ("allOf", _all_of),
     ("anyOf", _any_of),
     ("oneOf", _one_of),
-    ("const", _values),
-    ("enum", _values),
+    ("const", _const),
+    ("enum", _enum),
 )
 
 
@@ -445,48 +476,12 @@ def _are_disjoint(one: _Node, other: _Node) -> bool:
     """Whether two schemas surely have no instance in common: other types, other constants, or a
     required property with other constants.
     """
-    kinds, other_kinds = _kinds(one), _kinds(other)
-    if kinds and other_kinds and not kinds & other_kinds:
+    one.budget.spend(COMPARISONS)
+    one, other = one.behind_refs, other.behind_refs
+    if one.kinds and other.kinds and not one.kinds & other.kinds:
         return True
-    values, other_values = _constants(one), _constants(other)
-    if values is not None and other_values is not None:
-        return not any(value in other_values for value in values)
-    shared = _required(one).keys() & _required(other).keys()
-    inner = [(_required(one)[name], _required(other)[name]) for name in shared]
-    both_objects = kinds == other_kinds == {"object"}
-    return both_objects and any(_are_disjoint(a, b) for a, b in inner)
-
-
-def _resolved(node: _Node) -> Mapping[str, Any]:
-    """The schema, behind references."""
-    schema = node.schema
-    for _ in range(MAX_DEPTH):
-        if not isinstance(schema, dict) or not isinstance(schema.get("$ref"), str):
-            break
-        parts = schema["$ref"].split("/")[1:]
-        schema = functools.reduce(lambda inner, key: inner.get(key, {}), parts, node.root)
-    return schema if isinstance(schema, dict) else {}
-
-
-def _kinds(node: _Node) -> set[str]:
-    """The types of a schema, a number's one for integers too."""
-    declared = _resolved(node).get("type", [])
-    names = declared if isinstance(declared, list) else [declared]
-    return {"number" if name == "integer" else str(name) for name in names}
-
-
-def _constants(node: _Node) -> list[Any] | None:
-    schema = _resolved(node)
-    if "const" in schema:
-        return [schema["const"]]
-    values = schema.get("enum")
-    return values if isinstance(values, list) else None
-
-
-def _required(node: _Node) -> dict[str, _Node]:
-    schema = _resolved(node)
-    properties = schema.get("properties", {})
-    if not isinstance(properties, dict):
-        return {}
-    names = [name for name in schema.get("required", ()) if name in properties]
-    return {name: node.inner(properties[name]) for name in names}
+    if one.constants is not None and other.constants is not None:
+        return one.constants.isdisjoint(other.constants)
+    both_objects = one.kinds == other.kinds == {"object"}
+    shared = one.members.keys() & other.members.keys() if both_objects else ()
+    return any(_are_disjoint(one.members[name], other.members[name]) for name in shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -87,10 +88,13 @@ def _without(ranges: CodePoints, first: int, last: int) -> CodePoints:
 
 def complement(chars: Chars) -> Chars:
     """Every other character."""
-    rest = _without(((0, LAST),), *SURROGATES)
+    rest = []
+    first = 0
     for low, high in chars.ranges:
-        rest = _without(rest, low, high)
-    return Chars(rest)
+        rest.append((first, low - 1))
+        first = high + 1
+    rest.append((first, LAST))
+    return char_set((low, high) for low, high in rest if low <= high)
 
 
 ANY = complement(Chars(()))
@@ -136,6 +140,7 @@ def in_json_string(language: Language) -> Language:
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def _escaped(chars: Chars) -> Language:
     """One character of a JSON string."""
     special = [*range(0x20), ord('"'), ord("\\")]

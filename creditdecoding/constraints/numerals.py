@@ -37,6 +37,8 @@ class Bound:
 
 ZERO = Bound(Decimal(0))
 ABOVE_ZERO = Bound(Decimal(0), open=True)
+LARGEST_INTEGER = Bound(Decimal(10**INTEGER_DIGITS - 1))
+BELOW_DECIMALS = Bound(Decimal(10**WHOLE_DIGITS), open=True)
 
 
 def number(low: Bound | None, high: Bound | None) -> Language:
@@ -87,25 +89,29 @@ def _negated(bound: Bound) -> Bound:
 
 def _magnitudes(low: Bound, high: Bound | None, is_integer: bool) -> Language:
     """Numbers from `low` >= 0 on."""
-    digits = INTEGER_DIGITS if is_integer else WHOLE_DIGITS
-    largest = 10**digits - 1
-    if high is None or high.value > largest + (not is_integer):
-        high = Bound(
-            Decimal(largest + (not is_integer)),
-            open=not is_integer,
-        )
+    largest = LARGEST_INTEGER if is_integer else BELOW_DECIMALS
+    if high is None or high.value > largest.value:
+        high = largest
     if low.value > high.value:
         return _NOTHING
-    if is_integer:
-        first = _floor(low) + (low.open or low.value != _floor(low))
-        last = _floor(high) - (high.open and high.value == _floor(high))
-        return _whole_between(first, last)
-    return _decimals(low, high)
+    return _integers(low, high) if is_integer else _decimals(low, high)
+
+
+def _integers(low: Bound, high: Bound) -> Language:
+    """Whole numbers between bounds that are not negative."""
+    first = _floor(low)
+    last = _floor(high)
+    if low.open or low.value != first:
+        first += 1
+    if high.open and high.value == last:
+        last -= 1
+    return _whole_between(first, last)
 
 
 def _decimals(low: Bound, high: Bound) -> Language:
     """Numbers with a fraction between bounds that are not negative."""
-    first, last = _floor(low), _floor(high)
+    first = _floor(low)
+    last = _floor(high)
     if first == last:
         return joined(
             str(first),

@@ -123,8 +123,16 @@ def _branches(tree: list[Any]) -> list[list[Any]]:
     if name == "BRANCH":
         return [inner for branch in argument[1] for inner in _branches(list(branch))]
     if name == "SUBPATTERN":
-        return _branches(list(argument[3]))
+        return _branches(_inside(argument))
     return [tree]
+
+
+def _inside(group: Any) -> list[Any]:
+    """What is inside of a group. Raises `OptionError` for one with flags of its own."""
+    _, added, removed, part = group
+    if added or removed:
+        raise _refusal("flags of a group")
+    return list(part)
 
 
 def _without_anchors(branch: list[Any], dot: Chars) -> tuple[Language, bool, bool]:
@@ -158,7 +166,7 @@ def _node(name: str, argument: Any, dot: Chars) -> Language:
     if name == "ANY":
         return dot
     make = _NODES.get(name)
-    return make(argument, dot) if make else _set([(name, argument)])
+    return make(argument, dot) if make else _set(((name, argument),))
 
 
 def _repeat(argument: Any, dot: Chars) -> Language:
@@ -170,27 +178,12 @@ def _repeat(argument: Any, dot: Chars) -> Language:
     )
 
 
-def _group(argument: Any, dot: Chars) -> Language:
-    _, added, removed, part = argument
-    if added or removed:
-        raise _refusal("flags inside of it")
-    return _sequence(part, dot)
-
-
 def _branch(argument: Any, dot: Chars) -> Language:
     return Either(tuple(_sequence(branch, dot) for branch in argument[1]))
 
 
-_NODES: dict[str, Callable[[Any, Chars], Language]] = {
-    "MAX_REPEAT": _repeat,
-    "MIN_REPEAT": _repeat,
-    "SUBPATTERN": _group,
-    "BRANCH": _branch,
-    "IN": lambda argument, _: _set(argument),
-}
-
-
-def _set(items: Iterable[Any]) -> Chars:
+@functools.lru_cache(maxsize=4096)
+def _set(items: tuple[Any, ...]) -> Chars:
     """One character out of the items of a set."""
     ranges: list[tuple[int, int]] = []
     negated = False
@@ -209,6 +202,7 @@ def _set(items: Iterable[Any]) -> Chars:
     return complement(chars) if negated else chars
 
 
+@functools.cache
 def _category(name: str, negated: bool) -> Chars:
     r"""The characters of \d, \w, \s and their complements.
 
@@ -231,3 +225,12 @@ def _class(kind: str, every_script: bool) -> Chars:
     )
     matches = re.finditer(f"{_CLASSES[kind]}+", everything)
     return char_set([(match.start(), match.end() - 1) for match in matches])
+
+
+_NODES: dict[str, Callable[[Any, Chars], Language]] = {
+    "MAX_REPEAT": _repeat,
+    "MIN_REPEAT": _repeat,
+    "SUBPATTERN": lambda argument, dot: _sequence(_inside(argument), dot),
+    "BRANCH": _branch,
+    "IN": lambda argument, _: _set(tuple(argument)),
+}

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from creditdecoding.constraints.automaton import (
-    ByteAutomaton,
-)
+from creditdecoding.constraints.automaton import MAX_STATES, ByteAutomaton
 from creditdecoding.errors import OptionError
 
 Ints = NDArray[np.int64]
+Edges: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32]]
+"""The states where edges begin, and those where they end."""
 MASK = -1
 """Stands for a position that is not written yet."""
 MAX_EDGES = 4_000_000
@@ -51,33 +51,22 @@ class TokenTrie:
 
     def _levels(self) -> Iterator[_Level]:
         ids = np.array(sorted(self.texts), dtype=np.int64)
-        lengths = np.array(
-            [len(self.texts[i]) for i in ids.tolist()],
-            dtype=np.int64,
-        )
+        lengths = np.array([len(self.texts[i]) for i in ids.tolist()], dtype=np.int64)
         node_of = np.zeros(len(ids), dtype=np.int64)
         depth = 0
         while len(ids):
-            last = np.array(
-                [self.texts[i][depth] for i in ids.tolist()],
-                dtype=np.int64,
-            )
-            nodes, node_of = np.unique(
-                node_of * 256 + last,
-                return_inverse=True,
-            )
+            last = np.array([self.texts[i][depth] for i in ids.tolist()], dtype=np.int64)
+            nodes, node_of = np.unique(node_of * 256 + last, return_inverse=True)
             depth += 1
             is_whole = lengths == depth
             yield _Level(
-                nodes // 256,
-                nodes % 256,
-                ids[is_whole],
-                node_of[is_whole],
+                parent=nodes // 256,
+                byte=nodes % 256,
+                ids=ids[is_whole],
+                whole=node_of[is_whole],
             )
-            ids, lengths = (
-                ids[~is_whole],
-                lengths[~is_whole],
-            )
+            ids = ids[~is_whole]
+            lengths = lengths[~is_whole]
             node_of = node_of[~is_whole]
 
 
@@ -96,12 +85,12 @@ class TokenAutomaton:
     target: NDArray[np.int32]
     first: NDArray[np.int64]
     accepting: NDArray[np.bool_]
-    pairs: tuple[NDArray[np.int32], NDArray[np.int32]]
+    pairs: Edges
     """`source` and `target` of all edges, each pair once."""
     longest: int | None = None
     """The most tokens that an answer can have, with its end; None if there is no limit."""
-    _forward: dict[tuple[bytes, int], bytes] = field(default_factory=dict, repr=False)
-    _backward: dict[tuple[bytes, int], bytes] = field(default_factory=dict, repr=False)
+    _forward: dict[tuple[bytes, int | None], bytes] = field(default_factory=dict, repr=False)
+    _backward: dict[tuple[bytes, int | None], bytes] = field(default_factory=dict, repr=False)
     _allowed: dict[tuple[bytes, bytes], NDArray[np.bool_]] = field(default_factory=dict, repr=False)
     _reach: dict[tuple[int, ...], Reach] = field(default_factory=dict, repr=False)
     on_device: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -114,33 +103,36 @@ class TokenAutomaton:
         forward: bool = True,
     ) -> bytes:
         """The states after a token (`MASK`: any), or with `forward` false those before it."""
-        group = -1
-        if token != MASK:
-            group = int(self.class_of[token]) if token < len(self.class_of) else 0
+        token_class = None if token == MASK else self._class(token)
         kept = self._forward if forward else self._backward
-        reached = kept.get((states, group))
+        reached = kept.get((states, token_class))
         if reached is None:
             if len(kept) >= _KEPT:
                 kept.clear()
-            reached = kept[states, group] = self._step(states, group, forward)
+            reached = self._step(states, token_class, forward)
+            kept[states, token_class] = reached
         return reached
 
-    def _step(self, states: bytes, group: int, forward: bool) -> bytes:
-        start, end = self.pairs
-        if group >= 0:
-            edges = slice(
-                self.first[group],
-                self.first[group + 1],
-            )
-            start, end = (
-                self.source[edges],
-                self.target[edges],
-            )
+    def _class(self, token: int) -> int:
+        """The class of an id; ids beyond those of texts are never allowed."""
+        return int(self.class_of[token]) if token < len(self.class_of) else 0
+
+    def _step(self, states: bytes, token_class: int | None, forward: bool) -> bytes:
+        """The states that edges of a class lead to, or with `forward` false come from."""
+        source, target = self._edges(token_class)
         if not forward:
-            start, end = end, start
+            source, target = target, source
+        is_start = np.frombuffer(states, dtype=np.bool_)
         reached = np.zeros(len(self.accepting), dtype=np.bool_)
-        reached[end[np.frombuffer(states, dtype=np.bool_)[start]]] = True
+        reached[target[is_start[source]]] = True
         return reached.tobytes()
+
+    def _edges(self, token_class: int | None) -> Edges:
+        """Where the edges of a class begin and end; without a class those of all."""
+        if token_class is None:
+            return self.pairs
+        own = slice(self.first[token_class], self.first[token_class + 1])
+        return self.source[own], self.target[own]
 
     def reach(self, tokens: Sequence[int]) -> Reach:
         """The states from both sides of an answer's tokens, `MASK` where nothing is written."""
@@ -247,14 +239,16 @@ def over_sequences(
     sequences: Sequence[Sequence[int]],
     stop_ids: Sequence[int],
 ) -> TokenAutomaton:
-    """The automaton of answers that are one of these sequences of ids, then `stop_ids`."""
+    """The automaton of answers that are one of these sequences of ids, then `stop_ids`. Raises
+    `OptionError` if they have too many tokens.
+    """
     ids = np.unique(np.concatenate([np.array(sequence) for sequence in sequences]))
     class_of = np.zeros(int(ids[-1]) + 1, dtype=np.int32)
     class_of[ids] = np.arange(1, len(ids) + 1)
-    number, edges = _beginnings(sequences)
+    ends, edges = _beginnings(sequences)
+    accepting = np.zeros(edges.shape[1] + 2, dtype=np.bool_)
+    accepting[ends] = True
     edges[0] = class_of[edges[0]]
-    accepting = np.zeros(len(number) + 1, dtype=np.bool_)
-    accepting[[number[tuple(sequence)] for sequence in sequences]] = True
     return _with_end(
         class_of,
         edges,
@@ -264,27 +258,26 @@ def over_sequences(
     )
 
 
-def _beginnings(
-    sequences: Sequence[Sequence[int]],
-) -> tuple[dict[tuple[int, ...], int], Ints]:
-    """The number of each beginning of the sequences, and how ids lead from one to the next:
-    [id, from, to] by edge.
+def _beginnings(sequences: Sequence[Sequence[int]]) -> tuple[list[int], Ints]:
+    """The states of a trie: that at the end of each sequence, and how ids lead from one state to
+    the next, [id, from, to] by edge. Raises `OptionError` if there are too many.
     """
-    number: dict[tuple[int, ...], int] = {(): 0}
-    edges = []
+    state_after: dict[tuple[int, int], int] = {}
+    ends = []
     for sequence in sequences:
-        for count, token in enumerate(sequence):
-            begun = tuple(sequence[: count + 1])
-            if begun not in number:
-                number[begun] = len(number)
-                edges.append(
-                    (
-                        token,
-                        number[begun[:-1]],
-                        number[begun],
-                    )
-                )
-    return number, np.array(edges, dtype=np.int64).T
+        state = 0
+        for token in sequence:
+            state = state_after.setdefault((state, token), len(state_after) + 1)
+        ends.append(state)
+        if len(state_after) > MAX_STATES:
+            raise OptionError(
+                "the choices are too large",
+                given=f"more than {MAX_STATES} tokens",
+                allowed=f"{MAX_STATES} in all, a beginning that choices share counted once",
+                hint="Shorten them, or split them over several requests.",
+            )
+    edges = [(token, state, later) for (state, token), later in state_after.items()]
+    return ends, np.array(edges, dtype=np.int64).T
 
 
 def _with_end(
@@ -299,21 +292,10 @@ def _with_end(
     """
     stop = int(class_of.max()) + 1
     if stop_ids:
-        class_of = np.pad(
-            class_of,
-            (
-                0,
-                max(
-                    0,
-                    max(stop_ids) + 1 - len(class_of),
-                ),
-            ),
-        )
+        missing = max(0, max(stop_ids) + 1 - len(class_of))
+        class_of = np.pad(class_of, (0, missing))
         class_of[list(stop_ids)] = stop
-        edges = np.concatenate(
-            (edges, _end_edges(accepting, stop)),
-            axis=1,
-        )
+        edges = np.concatenate((edges, _end_edges(accepting, stop)), axis=1)
         accepting = np.append(accepting[:-1], True)
     groups, source, target = edges[:, np.argsort(edges[0], kind="stable")].astype(np.int32)
     pairs = np.unique(np.stack((source, target)), axis=1)
@@ -332,13 +314,9 @@ def _end_edges(accepting: NDArray[np.bool_], stop: int) -> Ints:
     """From where a text may end to the last state, and from there to itself."""
     end = len(accepting) - 1
     leaving = np.append(accepting.nonzero()[0], end)
-    return np.stack(
-        (
-            np.full_like(leaving, stop),
-            leaving,
-            np.full_like(leaving, end),
-        )
-    )
+    classes = np.full_like(leaving, stop)
+    ends = np.full_like(leaving, end)
+    return np.stack((classes, leaving, ends))
 
 
 def _token_classes(

@@ -35,6 +35,7 @@ __all__ = [
     "decoder_class",
     "describe",
     "export_text",
+    "from_file",
     "from_settings",
     "load",
     "names",
@@ -148,10 +149,15 @@ def load(decoder: Any, controls: bool = True) -> tuple[Decoder, int | None]:
         return resolve(decoder, controls), None
     name, knobs = split_spec(decoder, "decoder")
     if is_python_file(name):
-        return _parse(file_class(name), knobs), None
+        return from_file(name, knobs), None
     if _files.is_file(name):
         return from_settings({**_files.read(name), **knobs}, controls=controls)
     return resolve(decoder, controls), None
+
+
+def from_file(path: str, knobs: Mapping[str, Any]) -> Decoder:
+    """The decoder of a Python file with some knobs changed. Raises `OptionError`."""
+    return _parse(file_class(path), knobs)
 
 
 def from_settings(

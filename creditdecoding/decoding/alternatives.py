@@ -42,30 +42,35 @@ def with_alternatives(
         suppressed = (vocab.stop_ids, batch.suppressed_logits)
     columns = np.flatnonzero(batch.host.editable[row] & commit)
     (lines,) = upload([batch.host.line[row, columns]], batch.logits.device)
+    scored_ids = lines.new_empty(len(lines), 0)
+    if request.scored_ids:
+        scored_ids = lines.new_tensor(request.scored_ids)
     rows: list[tuple[tuple[int, float], ...]] = []
-    for part in lines.split(_LINES):
+    for part, part_ids in zip(lines.split(_LINES), scored_ids.split(_LINES)):
         [(_, logits)] = raw_tiles(batch.logits, part, suppressed, whole=True)
-        rows += _likeliest(logits.log_softmax(-1), request)
+        rows += _likeliest(logits.log_softmax(-1), request.top_logprobs, part_ids)
     return replace(event, alternatives=tuple(rows))
 
 
 def _likeliest(
     log_probs: Tensor,
-    request: Request,
+    top_logprobs: int,
+    scored_ids: Tensor,
 ) -> Iterator[tuple[tuple[int, float], ...]]:
-    """The ids that a request asks for at each line, the likeliest first, each once.
+    """The likeliest ids at each line and those of `scored_ids` [lines, n], the likeliest first,
+    each once.
 
-    What must not be written is left out, unless the request names it.
+    What must not be written is left out, unless `scored_ids` names it.
     """
-    count = min(request.top_logprobs, log_probs.shape[1])
-    scored_ids = torch.tensor(request.scored_ids, dtype=torch.long, device=log_probs.device)
+    count = min(top_logprobs, log_probs.shape[1])
     top_ids = log_probs.topk(count).indices
-    ids = torch.cat((top_ids, scored_ids.expand(len(log_probs), -1)), dim=1)
+    ids = torch.cat((top_ids, scored_ids), dim=1)
     values = log_probs.gather(1, ids).clamp(min=MIN_LOGPROB)
     for own_ids, own_values in zip(ids.tolist(), values.tolist()):
         value_of = dict(zip(own_ids, own_values))
+        named = own_ids[count:]
         yield tuple(
             (token, value)
             for token, value in value_of.items()
-            if value > MIN_LOGPROB or token in request.scored_ids
+            if value > MIN_LOGPROB or token in named
         )

@@ -91,7 +91,8 @@ class Request:
     - `constraint`: what the answer must satisfy; `deferred`: whether tokens of the current block
       did not fit to others that were written in the same pass.
     - `top_logprobs`: how many of the likeliest ids an event names with each written token;
-      `scored_ids`: ids that it names whatever they are.
+      `scored_ids`: ids that it names whatever they are, as many at each position in order, of a
+      request that writes all positions in one pass.
     """
 
     index: int
@@ -122,7 +123,7 @@ class Request:
     constraint: TokenAutomaton | None = None
     deferred: bool = False
     top_logprobs: int = 0
-    scored_ids: tuple[int, ...] = ()
+    scored_ids: tuple[tuple[int, ...], ...] = ()
 
     @functools.cached_property
     def capabilities(self) -> Capabilities:

@@ -29,8 +29,8 @@ class AllowedIds:
         self, values: Float[Tensor, "*n some_ids"], start: int
     ) -> Float[Tensor, "*n some_ids"]:
         """-inf at ids that are not allowed, in place; column 0 is the id `start`."""
-        some_ids = self.class_of[start : start + values.shape[-1]]
-        is_allowed = self.classes[self.row][..., some_ids]
+        id_classes = self.class_of[start : start + values.shape[-1]]
+        is_allowed = self.classes[self.row][..., id_classes]
         return values.masked_fill_(~is_allowed, float("-inf"))
 
     def at(self, lines: Int[Tensor, "*any"], ids: Int[Tensor, "*any k"]) -> Bool[Tensor, "*any k"]:

@@ -69,19 +69,24 @@ def check_json_size(body: bytes, limits: Limits) -> None:
 
     Anything that is not JSON passes; the parser reports it.
     """
-    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    _check_count("strings", unescaped.count(b'"') // 2, MAX_STRINGS)
+    check_json_text(body, "body", MAX_STRINGS + limits.token_ids)
+
+
+def check_json_text(text: bytes, noun: str, most_values: int = MAX_STRINGS) -> None:
+    """As `check_json_size`, for any JSON; `noun` is what it stands for."""
+    unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    _check_count(noun, "strings", unescaped.count(b'"') // 2, MAX_STRINGS)
     outside_strings = b"".join(unescaped.split(b'"')[::2])
     containers = outside_strings.count(b"[") + outside_strings.count(b"{")
-    _check_count("lists and objects", containers, MAX_CONTAINERS)
-    _check_count("values", outside_strings.count(b","), MAX_STRINGS + limits.token_ids)
-    _check_count("levels", _depth(outside_strings), MAX_DEPTH)
+    _check_count(noun, "lists and objects", containers, MAX_CONTAINERS)
+    _check_count(noun, "values", outside_strings.count(b","), most_values)
+    _check_count(noun, "levels", _depth(outside_strings), MAX_DEPTH)
 
 
-def _check_count(what: str, number: int, limit: int) -> None:
+def _check_count(noun: str, what: str, number: int, limit: int) -> None:
     if number > limit:
         raise OptionError(
-            f"the body has too many {what}",
+            f"the {noun} has too many {what}",
             given=number,
             allowed=f"{limit} at most",
             hint="Send less, or several requests.",

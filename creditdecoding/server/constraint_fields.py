@@ -17,14 +17,8 @@ from creditdecoding.errors import (
     blame_param,
     unknown_name,
 )
+from creditdecoding.server.admission import check_json_text
 
-CONSTRAINT_FIELDS = (
-    "response_format",
-    "guided_choice",
-    "guided_regex",
-    "guided_json",
-    "structured_outputs",
-)
 _SCHEMA_FIELDS = (
     "name",
     "description",
@@ -38,11 +32,11 @@ def constraint_of(
 ) -> tuple[str, Constraint] | None:
     """The field that constrains the answers of a body, and how. Raises `OptionError`."""
     constraints: dict[str, Constraint] = {}
-    for name in CONSTRAINT_FIELDS:
+    for name, read in _READERS.items():
         value = getattr(body, name)
         if value is not None:
             with blame_param(name):
-                constraint = _READERS[name](value)
+                constraint = read(value)
             if constraint is not None:
                 constraints[name] = constraint
     if len(constraints) > 1:
@@ -90,6 +84,7 @@ def _response_format(
 def _schema(value: Any) -> Constraint:
     """A schema, or one as JSON text."""
     if isinstance(value, str):
+        check_json_text(value.encode(errors="replace"), "schema")
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
@@ -105,24 +100,11 @@ def _schema(value: Any) -> Constraint:
     return json_schema(value)
 
 
-def _choice(value: Any) -> Constraint:
-    return choice(value if isinstance(value, list) else [])
-
-
-def _regex(value: Any) -> Constraint:
-    if not isinstance(value, str):
-        raise OptionError(
-            "the pattern is not a text",
-            hint="Send a regular expression.",
-        )
-    return regex(value)
-
-
 def _structured_outputs(
     value: Mapping[str, Any],
 ) -> Constraint | None:
     """vLLM's object with one of `json`, `regex` and `choice`."""
-    parts = {name: part for name, part in value.items() if part not in (None, False)}
+    parts = {name: part for name, part in value.items() if part is not None and part is not False}
     for name in parts:
         if name not in _OUTPUTS:
             raise unknown_name(
@@ -141,13 +123,14 @@ def _structured_outputs(
 
 _OUTPUTS: dict[str, Callable[[Any], Constraint]] = {
     "json": _schema,
-    "regex": _regex,
-    "choice": _choice,
+    "regex": regex,
+    "choice": choice,
 }
 _READERS: dict[str, Callable[[Any], Constraint | None]] = {
     "response_format": _response_format,
-    "guided_choice": _choice,
-    "guided_regex": _regex,
+    "guided_choice": choice,
+    "guided_regex": regex,
     "guided_json": _schema,
     "structured_outputs": _structured_outputs,
 }
+CONSTRAINT_FIELDS = tuple(_READERS)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from creditdecoding.decoders import from_settings, names, resolve
+from creditdecoding.decoders import from_file, names, resolve
 from creditdecoding.decoders.base import Decoder
 from creditdecoding.errors import OptionError
 from creditdecoding.options import split_spec
@@ -28,21 +28,32 @@ def client_decoder(spec: str | Mapping[str, Any], folder: str | None) -> Decoder
             hint="Its operator can allow the files of a folder with --decoder-files FOLDER.",
         )
     root = Path(folder).resolve()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root) or not path.is_file():
+    path = _file_of(root, name)
+    if path is None:
         raise OptionError(
             "there is no such decoder file",
             given=name,
             allowed=", ".join(sorted(file.name for file in root.glob("*.py"))) or "none",
             hint="Name a file of the operator's folder.",
         )
-    return from_settings({**knobs, "name": str(path)})[0]
+    return from_file(str(path), knobs)
+
+
+def _file_of(root: Path, name: str) -> Path | None:
+    """The file of that name inside of the folder; None if there is none."""
+    try:
+        path = (root / name).resolve()
+        return path if path.is_relative_to(root) and path.is_file() else None
+    except (OSError, ValueError):  # too long for a name of a file, or with a NUL
+        return None
 
 
 def _split(spec: str | Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """The name and the knobs."""
     if isinstance(spec, str):
         return split_spec(spec, "decoder")
-    return spec.get("name"), spec
+    knobs = {knob: value for knob, value in spec.items() if knob != "name"}
+    return spec.get("name"), knobs
 
 
 def folder_digests(folder: str | None) -> dict[str, str]:

@@ -96,8 +96,21 @@ def _pieces(lm: LM, body: Any) -> list[str | list[int] | Gap]:
 
 def _check_fields(body: Any) -> None:
     """Refuse fields that would change nothing."""
-    mode = "score_choices" if body.score_choices else "template"
-    names = _NOT_IN_GAPS if mode == "template" else (*_NOT_IN_GAPS, *_NOT_SCORED)
+    if body.score_choices:
+        _check_unset(body, (*_NOT_IN_GAPS, *_NOT_SCORED), "score_choices")
+        _check_prompt(body, "score_choices")
+    else:
+        _check_unset(body, _NOT_IN_GAPS, "template")
+        _check_prompt(body, "template")
+    if body.template and body.suffix:
+        hint = "Write it into the prompt, after the gap."
+        raise OptionError("a template has no suffix", hint=hint, param="suffix")
+    if body.score_choices and (body.n or 1) > 1:
+        raise OptionError("to score takes no n", hint="Leave n out.", param="n")
+
+
+def _check_unset(body: Any, names: Sequence[str], mode: str) -> None:
+    """Refuse a body with one of these fields."""
     for name in names:
         if getattr(body, name):
             raise OptionError(
@@ -105,16 +118,20 @@ def _check_fields(body: Any) -> None:
                 hint="Leave one of them out.",
                 param=name,
             )
-    if body.prompt_count > 1 or (body.template and not isinstance(body.prompt, str)):
-        raise OptionError(
-            f"{mode} takes one prompt",
-            given=f"{body.prompt_count} prompts" if body.prompt_count > 1 else "ids",
-            allowed="a text",
-            hint="Send several requests.",
-            param="prompt",
-        )
-    if body.template and body.suffix:
-        hint = "Write it into the prompt, after the gap."
-        raise OptionError("a template has no suffix", hint=hint, param="suffix")
-    if mode == "score_choices" and (body.n or 1) > 1:
-        raise OptionError("to score takes no n", hint="Leave n out.", param="n")
+
+
+def _check_prompt(body: Any, mode: str) -> None:
+    """Refuse several prompts, and a template of ids."""
+    if body.prompt_count > 1:
+        prompt = f"{body.prompt_count} prompts"
+    elif body.template and not isinstance(body.prompt, str):
+        prompt = "ids"
+    else:
+        return
+    raise OptionError(
+        f"{mode} takes one prompt",
+        given=prompt,
+        allowed="a text",
+        hint="Send several requests.",
+        param="prompt",
+    )

@@ -357,13 +357,14 @@ def _stops(body: Any) -> tuple[str, ...] | None:
 
 
 def _without_stop_tokens(body: Any) -> bool | None:
-    if (
-        None not in (body.ignore_eos, body.logits_eos_inf)
-        and body.ignore_eos != body.logits_eos_inf
-    ):
-        raise _contradiction({"ignore_eos": body.ignore_eos, "logits_eos_inf": body.logits_eos_inf})
-    ignored: bool | None = body.logits_eos_inf if body.ignore_eos is None else body.ignore_eos
-    return ignored
+    """The value of the option that has two names."""
+    ignore_eos: bool | None = body.ignore_eos
+    logits_eos_inf: bool | None = body.logits_eos_inf
+    if ignore_eos is None:
+        return logits_eos_inf
+    if logits_eos_inf not in (None, ignore_eos):
+        raise _contradiction({"ignore_eos": ignore_eos, "logits_eos_inf": logits_eos_inf})
+    return ignore_eos
 
 
 def _contradiction(values: Mapping[str, Any]) -> OptionError:

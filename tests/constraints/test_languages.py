@@ -12,7 +12,12 @@ import jsonschema
 import numpy as np
 import pytest
 
-from creditdecoding.constraints.automaton import ByteAutomaton, compile_language
+from creditdecoding.constraints.automaton import (
+    LIMITS,
+    STATES,
+    ByteAutomaton,
+    compile_language,
+)
 from creditdecoding.constraints.json_schema import schema_language
 from creditdecoding.constraints.numerals import Bound, integer, number
 from creditdecoding.constraints.regex import found_pattern, whole_pattern
@@ -60,6 +65,10 @@ def test_a_pattern_accepts_what_re_matches(pattern: str) -> None:
         ("(", "cannot be read"),
         ("(a|b)*a(a|b){14}", "too large"),
         ("((a{1000}){1000}){1000}", "too large"),
+        ("((){60000}){60000}", "500000 parts"),
+        pytest.param("(a?){20000}", "2000000 nodes in the sets", marks=pytest.mark.slow),
+        ("(?i:yes)", "flags of a group"),
+        ("(?s)(?-s:.)", "flags of a group"),
         ("a" * 20_000, "too long"),
         (r"[^\x00-\U0010ffff]", "no text satisfies"),
     ],
@@ -163,8 +172,74 @@ def test_schemas_with_references_and_options() -> None:
     assert [accepts(both, "a" * n) for n in range(5)] == [False, False, True, True, False]
     small = {"type": "integer", "enum": [1, 5, 9, "x"], "minimum": 4}
     assert [accepts(small, n) for n in (1, 5, 9, "x")] == [False, True, True, False]
+    one = {"const": 1, "enum": [True, 1]}
+    assert accepts(one, 1) and not accepts(one, True)
+    apart = {"oneOf": [{"const": True}, {"const": 1}, {"$ref": "#/$defs/a~1b"}]}
+    assert accepts({**apart, "$defs": {"a/b": {"const": None}}}, 1)
     long = {"type": "string", "maxLength": 100_000}
     assert accepts(long, "é" * 256) and not accepts(long, "é" * 257)
+
+
+def twins(letter: str, levels: int = 30) -> dict[str, Any]:
+    """Schemas of which each refers twice to the next one."""
+    both = [
+        {"properties": {key: {"$ref": f"#/$defs/{letter}{i + 1}"} for key in "xy"}}
+        for i in range(levels)
+    ]
+    kind = {"type": "object", "required": ["x", "y"]}
+    names = {f"{letter}{i}": {**kind, **schema} for i, schema in enumerate(both)}
+    return {**names, f"{letter}{levels}": {"type": "null"}}
+
+
+TWINS: dict[str, Any] = {"$defs": {**twins("a"), **twins("b")}}
+NULL = {"type": "null"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "what"),
+    [
+        ({**TWINS, "$ref": "#/$defs/a0"}, "2000 schemas"),
+        ({**TWINS, "oneOf": [{"$ref": "#/$defs/a0"}, {"$ref": "#/$defs/b0"}]}, "2000 schemas"),
+        ({"oneOf": [NULL] * 9_000}, "2000 schemas"),
+        ({"oneOf": [{"const": i} for i in range(500)]}, "100000 pairs"),
+        ({"enum": ["a" * 100_000]}, "100000 characters"),
+    ],
+)
+def test_the_work_of_a_schema_is_bounded(schema: Any, what: str) -> None:
+    with pytest.raises(OptionError, match=f"more than {what}"):
+        compile_language(schema_language(schema))
+
+
+def test_patterns_that_must_hold_together_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = schema_language({"allOf": [{"pattern": "^a{9}$"}] * 9})
+    compile_language(schema)
+    monkeypatch.setitem(LIMITS, STATES, 100)
+    with pytest.raises(OptionError, match="more than 100 states of patterns"):
+        compile_language(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "what"),
+    [
+        ({"type": "object", "required": True}, "required that is not a list"),
+        ({"properties": {"a": NULL}, "required": None}, "required that is not a list"),
+        ({"properties": {"a": NULL}, "required": [["a"]]}, "not a list of names"),
+        ({"oneOf": [{"type": "object", "required": 1}] * 2}, "required that is not a list"),
+        ({"type": "string", "maxLength": 1e999}, "maxLength that is no count"),
+        ({"type": "string", "minLength": None}, "minLength that is no count"),
+        ({"type": "integer", "minimum": None}, "minimum that is not a number"),
+        ({"const": 1, "enum": 5}, "enum that is not a list"),
+        ({"const": "a", "enum": "abc"}, "enum that is not a list"),
+        ({"const": True, "enum": [1]}, "no text satisfies"),
+        ({"$ref": "#/$defs/a/0", "$defs": {"a": [NULL]}}, "refers to nothing"),
+        ({"oneOf": [{"$ref": "#/$defs/a/0"}, NULL], "$defs": {"a": [NULL]}}, "refers to nothing"),
+        ({"$ref": "#anchor"}, "refers to an anchor"),
+        ({"oneOf": [{"const": 1.0}, {"const": 1}]}, "may overlap"),
+    ],
+)
+def test_keywords_with_wrong_values(schema: Any, what: str) -> None:
+    with pytest.raises(OptionError, match=what):
+        compile_language(schema_language(schema))
 
 
 @pytest.mark.parametrize(

@@ -89,13 +89,23 @@ def test_choices_are_written_as_the_tokenizer_writes_them() -> None:
         compiler().compile(choice(["axb"]))
 
 
+def test_tokens_of_choices_are_counted_with_shared_beginnings_once() -> None:
+    long = compiler().compile(choice(["a" * 8_192, "a" * 8_000]))
+    assert len(long.source) == 8_192 + 3 and long.longest == 8_192
+    with pytest.raises(OptionError, match="the choices are too large; got 'more than 8192 tokens'"):
+        compiler().compile(choice(["a" * 8_000, "b" + "a" * 8_000]))
+
+
 def test_compiled_once_and_refused_by_name() -> None:
     ours = compiler()
     assert ours.compile(regex("a*")) is ours.compile(regex("a*"))
     assert ours.compile(regex("a*")) is not ours.compile(regex("a*"), may_end=False)
-    for options in ([], [""], ["a", 3]):
+    for options in ([], [""], ["a", 3], "yes", None, b"ab", ["a"] * 1025):
         with pytest.raises(OptionError, match="choices must be texts"):
             choice(options)  # type: ignore[arg-type]
+    for pattern in (None, ("ab", "c"), 3):
+        with pytest.raises(OptionError, match="the pattern is not a text"):
+            regex(pattern)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="no JSON"):
         json_schema({"const": object()})
     with pytest.raises(OptionError, match=r"nested too deeply|cannot be read"):

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from creditdecoding.decoders import names
+from creditdecoding.decoders import create, names
+from creditdecoding.errors import OptionError
 from creditdecoding.integrations.vllm import plugin
-from creditdecoding.integrations.vllm.served import FAMILIES
+from creditdecoding.integrations.vllm.served import FAMILIES, served_rule
 from creditdecoding.integrations.vllm.spans import block_spans
 from creditdecoding.models.families import llada2, sdar
 from tools import vllm_env
@@ -69,6 +72,19 @@ def test_families_are_those_of_the_package() -> None:
     assert set(FAMILIES) == {*sdar.ARCHITECTURES, *llada2.ARCHITECTURES}
     assert FAMILIES["SDARForCausalLM"].block_length == sdar.BLOCK
     assert FAMILIES["LLaDA2MoeModelLM"].block_length == llada2.BLOCK
+
+
+def test_settings_for_other_blocks_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rule.yaml"
+    launch = SimpleNamespace(
+        diffusion_config=SimpleNamespace(canvas_length=4),
+        additional_config={"creditdecoding": str(file)},
+    )
+    file.write_text("name: fixed\nblock_size: 4\n")
+    assert served_rule(launch) == create("fixed")
+    file.write_text("name: fixed\nblock_size: 16\n")
+    with pytest.raises(OptionError, match="got 'block_size=16'; allowed: 4"):
+        served_rule(launch)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,6 @@ class BlockDiffusionLaunch(VerifyAndUpdateConfig):
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
         """Called once in every process that makes a configuration."""
-        served_rule(vllm_config)
         trained = vllm_config.model_config.hf_config.canvas_length
         if vllm_config.diffusion_config is None:
             vllm_config.diffusion_config = DiffusionConfig(canvas_length=trained)
@@ -62,6 +61,7 @@ class BlockDiffusionLaunch(VerifyAndUpdateConfig):
                 hint="Leave canvas_length out of --diffusion-config, or change both by "
                 f"--hf-overrides '{{\"canvas_length\": {canvas}}}'.",
             )
+        served_rule(vllm_config)
         _keep_blocks_whole(vllm_config)
         vllm_config.attention_config.use_non_causal = True
         vllm_config.cache_config.enable_prefix_caching = False

@@ -7,6 +7,7 @@ from typing import Any
 
 from creditdecoding.decoders import load
 from creditdecoding.decoders.base import Decoder
+from creditdecoding.errors import OptionError
 from creditdecoding.integrations.blocks import check_decoder
 
 MODELS = "creditdecoding.integrations.vllm.models"
@@ -35,9 +36,18 @@ FAMILIES = {
 
 def served_rule(vllm_config: Any) -> Decoder:
     """The decoder that `--additional-config '{"creditdecoding": "credit:threshold=0.95"}'` names: a
-    name with knobs, a mapping, or a file of either kind. Raises `OptionError`.
+    name with knobs, a mapping, or a file of either kind. Raises `OptionError`, also for the
+    `block_size` of another canvas than the launch has.
     """
     settings = dict(vllm_config.additional_config or {})
     rule = settings.get(SETTINGS, DEFAULT_RULE)
-    decoder, _ = load(rule)
+    decoder, block_size = load(rule)
+    canvas = vllm_config.diffusion_config.canvas_length
+    if block_size not in (None, canvas):
+        raise OptionError(
+            "the checkpoint does not allow these blocks",
+            given=f"block_size={block_size}",
+            allowed=canvas,
+            hint="Change block_size in the settings of the rule, or leave it out.",
+        )
     return check_decoder(decoder, str(rule))

@@ -114,7 +114,7 @@ def cache_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
 
 def engine_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
     """32 mixed requests in the engine over the same in static batches, and its padding."""
-    lm = load("pocket", device="cpu", dtype="float32")
+    lm = load("pocket-v1", device="cpu", dtype="float32")
     requests = serving_engine.make_requests(lm, 32)
     kinds = [requests[i :: len(serving_engine.KINDS)] for i in range(len(serving_engine.KINDS))]
     stats: list[EngineStats] = []

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 POCKET = "2M"
 HIDDEN_SIZES = {"20M": 384, "100M": 832}
 SIZES = (POCKET, *HIDDEN_SIZES)
-"""The embedded model, and random networks."""
+"""The first embedded model, `pocket-v1`, and random networks."""
 
 
 class RecordedModel:
@@ -110,7 +110,7 @@ def measure(model: Transformer, runs: Iterator[Callable[[Any], object]], pairs: 
 def loop_cost(size: str, batch: int, decoder: str, pairs: int) -> LoopCost:
     """The cost for one of `SIZES`."""
     if size == POCKET:
-        lm = load("pocket", device="cpu", dtype="float32")
+        lm = load("pocket-v1", device="cpu", dtype="float32")
         assert isinstance(lm.model, Transformer)
         return measure(lm.model, pocket_runs(lm, batch, decoder), pairs)
     model = network(None, HIDDEN_SIZES[size])

@@ -241,7 +241,7 @@ def main() -> None:
     if not folders:
         parser.error("no peer was named; give a folder, for example --llada ~/LLaDA")
     torch.set_num_threads(1)
-    lm = load("pocket", device="cpu", dtype="float32")
+    lm = load("pocket-v1", device="cpu", dtype="float32")
     items = [distinct_items(task, "test", 0, args.questions) for task in load_tasks("pocket")]
     prompts = [lm.encode(item.prompt) for one_of_each in zip(*items) for item in one_of_each]
     results = []
@@ -255,7 +255,7 @@ def main() -> None:
         for r in results
     ]
     columns = ("peer", "equal answers", "passes", "our passes", "time theirs / ours")
-    show(table(columns, cells, f"pocket, batch 1, one thread, {args.pairs} pairs a question"))
+    show(table(columns, cells, f"pocket-v1, batch 1, one thread, {args.pairs} pairs a question"))
     args.out.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
     print(f"also in {args.out}", file=sys.stderr)
 

@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--arrivals", type=int, default=4, help="requests that arrive a pass")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--model", default="pocket-v1")
     args = parser.parse_args()
     torch.set_num_threads(1)
     lm = load(args.model, device="cpu")

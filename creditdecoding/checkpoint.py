@@ -18,7 +18,10 @@ from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.options import StrPath
 
 _ASSETS = Path(__file__).parent / "assets"
-BUNDLED = {name: _ASSETS / name for name in ("pocket", "smol") if (_ASSETS / name).is_dir()}
+_BUNDLED = ("pocket", "pocket-v1", "smol")
+BUNDLED = {name: _ASSETS / name for name in _BUNDLED if (_ASSETS / name).is_dir()}
+"""Models of this package. Published numbers that name `pocket-v1` were measured on the first one.
+"""
 
 PULLED: Mapping[str, str] = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Models that `credit pull` fetches, and the hub ids under which adapters may name them."""

@@ -39,7 +39,8 @@ from creditdecoding.run_dir import write_atomically
 
 ABOUT = "verifier.json"
 WEIGHTS = "model.safetensors"
-EMBEDDED = {"pocket": Path(__file__).parents[2] / "assets" / "pocket-verifier"}
+_ASSETS = Path(__file__).parents[2] / "assets"
+EMBEDDED = {name: _ASSETS / f"{name}-verifier" for name in ("pocket", "pocket-v1")}
 SURPRISAL_FEATURES = 2
 Q = TypeVar("Q", float, Tensor, NDArray[np.float64])
 

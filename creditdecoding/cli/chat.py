@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from creditdecoding.lm import LM
     from creditdecoding.trace import Event
 
-UNSURE = 0.5
+UNSURE = 0.7
 """Probability of a token below which an answer of the embedded model is called unsure."""
 UNSURE_NOTE = "(The model was not sure of this answer: it may be wrong.)"
 LEAVE = "/new forgets the conversation, /help shows this again, /exit or Ctrl-D leaves."
-KINDS = ("facts", "algebra", "discrete")
+KINDS = ("one-fact", "algebra", "discrete", "list-sort")
 """The embedded model's tasks from which examples are taken."""
 BEYOND_POCKET = (
-    "To other questions, and to these in other words, expect wrong answers. A model that talks:\n"
-    "  credit pull smol && credit chat --model smol"
+    "It can be wrong, and of other questions it says that it does not answer them.\n"
+    "A model that talks: credit pull smol && credit chat --model smol"
 )
 
 
@@ -105,6 +105,6 @@ def _greeting(model: str, lm: LM) -> str:
 
 def _examples() -> list[str]:
     from creditdecoding.tasks.base import distinct_items
-    from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
+    from creditdecoding.tasks.synthetic import POCKET_V2_TASKS
 
-    return [distinct_items(SYNTHETIC_TASKS[kind], "test", 1, 1)[0].prompt for kind in KINDS]
+    return [distinct_items(POCKET_V2_TASKS[kind], "test", 1, 1)[0].prompt for kind in KINDS]

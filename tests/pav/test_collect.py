@@ -39,7 +39,8 @@ SMALL = CollectConfig(n_cov=2, n_mc=3, limit=2)
 
 @pytest.fixture(scope="module")
 def lm() -> LM:
-    return load("pocket", batch_size=16)
+    """The first embedded model, which is wrong more often."""
+    return load("pocket-v1", batch_size=16)
 
 
 # The store

@@ -35,7 +35,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def lm() -> LM:
-    return load("pocket", batch_size=16)
+    """The first embedded model, which is wrong more often."""
+    return load("pocket-v1", batch_size=16)
 
 
 def search_results(

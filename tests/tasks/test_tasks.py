@@ -274,9 +274,9 @@ PINNED = {
     "algebra": ("79bcb3e1da64", "abc2016c5973", "7d1644ea2f79", "8ab2d97d3a83"),
     "chain": ("80eaa94c8f34", "baa2e8d153b3", "473e8e2876c8", "4dfed4a087f6"),
     "one-step": ("0af6baa9806b", "a210ef2d15ef", "3ebf482c31ec", "22ece0964e0e"),
-    "one-fact": ("7052bf294167", "05a0360c7c3b", "e40c1a8fdce6", "ea1c4d974c9a"),
+    "one-fact": ("fe9e259f32ee", "fbaa64e7db13", "e363aaeb41a7", "7b1c7bf0e40d"),
     "sums": ("eae08db7ba48", "e4b10a5253ba", "27defed44140", "19f2bc9cbcdd"),
-    "wordings": ("a652b70b540e", "c29ca3509445", "ca49c00c0181", "3d1e54281ad6"),
+    "wordings": ("a652b70b540e", "eab2248738db", "ca49c00c0181", "c7149f952960"),
     "other": ("b1ee4b4973b7", "c279c37661f8", "bfdd1e01a2f5", "5b102c4ce39c"),
     "list-insert-random": ("783be5212bc0", "332034b0fe6e", "c0ea0a5926dc", "3c6e69040251"),
 }

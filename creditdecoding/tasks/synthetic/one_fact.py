@@ -65,13 +65,22 @@ def _doubt(rng: random.Random, country: str, attribute: str, value: str) -> Item
         )
     )
     gold = "yes" if claim == value else "no"
-    return _item(prompt, country, attribute, value, gold, ("doubt", country, attribute, claim))
+    comparison = f" {value} or {claim}? {gold}."
+    key = ("doubt", country, attribute, claim)
+    return _item(prompt, country, attribute, value, gold, key, comparison)
 
 
 def _item(
-    prompt: str, country: str, attribute: str, value: str, gold: str, key: tuple[str, ...]
+    prompt: str,
+    country: str,
+    attribute: str,
+    value: str,
+    gold: str,
+    key: tuple[str, ...],
+    comparison: str = "",
 ) -> Item:
-    answer = f"Here is what I know. The {attribute} of {country} is {value}. Answer: {gold}"
+    fact = f"The {attribute} of {country} is {value}."
+    answer = f"Here is what I know. {fact}{comparison} Answer: {gold}"
     return Item("one-fact", prompt, answer, gold, key)
 
 

@@ -14,7 +14,7 @@ from creditdecoding.decoders import describe, names, settings
 from creditdecoding.decoders.base import Decoder
 from creditdecoding.lm import LM
 from creditdecoding.tasks.base import distinct_items
-from creditdecoding.tasks.synthetic import SYNTHETIC_TASKS
+from creditdecoding.tasks.synthetic import POCKET_V2_TASKS
 from creditdecoding.viewer.html import player_html
 from creditdecoding.viewer.labels import name_label
 
@@ -30,6 +30,8 @@ _KINDS = {
     "rule": "a rule to apply",
     "program": "a program",
     "output": "program output",
+    "list-sort": "a list to sort",
+    "list-shuffle": "a list to shuffle",
 }
 """Kinds of question that the embedded model answers; the page begins with the first."""
 _OPEN_QUESTIONS = (
@@ -86,7 +88,7 @@ def _questions(model: str) -> Iterator[tuple[str, str]]:
         yield from _OPEN_QUESTIONS
         return
     for name, kind in _KINDS.items():
-        (item,) = distinct_items(SYNTHETIC_TASKS[name], "test", _QUESTION_SEED, 1)
+        (item,) = distinct_items(POCKET_V2_TASKS[name], "test", _QUESTION_SEED, 1)
         yield kind, item.prompt
 
 

@@ -99,7 +99,7 @@ def test_there_is_something_to_see_before_anything_is_asked(
 def test_questions_to_click_and_rules_with_a_line_each(page: sync_api.Page, served: Served) -> None:
     page.goto(served.url + FAST_RUN)
     questions = page.get_by_role("group", name="Questions to try").get_by_role("button")
-    assert questions.count() == 8
+    assert questions.count() == 10
     for side in ("left", "right"):
         options = page.locator(f"#{side} option").evaluate_all(
             "options => options.map(o => [o.value, o.dataset.line])"

@@ -31,6 +31,8 @@ _WORDS = {
     "effective-q": "process rewards and values",
     "telescoped": "telescoped rewards",
 }
+_BOX = (0.13, 0.24, 0.76)
+"""Bottom, width and height of a panel, as shares of the figure."""
 
 Cell = Mapping[str, Any]
 
@@ -46,25 +48,30 @@ def draw_didactic(figure: Any, report: Mapping[str, Any]) -> None:
 
     Of an arm with many provers, the outer panels have the strongest one and, dashed, the weakest.
     """
-    panels = [figure.add_axes((start, 0.13, 0.24, 0.76)) for start in (0.04, 0.325, 0.61)]
-    left, middle, right = panels
-    every = report["settings"]["every"]
-    drawn = [(cell, _line(cell, report["cells"])) for cell in _shown(report["cells"])]
-    for cell, line in drawn:
-        _success(left, cell, line, every)
+    left = figure.add_axes((0.04, *_BOX))
+    middle = figure.add_axes((0.325, *_BOX))
+    right = figure.add_axes((0.61, *_BOX))
+    settings = report["settings"]
+    cells = report["cells"]
+    before = report["before"]
+    last_look = max(look["iteration"] for cell in cells for look in cell["curve"])
+    ends = []
+    for cell in _shown(cells):
+        line = _line(cell, cells)
+        _success(left, cell, line, settings["every"])
         _pass(right, cell, line)
-    _before(right, report["before"])
-    looks = [look["iteration"] for cell in report["cells"] for look in cell["curve"]]
-    log_around(left.xaxis, [max(look, every / 2) for look in looks])
-    _steps(middle, report["cells"], max(looks))
-    log_around(right.xaxis, report["before"]["samples"])
-    for axes in (left, right):
-        axes.set_ylim(-3, 103)
-    after = report["settings"]["pass_at"]
+        ends.append(_end(cell, line))
+    _before(right, before)
+    ends.append(_end_before(before))
+    _steps(middle, cells, last_look)
+    log_around(left.xaxis, [settings["every"] / 2, last_look])
+    log_around(right.xaxis, before["samples"])
+    left.set_ylim(-3, 103)
+    right.set_ylim(-3, 103)
     style(left, "Chance of success, %", xlabel="updates")
     style(middle, "Updates until 95 %", xlabel="strength of the prover")
-    style(right, f"Pass@N after {after} updates, %", xlabel="N")
-    label_ends(right, [*map(_end, drawn), _end_before(report["before"])])
+    style(right, f"Pass@N after {settings['pass_at']} updates, %", xlabel="N")
+    label_ends(right, ends)
 
 
 def _shown(cells: Sequence[Cell]) -> list[Cell]:
@@ -97,9 +104,8 @@ def _name(cell: Cell) -> str:
     return words if cell["strength"] is None else f"{words}, prover {cell['strength']:g}"
 
 
-def _end(drawn: tuple[Cell, Mapping[str, Any]]) -> tuple[float, str, str]:
+def _end(cell: Cell, line: Mapping[str, Any]) -> tuple[float, str, str]:
     """Height, name and colour of a curve of Pass@N at its right end."""
-    cell, line = drawn
     return 100 * cell["pass_at"]["pass"][-1]["value"], _name(cell), line["color"]
 
 

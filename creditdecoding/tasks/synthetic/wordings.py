@@ -2,7 +2,8 @@
 phrases than dev and test items, so that a test item's wording was never trained on.
 
 `data/wordings.json` holds, by family, phrases as the family's own module words them ("usual") and
-what may stand in their place: in training, and held out. In training some words are noise.
+what may stand in their place: in training, and held out. In training some words are noise, and
+more phrases are drawn ("more_training").
 """
 
 from __future__ import annotations
@@ -87,15 +88,22 @@ def _phrases() -> dict[str, Any]:
 
 
 @functools.cache
-def _patterns(family: str, kind: str) -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
+def _patterns(family: str, kind: str, noisy: bool) -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
     """Each usual phrase of a family as a pattern, and the phrases of `kind` in its place."""
     patterns = []
     for group in (group for name in (family, *_ALSO.get(family, ())) for group in _phrases()[name]):
         for usual in group["usual"]:
             slots = set(_SLOT.findall(usual))
-            phrases = [text for text in group[kind] if slots.issuperset(_SLOT.findall(text))]
+            drawn = _drawn(group, kind, noisy)
+            phrases = [text for text in drawn if slots.issuperset(_SLOT.findall(text))]
             patterns.append((_pattern(usual), tuple(phrases)))
     return patterns
+
+
+def _drawn(group: dict[str, list[str]], kind: str, noisy: bool) -> list[str]:
+    """The phrases of a kind; where noise is wanted, the further ones, too."""
+    more = group.get(f"more_{kind}", []) if noisy else []
+    return group[kind] + more
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:
@@ -125,7 +133,7 @@ def reword(prompt: str, family: str, kind: str, rng: random.Random, noisy: bool 
     or not.
     """
     matches: dict[int, _Match] = {}
-    for pattern, phrases in _patterns(family, kind):
+    for pattern, phrases in _patterns(family, kind, noisy):
         for wording in pattern.finditer(prompt):
             match = matches.setdefault(wording.start(), _Match(*wording.span(), []))
             match.choices.extend((phrase, wording.groupdict()) for phrase in phrases)
@@ -137,14 +145,14 @@ def reword(prompt: str, family: str, kind: str, rng: random.Random, noisy: bool 
     return prompt
 
 
-def loosen(prompt: str, kind: str, rng: random.Random) -> str:
+def loosen(prompt: str, kind: str, rng: random.Random, noisy: bool = False) -> str:
     """The prompt as somebody types it: a greeting, thanks, blanks, no full stop, no capital.
 
     Code after the first line stays as it is.
     """
     question, newline, code = prompt.partition("\n")
     if rng.random() < 0.25:
-        question = rng.choice(_phrases()["start"][kind]).format(x=question)
+        question = rng.choice(_drawn(_phrases()["start"], kind, noisy)).format(x=question)
     elif rng.random() < 0.15:
         question = question[0].lower() + question[1:]
     ending = rng.random()
@@ -153,7 +161,7 @@ def loosen(prompt: str, kind: str, rng: random.Random) -> str:
     elif ending < 0.4:
         question = question.rstrip(".?!") + rng.choice((" ?", "??", "!", ".", " .", "..."))
     elif ending < 0.5 and not code:
-        question = rng.choice(_phrases()["end"][kind]).format(x=question)
+        question = rng.choice(_drawn(_phrases()["end"], kind, noisy)).format(x=question)
     if rng.random() < 0.15:
         gap = rng.choice([match.start() for match in re.finditer(" ", question)] or [0])
         question = question[:gap] + " " + question[gap:]
@@ -183,7 +191,7 @@ def _in_other_words(item: Item, kind: str, rng: random.Random, noisy: bool = Fal
     prompt = reword(item.prompt, item.task, kind, rng, noisy)
     if item.task in ("algebra", "sums", "one-step"):
         prompt = space_operators(prompt, rng)
-    return loosen(prompt, kind, rng)
+    return loosen(prompt, kind, rng, noisy)
 
 
 def score(text: str, item: Item) -> bool:

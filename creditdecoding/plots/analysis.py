@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from creditdecoding.errors import OptionError
-from creditdecoding.plots.base import DASHED, legend, new_figure, save, style
-from creditdecoding.viewer.colours import EXTRA, LINE, QUIET, SERIES, TEXT, WRITTEN
+from creditdecoding.plots.base import DASHED, label_ends, new_figure, save, style
+from creditdecoding.viewer.colours import EXTRA, LINE, SERIES, TEXT, WRITTEN
 from creditdecoding.viewer.labels import spec_label
 
 _CANDIDATE = SERIES["credit"]
@@ -34,6 +34,11 @@ _WIDTH = 8.6
 _HEIGHT = 2.3
 _PANEL = 3.5
 """Inches: the steps figure's width, the height of its panels, the side of a reliability panel."""
+_NAMES = 1.1
+"""Inches right of a panel for the names of its lines."""
+
+_NAMES_FROM = 62.0
+"""Height of the lowest name beside a reliability panel: all its curves end near 100."""
 
 _MIN_LOOKS = 10
 """Observations that a bin of a reliability curve needs."""
@@ -53,7 +58,7 @@ def steps_png(report: Report, path: Path) -> None:
     Raises `MissingExtraError`.
     """
     records = report["decoders"]
-    height = 0.55 + _HEIGHT * len(records)
+    height = 0.35 + _HEIGHT * len(records)
     panel_height = _HEIGHT - 0.7
     figure = new_figure(_WIDTH, height)
     last = _last_position(report)
@@ -62,11 +67,13 @@ def steps_png(report: Report, path: Path) -> None:
         box = (
             0.7 / _WIDTH,
             bottom / height,
-            1 - 1.0 / _WIDTH,
+            1 - (0.9 + _NAMES) / _WIDTH,
             panel_height / height,
         )
         axes = figure.add_axes(box)
-        _draw_steps(axes, report["steps"][record["decoder"]], last)
+        steps = report["steps"][record["decoder"]]
+        _draw_steps(axes, steps, last)
+        label_ends(axes, _step_ends(steps))
         is_lowest = record is records[-1]
         style(
             axes,
@@ -75,16 +82,6 @@ def steps_png(report: Report, path: Path) -> None:
             xlabel="position in the answer" if is_lowest else "",
             ylabel="pass",
         )
-    handles, _ = figure.axes[0].get_legend_handles_labels()
-    legend(
-        figure,
-        handles,
-        ncols=4,
-        labelcolor=QUIET,
-        loc="upper left",
-        bbox_to_anchor=(0.7 / _WIDTH, 1 - 0.08 / height),
-        borderaxespad=0,
-    )
     save(figure, path)
 
 
@@ -101,14 +98,7 @@ def _draw_steps(axes: Any, steps: Mapping[str, Sequence[Any]], last: int) -> Non
     x = steps["positions"]
     candidate = steps["candidate"]
     commit = steps["commit"]
-    axes.fill_between(
-        x,
-        candidate,
-        commit,
-        color=WRITTEN,
-        linewidth=0,
-        label="decided, predicted again",
-    )
+    axes.fill_between(x, candidate, commit, color=WRITTEN, linewidth=0)
     marker = "o" if len(x) == 1 else None
     axes.plot(
         x,
@@ -116,7 +106,6 @@ def _draw_steps(axes: Any, steps: Mapping[str, Sequence[Any]], last: int) -> Non
         color=_COMMIT,
         linewidth=1.8,
         marker=marker,
-        label="committed",
     )
     axes.plot(
         x,
@@ -124,7 +113,6 @@ def _draw_steps(axes: Any, steps: Mapping[str, Sequence[Any]], last: int) -> Non
         color=_CANDIDATE,
         linewidth=1.8,
         marker=marker,
-        label="decided",
     )
     oracle = [math.nan if value is None else value for value in steps["oracle"]]
     if not all(map(math.isnan, oracle)):
@@ -135,11 +123,22 @@ def _draw_steps(axes: Any, steps: Mapping[str, Sequence[Any]], last: int) -> Non
             linewidth=1.3,
             linestyle=(0, (2, 1.5)),
             marker=marker,
-            label="committed by the oracle",
         )
     axes.set_xlim(-0.5, last + 0.5)
     axes.set_ylim(0, 1.08 * max((*commit, 1.0)))
     axes.locator_params(integer=True)
+
+
+def _step_ends(steps: Mapping[str, Sequence[Any]]) -> list[tuple[float, str, str]]:
+    """Height, name and colour of each line of `_draw_steps` at its right end."""
+    ends = [
+        (steps["commit"][-1], "committed", _COMMIT),
+        (steps["candidate"][-1], "decided", _CANDIDATE),
+    ]
+    oracle = [value for value in steps["oracle"] if value is not None]
+    if oracle:
+        ends.append((oracle[-1], "by the oracle", _ORACLE))
+    return ends
 
 
 def _note(record: Mapping[str, Any]) -> str:
@@ -164,7 +163,7 @@ def reliability_png(report: Report, path: Path) -> None:
             hint="Add traces of --decoder fixed.",
         )
     sides = [side for side in _SIDES if calibration[side]["all"]["looks"]]
-    width = 3 * _PANEL + 0.3
+    width = 3 * _PANEL + 2 * _NAMES + 0.3
     height = _PANEL * len(sides) + 0.1
     figure = new_figure(width, height)
     for row, side in enumerate(sides):
@@ -185,7 +184,7 @@ def _panel_row(figure: Any, bottom: float) -> list[Any]:
     size = _PANEL - 0.85
     panels = []
     for column in range(3):
-        left = 0.65 + _PANEL * column
+        left = 0.65 + (_PANEL + _NAMES) * column
         box = (
             left / width,
             bottom / height,
@@ -206,6 +205,7 @@ def _draw_reliability(axes: Any, bands: Sequence[Band], title: str, label: str) 
         linestyle=DASHED,
     )
     colours = _BANDS if len(bands) > len(_FEW_BANDS) else _FEW_BANDS
+    names = []
     for band, colour in zip(bands, colours):
         curve = band["curve"]
         bins = [point for point in curve if point["looks"] >= _MIN_LOOKS] or curve
@@ -216,17 +216,10 @@ def _draw_reliability(axes: Any, bands: Sequence[Band], title: str, label: str) 
             linewidth=1.6,
             marker="o",
             markersize=3,
-            label=band["band"],
         )
+        names.append((_NAMES_FROM + 8.0 * len(names), band["band"], colour))
     axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
-    legend(
-        axes,
-        axes.lines[1:],
-        fontsize=8,
-        loc="lower right",
-        handlelength=1.4,
-        borderaxespad=0.2,
-    )
+    label_ends(axes, names)
     style(axes, title=title, xlabel="confidence, %", ylabel=label)
 
 

@@ -27,7 +27,9 @@ from creditdecoding.errors import OptionError
 
 MAX_GUIDED_CHOICES = 1024
 KEPT = 64
-"""Automata that a compiler keeps for requests with the same constraint."""
+"""Automata that a compiler keeps for requests with the same constraint, at most."""
+KEPT_EDGES = 16_000_000
+"""Edges of all that it keeps: at 8 bytes each 128 MB. The last one stays, however large."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,13 @@ class ConstraintCompiler:
         with self._lock:
             automaton = self._kept.pop(key, None) or self._compile(constraint, may_end)
             self._kept[key] = automaton
-            if len(self._kept) > KEPT:
+            while len(self._kept) > 1 and self._is_full():
                 del self._kept[next(iter(self._kept))]
         return automaton
+
+    def _is_full(self) -> bool:
+        edges = sum(automaton.size for automaton in self._kept.values())
+        return len(self._kept) > KEPT or edges > KEPT_EDGES
 
     def _compile(self, constraint: Constraint, may_end: bool) -> TokenAutomaton:
         stop_ids = self._stop_ids if may_end else ()

@@ -26,7 +26,9 @@ MASK = -1
 MAX_EDGES = 4_000_000
 _KEPT = 20_000
 _KEPT_REACHES = 64
-"""Results that an automaton keeps."""
+"""Results of one kind that an automaton keeps, at most."""
+_KEPT_BYTES = 8 * 2**20
+"""Bytes of these results, at most: a large automaton keeps fewer."""
 
 
 class _Level(NamedTuple):
@@ -70,6 +72,12 @@ class TokenTrie:
             node_of = node_of[~is_whole]
 
 
+def make_room(kept: dict[Any, Any], size: int, most: int = _KEPT) -> None:
+    """Forget the kept results if one more of `size` bytes would be too many."""
+    if len(kept) >= min(most, 1 + _KEPT_BYTES // (1 + size)):
+        kept.clear()
+
+
 @dataclass(frozen=True, eq=False)
 class TokenAutomaton:
     """States and, for each class of ids, its edges.
@@ -107,11 +115,15 @@ class TokenAutomaton:
         kept = self._forward if forward else self._backward
         reached = kept.get((states, token_class))
         if reached is None:
-            if len(kept) >= _KEPT:
-                kept.clear()
             reached = self._step(states, token_class, forward)
+            make_room(kept, len(states) + len(reached))
             kept[states, token_class] = reached
         return reached
+
+    @property
+    def size(self) -> int:
+        """Edges, of which all of its memory is a multiple but for the kept results."""
+        return len(self.source) + len(self.pairs[0]) + len(self.class_of)
 
     def _class(self, token: int) -> int:
         """The class of an id; ids beyond those of texts are never allowed."""
@@ -139,8 +151,7 @@ class TokenAutomaton:
         key = tuple(tokens)
         reach = self._reach.get(key)
         if reach is None:
-            if len(self._reach) >= _KEPT_REACHES:
-                self._reach.clear()
+            make_room(self._reach, 2 * len(key) * len(self.accepting), _KEPT_REACHES)
             reach = self._reach[key] = self._both_sides(tokens)
         return reach
 
@@ -159,9 +170,9 @@ class TokenAutomaton:
         """Which classes may stand between two sets of states, [classes]."""
         classes = self._allowed.get((before, after))
         if classes is None:
-            if len(self._allowed) >= _KEPT:
-                self._allowed.clear()
-            classes = self._allowed[before, after] = self._classes(before, after)
+            classes = self._classes(before, after)
+            make_room(self._allowed, len(before) + len(after) + len(classes))
+            self._allowed[before, after] = classes
         return classes
 
     def _classes(self, before: bytes, after: bytes) -> NDArray[np.bool_]:

@@ -100,9 +100,7 @@ def _schema(value: Any) -> Constraint:
     return json_schema(value)
 
 
-def _structured_outputs(
-    value: Mapping[str, Any],
-) -> Constraint | None:
+def _structured_outputs(value: Mapping[str, Any]) -> Constraint:
     """vLLM's object with one of `json`, `regex` and `choice`."""
     parts = {name: part for name, part in value.items() if part is not None and part is not False}
     for name in parts:
@@ -112,13 +110,18 @@ def _structured_outputs(
                 str(name),
                 _OUTPUTS,
             )
+    if not parts:
+        raise OptionError(
+            "structured_outputs asks for nothing",
+            given=value,
+            allowed=", ".join(_OUTPUTS),
+            hint="Give one of them, or leave structured_outputs out.",
+        )
     if len(parts) > 1:
         what = f"{' and '.join(parts)} exclude each other"
         raise OptionError(what, hint="Give one of them.")
-    return next(
-        (_OUTPUTS[name](part) for name, part in parts.items()),
-        None,
-    )
+    ((name, part),) = parts.items()
+    return _OUTPUTS[name](part)
 
 
 _OUTPUTS: dict[str, Callable[[Any], Constraint]] = {

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from creditdecoding.constraints import constraint, tokens
 from creditdecoding.constraints.automaton import compile_language
 from creditdecoding.constraints.constraint import ConstraintCompiler, choice, json_schema, regex
 from creditdecoding.constraints.regex import whole_pattern
@@ -110,3 +111,23 @@ def test_compiled_once_and_refused_by_name() -> None:
         json_schema({"const": object()})
     with pytest.raises(OptionError, match=r"nested too deeply|cannot be read"):
         ours.compile(regex("(" * 4000 + ")" * 4000))
+
+
+def test_what_is_kept_for_large_automata_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_KEPT_BYTES", 100)
+    automaton = over_tokens(compile_language(whole_pattern("[ab]{0,20}")), TokenTrie(TEXTS), [STOP])
+    unbounded = over_tokens(compile_language(whole_pattern("[ab]{0,20}")), TokenTrie(TEXTS), [STOP])
+    for ids in itertools.product((0, 1, 2, MASK), repeat=4):
+        assert automaton.reach(ids) == unbounded.reach(ids)
+    tables = (automaton._forward, automaton._backward, automaton._reach)
+    assert all(0 < len(table) < 10 for table in tables)
+
+
+def test_a_compiler_forgets_the_oldest_of_many_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = ConstraintCompiler(lambda: TEXTS, list, str, [STOP])
+    sizes = [compiler.compile(regex(f"a{{{count}}}")).size for count in (1, 2, 3)]
+    monkeypatch.setattr(constraint, "KEPT_EDGES", sizes[1] + sizes[2])
+    last = compiler.compile(regex("a{3}"))
+    assert len(compiler._kept) == 2 and compiler.compile(regex("a{3}")) is last
+    monkeypatch.setattr(constraint, "KEPT_EDGES", 1)
+    assert compiler.compile(regex("a{3}")) is last and len(compiler._kept) == 1

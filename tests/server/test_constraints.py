@@ -112,6 +112,8 @@ def test_streams_and_gaps(client: openai.OpenAI, tiny: Served) -> None:
         ({"structured_outputs": {"grammar": "x"}}, "structured_outputs", "'grammar'"),
         ({"structured_outputs": {"json": {}, "regex": ""}}, "structured_outputs", "exclude"),
         ({"guided_json": '{"oneOf": [' + "{}," * 5000 + "{}]}"}, "guided_json", "too many lists"),
+        ({"structured_outputs": {}}, "structured_outputs", "json, regex, choice"),
+        ({"structured_outputs": {"json": None}}, "structured_outputs", "asks for nothing"),
         ({"structured_outputs": {"json": 0}}, "structured_outputs", "not an object"),
         ({"structured_outputs": {"regex": 0}}, "structured_outputs", "not a text"),
         ({"structured_outputs": {"choice": "yes"}}, "structured_outputs", "choices must be"),

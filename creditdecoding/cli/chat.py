@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from creditdecoding.lm import LM
     from creditdecoding.trace import Event
 
-UNSURE = 0.7
+UNSURE = 0.9
 """Probability of a token below which an answer of the embedded model is called unsure."""
 UNSURE_NOTE = "(The model was not sure of this answer: it may be wrong.)"
 LEAVE = "/new forgets the conversation, /help shows this again, /exit or Ctrl-D leaves."

@@ -12,9 +12,13 @@ from tools.comparison_tables import passes_at, tables
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_page_has_the_tables_of_the_report() -> None:
-    report = json.loads((DOCS / "results" / "report.json").read_text())
-    page = (DOCS / "research" / "results.md").read_text()
+@pytest.mark.parametrize(
+    ("report_file", "page_file"),
+    [("report.json", "results.md"), ("lists/report.json", "results-lists.md")],
+)
+def test_the_page_has_the_tables_of_the_report(report_file: str, page_file: str) -> None:
+    report = json.loads((DOCS / "results" / report_file).read_text())
+    page = (DOCS / "research" / page_file).read_text()
     for title, text in tables(report).items():
         assert text in page, f"{title}: run python -m tools.comparison_tables"
 

@@ -29,7 +29,8 @@ class PromptTraces:
     """One prompt with a trace by decoder.
 
     `right` says by decoder whether the answer is; `reference` has the ids of the reference answer,
-    `right_answers` those of all right ones with end tokens, if they can be listed.
+    `right_answers` those of all right ones, if they can be listed (`padded_answers`). Each of
+    `end_ids` ends an answer.
     """
 
     traces: Mapping[str, Trace]
@@ -37,6 +38,7 @@ class PromptTraces:
     reference: tuple[int, ...] | None = None
     oracle: Trace | None = None
     right_answers: tuple[tuple[int, ...], ...] = ()
+    end_ids: tuple[int, ...] = ()
 
 
 def group_traces(named: Sequence[tuple[str, Trace]]) -> list[PromptTraces]:
@@ -151,17 +153,18 @@ def decode_prompts(
                 right={spec: answers[spec][number].right for spec in specs},
                 reference=tuple(lm.tokenizer.encode(item.answer)) or None,
                 right_answers=_right_answers(lm, by_name[item.task], item),
+                end_ids=tuple(lm.vocab.stop_ids),
             )
         )
     return with_oracle(lm, prompts, on_event)
 
 
 def _right_answers(lm: LM, task: Task, item: Item) -> tuple[tuple[int, ...], ...]:
-    """The ids of all right answers with their end tokens; none if they cannot be listed."""
+    """The ids of all right answers with their ends; none if they cannot be listed."""
     if task.right_answers is None:
         return ()
     answers = [lm.tokenizer.encode(text) for text in task.right_answers(item)]
-    return padded_answers(answers, lm.vocab.stop_ids[0])
+    return padded_answers(answers)
 
 
 def with_oracle(

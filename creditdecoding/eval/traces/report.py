@@ -74,6 +74,11 @@ class DecoderTraces:
         return [prompt.right_answers for prompt in self.prompts]
 
     @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return frozenset(token for prompt in self.prompts for token in prompt.end_ids)
+
+    @property
     def keeps_credit(self) -> bool:
         """Whether the traces have credit."""
         return any(step.credit is not None for trace in self.traces for step in trace.steps)
@@ -131,7 +136,7 @@ def _record(decoder: DecoderTraces, standard: Answers | None) -> dict[str, Any]:
         "over_bound": _ratio(nfe, bound),
         **_timing_means([timing for timings in decoder.timings for timing in timings]),
         "attribution": _attribution(decoder, standard),
-        "side_by_side": side_by_side(decoder.traces, decoder.right_answers),
+        "side_by_side": side_by_side(decoder.traces, decoder.right_answers, decoder.end_ids),
         "wrong": None if standard is None else _wrong(decoder, standard),
         "wrong_reference": _wrong(decoder, decoder.references) if aligned else None,
         "aligned": aligned,

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from creditdecoding.trace import Trace
+
+END = -1
+"""Stands for any end token: a model may write one of several after its answer."""
 
 
 class RevealCost(NamedTuple):
@@ -54,10 +57,18 @@ def _entropy(values: Iterable[Hashable]) -> float:
 
 
 def side_by_side(
-    traces: Sequence[Trace], answers: Sequence[Sequence[Sequence[int]]]
+    traces: Sequence[Trace],
+    answers: Sequence[Sequence[Sequence[int]]],
+    end_ids: Collection[int],
 ) -> dict[str, Any] | None:
-    """Means over traces whose right answers are known, JSON-ready; None without such traces."""
-    costs = [reveal_cost(right, _passes(trace)) for trace, right in zip(traces, answers) if right]
+    """Means over traces whose right answers are known (`padded_answers`), JSON-ready; None without
+    such traces. Each of `end_ids` ends an answer.
+    """
+    costs = [
+        reveal_cost(right, _passes(trace, end_ids))
+        for trace, right in zip(traces, answers)
+        if right
+    ]
     if not costs:
         return None
     return {
@@ -67,17 +78,20 @@ def side_by_side(
     }
 
 
-def _passes(trace: Trace) -> list[dict[int, int]]:
+def _passes(trace: Trace, end_ids: Collection[int]) -> list[dict[int, int]]:
     """The commits of each pass by position in the answer."""
     start = len(trace.prompt)
     return [
-        {position - start: token for position, token in step.commits().items()}
+        {
+            position - start: END if token in end_ids else token
+            for position, token in step.commits().items()
+        }
         for step in trace.steps
     ]
 
 
-def padded_answers(answers: Iterable[Sequence[int]], end_id: int) -> tuple[tuple[int, ...], ...]:
-    """The answers, each with its end token, filled up with end tokens to one length."""
+def padded_answers(answers: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """The answers, each with its end, filled up with `END` to one length."""
     listed = [tuple(answer) for answer in answers]
     length = 1 + max(map(len, listed), default=0)
-    return tuple(answer + (end_id,) * (length - len(answer)) for answer in listed)
+    return tuple(answer + (END,) * (length - len(answer)) for answer in listed)

@@ -8,7 +8,15 @@ import random
 
 import pytest
 
-from creditdecoding.eval.traces.side_by_side import padded_answers, reveal_cost, side_by_side
+from creditdecoding import GenerationConfig, load
+from creditdecoding.eval.traces.dataset import decode_prompts
+from creditdecoding.eval.traces.report import analyse
+from creditdecoding.eval.traces.side_by_side import (
+    END,
+    padded_answers,
+    reveal_cost,
+    side_by_side,
+)
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.base import distinct_items
 from creditdecoding.trace import FinishEvent, Trace
@@ -66,18 +74,32 @@ def test_the_costs_of_an_order_add_up_to_the_total_correlation() -> None:
 def test_traces_are_read_by_position_in_the_answer() -> None:
     steps = [
         step(0, 0, {2: (1, 0.9, True), 3: (2, 0.9, True), 4: (3, 0.1, False)}),
-        step(0, 1, {4: (3, 0.9, True), 5: (9, 0.9, True)}),
+        step(0, 1, {4: (3, 0.9, True), 5: (8, 0.9, True)}),
     ]
     trace = Trace((8, 8), steps, FinishEvent(0, "stop", (1, 2, 3), 0.1))
-    answers = padded_answers(SHUFFLES, end_id=9)
-    numbers = side_by_side([trace, trace], [answers, ()])
+    answers = padded_answers(SHUFFLES)
+    numbers = side_by_side([trace, trace], [answers, ()], {9, 8})
     assert numbers == {
         "prompts": 1,
         "nats": round(2 * math.log(3) - math.log(6), 4),
         "left_support": 0,
     }
-    assert side_by_side([trace], [()]) is None
-    assert padded_answers([(1,), (1, 2)], 9) == ((1, 9, 9), (1, 2, 9))
+    assert side_by_side([trace], [answers], {9}) == {**numbers, "left_support": 1}
+    assert side_by_side([trace], [()], {9}) is None
+    assert padded_answers([(1,), (1, 2)]) == ((1, END, END), (1, 2, END))
+
+
+def test_right_answers_of_the_embedded_model_stay_within_the_support() -> None:
+    """Whichever end token it writes."""
+    lm = load("pocket", threads=1)
+    tasks = load_tasks("list-copy,list-reverse")
+    items = [item for task in tasks for item in distinct_items(task, "test", 0, 2)]
+    config = GenerationConfig(gen_length=32)
+    prompts = decode_prompts(lm, tasks, items, config, ["fixed", "threshold:threshold=0.99"])
+    report = analyse(prompts)
+    for record in report["decoders"]:
+        assert record["score"] == 100
+        assert record["side_by_side"]["left_support"] == 0
 
 
 def test_listed_answers_are_right_and_complete() -> None:

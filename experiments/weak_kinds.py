@@ -23,7 +23,7 @@ from creditdecoding.tasks.synthetic import (
 )
 from creditdecoding.tasks.synthetic.noise import noisy_start
 
-TASKS = {
+TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK for module in (algebra, discrete, facts, one_fact, one_step, sums)
 }
 DRAWN = ("one-fact", "one-fact", "facts", "discrete", "one-step", "algebra", "sums")

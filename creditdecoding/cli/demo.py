@@ -30,8 +30,8 @@ RACE_SECONDS = 8.0
 NOT_SHOWN = (
     "The number behind a rule is its threshold: the confidence from which it writes a token.\n"
     "What this does not show: credit beats threshold here partly because credit lowers the bar. "
-    "At equal scores on the first embedded model a lower threshold is as fast as credit; thrift is "
-    "faster than both (docs/research/results.md)."
+    "At equal scores on the first embedded model a lower threshold is as fast as credit; on these "
+    "kinds of question thrift is faster than both (docs/research/results.md)."
 )
 OPEN_TEXT = (
     "On open text of so small a model gains are small and vary: over twenty everyday questions "

@@ -205,7 +205,7 @@ def _draw_reliability(axes: Any, bands: Sequence[Band], title: str, label: str) 
         linestyle=DASHED,
     )
     colours = _BANDS if len(bands) > len(_FEW_BANDS) else _FEW_BANDS
-    names = []
+    names: list[tuple[float, str, str]] = []
     for band, colour in zip(bands, colours):
         curve = band["curve"]
         bins = [point for point in curve if point["looks"] >= _MIN_LOOKS] or curve

@@ -17,11 +17,9 @@ from creditdecoding.tasks.synthetic import (
     facts,
     one_fact,
     one_step,
-    other,
     sums,
     wordings,
 )
-from creditdecoding.tasks.synthetic.noise import noisy_start
 
 TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK for module in (algebra, discrete, facts, one_fact, one_step, sums)
@@ -51,23 +49,8 @@ def make(rng: random.Random) -> Item:
         item = task.make(rng)
     prompt = item.prompt
     if rng.random() < 0.5:
-        prompt = in_other_words(item, rng)
+        prompt = wordings.noisy_prompt(item, rng)
     return dataclasses.replace(item, task="weak-kinds", prompt=prompt, split_as=item.task)
 
 
-def in_other_words(item: Item, rng: random.Random) -> str:
-    """The prompt with training's phrases and noise."""
-    prompt = wordings.reword(item.prompt, item.task, "training", rng, noisy=True)
-    if item.task in ("algebra", "sums", "one-step"):
-        prompt = wordings.space_operators(prompt, rng)
-    prompt = wordings.loosen(prompt, "training", rng, noisy=True)
-    return noisy_start(prompt, other.any_word, rng)
-
-
-def score(text: str, item: Item) -> bool:
-    """As the family of the item scores it."""
-    assert item.split_as is not None
-    return TASKS[item.split_as].score(text, item)
-
-
-TASK = Task("weak-kinds", "kinds of question that the model gets wrong", make, score)
+TASK = Task("weak-kinds", "kinds of question that the model gets wrong", make, wordings.score)

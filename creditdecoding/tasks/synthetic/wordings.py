@@ -181,10 +181,14 @@ def make(rng: random.Random) -> Item:
     prompt = _in_other_words(item, kind, rng)
     if kind == "training":
         # Noise has draws of its own: those of `rng` decide which items are tested.
-        noise = random.Random(prompt)
-        prompt = _in_other_words(item, kind, noise, noisy=True)
-        prompt = noisy_start(prompt, other.any_word, noise)
+        prompt = noisy_prompt(item, random.Random(prompt))
     return dataclasses.replace(item, task="wordings", prompt=prompt, split_as=item.task)
+
+
+def noisy_prompt(item: Item, rng: random.Random) -> str:
+    """The prompt of a family's item with training's phrases, and with noise."""
+    prompt = _in_other_words(item, "training", rng, noisy=True)
+    return noisy_start(prompt, other.any_word, rng)
 
 
 def _in_other_words(item: Item, kind: str, rng: random.Random, noisy: bool = False) -> str:

@@ -5,14 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from creditdecoding.lm import LM
-
 Answer = TypeVar("Answer")
+
+
+class TimedModel(Protocol):
+    """A model and its device, such as an `LM`."""
+
+    @property
+    def model(self) -> Any:
+        """The network."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        ...
 
 
 class ModelTimer:
@@ -27,7 +39,7 @@ class ModelTimer:
     head whose logits are not written (`HeadLogits`) runs after the pass, outside of it.
     """
 
-    def __init__(self, lm: LM) -> None:
+    def __init__(self, lm: TimedModel) -> None:
         self._model = lm.model if isinstance(lm.model, nn.Module) else None
         self._device = lm.device
         self._hooks: list[Any] = []

@@ -100,7 +100,10 @@ class EngineConfig:
 
     device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:1, mps.")
     dtype: str = option(
-        "auto", "Weights and activations.", choices=("auto", "float32", "bfloat16", "float16")
+        "auto",
+        "Weights and activations; auto is bfloat16 on GPUs, and for large models on CPUs that are "
+        "faster in it, else float32.",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
     quantize: str = option(
         "none",

@@ -12,7 +12,7 @@ from creditdecoding.config import EngineConfig, GenerationConfig
 from creditdecoding.decoding.cache_policy import supported_policies
 from creditdecoding.decoding.defaults import checkpoint_defaults
 from creditdecoding.lm import open_checkpoint, option_values
-from creditdecoding.models import build_parts, memory, merge_of, resolve_device
+from creditdecoding.models import build_parts, memory, merge_of, resolve_device, resolve_dtype
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import DTYPES, check_weights, read_headers
 from creditdecoding.options import StrPath
@@ -48,7 +48,8 @@ def describe(name: StrPath, engine: EngineConfig | None = None) -> dict[str, Any
 
 
 def _describe_memory(model: Transformer, engine: EngineConfig) -> dict[str, Any]:
-    device, dtype = resolve_device(engine)
+    device = resolve_device(engine)
+    dtype = resolve_dtype(engine, device, model)
     free = memory.free_bytes(device)
     int8 = "int8 and " if engine.quantize == "int8" else ""
 

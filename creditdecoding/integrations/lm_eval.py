@@ -55,7 +55,7 @@ def _without_absent_default_device(options: Mapping[str, Any]) -> dict[str, Any]
     try:
         resolve_device(EngineConfig(device=device))
     except OptionError:
-        available, _ = resolve_device(EngineConfig())
+        available = resolve_device(EngineConfig())
         logging.getLogger(__name__).warning(
             "lm-eval's default device %s is not on this machine; running on %s", device, available
         )

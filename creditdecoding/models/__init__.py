@@ -32,6 +32,7 @@ from creditdecoding.models.families import (
 )
 from creditdecoding.models.families.unsupported import check_supported_model
 from creditdecoding.models.memory import FreeBytes, check_memory, check_size_of_files, free_bytes
+from creditdecoding.models.precision import faster_dtype
 from creditdecoding.models.quantize import int8_transform
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import Progress, Transform, load_weights
@@ -40,6 +41,8 @@ FAMILIES: tuple[ModelFamily, ...] = (llada, llada_moe, llada2, dream, sdar, fast
 
 BASES: tuple[ModelFamily, ...] = (causal,)
 """Autoregressive networks, which adapters start from."""
+LARGE_NETWORK = 10_000_000
+"""Parameters from which on a CPU computes in the faster dtype."""
 
 
 def read_config(
@@ -144,8 +147,8 @@ def _family_of_class(name: Any, families: Sequence[ModelFamily]) -> ModelFamily 
     return next((family for family in families if name in family.ARCHITECTURES), None)
 
 
-def resolve_device(config: EngineConfig) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype, with "auto" resolved. Raises `OptionError` if the device is missing."""
+def resolve_device(config: EngineConfig) -> torch.device:
+    """The device, with "auto" resolved. Raises `OptionError` if it is missing."""
     name = _best_device() if config.device == "auto" else config.device
     try:
         device = torch.device(name)
@@ -157,9 +160,25 @@ def resolve_device(config: EngineConfig) -> tuple[torch.device, torch.dtype]:
             allowed="auto, cpu, cuda, mps",
             hint="Use --device cpu.",
         ) from error
+    return device
+
+
+def resolve_dtype(
+    config: EngineConfig,
+    device: torch.device,
+    model: Transformer,
+) -> torch.dtype:
+    """The dtype of a model's weights on a device, with "auto" resolved.
+
+    That is bfloat16 on GPUs. On a CPU it is the faster one for large networks, and float32 for
+    small and quantised ones: the embedded models answer alike on every machine.
+    """
     if config.dtype != "auto":
-        return device, getattr(torch, config.dtype)
-    return device, torch.float32 if device.type == "cpu" else torch.bfloat16
+        return getattr(torch, config.dtype)  # type: ignore[no-any-return]
+    is_large = model.config.num_parameters() >= LARGE_NETWORK
+    if device.type == "cpu" and (not is_large or config.quantize != "none"):
+        return torch.float32
+    return faster_dtype(device)
 
 
 def _best_device() -> str:
@@ -209,9 +228,10 @@ def load_model(
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device, dtype = resolve_device(config)
+    device = resolve_device(config)
     parts = find_parts(folder, config.offline, config.cache_dir)
     model, family = build_parts(parts, config, families)
+    dtype = resolve_dtype(config, device, model)
     transform = int8_transform() if config.quantize == "int8" else None
     check_memory(model, shards(parts.weights), device, dtype, config.quantize, free)
     merge = merge_of(parts, model, family)

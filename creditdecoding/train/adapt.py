@@ -16,6 +16,7 @@ from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
 from creditdecoding.errors import OptionError, TooLongError
 from creditdecoding.lm import LM, Completion
 from creditdecoding.models import resolve_device
+from creditdecoding.models.precision import faster_dtype
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.run_dir import ResumableRun, write_atomically
 from creditdecoding.train.adapt_card import model_card
@@ -28,7 +29,6 @@ from creditdecoding.train.loop import apply_gradients
 from creditdecoding.train.lora import MaskEmbedding, adapt_layers
 from creditdecoding.train.objective import MaskedBatch, token_losses
 from creditdecoding.train.parallel import average_gradients, join_group, sum_over_processes
-from creditdecoding.train.precision import faster_dtype
 from creditdecoding.train.schedule import stable_rate
 from creditdecoding.wording import count
 
@@ -306,7 +306,7 @@ def _device(config: AdaptConfig, rank: int) -> torch.device:
     if name == "cuda" and config.processes > 1:
         resolve_device(EngineConfig(device=f"cuda:{config.processes - 1}"))
         name = f"cuda:{rank}"
-    return resolve_device(EngineConfig(device=name))[0]
+    return resolve_device(EngineConfig(device=name))
 
 
 def _check_fit(config: AdaptConfig, base: ModelConfig) -> None:

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from creditdecoding.models.precision import faster_products
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.train.precision import faster_products
 from creditdecoding.train.two_stream import two_stream_mask
 
 MIN_RATIO = 0.02

@@ -51,7 +51,7 @@ def test_lm_evals_default_device_is_left_out_where_it_is_not(
     def resolve_device(engine: EngineConfig) -> Any:
         if engine.device.startswith("cuda"):
             raise OptionError("no such device", given=engine.device, hint="Use cpu.")
-        return torch.device("cpu"), torch.float32
+        return torch.device("cpu")
 
     integration: Any = sys.modules[model_class.__module__]
     monkeypatch.setattr(integration, "resolve_device", resolve_device)

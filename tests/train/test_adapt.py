@@ -81,9 +81,9 @@ def _without_seconds(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_of_several_processes_each_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
-    def resolve(engine: EngineConfig) -> tuple[torch.device, torch.dtype]:
+    def resolve(engine: EngineConfig) -> torch.device:
         tried.append(engine.device)
-        return torch.device(engine.device), torch.float32
+        return torch.device(engine.device)
 
     monkeypatch.setattr(adapt, "resolve_device", resolve)
     config = AdaptConfig(tokens=1, device="cuda", processes=3)

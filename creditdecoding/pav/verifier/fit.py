@@ -27,6 +27,7 @@ from torch import Tensor
 from creditdecoding.errors import OptionError
 from creditdecoding.fingerprint import check_identity
 from creditdecoding.lm import LM
+from creditdecoding.models.precision import faster_products
 from creditdecoding.pav.data.label_store import Label, Labels
 from creditdecoding.pav.problems import ProblemKey
 from creditdecoding.pav.steps import PartialAnswer
@@ -35,7 +36,6 @@ from creditdecoding.pav.verifier.options import FitConfig
 from creditdecoding.pav.verifier.packing import pack, prefix_chains, row_width
 from creditdecoding.pav.verifier.surprisal import surprisal_positions, token_surprisal
 from creditdecoding.run_dir import ResumableRun
-from creditdecoding.train.precision import faster_products
 from creditdecoding.train.rows import LENGTH_MULTIPLE
 from creditdecoding.train.schedule import learning_rate
 from creditdecoding.wording import count

@@ -1,4 +1,4 @@
-"""The precision of matrix products in training."""
+"""The precision of matrix products."""
 
 from __future__ import annotations
 

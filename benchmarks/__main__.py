@@ -4,7 +4,7 @@
 
 Every figure stands beside what it is compared with. Times are processor time of one thread, ratios
 are medians of interleaved pairs, so that other work on the machine counts as little as it can.
-docs/project/performance.md says how to read the table.
+docs/performance.md says how to read the table.
 """
 
 from __future__ import annotations
@@ -185,12 +185,19 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[BenchRow]]] = {
 }
 
 
+def processor_name() -> str:
+    """The processor's name, where torch or the platform knows it."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(known.get("cpu_name") or platform.processor() or "unknown")
+
+
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": platform.machine(),
+        "processor": processor_name(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],

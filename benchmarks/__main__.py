@@ -187,7 +187,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[BenchRow]]] = {
 
 def processor_name() -> str:
     """The processor's name, where torch or the platform knows it."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return str(known.get("cpu_name") or platform.processor() or "unknown")
 
 

@@ -125,7 +125,7 @@ def main() -> None:
         chosen.lowest.write_text("\n".join(lowest(chosen.uv)) + "\n", encoding="utf-8")
         return
     dev = universal(chosen.uv, ["--extra", "dev"], [chosen.torch])
-    core = universal(chosen.uv, ["--extra", "gguf"], [chosen.torch, *dev])
+    core = universal(chosen.uv, [], [chosen.torch, *dev])
     write("dev.txt", dev)
     write("core.txt", core)
     write("sglang.txt", sglang(chosen.uv, dev))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,12 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from creditdecoding.bases.gguf_tokenizer import tokenizer_files
-from creditdecoding.errors import CheckpointError, MissingExtraError
-
-try:
-    import gguf
-except ImportError as error:
-    raise MissingExtraError("gguf", "gguf") from error
+from creditdecoding.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
 """Called with the bytes written so far and the bytes in all."""

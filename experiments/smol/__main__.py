@@ -70,9 +70,9 @@ def smol(
         pairs = list(distinct(endless, min(count, limit or count)))
         write(path, _lines(map(_conversation, pairs)))
         typer.echo(f"{path}: {len(pairs):,} conversations", err=True)
-        _write_held_out(path, out / f"{name}-held-out.jsonl")
+        _write_held_out(path, out / f"{name}-held-out.jsonl", is_open=name == "worked")
     if chat is not None:
-        _write_held_out(chat, out / "chat-held-out.jsonl")
+        _write_held_out(chat, out / "chat-held-out.jsonl", is_open=True)
 
 
 def _endless(make: Callable[[random.Random], Pair], seed: str) -> Iterator[Pair]:
@@ -97,14 +97,21 @@ def _conversation(pair: Pair) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": text} for role, text in zip(roles, pair)]}
 
 
-def _write_held_out(path: Path, target: Path) -> None:
-    """Write the questions that `credit adapt` holds out of a file, with their answers."""
+def _write_held_out(
+    path: Path,
+    target: Path,
+    is_open: bool,
+) -> None:
+    """Write the questions that `credit adapt` holds out of a file, with their answers unless the
+    text is open: many answers are as good as the one that was learnt from.
+    """
     (source,) = load_sources([str(path)], held_out=10**9)
-    questions = (
-        {"prompt": example.messages[0]["content"], "answer": example.answer}
-        for example in source.held_out
-        if len(example.messages) == 1
-    )
+    questions: list[dict[str, str]] = []
+    for example in source.held_out:
+        if len(example.messages) == 1:
+            question = {"prompt": example.messages[0]["content"]}
+            answer = {} if is_open else {"answer": example.answer}
+            questions.append(question | answer)
     write(target, _lines(questions))
     report_written(target)
 

@@ -26,8 +26,10 @@ from creditdecoding.pav.data.label_store import load_labels
 from creditdecoding.tasks import load_tasks
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.tokenizer import task_tokenizer
+from tests.helpers.adaptations import write_conversations
 from tests.helpers.cli import run_credit
 from tests.helpers.process import SignalTrigger, run_until_signalled
+from tests.helpers.tiny_bases import write_base
 from tests.helpers.verifiers import some_labels, stored, written_verifier
 from tools.make_checkpoint import make
 
@@ -160,6 +162,17 @@ COMMANDS = {
             json_lines(out / "run" / "log.jsonl"),
         ),
     ),
+    "adapt": Command(
+        "adapt --base {inputs}/base --data {inputs}/chat.jsonl --out {out}/adapted --tokens 700 "
+        "--buckets 136:32 --batch-positions 400 --rank 2 --no-compile --save-every 3 "
+        "--eval-every 4 --eval-length 8 --held-out 1",
+        "adapted/log.jsonl",
+        (4, 8),
+        lambda out: (
+            (out / "adapted" / "adapter_model.safetensors").read_bytes(),
+            json_lines(out / "adapted" / "log.jsonl"),
+        ),
+    ),
 }
 
 
@@ -181,6 +194,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lm = load(str(folder / "llada"))
     stored(some_labels(lm, problems=40), folder / "many.jsonl")
     written_verifier(lm, folder / "judge", model=str(folder / "llada"))
+    write_base(folder / "base", max_position_embeddings=256)
+    write_conversations(folder / "chat.jsonl")
     (folder / "tokenizer").mkdir()
     task_tokenizer(load_tasks("facts"), TrainConfig().vocabulary, folder / "tokenizer")
     return folder

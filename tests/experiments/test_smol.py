@@ -58,6 +58,7 @@ def test_the_same_seed_makes_the_same_data(tmp_path: Path, monkeypatch: pytest.M
         assert [record["prompt"] for record in held_out] == [
             example.messages[0]["content"] for example in source.held_out
         ]
+        assert all(("answer" in record) == (kind != "worked") for record in held_out)
     worked = read(tmp_path / "one" / "worked.jsonl")[2]["messages"]
     assert [message["content"] for message in worked] == ["Problem 3?", "It is 3."]
 

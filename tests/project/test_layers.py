@@ -228,7 +228,9 @@ def test_imports_go_down_only() -> None:
 
 def test_an_optional_dependency_is_imported_by_one_room() -> None:
     modules = optional_modules((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert {"matplotlib", "gguf"} <= modules and "pytest" not in modules and "ruff" not in modules
+    assert (
+        {"matplotlib", "torchao"} <= modules and "pytest" not in modules and "ruff" not in modules
+    )
     importers_of = {
         name: where for name, where in importers(sources(), modules).items() if len(where) > 1
     }

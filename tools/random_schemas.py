@@ -15,6 +15,7 @@ import random
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import jsonschema
@@ -66,6 +67,18 @@ FORMATS = (
     "ipv4",
     "email",
 )
+FORMAT_CHECKER = jsonschema.FormatChecker()
+
+
+@FORMAT_CHECKER.checks("date-time", ValueError)
+def is_date_time(text: object) -> bool:
+    """Whether a text is a time that Python reads; raises `ValueError` if it is none. jsonschema has
+    no check of this format without another package.
+    """
+    datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    return True
+
+
 CONSTANTS = (
     "red",
     'a "quoted" word',
@@ -251,7 +264,8 @@ def answer_valid(client: openai.OpenAI, model: str, schema: dict[str, Any], deco
 
 def _judged(choice: Any, schema: dict[str, Any]) -> str:
     try:
-        jsonschema.validate(json.loads(choice.message.content), schema)
+        answer = json.loads(choice.message.content)
+        jsonschema.validate(answer, schema, format_checker=FORMAT_CHECKER)
     except (ValueError, jsonschema.ValidationError) as error:
         return f"not valid: {error}"
     return "valid" if choice.finish_reason == "stop" else str(choice.finish_reason)

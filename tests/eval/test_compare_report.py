@@ -79,6 +79,21 @@ def test_settings_are_chosen_on_dev_and_reported_on_test(lossy: dict[str, Any]) 
     assert lossy["verdict"] == "measured_loss"
 
 
+def test_standard_decoding_counts_among_the_best_scores_of_a_leaderboard() -> None:
+    def right(split: str, spec: str, item: int) -> bool:
+        return item < (50 if spec == REFERENCE else 40)
+
+    def aup(decoders: str) -> dict[str, float]:
+        rows = records(right, passes, decoders)
+        scores: dict[str, float] = compare_report(rows, parse_curves(decoders))["aup"]["all"]
+        return scores
+
+    without = aup(KNOBS)
+    with_fixed = aup(f"{KNOBS} fixed:k=1")
+    assert without["threshold"] == with_fixed["threshold"]
+    assert without["standard decoding"] == with_fixed["fixed:k=1"]
+
+
 def test_the_verdict_follows_the_interval_on_test() -> None:
     report = compare_report(records(agree, passes, KNOBS), parse_curves(KNOBS), resamples=500)
     assert report["curves"][0]["chosen"]["value"] == "0.7"

@@ -46,6 +46,13 @@ TEXT_MEASURES = ("nfe", "distinct_2", "distinct_3", "doubled")
 STANDARD_MEASURES = ("agreement", "equal")
 COLUMNS = ("nll", "tokens", *TEXT_MEASURES, *STANDARD_MEASURES)
 
+Row = tuple[tuple[int, ...], int]
+"""Ids of a prompt with its answer, and where the answer starts."""
+Likelihoods = dict[Row, tuple[float, int]]
+"""The summed negative log-likelihood and the number of tokens of answers under one base. Many rules
+give equal answers, so that most are measured once.
+"""
+
 
 @dataclass(frozen=True)
 class OpenAnswer:
@@ -88,15 +95,19 @@ def judge_of(lm: LM, base: StrPath | AutoregressiveLM | None) -> AutoregressiveL
 
 
 def text_quality(
-    answers: Sequence[OpenAnswer], base: AutoregressiveLM | None, raw: bool = False
+    answers: Sequence[OpenAnswer],
+    base: AutoregressiveLM | None,
+    raw: bool = False,
+    known: Likelihoods | None = None,
 ) -> dict[str, Any]:
     """Means over tasks of the means over answers, with 95% intervals; `nll` is by token, `nfe` are
     passes.
 
     Without a base there is no `nll`; answers that are `too_long` for it (or empty) have no part in
-    it. `raw`: the prompts are plain text without a chat template.
+    it. `raw`: the prompts are plain text without a chat template. Likelihoods that are `known` are
+    not computed again, and new ones are added.
     """
-    values = _values(answers, base, raw)
+    values = _values(answers, base, raw, {} if known is None else known)
     tasks = list(dict.fromkeys(answer.task for answer in answers))
     strata = [tasks.index(answer.task) for answer in answers]
     means = stratified_mean(values, strata)
@@ -111,11 +122,16 @@ def text_quality(
     return quality
 
 
-def _values(answers: Sequence[OpenAnswer], base: AutoregressiveLM | None, raw: bool) -> FloatArray:
+def _values(
+    answers: Sequence[OpenAnswer],
+    base: AutoregressiveLM | None,
+    raw: bool,
+    known: Likelihoods,
+) -> FloatArray:
     """All measures [answers, columns]; the likelihood without a base means nothing."""
     likelihoods = [(0.0, 1)] * len(answers)
     if base is not None:
-        likelihoods = _likelihoods(answers, base, raw)
+        likelihoods = _likelihoods(answers, base, raw, known)
     rows = [(*pair, *_measures(answer)) for answer, pair in zip(answers, likelihoods, strict=True)]
     return np.array(rows, dtype=float).reshape(len(rows), len(COLUMNS))
 
@@ -160,29 +176,31 @@ def doubled_words(words: Sequence[str]) -> int:
 
 
 def _likelihoods(
-    answers: Sequence[OpenAnswer], base: AutoregressiveLM, raw: bool
+    answers: Sequence[OpenAnswer],
+    base: AutoregressiveLM,
+    raw: bool,
+    known: Likelihoods,
 ) -> list[tuple[float, int]]:
     """Summed negative log-likelihood and number of tokens of each answer; 0 tokens of one that is
-    too long for the base.
+    too long for the base. Adds to `known`.
     """
     rows = [_row(answer, base, raw) for answer in answers]
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
-    results: dict[int, tuple[float, int]] = {}
-    for first in range(0, len(order), ROWS):
-        part = order[first : first + ROWS]
-        ids, starts = zip(*(rows[index] for index in part))
-        for index, score in zip(part, log_likelihoods(base.model, ids, starts)):
-            results[index] = (-float(score.double().sum()), len(score))
-    return [results[index] for index in range(len(rows))]
+    new_rows = sorted(set(rows) - known.keys(), key=lambda row: (len(row[0]), row))
+    for first in range(0, len(new_rows), ROWS):
+        part = new_rows[first : first + ROWS]
+        ids, starts = zip(*part)
+        for row, score in zip(part, log_likelihoods(base.model, ids, starts)):
+            known[row] = (-float(score.double().sum()), len(score))
+    return [known[row] for row in rows]
 
 
-def _row(answer: OpenAnswer, base: AutoregressiveLM, raw: bool) -> tuple[list[int], int]:
+def _row(answer: OpenAnswer, base: AutoregressiveLM, raw: bool) -> Row:
     """Ids of a prompt with its answer, and where the answer starts; a row without an answer if
     both do not fit into the base.
     """
     prompt, ids = _answer_ids(answer, base, raw)
     fits = len(prompt) + len(ids) <= base.model.config.max_length
-    return ([*prompt, *ids], len(prompt)) if fits else (prompt[:1], 1)
+    return ((*prompt, *ids), len(prompt)) if fits else (tuple(prompt[:1]), 1)
 
 
 def _answer_ids(
@@ -251,7 +269,8 @@ def decoder_quality(
             standard=standard.get(key),
         )
         answers.setdefault(record["decoder"], []).append(answer)
-    return {decoder: text_quality(listed, base, raw) for decoder, listed in answers.items()}
+    known: Likelihoods = {}
+    return {decoder: text_quality(listed, base, raw, known) for decoder, listed in answers.items()}
 
 
 def _answer_key(record: Mapping[str, Any]) -> tuple[str, str, int]:

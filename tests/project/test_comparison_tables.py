@@ -14,7 +14,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.mark.parametrize(
     ("report_file", "page_file"),
-    [("report.json", "results.md"), ("lists/report.json", "results-lists.md")],
+    [
+        ("report.json", "results.md"),
+        ("lists/report.json", "results-lists.md"),
+        ("smol/report.json", "results-smol.md"),
+    ],
 )
 def test_the_page_has_the_tables_of_the_report(report_file: str, page_file: str) -> None:
     report = json.loads((DOCS / "results" / report_file).read_text())

@@ -79,6 +79,13 @@ def is_date_time(text: object) -> bool:
     return True
 
 
+@FORMAT_CHECKER.checks("time", ValueError)
+def is_time(text: object) -> bool:
+    """Whether a text is a time with an offset, as RFC 3339 wants it; jsonschema wants none."""
+    moment = datetime.fromisoformat(f"2000-01-01T{text}".replace("Z", "+00:00"))
+    return moment.tzinfo is not None
+
+
 CONSTANTS = (
     "red",
     'a "quoted" word',

@@ -168,7 +168,7 @@ def test_unwritten_lines_can_be_indexed() -> None:
     assert dense.shape == (2, 2, WORDS.size)
     assert dense[..., MASK].isinf().all()
     assert dense[..., WORDS.stop_ids[0]].isinf().tolist() == [[True, False], [True, True]]
-    assert torch.equal(logits[1:][0], dense[0, 1])
+    torch.testing.assert_close(logits[1:][0], dense[0, 1])  # other last digits on some processors
 
 
 def test_an_engine_admits_what_is_never_written(

@@ -34,6 +34,7 @@ from benchmarks import (
 from creditdecoding.cli.render import show, table
 from creditdecoding.decoding.engine_stats import EngineStats
 from creditdecoding.lm import load
+from creditdecoding.models.precision import cpu_capabilities
 
 PROMPT = "What is the capital of Peru and the language of Japan?"
 
@@ -187,8 +188,8 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[BenchRow]]] = {
 
 def processor_name() -> str:
     """The processor's name, where torch or the platform knows it."""
-    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return str(known.get("cpu_name") or platform.processor() or "unknown")
+    name = cpu_capabilities().get("cpu_name")
+    return str(name or platform.processor() or "unknown")
 
 
 def machine() -> dict[str, object]:

@@ -125,7 +125,7 @@ def random_network(size: NetworkSize, device: torch.device) -> Transformer:
 
 
 @dataclass(frozen=True)
-class Machine:
+class PlacedModel:
     """A network, and the device that it is on."""
 
     model: Transformer
@@ -153,27 +153,30 @@ class Machine:
             for number, prompt in enumerate(prompts)
         ]
 
-    def synchronize(self) -> None:
-        """Wait for all that was asked of the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def events(self, batch: int, decoder: str) -> Iterator[object]:
+        """What decoding such requests yields."""
+        requests = self.requests(batch, decoder)
+        return denoise(self.model, requests, self.words, self.device, batch)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for all that was asked of a device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 @torch.inference_mode()
-def loop_share(machine: Machine, batch: int, decoder: str) -> tuple[float, float]:
+def loop_share(placed: PlacedModel, batch: int, decoder: str) -> tuple[float, float]:
     """The share of the wall clock outside of forward passes, and seconds, of a second run."""
-    for event in denoise(
-        machine.model, machine.requests(batch, decoder), machine.words, machine.device, batch
-    ):
-        del event
-    requests = machine.requests(batch, decoder)
-    machine.synchronize()
+    for _ in placed.events(batch, decoder):
+        pass
+    events = placed.events(batch, decoder)
+    synchronize(placed.device)
     began = time.perf_counter()
-    with ModelTimer(machine) as timer:
-        events = denoise(machine.model, requests, machine.words, machine.device, batch)
-        for event in timer.over(events):
-            del event
-        machine.synchronize()
+    with ModelTimer(placed) as timer:
+        for _ in timer.over(events):
+            pass
+        synchronize(placed.device)
         seconds = time.perf_counter() - began
         share = timer.outside_share
     assert share is not None
@@ -188,25 +191,25 @@ def loop_shares(
 ) -> Iterator[LoopShare]:
     """The rows of the first table."""
     for name, with_graphs in product(sizes, graphs):
-        machine = Machine(random_network(SIZES[name], device), device)
+        placed = PlacedModel(random_network(SIZES[name], device), device)
         if with_graphs:
-            machine.model.compile_layers(dynamic=False, pads_passes=True)
+            placed.model.compile_layers(dynamic=False, pads_passes=True)
         for batch, decoder in product(batches, DECODERS):
-            share, seconds = loop_share(machine, batch, decoder)
+            share, seconds = loop_share(placed, batch, decoder)
             yield LoopShare(name, batch, decoder, with_graphs, round(share, 4), round(seconds, 4))
 
 
 @torch.inference_mode()
-def step_waits(machine: Machine, decoder: str) -> StepWaits:
+def step_waits(placed: PlacedModel, decoder: str) -> StepWaits:
     """Count the waits of the second step, by CUDA's own warnings."""
-    requests = machine.requests(4, decoder)
-    denoise_step(machine.model, requests, machine.words, machine.device)
-    machine.synchronize()
+    requests = placed.requests(4, decoder)
+    requests, _ = denoise_step(placed.model, requests, placed.words, placed.device)
+    synchronize(placed.device)
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            denoise_step(machine.model, requests, machine.words, machine.device)
+            denoise_step(placed.model, requests, placed.words, placed.device)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     waits = [warning for warning in caught if "synchroniz" in str(warning.message)]
@@ -231,11 +234,10 @@ def head_time(size: NetworkSize, positions: int, device: torch.device, pairs: in
 
 def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
     """The wall clock of a call, to the end of its work on the device."""
-    machine_waits = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    machine_waits()
+    synchronize(device)
     began = time.perf_counter()
     call()
-    machine_waits()
+    synchronize(device)
     return 1000 * (time.perf_counter() - began)
 
 
@@ -291,8 +293,8 @@ def main() -> None:
     shares = list(loop_shares(device, sizes, batches, graphs))
     waits: list[StepWaits] = []
     if device.type == "cuda":
-        machine = Machine(random_network(SIZES["tiny"], device), device)
-        waits = [step_waits(machine, decoder) for decoder in DECODERS]
+        placed = PlacedModel(random_network(SIZES["tiny"], device), device)
+        waits = [step_waits(placed, decoder) for decoder in DECODERS]
     largest = max((SIZES[name] for name in sizes), key=lambda size: size.hidden)
     heads = [head_time(largest, count, device, args.pairs) for count in HEAD_POSITIONS]
     show_all(shares, waits, heads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 
@@ -16,10 +18,14 @@ def faster_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def cpu_capabilities() -> Mapping[str, object]:
+    """What torch knows of the processor; nothing where torch is too old to tell."""
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return capabilities
+
+
 def _is_amd_with_bfloat16() -> bool:
-    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
-        return False
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = cpu_capabilities()
     is_amd = str(capabilities.get("cpu_name", "")).startswith("AMD")
     return is_amd and bool(capabilities.get("avx512_bf16"))
 

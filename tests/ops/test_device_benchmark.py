@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.device import SIZES, Machine, head_time, loop_share, random_network
+from benchmarks.device import SIZES, PlacedModel, head_time, loop_share, random_network
 
 CPU = torch.device("cpu")
 TINY = SIZES["tiny"]
@@ -13,8 +13,8 @@ TINY = SIZES["tiny"]
 
 @pytest.mark.parametrize("decoder", ["fixed", "threshold", "credit"])
 def test_the_share_outside_of_the_model_is_a_share(decoder: str) -> None:
-    machine = Machine(random_network(TINY, CPU), CPU)
-    share, seconds = loop_share(machine, 2, decoder)
+    placed = PlacedModel(random_network(TINY, CPU), CPU)
+    share, seconds = loop_share(placed, 2, decoder)
     assert 0 < share < 1
     assert seconds > 0
 

@@ -45,6 +45,20 @@ class MoEConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Llama3RopeScaling:
+    """The rotary embedding of Llama 3.1 and later: slow planes turn `factor` times slower.
+
+    A plane that turns fewer than `low_freq_factor` times in `original_length` positions is slowed,
+    one that turns more than `high_freq_factor` times is not, and those between are blended.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_length: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Architecture of a checkpoint, read from its config.json by its family.
 
@@ -71,6 +85,7 @@ class ModelConfig:
     stop_token_ids: tuple[int, ...]
     pad_token_id: int
     rotary_dim: int | None = None
+    rope_scaling: Llama3RopeScaling | None = None
     qkv_bias: bool = False
     qk_norm: bool = False
     logit_shift: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from creditdecoding.config import ModelConfig, MoEConfig
+from creditdecoding.config import Llama3RopeScaling, ModelConfig, MoEConfig
 from creditdecoding.errors import CheckpointError
 
 PLAIN: Mapping[str, Any] = {"hidden_act": "silu", "is_causal": False, "use_sliding_window": False}
@@ -23,6 +23,14 @@ MAX_NAME = 120
 ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 """Keys of the objects that describe the rotary embedding."""
 
+LLAMA3_KEYS = (
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+)
+"""Keys of the rotary embedding of Llama 3.1 and later."""
+
 
 @dataclass(frozen=True)
 class ConfigReader:
@@ -33,6 +41,8 @@ class ConfigReader:
 
     config: Mapping[str, Any]
     generation: Mapping[str, Any]
+    rope_types: tuple[str, ...] = ("default",)
+    """Kinds of rotary embedding that the family has."""
 
     @property
     def architecture(self) -> str:
@@ -136,7 +146,7 @@ class ConfigReader:
 
         They are read at the top level and in `rope_scaling` and `rope_parameters`.
         """
-        values = {**self._rope_object("rope_scaling"), **self._rope_object("rope_parameters")}
+        values = self._rope_values()
         for name in ("rope_theta", "partial_rotary_factor"):
             outer = self.config.get(name)
             if outer is not None and values.setdefault(name, outer) != outer:
@@ -149,17 +159,41 @@ class ConfigReader:
             share = reader.number("partial_rotary_factor")
         return reader.number("rope_theta"), share
 
+    def rope_scaling(self) -> Llama3RopeScaling | None:
+        """How the rotary embedding is scaled; None if it is not."""
+        values = self._rope_values()
+        if _rope_type(values) == "default":
+            return None
+        reader = ConfigReader(values, {})
+        scaling = Llama3RopeScaling(
+            factor=reader.number("factor"),
+            low_freq_factor=reader.number("low_freq_factor"),
+            high_freq_factor=reader.number("high_freq_factor"),
+            original_length=reader.integer("original_max_position_embeddings"),
+        )
+        if scaling.low_freq_factor >= scaling.high_freq_factor:
+            allowed = f"above low_freq_factor, {scaling.low_freq_factor:g}"
+            raise self._invalid("high_freq_factor", scaling.high_freq_factor, allowed)
+        return scaling
+
+    def _rope_values(self) -> dict[str, Any]:
+        """What both objects that describe the rotary embedding say."""
+        return {**self._rope_object("rope_scaling"), **self._rope_object("rope_parameters")}
+
     def _rope_object(self, name: str) -> dict[str, Any]:
-        """An object that describes the rotary embedding; any kind of scaling is refused."""
+        """An object that describes the rotary embedding; scaling of another kind is refused."""
         fields = self.config.get(name) or {}
         if not isinstance(fields, Mapping):
             raise self._invalid(name, fields, "an object")
-        if fields.get("rope_type", fields.get("type", "default")) != "default":
-            raise self.not_implemented(name, dict(fields), "null")
+        kind = _rope_type(fields)
+        if kind not in self.rope_types:
+            allowed = " or ".join(["null", *self.rope_types[1:]])
+            raise self.not_implemented(name, dict(fields), allowed)
+        keys = (*ROPE_KEYS, *LLAMA3_KEYS) if kind == "llama3" else ROPE_KEYS
         for key, value in fields.items():
-            if key not in ROPE_KEYS and value not in (None, False, 1):
+            if key not in keys and value not in (None, False, 1):
                 raise self.not_implemented(f"{name}.{key}", value, "null")
-        return {key: fields[key] for key in ROPE_KEYS if fields.get(key) is not None}
+        return {key: fields[key] for key in keys if fields.get(key) is not None}
 
     def causal_block(self, default: int) -> int:
         """Block length of a block-causal checkpoint: `block_size` or `bd_size` of either file."""
@@ -223,6 +257,7 @@ class ConfigReader:
             "embedding_rows": self.integer("vocab_size"),
             "max_length": self.integer("max_position_embeddings"),
             "rope_theta": rope_theta,
+            "rope_scaling": self.rope_scaling(),
             "rms_norm_eps": self.number("rms_norm_eps"),
             "tie_embeddings": self.boolean("tie_word_embeddings", False),
             "rope_full_precision": False,
@@ -275,3 +310,8 @@ class ConfigReader:
             return
         if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
             raise self.not_implemented("layer_types", layers, "full_attention")
+
+
+def _rope_type(fields: Mapping[str, Any]) -> str:
+    """The kind of rotary embedding that an object describes."""
+    return str(fields.get("rope_type", fields.get("type", "default")))

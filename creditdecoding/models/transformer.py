@@ -7,6 +7,7 @@ tied or untied head; logits shifted by one or not. There is no timestep input.
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from creditdecoding.config import ModelConfig
+from creditdecoding.config import Llama3RopeScaling, ModelConfig
 from creditdecoding.models.attention import attention, block_causal_mask
 from creditdecoding.models.buckets import bucket, in_buckets
 from creditdecoding.models.kv_cache import KVCache, LayerCache, ModelGeometry, PackedLayerCache
@@ -47,13 +48,27 @@ class RMSNorm(nn.Module):
 
 
 def rope_table(
-    positions: Int[Tensor, "*rows length"], dim: int, theta: float
+    positions: Int[Tensor, "*rows length"],
+    dim: int,
+    theta: float,
+    scaling: Llama3RopeScaling | None = None,
 ) -> tuple[Float[Tensor, "*rows length dim"], Float[Tensor, "*rows length dim"]]:
     """Cosine and sine of the rotary embedding in float32, rotate-half layout."""
     exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
-    angles = positions[..., None].float() * theta**-exponents
+    frequencies = theta**-exponents
+    if scaling is not None:
+        frequencies = _scaled(frequencies, scaling)
+    angles = positions[..., None].float() * frequencies
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
+
+
+def _scaled(frequencies: Tensor, scaling: Llama3RopeScaling) -> Tensor:
+    """Radians a position of each plane, as Llama 3.1 changes them."""
+    turns = scaling.original_length * frequencies / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
 def rotate(
@@ -347,7 +362,10 @@ class Transformer(nn.Module):
         else:
             rotary_positions = positions[:, None]  # one table for all heads
         cos, sin = rope_table(
-            rotary_positions, config.rotary_dim or config.head_dim, config.rope_theta
+            rotary_positions,
+            config.rotary_dim or config.head_dim,
+            config.rope_theta,
+            config.rope_scaling,
         )
         attention_mask = self._with_causal_blocks(attention_mask, positions, caches)
         x: Tensor = self.embed(tokens)

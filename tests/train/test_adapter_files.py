@@ -16,7 +16,8 @@ from creditdecoding.lm import load
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.train.adapt import AdaptRun
 from creditdecoding.train.adapter_files import adapter_tensors, load_adapter, merged_model
-from tests.helpers.adaptations import small_run
+from tests.helpers.adaptations import small_run, write_conversations
+from tests.helpers.tiny_bases import write_base
 
 
 def randomised(run: AdaptRun) -> AdaptRun:
@@ -60,6 +61,25 @@ def test_a_model_is_loaded_as_it_was_trained(tmp_path: Path, kind: str) -> None:
     assert isinstance(lm.model, Transformer)
     expected = trained.hidden_states(tokens)
     torch.testing.assert_close(lm.model.hidden_states(tokens), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_llama_3_keeps_its_rotary_embedding(tmp_path: Path) -> None:
+    scaled = {
+        "rope_type": "llama3",
+        "rope_theta": 1e4,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
+    write_base(tmp_path / "base", max_position_embeddings=256, rope_parameters=scaled)
+    write_conversations(tmp_path / "chat.jsonl")
+    run = small_run(tmp_path)
+    run.export()
+    lm = load(str(run.folder))
+    assert isinstance(lm.model, Transformer)
+    assert lm.model.config.rope_scaling is not None
+    assert lm.model.config.rope_scaling == run.model.config.rope_scaling
 
 
 def test_names_are_pefts_and_config_is_fast_dllms(tmp_path: Path) -> None:

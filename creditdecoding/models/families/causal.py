@@ -27,7 +27,7 @@ RENAME = QWEN
 
 def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
     """Read a released config.json. Raises `CheckpointError`."""
-    reader = ConfigReader(raw, generation)
+    reader = ConfigReader(raw, generation, rope_types=("default", "llama3"))
     own_type = MODEL_TYPES[ARCHITECTURES.index(reader.architecture)]
     reader.require_values({"model_type": own_type, "attention_bias": False, "mlp_bias": False})
     return reader.model_config(

@@ -29,7 +29,7 @@ RENAME = QWEN
 
 def from_hf(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
     """Read a released config.json. Raises `CheckpointError`."""
-    reader = ConfigReader(raw, generation)
+    reader = ConfigReader(raw, generation, rope_types=("default", "llama3"))
     return reader.model_config(
         "fast_dllm",
         qkv_bias=reader.boolean("attention_bias", True),

@@ -76,13 +76,13 @@ def make(rng: random.Random) -> Item:
 def _several_sums(rng: random.Random) -> Item:
     """Three to six sums, none of which is held out."""
     drawn: dict[str, object] = {}
-    wanted = rng.randint(3, 6)
-    while len(drawn) < wanted:
+    count = rng.randint(3, 6)
+    while len(drawn) < count:
         item = sums.TASK.make(rng)
         x, sign, y = item.key
         is_easy = x <= 20 and y <= 20
-        is_wanted = not is_easy or rng.random() < 0.3
-        if is_wanted and item.split == "train":
+        is_practised = not is_easy or rng.random() < 0.3
+        if is_practised and item.split == "train":
             drawn[f"{x}{sign}{y}"] = item.gold
     results = [str(result) for result in drawn.values()]
     gold = listing(results)

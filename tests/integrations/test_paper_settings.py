@@ -43,7 +43,19 @@ def test_the_model_class_takes_the_arguments(setting: PaperSetting) -> None:
             {"threshold": "0.9", "use_cache": "dual"},
         ),
         ("dinfer-llada-moe-credit-mbpp", "mbpp_sanitized_llada_moe", None, {"threshold": "0.8"}),
+        ("dinfer-llada2-threshold", None, None, {"threshold": "0.9", "gen_length": "2048"}),
+        ("llada2.0-gsm8k", "gsm8k", None, {"threshold": "0.95", "block_length": "32"}),
+        ("llada2.1-speed-ifeval", "ifeval", None, {"threshold": "0.5", "gen_length": "16384"}),
+        ("sdar-dynamic-mmlu", "mmlu_generative", 5, {"threshold": "0.95", "block_length": "4"}),
+        ("d3llm-llada-standard-math", "minerva_math", 4, {"steps": "256", "block_length": "32"}),
+        (
+            "d3llm-dream-multi-cache-mbpp",
+            "mbpp_instruct",
+            4,
+            {"decoder": "entropy:gamma=0.45;live_blocks=8;open_share=0.1", "temperature": "0"},
+        ),
         ("credit-decoding-credit", None, None, {"gen_length": "256", "block_length": "64"}),
+        ("credit-decoding-moe-adaptive", None, None, {"decoder": "credit_adaptive"}),
     ],
 )
 def test_numbers_of_the_sources(
@@ -93,7 +105,7 @@ def test_a_group_stands_for_its_rows() -> None:
 def test_the_list_names_sources(capsys: pytest.CaptureFixture[str]) -> None:
     assert expand_command(["--list-settings", "credit-decoding"]) == []
     printed = capsys.readouterr().out
-    assert "arXiv 2510.06133" in printed and "not published there" in printed
+    assert "arXiv 2510.06133" in printed and "not known to us" in printed
     assert "credit-decoding-credit: --tasks ... --model_args pretrained=" in printed
 
 

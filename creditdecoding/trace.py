@@ -34,6 +34,8 @@ class StepEvent:
     - `prefill`: passes before this one that only stored parts of a long prompt (their positions
       count in `computed`); `reused`: positions whose keys and values another request had stored.
     - `alternatives`: of the written tokens, if the request asks for them.
+    - `ahead`: how many blocks after the current one each of `positions` is; None if the decoder
+      could write in the current block alone.
     """
 
     row: int
@@ -54,6 +56,7 @@ class StepEvent:
     prefill: int = 0
     reused: int = 0
     alternatives: Alternatives | None = None
+    ahead: tuple[int, ...] | None = None
 
     def commits(self) -> dict[int, int]:
         """Position -> token of what this step wrote."""

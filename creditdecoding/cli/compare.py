@@ -39,6 +39,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LIMIT, DEV_LIMIT = 100, 50
+WRITTEN = (
+    "samples.jsonl",
+    "report.json",
+    "report.html",
+    "curves.png",
+    "leaderboard.yaml",
+    "leaderboard.html",
+)
+"""Files of the folder, beside what it needs to continue."""
 
 Decoders = Annotated[
     str,
@@ -131,6 +140,7 @@ def compare(
     from creditdecoding.eval.sweep import parse_curves
     from creditdecoding.lm import load
     from creditdecoding.plots.compare_page import compare_html
+    from creditdecoding.plots.leaderboard_page import leaderboard_html
     from creditdecoding.plots.tradeoff import tradeoff_png
     from creditdecoding.tasks import load_tasks
     from creditdecoding.tasks.base import DefaultLimit
@@ -139,9 +149,7 @@ def compare(
     check_no_decoder("compare", generation)
     check_can_plot(png)
     check_writable(report, png)
-    check_folder(
-        out, "samples.jsonl", "report.json", "report.html", "curves.png", "leaderboard.yaml"
-    )
+    check_folder(out, *WRITTEN)
     curves = tuple(parse_curves(decoders))
     if limit is None and dev_limit is None:
         items_per_task(None, LIMIT + DEV_LIMIT, load_tasks(tasks, open_text=True))
@@ -166,8 +174,9 @@ def compare(
     if judge is not None or numbers["open_text"]:
         numbers |= quality_of(plan, records, judge)
     write_json(out / "report.json", numbers)
-    board = out / "leaderboard.yaml"
+    board, board_page = out / "leaderboard.yaml", out / "leaderboard.html"
     write(board, to_yaml(numbers["parallelism"]))
+    write(board_page, leaderboard_html(numbers["parallelism"], numbers["aup"]))
     items = numbers["items"]
     about = (
         f"{model} · {tasks} · templates {', '.join(numbers['templates'])} · {items['dev']} dev and "
@@ -182,7 +191,7 @@ def compare(
         print_json(numbers)
     else:
         print_report(numbers)
-    report_written(out / "samples.jsonl", out / "report.json", board, page, picture)
+    report_written(out / "samples.jsonl", out / "report.json", board, board_page, page, picture)
 
 
 def print_report(report: dict[str, Any]) -> None:

@@ -151,6 +151,7 @@ class _Rows:
             masked=masked,
             mass=mass,
             masked_index=None,
+            leave_one_out_probs=None,
             sampling=Sampling(
                 seed=self._repeat(sampling.seed),
                 position=self._repeat(sampling.position),
@@ -198,6 +199,8 @@ def _block_numbers(block: Block) -> Int[Tensor, "rows length"]:
     """0 in the current block, 1 in the next one, and so on."""
     if block.block_number is not None:
         return block.block_number
+    if block.next_block is not None:
+        return block.next_block.long()
     return torch.zeros_like(block.tokens)
 
 

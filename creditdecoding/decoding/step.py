@@ -267,6 +267,7 @@ def _event(
     """
     start = request.decision_window[0]
     columns = np.flatnonzero(editable)
+    positions = columns + start
 
     def at_columns(values: NDArray[Any]) -> tuple[Any, ...]:
         return tuple(values[row, columns].tolist())
@@ -277,7 +278,7 @@ def _event(
         forward=when[0],
         block=request.block_index,
         step=request.step,
-        positions=tuple((columns + start).tolist()),
+        positions=tuple(positions.tolist()),
         tokens=at_columns(outcome.tokens),
         confidence=at_columns(outcome.confidence),
         credit=None if outcome.credit is None else at_columns(outcome.credit),
@@ -290,4 +291,14 @@ def _event(
         revoked=() if revoked is None else tuple((np.flatnonzero(revoked) + start).tolist()),
         prefill=request.prefill_passes,
         reused=request.reused,
+        ahead=_blocks_ahead(request, positions),
     )
+
+
+def _blocks_ahead(request: Request, positions: NDArray[Any]) -> tuple[int, ...] | None:
+    """How many blocks after the current one the positions are; None if all are in it."""
+    if request.decision_window == request.block:
+        return None
+    last = request.block_index + request.blocks_ahead
+    ends = [end for _, end in request.blocks[request.block_index : last + 1]]
+    return tuple(np.searchsorted(ends, positions, side="right").tolist())

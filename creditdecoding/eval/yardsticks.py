@@ -11,6 +11,7 @@ import numpy as np
 
 from creditdecoding.bootstrap import FloatArray, stratified_mean
 from creditdecoding.errors import OptionError
+from creditdecoding.eval.leaderboard import ALL_TASKS
 from creditdecoding.eval.sweep import DecoderCurve
 
 Records = Sequence[Mapping[str, Any]]
@@ -74,7 +75,7 @@ def parallelism(records: Records, curves: Sequence[DecoderCurve]) -> dict[str, A
     tasks = sorted({task for task, _ in means})
     groups = {task: [task] for task in tasks}
     if len(tasks) > 1:
-        groups["all"] = tasks
+        groups[ALL_TASKS] = tasks
     return {
         group: {
             curve.name: [

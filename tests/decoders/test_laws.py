@@ -31,6 +31,7 @@ from creditdecoding.decoders.base import (
     from_logits,
     stack_states,
 )
+from creditdecoding.errors import OptionError
 
 CASES = 4
 LONG = ("neighbours", "stacking", "widths")
@@ -48,6 +49,21 @@ every_law = pytest.mark.parametrize(
 @every_law
 def test_every_decoder_keeps_every_law(name: str, law: Law) -> None:
     assert broken(law, create(name), CASES) is None
+
+
+def takes_live_blocks(name: str) -> bool:
+    """Whether a rule may be written in several blocks at once."""
+    try:
+        create(name, live_blocks=2)
+    except OptionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", list(filter(takes_live_blocks, names())))
+@every_law
+def test_every_rule_keeps_the_laws_in_live_blocks(name: str, law: Law) -> None:
+    assert broken(law, create(name, live_blocks=2, open_share=0.3), CASES) is None
 
 
 def plain(prediction: Prediction, block: Block, **changes: Any) -> Decision:

@@ -157,6 +157,8 @@ def test_every_mask_is_written_once_and_blocks_open_in_order(name: str) -> None:
             new = step.commits()
             assert new.keys() & tokens.keys() == set()
             assert new, "every pass writes"
+            numbers = [(position - start) // 4 - step.block for position in step.positions]
+            assert list(step.ahead or [0] * len(numbers)) == numbers
             blocks = {(position - start) // 4 for position in new}
             assert blocks <= {step.block, step.block + 1}
             if step.block + 1 in blocks:

@@ -39,6 +39,33 @@ def test_weights_reach_one_at_the_best_score_and_never_exceed_it() -> None:
     assert area_under_parallelism([[2.0, 50.0]], 50.0) == 100.0
 
 
+def test_equal_parallelism_keeps_the_order() -> None:
+    """As d3LLM's code, whose sort is stable: its area here is 145.41."""
+    points = [[1.0, 80.0], [1.0, 76.0], [2.0, 76.0]]
+    weight = math.exp(-3 * (1 - 76 / 80))
+    assert area_under_parallelism(points, 80.0) == pytest.approx(80 + 76 * weight)
+    assert round(area_under_parallelism(points, 80.0), 2) == 145.41
+
+
+def test_what_is_written_keeps_the_points_that_count(tmp_path: Path) -> None:
+    """d3LLM's code refuses a method whose last point is more than 5 below its first."""
+    board = {"gsm8k": {"credit": [[6.0, 74.0], [3.0, 78.0], [1.0, 80.0]]}}
+    path = tmp_path / "board.yaml"
+    path.write_text(to_yaml(board))
+    written = read_leaderboard(path)
+    assert written == {"gsm8k": {"credit": [[1.0, 80.0], [3.0, 78.0]]}}
+    assert aup_table(written) == aup_table(board)
+
+
+def test_a_mean_over_other_tasks_is_left_out() -> None:
+    point = {"credit": [[1.0, 80.0]]}
+    boards = [{"a": point, "b": point, "all": point}, {"c": point, "d": point, "all": point}]
+    assert list(merge(boards)) == ["a", "b", "c", "d"]
+    assert list(merge([boards[0], boards[0]])) == ["a", "b", "all"]
+    assert list(merge([boards[0]])) == ["a", "b", "all"]
+    assert list(merge([{"all": point}])) == ["all"]
+
+
 def test_the_best_score_is_that_of_the_task() -> None:
     board = {
         "gsm8k": {"slow": [[1.0, 80.0]], "fast": [[1.0, 70.0], [5.0, 70.0]]},
@@ -77,6 +104,9 @@ def test_files_go_in_and_out(tmp_path: Path) -> None:
         ("gsm8k: {credit: [[1, 101]]}", "something that is no point"),
         ("gsm8k: {credit: [[.nan, 50]]}", "something that is no point"),
         ("gsm8k: [", "cannot be read"),
+        ("gsm8k: {2026: [[1, 50]]}", "a name in the leaderboard is no text"),
+        ("2026: {credit: [[1, 50]]}", "a name in the leaderboard is no text"),
+        ("gsm8k: {credit: [[true, 50]]}", "something that is no point"),
     ],
 )
 def test_what_is_no_leaderboard_is_refused(text: str, what: str, tmp_path: Path) -> None:

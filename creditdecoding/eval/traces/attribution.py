@@ -1,8 +1,9 @@
 """What a decoder's history bought: commits that the same threshold would not have made without it.
 
 A commit owes itself to the history if the model's own probability of its top-1 id was below the
-threshold, and another position of the pass had a higher one (a rule without history always writes
-the best). Rules that wait for a stable history have few such commits; rules that boost, many.
+threshold, and another position of its block had a higher one in that pass (a rule without history
+always writes the best). Rules that wait for a stable history have few such commits; rules that
+boost, many.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from creditdecoding.decoders import load, settings
+from creditdecoding.decoders._live_blocks import LiveBlocks
 from creditdecoding.decoders.base import Decoder, capabilities_of
 from creditdecoding.errors import CreditError
 from creditdecoding.eval.traces.commit_timing import answer_end
@@ -33,11 +35,13 @@ COUNTS = (
 
 
 def history_threshold(spec: str) -> float | None:
-    """The threshold of a rule that keeps a history and writes in one block; None for others."""
+    """The threshold of a rule that keeps a history, in one block or several; None for others."""
     try:
         decoder, _ = load(spec)
     except CreditError:  # a rule that is not of this package
         return None
+    if isinstance(decoder, LiveBlocks):
+        decoder = decoder.rule
     declared = capabilities_of(decoder)
     if declared.can_revise or declared.looks_ahead or not _keeps_history(decoder):
         return None
@@ -90,12 +94,12 @@ def _commits(step: StepEvent, threshold: float) -> list[HistoryCommit]:
     assert step.top is not None
     assert step.logprobs is not None
     probabilities = [math.exp(logprob) for logprob in step.logprobs]
-    best = max(range(len(probabilities)), key=probabilities.__getitem__)
+    best = _best_columns(probabilities, step.ahead or (0,) * len(probabilities))
     commits = []
     for column, committed in enumerate(step.committed):
         if committed:
             changed = step.tokens[column] != step.top[column]
-            passes = probabilities[column] >= threshold or column == best
+            passes = probabilities[column] >= threshold or column in best
             commits.append(
                 HistoryCommit(
                     position=step.positions[column],
@@ -105,6 +109,16 @@ def _commits(step: StepEvent, threshold: float) -> list[HistoryCommit]:
                 )
             )
     return commits
+
+
+def _best_columns(probabilities: Sequence[float], blocks: Sequence[int]) -> set[int]:
+    """The column of the highest probability in each block."""
+    best: dict[int, int] = {}
+    for column, block in enumerate(blocks):
+        leader = best.setdefault(block, column)
+        if probabilities[column] > probabilities[leader]:
+            best[block] = column
+    return set(best.values())
 
 
 def _count(

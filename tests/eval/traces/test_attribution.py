@@ -63,6 +63,26 @@ def test_only_rules_with_a_history_and_complete_traces_are_counted() -> None:
     assert attribution("credit", [old], [None], [None]) is None
 
 
+def test_in_live_blocks_the_best_of_each_block_owes_nothing() -> None:
+    """Positions 1 and 2 are in the current block, 3 and 4 in the next one: 4 (.5) is the best
+    there, 3 (.3) is not, and 2 (.7) is not the best of its own.
+    """
+    event = step(
+        0, 0, {1: (3, 0.96, True), 2: (4, 0.92, True), 3: (5, 0.91, True), 4: (6, 0.5, True)}
+    )
+    event = replace(with_probabilities(event, 0.95, 0.7, 0.3, 0.5), ahead=(0, 0, 1, 1))
+    trace = Trace((1,), [event], FinishEvent(0, "length", (3, 4, 5, 6), 0.3))
+    counts = attribution("credit:live_blocks=2", [trace], [None], [None])
+    assert counts is not None
+    assert (counts["commits"], counts["by_history"]) == (4, 2)
+    one_block = attribution(
+        "credit", [replace(trace, steps=[replace(event, ahead=None)])], [None], [None]
+    )
+    assert one_block is not None
+    assert one_block["by_history"] == 3
+    assert history_threshold("threshold:live_blocks=2") is None
+
+
 def test_tokens_after_the_end_do_not_count() -> None:
     trace = boosted_trace()
     ended = Trace(trace.prompt, trace.steps, FinishEvent(0, "stop", (3,), 0.3))

@@ -2,13 +2,14 @@
 
     python -m benchmarks.device [--device cuda] [--sizes 1B,8B] [--batches 1,8,32] [--out FILE]
 
-Random networks with LLaDA's shapes, in bfloat16. Prints three tables and writes JSON with the name
+Random networks with LLaDA's shapes, in bfloat16. Prints four tables and writes JSON with the name
 of the device:
 
 - the share of the wall clock outside of forward passes, for each size, batch and decoder, with and
   without CUDA graphs;
 - whether a step of each decoder waits for the device more than once, as CUDA itself counts;
-- the statistics of logits that are never written beside the bare product of the same size.
+- the statistics of logits that are never written beside the bare product of the same size;
+- a layer of experts (LLaDA-MoE's: 64, of which 8 are chosen) in each way to compute it.
 
 `--sizes tiny --device cpu` runs the same code on any machine, in seconds.
 """
@@ -22,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -34,6 +36,7 @@ from creditdecoding.decoding.loop import denoise
 from creditdecoding.decoding.request import Request, SpecialTokens, new_request
 from creditdecoding.decoding.step import denoise_step
 from creditdecoding.eval.model_timer import ModelTimer
+from creditdecoding.models.moe import has_grouped_product, in_blocks, looped, multiplied
 from creditdecoding.models.transformer import Transformer, init_weights
 from creditdecoding.ops.head_logits import HeadLogits
 
@@ -41,6 +44,7 @@ PROMPT_LENGTH = 128
 GEN_LENGTH = 64
 LLADA_IDS = 126_464
 HEAD_POSITIONS = (512, 2_048)
+EXPERT_POSITIONS = (32, 512, 2_048)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,19 @@ SIZES = {
 }
 """8B has LLaDA-8B's shape; 1B half its width and layers."""
 DECODERS = ("fixed", "threshold", "credit")
+
+
+@dataclass(frozen=True)
+class ExpertSize:
+    """Width of a layer of experts, and how many there are and are chosen."""
+
+    hidden: int
+    intermediate: int
+    experts: int
+    chosen: int
+
+
+EXPERTS = {"tiny": ExpertSize(64, 32, 8, 2), "LLaDA-MoE": ExpertSize(2_048, 1_024, 64, 8)}
 
 
 @dataclass(frozen=True)
@@ -94,6 +111,15 @@ class HeadTime:
     def speed(self) -> float:
         """The product's time over ours: 1 is as fast."""
         return self.product_ms / self.statistics_ms
+
+
+@dataclass(frozen=True)
+class ExpertTime:
+    """Milliseconds of a layer of experts, the median of some calls."""
+
+    positions: int
+    way: str
+    ms: float
 
 
 def random_network(size: NetworkSize, device: torch.device) -> Transformer:
@@ -232,6 +258,30 @@ def head_time(size: NetworkSize, positions: int, device: torch.device, pairs: in
     return HeadTime(positions, statistics.median(ours[1:]), statistics.median(bare[1:]))
 
 
+@torch.inference_mode()
+def expert_times(
+    size: ExpertSize, positions: int, device: torch.device, repeats: int
+) -> Iterator[ExpertTime]:
+    """Time each way to compute experts on the same inputs. The host waits in `looped` alone."""
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (size.experts, 2 * size.intermediate, size.hidden)
+    gate_up = 0.02 * torch.randn(shape, generator=generator, device=device)
+    down = 0.02 * torch.randn(
+        size.experts, size.hidden, size.intermediate, generator=generator, device=device
+    )
+    rows = positions * size.chosen
+    inputs = torch.randn(rows, size.hidden, generator=generator, device=device)
+    expert = torch.randint(size.experts, (rows,), generator=generator, device=device).sort().values
+    weights = gate_up.bfloat16(), down.bfloat16()
+    ways = {"looped": looped, "in_blocks": in_blocks}
+    if has_grouped_product(weights[0]):
+        ways["multiplied"] = multiplied
+    for name, way in ways.items():
+        call = partial(way, inputs.bfloat16(), expert, *weights)
+        times = [_milliseconds(call, device) for _ in range(repeats + 1)]
+        yield ExpertTime(positions, name, statistics.median(times[1:]))
+
+
 def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
     """The wall clock of a call, to the end of its work on the device."""
     synchronize(device)
@@ -248,8 +298,13 @@ def device_name(device: torch.device) -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-def show_all(shares: list[LoopShare], waits: list[StepWaits], heads: list[HeadTime]) -> None:
-    """Print the three tables."""
+def show_all(
+    shares: list[LoopShare],
+    waits: list[StepWaits],
+    heads: list[HeadTime],
+    experts: list[ExpertTime],
+) -> None:
+    """Print the tables."""
     cells = [
         (
             row.size,
@@ -270,6 +325,16 @@ def show_all(shares: list[LoopShare], waits: list[StepWaits], heads: list[HeadTi
         for h in heads
     ]
     show(table(("positions", "statistics ms", "product ms", "product / statistics"), times))
+    rows = [(str(e.positions), e.way, f"{e.ms:.3f}") for e in experts]
+    show(table(("positions", "experts", "ms"), rows))
+
+
+def _numbers(text: str) -> list[int]:
+    """Numbers above 0, separated by commas."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: numbers above 0, with commas")
+    return [int(part) for part in parts]
 
 
 def main() -> None:
@@ -277,7 +342,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.device")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--sizes", default="1B,8B", help="of tiny, 1B, 8B, with commas")
-    parser.add_argument("--batches", default="1,8,32")
+    parser.add_argument("--batches", type=_numbers, default="1,8,32")
     parser.add_argument("--graphs", choices=("both", "without", "with"), default="both")
     parser.add_argument("--pairs", type=int, default=20, help="of the head's times")
     parser.add_argument("--out", type=Path, default=Path("device.json"))
@@ -289,21 +354,27 @@ def main() -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("this machine has no CUDA device; --device cpu --sizes tiny tries the code")
     graphs = {"both": (False, True), "without": (False,), "with": (True,)}[args.graphs]
-    batches = [int(batch) for batch in args.batches.split(",")]
-    shares = list(loop_shares(device, sizes, batches, graphs))
+    shares = list(loop_shares(device, sizes, args.batches, graphs))
     waits: list[StepWaits] = []
     if device.type == "cuda":
         placed = PlacedModel(random_network(SIZES["tiny"], device), device)
         waits = [step_waits(placed, decoder) for decoder in DECODERS]
     largest = max((SIZES[name] for name in sizes), key=lambda size: size.hidden)
     heads = [head_time(largest, count, device, args.pairs) for count in HEAD_POSITIONS]
-    show_all(shares, waits, heads)
+    expert_size = EXPERTS["tiny" if sizes == ["tiny"] else "LLaDA-MoE"]
+    experts = [
+        row
+        for count in EXPERT_POSITIONS
+        for row in expert_times(expert_size, count, device, args.pairs)
+    ]
+    show_all(shares, waits, heads, experts)
     record = {
         "device": device_name(device),
         "torch": torch.__version__,
         "shares": [asdict(row) for row in shares],
         "waits": [asdict(row) for row in waits],
         "heads": [asdict(row) for row in heads],
+        "experts": [asdict(row) for row in experts],
     }
     args.out.write_text(json.dumps(record, indent=1) + "\n")
 

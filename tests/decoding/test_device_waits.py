@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from benchmarks.device import SIZES, PlacedModel, random_network
 from creditdecoding.config import GenerationConfig, ModelConfig, MoEConfig
+from creditdecoding.constraints.tokens import TokenAutomaton
 from creditdecoding.decoders import _credit, create, names
 from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.decoding import block_batch, outcome
@@ -32,7 +36,7 @@ from creditdecoding.ops import transfer
 from tests.helpers import tiny_networks
 from tests.helpers.device_waits import DeviceWaits
 from tests.helpers.meta_device import META, HostCopies, MadeUpOutcomes, on_meta
-from tests.helpers.toys import CPU, MASK, WIDTH, WORDS, toy
+from tests.helpers.toys import CPU, MASK, SIZE, WIDTH, WORDS, toy
 
 STEPS = 3
 ROWS, WIDTH_OF_BLOCK = 2, 6
@@ -98,6 +102,24 @@ def test_a_step_waits_for_one_copy(rule: str) -> None:
         assert max(watch.copies) <= ROWS * 2 * WIDTH_OF_BLOCK * MOST_FIELDS  # two blocks ahead
 
 
+def some_letters() -> TokenAutomaton:
+    """Answers of the ids 1 to 4, in any order."""
+    class_of = np.zeros(SIZE, dtype=np.int32)
+    class_of[1:5] = 1
+    edge = np.zeros(1, dtype=np.int32)
+    everywhere = np.ones(1, dtype=np.bool_)
+    return TokenAutomaton(class_of, edge, edge, np.array([0, 0, 1]), everywhere, (edge, edge))
+
+
+@pytest.mark.parametrize("rule", ["credit", "threshold", "fixed"])
+@pytest.mark.usefixtures("as_on_a_device")
+def test_a_constraint_waits_for_the_same_copy(rule: str) -> None:
+    requests = [replace(request, constraint=some_letters()) for request in requests_of_two(rule)]
+    watch = watched_steps(requests)
+    assert not watch.waits
+    assert len(watch.copies) == STEPS
+
+
 MOE = {"moe": MoEConfig(8, 2, 16, dense_layers=1)}
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "full": {},
@@ -149,10 +171,39 @@ def test_every_cache_on_a_device_without_values(geometry: str, made_up: MadeUpOu
     assert len(made_up.copies) == steps
 
 
-@pytest.mark.parametrize("rule", SPARSE)
+@pytest.mark.parametrize("rule", names())
 def test_every_decoder_on_a_device_without_values(rule: str, made_up: MadeUpOutcomes) -> None:
+    """Also those that keep a number for each id, and `wino`, which asks for columns of its own."""
     steps = steps_on_meta("full experts", decoder=rule, cache="dual")
     assert len(made_up.copies) == steps
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", SPARSE)
+def test_a_step_on_a_gpu_waits_for_one_copy(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA itself raises where the host waits; the one copy alone may."""
+    device = torch.device("cuda")
+    model = random_network(SIZES["tiny"], device)
+    placed = PlacedModel(model, device)
+    requests, _ = denoise_step(model, placed.requests(4, rule), placed.words, device)
+    copies = []
+
+    def allowed_download(*tensors: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("default")
+        fetched = transfer.download(*tensors)
+        torch.cuda.set_sync_debug_mode("error")
+        copies.append(fetched)
+        return fetched
+
+    monkeypatch.setattr(outcome, "download", allowed_download)
+    torch.cuda.synchronize(device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        denoise_step(model, requests, placed.words, device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(copies) == 1
 
 
 @pytest.mark.parametrize("options", EVERYTHING, ids=str)

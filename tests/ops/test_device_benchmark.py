@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.device import SIZES, PlacedModel, head_time, loop_share, random_network
+from benchmarks.device import (
+    EXPERTS,
+    SIZES,
+    PlacedModel,
+    expert_times,
+    head_time,
+    loop_share,
+    random_network,
+)
 
 CPU = torch.device("cpu")
 TINY = SIZES["tiny"]
@@ -30,3 +38,9 @@ def test_both_times_of_the_head_are_measured() -> None:
     time = head_time(TINY, 16, CPU, pairs=1)
     assert time.statistics_ms > 0
     assert time.speed == time.product_ms / time.statistics_ms
+
+
+def test_each_way_of_experts_that_the_device_has_is_measured() -> None:
+    rows = list(expert_times(EXPERTS["tiny"], 4, CPU, repeats=1))
+    assert [row.way for row in rows] == ["looped", "in_blocks"]
+    assert all(row.ms > 0 for row in rows)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from creditdecoding.tasks.base import Item, Task
+from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic import (
     algebra,
     discrete,
@@ -91,4 +91,10 @@ def _several_sums(rng: random.Random) -> Item:
     return Item("weak-kinds", prompt, f"{steps} Answer: {gold}", gold, tuple(drawn))
 
 
-TASK = Task("weak-kinds", "kinds of question that the model gets wrong", make, wordings.score)
+def score(text: str, item: Item) -> bool:
+    """As the family of the item scores it; of several sums the whole list must be right."""
+    is_several_sums = item.split_as is None
+    return same_answer(text, item) if is_several_sums else wordings.score(text, item)
+
+
+TASK = Task("weak-kinds", "kinds of question that the model gets wrong", make, score)

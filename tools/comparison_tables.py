@@ -57,15 +57,22 @@ def _chosen(report: Json) -> str:
 
 
 def _yardsticks(report: Json) -> str:
+    """Tokens a pass, the spread of passes and, in reports that have it, time without the model."""
+    curves = _by_passes(report)
+    has_shares = all(curve["chosen"].get("outside_share") is not None for curve in curves)
     rows = []
-    for curve in _by_passes(report):
+    for curve in curves:
         setting = curve["chosen"]
         tokens = setting["tpf"]
         spread = " / ".join(f"{passes:.0f}" for passes in setting["nfe_spread"])
         counts = [f"{tokens[name]:.2f}" for name in ("visible", "with_stop", "full_span")]
-        rows.append([f"`{curve['name']}`", *counts, spread])
+        shares = [f"{100 * setting['outside_share']:.1f}"] if has_shares else []
+        rows.append([f"`{curve['name']}`", *counts, spread, *shares])
     head = ["decoder", "tokens a pass, answer", "with end token", "full span"]
-    return _table([*head, "NFE at 10 / 50 / 90 % / most"], rows)
+    head.append("NFE at 10 / 50 / 90 % / most")
+    if has_shares:
+        head.append("time outside of the model %")
+    return _table(head, rows)
 
 
 def _areas(report: Json) -> str:

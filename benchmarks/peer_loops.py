@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import itertools
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ FAST_DLLM_LOOPS = {
 """Our cache -> Fast-dLLM's function."""
 UNROLLS = (4, 1)
 """Passes that dInfer runs before it looks whether a block is done: 4 as shipped."""
+COMPILERS = ("g++", "c++", "clang++")
 NEVER_USED = {
     "model": (),
     "model.modeling_llada": ("LLaDAModelLM",),
@@ -136,6 +139,7 @@ def fast_dllm_answer(
 
 def dinfer_rivals(path: Path, ids: SpecialIds) -> Iterator[Rival]:
     """dInfer's loop with three decoders, each cache, as shipped and without unrolling."""
+    check_compiler()
     dinfer = import_dinfer(path)
     decoders = dinfer_decoders(dinfer, path, ids)
     for decoder, cache, unroll in itertools.product(decoders, FAST_DLLM_LOOPS, UNROLLS):
@@ -148,6 +152,21 @@ def dinfer_rivals(path: Path, ids: SpecialIds) -> Iterator[Rival]:
             early_stop=True,
             has_flat_cache=True,
         )
+
+
+def check_compiler() -> None:
+    """dInfer's rules are wrapped in torch.compile."""
+    if not compiles() or any(shutil.which(name) for name in COMPILERS):
+        return
+    raise SystemExit(
+        f"error: dInfer compiles its rules, and no C++ compiler was found ({', '.join(COMPILERS)})."
+        " Install one, or run the rules uncompiled: TORCHDYNAMO_DISABLE=1 make bench-peers ..."
+    )
+
+
+def compiles() -> bool:
+    """Whether torch.compile does anything."""
+    return os.environ.get("TORCHDYNAMO_DISABLE") != "1"
 
 
 def dinfer_decoders(

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.peer_checkouts import checkout, commit_of
-from benchmarks.peer_loops import BLOCK_LENGTH, GEN_LENGTH, PEERS, Rival, SpecialIds
+from benchmarks.peer_loops import BLOCK_LENGTH, GEN_LENGTH, PEERS, Rival, SpecialIds, compiles
 from benchmarks.peer_network import PeerNetwork
 from creditdecoding.cli.render import show, table
 from creditdecoding.config import GenerationConfig
@@ -215,10 +215,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results.append(compare(lm, rival, prompts, args.pairs))
     title = f"pocket-v1, batch 1, one thread, {args.pairs} pairs a question; time: theirs / ours"
     show(table(COLUMNS, [result.cells for result in results], title))
+    write_record(args, folders, results)
+
+
+def write_record(
+    args: argparse.Namespace, folders: dict[str, Path], results: Sequence[PeerResult]
+) -> None:
+    """The rows as JSON, with what they were measured on."""
     record = {
         "commits": {name: commit_of(folder) for name, folder in folders.items()},
-        "questions": len(prompts),
+        "questions": args.questions,
         "pairs": args.pairs,
+        "torch": torch.__version__,
+        "torch_compile": compiles(),
         "rows": [asdict(result) for result in results],
     }
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

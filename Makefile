@@ -111,7 +111,8 @@ lock: $(UV)/bin/uv
 bench: $(DEV)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-# PEERS="--llada ~/LLaDA --fast-dllm ~/Fast-dLLM --dinfer ~/dInfer": runs code of these folders.
+# PEERS="--llada ~/LLaDA --fast-dllm ~/Fast-dLLM --dinfer https://github.com/inclusionAI/dInfer":
+# runs the code of these folders and repositories; a URL is cloned into build/peers.
 bench-peers: $(DEV)
 	$(BIN)/python -m benchmarks.peers $(PEERS)
 

@@ -7,6 +7,7 @@ written in any order.
     numerals   numbers between bounds as a language
     schema_keywords  the keywords of schemas that are read
     schema_node  a schema inside of a whole one
+    schema_drafts  which keywords it may have
     schema_numbers  what its bounds allow
     schema_overlap  whether options of a oneOf may overlap
     json_schema  a schema as a language

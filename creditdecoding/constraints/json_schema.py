@@ -28,10 +28,9 @@ from creditdecoding.constraints.language import (
 )
 from creditdecoding.constraints.numerals import integer, number
 from creditdecoding.constraints.regex import found_pattern, whole_pattern
+from creditdecoding.constraints.schema_drafts import check_keywords
 from creditdecoding.constraints.schema_keywords import (
     KEYWORDS_OF,
-    KNOWN,
-    NEUTRAL,
     SAY_VALUES,
     TYPED,
 )
@@ -55,12 +54,7 @@ def _language(node: SchemaNode) -> Language:
     if not isinstance(schema, dict):
         what = "allows any value" if schema is True else "is not an object"
         raise node.refuse(what, "Give a schema with a type.")
-    for keyword in schema:
-        if keyword not in KNOWN and (keyword, schema[keyword]) not in NEUTRAL:
-            raise node.refuse(
-                f"has the unsupported keyword {short_repr(keyword)}",
-                "Drop it.",
-            )
+    check_keywords(node)
     parts = [make(node) for keyword, make in _PARTS if keyword in schema]
     if not parts or schema.keys() & TYPED:
         parts.append(_of_type(node, node.types()))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import unquote
 
 from creditdecoding.constraints.budget import Budget
 from creditdecoding.constraints.schema_keywords import KEYWORDS_OF, TYPES
@@ -124,10 +125,13 @@ class SchemaNode:
             what = f"refers to an anchor: {short_repr(name)}"
             raise self.refuse(what, "Write the $ref as #/$defs/NAME.")
         target = self.root
-        for part in pointer.split("/")[1:]:
+        for part in unquote(pointer).split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(target, dict) or key not in target:
                 what = f"refers to nothing: {short_repr(name)}"
                 raise self.refuse(what, "Name members of objects alone, as in #/$defs/NAME.")
             target = target[key]
+            if isinstance(target, dict) and isinstance(target.get("$id", target.get("id")), str):
+                what = f"refers into a schema with an $id of its own: {short_repr(name)}"
+                raise self.refuse(what, "Drop that $id: every $ref starts at the root.")
         return target

@@ -26,7 +26,6 @@ from creditdecoding.constraints.language import (
     literal,
     optional,
 )
-from creditdecoding.constraints.numerals import integer, number
 from creditdecoding.constraints.regex import found_pattern, whole_pattern
 from creditdecoding.constraints.schema_drafts import check_keywords
 from creditdecoding.constraints.schema_keywords import (
@@ -35,7 +34,14 @@ from creditdecoding.constraints.schema_keywords import (
     TYPED,
 )
 from creditdecoding.constraints.schema_node import LIMITS, SchemaNode
-from creditdecoding.constraints.schema_numbers import bounds, is_number
+from creditdecoding.constraints.schema_numbers import (
+    ANY_INTEGER,
+    ANY_NUMBER,
+    allows,
+    integer_language,
+    is_number,
+    number_language,
+)
 from creditdecoding.constraints.schema_overlap import check_disjoint
 from creditdecoding.errors import prefix_errors, short_repr
 
@@ -194,16 +200,16 @@ _ANY_FORM: dict[str, Language] = {
     "object": joined("{", _ANY_TEXT),
     "array": joined("[", _ANY_TEXT),
     "string": joined('"', _ANY_TEXT),
-    "integer": whole_pattern(r"-?[0-9]+"),
-    "number": whole_pattern(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?"),
+    "integer": ANY_INTEGER,
+    "number": ANY_NUMBER,
 }
 """By type, every JSON text that begins like one of its values."""
 _TYPES: dict[str, Callable[[SchemaNode], Language]] = {
     "object": _object,
     "array": _array,
     "string": _string,
-    "number": lambda node: number(*bounds(node)),
-    "integer": lambda node: integer(*bounds(node)),
+    "number": number_language,
+    "integer": integer_language,
     "boolean": lambda node: _LITERALS["boolean"],
     "null": lambda node: _LITERALS["null"],
 }
@@ -247,11 +253,16 @@ def _all_of(node: SchemaNode) -> Language:
 
 
 def _const(node: SchemaNode) -> Language:
-    return literal(node.as_json(node.schema["const"]))
+    return _one_of_values(node, [node.schema["const"]])
 
 
 def _enum(node: SchemaNode) -> Language:
-    return Either(tuple(literal(node.as_json(value)) for value in node.values("enum")))
+    return _one_of_values(node, node.values("enum"))
+
+
+def _one_of_values(node: SchemaNode, values: list[Any]) -> Language:
+    """The values, without numbers that the schema's type or bounds exclude."""
+    return Either(tuple(literal(node.as_json(value)) for value in values if allows(node, value)))
 
 
 _PARTS: tuple[tuple[str, Callable[[SchemaNode], Language]], ...] = (

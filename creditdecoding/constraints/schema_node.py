@@ -28,12 +28,23 @@ LIMITS = {
 def json_text(value: Any) -> str:
     """A JSON value as instances write it. Raises `OptionError` for what JSON does not have."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_with_integers(value), ensure_ascii=False, allow_nan=False)
         text.encode()
     except ValueError as error:
         what = "a value of the schema is no JSON (NaN, infinity or half of a surrogate pair)"
         raise OptionError(what, hint="Correct it.") from error
     return text
+
+
+def _with_integers(value: Any) -> Any:
+    """An equal value with integers for whole numbers: 1.0 is written 1, which has either type."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return list(map(_with_integers, value))
+    if isinstance(value, dict):
+        return {name: _with_integers(inner) for name, inner in value.items()}
+    return value
 
 
 @dataclass(frozen=True)

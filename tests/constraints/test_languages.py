@@ -262,7 +262,6 @@ def test_keywords_with_wrong_values(schema: Any, what: str) -> None:
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "may overlap"),
         ({"type": "object", "properties": {}, "required": ["a"]}, "does not declare"),
         ({"type": "integer", "minimum": 2, "maximum": 1}, "minimum above"),
-        ({"type": "integer", "minimum": 1e30}, "no text satisfies"),
         ({"type": "float"}, "no such type"),
         ({"const": float("nan")}, "no JSON"),
         ({"const": "\ud800"}, "no JSON"),

@@ -28,11 +28,7 @@ from creditdecoding.constraints.language import (
 )
 from creditdecoding.constraints.regex import found_pattern, whole_pattern
 from creditdecoding.constraints.schema_drafts import check_keywords
-from creditdecoding.constraints.schema_keywords import (
-    KEYWORDS_OF,
-    SAY_VALUES,
-    TYPED,
-)
+from creditdecoding.constraints.schema_keywords import TYPED
 from creditdecoding.constraints.schema_node import LIMITS, SchemaNode
 from creditdecoding.constraints.schema_numbers import (
     ANY_INTEGER,
@@ -43,6 +39,7 @@ from creditdecoding.constraints.schema_numbers import (
     number_language,
 )
 from creditdecoding.constraints.schema_overlap import check_disjoint
+from creditdecoding.constraints.schema_skeletons import check_skeletons
 from creditdecoding.errors import prefix_errors, short_repr
 
 COUNTED = 256
@@ -63,17 +60,17 @@ def _language(node: SchemaNode) -> Language:
     check_keywords(node)
     parts = [make(node) for keyword, make in _PARTS if keyword in schema]
     if not parts or schema.keys() & TYPED:
-        parts.append(_of_type(node, node.types()))
+        parts.append(_of_type(node))
+    if len(parts) > 1 or "allOf" in schema:
+        check_skeletons(node)
     return functools.reduce(Both, parts)
 
 
-def _of_type(node: SchemaNode, names: list[str]) -> Language:
-    """The values of these types; of any form where other keywords say which there are."""
-    own = {key for name in names for key in KEYWORDS_OF.get(name, ())}
-    has_values = bool(node.schema.keys() & set(SAY_VALUES))
-    if has_values and not node.schema.keys() & own:
-        return Either(tuple(_ANY_FORM[name] for name in names))
-    return Either(tuple(_TYPES[name](node) for name in names))
+def _of_type(node: SchemaNode) -> Language:
+    """The values of the node's types; of any form where other keywords say which there are."""
+    if node.is_written_by_type():
+        return Either(tuple(_TYPES[name](node) for name in node.types()))
+    return Either(tuple(_ANY_FORM[name] for name in node.types()))
 
 
 # One function for each type

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from creditdecoding.constraints.budget import Budget
-from creditdecoding.constraints.schema_keywords import KEYWORDS_OF, TYPES
+from creditdecoding.constraints.schema_keywords import KEYWORDS_OF, SAY_VALUES, TYPED, TYPES
 from creditdecoding.errors import OptionError, short_repr
 
 MAX_DEPTH = 64
@@ -125,6 +125,14 @@ class SchemaNode:
                 f"Use {', '.join(TYPES)}.",
             )
         return names
+
+    def is_written_by_type(self) -> bool:
+        """Whether the type says how values are written, not `$ref`, `const` and the like alone."""
+        keys = self.schema.keys()
+        if not keys & set(SAY_VALUES):
+            return True
+        names = self.types() if keys & TYPED else []
+        return any(keys & set(KEYWORDS_OF.get(name, ())) for name in names)
 
     def target(self, name: str) -> Any:
         """What a `$ref` of this schema names. Raises `OptionError`."""

@@ -63,7 +63,12 @@ def _language(node: SchemaNode) -> Language:
         parts.append(_of_type(node))
     if len(parts) > 1 or "allOf" in schema:
         check_skeletons(node)
-    return functools.reduce(Both, parts)
+    return _all(node, parts)
+
+
+def _all(node: SchemaNode, parts: Iterable[Language]) -> Language:
+    """The texts that are in every part of a schema."""
+    return functools.reduce(lambda one, other: Both(one, other, node.path), parts)
 
 
 def _of_type(node: SchemaNode) -> Language:
@@ -156,7 +161,7 @@ def _string(node: SchemaNode) -> Language:
         parts.append(whole_pattern(FORMATS[name]))
     if not parts or least or most is not None:
         parts.append(Repeated(ANY, least, most))
-    inner = functools.reduce(Both, map(in_json_string, parts))
+    inner = _all(node, map(in_json_string, parts))
     return joined('"', inner, '"')
 
 
@@ -246,7 +251,7 @@ def _one_of(node: SchemaNode) -> Language:
 
 
 def _all_of(node: SchemaNode) -> Language:
-    return functools.reduce(Both, (_language(option) for option in _options(node, "allOf")))
+    return _all(node, [_language(option) for option in _options(node, "allOf")])
 
 
 def _const(node: SchemaNode) -> Language:

@@ -210,6 +210,17 @@ def test_the_work_of_a_schema_is_bounded(schema: Any, what: str) -> None:
         compile_language(schema_language(schema))
 
 
+def test_an_error_names_the_innermost_schema_whose_keywords_exclude_each_other() -> None:
+    inner = {"allOf": [{"type": "string", "maxLength": 2}, {"pattern": "^abc$"}]}
+    schema = {"type": "object", "properties": {"p": inner}, "anyOf": [{"properties": {"p": inner}}]}
+    with pytest.raises(OptionError) as refused:
+        compile_language(schema_language(schema))
+    assert str(refused.value) == (
+        "no text satisfies the constraint: the keywords of the schema at "
+        f"{'$.anyOf.0.properties.p'!r} exclude each other. Check bounds, lengths and patterns."
+    )
+
+
 def test_patterns_that_must_hold_together_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     schema = schema_language({"allOf": [{"pattern": "^a{9}$"}] * 9})
     compile_language(schema)

@@ -122,7 +122,7 @@ class _Nodes:
             return self._add_options(language, start)
         if isinstance(language, Repeated):
             return self._add_repeated(language, start)
-        with _naming(language.place):
+        with _naming(language.path):
             left = _compile(language.left, self.budget)
             right = _compile(language.right, self.budget)
             both = _product(left, right)
@@ -192,13 +192,13 @@ class _Nodes:
 
 
 @contextmanager
-def _naming(place: str) -> Iterator[None]:
+def _naming(path: str) -> Iterator[None]:
     """Let an error for a language without texts name the innermost schema that has none."""
     try:
         yield
     except OptionError as error:
-        if place and error.what == NO_TEXT:
-            error.what += f": the keywords of the schema at {short_repr(place)} exclude each other"
+        if path and error.what == NO_TEXT:
+            error.what += f": the keywords of the schema at {short_repr(path)} exclude each other"
         raise
 
 

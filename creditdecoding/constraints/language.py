@@ -54,11 +54,11 @@ class Repeated:
 
 @dataclass(frozen=True)
 class Both:
-    """The texts that are in both languages. `place`: the schema that joins them, for errors."""
+    """The texts that are in both languages. `path`: the schema that joins them, for errors."""
 
     left: Language
     right: Language
-    place: str = ""
+    path: str = ""
 
 
 Language: TypeAlias = Chars | Joined | Either | Repeated | Both
@@ -151,7 +151,7 @@ def in_json_string(language: Language) -> Language:
     return Both(
         in_json_string(language.left),
         in_json_string(language.right),
-        language.place,
+        language.path,
     )
 
 

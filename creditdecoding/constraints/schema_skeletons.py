@@ -21,14 +21,14 @@ Skeletons: TypeAlias = frozenset[tuple[str, ...]]
 def check_skeletons(node: SchemaNode) -> None:
     """Raises `OptionError` if parts of a schema, each of which is readable, write other objects."""
     common: tuple[str, Skeletons] | None = None
-    for place, skeletons in _parts(node):
+    for path, skeletons in _parts(node):
         if not skeletons:
             continue
         if common and common[1].isdisjoint(skeletons):
             one, other = _shown(common[1]), _shown(skeletons)
-            what = f"joins objects that differ: {common[0]} writes {one}, {place} writes {other}"
+            what = f"joins objects that differ: {common[0]} writes {one}, {path} writes {other}"
             raise node.refuse(what, "Declare the same properties in the same order in both.")
-        common = (place, common[1] & skeletons if common else skeletons)
+        common = (path, common[1] & skeletons if common else skeletons)
 
 
 def _shown(skeletons: Skeletons) -> str:

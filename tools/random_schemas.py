@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +67,11 @@ FORMATS = (
     "uuid",
     "ipv4",
     "email",
+    "hostname",
 )
+DEFINITIONS = {"code": "code", "a/b~c d": "a~1b~0c%20d"}
+"""Names under `$defs`, and how a pointer writes them."""
+HOST_LABEL = re.compile("(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 FORMAT_CHECKER = jsonschema.FormatChecker()
 
 
@@ -86,12 +91,20 @@ def is_time(text: object) -> bool:
     return moment.tzinfo is not None
 
 
+@FORMAT_CHECKER.checks("hostname")
+def is_hostname(text: object) -> bool:
+    """Whether a text is the name of a host after RFC 1123; jsonschema wants another package."""
+    labels = str(text).split(".")
+    return len(str(text)) <= 253 and all(HOST_LABEL.fullmatch(label) for label in labels)
+
+
 CONSTANTS = (
     "red",
     'a "quoted" word',
     "line\nbreak",
     3,
     -2.5,
+    4.0,
     True,
     None,
     [1, "é"],
@@ -99,14 +112,22 @@ CONSTANTS = (
 )
 
 
-def random_schema(rng: random.Random, depth: int = 2) -> dict[str, Any]:
-    """An object with up to four properties, whose objects and arrays are `depth` levels deep."""
+def random_schema(rng: random.Random) -> dict[str, Any]:
+    """An object whose objects and arrays are two levels deep, with definitions to refer to."""
+    definitions = {name: rng.choice((_string, _number, _object))(rng, 0) for name in DEFINITIONS}
+    return {**_object(rng, 2), "$defs": definitions}
+
+
+def _object(rng: random.Random, depth: int) -> dict[str, Any]:
+    """An object with up to four properties, and as many levels below it."""
     names = rng.sample(WORDS, rng.randint(1, 4))
+    counts = [{}, {"minProperties": 1}, {"maxProperties": len(names)}]
     return {
         "type": "object",
         "properties": {name: _value(rng, depth) for name in names},
         "required": rng.sample(names, rng.randint(0, len(names))),
         "additionalProperties": rng.random() < 0.5,
+        **rng.choice(counts),
     }
 
 
@@ -121,10 +142,14 @@ def _value(rng: random.Random, depth: int) -> dict[str, Any]:
     if depth:
         makers += [
             _array,
+            _tuple,
             _any_of,
-            lambda rng, depth: random_schema(rng, depth - 1),
+            _one_of,
+            _all_of,
+            _reference,
+            _object,
         ]
-    return rng.choice(makers)(rng, depth)
+    return rng.choice(makers)(rng, max(0, depth - 1))
 
 
 def _string(rng: random.Random, _: int) -> dict[str, Any]:
@@ -196,17 +221,71 @@ def _array(rng: random.Random, depth: int) -> dict[str, Any]:
         {"maxItems": least + rng.randint(0, 2)},
         {},
     ]
-    items = _value(rng, depth - 1)
     return {
         "type": "array",
-        "items": items,
+        "items": _value(rng, depth),
         "minItems": least,
         **rng.choice(bounds),
     }
 
 
+def _tuple(rng: random.Random, depth: int) -> dict[str, Any]:
+    """An array whose first items have schemas of their own, and perhaps up to two more."""
+    first = [_value(rng, depth) for _ in range(rng.randint(1, 2))]
+    more = [
+        {},
+        {"items": False},
+        {"items": _value(rng, 0), "maxItems": len(first) + rng.randint(0, 2)},
+        {"items": _value(rng, 0), "minItems": len(first) + 1, "maxItems": len(first) + 2},
+    ]
+    return {
+        "type": "array",
+        "prefixItems": first,
+        **rng.choice(more),
+    }
+
+
 def _any_of(rng: random.Random, depth: int) -> dict[str, Any]:
-    return {"anyOf": [_value(rng, depth - 1) for _ in range(rng.randint(1, 3))]}
+    return {"anyOf": [_value(rng, depth) for _ in range(rng.randint(1, 3))]}
+
+
+def _one_of(rng: random.Random, depth: int) -> dict[str, Any]:
+    """Options that differ in type, or in a required constant."""
+    by_type = [
+        _string(rng, 0),
+        _number(rng, 0),
+        _array(rng, depth),
+        {"type": "boolean"},
+    ]
+    by_constant = [_tagged(rng, depth, tag) for tag in rng.sample(CONSTANTS, 2)]
+    return {"oneOf": rng.choice([rng.sample(by_type, 2), by_constant])}
+
+
+def _tagged(rng: random.Random, depth: int, tag: object) -> dict[str, Any]:
+    """An object with a constant that tells it apart."""
+    return {
+        "type": "object",
+        "properties": {"kind": {"const": tag}, "value": _value(rng, depth)},
+        "required": ["kind"],
+    }
+
+
+def _all_of(rng: random.Random, depth: int) -> dict[str, Any]:
+    """Parts of which each says a little: of a text, of a number, of an object, of a definition."""
+    low = rng.randint(-20, 20)
+    texts = [{"type": "string", "maxLength": 5}, {"pattern": "^[é-ü]+$"}]
+    numbers = [{"type": "number", "minimum": low}, {"maximum": low + 0.75}]
+    integers = [{"type": "integer", "minimum": low}, {"exclusiveMaximum": low + 9}]
+    value = _value(rng, depth)
+    objects = [
+        {"type": "object", "properties": {"id": size, "on": value}}
+        for size in ({"type": "number"}, {"type": "integer", "minimum": low})
+    ]
+    return {"allOf": rng.choice([texts, numbers, integers, objects, [_reference(rng, depth)]])}
+
+
+def _reference(rng: random.Random, _: int) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{rng.choice(list(DEFINITIONS.values()))}"}
 
 
 class TinyNet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TypeAlias
@@ -20,7 +21,7 @@ from creditdecoding.constraints.language import (
     Language,
     Repeated,
 )
-from creditdecoding.errors import OptionError
+from creditdecoding.errors import OptionError, short_repr
 
 MAX_STATES = 8192
 """States of an automaton: one for each byte of a fixed text, up to 13 for each of a string."""
@@ -35,6 +36,7 @@ LIMITS = {
     SET_NODES: 2_000_000,
 }
 """The work of one constraint, with all automata that are made on the way."""
+NO_TEXT = "no text satisfies the constraint"
 _ENCODED_ENDS = (0x7F, 0x7FF, 0xFFFF, 0x10FFFF)
 Spans: TypeAlias = tuple[tuple[int, int], ...]
 """Ranges of bytes: every combination of a byte of each."""
@@ -120,9 +122,10 @@ class _Nodes:
             return self._add_options(language, start)
         if isinstance(language, Repeated):
             return self._add_repeated(language, start)
-        left = _compile(language.left, self.budget)
-        right = _compile(language.right, self.budget)
-        both = _product(left, right)
+        with _naming(language.path):
+            left = _compile(language.left, self.budget)
+            right = _compile(language.right, self.budget)
+            both = _product(left, right)
         for automaton in (left, right, both):
             self.budget.spend(STATES, automaton.dead)
         return self._add_automaton(both, start)
@@ -186,6 +189,17 @@ class _Nodes:
         for state in automaton.accepting.nonzero()[0]:
             self.jumps[nodes[state]].append(end)
         return end
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Let an error for a language without texts name the innermost schema that has none."""
+    try:
+        yield
+    except OptionError as error:
+        if path and error.what == NO_TEXT:
+            error.what += f": the keywords of the schema at {short_repr(path)} exclude each other"
+        raise
 
 
 @functools.lru_cache(maxsize=4096)
@@ -366,7 +380,7 @@ def _trimmed(
     useful = _leading_to(table, accepting)
     if not useful[0]:
         raise OptionError(
-            "no text satisfies the constraint",
+            NO_TEXT,
             hint="Check bounds, lengths and patterns.",
         )
     kept = useful.nonzero()[0]

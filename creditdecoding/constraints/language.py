@@ -54,10 +54,11 @@ class Repeated:
 
 @dataclass(frozen=True)
 class Both:
-    """The texts that are in both languages."""
+    """The texts that are in both languages. `path`: the schema that joins them, for errors."""
 
     left: Language
     right: Language
+    path: str = ""
 
 
 Language: TypeAlias = Chars | Joined | Either | Repeated | Both
@@ -117,6 +118,19 @@ def joined(*parts: Language | str) -> Joined:
     return Joined(tuple(literal(part) if isinstance(part, str) else part for part in parts))
 
 
+def is_empty(language: Language) -> bool:
+    """Whether surely no text is in a language; what must hold together is not compared."""
+    if isinstance(language, Chars):
+        return not language.ranges
+    if isinstance(language, Joined):
+        return any(is_empty(part) for part in language.parts)
+    if isinstance(language, Either):
+        return all(is_empty(option) for option in language.options)
+    if isinstance(language, Repeated):
+        return language.least > 0 and is_empty(language.part)
+    return is_empty(language.left) or is_empty(language.right)
+
+
 def in_json_string(language: Language) -> Language:
     """The texts of a language as they are written between the quotes of a JSON string.
 
@@ -137,6 +151,7 @@ def in_json_string(language: Language) -> Language:
     return Both(
         in_json_string(language.left),
         in_json_string(language.right),
+        language.path,
     )
 
 

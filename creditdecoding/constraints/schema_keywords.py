@@ -51,8 +51,5 @@ KEYWORDS_OF: dict[str, tuple[str, ...]] = {
 }
 TYPED = {"type", *itertools.chain(*KEYWORDS_OF.values())}
 KNOWN = {*SAY_VALUES, *ANNOTATIONS, *TYPED}
-NEUTRAL = (
-    ("uniqueItems", False),
-    ("nullable", False),
-    ("unevaluatedProperties", False),
-)
+NEUTRAL = (("uniqueItems", False), ("nullable", False))
+"""Keywords that are not read, with the values that no instance breaks."""

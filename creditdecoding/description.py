@@ -69,13 +69,22 @@ def _describe_architecture(model: Transformer) -> dict[str, Any]:
     """The fields of config.json, some of them explained."""
     config = model.config
     block, moe = config.causal_block, config.moe
-    explained = ("mask_token_id", "stop_token_ids", "causal_block", "logit_shift", "moe")
+    scaling = config.rope_scaling
+    explained = (
+        "mask_token_id",
+        "stop_token_ids",
+        "causal_block",
+        "logit_shift",
+        "moe",
+        "rope_scaling",
+    )
     attention = "full"
     if block is not None:
         attention = f"two-way inside blocks of {block}, causal between them"
     return {
         **option_values(config, leave_out=explained),
         "experts": None if moe is None else {k: v for k, v in option_values(moe).items() if v != 0},
+        "rope scaling": None if scaling is None else option_values(scaling),
         "attention": attention,
         "block length": block or "any",
         "caches": supported_policies(model.geometry),

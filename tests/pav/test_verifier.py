@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from creditdecoding import load
+from creditdecoding.config import Llama3RopeScaling
 from creditdecoding.errors import CheckpointError, OptionError
 from creditdecoding.lm import LM
 from creditdecoding.pav.steps import PartialAnswer
@@ -18,6 +20,7 @@ from creditdecoding.pav.verifier.model import (
     best_of,
     effective_reward,
     network,
+    read_verifier,
     suffix_of,
 )
 from creditdecoding.pav.verifier.packing import Suffix, pack, prefix_chains, row_width
@@ -139,6 +142,18 @@ def test_rewards() -> None:
     for k in (0, 0.99, -3, float("nan"), float("inf")):
         with pytest.raises(OptionError, match="K of 1 or more"):
             best_of(0.5, k)
+
+
+def test_a_verifier_keeps_the_rotary_embedding_of_its_model(lm: LM, tmp_path: Path) -> None:
+    written_verifier(lm, tmp_path)
+    about = json.loads((tmp_path / "verifier.json").read_text())
+    _, config = read_verifier(tmp_path)
+    assert config.rope_scaling is None
+    scaling = Llama3RopeScaling(8.0, 1.0, 4.0, 8192)
+    about["architecture"]["rope_scaling"] = dataclasses.asdict(scaling)
+    (tmp_path / "verifier.json").write_text(json.dumps(about))
+    _, config = read_verifier(tmp_path)
+    assert config.rope_scaling == scaling
 
 
 def test_a_verifier_of_something_else_is_refused(lm: LM, tmp_path: Path) -> None:

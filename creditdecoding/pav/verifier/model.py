@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from creditdecoding.checkpoint import read_json
-from creditdecoding.config import ModelConfig, MoEConfig
+from creditdecoding.config import Llama3RopeScaling, ModelConfig, MoEConfig
 from creditdecoding.errors import CheckpointError, CreditError, ModelError, OptionError
 from creditdecoding.fingerprint import Identity, check_identity
 from creditdecoding.lm import LM
@@ -266,6 +266,9 @@ def read_verifier(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
         architecture["stop_token_ids"] = tuple(architecture["stop_token_ids"])
         if architecture["moe"]:
             architecture["moe"] = from_mapping(MoEConfig, architecture["moe"])
+        if architecture.get("rope_scaling"):
+            scaling = from_mapping(Llama3RopeScaling, architecture["rope_scaling"])
+            architecture["rope_scaling"] = scaling
         config = from_mapping(ModelConfig, architecture)
         if about["kind"] != "verifier" or type(about["settings"]["masks"]) is not int:
             raise KeyError("kind")

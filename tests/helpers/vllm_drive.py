@@ -521,7 +521,7 @@ def main(scenarios: int) -> None:
         "waits": {
             rule: sum(case[3] for case in of)
             for rule, of in cases.items()
-            if not capabilities_of(create(rule)).dense_state and any(case[3] for case in of)
+            if any(case[3] for case in of)
         },
         "culprits": [rule for rule, of in cases.items() if any(case[1] for case in of)],
         "block_causal": visible(vllm),

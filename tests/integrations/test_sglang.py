@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import _credit, create, describe, export_text, load, names, resolve
-from creditdecoding.decoders.base import Capabilities
+from creditdecoding.decoders.base import Capabilities, capabilities_of
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.integrations.blocks import (
     BlockRound,
@@ -34,9 +34,11 @@ from creditdecoding.integrations.sglang.plugin import (
     algorithm_name,
 )
 from creditdecoding.lm import load as load_lm
+from tests.helpers.meta_device import META, HostCopies
 from tools import sglang_env
 
 SCENARIOS = 2  # a decoder and loop
+CPU = torch.device("cpu")
 
 
 @pytest.mark.network
@@ -186,37 +188,48 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def waits_of(name: str, steps: int = 3) -> int:
-    """How often the host waits in some greedy steps of three blocks."""
-    tokens, in_prompt = torch.full((3, 8), 2), torch.zeros(3, 8, dtype=torch.bool)
-    blocks = new_blocks(~in_prompt, in_prompt, ["a", "b", "c"], [SamplingParams()] * 3, [1, 2, 3])
-    positions, reserved = torch.arange(8).expand(3, -1), ReservedIds(2, (5,))
+RULES = [
+    *(name for name in names() if not capabilities_of(create(name)).leave_one_out),
+    "fixed:order=random",
+]
+DRAWINGS = {
+    "greedy": SamplingParams(),
+    "drawn": SamplingParams(1.0),
+    "top-k and top-p": SamplingParams(0.8, 5, 0.9),
+}
+
+
+def steps_of(
+    rule: str, drawn: SamplingParams, device: torch.device
+) -> Iterator[tuple[BlockRound, torch.Tensor]]:
+    """Some steps of three blocks, and which blocks each leaves done."""
+    tokens = torch.full((3, 8), 2, device=device)
+    in_prompt = torch.zeros(3, 8, dtype=torch.bool, device=device)
+    blocks = new_blocks(~in_prompt, in_prompt, ["a", "b", "c"], [drawn] * 3, [1, 2, 3])
+    positions = torch.arange(8, device=device).expand(3, -1)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        logits = torch.randn(24, 40, device=device)
+        batch = BlockRound(resolve(rule), ReservedIds(2, (5,)), blocks)
+        done = batch.step(logits, tokens, positions)
+        blocks = batch.states()
+        yield batch, done
+
+
+def waits_of(rule: str, drawn: SamplingParams) -> int:
+    """How often the host waits in these steps and in their `read`."""
     with Waits() as waits:
-        for step in range(steps):
-            logits = torch.randn(24, 40, generator=torch.Generator().manual_seed(step))
-            batch = BlockRound(create(name), reserved, blocks)
-            batch.step(logits, tokens, positions)
-            blocks = batch.states()
+        for batch, _ in steps_of(rule, drawn, CPU):
             done, failed = batch.read()
     assert not any(done + failed)
     return waits.count
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "credit",
-        "credit_adaptive",
-        "threshold",
-        "fixed",
-        "frechet",
-        "entropy",
-        "factor",
-        "margin",
-        "edit",
-    ],
-)
-def test_a_greedy_step_waits_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("drawn", DRAWINGS.values(), ids=DRAWINGS)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_waits_once(
+    rule: str, drawn: SamplingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For the list of finished blocks and for nothing else; off the CPU the slots of credit grow
     unasked.
     """
@@ -224,13 +237,26 @@ def test_a_greedy_step_waits_once(name: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         torch.Tensor, "tolist", lambda tensor: lists.append(tensor.shape) or plain(tensor)
     )
-    if name == "credit":
-        assert waits_of(name) == 3, (
-            "on the CPU, where asking is free, it is asked: this test can fail"
-        )
     monkeypatch.setattr(_credit, "_must_grow", lambda slots, missing: True)
-    lists.clear()
-    assert waits_of(name) == 0 and lists == [(2, 3)] * 3
+    assert waits_of(rule, drawn) == 0 and lists == [(2, 3)] * 3
+
+
+def test_the_count_of_waits_sees_one() -> None:
+    """On the CPU, where asking is free, `credit` asks once a step whether its slots must grow."""
+    assert waits_of("credit", SamplingParams()) == 3
+
+
+@pytest.mark.parametrize("drawn", DRAWINGS.values(), ids=DRAWINGS)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_needs_no_value_of_the_device(rule: str, drawn: SamplingParams) -> None:
+    """Where tensors have no values, whatever must know one raises; `restart` is vLLM's."""
+    with HostCopies() as watch:
+        for batch, done in steps_of(rule, drawn, META):
+            assert done.device == META
+            batch.restart()
+            with pytest.raises(NotImplementedError):
+                batch.read()
+    assert not watch.waits
 
 
 def test_one_file_describes_a_decoder_everywhere(tmp_path: Path) -> None:

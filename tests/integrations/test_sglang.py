@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from creditdecoding.integrations.sglang.plugin import (
     algorithm_decoders,
     algorithm_name,
 )
+from creditdecoding.integrations.sglang.sharding import leave_vocabulary_sharded
 from creditdecoding.lm import load as load_lm
 from tests.helpers.meta_device import META, HostCopies
 from tools import sglang_env
@@ -160,6 +162,48 @@ def test_a_rule_that_needs_more_than_logits_is_refused_by_name() -> None:
     ):
         check_decoder(Shadowy(), "shadowy")
     assert check_decoder(create("edit"), "edit") == create("edit")
+
+
+def model_runner(captured: list[int] | None = None, **flags: bool) -> SimpleNamespace:
+    """Of SGLang's model runner what `vocab_parallel` needs, with graphs of these batch sizes."""
+    processor = SimpleNamespace(**{"do_tensor_parallel_all_gather": True, **flags})
+    sizes = {} if captured is None else {"decode_cuda_graph_capture_bs": captured}
+    return SimpleNamespace(
+        model=SimpleNamespace(logits_processor=processor),
+        tp_group=SimpleNamespace(device_group="all"),
+        **sizes,
+    )
+
+
+@pytest.mark.parametrize("captured", [None, []])
+def test_logits_stay_sharded_without_a_warning(
+    captured: list[int] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = model_runner(captured)
+    assert leave_vocabulary_sharded(runner) == "all"
+    assert not runner.model.logits_processor.do_tensor_parallel_all_gather
+    assert not caplog.records
+
+
+def test_graphs_that_collect_the_logits_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    runner = model_runner([1, 2, 8])
+    assert leave_vocabulary_sharded(runner) == "all"
+    assert not runner.model.logits_processor.do_tensor_parallel_all_gather
+    (warning,) = caplog.messages
+    assert "vocab_parallel: no effect in passes of up to 8 requests" in warning
+    assert "--cuda-graph-backend-decode=disabled" in warning
+
+
+@pytest.mark.parametrize("other", ["do_tensor_parallel_all_gather_dp_attn", "use_attn_tp_group"])
+def test_logits_that_another_group_collects_stay_collected(
+    other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = model_runner([8], **{other: True})
+    assert leave_vocabulary_sharded(runner) is None
+    assert runner.model.logits_processor.do_tensor_parallel_all_gather
+    assert caplog.messages == [
+        "vocab_parallel: the logits are not collected over tp_size; no effect"
+    ]
 
 
 class Waits(TorchDispatchMode):

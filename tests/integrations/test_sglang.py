@@ -37,6 +37,7 @@ from creditdecoding.integrations.sglang.plugin import (
 from creditdecoding.integrations.sglang.sharding import leave_vocabulary_sharded
 from creditdecoding.lm import load as load_lm
 from tests.helpers.meta_device import META, HostCopies
+from tests.helpers.released_package import lacks_of_sglang
 from tools import sglang_env
 
 SCENARIOS = 2  # a decoder and loop
@@ -108,6 +109,18 @@ def test_the_released_sglang_decides_as_our_loop(
 
 @pytest.mark.network
 @pytest.mark.slow
+@pytest.mark.parametrize("release", [None, sglang_plugin.OLDEST], ids=["locked", "oldest"])
+def test_the_released_sglang_has_what_the_plugin_uses(release: str | None) -> None:
+    """Also in modules that have stand-ins when decisions are compared."""
+    try:
+        folder = sglang_env.prepare() if release is None else sglang_env.other_release(release)
+    except sglang_env.UnavailableError as error:
+        pytest.skip(f"SGLang cannot be had here: {error}")
+    assert lacks_of_sglang(folder) == []
+
+
+@pytest.mark.network
+@pytest.mark.slow
 def test_two_processes_that_share_the_vocabulary_decide_as_our_loop(tmp_path: Path) -> None:
     """Through SGLang's loop, without its gather of the logits."""
 
@@ -170,7 +183,6 @@ def model_runner(captured: list[int] | None = None, **flags: bool) -> SimpleName
     sizes = {} if captured is None else {"decode_cuda_graph_capture_bs": captured}
     return SimpleNamespace(
         model=SimpleNamespace(logits_processor=processor),
-        tp_group=SimpleNamespace(device_group="all"),
         **sizes,
     )
 
@@ -180,14 +192,14 @@ def test_logits_stay_sharded_without_a_warning(
     captured: list[int] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner = model_runner(captured)
-    assert leave_vocabulary_sharded(runner) == "all"
+    assert leave_vocabulary_sharded(runner)
     assert not runner.model.logits_processor.do_tensor_parallel_all_gather
     assert not caplog.records
 
 
 def test_graphs_that_collect_the_logits_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     runner = model_runner([1, 2, 8])
-    assert leave_vocabulary_sharded(runner) == "all"
+    assert leave_vocabulary_sharded(runner)
     assert not runner.model.logits_processor.do_tensor_parallel_all_gather
     (warning,) = caplog.messages
     assert "vocab_parallel: no effect in passes of up to 8 requests" in warning
@@ -199,7 +211,7 @@ def test_logits_that_another_group_collects_stay_collected(
     other: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner = model_runner([8], **{other: True})
-    assert leave_vocabulary_sharded(runner) is None
+    assert not leave_vocabulary_sharded(runner)
     assert runner.model.logits_processor.do_tensor_parallel_all_gather
     assert caplog.messages == [
         "vocab_parallel: the logits are not collected over tp_size; no effect"

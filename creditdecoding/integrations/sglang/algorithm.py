@@ -39,6 +39,7 @@ from creditdecoding.text.tokenizer import checkpoint_control_ids, declared_contr
 try:
     from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.configs.model_config import ModelConfig
+    from sglang.srt.distributed.parallel_state import get_tp_group
     from sglang.srt.dllm.algorithm.base import DllmAlgorithm
     from sglang.srt.dllm.config import DllmConfig
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
@@ -173,8 +174,8 @@ class CreditAlgorithm(DllmAlgorithm):
         """SGLang's loop over steps. Control tokens of the checkpoint are read before the first."""
         if self._control_ids is None:
             self._control_ids = _read_control_ids(model_runner.model_config)
-            if self._is_vocab_parallel:
-                self._vocab_group = leave_vocabulary_sharded(model_runner)
+            if self._is_vocab_parallel and leave_vocabulary_sharded(model_runner):
+                self._vocab_group = get_tp_group().device_group
         return super().run(model_runner, forward_batch, *states)
 
     def init_step_state(self, forward_batch: ForwardBatch) -> list[Any]:

@@ -13,18 +13,19 @@ from creditdecoding.decoders import VOCAB_PARALLEL
 logger = logging.getLogger(__name__)
 
 
-def leave_vocabulary_sharded(model_runner: Any) -> Any:
-    """Let every tensor-parallel process keep the logits of its own ids; the group of processes.
+def leave_vocabulary_sharded(model_runner: Any) -> bool:
+    """Let every tensor-parallel process keep the logits of its own ids, from the next pass on.
 
-    None, with a warning, where SGLang does not collect the logits over that group. CUDA graphs were
-    captured with the collection, which they repeat: a warning names the passes that replay them.
+    False, with a warning, where SGLang does not collect the logits over that group. CUDA graphs
+    were captured with the collection, which they repeat: a warning names the passes that replay
+    them.
     """
     processor: Any = getattr(model_runner.model, "logits_processor", None)
     is_gathered = getattr(processor, "do_tensor_parallel_all_gather", False)
     over_other_groups = ("do_tensor_parallel_all_gather_dp_attn", "use_attn_tp_group")
     if not is_gathered or any(getattr(processor, name, False) for name in over_other_groups):
         logger.warning("%s: the logits are not collected over tp_size; no effect", VOCAB_PARALLEL)
-        return None
+        return False
     captured = captured_batch_sizes(model_runner)
     if captured:
         logger.warning(
@@ -34,7 +35,7 @@ def leave_vocabulary_sharded(model_runner: Any) -> Any:
             max(captured),
         )
     processor.do_tensor_parallel_all_gather = False
-    return model_runner.tp_group.device_group
+    return True
 
 
 def captured_batch_sizes(model_runner: Any) -> list[int]:

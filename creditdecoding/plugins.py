@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import inspect
 import logging
 import re
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -74,6 +76,38 @@ def _run_source(path: str, source: bytes, noun: str) -> ModuleType:
             f"the {noun} file cannot be imported: {describe_error(error, path)}", hint=hint
         ) from error
     return module
+
+
+def load_function(name: str, noun: str) -> Callable[..., Any]:
+    """The function that a text `module:function` names; `noun` is what it is for.
+
+    Raises `OptionError` if the module cannot be imported, or has no such function.
+    """
+    form = re.fullmatch(r"([\w.]+):([\w.]+)", name)
+    if form is None:
+        raise OptionError(
+            f"the {noun} is not named as a function",
+            given=name,
+            allowed="module:function",
+            hint="Write it as my_package.my_module:my_function.",
+        )
+    try:
+        function = functools.reduce(getattr, form[2].split("."), importlib.import_module(form[1]))
+    except (Exception, SystemExit) as error:
+        raise OptionError(
+            f"the {noun} cannot be loaded: {describe_error(error, '')}",
+            given=name,
+            allowed="module:function of a module that Python finds here",
+            hint="Correct the name, or install the module.",
+        ) from error
+    if not callable(function):
+        raise OptionError(
+            f"the {noun} cannot be called",
+            given=name,
+            allowed="module:function",
+            hint=f"It is a {type(function).__name__}: name a function.",
+        )
+    return function
 
 
 def describe_error(error: BaseException, path: str) -> str:

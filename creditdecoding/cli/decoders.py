@@ -31,18 +31,28 @@ def decoders(
         credit decoders credit
         credit decoders mine.py
     """
-    from creditdecoding.decoders import describe
+    from creditdecoding.decoders import describe, shared_knobs
 
-    descriptions = _describe_all(show_all) if name is None else [describe(name)]
+    if name is None:
+        descriptions = _describe_all(show_all)
+    else:
+        descriptions = [{**describe(name), "shared_knobs": shared_knobs(name)}]
     if as_json:
         print_json(descriptions)
         return
     for decoder in descriptions:
         typer.secho(decoder["name"], bold=True, nl=False)
         typer.echo(f"  {decoder['rule']}")
-        for knob in decoder["knobs"]:
-            allowed = f" ({knob['allowed']})" if knob["allowed"] else ""
-            typer.echo(f"    {knob['name']} = {knob['default']}{allowed}: {knob['help']}")
+        _print_knobs(decoder["knobs"])
+        if decoder.get("shared_knobs"):
+            typer.echo("  As any rule that only writes masks of its block, it also takes:")
+            _print_knobs(decoder["shared_knobs"])
+
+
+def _print_knobs(knobs: list[dict[str, Any]]) -> None:
+    for knob in knobs:
+        allowed = f" ({knob['allowed']})" if knob["allowed"] else ""
+        typer.echo(f"    {knob['name']} = {knob['default']}{allowed}: {knob['help']}")
 
 
 def _describe_all(controls: bool) -> list[dict[str, Any]]:

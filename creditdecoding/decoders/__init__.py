@@ -42,6 +42,7 @@ __all__ = [
     "origins",
     "resolve",
     "settings",
+    "shared_knobs",
 ]
 
 
@@ -241,14 +242,29 @@ def describe(name: str) -> dict[str, Any]:
     and the docs show.
     """
     cls = class_of(name)
-    knobs = [
-        {
-            "name": field.name,
-            "default": field.default,
-            "allowed": bounds_text(field),
-            "help": field.metadata.get("help", ""),
-        }
-        for field in dataclasses.fields(cls)
-    ]
+    knobs = [_describe_knob(field) for field in dataclasses.fields(cls)]
     first_paragraph = (cls.__doc__ or "").strip().partition("\n\n")[0]
     return {"name": name, "rule": " ".join(first_paragraph.split()), "knobs": knobs}
+
+
+def shared_knobs(name: str) -> list[dict[str, Any]]:
+    """The knobs that a rule takes besides its own, described as its own are: those of several live
+    blocks. None where its defaults do not allow them.
+    """
+    cls = class_of(name)
+    try:
+        LiveBlocks(build(cls, {}), LiveBlockOptions(live_blocks=2))
+    except OptionError:
+        return []
+    own = {field.name for field in dataclasses.fields(cls)}
+    fields = dataclasses.fields(LiveBlockOptions)
+    return [_describe_knob(field) for field in fields if field.name not in own]
+
+
+def _describe_knob(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    return {
+        "name": field.name,
+        "default": field.default,
+        "allowed": bounds_text(field),
+        "help": field.metadata.get("help", ""),
+    }

@@ -158,6 +158,8 @@ class ProcessReward:
         `log_extra` and `log_metric`; the steps' rewards are logged by the last two.
         """
         scored = self.score_columns(prompts, completions, columns)
+        if not scored:
+            return []
         if (log_extra := columns.get("log_extra")) is not None:
             log_extra("step_rewards", [one.rewards.tolist() for one in scored])
         if (log_metric := columns.get("log_metric")) is not None:
@@ -171,6 +173,8 @@ class ProcessReward:
         columns: Mapping[str, Any],
     ) -> list[ScoredSteps]:
         """`score` with the verdicts of `verdict` and the questions of the column `question`."""
+        if len(prompts) == len(completions) == 0:
+            return []
         verdicts = None
         if self.verdict is not None:
             verdicts = self.verdict(prompts=prompts, completions=completions, **columns)
@@ -204,6 +208,8 @@ class ProcessReward:
         """
         texts = [completion_text(completion) for completion in completions]
         answers = [self._answer(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+        if not answers:
+            return []
         chains = [self._that_fit(answer) for answer in answers]
         values = self.verifier.q([state for chain in chains for state in chain])
         by_answer = values.split([len(chain) for chain in chains])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from creditdecoding.errors import OptionError
-from creditdecoding.integrations.process_reward import ProcessReward, ScoredSteps
+from creditdecoding.integrations.process_reward import (
+    ProcessReward,
+    ProcessRewardConfig,
+    ScoredSteps,
+)
+from creditdecoding.options import from_mapping
+from creditdecoding.plugins import load_function
 from creditdecoding.text.prompts import Prompt
 
 ONE_AT_A_TIME = threading.Lock()
@@ -31,9 +37,23 @@ Score = Callable[..., Any]
 """verl's `compute_score(data_source, solution_str, ground_truth, extra_info)`."""
 
 
-@functools.lru_cache(maxsize=4)
 def process_reward(**options: Any) -> ProcessReward:
-    """The `ProcessReward` with these options, loaded once in a worker."""
+    """The `ProcessReward` with these options, loaded once in a worker. Raises `OptionError`."""
+    sources = {name: options[name] for name in ("verifier", "model") if name in options}
+    for name, value in sources.items():
+        if not isinstance(value, Hashable):
+            raise OptionError(
+                f"{name} is not one checkpoint",
+                given=value,
+                allowed="a name or a folder",
+                hint="Give one text.",
+            )
+    from_mapping(ProcessRewardConfig, {k: v for k, v in options.items() if k not in sources})
+    return _loaded(**options)
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(**options: Any) -> ProcessReward:
     return ProcessReward(**options)
 
 
@@ -42,18 +62,20 @@ def compute_score(
     solution_str: str,
     ground_truth: Any,
     extra_info: Mapping[str, Any] | None = None,
-    outcome: Score | None = None,
+    outcome: Score | str | None = None,
     **options: Any,
 ) -> dict[str, float]:
     """verl's reward function: the `score` of a response, and its number of steps.
 
     The question is `extra_info["question"]`, or the entry that the option `question` names.
-    `outcome` is a function like this one that knows whether the response is right; `options` are
-    those of `ProcessReward` (`reward_kwargs` in verl's configuration).
+    `outcome` is a function like this one that knows whether the response is right, or a text
+    `module:function` that names it; `options` are those of `ProcessReward` (`reward_kwargs` in
+    verl's configuration, as `outcome` is). Raises `OptionError`.
     """
     verdicts = None
     if outcome is not None:
-        verdicts = [_number(outcome(data_source, solution_str, ground_truth, extra_info))]
+        score = _function(outcome)
+        verdicts = [_number(score(data_source, solution_str, ground_truth, extra_info))]
     with ONE_AT_A_TIME:
         reward = process_reward(**options)
         question = _question(reward, extra_info or {})
@@ -68,21 +90,22 @@ def compute_score(
 class StepRewardManager:
     """A reward manager as verl calls it: `manager(data, return_dict=False)`.
 
-    `compute_score` is verl's outcome function; without one the verifier's Q of the whole response
-    stands for the outcome. `options` are those of `ProcessReward`.
+    `compute_score` is verl's outcome function, or a text `module:function` that names it; without
+    one the verifier's Q of the whole response stands for the outcome. `options` are those of
+    `ProcessReward`. Raises `OptionError`.
     """
 
     def __init__(
         self,
         tokenizer: Any,
         num_examine: int = 0,
-        compute_score: Score | None = None,
+        compute_score: Score | str | None = None,
         reward_fn_key: str = "data_source",
         **options: Any,
     ) -> None:
         self.tokenizer = tokenizer
         self.num_examine = num_examine
-        self.compute_score = compute_score
+        self.compute_score = None if compute_score is None else _function(compute_score)
         self.reward_fn_key = reward_fn_key
         self.reward = process_reward(**options)
 
@@ -159,6 +182,10 @@ def step_advantages(
         mean = returns[rows].sum() / mask[rows].sum().clamp(min=1)
         advantages[rows] = (returns[rows] - mean) * mask[rows]
     return advantages, returns
+
+
+def _function(score: Score | str) -> Score:
+    return load_function(score, "outcome") if isinstance(score, str) else score
 
 
 def _question(reward: ProcessReward, extra_info: Mapping[str, Any]) -> Prompt:

@@ -153,6 +153,21 @@ def test_one_decoder_by_name() -> None:
     assert refused.status == 2 and "Did you mean 'threshold'" in refused.stderr
 
 
+def test_one_decoder_shows_the_knobs_that_any_rule_takes() -> None:
+    printed = output_of(["decoders", "credit"])
+    assert "    live_blocks = 1 (1 <= live_blocks <= 64): Blocks that may be written" in printed
+    assert "    open_share = 0.5 (0.0 <= open_share <= 1.0): Share of the last open" in printed
+    (described,) = json_of(["decoders", "credit"])
+    assert [knob["name"] for knob in described["shared_knobs"]] == ["live_blocks", "open_share"]
+    assert "live_blocks" not in output_of(["decoders"])
+
+
+@pytest.mark.parametrize("name", ["edit", "thrift", "wino"])
+def test_a_rule_that_refuses_live_blocks_does_not_show_them(name: str) -> None:
+    assert "live_blocks" not in output_of(["decoders", name])
+    assert json_of(["decoders", name])[0]["shared_knobs"] == []
+
+
 def test_chat_answers_each_line(model: str) -> None:
     lines = "hello\n/new\n\nthere\n/exit\nnever\n"
     flags = ["--no-early-stop", "--logits-eos-inf", *FAST]

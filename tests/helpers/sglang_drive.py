@@ -120,7 +120,6 @@ class Runner:
     ) -> None:
         self.requests, self.break_it, self.passes = requests, break_it, 0
         self.model_config = CONFIG
-        self.tp_group = SimpleNamespace(device_group=dist.group.WORLD)
         processor = SimpleNamespace(do_tensor_parallel_all_gather=dist.is_initialized())
         self.model = SimpleNamespace(logits_processor=processor)
 
@@ -626,7 +625,10 @@ def main_of_two(scenarios: int, rank: int, store: str) -> None:
 
     load_plugins()
     import sglang.srt.dllm.algorithm as registry  # noqa: PLC0415
+    from sglang.srt.runtime_context import get_parallel  # noqa: PLC0415
 
+    processes = SimpleNamespace(device_group=dist.group.WORLD)
+    get_parallel().override_permanently(tp_group=processes)
     dice = random.Random(11)
     names = sorted(set(algorithm_decoders().values()) - unable())
     cases = [scenario(registry, name, "fdfo", dice) for name in names for _ in range(scenarios)]

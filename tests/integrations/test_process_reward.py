@@ -217,6 +217,78 @@ def test_verl_gets_a_number_for_a_response(reward: ProcessReward) -> None:
         compute_score("arithmetic", RIGHT, "11", {"prompt": QUESTION})
 
 
+BY_NAME = f"{__name__}:ends_with_truth"
+
+
+def test_verl_may_name_the_outcome_function(reward: ProcessReward) -> None:
+    """As a YAML file can."""
+    info = {"question": QUESTION}
+    result = compute_score("arithmetic", UNICODE, "11", info, outcome=BY_NAME)
+    assert result == compute_score("arithmetic", UNICODE, "11", info, outcome=ends_with_truth)
+    assert result["outcome"] == 0.0
+    policy = ByteTokenizer(3)
+    data = verl_batch([RIGHT, UNICODE], policy)
+    manager = StepRewardManager(policy, compute_score=BY_NAME)
+    assert manager(data, return_dict=True)["reward_extra_info"]["outcome"] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        ("is_right", "the outcome is not named as a function; got 'is_right'"),
+        ("no_such_module:is_right", "No module named 'no_such_module'"),
+        (f"{__name__}:is_right", "has no attribute 'is_right'"),
+        (f"{__name__}:RIGHT", "the outcome cannot be called"),
+    ],
+)
+def test_an_outcome_that_cannot_be_loaded_is_refused_in_one_line(outcome: str, words: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        compute_score("arithmetic", RIGHT, "11", {"question": QUESTION}, outcome=outcome)
+    message = str(caught.value)
+    assert words in message and repr(outcome) in message and "allowed: module:function" in message
+    assert "\n" not in message
+    with pytest.raises(OptionError, match="the outcome "):
+        StepRewardManager(ByteTokenizer(), compute_score=outcome)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"delimiter": [".", "!"]}, "delimiter has the wrong type; got ['.', '!']; allowed: text"),
+        ({"verifier": ["pocket"]}, "verifier is not one checkpoint; got ['pocket']"),
+        ({"model": {"name": "pocket"}}, "model is not one checkpoint"),
+    ],
+)
+def test_an_option_of_several_values_is_refused_in_one_line(
+    options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        compute_score("arithmetic", RIGHT, "11", {"question": QUESTION}, **options)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_empty_batch_has_no_rewards(reward: ProcessReward) -> None:
+    def verdict(completions: list[str], **columns: object) -> list[float]:
+        return [float(len(completions[0]))] * len(completions)
+
+    logged: list[str] = []
+    log = lambda name, value: logged.append(name)  # noqa: E731
+    judged = ProcessReward(reward.verifier, reward.lm, verdict)
+    assert reward.score([], []) == judged.score_columns([], [], {}) == []
+    assert judged(prompts=[], completions=[], log_extra=log, log_metric=log) == [] == logged
+    none = {"data_source": [], "reward_model": [], "extra_info": []}
+    rows = torch.zeros(0, 4, dtype=torch.long)
+    data = SimpleNamespace(
+        batch={"responses": rows, "attention_mask": torch.cat((rows, rows), 1)},
+        non_tensor_batch={name: np.array(column, dtype=object) for name, column in none.items()},
+    )
+    manager = StepRewardManager(ByteTokenizer(), compute_score=ends_with_truth)
+    assert manager(data).shape == (0, 4)
+    for prompts, completions in (([QUESTION], []), ([], [RIGHT])):
+        with pytest.raises(ValueError, match="zip"):
+            reward(prompts=prompts, completions=completions)
+
+
 def test_a_token_gets_the_reward_of_its_own_step_alone() -> None:
     rewards_at_ends = torch.tensor([[0, 0, 2.0, 0, -1, 0], [0, 3.0, 0, 0, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0]])

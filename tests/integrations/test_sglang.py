@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import _credit, create, describe, export_text, load, names, resolve
-from creditdecoding.decoders.base import Capabilities
+from creditdecoding.decoders.base import Capabilities, capabilities_of
 from creditdecoding.errors import MissingExtraError, OptionError
 from creditdecoding.integrations.blocks import (
     BlockRound,
@@ -33,10 +34,14 @@ from creditdecoding.integrations.sglang.plugin import (
     algorithm_decoders,
     algorithm_name,
 )
+from creditdecoding.integrations.sglang.sharding import leave_vocabulary_sharded
 from creditdecoding.lm import load as load_lm
+from tests.helpers.meta_device import META, HostCopies
+from tests.helpers.released_package import lacks_of_sglang
 from tools import sglang_env
 
 SCENARIOS = 2  # a decoder and loop
+CPU = torch.device("cpu")
 
 
 @pytest.mark.network
@@ -104,6 +109,18 @@ def test_the_released_sglang_decides_as_our_loop(
 
 @pytest.mark.network
 @pytest.mark.slow
+@pytest.mark.parametrize("release", [None, sglang_plugin.OLDEST], ids=["locked", "oldest"])
+def test_the_released_sglang_has_what_the_plugin_uses(release: str | None) -> None:
+    """Also in modules that have stand-ins when decisions are compared."""
+    try:
+        folder = sglang_env.prepare() if release is None else sglang_env.other_release(release)
+    except sglang_env.UnavailableError as error:
+        pytest.skip(f"SGLang cannot be had here: {error}")
+    assert lacks_of_sglang(folder) == []
+
+
+@pytest.mark.network
+@pytest.mark.slow
 def test_two_processes_that_share_the_vocabulary_decide_as_our_loop(tmp_path: Path) -> None:
     """Through SGLang's loop, without its gather of the logits."""
 
@@ -160,6 +177,47 @@ def test_a_rule_that_needs_more_than_logits_is_refused_by_name() -> None:
     assert check_decoder(create("edit"), "edit") == create("edit")
 
 
+def model_runner(captured: list[int] | None = None, **flags: bool) -> SimpleNamespace:
+    """Of SGLang's model runner what `vocab_parallel` needs, with graphs of these batch sizes."""
+    processor = SimpleNamespace(**{"do_tensor_parallel_all_gather": True, **flags})
+    sizes = {} if captured is None else {"decode_cuda_graph_capture_bs": captured}
+    return SimpleNamespace(
+        model=SimpleNamespace(logits_processor=processor),
+        **sizes,
+    )
+
+
+@pytest.mark.parametrize("captured", [None, []])
+def test_logits_stay_sharded_without_a_warning(
+    captured: list[int] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = model_runner(captured)
+    assert leave_vocabulary_sharded(runner)
+    assert not runner.model.logits_processor.do_tensor_parallel_all_gather
+    assert not caplog.records
+
+
+def test_graphs_that_collect_the_logits_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    runner = model_runner([1, 2, 8])
+    assert leave_vocabulary_sharded(runner)
+    assert not runner.model.logits_processor.do_tensor_parallel_all_gather
+    (warning,) = caplog.messages
+    assert "vocab_parallel: no effect in passes of up to 8 requests" in warning
+    assert "--cuda-graph-backend-decode=disabled" in warning
+
+
+@pytest.mark.parametrize("other", ["do_tensor_parallel_all_gather_dp_attn", "use_attn_tp_group"])
+def test_logits_that_another_group_collects_stay_collected(
+    other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = model_runner([8], **{other: True})
+    assert not leave_vocabulary_sharded(runner)
+    assert runner.model.logits_processor.do_tensor_parallel_all_gather
+    assert caplog.messages == [
+        "vocab_parallel: the logits are not collected over tp_size; no effect"
+    ]
+
+
 class Waits(TorchDispatchMode):
     """Counts what would make the host wait for a device: copies of values to the host, and shapes
     that depend on values.
@@ -186,37 +244,48 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def waits_of(name: str, steps: int = 3) -> int:
-    """How often the host waits in some greedy steps of three blocks."""
-    tokens, in_prompt = torch.full((3, 8), 2), torch.zeros(3, 8, dtype=torch.bool)
-    blocks = new_blocks(~in_prompt, in_prompt, ["a", "b", "c"], [SamplingParams()] * 3, [1, 2, 3])
-    positions, reserved = torch.arange(8).expand(3, -1), ReservedIds(2, (5,))
+RULES = [
+    *(name for name in names() if not capabilities_of(create(name)).leave_one_out),
+    "fixed:order=random",
+]
+DRAWINGS = {
+    "greedy": SamplingParams(),
+    "drawn": SamplingParams(1.0),
+    "top-k and top-p": SamplingParams(0.8, 5, 0.9),
+}
+
+
+def steps_of(
+    rule: str, drawn: SamplingParams, device: torch.device
+) -> Iterator[tuple[BlockRound, torch.Tensor]]:
+    """Some steps of three blocks, and which blocks each leaves done."""
+    tokens = torch.full((3, 8), 2, device=device)
+    in_prompt = torch.zeros(3, 8, dtype=torch.bool, device=device)
+    blocks = new_blocks(~in_prompt, in_prompt, ["a", "b", "c"], [drawn] * 3, [1, 2, 3])
+    positions = torch.arange(8, device=device).expand(3, -1)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        logits = torch.randn(24, 40, device=device)
+        batch = BlockRound(resolve(rule), ReservedIds(2, (5,)), blocks)
+        done = batch.step(logits, tokens, positions)
+        blocks = batch.states()
+        yield batch, done
+
+
+def waits_of(rule: str, drawn: SamplingParams) -> int:
+    """How often the host waits in these steps and in their `read`."""
     with Waits() as waits:
-        for step in range(steps):
-            logits = torch.randn(24, 40, generator=torch.Generator().manual_seed(step))
-            batch = BlockRound(create(name), reserved, blocks)
-            batch.step(logits, tokens, positions)
-            blocks = batch.states()
+        for batch, _ in steps_of(rule, drawn, CPU):
             done, failed = batch.read()
     assert not any(done + failed)
     return waits.count
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "credit",
-        "credit_adaptive",
-        "threshold",
-        "fixed",
-        "frechet",
-        "entropy",
-        "factor",
-        "margin",
-        "edit",
-    ],
-)
-def test_a_greedy_step_waits_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("drawn", DRAWINGS.values(), ids=DRAWINGS)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_waits_once(
+    rule: str, drawn: SamplingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For the list of finished blocks and for nothing else; off the CPU the slots of credit grow
     unasked.
     """
@@ -224,13 +293,26 @@ def test_a_greedy_step_waits_once(name: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         torch.Tensor, "tolist", lambda tensor: lists.append(tensor.shape) or plain(tensor)
     )
-    if name == "credit":
-        assert waits_of(name) == 3, (
-            "on the CPU, where asking is free, it is asked: this test can fail"
-        )
     monkeypatch.setattr(_credit, "_must_grow", lambda slots, missing: True)
-    lists.clear()
-    assert waits_of(name) == 0 and lists == [(2, 3)] * 3
+    assert waits_of(rule, drawn) == 0 and lists == [(2, 3)] * 3
+
+
+def test_the_count_of_waits_sees_one() -> None:
+    """On the CPU, where asking is free, `credit` asks once a step whether its slots must grow."""
+    assert waits_of("credit", SamplingParams()) == 3
+
+
+@pytest.mark.parametrize("drawn", DRAWINGS.values(), ids=DRAWINGS)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_needs_no_value_of_the_device(rule: str, drawn: SamplingParams) -> None:
+    """Where tensors have no values, whatever must know one raises; `restart` is vLLM's."""
+    with HostCopies() as watch:
+        for batch, done in steps_of(rule, drawn, META):
+            assert done.device == META
+            batch.restart()
+            with pytest.raises(NotImplementedError):
+                batch.read()
+    assert not watch.waits
 
 
 def test_one_file_describes_a_decoder_everywhere(tmp_path: Path) -> None:

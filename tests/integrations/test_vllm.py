@@ -18,6 +18,7 @@ from creditdecoding.integrations.vllm import plugin
 from creditdecoding.integrations.vllm.served import FAMILIES, served_rule
 from creditdecoding.integrations.vllm.spans import block_spans
 from creditdecoding.models.families import llada2, sdar
+from tests.helpers.released_package import lacks_of_vllm
 from tools import vllm_env
 
 SCENARIOS = 2  # a rule
@@ -55,11 +56,25 @@ def test_the_released_vllm_decides_as_our_loop(
     assert report["control_written"] == 0 and not report["waits"]
     assert report["scenarios"] == SCENARIOS * (len(names()) - len(report["unable"]))
     assert report["steps"] > 5 * report["scenarios"]
-    assert report["models"] == [*FAMILIES] and report["missing_networks"] == []
+    assert report["models"] == [*FAMILIES]
     assert report["block_causal"]
     assert report["launches"]["fine"] == "canvas 4" and report["launches"]["request"] == "fine"
+    assert report["launches"]["request of a later vLLM"] == "fine"
     for kind, words in REFUSED.items():
         assert words in report["launches"][kind], kind
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_the_released_vllm_has_what_the_plugin_uses() -> None:
+    """Names, arguments, attributes and replaced methods, also of modules that have stand-ins when
+    decisions are compared.
+    """
+    try:
+        folder = vllm_env.prepare()
+    except vllm_env.UnavailableError as error:
+        pytest.skip(f"vLLM cannot be had here: {error}")
+    assert lacks_of_vllm(folder) == []
 
 
 def test_the_range_is_the_one_of_the_extra() -> None:

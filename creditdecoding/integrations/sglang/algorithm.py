@@ -30,6 +30,7 @@ from creditdecoding.integrations.blocks import (
     seed_from_name,
 )
 from creditdecoding.integrations.sglang.plugin import DECODER_FILE, algorithm_decoders
+from creditdecoding.integrations.sglang.sharding import leave_vocabulary_sharded
 from creditdecoding.models.families import llada2, sdar
 from creditdecoding.ops.sharded_logits import ShardedLogits
 from creditdecoding.plugins import is_python_file
@@ -38,6 +39,7 @@ from creditdecoding.text.tokenizer import checkpoint_control_ids, declared_contr
 try:
     from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.configs.model_config import ModelConfig
+    from sglang.srt.distributed.parallel_state import get_tp_group
     from sglang.srt.dllm.algorithm.base import DllmAlgorithm
     from sglang.srt.dllm.config import DllmConfig
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
@@ -172,8 +174,8 @@ class CreditAlgorithm(DllmAlgorithm):
         """SGLang's loop over steps. Control tokens of the checkpoint are read before the first."""
         if self._control_ids is None:
             self._control_ids = _read_control_ids(model_runner.model_config)
-            if self._is_vocab_parallel:
-                self._vocab_group = _leave_vocabulary_sharded(model_runner)
+            if self._is_vocab_parallel and leave_vocabulary_sharded(model_runner):
+                self._vocab_group = get_tp_group().device_group
         return super().run(model_runner, forward_batch, *states)
 
     def init_step_state(self, forward_batch: ForwardBatch) -> list[Any]:
@@ -290,21 +292,6 @@ def _read_control_ids(model_config: Any) -> tuple[int, ...]:
     declared = declared_control_ids(model_config.hf_config)
     ids = checkpoint_control_ids(model_config.model_path, revision)
     return tuple(sorted({*declared, *ids}))
-
-
-def _leave_vocabulary_sharded(model_runner: Any) -> Any:
-    """Let every tensor-parallel process keep the logits of its own ids; the group of processes.
-
-    None, with a warning, where SGLang does not collect the logits over that group.
-    """
-    processor: Any = getattr(model_runner.model, "logits_processor", None)
-    is_gathered = getattr(processor, "do_tensor_parallel_all_gather", False)
-    over_other_groups = ("do_tensor_parallel_all_gather_dp_attn", "use_attn_tp_group")
-    if not is_gathered or any(getattr(processor, name, False) for name in over_other_groups):
-        logger.warning("%s: the logits are not collected over tp_size; no effect", VOCAB_PARALLEL)
-        return None
-    processor.do_tensor_parallel_all_gather = False
-    return model_runner.tp_group.device_group
 
 
 def _shape_error(forward_batch: ForwardBatch, logits: Any, rows: int) -> ModelError | None:

@@ -91,10 +91,13 @@ def _keep_blocks_whole(vllm_config: Any) -> None:
     scheduler.enable_chunked_prefill = False
 
 
-def validate_request(params: Any, *, canvas_length: int | None, vocab_size: int) -> None:
+def validate_request(
+    params: Any, *, canvas_length: int | None, vocab_size: int, **of_later_releases: Any
+) -> None:
     """In place of vLLM's check for its own diffusion model: refuse what the rules do not serve.
 
-    Raises `VLLMValidationError`, which vLLM answers with status 400.
+    Later vLLMs also say whether scheduling is asynchronous; the rules run with both. Raises
+    `VLLMValidationError`, which vLLM answers with status 400.
     """
     unsupported = [
         name

@@ -230,11 +230,13 @@ def is_packed(model: Denoiser, requests: Sequence[Request]) -> bool:
     """
     if not can_pack(model):
         return False
+    is_causal = requests[0].geometry.causal_block is not None
+    if len(requests) == 1 and not is_causal:
+        return False
     if any(request.capabilities.leave_one_out for request in requests):
         return False
     spans = [request.computed_span for request in requests]
     shapes = {(end - start, r.visible) for (start, end), r in zip(spans, requests)}
-    is_causal = requests[0].geometry.causal_block is not None
     return len(shapes) > 1 or (is_causal and max(shapes)[0] > LONG_ROW)
 
 

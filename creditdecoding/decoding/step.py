@@ -270,7 +270,7 @@ def _event(
     positions = columns + start
 
     def at_columns(values: NDArray[Any]) -> tuple[Any, ...]:
-        return tuple(values[row, columns].tolist())
+        return tuple(values[row][columns].tolist())
 
     revoked = remasked(request, outcome, row)
     return StepEvent(

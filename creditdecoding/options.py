@@ -11,7 +11,7 @@ import math
 import operator
 import os
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from creditdecoding.errors import OptionError, unknown_name
@@ -95,8 +95,7 @@ def bounds_text(field: dataclasses.Field[Any]) -> str:
 
 def check_fields(config: Any) -> None:
     """Check the type and bounds of every field of a dataclass. Raises `OptionError`."""
-    cls: Hashable = type(config)
-    for declared in _declared_fields(cls):
+    for declared in _declared_fields(config.__class__):
         value = getattr(config, declared.field.name)
         if value is None and declared.may_be_none:
             continue

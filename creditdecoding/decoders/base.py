@@ -290,8 +290,7 @@ class Prediction:
         candidates = torch.cat((self.ids[..., None], ids), dim=-1)
         raw = self.logits_of(candidates)
         score = torch.cat((raw[..., :1], raw[..., 1:] + boost), dim=-1)
-        best = score == score.amax(-1, keepdim=True)
-        index = torch.where(best, candidates, _NO_ID).argmin(-1, keepdim=True)
+        index = _lowest_of_the_best(score, candidates)
         tokens = candidates.gather(-1, index)
         peak, rest = self._peak_and_rest()
         below = raw.to(rest.dtype) - peak[..., None]
@@ -331,6 +330,12 @@ class Prediction:
         if self.suppressed_logits is not None and self.suppressed_ids:
             suppressed = (self.suppressed_ids, self.suppressed_logits)
         return raw_tiles(self.logits, lines, suppressed, whole)
+
+
+def _lowest_of_the_best(score: Tensor, ids: Tensor) -> Tensor:
+    """Which entry of the last axis has the best score, of equals the one with the lowest id."""
+    best = score == score.amax(-1, keepdim=True)
+    return torch.where(best, ids, _NO_ID).argmin(-1, keepdim=True)
 
 
 def from_logits(

@@ -10,7 +10,7 @@ import torch
 from creditdecoding.config import GenerationConfig, ModelConfig, MoEConfig
 from creditdecoding.decoders import _credit, create, names
 from creditdecoding.decoders.base import capabilities_of
-from creditdecoding.decoding import block_batch, outcome
+from creditdecoding.decoding import block_batch, lean_step, outcome
 from creditdecoding.decoding.advance import finish_event
 from creditdecoding.decoding.forward import logits_at
 from creditdecoding.decoding.request import (
@@ -43,7 +43,7 @@ MOST_FIELDS = 9
 @pytest.fixture
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps take the ways that they take on a device."""
-    for module in (transfer, vocab_stats, block_batch, _credit):
+    for module in (transfer, vocab_stats, block_batch, lean_step, _credit):
         monkeypatch.setattr(module, "is_host", lambda device: False)
 
 

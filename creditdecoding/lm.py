@@ -187,7 +187,8 @@ class LM:
             seed_indices = range(len(prompts))
         requests = []
         for i, (prompt, number) in enumerate(zip(prompts, seed_indices, strict=True)):
-            own_config = replace(config, seed=sample_seed(config.seed, number))
+            seed = sample_seed(config.seed, number)
+            own_config = config if seed == config.seed else replace(config, seed=seed)
             ids = self.encode(prompt, raw)
             requests.append(self.new_request(ids, own_config, i, constraint=constraint))
         return requests

@@ -6,11 +6,12 @@ Validation, command-line flags and documentation are made from the declarations.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from creditdecoding.errors import OptionError, unknown_name
@@ -94,48 +95,94 @@ def bounds_text(field: dataclasses.Field[Any]) -> str:
 
 def check_fields(config: Any) -> None:
     """Check the type and bounds of every field of a dataclass. Raises `OptionError`."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value is None and "None" in type_names(field):
+    for declared in _declared_fields(config.__class__):
+        value = getattr(config, declared.field.name)
+        if value is None and declared.may_be_none:
             continue
-        _check_type(field, value)
-        choices = field.metadata.get("choices")
-        inside = not choices or value in choices
-        for key, compare in _BOUNDS.items():
-            bound = field.metadata.get(key)
-            inside = inside and (bound is None or compare(value, bound))
-        if not inside:
+        _check_type(declared, value)
+        if not declared.is_inside(value):
             raise OptionError(
-                f"{field.name} is out of range",
+                f"{declared.field.name} is out of range",
                 given=value,
-                allowed=bounds_text(field),
+                allowed=bounds_text(declared.field),
                 hint=_RETRY,
             )
 
 
-def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
-    names = type_names(field)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and abs(value) >= MAX_NUMBER:
+@dataclasses.dataclass(frozen=True)
+class _DeclaredField:
+    """A field with what it allows: the names of its types, its choices and its bounds."""
+
+    field: dataclasses.Field[Any]
+    names: tuple[str, ...]
+    choices: tuple[str, ...]
+    bounds: tuple[tuple[Callable[[Any, Any], bool], float], ...]
+
+    @functools.cached_property
+    def may_be_none(self) -> bool:
+        """Whether None is a value."""
+        return "None" in self.names
+
+    @functools.cached_property
+    def matches(self) -> tuple[Callable[[Any], bool], ...]:
+        """Tests of which a value passes one."""
+        bare = [name.partition("[")[0] for name in self.names]
+        return tuple(_MATCHES[name] for name in bare if name in _MATCHES)
+
+    def is_inside(self, value: Any) -> bool:
+        """Whether a value is one of the choices and within the bounds."""
+        if self.choices and value not in self.choices:
+            return False
+        return all(compare(value, bound) for compare, bound in self.bounds)
+
+
+@functools.lru_cache(maxsize=256)
+def _declared_fields(cls: type[Any]) -> tuple[_DeclaredField, ...]:
+    """The fields of a dataclass, looked at once."""
+    return tuple(
+        _DeclaredField(
+            field=field,
+            names=tuple(type_names(field)),
+            choices=tuple(field.metadata.get("choices") or ()),
+            bounds=tuple(
+                (compare, field.metadata[key])
+                for key, compare in _BOUNDS.items()
+                if field.metadata.get(key) is not None
+            ),
+        )
+        for field in dataclasses.fields(cls)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_MATCHES: dict[str, Callable[[Any], bool]] = {
+    "Any": lambda value: True,
+    "bool": lambda value: isinstance(value, bool),
+    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "float": lambda value: _is_number(value) and math.isfinite(value),
+    "str": lambda value: isinstance(value, str),
+    "tuple": lambda value: isinstance(value, tuple),
+}
+"""Whether a value has a type, by the type's name."""
+
+
+def _check_type(declared: _DeclaredField, value: Any) -> None:
+    field = declared.field
+    if _is_number(value) and abs(value) >= MAX_NUMBER:
         raise OptionError(
             f"{field.name} is out of range",
             given=str(value)[:40],
             allowed="numbers below 2**63 in size",
             hint=_RETRY,
         )
-    matches = {
-        "Any": True,
-        "bool": isinstance(value, bool),
-        "int": is_number and isinstance(value, int),
-        "float": is_number and math.isfinite(value),
-        "str": isinstance(value, str),
-        "tuple": isinstance(value, tuple),
-    }
-    if not any(matches.get(name.partition("[")[0], False) for name in names):
+    if not any(matches(value) for matches in declared.matches):
         raise OptionError(
             f"{field.name} has {'no value' if value is None else 'the wrong type'}",
             given=value,
-            allowed=bounds_text(field) if field.metadata.get("choices") else _words(names),
+            allowed=bounds_text(field) if declared.choices else _words(declared.names),
             hint=_RETRY,
         )
 

@@ -23,6 +23,7 @@ from creditdecoding.decoders.base import (
     TokenIds,
     at_least_one,
 )
+from creditdecoding.ops.transfer import is_host
 
 _GROWTH = 2
 
@@ -45,20 +46,34 @@ def accumulate(
     """
     slots, credit = state["slot_ids"], state["credit"]
     stored = (ids + 1)[..., None]
-    missing = masked & ~(slots == stored).any(-1)
+    holds = slots == stored
+    missing = masked & ~holds.any(-1)
+    if not is_host(slots.device) or missing.numpy().any():
+        slots, credit = _with_slots(slots, credit, stored, missing)
+        holds = slots == stored
+    gain = torch.where(holds & masked[..., None], increment[..., None], 0.0)
+    return {"slot_ids": slots, "credit": credit * decay[:, None, None] + gain}
+
+
+def _with_slots(
+    slots: Int[Tensor, "rows length k"],
+    credit: Float[Tensor, "rows length k"],
+    stored: Int[Tensor, "rows length 1"],
+    missing: Positions,
+) -> tuple[Tensor, Tensor]:
+    """Slots and credit, with a slot for the `stored` id of each position where it is `missing`."""
     if _must_grow(slots, missing):
         slots, credit = F.pad(slots, (0, _GROWTH)), F.pad(credit, (0, _GROWTH))
     free = (slots == 0).to(torch.uint8).argmax(-1, keepdim=True)
     slots = torch.where(missing[..., None], slots.scatter(2, free, stored), slots)
-    gain = torch.where((slots == stored) & masked[..., None], increment[..., None], 0.0)
-    return {"slot_ids": slots, "credit": credit * decay[:, None, None] + gain}
+    return slots, credit
 
 
 def _must_grow(slots: Int[Tensor, "rows length k"], missing: Positions) -> bool:
     """Whether a position has no slot for its new id. Checking on a GPU would force a
     synchronisation, so there the slots always grow.
     """
-    return slots.device.type != "cpu" or bool((missing & (slots != 0).all(-1)).any())
+    return not is_host(slots.device) or bool((missing & (slots != 0).all(-1)).any())
 
 
 def credit_step(
@@ -88,10 +103,9 @@ def fuse(
     The normaliser of the fused confidence is exact: lse' = lse + log(1 + sum_k p_k ((1 + C_k)^alpha
     - 1)).
     """
-    used = state["slot_ids"] != 0
     ids = (state["slot_ids"] - 1).clamp(min=0)
-    boost = torch.where(used, alpha[:, None, None] * torch.log1p(state["credit"]), 0.0)
+    boost = alpha[:, None, None] * torch.log1p(state["credit"])  # 0 where a slot is empty
     tokens, confidence = prediction.choose(ids, boost)
     commit = at_least_one(confidence >= threshold, confidence, block.editable)
-    credit = (state["credit"] * (used & (ids == tokens[..., None]))).sum(-1)
+    credit = (state["credit"] * (ids == tokens[..., None])).sum(-1)
     return Decision(tokens, commit, confidence.float(), credit)

@@ -23,7 +23,8 @@ from creditdecoding.ops.logit_walks import (
 )
 from creditdecoding.ops.noise import uniform_noise
 from creditdecoding.ops.padding import stack_padded
-from creditdecoding.ops.vocab_stats import log_sum, vocab_mass, widest_float
+from creditdecoding.ops.transfer import widest_float
+from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
 from creditdecoding.options import check_fields
 
 TokenIds = Int[Tensor, "rows length"]
@@ -33,6 +34,8 @@ Positions = Bool[Tensor, "rows length"]
 
 State = dict[str, Tensor]
 """A decoder's memory of a block: tensors whose first axis is the row. A step returns new ones."""
+_NO_ID = torch.iinfo(torch.long).max
+"""Above every id."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ class Prediction:
             tokens = self._sample(ids, boost)
         elif ids is None or boost is None:
             tokens = self.ids
+        elif isinstance(self.logits, Tensor) and not self.suppressed_ids:
+            return self._boosted_choice(ids, boost)
         else:
             tokens = self._boosted_top(ids, boost)
         return tokens, self.confidence(tokens, ids, boost)
@@ -275,7 +280,25 @@ class Prediction:
         score = self.raw_logits_of(candidates) + added
         score = score.masked_fill(~is_candidate, float("-inf"))
         best = score == score.amax(-1, keepdim=True)
-        return torch.where(best, candidates, torch.iinfo(torch.long).max).amin(-1)
+        return torch.where(best, candidates, _NO_ID).amin(-1)
+
+    def _boosted_choice(self, ids: Tensor, boost: Tensor) -> tuple[Tensor, Tensor]:
+        """`_boosted_top` and its `confidence`, from one gather of written logits.
+
+        An id with boost 0 is no likelier than the top-1 id, and has no lower id if it is as likely.
+        """
+        candidates = torch.cat((self.ids[..., None], ids), dim=-1)
+        raw = self.logits_of(candidates)
+        score = torch.cat((raw[..., :1], raw[..., 1:] + boost), dim=-1)
+        index = _lowest_of_the_best(score, candidates)
+        tokens = candidates.gather(-1, index)
+        peak, rest = self._peak_and_rest()
+        below = raw.to(rest.dtype) - peak[..., None]
+        wide = boost.to(rest.dtype)
+        own = below.gather(-1, index)[..., 0] + (wide * (ids == tokens)).sum(-1)
+        total = 1.0 + rest + (below[..., 1:].exp() * wide.expm1()).sum(-1)
+        confidence = (own.exp() / total).masked_fill(~self.masked, 0.0).nan_to_num(nan=0.0)
+        return tokens[..., 0], confidence
 
     def _sample(self, ids: Tensor | None, boost: Tensor | None) -> Tensor:
         """Tokens drawn from the boosted distribution, a few positions at a time."""
@@ -307,6 +330,12 @@ class Prediction:
         if self.suppressed_logits is not None and self.suppressed_ids:
             suppressed = (self.suppressed_ids, self.suppressed_logits)
         return raw_tiles(self.logits, lines, suppressed, whole)
+
+
+def _lowest_of_the_best(score: Tensor, ids: Tensor) -> Tensor:
+    """Which entry of the last axis has the best score, of equals the one with the lowest id."""
+    best = score == score.amax(-1, keepdim=True)
+    return torch.where(best, ids, _NO_ID).argmin(-1, keepdim=True)
 
 
 def from_logits(

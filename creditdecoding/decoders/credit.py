@@ -45,7 +45,7 @@ class Credit(BaseDecoder):
 
     def step(self, prediction: Prediction, block: Block, state: State) -> tuple[Decision, State]:
         """Credit the top-1 ids, fuse, compare."""
-        device = prediction.lse.device
+        device = prediction.ids.device
         alpha = torch.full((1,), self.alpha, device=device)  # no copy that the host waits for
         beta = torch.full((1,), self.beta, device=device)
         return credit_step(prediction, block, state, self.threshold, alpha, beta, self.gamma)

@@ -13,7 +13,9 @@ from creditdecoding.decoders.base import (
     BaseDecoder,
     Block,
     Decision,
+    Positions,
     Prediction,
+    Scores,
     State,
     Sweep,
 )
@@ -58,6 +60,8 @@ class Fixed(BaseDecoder):
         """Rank the editable positions and commit the first k."""
         tokens, confidence = prediction.choose()
         score = confidence if self.order == "low_confidence" else prediction.uniform()
+        if self.steps is None and self.k == 1:
+            return Decision(tokens, _best(score, block.editable), confidence.float()), state
         rank = best_first(score, block.editable).argsort(dim=-1)
         commit = (rank < self._count(block)[:, None]) & block.editable
         return Decision(tokens, commit, confidence.float()), state
@@ -67,3 +71,9 @@ class Fixed(BaseDecoder):
         if self.steps is None:
             return torch.full_like(block.initial_masks, self.k)
         return scheduled_count(block, self.steps)
+
+
+def _best(score: Scores, editable: Positions) -> Positions:
+    """The editable position of highest score in each row, the first of equals."""
+    best = torch.where(editable, score, -torch.inf).argmax(-1, keepdim=True)
+    return torch.zeros_like(editable).scatter_(1, best, True) & editable

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from creditdecoding.decoders.base import State
 from creditdecoding.decoding.outcome import StepOutcome
@@ -25,26 +27,26 @@ def remasked(request: Request, outcome: StepOutcome, row: int) -> NDArray[np.boo
     if outcome.remask is None:
         return None
     if not request.capabilities.can_remask:
-        raise OptionError(
-            "this decoder remasks tokens without declaring it",
-            given=type(request.decoder).__name__,
-            hint="Set capabilities = Capabilities(can_remask=True) on its class.",
-        )
+        refuse_remask(request)
     start, end = request.decision_window
     never_written = (request.masked | request.read_only).numpy()[start:end]
     back: NDArray[np.bool_] = outcome.remask[row, : end - start] & ~never_written
     return back
 
 
+def refuse_remask(request: Request) -> NoReturn:
+    """Raise `OptionError` for a decoder that remasks without declaring it."""
+    raise OptionError(
+        "this decoder remasks tokens without declaring it",
+        given=type(request.decoder).__name__,
+        hint="Set capabilities = Capabilities(can_remask=True) on its class.",
+    )
+
+
 def apply_decision(
     request: Request, outcome: StepOutcome, row: int, state: State, mask_id: int
 ) -> Request:
-    """The request after `row` of an outcome, with the decoder's new `state`.
-
-    A block is finished when it has no mask left and its decoder does not ask for another pass. The
-    next block is the first one after it that has masks. It begins without a state, unless the
-    decoder's spans blocks.
-    """
+    """The request after `row` of an outcome, with the decoder's new `state`."""
     start, end = request.decision_window
     written = outcome.commit[row, : end - start] & request.editable.numpy()[start:end]
     canvas, masked = request.canvas.clone(), request.masked.clone()
@@ -55,14 +57,24 @@ def apply_decision(
     if back is not None:
         tokens[back] = mask_id
         masks[back] = True
-    stored_until = request.block_position.start
-    request = request.after_step(
-        canvas=canvas, masked=masked, stored_until=stored_until, **NO_PREFILL
-    )
     again = outcome.needs_another_pass is not None and bool(outcome.needs_another_pass[row, 0])
+    return moved_on(request, canvas, masked, state, again)
+
+
+def moved_on(
+    request: Request, canvas: Tensor, masked: Tensor, state: State, again: bool
+) -> Request:
+    """The request after a step that left this `canvas`; `again`: its decoder asks for another pass.
+
+    A block is finished when it has no mask left and its decoder does not ask for another pass. The
+    next block is the first one after it that has masks. It begins without a state, unless the
+    decoder's spans blocks.
+    """
+    stored_until = request.block_position.start
+    changes = {"canvas": canvas, "masked": masked, "stored_until": stored_until, **NO_PREFILL}
     if again or masked.numpy()[slice(*request.block)].any():
-        return request.after_step(state=state, step=request.step + 1)
-    return _next_block(request, state)
+        return request.after_step(state=state, step=request.step + 1, **changes)
+    return _next_block(request.after_step(**changes), state)
 
 
 def after_prefill(request: Request) -> Request:

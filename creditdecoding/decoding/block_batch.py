@@ -35,10 +35,17 @@ class LogitStats:
     full_peak: Tensor
     full_rest: Tensor
 
+    @classmethod
+    def plain(cls, ids: Tensor, peak: Tensor, rest: Tensor) -> LogitStats:
+        """Those of `vocab_mass`, where no id is suppressed."""
+        return cls(ids, logit=peak, peak=peak, rest=rest, full_peak=peak, full_rest=rest)
+
     def spread(self, line: Tensor, editable: Tensor) -> LogitStats:
         """The statistics at each position, from `line` [requests, width]; where nothing is
         `editable` every probability is 0.
         """
+        if is_host(editable.device) and self.full_peak is self.peak:
+            return self._spread_on_host(line, editable)
         outside = ~editable
 
         def at_positions(values: Tensor, fill: float) -> Tensor:
@@ -48,7 +55,7 @@ class LogitStats:
         peak = at_positions(self.peak, 0.0)
         rest = at_positions(self.rest, torch.inf)
         if self.full_peak is self.peak:
-            return LogitStats(ids, peak, peak, rest, peak, rest)
+            return LogitStats.plain(ids, peak, rest)
         return LogitStats(
             ids=ids,
             logit=at_positions(self.logit, 0.0),
@@ -57,6 +64,21 @@ class LogitStats:
             full_peak=at_positions(self.full_peak, 0.0),
             full_rest=at_positions(self.full_rest, torch.inf),
         )
+
+    def _spread_on_host(self, line: Tensor, editable: Tensor) -> LogitStats:
+        """`spread` by numpy, of statistics in which no id is suppressed."""
+        inside = editable.numpy().nonzero()
+        own = line.numpy()[inside]
+
+        def at_positions(values: Tensor, fill: float) -> Tensor:
+            array = values.numpy()
+            spread = np.full(editable.shape, fill, dtype=array.dtype)
+            spread[inside] = array[own]
+            return torch.from_numpy(spread)
+
+        ids = at_positions(self.ids, 0)
+        peak = at_positions(self.peak, 0.0)
+        return LogitStats.plain(ids, peak, at_positions(self.rest, np.inf))
 
     def of(self, index: Tensor) -> LogitStats:
         """The statistics of some requests."""
@@ -245,9 +267,10 @@ def _finite(stats: LogitStats, line: Tensor, editable: Tensor) -> Tensor | None:
     """Where the logits of a position are numbers, or none are read; None if that is everywhere and
     the host can know.
     """
-    finite = torch.isfinite(stats.full_peak + stats.full_rest)
-    if is_host(finite.device) and bool(finite.all()):
+    total = stats.full_peak + stats.full_rest
+    if is_host(total.device) and np.isfinite(total.numpy()).all():
         return None
+    finite = torch.isfinite(total)
     return finite[line] | ~editable
 
 
@@ -276,7 +299,7 @@ def _statistics(
     the line are set to -inf, in place if they are written.
     """
     ids, peak, rest = mass_of(logits)
-    stats = LogitStats(ids, logit=peak, peak=peak, rest=rest, full_peak=peak, full_rest=rest)
+    stats = LogitStats.plain(ids, peak, rest)
     suppresses = [request.config.confidence_eos_eot_inf for request in requests]
     if not any(suppresses):
         return logits, stats, None

@@ -97,8 +97,10 @@ def _constrained_lines(
     """The lines of each constrained request, and the classes that they allow, [lines, classes]."""
     for i, request in enumerate(requests):
         constraint = request.constraint
+        if constraint is None:
+            continue
         lines = np.flatnonzero(reads.row.numpy() == i)
-        if constraint is None or not len(lines):
+        if not len(lines):
             continue
         offsets = reads.position.numpy()[lines] - request.answer_start
         before, after = constraint.reach(answer_tokens(request))

@@ -122,26 +122,31 @@ def _rule_out(
     """The logits, -inf at ids that must not be written; written ones are changed in place, and
     nothing waits for the device.
     """
-    banned = (vocab.mask_id, *vocab.control_ids)
     no_stop = [r.config.logits_eos_inf or not r.may_stop_early for r in requests]
     lines = None
     if any(no_stop):
         (lines,) = upload([np.array(no_stop)[reads.row.numpy()]], logits.device)
     if isinstance(logits, HeadLogits):
+        banned = (vocab.mask_id, *vocab.control_ids)
         weight = logits.weight[: vocab.size]
         allowed = allowed_ids(requests, reads, vocab.size, logits.device)
         return HeadLogits(
             logits.hidden, weight, banned, vocab.stop_ids, no_stop=lines, allowed=allowed
         )
-    for token in banned:
-        logits[:, token].fill_(-torch.inf)
-    if vocab.size < logits.shape[1]:
-        logits[:, vocab.size :].fill_(-torch.inf)
+    rule_out_ids(logits, vocab)
     if lines is not None:
         for token in vocab.stop_ids:
             logits[:, token].masked_fill_(lines, -torch.inf)
     rule_out_disallowed(logits, requests, reads)
     return logits
+
+
+def rule_out_ids(logits: Tensor, vocab: SpecialTokens) -> None:
+    """Set the logits of the mask, control tokens and unused ids to -inf, in place."""
+    for token in (vocab.mask_id, *vocab.control_ids):
+        logits[:, token].fill_(-torch.inf)
+    if vocab.size < logits.shape[1]:
+        logits[:, vocab.size :].fill_(-torch.inf)
 
 
 @dataclass(frozen=True)
@@ -214,7 +219,7 @@ def _run(
     if not is_host(device) and requests[0].geometry.supports_kv_cache:
         arguments["most_reads"] = int(np.bincount(reads.row.numpy()).max(initial=1))
     logits = model(tokens, (row, column), mask, **arguments)
-    return _checked(logits, len(reads.row), vocab.size)
+    return checked(logits, len(reads.row), vocab.size)
 
 
 def can_pack(model: Denoiser) -> bool:
@@ -230,11 +235,13 @@ def is_packed(model: Denoiser, requests: Sequence[Request]) -> bool:
     """
     if not can_pack(model):
         return False
+    is_causal = requests[0].geometry.causal_block is not None
+    if len(requests) == 1 and not is_causal:
+        return False
     if any(request.capabilities.leave_one_out for request in requests):
         return False
     spans = [request.computed_span for request in requests]
     shapes = {(end - start, r.visible) for (start, end), r in zip(spans, requests)}
-    is_causal = requests[0].geometry.causal_block is not None
     return len(shapes) > 1 or (is_causal and max(shapes)[0] > LONG_ROW)
 
 
@@ -262,7 +269,7 @@ def _run_packed(
     packed = _packed_rows(requests, positions, (row, read_at), caches is not None)
     more: dict[str, Any] = {"positions": position[None], "caches": caches}
     logits = model(tokens[None], tuple(read), packed, **more)  # type: ignore[arg-type]
-    return _checked(logits, len(row), vocab.size)
+    return checked(logits, len(row), vocab.size)
 
 
 def _packed_caches(
@@ -332,7 +339,7 @@ def pad_rows(rows: Sequence[NDArray[Any]], fill: int = 0) -> NDArray[Any]:
     return padded
 
 
-def _checked(logits: ModelLogits, count: int, vocab_size: int) -> ModelLogits:
+def checked(logits: ModelLogits, count: int, vocab_size: int) -> ModelLogits:
     """The model's logits, if they have the right shape."""
     if len(logits.shape) != 2 or len(logits) != count or logits.shape[1] < vocab_size:
         raise ModelError(

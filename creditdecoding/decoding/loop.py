@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -145,8 +144,8 @@ def _join(request: Request, free_slots: list[int], seconds: float) -> Request:
     """The request with the lowest free slots, which are taken out of `free_slots`."""
     slot = free_slots.pop(0)
     unconditional_slot = free_slots.pop(0) if request.guided else slot
-    return replace(
-        request, joined_at=seconds, cache_slot=slot, unconditional_slot=unconditional_slot
+    return request.after_step(
+        joined_at=seconds, cache_slot=slot, unconditional_slot=unconditional_slot
     )
 
 

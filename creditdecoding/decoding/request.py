@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -338,7 +339,7 @@ def new_request(
     masked[written:answer_end] = True
     answer = (len(prompt), answer_end)
     request = _new_request(index, canvas, masked, answer, not suffix, config, geometry)
-    return replace(request, suffix_length=len(suffix))
+    return request.after_step(suffix_length=len(suffix)) if suffix else request
 
 
 def _check_lengths(context_length: int, gen_length: int, max_length: int) -> None:
@@ -474,13 +475,14 @@ def _blocks(masked: Tensor, width: int, grid_start: int | None) -> tuple[tuple[i
     """The ranges of `width` positions that have masks, counted from `grid_start`; None: from the
     first mask.
     """
-    positions = masked.nonzero()[:, 0]
+    is_masked = masked.numpy()
+    positions = np.flatnonzero(is_masked)
     first = int(positions[0])
     end = int(positions[-1]) + 1
     if grid_start is not None:
         first -= (first - grid_start) % width
     ranges = [(start, min(start + width, end)) for start in range(first, end, width)]
-    return tuple((a, b) for a, b in ranges if bool(masked[a:b].any()))
+    return tuple((a, b) for a, b in ranges if is_masked[a:b].any())
 
 
 def check_supported(decoder: Any, geometry: ModelGeometry) -> Decoder:

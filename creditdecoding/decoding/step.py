@@ -31,6 +31,7 @@ from creditdecoding.decoding.block_batch import PER_REQUEST, BlockBatch, LogitSt
 from creditdecoding.decoding.constrained import fit_together
 from creditdecoding.decoding.dedup import representatives
 from creditdecoding.decoding.forward import Denoiser, pad_rows, pass_logits
+from creditdecoding.decoding.lean_step import lean_step, takes_lean_step
 from creditdecoding.decoding.outcome import (
     StepOutcome,
     outcome_fields,
@@ -74,6 +75,9 @@ def denoise_step(
             model, [], vocab, device, LogitReads.plain(NO_READS, NO_READS), cache, None, prefill
         )
         return [], []
+    if len(requests) == 1 and not prefill and takes_lean_step(model, requests[0], device):
+        moved, event = lean_step(model, requests[0], vocab, device, forward, clock, cache)
+        return [moved], [event]
     representative = representatives(requests) if dedup else None
     batch = predict(model, requests, vocab, device, cache, representative, prefill)
     groups = _groups(requests)
@@ -270,7 +274,7 @@ def _event(
     positions = columns + start
 
     def at_columns(values: NDArray[Any]) -> tuple[Any, ...]:
-        return tuple(values[row, columns].tolist())
+        return tuple(values[row][columns].tolist())
 
     revoked = remasked(request, outcome, row)
     return StepEvent(

@@ -127,6 +127,7 @@ class KVCache:
         self.buffers: list[tuple[Tensor, Tensor]] = []
         self.slots = 0
         self.columns = 0
+        self._last: tuple[object, list[LayerCache]] | None = None
 
     def reserve(self, slots: int, columns: int) -> None:
         """Make room for at least `slots` requests of `columns` positions; contents stay."""
@@ -139,6 +140,7 @@ class KVCache:
         kept_columns = min(columns, self.columns)
         # If memory runs out half-way, the buffers have at least this size.
         self.slots, self.columns = kept_slots, kept_columns
+        self._last = None
         shape = (slots, self.kv_heads, columns + 1, self.head_dim)
         for layer in range(self.num_layers):
             keys = torch.zeros(shape, device=self.device, dtype=self.dtype)
@@ -189,8 +191,18 @@ class KVCache:
         - `columns` [rows, computed]: where each position is stored, on the host; -1 for padding,
           which goes to the column behind the last.
         - `visible`: how many leading columns are attended to.
+
+        Passes over the same positions, as those of a block are, share what is returned.
         """
         own = columns.cpu().numpy()
+        key = (tuple(slots), visible, own.shape, own.tobytes())
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._layer_caches(slots, own, visible)
+        return self._last[1]
+
+    def _layer_caches(
+        self, slots: Sequence[int], own: NDArray[np.int64], visible: int
+    ) -> list[LayerCache]:
         stored = np.where(own < 0, self.columns, own)
         slot_index, column_index = upload([np.array(slots), stored], self.device)
         slot_range = _as_range(np.array(slots))

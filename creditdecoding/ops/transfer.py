@@ -13,14 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from creditdecoding.ops.vocab_stats import widest_float
-
 Array = NDArray[Any]
 
 
 def is_host(device: torch.device) -> bool:
     """Whether tensors of the device are in the host's memory."""
     return device.type == "cpu"
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, or float32 on Apple's devices, which have nothing wider."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def upload(arrays: Sequence[Array], device: torch.device) -> list[Tensor]:

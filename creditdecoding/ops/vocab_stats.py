@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from creditdecoding.ops.transfer import is_host, widest_float
+
 # Elements handled at once: within a core's cache on a CPU, enough to fill the device elsewhere.
 _CPU_CHUNK = 1 << 18
 _DEVICE_CHUNK = 1 << 26
 _PIECE = 1024
 SMALL_VOCABULARY = 4096
-"""Below it a plain maximum is faster than a search by pieces."""
+"""Below it a plain search is faster than one by pieces."""
 
 
 def row_chunks(logits: Float[Tensor, "n vocab"]) -> Iterator[slice]:
@@ -46,20 +48,12 @@ def vocab_mass(
 def tile_mass(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`vocab_mass` of rows that are handled at once."""
     wide = logits.float()
-    if wide.shape[1] < SMALL_VOCABULARY:
-        peak, first = wide.max(-1, keepdim=True)  # the first of equals, too
-    else:
-        first = _first_maximum(wide)[:, None]
-        peak = wide.gather(1, first)
+    first = _first_maximum(wide)[:, None]
+    peak = wide.gather(1, first)
     others = (wide - peak).exp_()
     others.scatter_(1, first, 0.0)
     rest = others.sum(dim=-1).to(widest_float(logits.device))
     return first[:, 0], peak[:, 0], rest
-
-
-def widest_float(device: torch.device) -> torch.dtype:
-    """float64, or float32 on Apple's devices, which have nothing wider."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def vocab_stats(
@@ -77,9 +71,16 @@ def log_sum(top: Float[Tensor, ...], rest: Float[Tensor, ...]) -> Float[Tensor, 
 
 
 def _first_maximum(wide: Float[Tensor, "n vocab"]) -> Int[Tensor, " n"]:
-    """`wide.argmax(-1)`, several times faster on a CPU: maxima of short pieces first, then a search
-    in the first piece that has the maximum.
-    """
+    """`wide.argmax(-1)`, several times faster on a CPU: by numpy, or by pieces."""
+    if wide.shape[1] >= SMALL_VOCABULARY:
+        return _first_maximum_by_pieces(wide)
+    if is_host(wide.device) and wide.shape[1]:
+        return torch.from_numpy(wide.detach().numpy().argmax(-1))
+    return wide.max(-1).indices
+
+
+def _first_maximum_by_pieces(wide: Float[Tensor, "n vocab"]) -> Int[Tensor, " n"]:
+    """Maxima of short pieces first, then a search in the first piece that has the maximum."""
     rows, vocab = wide.shape
     whole = vocab // _PIECE * _PIECE
     pieces = wide[:, :whole].reshape(rows, vocab // _PIECE, _PIECE)

@@ -350,3 +350,18 @@ def test_the_confidence_of_the_top_ids_needs_no_logits() -> None:
     tokens, confidence = prediction.choose()
     assert tokens is prediction.ids
     assert torch.equal(confidence, prediction.confidence(prediction.ids.clone()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_boosted_choice_is_the_boosted_top_and_its_confidence(seed: int) -> None:
+    """Bit for bit, also where ids are equal, slots are empty and positions are not masked."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(-3, 4, (2, 9, 12), generator=generator) / 4
+    masked = torch.rand(2, 9, generator=generator) < 0.7
+    seen = from_logits(logits, masked)
+    ids = torch.rand(2, 9, 12, generator=generator).argsort(-1)[..., :4]
+    boost = torch.rand(2, 9, 4, generator=generator)
+    boost = boost.masked_fill(torch.rand(2, 9, 4, generator=generator) < 0.4, 0.0)
+    tokens, confidence = seen.choose(ids, boost)
+    assert torch.equal(tokens, seen._boosted_top(ids, boost))
+    assert torch.equal(confidence, seen.confidence(tokens, ids, boost))

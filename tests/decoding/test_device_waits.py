@@ -14,7 +14,7 @@ from creditdecoding.config import GenerationConfig, ModelConfig, MoEConfig
 from creditdecoding.constraints.tokens import TokenAutomaton
 from creditdecoding.decoders import _credit, create, names
 from creditdecoding.decoders.base import capabilities_of
-from creditdecoding.decoding import block_batch, outcome
+from creditdecoding.decoding import block_batch, lean_step, outcome
 from creditdecoding.decoding.advance import finish_event
 from creditdecoding.decoding.forward import logits_at
 from creditdecoding.decoding.request import (
@@ -32,7 +32,7 @@ from creditdecoding.integrations.blocks import (
 )
 from creditdecoding.models.kv_cache import KVCache
 from creditdecoding.models.transformer import Transformer
-from creditdecoding.ops import transfer
+from creditdecoding.ops import transfer, vocab_stats
 from tests.helpers import tiny_networks
 from tests.helpers.device_waits import DeviceWaits
 from tests.helpers.meta_device import META, HostCopies, MadeUpOutcomes, on_meta
@@ -47,9 +47,8 @@ MOST_FIELDS = 9
 @pytest.fixture
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps take the ways that they take on a device."""
-    monkeypatch.setattr(transfer, "is_host", lambda device: False)
-    monkeypatch.setattr(block_batch, "is_host", lambda device: False)
-    monkeypatch.setattr(_credit, "_must_grow", lambda slots, missing: True)
+    for module in (transfer, vocab_stats, block_batch, lean_step, _credit):
+        monkeypatch.setattr(module, "is_host", lambda device: False)
 
 
 @pytest.fixture
@@ -298,10 +297,9 @@ def test_the_watch_sees_what_a_device_would_wait_for() -> None:
 
 @pytest.mark.parametrize("rule", ["credit", "fixed", "klass"])
 def test_drawn_steps_of_another_engines_blocks_are_not_waited_for(
-    rule: str, monkeypatch: pytest.MonkeyPatch
+    rule: str, as_on_a_device: None
 ) -> None:
     """But for the list of finished blocks, which an engine may copy when it likes."""
-    monkeypatch.setattr(_credit, "_must_grow", lambda slots, missing: True)
     watch = DeviceWaits()
     in_prompt = torch.zeros(2, 6, dtype=torch.bool)
     tokens = torch.full((2, 6), MASK)

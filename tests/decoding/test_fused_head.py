@@ -10,7 +10,7 @@ import torch
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create, names
 from creditdecoding.decoders.base import capabilities_of
-from creditdecoding.decoding import block_batch, fused_head
+from creditdecoding.decoding import fused_head
 from creditdecoding.decoding.engine import Engine
 from creditdecoding.decoding.request import Request, new_infill_request, new_request
 from creditdecoding.decoding.step import denoise_step
@@ -114,14 +114,14 @@ def test_gaps_are_never_filled_with_end_tokens() -> None:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the logits of each pass were written."""
     kinds: list[bool] = []
-    original = block_batch.pass_logits
+    original = Transformer.forward
 
-    def watched(*arguments: Any) -> Any:
-        logits = original(*arguments)
+    def watched(*arguments: Any, **named: Any) -> Any:
+        logits = original(*arguments, **named)
         kinds.append(not isinstance(logits, HeadLogits))
         return logits
 
-    monkeypatch.setattr(block_batch, "pass_logits", watched)
+    monkeypatch.setattr(Transformer, "forward", watched)
     return kinds
 
 

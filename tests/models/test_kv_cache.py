@@ -45,3 +45,16 @@ def test_gaps_and_padding_are_no_range() -> None:
         (slice(0, 2), None),
         (slice(1, 2), None),
     ]
+
+
+def test_passes_over_the_same_positions_share_their_layers_until_the_buffers_change() -> None:
+    cache = KVCache(1, 1, 2, torch.device("cpu"), torch.float32)
+    cache.reserve(2, 8)
+    columns = torch.arange(2, 5)[None]
+    layers = cache.layer_caches([1], columns, 8)
+    assert cache.layer_caches([1], columns.clone(), 8) is layers
+    for others in (([0], columns, 8), ([1], columns + 1, 8), ([1], columns, 7)):
+        assert cache.layer_caches(*others) is not layers
+    layers = cache.layer_caches([1], columns, 8)
+    cache.reserve(3, 8)
+    assert cache.layer_caches([1], columns, 8)[0].keys is cache.buffers[0][0]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from creditdecoding.decoders._states import stack_states, take_rows
 from creditdecoding.decoders.base import (
     Block,
     Decision,
@@ -25,8 +26,6 @@ from creditdecoding.decoders.base import (
     State,
     capabilities_of,
     from_logits,
-    stack_states,
-    take_rows,
 )
 from creditdecoding.errors import OptionError
 from creditdecoding.plugins import describe_error

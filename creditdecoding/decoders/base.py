@@ -4,7 +4,7 @@ comes out. A decoder sees nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from creditdecoding.ops.boosted_choice import NO_ID, boosted_choice
 from creditdecoding.ops.head_logits import HeadLogits, Logits, gather_logits, line_chunks, mass_of
 from creditdecoding.ops.logit_walks import (
     Draw,
@@ -22,7 +23,6 @@ from creditdecoding.ops.logit_walks import (
     weighted_gaps,
 )
 from creditdecoding.ops.noise import uniform_noise
-from creditdecoding.ops.padding import stack_padded
 from creditdecoding.ops.transfer import widest_float
 from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
 from creditdecoding.options import check_fields
@@ -34,8 +34,6 @@ Positions = Bool[Tensor, "rows length"]
 
 State = dict[str, Tensor]
 """A decoder's memory of a block: tensors whose first axis is the row. A step returns new ones."""
-_NO_ID = torch.iinfo(torch.long).max
-"""Above every id."""
 
 
 @dataclass(frozen=True)
@@ -280,25 +278,14 @@ class Prediction:
         score = self.raw_logits_of(candidates) + added
         score = score.masked_fill(~is_candidate, float("-inf"))
         best = score == score.amax(-1, keepdim=True)
-        return torch.where(best, candidates, _NO_ID).amin(-1)
+        return torch.where(best, candidates, NO_ID).amin(-1)
 
     def _boosted_choice(self, ids: Tensor, boost: Tensor) -> tuple[Tensor, Tensor]:
-        """`_boosted_top` and its `confidence`, from one gather of written logits.
-
-        An id with boost 0 is no likelier than the top-1 id, and has no lower id if it is as likely.
-        """
+        """`_boosted_top` and its `confidence`, from one gather of written logits."""
         candidates = torch.cat((self.ids[..., None], ids), dim=-1)
-        raw = self.logits_of(candidates)
-        score = torch.cat((raw[..., :1], raw[..., 1:] + boost), dim=-1)
-        index = _lowest_of_the_best(score, candidates)
-        tokens = candidates.gather(-1, index)
-        peak, rest = self._peak_and_rest()
-        below = raw.to(rest.dtype) - peak[..., None]
-        wide = boost.to(rest.dtype)
-        own = below.gather(-1, index)[..., 0] + (wide * (ids == tokens)).sum(-1)
-        total = 1.0 + rest + (below[..., 1:].exp() * wide.expm1()).sum(-1)
-        confidence = (own.exp() / total).masked_fill(~self.masked, 0.0).nan_to_num(nan=0.0)
-        return tokens[..., 0], confidence
+        logits = self.logits_of(candidates)
+        tokens, confidence = boosted_choice(candidates, logits, boost, self._peak_and_rest())
+        return tokens, confidence.masked_fill(~self.masked, 0.0).nan_to_num(nan=0.0)
 
     def _sample(self, ids: Tensor | None, boost: Tensor | None) -> Tensor:
         """Tokens drawn from the boosted distribution, a few positions at a time."""
@@ -330,12 +317,6 @@ class Prediction:
         if self.suppressed_logits is not None and self.suppressed_ids:
             suppressed = (self.suppressed_ids, self.suppressed_logits)
         return raw_tiles(self.logits, lines, suppressed, whole)
-
-
-def _lowest_of_the_best(score: Tensor, ids: Tensor) -> Tensor:
-    """Which entry of the last axis has the best score, of equals the one with the lowest id."""
-    best = score == score.amax(-1, keepdim=True)
-    return torch.where(best, ids, _NO_ID).argmin(-1, keepdim=True)
 
 
 def from_logits(
@@ -515,14 +496,3 @@ def at_least_one(
     best = torch.where(editable, score, -1.0).argmax(-1, keepdim=True)
     forced = torch.zeros_like(editable).scatter(1, best, True)
     return (passed | forced) & editable
-
-
-def stack_states(states: Sequence[State]) -> State:
-    """Join states along the row axis; zeros, which mean "nothing yet", pad the other axes."""
-    names = states[0] if states else {}
-    return {name: stack_padded([state[name] for state in states]) for name in names}
-
-
-def take_rows(state: State, rows: slice | Tensor) -> State:
-    """The state of some rows."""
-    return {name: tensor[rows] for name, tensor in state.items()}

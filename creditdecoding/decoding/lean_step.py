@@ -37,7 +37,7 @@ PLAIN_CAPABILITIES = (Capabilities(), Capabilities(dense_state=True))
 """What a decoder may do: write masked positions of the current block, and nothing else."""
 
 
-class _Window(NamedTuple):
+class _MaskedBlock(NamedTuple):
     """The current block of a request on the host: where it begins, where it is masked, and the
     columns of its masks.
     """
@@ -95,7 +95,7 @@ def lean_step(
     """
     start, end = request.block
     masked = request.masked.numpy()[start:end]
-    window = _Window(start, masked, masked.nonzero()[0])
+    window = _MaskedBlock(start, masked, masked.nonzero()[0])
     logits = _logits(model, request, window, vocab, cache)
     prediction = _prediction(request, window, logits)
     state = request.state
@@ -112,7 +112,7 @@ def lean_step(
 def _logits(
     model: Denoiser,
     request: Request,
-    window: _Window,
+    window: _MaskedBlock,
     vocab: SpecialTokens,
     cache: KVCache | None,
 ) -> Tensor:
@@ -135,7 +135,7 @@ def _logits(
     return logits
 
 
-def _prediction(request: Request, window: _Window, logits: Tensor) -> Prediction:
+def _prediction(request: Request, window: _MaskedBlock, logits: Tensor) -> Prediction:
     """What the decoder sees of the model."""
     ids, peak, rest = (values.numpy() for values in vocab_mass(logits))
     if not np.isfinite(peak + rest).all():
@@ -155,7 +155,7 @@ def _prediction(request: Request, window: _Window, logits: Tensor) -> Prediction
     )
 
 
-def _sampling(request: Request, window: _Window) -> Sampling:
+def _sampling(request: Request, window: _MaskedBlock) -> Sampling:
     """How the request draws at this step."""
     config = request.config
     return Sampling(
@@ -168,7 +168,7 @@ def _sampling(request: Request, window: _Window) -> Sampling:
     )
 
 
-def _block(request: Request, window: _Window, prediction: Prediction) -> Block:
+def _block(request: Request, window: _MaskedBlock, prediction: Prediction) -> Block:
     """The block of which `prediction` is the model's."""
     return Block(
         tokens=request.canvas[None, window.range],
@@ -181,7 +181,7 @@ def _block(request: Request, window: _Window, prediction: Prediction) -> Block:
 
 def _event(
     request: Request,
-    window: _Window,
+    window: _MaskedBlock,
     prediction: Prediction,
     decision: Decision,
     when: tuple[int, float],
@@ -223,7 +223,7 @@ def _logprobs(prediction: Prediction, tokens: Tensor) -> Tensor:
     return (below_peak - normaliser).clamp_(min=MIN_LOGPROB)
 
 
-def _written(request: Request, window: _Window, decision: Decision, state: State) -> Request:
+def _written(request: Request, window: _MaskedBlock, decision: Decision, state: State) -> Request:
     """The request after a decision, with the decoder's new `state`."""
     commit = decision.commit.numpy()[0] & window.masked
     canvas, masks = request.canvas.clone(), request.masked.clone()

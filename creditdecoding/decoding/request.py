@@ -472,13 +472,10 @@ def _new_request(
 
 
 def _blocks(masked: Tensor, width: int, grid_start: int | None) -> tuple[tuple[int, int], ...]:
-    """The ranges of `width` positions that have masks, counted from `grid_start`; None: from the
-    first mask.
-    """
+    """The ranges of `width` positions that have masks, from `grid_start` or the first mask on."""
     is_masked = masked.numpy()
-    positions = np.flatnonzero(is_masked)
-    first = int(positions[0])
-    end = int(positions[-1]) + 1
+    positions = np.flatnonzero(is_masked).tolist()
+    first, end = positions[0], positions[-1] + 1
     if grid_start is not None:
         first -= (first - grid_start) % width
     ranges = [(start, min(start + width, end)) for start in range(first, end, width)]

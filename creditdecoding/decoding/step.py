@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from creditdecoding.decoders._states import stack_states, take_rows
 from creditdecoding.decoders.base import (
     Block,
     Prediction,
     Sampling,
     State,
-    stack_states,
-    take_rows,
 )
 from creditdecoding.decoding.advance import apply_decision, remasked
 from creditdecoding.decoding.alternatives import MIN_LOGPROB, with_alternatives
@@ -87,19 +86,34 @@ def denoise_step(
         for members, outcome in zip(groups, outcomes_on_host([fields for fields, _ in decided]))
     ]
     when = (forward, clock())
-    editable = batch.host.editable
     rows = [
         (i, row, outcome, state)
         for members, outcome, (_, state) in zip(groups, outcomes, decided)
         for row, i in enumerate(members)
     ]
     refuse_failed([i for i, row, outcome, _ in rows if outcome.failed(row)])
+    return _after_outcomes(batch, requests, rows, vocab, when, representative)
+
+
+def _after_outcomes(
+    batch: BlockBatch,
+    requests: Sequence[Request],
+    rows: Sequence[tuple[int, int, StepOutcome, State]],
+    vocab: SpecialTokens,
+    when: tuple[int, float],
+    representative: Sequence[int] | None,
+) -> tuple[list[Request], list[StepEvent]]:
+    """The requests after the step, and their events.
+
+    `rows`: of each request its number, its row in the outcome of its group, that outcome, and the
+    state of the group's decoder.
+    """
     after = list(requests)
     events: dict[int, StepEvent] = {}
     for i, row, outcome, state in rows:
         ran = representative is None or representative[i] == i
         request = requests[i]
-        event = _event(request, outcome, row, editable[i], when, ran)
+        event = _event(request, outcome, row, batch.host.editable[i], when, ran)
         events[i] = with_alternatives(event, batch, i, request, outcome.commit[row], vocab)
         own_state = _own_state(request, state, row)
         request = _after_deferring(request, outcome, row)

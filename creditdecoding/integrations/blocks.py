@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from creditdecoding.decoders._states import stack_states, take_rows
 from creditdecoding.decoders.base import (
     Block,
     Decoder,
@@ -20,8 +21,6 @@ from creditdecoding.decoders.base import (
     Sampling,
     State,
     capabilities_of,
-    stack_states,
-    take_rows,
 )
 from creditdecoding.errors import OptionError
 from creditdecoding.ops.head_logits import Logits, mass_of

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from creditdecoding.decoders import create
+from creditdecoding.decoders._states import stack_states
 from creditdecoding.decoders.base import (
     from_logits,
-    stack_states,
 )
 from creditdecoding.decoders.klass import divergence
 from tests.helpers.rules import CPU, VOCAB, peaks, predict, step

@@ -19,6 +19,7 @@ from creditdecoding.decoders._laws import (
     make_case,
     play,
 )
+from creditdecoding.decoders._states import stack_states
 from creditdecoding.decoders.base import (
     BaseDecoder,
     Block,
@@ -29,7 +30,6 @@ from creditdecoding.decoders.base import (
     State,
     at_least_one,
     from_logits,
-    stack_states,
 )
 from creditdecoding.errors import OptionError
 

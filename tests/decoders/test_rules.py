@@ -14,11 +14,10 @@ from torch import Tensor
 
 from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create, names
+from creditdecoding.decoders._states import stack_states, take_rows
 from creditdecoding.decoders.base import (
     Prediction,
     from_logits,
-    stack_states,
-    take_rows,
 )
 from creditdecoding.decoders.hierarchy import best_of_runs
 from creditdecoding.decoding.loop import denoise

@@ -50,15 +50,15 @@ def both_ways(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Request], list[
     """The events of a request on the shorter way and in a batch; the first must be taken."""
 
     def run(model: Any, request: Request) -> list[list[Event]]:
-        asked: list[bool] = []
+        taken: list[bool] = []
 
         def watched(*arguments: Any) -> bool:
-            asked.append(takes_lean_step(*arguments))
-            return asked[-1]
+            taken.append(takes_lean_step(*arguments))
+            return taken[-1]
 
         monkeypatch.setattr(step, "takes_lean_step", watched)
         lean = events_of(model, request)
-        assert asked and all(asked)
+        assert taken and all(taken)
         monkeypatch.setattr(step, "takes_lean_step", lambda *arguments: False)
         return [lean, events_of(model, request)]
 

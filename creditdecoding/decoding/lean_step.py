@@ -102,11 +102,20 @@ def lean_step(
     if state is None:
         state = request.decoder.init(1, window.width, logits.shape[1], device)
     block = _block(request, window, prediction)
-    decision, state = request.decoder.step(prediction, block, dict(state))
+    decision, state = request.decoder.step(prediction, block, _within(state, window.width))
     if decision.remask is not None:
         refuse_remask(request)
     event = _event(request, window, prediction, decision, (forward, clock()))
     return _written(request, window, decision, state), event
+
+
+def _within(state: State, width: int) -> State:
+    """A decoder's state of a block; in a batch before, it may have become as wide as the block of
+    another request.
+    """
+    return {
+        name: values if values.dim() == 1 else values[:, :width] for name, values in state.items()
+    }
 
 
 def _logits(

@@ -106,6 +106,37 @@ def test_gaps_begun_answers_and_barred_end_tokens_are_as_in_a_batch(
         assert lean == plain
 
 
+@pytest.mark.parametrize("rule", PLAIN)
+def test_a_request_that_stays_behind_goes_on_as_in_the_batch(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state is as wide as the block of the request that has left."""
+    slow = {"credit": "credit:threshold=1", "threshold": "threshold:threshold=1"}.get(rule, rule)
+    steps_alone = 0
+
+    def events(is_lean: bool) -> list[Event]:
+        nonlocal steps_alone
+
+        def takes(*arguments: Any) -> bool:
+            nonlocal steps_alone
+            steps_alone += is_lean
+            return is_lean and takes_lean_step(*arguments)
+
+        monkeypatch.setattr(step, "takes_lean_step", takes)
+        model = tiny(2)
+        rest = (WORDS, 64, model.geometry)
+        narrow = GenerationConfig(decoder=slow, gen_length=5, block_length=5)
+        wide = GenerationConfig(decoder="fixed:k=8", gen_length=8, block_length=8)
+        both = [new_request(0, [4, 2], narrow, *rest), new_request(1, [3], wide, *rest)]
+        return [
+            dataclasses.replace(_without_began(event), seconds=0.0)
+            for event in denoise(model, both, WORDS, CPU, 2)
+        ]
+
+    assert events(True) == events(False)
+    assert steps_alone > 0
+
+
 def test_what_needs_a_batch_does_not_take_it() -> None:
     def takes(request: Request, device: torch.device = CPU) -> bool:
         return takes_lean_step(toy(), request, device)

@@ -6,6 +6,7 @@ that follows is equal. A small network is done so soon that making a batch of on
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,8 +30,9 @@ from creditdecoding.decoding.fused_head import leaves_unwritten
 from creditdecoding.decoding.outcome import refuse_failed
 from creditdecoding.decoding.request import Request, SpecialTokens
 from creditdecoding.models.kv_cache import KVCache
+from creditdecoding.ops.padding import of_width
 from creditdecoding.ops.transfer import is_host
-from creditdecoding.ops.vocab_stats import log_sum, vocab_mass
+from creditdecoding.ops.vocab_stats import vocab_mass
 from creditdecoding.trace import StepEvent
 
 PLAIN_CAPABILITIES = (Capabilities(), Capabilities(dense_state=True))
@@ -38,13 +40,26 @@ PLAIN_CAPABILITIES = (Capabilities(), Capabilities(dense_state=True))
 
 
 class _MaskedBlock(NamedTuple):
-    """The current block of a request on the host: where it begins, where it is masked, and the
-    columns of its masks.
+    """The current block of a request, on the host.
+
+    - `start`: where it begins; `masked` [width]: where it is masked.
+    - `columns` [n]: the columns of its masks.
+    - `row` [n]: zeros, the row of each of them.
     """
 
     start: int
     masked: NDArray[np.bool_]
     columns: NDArray[np.int64]
+    row: Tensor
+
+    @classmethod
+    def of(cls, request: Request) -> _MaskedBlock:
+        """That of a request."""
+        start, end = request.block
+        masked = request.masked.numpy()[start:end]
+        (columns,) = masked.nonzero()
+        row = torch.from_numpy(np.zeros_like(columns))
+        return cls(start, masked, columns, row)
 
     @property
     def width(self) -> int:
@@ -84,7 +99,6 @@ def lean_step(
     model: Denoiser,
     request: Request,
     vocab: SpecialTokens,
-    device: torch.device,
     forward: int,
     clock: Callable[[], float],
     cache: KVCache | None,
@@ -93,29 +107,18 @@ def lean_step(
 
     Raises `ModelError` if the model's logits have the wrong shape or are not finite.
     """
-    start, end = request.block
-    masked = request.masked.numpy()[start:end]
-    window = _MaskedBlock(start, masked, masked.nonzero()[0])
+    window = _MaskedBlock.of(request)
     logits = _logits(model, request, window, vocab, cache)
-    prediction = _prediction(request, window, logits)
-    state = request.state
-    if state is None:
-        state = request.decoder.init(1, window.width, logits.shape[1], device)
+    prediction, normaliser = _prediction(request, window, logits)
     block = _block(request, window, prediction)
-    decision, state = request.decoder.step(prediction, block, _within(state, window.width))
+    state = _state(request, window.width, logits)
+    decision, state = request.decoder.step(prediction, block, state)
     if decision.remask is not None:
         refuse_remask(request)
-    event = _event(request, window, prediction, decision, (forward, clock()))
+    logprobs = _logprobs(prediction, decision.tokens, normaliser)
+    when = (forward, clock())
+    event = _event(request, window, prediction.ids, logprobs, decision, when)
     return _written(request, window, decision, state), event
-
-
-def _within(state: State, width: int) -> State:
-    """A decoder's state of a block; in a batch before, it may have become as wide as the block of
-    another request.
-    """
-    return {
-        name: values if values.dim() == 1 else values[:, :width] for name, values in state.items()
-    }
 
 
 def _logits(
@@ -128,10 +131,10 @@ def _logits(
     """The logits at the masks of the window, -inf where an id must not be written."""
     first, end = request.computed_span
     column = window.columns + (window.start - first)
-    reads = (torch.zeros(len(column), dtype=torch.long), torch.from_numpy(column))
+    reads = (window.row, torch.from_numpy(column))
     arguments: dict[str, Any] = {}
     if cache is not None and request.uses_cache:
-        positions = torch.arange(first, end)[None]
+        positions = _positions(first, end)
         caches = cache.layer_caches([request.cache_slot], positions, request.visible)
         arguments = {"positions": positions, "caches": caches}
     logits = model(request.canvas[None, first:end], reads, None, **arguments)
@@ -144,37 +147,53 @@ def _logits(
     return logits
 
 
-def _prediction(request: Request, window: _MaskedBlock, logits: Tensor) -> Prediction:
-    """What the decoder sees of the model."""
+def _prediction(
+    request: Request, window: _MaskedBlock, logits: Tensor
+) -> tuple[Prediction, Tensor]:
+    """What the decoder sees of the model, and the logarithm of the mass over the best logit's."""
     ids, peak, rest = (values.numpy() for values in vocab_mass(logits))
     if not np.isfinite(peak + rest).all():
         refuse_failed([0])
     top = window.spread(peak, 0.0)
     mass = window.spread(rest, np.inf)
-    return Prediction(
+    normaliser = mass.log1p()
+    prediction = Prediction(
         ids=window.spread(ids, 0),
         logit=top,
-        lse=log_sum(top, mass),
+        lse=(top + normaliser).float(),
         logits=logits,
         logit_row=window.spread(np.arange(len(ids)), 0),
         masked=torch.from_numpy(window.masked[None]),
         sampling=_sampling(request, window),
         mass=(top, mass),
-        masked_index=(torch.zeros(len(ids), dtype=torch.long), torch.from_numpy(window.columns)),
+        masked_index=(window.row, torch.from_numpy(window.columns)),
     )
+    return prediction, normaliser
 
 
 def _sampling(request: Request, window: _MaskedBlock) -> Sampling:
     """How the request draws at this step."""
     config = request.config
     return Sampling(
-        seed=torch.tensor([config.seed]),
-        position=torch.arange(window.range.start, window.range.stop)[None],
-        step=torch.tensor([request.step]),
+        seed=_one(config.seed),
+        position=_positions(window.range.start, window.range.stop),
+        step=_one(request.step),
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _one(value: int) -> Tensor:
+    """The value of the only row, [1]. Kept, as nobody changes it."""
+    return torch.tensor([value])
+
+
+@functools.lru_cache(maxsize=64)
+def _positions(start: int, end: int) -> Tensor:
+    """The positions of the only row, [1, end - start]. Kept, as nobody changes them."""
+    return torch.arange(start, end)[None]
 
 
 def _block(request: Request, window: _MaskedBlock, prediction: Prediction) -> Block:
@@ -183,19 +202,32 @@ def _block(request: Request, window: _MaskedBlock, prediction: Prediction) -> Bl
         tokens=request.canvas[None, window.range],
         masked=prediction.masked,
         editable=prediction.masked,
-        initial_masks=torch.tensor([request.initial_masks]),
+        initial_masks=_one(request.initial_masks),
         step=prediction.sampling.step,
     )
+
+
+def _state(request: Request, width: int, logits: Tensor) -> State:
+    """The decoder's state, a new one at the start of a block. A step in a batch may have left a
+    wider one.
+    """
+    if request.state is None:
+        return request.decoder.init(1, width, logits.shape[1], logits.device)
+    return {name: of_width(values, width) for name, values in request.state.items()}
 
 
 def _event(
     request: Request,
     window: _MaskedBlock,
-    prediction: Prediction,
+    top: Tensor,
+    logprobs: Tensor,
     decision: Decision,
     when: tuple[int, float],
 ) -> StepEvent:
-    """What a decision does to the request, at the pass and time `when`."""
+    """What a decision does to the request, at the pass and time `when`.
+
+    `top`, `logprobs`: the model's top-1 ids, and its log-probabilities of the decision's tokens.
+    """
     columns = window.columns
 
     def at_masks(values: Tensor) -> tuple[Any, ...]:
@@ -214,21 +246,18 @@ def _event(
         committed=at_masks(decision.commit),
         seconds=when[1],
         computed=request.computed_positions + request.prefill_positions,
-        top=at_masks(prediction.ids),
-        logprobs=at_masks(_logprobs(prediction, decision.tokens)),
+        top=at_masks(top),
+        logprobs=at_masks(logprobs),
         prefill=request.prefill_passes,
         reused=request.reused,
     )
 
 
-def _logprobs(prediction: Prediction, tokens: Tensor) -> Tensor:
+def _logprobs(prediction: Prediction, tokens: Tensor, normaliser: Tensor) -> Tensor:
     """The model's log-probability of `tokens`."""
-    assert prediction.mass is not None
-    peak, rest = prediction.mass
-    normaliser = rest.log1p()
     if tokens is prediction.ids:
-        return normaliser.neg_().clamp_(min=MIN_LOGPROB)
-    below_peak = prediction.raw_logits_of(tokens[..., None])[..., 0] - peak
+        return (-normaliser).clamp_(min=MIN_LOGPROB)
+    below_peak = prediction.raw_logits_of(tokens[..., None])[..., 0] - prediction.logit
     return (below_peak - normaliser).clamp_(min=MIN_LOGPROB)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,6 +39,7 @@ from creditdecoding.decoding.outcome import (
 from creditdecoding.decoding.request import LogitReads, Request, SpecialTokens
 from creditdecoding.models.kv_cache import KVCache
 from creditdecoding.ops.head_logits import ModelLogits
+from creditdecoding.ops.padding import of_width
 from creditdecoding.ops.transfer import upload
 from creditdecoding.ops.vocab_stats import log_sum
 from creditdecoding.trace import StepEvent
@@ -75,7 +75,7 @@ def denoise_step(
         )
         return [], []
     if len(requests) == 1 and not prefill and takes_lean_step(model, requests[0], device):
-        moved, event = lean_step(model, requests[0], vocab, device, forward, clock, cache)
+        moved, event = lean_step(model, requests[0], vocab, forward, clock, cache)
         return [moved], [event]
     representative = representatives(requests) if dedup else None
     batch = predict(model, requests, vocab, device, cache, representative, prefill)
@@ -263,11 +263,7 @@ def _states(requests: Sequence[Request], width: int, logits: ModelLogits) -> Sta
             state = request.decoder.init(1, width, logits.shape[1], logits.device)
         states.append(state)
     stacked = dict(states[0]) if len(states) == 1 else stack_states(states)
-    for name, values in stacked.items():
-        if values.dim() > 1 and values.shape[1] != width:
-            padding = [0, 0] * (values.dim() - 2) + [0, width - values.shape[1]]
-            stacked[name] = F.pad(values, padding)
-    return stacked
+    return {name: of_width(values, width) for name, values in stacked.items()}
 
 
 def _event(

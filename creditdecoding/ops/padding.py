@@ -23,3 +23,13 @@ def _pad(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     for size, target in zip(reversed(tensor.shape[1:]), reversed(shape)):
         padding += [0, target - size]
     return F.pad(tensor, padding)
+
+
+def of_width(values: Tensor, width: int) -> Tensor:
+    """Values [rows, length, ...] cut to `width` positions or padded with zeros; values [rows] as
+    they are.
+    """
+    if values.dim() < 2 or values.shape[1] == width:
+        return values
+    padding = [0, 0] * (values.dim() - 2) + [0, width - values.shape[1]]
+    return F.pad(values, padding)

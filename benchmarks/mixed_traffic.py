@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from benchmarks.bare_passes import RecordedModel
 from benchmarks.caches import CPU, VOCABULARY, network
@@ -39,12 +40,16 @@ class TrafficFigure:
 
 
 def request_of(
-    model: Transformer, length: int, gen_length: int = 64, decoder: str = "fixed"
+    model: Transformer,
+    length: int,
+    gen_length: int = 64,
+    decoder: str = "fixed",
+    cache: str = "auto",
 ) -> Request:
     """A request with a random prompt of `length` ids; by default one token a pass."""
     generator = torch.Generator().manual_seed(length)
     prompt = torch.randint(3, WORDS.size, (length,), generator=generator).tolist()
-    config = GenerationConfig(decoder=decoder, gen_length=gen_length, early_stop=False)
+    config = GenerationConfig(decoder=decoder, gen_length=gen_length, early_stop=False, cache=cache)
     return new_request(0, prompt, config, WORDS, MAX_LENGTH, model.geometry)
 
 
@@ -104,6 +109,46 @@ def longest_wait(model: Transformer, prompt: int, limit: int | None) -> TrafficF
     )
 
 
+class WorkCount:
+    """What the layers of a network computed so far, in positions of a whole pass: each product
+    counts as its share of the weights.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self.positions = 0.0
+        products = [part for part in model.layers.modules() if isinstance(part, nn.Linear)]
+        self._weights = sum(part.weight.numel() for part in products)
+        for part in products:
+            part.register_forward_hook(self._add)
+
+    def _add(self, product: nn.Module, inputs: tuple[Tensor, ...], _: object) -> None:
+        assert isinstance(product, nn.Linear)
+        rows = inputs[0].shape[:-1].numel()
+        self.positions += rows * product.weight.numel() / self._weights
+
+
+def wait_for_work(model: Transformer, prompt: int, cache: str) -> TrafficFigure:
+    """As `longest_wait`, for a prompt that cannot be cut: work between two steps of the streams
+    during two passes of the long row.
+    """
+    count = WorkCount(model)
+    engine = Engine(model, WORDS, CPU, EngineConfig())
+    for _ in range(4):
+        engine.submit(request_of(model, 40, gen_length=96, cache=cache))
+    engine.step()
+    long_row = engine.submit(request_of(model, prompt, cache=cache))
+    most = began = 0.0
+    long_passes = 0
+    while (engine.stats.running == 5 and long_passes < 2) or engine.stats.waiting:
+        rows = {event.row for event in engine.step()}
+        long_passes += long_row in rows
+        if rows - {long_row}:
+            most = max(most, count.positions - began) if began else most
+            began = count.positions
+    case = f"4 streams beside a prompt of {prompt:,}, full attention, {cache}: longest wait"
+    return TrafficFigure(case, round(most), "positions", f"{prompt + 64:,} of its own pass")
+
+
 def run_staggered(
     model: Any, words: SpecialTokens, requests: Sequence[Request], at_a_time: int
 ) -> Engine:
@@ -161,6 +206,8 @@ def figures(lm: LM, requests: Sequence[Request], pairs: int) -> Iterator[Traffic
     model = network(None)
     alike = [replace(request_of(model, 48, 32, "fixed:k=8"), index=i) for i in range(32)]
     yield over_bare_passes(model, WORDS, alike, max(1, pairs // 2))
+    for cache in ("none", "dual"):
+        yield wait_for_work(network(None), 2000, cache)
     model = network(32)
     yield longest_wait(model, 8000, None)
     yield unlike_rows(model, 4, 8000, 2 * pairs)

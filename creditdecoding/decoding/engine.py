@@ -16,15 +16,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.decoding.advance import after_prefill, finish_event
+from creditdecoding.decoding.cut_pass import CutPass, can_cut_pass
 from creditdecoding.decoding.engine_errors import TAKE_LESS, error_line, is_out_of_memory
 from creditdecoding.decoding.engine_stats import COUNTERS, EngineStats
 from creditdecoding.decoding.forward import Denoiser, can_pack, is_packed
-from creditdecoding.decoding.fused_head import leaves_unwritten, most_logits_bytes
+from creditdecoding.decoding.memory_need import memory_need
 from creditdecoding.decoding.pass_plan import LongRowTurns, PassLimits, plan_round
 from creditdecoding.decoding.prefix_cache import (
     PrefixCache,
@@ -46,10 +48,6 @@ from creditdecoding.trace import Event, FailEvent, StepEvent
 
 MEMORY_FRACTION = 0.8
 """Share of the free memory that requests may take if the options set no limit."""
-CACHE_ALIGNMENT = 64
-"""Slots of the cache have a multiple of this many positions, so that they seldom have to grow."""
-DENSE_BYTES_PER_ID = 24
-"""Bytes for each id and position of a decoder with dense state: six float32 copies."""
 PASS_OVERHEAD = {"cpu": 64, "cuda": 256}
 """Cost of a pass besides its positions, in positions: measured on one core, estimated on H100."""
 
@@ -85,7 +83,8 @@ class Engine:
         self._running: dict[int, Request] = {}
         self._needs: dict[int, MemoryNeed] = {}
         self._round: list[list[int]] = []  # the passes left of this round
-        self._long_rows = LongRowTurns()
+        self._long_rows = LongRowTurns(partial(can_cut_pass, model))
+        self._cut_pass = CutPass(model, vocab, device)  # of a long row, while others take steps
         self._max_positions: int | None = None  # of a pass, once one did not fit into memory
         self._cache: KVCache | None = None
         self._prefixes = self._new_prefix_cache(config, free_memory)
@@ -163,7 +162,7 @@ class Engine:
         return None if limit is None or not needed else limit // needed
 
     def step(self) -> list[Event | FailEvent]:
-        """Admit what fits and run one pass, if there is anything to run.
+        """Admit what fits and run one pass, or a part of a long row's, if there is anything to run.
 
         Returns all events since the last call, but those of streamed requests.
         """
@@ -242,12 +241,15 @@ class Engine:
             self._max_positions += 1 + self._max_positions // 64
         limits = self._limits.at_most(self._max_positions, self._prompt_positions())
         requests = self._shared_prefixes([*self._running.values()])
-        requests = self._long_rows.due(requests, limits.chunk)
+        requests, long_row = self._long_rows.due(requests, limits, self._cut_pass.number)
         overhead = PASS_OVERHEAD.get(self.device.type, PASS_OVERHEAD["cuda"])
         requests, passes = plan_round(requests, limits, overhead, can_pack(self.model))
         for request in requests:
             self._running[request.index] = request
         self._round = [[requests[i].index for i in group] for group in passes]
+        if long_row is not None:
+            self._round.append([long_row.index])
+            self._cut_pass.begin(long_row.index, limits.chunk)
 
     def _shared_prefixes(self, requests: list[Request]) -> list[Request]:
         """The requests after they took over what others had stored; one whose next page is about to
@@ -280,8 +282,11 @@ class Engine:
         requests, prefill = self._members(group)
         failure: Exception | None = None
         try:
+            network = self._cut_pass.network(requests, self._cache)
+            if network is None:  # a long row's pass, which has more parts
+                return
             after, events = denoise_step(
-                self.model,
+                network,
                 requests,
                 self.vocab,
                 self.device,
@@ -390,6 +395,7 @@ class Engine:
     def _remove(self, number: int, outcome: str) -> None:
         self._running.pop(number, None)
         self._needs.pop(number, None)
+        self._cut_pass.drop(number)
         self._counts[outcome] += 1
 
     def _seconds(self) -> float:
@@ -400,20 +406,7 @@ class Engine:
 
     def _need(self, request: Request) -> MemoryNeed:
         """What the request takes while it runs."""
-        window = request.max_window
-        extra_columns = window if request.leave_one_out_positions else 0
-        widest = len(request.canvas)
-        if request.prefill_left:  # a prompt is cut if memory does not hold it in one pass
-            widest = min(widest, max(self._limits.chunk, 2 * (request.geometry.causal_block or 0)))
-        computed = (widest + extra_columns) * self._footprint.computed
-        logits = (window + extra_columns) * self._footprint.logits
-        if leaves_unwritten(request.geometry, window) and not request.needs_whole_logits:
-            logits = most_logits_bytes(request.geometry, window + extra_columns)
-        working_bytes = request.sequences * (computed + logits)
-        if request.capabilities.dense_state:
-            working_bytes += DENSE_BYTES_PER_ID * window * self.vocab.size
-        columns = -(-len(request.canvas) // CACHE_ALIGNMENT) * CACHE_ALIGNMENT
-        return MemoryNeed(request.sequences, columns, working_bytes, request.uses_cache)
+        return memory_need(request, self._footprint, self._limits.chunk, self.vocab.size)
 
     def _need_text(self, need: MemoryNeed) -> str:
         """The parts of a need, for an error."""
@@ -445,6 +438,7 @@ class Engine:
         """Put the newest request, which never ran, back into the queue; fail it if it is alone."""
         max_bytes = self._budget.bytes_needed([*self._needs.values()]) - 1
         number, request = self._running.popitem()
+        self._cut_pass.drop(number)
         need = self._needs.pop(number)
         if not self._running:
             self._fail(_without_slots(request), error)

@@ -208,18 +208,30 @@ def _run(
     cache: KVCache | None,
 ) -> ModelLogits:
     """Run the model over a row for each request and return the logits of `reads`."""
+    arguments, more = padded_pass(requests, reads, vocab, device, cache)
+    logits = model(*arguments, **more)
+    return checked(logits, len(reads.row), vocab.size)
+
+
+def padded_pass(
+    requests: Sequence[Request],
+    reads: LogitReads,
+    vocab: SpecialTokens,
+    device: torch.device,
+    cache: KVCache | None,
+) -> tuple[tuple[Tensor, tuple[Tensor, Tensor], Tensor | None], dict[str, Any]]:
+    """What the model is called with for a row of each request, by position and by name."""
     layout = _lay_out(requests, reads, vocab.mask_id)
     uses_cache = cache is not None and any(request.uses_cache for request in requests)
     arrays = _arrays(layout, reads, needs_positions=uses_cache)
     tokens, row, column, *others = upload(arrays, device)
     mask = None if layout.attention_mask is None else others.pop(0)
-    arguments: dict[str, Any] = {"positions": others[0]} if others else {}
+    more: dict[str, Any] = {"positions": others[0]} if others else {}
     if uses_cache and cache is not None:
-        arguments["caches"] = _layer_caches(cache, requests, layout)
+        more["caches"] = _layer_caches(cache, requests, layout)
     if not is_host(device) and requests[0].geometry.supports_kv_cache:
-        arguments["most_reads"] = int(np.bincount(reads.row.numpy()).max(initial=1))
-    logits = model(tokens, (row, column), mask, **arguments)
-    return checked(logits, len(reads.row), vocab.size)
+        more["most_reads"] = int(np.bincount(reads.row.numpy()).max(initial=1))
+    return (tokens, (row, column), mask), more
 
 
 def can_pack(model: Denoiser) -> bool:

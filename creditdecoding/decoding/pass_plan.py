@@ -2,18 +2,19 @@
 
 A round gives each running request a pass. Prompts of block-causal models are stored in chunks that
 end between two blocks, which is exact, so a long one takes its place beside the steps of others.
-Under full attention a prompt depends on all that follows and cannot be cut: there a long row has
-passes of its own, and the short rows go on in between (`LongRowTurns`).
+Under full attention a prompt depends on all that follows and cannot be cut: there a long row's pass
+is computed in parts (`CutPass`), and the short rows go on in between (`LongRowTurns`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from creditdecoding.decoding.fused_head import leaves_unwritten
 from creditdecoding.decoding.request import Request
 from creditdecoding.decoding.scheduler import group_into_passes
+from creditdecoding.models.pass_parts import count_parts
 
 DEFAULT_POSITIONS = 2048
 """Positions of a pass of several requests, if no option sets them; as in vLLM."""
@@ -161,38 +162,77 @@ def _fill(positions: Sequence[int], limit: int) -> list[list[int]]:
 
 @dataclass
 class LongRowTurns:
-    """Turns of rows that are longer than a chunk and cannot be cut, beside shorter ones.
+    """Turns of rows that cannot be cut, beside shorter ones that they must not hold up.
 
-    One of them has a pass when the short rows have computed as many positions since the last such
-    pass, or fewer if more long rows wait than short ones run.
+    A row is long if it has more positions than a chunk, or, where no row has fewer, than rows that
+    share a pass. A turn is a whole pass or, where the network can stop in a pass, a part of it with
+    the work of at most a chunk of positions. One long row has a turn when the short rows have
+    computed as many positions since the last turn, or fewer if more long rows wait than short ones
+    run.
 
-    - `computed`: positions of short rows since the last pass of a long one.
+    - `cuts_pass`: whether the pass of a row can be in parts; here no row's.
+    - `computed`: positions of short rows since the last turn.
     - `last_turn`: the number of the last turn of each long row that runs; `turn`: of all.
     """
 
-    computed: int = 0
+    cuts_pass: Callable[[Request], bool] = lambda request: False
+    computed: float = 0
     last_turn: dict[int, int] = field(default_factory=dict)
     turn: int = 0
 
-    def due(self, requests: Sequence[Request], chunk: int) -> list[Request]:
-        """The requests that take part in the next round."""
-        positions = [request.pass_shape.positions for request in requests]
-        is_long = [n > chunk and not can_cut(r, chunk) for n, r in zip(positions, requests)]
-        short = [r for r, long in zip(requests, is_long) if not long]
-        long = [(n, r) for n, r, long in zip(positions, requests, is_long) if long]
-        if not short or not long:
-            return list(requests)
-        first = self._next([r for _, r in long])
-        share = min(1.0, len(short) / len(long))
-        if self.computed < share * max(n for n, r in long if r is first):
-            self.computed += sum(min(n, chunk) for n, cut in zip(positions, is_long) if not cut)
-            return short
+    def due(
+        self, requests: Sequence[Request], limits: PassLimits, suspended: int | None = None
+    ) -> tuple[list[Request], Request | None]:
+        """The requests whose passes are in the next round, and one that has a part of its pass.
+
+        `suspended`: the number of one whose pass has begun. It is finished before another begins,
+        at once if no short row runs.
+        """
+        short, long_rows = _by_length(requests, limits, suspended)
+        if not long_rows or (not short and suspended is None):
+            return list(requests), None
+        first = self._next(long_rows, suspended)
+        in_parts = self.cuts_pass(first)
+        share = min(1.0, len(short) / len(long_rows))
+        if self.computed < share * _turn_positions(first, limits.chunk, in_parts):
+            self.computed += sum(_round_positions(request, limits.chunk) for request in short)
+            return short, None
         self.computed = 0
         self.turn += 1
         self.last_turn[first.index] = self.turn
-        return [*short, first]
+        return (short, first) if in_parts else ([*short, first], None)
 
-    def _next(self, long: Sequence[Request]) -> Request:
-        """The long row whose last pass is the longest ago."""
-        self.last_turn = {r.index: self.last_turn.get(r.index, 0) for r in long}
-        return min(long, key=lambda request: self.last_turn[request.index])
+    def _next(self, long_rows: Sequence[Request], suspended: int | None) -> Request:
+        """The one whose pass is suspended, or else whose last turn is the longest ago."""
+        self.last_turn = {r.index: self.last_turn.get(r.index, 0) for r in long_rows}
+        return min(
+            long_rows,
+            key=lambda request: (request.index != suspended, self.last_turn[request.index]),
+        )
+
+
+def _by_length(
+    requests: Sequence[Request], limits: PassLimits, suspended: int | None
+) -> tuple[list[Request], list[Request]]:
+    """The short rows and the long ones; one whose pass is `suspended` stays long."""
+    least = min((request.pass_shape.positions for request in requests), default=0)
+    bound = limits.chunk if least <= limits.chunk else limits.shared
+    short: list[Request] = []
+    long_rows: list[Request] = []
+    for request in requests:
+        is_whole = not can_cut(request, limits.chunk)
+        is_long = request.pass_shape.positions > bound and is_whole
+        (long_rows if is_long or request.index == suspended else short).append(request)
+    return short, long_rows
+
+
+def _round_positions(request: Request, chunk: int) -> int:
+    """What a short row computes in a round, of a prompt at most a chunk."""
+    positions = request.pass_shape.positions
+    return min(positions, chunk) if can_cut(request, chunk) else positions
+
+
+def _turn_positions(request: Request, chunk: int, in_parts: bool) -> float:
+    """The work of a turn, in positions of a whole pass."""
+    positions = request.pass_shape.positions
+    return positions / count_parts(positions, chunk) if in_parts else positions

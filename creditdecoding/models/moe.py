@@ -41,6 +41,11 @@ COPIED_BYTES = 256 << 20
 """Weights of experts that are copied at a time where experts are computed in blocks."""
 
 
+def stable_rows(count: int) -> int:
+    """`count` rounded up to a multiple of `STABLE_ROWS`."""
+    return -(-count // STABLE_ROWS) * STABLE_ROWS
+
+
 class SwiGLU(nn.Module):
     """Feed-forward layer `down(silu(gate(x)) * up(x))`."""
 

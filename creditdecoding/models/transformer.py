@@ -19,7 +19,7 @@ from creditdecoding.config import Llama3RopeScaling, ModelConfig
 from creditdecoding.models.attention import attention, block_causal_mask
 from creditdecoding.models.buckets import bucket, in_buckets
 from creditdecoding.models.kv_cache import KVCache, LayerCache, ModelGeometry, PackedLayerCache
-from creditdecoding.models.moe import STABLE_ROWS, MoE, SwiGLU
+from creditdecoding.models.moe import MoE, SwiGLU, stable_rows
 from creditdecoding.models.packed_rows import PackedRows
 from creditdecoding.ops.head_logits import HeadLogits, ModelLogits
 
@@ -121,16 +121,27 @@ class Layer(nn.Module):
         Keys and values are computed and stored at every column in any case.
         """
         h = self.attn_norm(x)
-        k = self._rotated(self._heads(self.k(h)), self.k_norm, cos, sin)
-        v = self._heads(self.v(h))
+        k, v = self.keys_and_values(h, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v)
         if queries is not None:
             x, h = columns_of(x, queries), columns_of(h, queries)
             cos, sin = rotation_of(cos, queries), rotation_of(sin, queries)
             attention_mask = mask_of(attention_mask, queries)
-        q = self._rotated(self._heads(self.q(h)), self.q_norm, cos, sin)
-        mixed = attend(q, k, v, attention_mask, backend)
+        q = self.queries_of(h, cos, sin)
+        return self.output(x, attend(q, k, v, attention_mask, backend))
+
+    def keys_and_values(self, h: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [rows, kv_heads, length, head_dim] of normalised states `h`."""
+        k = self._rotated(self._heads(self.k(h)), self.k_norm, cos, sin)
+        return k, self._heads(self.v(h))
+
+    def queries_of(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries [rows, heads, length, head_dim] of normalised states `h`."""
+        return self._rotated(self._heads(self.q(h)), self.q_norm, cos, sin)
+
+    def output(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """What the layer makes of `x` [rows, length, hidden] and its attention, `mixed`."""
         x = x + self.o(mixed.transpose(1, 2).flatten(2))
         return torch.add(x, self.mlp(self.ff_norm(x)))
 
@@ -285,6 +296,10 @@ class Transformer(nn.Module):
             caches,
             most_reads,
         )
+        return self.read(hidden, write_logits)
+
+    def read(self, hidden: Float[Tensor, "n hidden"], write_logits: bool = True) -> ModelLogits:
+        """The logits of hidden states, a tensor, or `HeadLogits` unless `write_logits`."""
         if write_logits:
             return self.logits(hidden)
         return HeadLogits(self.norm(hidden), self._head_weight)
@@ -305,11 +320,9 @@ class Transformer(nn.Module):
         row, column = logit_positions
         if isinstance(attention_mask, PackedRows):
             return self._packed_states(tokens, column, attention_mask, positions, caches)
-        if self.config.logit_shift:
-            column = (column - 1).clamp(min=0)
         if most_reads is None:
-            most_reads = _most_reads(row, tokens)
-        width = -(-most_reads // STABLE_ROWS) * STABLE_ROWS
+            most_reads = most_reads_of(row, tokens)
+        width = stable_rows(most_reads)
         if self.pads_passes and not torch.is_grad_enabled():
             width = bucket(most_reads)
             padded = in_buckets(
@@ -317,12 +330,23 @@ class Transformer(nn.Module):
             )
             tokens, attention_mask, positions, caches = padded
         arguments = (tokens, attention_mask, positions, caches)
-        queries = None
-        if width < tokens.shape[1]:
-            rank = _rank_in_row(row, len(tokens))
-            queries = column.new_zeros(len(tokens), width).index_put((row, rank), column)
-            column = rank
+        queries, column = self.columns_read(tokens, logit_positions, width)
         return self.hidden_states(*arguments, queries=queries)[row, column]
+
+    def columns_read(
+        self, tokens: Tensor, logit_positions: tuple[Tensor, Tensor], width: int
+    ) -> tuple[Int[Tensor, "rows width"] | None, Int[Tensor, " n"]]:
+        """The columns that the last layer runs at, at most `width` in a row, None for all of them;
+        and where each of `logit_positions` is among these.
+        """
+        row, column = logit_positions
+        if self.config.logit_shift:
+            column = (column - 1).clamp(min=0)
+        if width >= tokens.shape[1]:
+            return None, column
+        rank = _rank_in_row(row, len(tokens))
+        queries = column.new_zeros(len(tokens), width).index_put((row, rank), column)
+        return queries, rank
 
     def _packed_states(
         self,
@@ -337,7 +361,7 @@ class Transformer(nn.Module):
         The last layer has as many queries as are read, rounded up to `STABLE_ROWS`; those that no
         row has attend to nothing and are cut off.
         """
-        width = -(-max(len(column), 1) // STABLE_ROWS) * STABLE_ROWS
+        width = stable_rows(max(len(column), 1))
         queries = F.pad(column, (0, width - len(column)))[None]
         hidden = self.hidden_states(tokens, rows, positions, caches, queries=queries)
         return hidden[0, : len(column)]
@@ -356,6 +380,21 @@ class Transformer(nn.Module):
 
         `extra_embeddings` [rows, length, hidden] are added to the token embeddings.
         """
+        cos, sin, attention_mask = self.layer_inputs(tokens, attention_mask, positions, caches)
+        x: Tensor = self.embed(tokens)
+        if extra_embeddings is not None:
+            x = x + extra_embeddings
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            cache = None if caches is None else caches[index]
+            read = queries if index == last else None
+            x = layer(x, cos, sin, attention_mask, self.attention_backend, cache, read)
+        return x
+
+    def layer_inputs(
+        self, tokens: Tensor, attention_mask: Mask, positions: Tensor | None, caches: Caches
+    ) -> tuple[Tensor, Tensor, Mask]:
+        """What is the same for all layers: the rotary table (`rotate`) and the mask."""
         config = self.config
         if positions is None:
             positions = rotary_positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -367,16 +406,7 @@ class Transformer(nn.Module):
             config.rope_theta,
             config.rope_scaling,
         )
-        attention_mask = self._with_causal_blocks(attention_mask, positions, caches)
-        x: Tensor = self.embed(tokens)
-        if extra_embeddings is not None:
-            x = x + extra_embeddings
-        last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
-            cache = None if caches is None else caches[index]
-            read = queries if index == last else None
-            x = layer(x, cos, sin, attention_mask, self.attention_backend, cache, read)
-        return x
+        return cos, sin, self._with_causal_blocks(attention_mask, positions, caches)
 
     def _with_causal_blocks(
         self,
@@ -403,7 +433,7 @@ class Transformer(nn.Module):
         return self.embed.weight if self.head is None else self.head.weight
 
 
-def _most_reads(row: Int[Tensor, " n"], tokens: Tensor) -> int:
+def most_reads_of(row: Int[Tensor, " n"], tokens: Tensor) -> int:
     """The largest count of an index in `row`; on a device, which would have to be asked, the length
     of a row.
     """

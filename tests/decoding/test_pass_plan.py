@@ -13,7 +13,7 @@ import torch
 from creditdecoding.config import EngineConfig, ServeConfig
 from creditdecoding.decoding.engine import Engine
 from creditdecoding.decoding.loop import denoise
-from creditdecoding.decoding.pass_plan import LongRowTurns
+from creditdecoding.decoding.pass_plan import LongRowTurns, PassLimits
 from creditdecoding.decoding.request import Request
 from creditdecoding.models.packed_rows import PackedRows
 from creditdecoding.models.transformer import Transformer
@@ -164,11 +164,15 @@ def test_a_row_that_cannot_be_cut_takes_turns_with_shorter_ones() -> None:
     (long,) = rows_of(model, [PROMPT], gen_length=40)
     short = rows_of(model, [[1], [2], [3], [4]], gen_length=36)
     rows = [dataclasses.replace(row, index=i) for i, row in enumerate([long, *short])]
+    limits = PassLimits(chunk=100)
     turns = LongRowTurns()
-    rounds = [0 in {row.index for row in turns.due(rows, chunk=100)} for _ in range(9)]
+    rounds = [0 in {row.index for row in turns.due(rows, limits)[0]} for _ in range(9)]
     assert rounds == [False, False, True] * 3, "240 positions of the long row, 4 x 37 a round else"
-    assert turns.due(rows[:1], 100) == rows[:1]
-    assert turns.due(rows[1:], 100) == rows[1:]
+    assert turns.due(rows[:1], limits) == (rows[:1], None)
+    assert turns.due(rows[1:], limits) == (rows[1:], None)
+    in_parts = LongRowTurns(cuts_pass=lambda row: True)
+    rounds = [in_parts.due(rows, limits)[1] is rows[0] for _ in range(8)]
+    assert rounds == [False, True] * 4, "80 positions of its pass are a turn"
     watched = Watched(model, limit=100)
     watched.submit(rows)
     watched.run()

@@ -87,6 +87,10 @@ class Peer:
         )
 
 
+LOOP_LENGTHS = {"steps": GEN_LENGTH, "gen_length": GEN_LENGTH, "block_length": BLOCK_LENGTH}
+"""How long the answers of LLaDA's and Fast-dLLM's loops are."""
+
+
 def llada_rivals(path: Path, ids: SpecialIds) -> Iterator[Rival]:
     """LLaDA: one token a step."""
     loop = member(load_file(path, "llada_generate"), "generate", path)
@@ -95,14 +99,7 @@ def llada_rivals(path: Path, ids: SpecialIds) -> Iterator[Rival]:
 
 def llada_answer(loop: Any, mask_id: int, network: PeerNetwork, prompt: Tensor) -> Tensor:
     """Prompt and answer, [1, length]."""
-    answer: Tensor = loop(
-        network,
-        prompt,
-        steps=GEN_LENGTH,
-        gen_length=GEN_LENGTH,
-        block_length=BLOCK_LENGTH,
-        mask_id=mask_id,
-    )
+    answer: Tensor = loop(network, prompt, mask_id=mask_id, **LOOP_LENGTHS)
     return answer
 
 
@@ -125,15 +122,7 @@ def fast_dllm_answer(
     loop: Any, threshold: float | None, mask_id: int, network: PeerNetwork, prompt: Tensor
 ) -> Tensor:
     """Prompt and answer, [1, length]; the loop returns its own count of passes beside them."""
-    answer: Tensor = loop(
-        network,
-        prompt,
-        steps=GEN_LENGTH,
-        gen_length=GEN_LENGTH,
-        block_length=BLOCK_LENGTH,
-        mask_id=mask_id,
-        threshold=threshold,
-    )[0]
+    answer: Tensor = loop(network, prompt, mask_id=mask_id, threshold=threshold, **LOOP_LENGTHS)[0]
     return answer
 
 

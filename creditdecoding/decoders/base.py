@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from creditdecoding.ops.boosted_choice import NO_ID, boosted_choice
+from creditdecoding.ops.boosted_choice import boosted_choice, lowest_of_the_best
 from creditdecoding.ops.head_logits import HeadLogits, Logits, gather_logits, line_chunks, mass_of
 from creditdecoding.ops.logit_walks import (
     Draw,
@@ -277,8 +277,7 @@ class Prediction:
         added = torch.cat((torch.zeros_like(boost[..., :1]), boost), dim=-1)
         score = self.raw_logits_of(candidates) + added
         score = score.masked_fill(~is_candidate, float("-inf"))
-        best = score == score.amax(-1, keepdim=True)
-        return torch.where(best, candidates, NO_ID).amin(-1)
+        return candidates.gather(-1, lowest_of_the_best(score, candidates))[..., 0]
 
     def _boosted_choice(self, ids: Tensor, boost: Tensor) -> tuple[Tensor, Tensor]:
         """`_boosted_top` and its `confidence`, from one gather of written logits."""

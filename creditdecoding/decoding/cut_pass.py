@@ -95,14 +95,15 @@ class CutPass:
 
         The request has the same canvas in every turn, but may have other slots of the cache.
         """
-        reads = host_windows([request]).reads()
-        rows, row_reads, _ = add_unconditional([request], reads, self._vocab.mask_id)
-        arguments, more = padded_pass(rows, row_reads, self._vocab, self._device, cache)
-        if "caches" in more:
-            self._caches[:] = more["caches"]
-            more["caches"] = self._caches
         if self._parts is None:
+            arguments, more = self._arguments(request, cache)
+            if "caches" in more:
+                self._caches = list(more["caches"])
+                more["caches"] = self._caches
             self._parts = states_in_parts(self._model, self._chunk, *arguments, **more)
+        elif self._caches:
+            _, more = self._arguments(request, cache)
+            self._caches[:] = more["caches"]
         for _ in self._model.layers:
             try:
                 next(self._parts)
@@ -110,3 +111,9 @@ class CutPass:
                 hidden: Tensor = end.value
                 return hidden
         return None
+
+    def _arguments(self, request: Request, cache: KVCache | None) -> tuple[Any, dict[str, Any]]:
+        """What the model would be called with, by position and by name."""
+        reads = host_windows([request]).reads()
+        rows, row_reads, _ = add_unconditional([request], reads, self._vocab.mask_id)
+        return padded_pass(rows, row_reads, self._vocab, self._device, cache)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NO_ID = torch.iinfo(torch.long).max
+_NO_ID = torch.iinfo(torch.long).max
 """Above every id."""
 
 
@@ -22,7 +22,7 @@ def boosted_choice(
     An id with boost 0 is no likelier than the top-1 id, and has no lower id if it is as likely.
     """
     score = torch.cat((logits[..., :1], logits[..., 1:] + boost), dim=-1)
-    index = _lowest_of_the_best(score, candidates)
+    index = lowest_of_the_best(score, candidates)
     tokens = candidates.gather(-1, index)
     peak, rest = mass
     below = logits.to(rest.dtype) - peak[..., None]
@@ -33,7 +33,7 @@ def boosted_choice(
     return tokens[..., 0], own.exp() / total
 
 
-def _lowest_of_the_best(score: Tensor, ids: Tensor) -> Tensor:
+def lowest_of_the_best(score: Tensor, ids: Tensor) -> Tensor:
     """Which entry of the last axis has the best score, of equals the one with the lowest id."""
     best = score == score.amax(-1, keepdim=True)
-    return torch.where(best, ids, NO_ID).argmin(-1, keepdim=True)
+    return torch.where(best, ids, _NO_ID).argmin(-1, keepdim=True)

@@ -112,7 +112,7 @@ class Server:
     """`credit serve` in a process of its own."""
 
     def __init__(self, *flags: str) -> None:
-        options = ["serve", "--port", "0", "--threads", "1", "--no-access-log"]
+        options = ["serve", "--model", "pocket", "--port", "0", "--threads", "1", "--no-access-log"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "creditdecoding", *options, *flags],
             stderr=subprocess.PIPE,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from creditdecoding.cli import serve as command
 from creditdecoding.errors import CheckpointError
 from creditdecoding.lm import LM, load
 from creditdecoding.server import serve as serve_module
@@ -38,6 +39,32 @@ def test_requests_override_the_operator_who_overrides_the_checkpoint(
         usage = served.chat(max_tokens=6, decoder="fixed", **fixed).json()["usage"]
         assert (usage["completion_tokens"], usage["nfe"]) == (6, 6)
         assert served.text() == served.text(), "a checkpoint does not make answers random"
+
+
+def test_without_a_model_the_pulled_one_is_served(
+    lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the disk is asked which: loading, which is replaced, is all that could use a network."""
+    loaded: list[str] = []
+    served_as: list[str] = []
+    monkeypatch.setattr(command, "load_lm", lambda model, _: loaded.append(model) or lm)
+    monkeypatch.setattr(serve_module, "serve", lambda lm, name, *_: served_as.append(name))
+    monkeypatch.setenv("CREDITDECODING_CACHE", str(tmp_path))
+
+    def first_line(*flags: str) -> str:
+        result = run_credit(["serve", "--port", "0", *flags])
+        assert result.status == 0, result.stderr
+        return result.stderr.splitlines()[0] if result.stderr else ""
+
+    assert "pocket" in first_line() and "credit pull smol" in first_line()
+    base = tmp_path / "smollm2-135m-instruct"
+    base.mkdir()
+    assert "serving pocket" in first_line(), "a download that is not complete does not count"
+    (base / "config.json").write_text("{}")
+    assert "serving smol" in first_line() and "--model pocket" in first_line()
+    assert first_line("--model", "pocket") == ""
+    assert loaded == served_as == ["pocket"] * 3 + ["smol"] * 2 + ["pocket"]
+    assert "smol if it was pulled" in run_credit(["serve", "--help"]).stdout
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ from creditdecoding.wording import count
 
 if TYPE_CHECKING:
     from creditdecoding.eval.traces.dataset import PromptTraces
+    from creditdecoding.tasks.base import Item, Split, Task
+
+NO_REFERENCE = "There is no reference answer to compare with."
 
 
 @app.command()
@@ -44,7 +47,8 @@ def analyse(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Without files: families, benchmarks or files of questions.", show_default="pocket"
+            help="Without files: families, benchmarks or files of questions, also without answers.",
+            show_default="pocket",
         ),
     ] = None,
     limit: Annotated[
@@ -164,13 +168,11 @@ def decode_now(
     from creditdecoding.eval.saved_answers import answers_manifest, save_answers
     from creditdecoding.eval.traces.dataset import decode_prompts, decoders_to_trace
     from creditdecoding.tasks import load_tasks
-    from creditdecoding.tasks.base import distinct_items
 
     item_split = parse_split(split)
-    loaded_tasks = load_tasks(tasks)
+    loaded_tasks = load_tasks(tasks, open_text=True)
     specs = decoders_to_trace(decoders, generation)
-    count = items_per_task(limit, 10, loaded_tasks)
-    items = [item for task in loaded_tasks for item in distinct_items(task, item_split, 0, count)]
+    items = _draw_items(loaded_tasks, item_split, limit)
     lm = load_lm(model, engine)
     options = dataclasses.asdict(generation)
     manifest = answers_manifest(
@@ -181,6 +183,14 @@ def decode_now(
         total = len(items) * (len(specs) + 1)
         with answer_progress(total, done=done, resumable=saved is not None) as on_event:
             return decode_prompts(lm, loaded_tasks, items, generation, specs, on_event, saved)
+
+
+def _draw_items(tasks: list[Task], split: Split, limit: int | None) -> list[Item]:
+    """The items to answer, ten of each task unless a limit is given."""
+    from creditdecoding.tasks.base import distinct_items
+
+    count = items_per_task(limit, 10, tasks)
+    return [item for task in tasks for item in distinct_items(task, split, 0, count)]
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -234,16 +244,22 @@ def print_changes(records: list[dict[str, Any]]) -> None:
     for record in records:
         changed = record["changed"]
         if changed is not None:
-            judged = [changed[judge] for judge in ("by_standard", "by_reference")]
-            cells = [changed["commits"], changed["candidates"] - changed["commits"]]
-            cells += [counts[kind] for counts in judged for kind in ("better", "worse")]
-            rows.append((record["decoder"], *map(str, cells)))
+            cells = [str(changed["commits"]), str(changed["candidates"] - changed["commits"])]
+            for judge in ("standard", "reference"):
+                counts = changed[f"by_{judge}"]
+                cells += [_judged(record, counts[kind], judge) for kind in ("better", "worse")]
+            rows.append((record["decoder"], *cells))
     columns = ("decoder", "committed", "passing", "better", "worse", "better*", "worse*")
     if rows:
         show(
             table(columns, rows, "Tokens changed by credit"),
             "Better and worse: by standard decoding, and with * by the reference answers.",
         )
+
+
+def _judged(record: dict[str, Any], count: int, judge: str) -> str:
+    """What a judge counted; "-" for the reference answers if none could be compared."""
+    return str(count if judge == "standard" or record["aligned"] else "-")
 
 
 def print_attribution(records: list[dict[str, Any]]) -> None:
@@ -255,11 +271,11 @@ def print_attribution(records: list[dict[str, Any]]) -> None:
             share = 100 * counts["by_history"] / max(1, counts["commits"])
             cells = [counts[key] for key in ("commits", "by_history")]
             judged = [
-                counts[f"{verdict}_by_{judge}"]
+                _judged(record, counts[f"{verdict}_by_{judge}"], judge)
                 for judge in ("standard", "reference")
                 for verdict in ("right", "wrong")
             ]
-            texts = [*map(str, cells), f"{share:.1f}", *map(str, judged), str(counts["changed"])]
+            texts = [*map(str, cells), f"{share:.1f}", *judged, str(counts["changed"])]
             rows.append((record["decoder"], *texts))
     columns = ("decoder", "commits", "by history", "%", "right", "wrong", "right*", "wrong*")
     if rows:
@@ -324,11 +340,13 @@ def print_calibration(report: dict[str, Any]) -> None:
         for name, gain in report["gains"].items()
     ]
     verdict = report["verdict"]
+    is_judged = report["right"]["all"]["looks"] > 0
+    kind_right = KINDS[verdict["kind_right"]] if is_judged else NO_REFERENCE
     show(
         table(columns, rows, "How often the first choice is final, and right"),
         f"Brier score removed: {', '.join(gains)}.",
         f"First choice final: {KINDS[verdict['kind']]}",
-        f"First choice right: {KINDS[verdict['kind_right']]}",
+        f"First choice right: {kind_right}",
         PAYS[verdict["pays"]],
     )
 

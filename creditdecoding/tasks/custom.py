@@ -40,10 +40,10 @@ def load(path: str, open_text: bool = False) -> Task:
     unanswered = sum(item.is_open for item in items)
     if unanswered and not (open_text and unanswered == len(items)):
         raise OptionError(
-            "questions without an answer" if open_text else "only eval and compare take open text",
+            "questions without an answer" if open_text else "this command takes no open text",
             given=f"{path}: {unanswered} of {len(items)} without an answer",
             allowed=_QUESTIONS.record_format,
-            hint="Add the answers, or give eval or compare a file of prompts alone.",
+            hint="Add the answers; eval, compare and analyse take a file of prompts alone.",
         )
     return task
 

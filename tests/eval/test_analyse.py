@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,26 @@ def test_the_tables_fit_80_columns(decoded: list[str], monkeypatch: pytest.Monke
     printed = run_credit(decoded).stdout
     assert "oracle NFE" in printed and "Tokens changed by credit" in printed
     assert "Too few prompts" in printed and "…" not in printed
+
+
+def test_open_text_is_judged_by_standard_decoding_alone(model: str, tmp_path: Path) -> None:
+    questions, picture = tmp_path / "open.jsonl", tmp_path / "r.png"
+    questions.write_text('{"prompt": "What is a bicycle?"}\n{"prompt": "Why do we sleep?"}\n')
+    run = ["analyse", "-m", model, "--tasks", questions, "--decoders", "credit:threshold=0.5"]
+    run += ["--threads", "1", *FAST]
+    done = run_credit([*run, "--json", "--reliability-png", picture])
+    assert done.status == 0, done.stderr
+    report = json.loads(done.stdout)
+    fixed, credit = report["decoders"]
+    assert fixed["score"] is None and fixed["wrong_reference"] is None and fixed["same"] == 100.0
+    assert credit["over_oracle"] >= 1 and credit["wrong"]["judged"] > 0
+    assert credit["attribution"]["commits"] > 0
+    assert report["calibration"]["final"]["all"]["looks"] > 0
+    assert report["calibration"]["right"]["all"]["looks"] == 0
+    assert picture.stat().st_size > 5000
+    printed = run_credit(run).stdout
+    assert re.search(r"^ fixed +- +100\.0 ", printed, re.MULTILINE), printed
+    assert "There is no reference answer to compare with." in printed
 
 
 class Killed(BaseException):

@@ -107,7 +107,7 @@ def test_a_file_of_prompts_alone_is_open_text(base: AutoregressiveLM, tmp_path: 
     assert "the likelihood of its open text is left out" in unknown.stderr
     assert "without a gold answer" in unknown.stdout and "NLL" not in unknown.stdout
     refused = run_credit(["tune", "--decoder", "credit", *run[1:], "--out", tmp_path / "tuned"])
-    assert refused.status == 2 and "only eval and compare take open text" in refused.stderr
+    assert refused.status == 2 and "this command takes no open text" in refused.stderr
     with file.open("a") as records:
         records.write('{"prompt": "2+2", "answer": "4"}\n')
     mixed = run_credit(run)

@@ -11,7 +11,7 @@ from creditdecoding.config import GenerationConfig
 from creditdecoding.decoders import create, load, settings
 from creditdecoding.decoders.base import capabilities_of
 from creditdecoding.errors import CreditError, OptionError
-from creditdecoding.eval.evaluate import answer_items
+from creditdecoding.eval.evaluate import ScoredAnswer, answer_items
 from creditdecoding.eval.saved_answers import SavedAnswers
 from creditdecoding.eval.traces.commit_timing import check_trace
 from creditdecoding.eval.traces.oracle import decode_with_oracle
@@ -28,9 +28,9 @@ STANDARD = "fixed"
 class PromptTraces:
     """One prompt with a trace by decoder.
 
-    `right` says by decoder whether the answer is; `reference` has the ids of the reference answer,
-    `right_answers` those of all right ones, if they can be listed (`padded_answers`). Each of
-    `end_ids` ends an answer.
+    `right` says by decoder whether the answer is, where that is known; `reference` has the ids of
+    the reference answer, `right_answers` those of all right ones, if they can be listed
+    (`padded_answers`). Each of `end_ids` ends an answer.
     """
 
     traces: Mapping[str, Trace]
@@ -150,13 +150,18 @@ def decode_prompts(
         prompts.append(
             PromptTraces(
                 traces={spec: answers[spec][number].completion.trace for spec in specs},
-                right={spec: answers[spec][number].right for spec in specs},
+                right=_verdicts({spec: answers[spec][number] for spec in specs}),
                 reference=tuple(lm.tokenizer.encode(item.answer)) or None,
                 right_answers=_right_answers(lm, by_name[item.task], item),
                 end_ids=tuple(lm.vocab.stop_ids),
             )
         )
     return with_oracle(lm, prompts, on_event)
+
+
+def _verdicts(answers: Mapping[str, ScoredAnswer]) -> dict[str, bool]:
+    """Whether each answer is right; nothing for open text."""
+    return {spec: answer.right for spec, answer in answers.items() if not answer.item.is_open}
 
 
 def _right_answers(lm: LM, task: Task, item: Item) -> tuple[tuple[int, ...], ...]:

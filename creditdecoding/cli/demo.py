@@ -33,10 +33,12 @@ NOT_SHOWN = (
     "At equal scores on the first embedded model a lower threshold is as fast as credit; on these "
     "kinds of question thrift is faster than both (docs/research/results.md)."
 )
-OPEN_TEXT = (
-    "On open text of so small a model gains are small and vary: over twenty everyday questions "
-    "standard decoding took 25.7 passes an answer, credit 22.6, threshold 21.4 "
-    "(docs/research/smol.md)."
+CHOSEN = (
+    "The question was chosen: the model knows the answer, so both rules write it in few passes. "
+    "It is not in the training data; other capitals are.\n"
+    "On open text of so small a model gains are small and vary: over twenty everyday questions, "
+    "this one among them, standard decoding took 25.7 passes an answer, credit 22.6, threshold "
+    "21.4 (docs/research/smol.md)."
 )
 PULL_HINT = "For a race on an open question fetch a language model, 98 MB: credit pull smol"
 
@@ -68,7 +70,7 @@ def demo(
     """See several decoders answer the same questions.
 
     Answer questions of eight kinds by standard decoding and by three faster rules; then watch one
-    answer being written by two of them. After credit pull smol that is the answer of a language
+    answer being written by some of them. After credit pull smol that is the answer of a language
     model to an open question.
 
     The rules run at thresholds that lose next to nothing on the embedded model, or at what the
@@ -90,8 +92,8 @@ def demo(
     is_open = model is None and is_pulled(OPEN_MODEL)
     lm, race = _open_race(engine) if is_open else (lm, last_race(drawn, contestants))
     lanes = _show_race(lm, race)
-    if model is None and not is_open:
-        show(PULL_HINT)
+    if model is None:
+        show(CHOSEN if is_open else PULL_HINT)
     _write_animation(svg, lanes, race.question, [] if is_open else contestants)
 
 
@@ -150,7 +152,7 @@ def _open_race(engine: EngineConfig) -> tuple[LM, Race]:
     """Let the language model answer an open question."""
     from creditdecoding.eval.demo import OPEN_MODEL, OPEN_RACERS, open_race
 
-    show(f"\n{OPEN_MODEL}, a language model, and an open question. {OPEN_TEXT}")
+    show(f"\n{OPEN_MODEL}, a language model, and an open question.")
     lm = load_lm(OPEN_MODEL, engine)
     with open_progress("answering") as start:
         return lm, open_race(lm, start(0, len(OPEN_RACERS)))

@@ -22,10 +22,16 @@ SAFE_SETTINGS = (
 RACERS = (0, 2)
 """The contestants of the race: standard and credit."""
 OPEN_MODEL = "smol"
-OPEN_QUESTION = "What is a bicycle?"
-OPEN_RACERS = {"standard": "fixed", "credit 0.9": "credit:threshold=0.9"}
+OPEN_QUESTION = "What is the capital of Belgium?"
+OPEN_RACERS = {
+    "standard": "fixed",
+    "threshold 0.9": "threshold:threshold=0.9",
+    "credit 0.9": "credit:threshold=0.9",
+}
 OPEN_OPTIONS: dict[str, Any] = {"gen_length": 64, "cache": "block"}
-"""A race on an open question: the model, the question, the racers by name, and their options."""
+"""A race on an open question: the model, a question whose answer it knows, the racers by name, and
+their options.
+"""
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,11 @@ def test_the_race_is_on_an_open_question_where_the_language_model_was_pulled(
 
 
 def is_open_race(result: Result) -> bool:
-    """Whether a demo raced on the open question; by then it said what that does not show."""
+    """Whether a demo raced on the open question, and if so says that it was chosen."""
     assert result.status == 0, result.stderr
     is_open = demo.OPEN_QUESTION in result.stdout
+    assert is_open == ("The question was chosen" in result.stdout)
     assert is_open == ("open text of so small a model" in result.stdout)
+    answers = re.findall(r"^  \w+[ \d.]*, \d+ pass(?:es)? in ", result.stdout, re.MULTILINE)
+    assert len(answers) == 2 + is_open
     return is_open

@@ -1,11 +1,13 @@
 """Texts that name decoders and the settings to compare them at.
 
 `fixed threshold:threshold=0.8|0.9 credit:beta=0` is three curves: `fixed` over the sweep that its
-file declares, `threshold` at two settings, and `credit` without memory over its declared sweep.
+file declares, `threshold` at two settings, and `credit` without memory over its declared sweep. A
+second threshold follows the main knob in every sweep, unless it is given.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,10 +107,10 @@ def _parse_curve(text: str) -> DecoderCurve:
         )
     if swept:
         knob = swept[0]
-        points = [{knob: value} for value in knobs[knob].split("|")]
+        points = [_given_point(name, sweep, knob, value) for value in knobs[knob].split("|")]
     elif sweep is not None and sweep.knob not in knobs:
         knob = sweep.knob
-        points = [_sweep_point(sweep, value) for value in sweep.values]
+        points = [_given_point(name, sweep, knob, f"{value:g}") for value in sweep.values]
     else:
         return DecoderCurve(text, "", (_point("", name, knobs),))
     if any(point[knob] == "" for point in points):
@@ -123,12 +125,27 @@ def _parse_curve(text: str) -> DecoderCurve:
     return DecoderCurve(_spec(name, pinned), knob, settings)
 
 
-def _sweep_point(sweep: Sweep, value: float) -> dict[str, str]:
-    """The knobs of one setting of a declared sweep: the main one, and those tied to it."""
-    knobs = {sweep.knob: f"{value:g}"}
-    for knob, slope, offset in sweep.tied:
-        knobs[knob] = f"{round(slope * value + offset, 6):g}"
-    return knobs
+def _given_point(name: str, sweep: Sweep | None, knob: str, value: str) -> dict[str, str]:
+    """The knobs of one setting: the swept one, and those tied to it if it is the main one."""
+    point = {knob: value}
+    if sweep is None or knob != sweep.knob:
+        return point
+    try:
+        number = float(value)
+    except ValueError:
+        return point  # refused with the decoder's own error
+    for tied, slope, offset in sweep.tied:
+        follows = _within_bounds(name, tied, slope * number + offset)
+        point[tied] = f"{round(follows, 6):g}"
+    return point
+
+
+def _within_bounds(name: str, knob: str, value: float) -> float:
+    """The allowed value of a knob that is nearest to this one."""
+    declared = {field.name: field.metadata for field in dataclasses.fields(class_of(name))}
+    least, most = declared[knob].get("ge"), declared[knob].get("le")
+    value = value if least is None else max(value, least)
+    return value if most is None else min(value, most)
 
 
 def _point(value: str, name: str, knobs: Mapping[str, str]) -> CurvePoint:

@@ -51,6 +51,30 @@ def test_the_text_of_decoders() -> None:
     ]  # the same decoder is run once
 
 
+def test_a_second_threshold_follows_values_that_are_given() -> None:
+    (given,) = parse_curves("stable:threshold=0.9|0.98")
+    assert [point.spec for point in given.points] == [
+        "stable:threshold=0.9,sure=0.95",
+        "stable:threshold=0.98,sure=0.99",
+    ]
+    usual = {point.value: point.spec for point in parse_curves("stable")[0].points}
+    assert given.points[1].spec == usual["0.98"]
+    (pinned,) = parse_curves("stable:threshold=0.9|0.98,sure=0.95")
+    assert [resolve(point.spec) for point in pinned.points] == [
+        create("stable", threshold=threshold, sure=0.95) for threshold in (0.9, 0.98)
+    ]
+    (other_knob,) = parse_curves("stable:k=1|2")
+    assert [point.spec for point in other_knob.points] == ["stable:k=1", "stable:k=2"]
+
+
+def test_a_second_threshold_stays_within_its_bounds() -> None:
+    (curve,) = parse_curves("hierarchy:threshold=0.5|0.9")
+    assert [point.spec for point in curve.points] == [
+        "hierarchy:threshold=0.5,low=0",
+        "hierarchy:threshold=0.9,low=0.4",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

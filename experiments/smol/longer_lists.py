@@ -1,0 +1,51 @@
+"""Operations on longer lists than `smol` was trained on: 6 to 8 words in place of 3 to 6.
+
+A sampled answer is right about half of the time, so a search has something to gain:
+`--tasks experiments/smol/longer_lists.py`. The steps are the words of an answer.
+"""
+
+from __future__ import annotations
+
+import random
+
+from creditdecoding.tasks.base import Item, Task
+from creditdecoding.tasks.custom import normalize_answer
+from experiments.smol.lists import OPERATIONS, POOLS, WordList
+
+SHORTEST, LONGEST = 6, 8
+_LARGE_POOLS = [pool for pool in POOLS if len(pool) > LONGEST]
+
+
+def _draw(rng: random.Random) -> WordList:
+    *words, new = rng.sample(rng.choice(_LARGE_POOLS), rng.randint(SHORTEST, LONGEST) + 1)
+    index = rng.randrange(len(words))
+    other = rng.choice([word for word in words if word != words[index]])
+    return WordList(words, index, other, new, rng.sample(rng.choice(_LARGE_POOLS), 2))
+
+
+def _make(rng: random.Random) -> Item:
+    """A question whose answer is a list."""
+    line = _draw(rng)
+    answer: str | list[str] = ""
+    while isinstance(answer, str):
+        phrases, answer_of = rng.choice(OPERATIONS)
+        has_ordinal = "{ordinal}" in phrases[0]
+        answer = "" if has_ordinal else answer_of(line)
+    question = rng.choice(phrases).format(
+        list=", ".join(line.words),
+        word=line.word,
+        other=line.other,
+        new=line.new,
+        first=line.words[0],
+        more=", ".join(line.more),
+    )
+    gold = ", ".join(answer)
+    return Item(NAME, question, gold, gold, (question,))
+
+
+def _is_right(text: str, item: Item) -> bool:
+    return normalize_answer(text) == normalize_answer(item.gold)
+
+
+NAME = "longer-lists"
+TASK = Task(NAME, "operations on longer lists of words", _make, _is_right, step_delimiter=",")

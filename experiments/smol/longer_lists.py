@@ -1,6 +1,6 @@
-"""Operations on longer lists than `smol` was trained on: 6 to 8 words in place of 3 to 6.
+"""Operations on lists of 6 to 8 words; the adapter `smol` was trained on 3 to 6.
 
-A sampled answer is right about half of the time, so a search has something to gain:
+A sampled answer is right less than half of the time, so a search has something to gain:
 `--tasks experiments/smol/longer_lists.py`. The steps are the words of an answer.
 """
 

@@ -52,13 +52,13 @@ def test_the_text_of_decoders() -> None:
 
 
 def test_a_second_threshold_follows_values_that_are_given() -> None:
-    (given,) = parse_curves("stable:threshold=0.9|0.98")
-    assert [point.spec for point in given.points] == [
+    (swept,) = parse_curves("stable:threshold=0.9|0.98")
+    assert [point.spec for point in swept.points] == [
         "stable:threshold=0.9,sure=0.95",
         "stable:threshold=0.98,sure=0.99",
     ]
     usual = {point.value: point.spec for point in parse_curves("stable")[0].points}
-    assert given.points[1].spec == usual["0.98"]
+    assert swept.points[1].spec == usual["0.98"]
     (pinned,) = parse_curves("stable:threshold=0.9|0.98,sure=0.95")
     assert [resolve(point.spec) for point in pinned.points] == [
         create("stable", threshold=threshold, sure=0.95) for threshold in (0.9, 0.98)

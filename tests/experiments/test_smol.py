@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import random
 import sys
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from creditdecoding.tasks.base import generate_items
 from creditdecoding.train.adapt_data import load_sources
+from experiments.smol import longer_lists
 from experiments.smol.__main__ import distinct
 from experiments.smol.lists import TASK, list_question
 from experiments.smol.texts import everyday, extraction, rewriting
@@ -87,6 +90,17 @@ def test_answers_about_lists_are_right() -> None:
             removed, line = question.split()[1], question.partition(": ")[2].split(", ")
             assert sorted([*answer.split(", "), removed]) == sorted(line)
         assert answer and "{" not in question + answer
+
+
+def test_longer_lists_have_six_to_eight_words_and_answers_that_are_lists() -> None:
+    for item in islice(generate_items(longer_lists.TASK, "test", seed=0), 500):
+        _, _, asked = item.prompt.rpartition(": ")
+        assert longer_lists.TASK.score(item.answer, item)
+        assert not longer_lists.TASK.score(item.answer + ", no", item)
+        assert 5 <= item.answer.count(", ") + 1 <= 10
+        if item.prompt.startswith(("Sort", "Reverse", "Repeat", "Copy this")):
+            assert sorted(item.answer.split(", ")) == sorted(asked.split(", "))
+            assert 6 <= len(asked.split(", ")) <= 8
 
 
 def test_what_is_extracted_stands_in_the_text() -> None:

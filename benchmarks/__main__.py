@@ -51,7 +51,9 @@ class BenchRow:
 
 
 def loop_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
-    """Our loop over the forward passes that it runs."""
+    """Our loop over the forward passes that it runs, and alone."""
+    if bare_passes.POCKET in args.sizes.split(","):
+        yield from lone_loop_rows(args)
     for size in args.sizes.split(","):
         for batch in (1, 8):
             for decoder in ("credit", "threshold"):
@@ -59,6 +61,15 @@ def loop_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
                 bare = f"bare passes, {cost.bare_ms:.1f} ms each, {cost.passes} of them"
                 case = f"{decoder}, {size} parameters, batch {batch}"
                 yield BenchRow("loop", case, round(cost.ratio, 3), "x", bare)
+
+
+def lone_loop_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
+    """What is not the network, in microseconds a pass."""
+    fixed = bare_passes.loop_alone("fixed", 4 * args.pairs)
+    for decoder in ("threshold", "credit"):
+        value = bare_passes.loop_alone(decoder, 4 * args.pairs)
+        case = f"{decoder}, a network that answers at once, batch 1"
+        yield BenchRow("loop", case, round(value), "us a pass", f"fixed, {fixed:.0f} us")
 
 
 def head_rows(args: argparse.Namespace) -> Iterator[BenchRow]:

@@ -39,8 +39,9 @@ class _Compared:
 
     @functools.cached_property
     def kinds(self) -> set[str]:
-        """The declared types, a number's one for integers too."""
-        declared = self.node.schema.get("type", [])
+        """The declared types, or else those of the constants; a number's one for integers too."""
+        constants = [] if self.constants is None else map(json.loads, self.constants)
+        declared = self.node.schema.get("type", [type_of(value) for value in constants])
         names = declared if isinstance(declared, list) else [declared]
         return {"number" if name == "integer" else str(name) for name in names}
 
@@ -64,6 +65,14 @@ class _Compared:
         names = [name for name in self.node.required_names() if name in properties]
         inner = {name: self.node.inner(properties[name], "properties", name) for name in names}
         return {name: _Compared(node) for name, node in inner.items()}
+
+
+def type_of(value: object) -> str:
+    """The type of a JSON value, read from text."""
+    if isinstance(value, bool):
+        return "boolean"
+    names = {str: "string", float: "number", list: "array", dict: "object", type(None): "null"}
+    return names[type(value)]
 
 
 def _are_disjoint(one: _Compared, other: _Compared) -> bool:

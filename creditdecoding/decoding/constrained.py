@@ -47,15 +47,25 @@ def constrained(request: Request, constraint: TokenAutomaton) -> Request:
     length = request.answer_end - request.answer_start
     ids = answer_tokens(request)
     if not constraint.fits(ids, constraint.reach(ids), 0, length):
-        shortest = constraint.shortest()
-        raise OptionError(
-            "no answer of this length satisfies the constraint",
-            given=f"{length} tokens",
-            allowed=None if shortest is None else f"{shortest} or more",
-            hint="Change max_tokens (gen_length).",
-            param="max_tokens",
-        )
+        raise _no_answer(constraint, length)
     return replace(request, constraint=constraint)
+
+
+def _no_answer(constraint: TokenAutomaton, length: int) -> OptionError:
+    """The error for a constraint that no answer in `length` positions satisfies."""
+    shortest, longest = constraint.shortest(), constraint.longest
+    allowed = None if shortest is None else f"{shortest} or more"
+    hint = "Change max_tokens (gen_length)."
+    if shortest is not None and shortest <= length:
+        hint = "An answer that cannot end early fills its positions. " + hint
+        allowed = None if longest is None else f"from {shortest} to {longest}"
+    return OptionError(
+        "no answer of this length satisfies the constraint",
+        given=f"{length} tokens",
+        allowed=allowed,
+        hint=hint,
+        param="max_tokens",
+    )
 
 
 def rule_out_disallowed(

@@ -211,6 +211,8 @@ def test_schemas_with_references_and_options() -> None:
     assert accepts(one, 1) and not accepts(one, True)
     apart = {"oneOf": [{"const": True}, {"const": 1}, {"$ref": "#/$defs/a~1b"}]}
     assert accepts({**apart, "$defs": {"a/b": {"const": None}}}, 1)
+    mixed = {"oneOf": [{"enum": ["z", None]}, {"type": "integer", "maximum": 3}]}
+    assert accepts(mixed, "z") and accepts(mixed, None) and accepts(mixed, 3)
     long = {"type": "string", "maxLength": 100_000}
     assert accepts(long, "é" * 256) and not accepts(long, "é" * 257)
 
@@ -306,6 +308,8 @@ def test_keywords_with_wrong_values(schema: Any, what: str) -> None:
             r"'\$.properties.a' has the unsupported keyword 'not'",
         ),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "may overlap"),
+        ({"oneOf": [{"enum": ["z", 2]}, {"type": "integer"}]}, "may overlap"),
+        ({"oneOf": [{"const": [1, {"a": 10**400}]}, {"type": "array"}]}, "may overlap"),
         ({"type": "object", "properties": {}, "required": ["a"]}, "does not declare"),
         ({"type": "integer", "minimum": 2, "maximum": 1}, "minimum above"),
         ({"type": "float"}, "no such type"),

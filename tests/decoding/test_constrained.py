@@ -179,5 +179,9 @@ def test_lengths_and_ends(lm: LM) -> None:
     with pytest.raises(OptionError, match="allowed: 7 or more") as refused:
         lm.new_request([5], GenerationConfig(gen_length=3), constraint=regex(r"\d{4}-\d\d"))
     assert refused.value.param == "max_tokens"
+    with pytest.raises(OptionError, match=r"from 2 to 4\. An answer that cannot end"):
+        lm.new_request([5], config, suffix=[6], constraint=regex("[0-9]{2,4}"))
+    with pytest.raises(OptionError, match=r"got .3 tokens.\. An answer that cannot end"):
+        lm.new_request([5], GenerationConfig(gen_length=3), suffix=[6], constraint=regex("(é🙂)*"))
     with pytest.raises(OptionError, match="stop string would cut"):
         lm.new_request([5], replace(config, stop=("a",)), constraint=regex("a"))

@@ -395,6 +395,7 @@ def launches(vllm: Any) -> dict[str, str]:
         batch: int = 8192,
         seqs: int = 128,
         canvas: int | None = None,
+        is_sharded: bool | None = None,
         **more: Any,
     ) -> str:
         config = SimpleNamespace(
@@ -405,6 +406,7 @@ def launches(vllm: Any) -> dict[str, str]:
             diffusion_config=None if canvas is None else SimpleNamespace(canvas_length=canvas),
             attention_config=SimpleNamespace(use_non_causal=False),
             cache_config=SimpleNamespace(enable_prefix_caching=True),
+            parallel_config=SimpleNamespace(enable_batch_sharded_sampling=is_sharded),
             additional_config=more,
         )
         try:
@@ -430,6 +432,7 @@ def launches(vllm: Any) -> dict[str, str]:
         "canvas": launch(canvas=8),
         "prompt": launch(batch=2048),
         "canvases": launch(seqs=4096),
+        "sharded": launch(is_sharded=True),
         "rule": launch(creditdecoding="kredit"),
         "knob": launch(creditdecoding={"name": "credit", "treshold": 0.9}),
         "unable": launch(creditdecoding="wino"),

@@ -26,6 +26,7 @@ REFUSED = {
     "canvas": "allowed: 4",
     "prompt": "--max-num-batched-tokens 4096",
     "canvases": "--max-num-batched-tokens 16384",
+    "sharded": "--enable-batch-sharded-sampling",
     "rule": "Did you mean 'credit'",
     "knob": "Did you mean 'threshold'",
     "unable": "wino cannot run",

@@ -62,6 +62,7 @@ class BlockDiffusionLaunch(VerifyAndUpdateConfig):
                 f"--hf-overrides '{{\"canvas_length\": {canvas}}}'.",
             )
         served_rule(vllm_config)
+        _sample_whole_batches(vllm_config)
         _keep_blocks_whole(vllm_config)
         vllm_config.attention_config.use_non_causal = True
         vllm_config.cache_config.enable_prefix_caching = False
@@ -73,6 +74,16 @@ def register_models() -> None:
     for architecture, family in FAMILIES.items():
         ModelRegistry.register_model(architecture, f"{MODELS}:{family.model_class}")
         MODELS_CONFIG_MAP[architecture] = BlockDiffusionLaunch
+
+
+def _sample_whole_batches(vllm_config: Any) -> None:
+    """Every rank decides for all requests: a rule's state is kept by the batch."""
+    if vllm_config.parallel_config.enable_batch_sharded_sampling:
+        raise OptionError(
+            "the rules decide for whole batches, and this option shares requests out among ranks",
+            given="--enable-batch-sharded-sampling",
+            hint="Leave it out.",
+        )
 
 
 def _keep_blocks_whole(vllm_config: Any) -> None:

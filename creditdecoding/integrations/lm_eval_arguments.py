@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,12 @@ class ModelArguments:
         """A task's generation_kwargs, with these arguments in their place."""
         until = [] if self.escape_until else kwargs.get("until") or []
         stop = [until] if isinstance(until, str) else until
+        if not isinstance(stop, Sequence):
+            raise OptionError(
+                "the task's until is neither a text nor a list of texts",
+                given=until,
+                hint="Correct generation_kwargs of the task, or pass escape_until=True.",
+            )
         task_length = kwargs.get("max_gen_toks") or kwargs.get("max_new_tokens")
         length = self.gen_length or int(task_length or DEFAULT_LENGTH)
         return GenerationConfig(

@@ -204,8 +204,10 @@ class ProcessReward:
 
         A prompt is the question: a text, or a conversation. Steps that end beyond the verifier's
         context add nothing: they keep the Q of the last one that fits. Raises `OptionError` for
-        an empty prompt and one that does not fit.
+        an empty prompt and one that does not fit, and for lists of unlike length.
         """
+        _check_as_many("prompts", prompts, completions)
+        _check_as_many("verdicts", completions if verdicts is None else verdicts, completions)
         texts = [completion_text(completion) for completion in completions]
         answers = [self._answer(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
         if not answers:
@@ -254,7 +256,7 @@ class ProcessReward:
     ) -> ScoredSteps:
         q = torch.cat((q, q[-1:].expand(answer.depth + 1 - len(q))))
         if verdict is not None:
-            q[-1] = float(verdict)
+            q[-1] = _number(verdict)
         characters = token_ends(self.lm.tokenizer, text, answer.written)
         return ScoredSteps(
             text=text,
@@ -265,6 +267,30 @@ class ProcessReward:
         )
 
 
+def _check_as_many(what: str, values: Sequence[Any], completions: Sequence[Any]) -> None:
+    """Raise `OptionError` if there is not one value for each completion."""
+    if len(values) != len(completions):
+        raise OptionError(
+            f"not as many {what} as completions",
+            given=len(values),
+            allowed=len(completions),
+            hint="Give one for each completion.",
+        )
+
+
+def _number(verdict: Any) -> float:
+    """A verdict as a number. Raises `OptionError`."""
+    try:
+        return float(verdict)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            "a verdict is no number",
+            given=verdict,
+            allowed="a number, True, False, or None where it is not known",
+            hint="Let the outcome reward return one of these for each completion.",
+        ) from error
+
+
 def completion_text(completion: Completion) -> str:
     """The text of a completion.
 
@@ -272,6 +298,12 @@ def completion_text(completion: Completion) -> str:
     """
     if isinstance(completion, str):
         return completion
+    if not isinstance(completion, (list, tuple)):
+        raise OptionError(
+            "a completion is neither a text nor a list of messages",
+            given=completion,
+            hint="Score what the policy wrote.",
+        )
     roles = [message.get("role") for message in completion]
     content = completion[0].get("content") if roles == ["assistant"] else None
     if not isinstance(content, str):

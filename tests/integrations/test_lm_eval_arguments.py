@@ -59,3 +59,9 @@ def test_the_tasks_settings_hold_where_no_argument_does() -> None:
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         parse_arguments(arguments)
+
+
+def test_an_until_that_is_no_text_is_refused_unless_it_is_ignored() -> None:
+    with pytest.raises(OptionError, match="neither a text nor a list of texts; got 5"):
+        parse_arguments({}).generation_config({"until": 5})
+    assert not parse_arguments({"escape_until": True}).generation_config({"until": 5}).stop

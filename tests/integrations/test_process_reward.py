@@ -165,6 +165,17 @@ def test_what_cannot_be_scored_is_refused(reward: ProcessReward) -> None:
         ProcessReward(reward.verifier, reward.lm, gamma=1)
     with pytest.raises(OptionError, match="lack the column"):
         ProcessReward(reward.verifier, reward.lm, question="asked")([QUESTION], [RIGHT])
+    with pytest.raises(OptionError, match="neither a text nor a list of messages"):
+        reward.score([QUESTION], [None])  # type: ignore[list-item]
+
+
+def test_lists_of_unlike_length_and_verdicts_that_are_no_numbers(reward: ProcessReward) -> None:
+    with pytest.raises(OptionError, match="not as many prompts as completions; got 1; allowed: 2"):
+        reward.score([QUESTION], [RIGHT, RIGHT])
+    with pytest.raises(OptionError, match="not as many verdicts as completions"):
+        reward.score([QUESTION] * 2, [RIGHT, RIGHT], [1.0])
+    with pytest.raises(OptionError, match="a verdict is no number; got 'yes'"):
+        reward.score([QUESTION], [RIGHT], ["yes"])  # type: ignore[list-item]
 
 
 def verl_batch(texts: list[str], policy: ByteTokenizer) -> SimpleNamespace:
@@ -285,7 +296,7 @@ def test_an_empty_batch_has_no_rewards(reward: ProcessReward) -> None:
     manager = StepRewardManager(ByteTokenizer(), compute_score=ends_with_truth)
     assert manager(data).shape == (0, 4)
     for prompts, completions in (([QUESTION], []), ([], [RIGHT])):
-        with pytest.raises(ValueError, match="zip"):
+        with pytest.raises(OptionError, match="not as many prompts as completions"):
             reward(prompts=prompts, completions=completions)
 
 

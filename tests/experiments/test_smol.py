@@ -94,13 +94,13 @@ def test_answers_about_lists_are_right() -> None:
 
 def test_longer_lists_have_six_to_eight_words_and_answers_that_are_lists() -> None:
     for item in islice(generate_items(longer_lists.TASK, "test", seed=0), 500):
-        _, _, asked = item.prompt.rpartition(": ")
+        _, _, line = item.prompt.rpartition(": ")
         assert longer_lists.TASK.score(item.answer, item)
         assert not longer_lists.TASK.score(item.answer + ", no", item)
         assert 5 <= item.answer.count(", ") + 1 <= 10
         if item.prompt.startswith(("Sort", "Reverse", "Repeat", "Copy this")):
-            assert sorted(item.answer.split(", ")) == sorted(asked.split(", "))
-            assert 6 <= len(asked.split(", ")) <= 8
+            assert sorted(item.answer.split(", ")) == sorted(line.split(", "))
+            assert 6 <= len(line.split(", ")) <= 8
 
 
 def test_what_is_extracted_stands_in_the_text() -> None:

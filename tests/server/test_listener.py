@@ -107,7 +107,9 @@ def test_the_port_is_taken_while_the_model_loads() -> None:
 
 @pytest.mark.slow
 def test_more_clients_than_files(tmp_path: Path) -> None:
-    with start_credit("serve --port 0 --no-access-log", tmp_path / "log", files=160) as process:
+    with start_credit(
+        "serve --model pocket --port 0 --no-access-log", tmp_path / "log", files=160
+    ) as process:
         port = port_in(process.wait_for(" at http://127.0.0.1:"))
         assert "connections at a time instead of 4096" in process.output()
         clients = [connect_to(port) for _ in range(300)]

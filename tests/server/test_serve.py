@@ -54,7 +54,7 @@ def test_what_signals_do(
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     long = {"messages": messages(), "decoder": "fixed", "max_tokens": 480, "ignore_eos": True}
-    with start_credit("serve --port 0 --grace 600", tmp_path / "log") as process:
+    with start_credit("serve --model pocket --port 0 --grace 600", tmp_path / "log") as process:
         port = port_in(process.wait_for(" at http://127.0.0.1:"))
         with closing(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)) as connection:
             connection.sendall(post({**long, "n": 64, "stream": True}))
@@ -70,7 +70,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("grace", "length"), [(PATIENCE, 16), (0.1, 480)])
 def test_sigterm_answers_or_tells_every_client(grace: float, length: int, tmp_path: Path) -> None:
     """Answers of a few passes end within the grace; thousands of passes do not."""
-    command = f"serve --port 0 --batch-size 4 --grace {grace}"
+    command = f"serve --model pocket --port 0 --batch-size 4 --grace {grace}"
     fields = {"decoder": "fixed", "max_tokens": length, "ignore_eos": True}
     with ThreadPoolExecutor(8) as pool, start_credit(command, tmp_path / "log") as process:
         url = f"http://127.0.0.1:{port_in(process.wait_for(' at http://127.0.0.1:'))}"

@@ -119,11 +119,11 @@ def passes_at(points: Sequence[tuple[float, float]], score: float) -> float | No
 def _curves(report: Json) -> str:
     rows = []
     for curve in report["curves"]:
-        settings = [
-            f"{point['value']}: {point['test']['score']['value']:.1f} at {point['test']['nfe']:.2f}"
-            for point in curve["points"]
-        ]
-        rows.append([f"`{curve['name']}`", curve["knob"], ", ".join(settings)])
+        settings = []
+        for point in curve["points"]:
+            figures = f"{point['test']['score']['value']:.1f} at {point['test']['nfe']:.2f}"
+            settings.append(f"{point['value']}: {figures}" if point["value"] else figures)
+        rows.append([f"`{curve['name']}`", curve["knob"] or "-", ", ".join(settings)])
     return _table(["decoder", "main knob", "score % at NFE"], rows)
 
 

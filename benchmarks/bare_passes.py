@@ -34,8 +34,8 @@ SIZES = (POCKET, *HIDDEN_SIZES)
 class RecordedModel:
     """A model that keeps the arguments of its calls."""
 
-    def __init__(self, model: Transformer, call: Callable[..., torch.Tensor] | None = None) -> None:
-        self.model = model if call is None else call
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
         self.geometry = model.geometry
         self.packs_rows = model.packs_rows
         self.new_cache = model.new_cache

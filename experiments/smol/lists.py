@@ -134,7 +134,7 @@ THINGS = [
 ]
 
 POOLS = (NAMES, FRUIT, ANIMALS, COLOURS, CITIES, THINGS, DAYS)
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
 @dataclass(frozen=True)
@@ -254,11 +254,9 @@ OPERATIONS: Sequence[tuple[Sequence[str], Answer]] = (
 )
 
 
-def list_question(rng: random.Random) -> tuple[str, str]:
-    """A question about a list, and the answer."""
-    phrases, answer_of = rng.choice(OPERATIONS)
-    line = draw(rng)
-    question = rng.choice(phrases).format(
+def filled(phrase: str, line: WordList) -> str:
+    """A phrase about a list, its gaps filled."""
+    return phrase.format(
         list=", ".join(line.words),
         word=line.word,
         other=line.other,
@@ -267,6 +265,13 @@ def list_question(rng: random.Random) -> tuple[str, str]:
         ordinal=ORDINALS[line.index],
         more=", ".join(line.more),
     )
+
+
+def list_question(rng: random.Random) -> tuple[str, str]:
+    """A question about a list, and the answer."""
+    phrases, answer_of = rng.choice(OPERATIONS)
+    line = draw(rng)
+    question = filled(rng.choice(phrases), line)
     answer = answer_of(line)
     return question, answer if isinstance(answer, str) else ", ".join(answer)
 
@@ -277,9 +282,10 @@ def _item(rng: random.Random) -> Item:
     return Item(NAME, question, answer, answer, (question,), split_as="conversation")
 
 
-def _is_right(text: str, item: Item) -> bool:
+def is_right(text: str, item: Item) -> bool:
+    """Whether a text is the answer, as `normalize_answer` compares them."""
     return normalize_answer(text) == normalize_answer(item.gold)
 
 
 NAME = "word-lists"
-TASK = Task(NAME, "operations on a list of words", _item, _is_right, step_delimiter=",")
+TASK = Task(NAME, "operations on a list of words", _item, is_right, step_delimiter=",")

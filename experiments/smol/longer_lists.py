@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 
 from creditdecoding.tasks.base import Item, Task
-from creditdecoding.tasks.custom import normalize_answer
-from experiments.smol.lists import OPERATIONS, POOLS, WordList
+from experiments.smol.lists import OPERATIONS, POOLS, WordList, filled, is_right
 
 SHORTEST, LONGEST = 6, 8
 _LARGE_POOLS = [pool for pool in POOLS if len(pool) > LONGEST]
@@ -29,23 +28,11 @@ def _make(rng: random.Random) -> Item:
     answer: str | list[str] = ""
     while isinstance(answer, str):
         phrases, answer_of = rng.choice(OPERATIONS)
-        has_ordinal = "{ordinal}" in phrases[0]
-        answer = "" if has_ordinal else answer_of(line)
-    question = rng.choice(phrases).format(
-        list=", ".join(line.words),
-        word=line.word,
-        other=line.other,
-        new=line.new,
-        first=line.words[0],
-        more=", ".join(line.more),
-    )
+        answer = answer_of(line)
     gold = ", ".join(answer)
+    question = filled(rng.choice(phrases), line)
     return Item(NAME, question, gold, gold, (question,))
 
 
-def _is_right(text: str, item: Item) -> bool:
-    return normalize_answer(text) == normalize_answer(item.gold)
-
-
 NAME = "longer-lists"
-TASK = Task(NAME, "operations on longer lists of words", _make, _is_right, step_delimiter=",")
+TASK = Task(NAME, "operations on longer lists of words", _make, is_right, step_delimiter=",")

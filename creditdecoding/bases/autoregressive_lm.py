@@ -24,6 +24,14 @@ class AutoregressiveLM:
     tokenizer: Tokenizer
 
     @property
+    def name(self) -> str:
+        """What reports call it: its hub id, or the name of its folder without the path."""
+        if self.folder.parent.name != "snapshots":
+            return self.folder.name
+        repository = self.folder.parent.parent.name
+        return repository.removeprefix("models--").replace("--", "/")
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.norm.weight.device

@@ -131,7 +131,7 @@ def evaluate(
             standard = _standard_texts(lm, loaded_tasks, report, generation, raw, agreement)
             judge = load_judge(base, engine)
             numbers["quality"] = {
-                "base": base,
+                "base": None if judge is None else judge.name,
                 **eval_quality(report.samples, standard, judge, raw),
             }
         if out is not None:

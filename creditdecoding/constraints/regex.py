@@ -50,6 +50,11 @@ _CLASSES = {
     "SPACE": r"\s",
     "WORD": r"\w",
 }
+_POSIX_CLASS = re.compile(
+    r"(?<!\\)\[:\^?(alnum|alpha|ascii|blank|cntrl|digit|graph|lower|print|punct|space|upper|word"
+    r"|xdigit):\]"
+)
+"""Python reads `[[:alpha:]]` as a set of the characters `[:alph`, and then a `]`."""
 _FLAGS = {
     re.IGNORECASE: "(?i)",
     re.MULTILINE: "(?m)",
@@ -86,6 +91,9 @@ def _parsed(pattern: str) -> tuple[list[Any], Chars]:
             allowed=f"{MAX_PATTERN} at most",
             hint="Shorten it.",
         )
+    posix_class = _POSIX_CLASS.search(pattern)
+    if posix_class:
+        raise _refusal(f"the POSIX class {posix_class.group()}", pattern)
     try:
         tree = sre.parse(pattern)
     except (

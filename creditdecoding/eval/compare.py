@@ -217,7 +217,7 @@ def quality_of(
         if split == "test"
     }
     quality = decoder_quality(records, prompts, REFERENCE, base, plan.raw)
-    return {"base": None if base is None else str(base.folder), "quality": quality}
+    return {"base": None if base is None else base.name, "quality": quality}
 
 
 def _supported_curves(

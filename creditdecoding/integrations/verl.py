@@ -75,7 +75,7 @@ def compute_score(
     verdicts = None
     if outcome is not None:
         score = _function(outcome)
-        verdicts = [_number(score(data_source, solution_str, ground_truth, extra_info))]
+        verdicts = [_verdict(score(data_source, solution_str, ground_truth, extra_info))]
     with ONE_AT_A_TIME:
         reward = process_reward(**options)
         question = _question(reward, extra_info or {})
@@ -147,7 +147,7 @@ class StepRewardManager:
         verdicts = None
         if self.compute_score is not None:
             verdicts = [
-                _number(self.compute_score(source, text, truth["ground_truth"], info))
+                _verdict(self.compute_score(source, text, truth["ground_truth"], info))
                 for source, text, truth, info in zip(
                     columns[self.reward_fn_key], texts, columns["reward_model"], infos
                 )
@@ -206,6 +206,15 @@ def _prompt(prompt: Any) -> Prompt:
     return prompt if isinstance(prompt, str) else list(prompt)
 
 
-def _number(result: Any) -> float:
-    """A score, or that of a dictionary."""
-    return float(result["score"] if isinstance(result, Mapping) else result)
+def _verdict(result: Any) -> Any:
+    """A score, or that of a dictionary. Raises `OptionError`."""
+    if not isinstance(result, Mapping):
+        return result
+    if "score" not in result:
+        raise OptionError(
+            "an outcome without a score",
+            given=sorted(map(str, result)),
+            allowed="a number, or a dictionary with the entry score",
+            hint="Let the outcome function return one of these.",
+        )
+    return result["score"]

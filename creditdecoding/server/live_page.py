@@ -35,7 +35,7 @@ _KINDS = {
 }
 """Kinds of question that the embedded model answers; the page begins with the first."""
 _OPEN_QUESTIONS = (
-    ("a fact", "What is the capital of Japan?"),
+    ("a fact", "What is the capital of Belgium?"),
     ("an explanation", "What does a doctor do?"),
     ("a list", "Reverse this list: red, green, blue, white."),
     ("a rewrite", "Write this sentence in capital letters: The cat likes the red ball."),

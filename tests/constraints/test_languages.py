@@ -60,6 +60,7 @@ def test_a_pattern_accepts_what_re_matches(pattern: str) -> None:
     ("pattern", "what"),
     [
         ("(?=a)b", "look-around"),
+        ("[[:alpha:]]+", r"the POSIX class \[:alpha:\]"),
         (r"(a)\1", "a reference to a group"),
         (r"\bfoo", "a word boundary"),
         ("(?i)a", r"the flag \(\?i\)"),

@@ -140,7 +140,7 @@ def test_eval_and_compare_show_it(base: AutoregressiveLM, tmp_path: Path) -> Non
     done = run_credit(["eval", *run, "--agreement", "--json"])
     assert done.status == 0, done.stderr
     quality = json.loads(done.stdout)["quality"]
-    assert quality["base"] == str(base.folder) and quality["nll"]["value"] > 0
+    assert quality["base"] == base.name and quality["nll"]["value"] > 0
     assert 0 <= quality["equal"]["value"] <= 1
     folder = tmp_path / "run"
     done = run_credit(
@@ -159,7 +159,7 @@ def test_eval_and_compare_show_it(base: AutoregressiveLM, tmp_path: Path) -> Non
     assert "Quality without a gold answer" in done.stdout
     report = json.loads((folder / "report.json").read_text())
     assert report["quality"][REFERENCE]["equal"]["value"] == 1.0
-    assert report["base"] == str(base.folder) and report["base"] in done.stdout.replace("\n", "")
+    assert report["base"] == base.name and report["base"] in done.stdout.replace("\n", "")
     page = (folder / "report.html").read_text(encoding="utf-8")
     nll = report["quality"][REFERENCE]["nll"]["value"]
     assert "Quality without a gold answer" in page and f"<td>{nll:.2f} <small>" in page
@@ -175,7 +175,7 @@ def test_compare_measures_a_model_in_memory(base: AutoregressiveLM) -> None:
     assert set(report["quality"]) == {REFERENCE, "credit:threshold=0.9"}
     assert report["quality"][REFERENCE]["nfe"]["value"] == report["reference"]["test"]["nfe"]
     lm.base = str(base.folder)
-    assert compare(lm, "credit:threshold=0.9", **options)["base"] == str(base.folder)
+    assert compare(lm, "credit:threshold=0.9", **options)["base"] == base.name
     assert judge_of(lm, base) is base
 
 

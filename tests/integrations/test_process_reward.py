@@ -7,6 +7,7 @@ itself test_trl.py runs.
 from __future__ import annotations
 
 import random
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -226,6 +227,26 @@ def test_verl_gets_a_number_for_a_response(reward: ProcessReward) -> None:
     assert (result["outcome"], result["steps"]) == (1.0, 4.0)
     with pytest.raises(OptionError, match="lacks the question"):
         compute_score("arithmetic", RIGHT, "11", {"prompt": QUESTION})
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ("right", "a verdict is no number; got 'right'"),
+        ({"score": "right"}, "a verdict is no number; got 'right'"),
+        ({"reward": 1.0}, "an outcome without a score; got ['reward']"),
+    ],
+)
+def test_an_outcome_that_is_no_number_is_refused(
+    reward: ProcessReward, result: object, words: str
+) -> None:
+    info = {"question": QUESTION}
+    with pytest.raises(OptionError, match=re.escape(words)):
+        compute_score("arithmetic", RIGHT, "11", info, outcome=lambda *_: result)
+    policy = ByteTokenizer(3)
+    manager = StepRewardManager(policy, compute_score=lambda *_: result)
+    with pytest.raises(OptionError, match=re.escape(words)):
+        manager(verl_batch([RIGHT], policy))
 
 
 BY_NAME = f"{__name__}:ends_with_truth"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from creditdecoding.bases.autoregressive_lm import AutoregressiveLM, load_base
 from creditdecoding.config import EngineConfig
 from creditdecoding.errors import CheckpointError
 from creditdecoding.models import BASES, load_model
@@ -150,3 +151,12 @@ def test_a_base_is_no_diffusion_model_and_the_other_way_round(tmp_path: Path) ->
 def test_a_llama_that_is_not_implemented_is_refused(tmp_path: Path, change: Any) -> None:
     with pytest.raises(CheckpointError, match="_bias is not implemented"):
         load_model(write_base(tmp_path, **change), FLOAT32, families=BASES)
+
+
+def test_a_base_is_named_without_the_path_of_this_machine(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "mine")
+    model = load_model(folder, FLOAT32, families=BASES)
+    tokenizer = load_base(str(folder), FLOAT32).tokenizer
+    snapshot = tmp_path / "hub" / "models--some--base" / "snapshots" / "0123abcd"
+    assert AutoregressiveLM(folder, model, tokenizer).name == "mine"
+    assert AutoregressiveLM(snapshot, model, tokenizer).name == "some/base"

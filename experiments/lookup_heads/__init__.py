@@ -11,28 +11,20 @@ rows; training goes on from there.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import random
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from creditdecoding.checkpoint import resolve_checkpoint
-from creditdecoding.models import read_config
-from creditdecoding.models.families import llada
 from creditdecoding.models.moe import SwiGLU
 from creditdecoding.models.transformer import Layer, Transformer, init_weights
-from creditdecoding.models.weights import load_weights
 from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.synthetic.facts import COUNTRIES
 from creditdecoding.tasks.synthetic.words import LETTERS, PEOPLE
-from creditdecoding.text.tokenizer import Tokenizer, read_tokenizer
-from creditdecoding.train.checkpoint import export_checkpoint
+from creditdecoding.text.tokenizer import Tokenizer
 from creditdecoding.train.loop import NOISY_WIDTH
 from creditdecoding.train.objective import MaskedBatch, two_stream
 from creditdecoding.train.rows import draw_items, make_batches, with_shares
@@ -290,24 +282,3 @@ def _down(layer: Layer) -> nn.Linear:
     """The output projection of the feed-forward part."""
     assert isinstance(layer.mlp, SwiGLU)
     return layer.mlp.down
-
-
-def main() -> None:
-    """Read FROM, add the layers, write TO."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("source", metavar="FROM", help="Checkpoint of `credit train`.")
-    parser.add_argument("folder", metavar="TO", type=Path, help="Folder to write.")
-    options = parser.parse_args()
-    source = resolve_checkpoint(options.source)
-    config, _ = read_config(source)
-    model = Transformer(config, "math")
-    load_weights(model, source, llada.RENAME, torch.device("cpu"), torch.float32)
-    tokenizer = read_tokenizer(source)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(source / name, options.folder / name)
-    export_checkpoint(with_lookup_heads(model, tokenizer), tokenizer, options.folder)
-
-
-if __name__ == "__main__":
-    main()

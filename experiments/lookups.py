@@ -11,6 +11,7 @@ import random
 
 from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.facts import COLUMNS, COUNTRIES
+from creditdecoding.tasks.synthetic.rule import applied, wordings_of
 from creditdecoding.tasks.synthetic.words import COLOURS, PEOPLE, THINGS, listing
 
 NAME = "lookups"
@@ -72,22 +73,10 @@ def _long_row(rng: random.Random) -> Item:
         k = rng.randint(2, 3)
         most = 10
     numbers = [rng.randint(1, most - 1) for _ in range(rng.randint(5, 7))]
-    if kind == ">":
-        rule = f"keep only the numbers above {k}"
-        results = [number for number in numbers if number > k]
-        steps = [f"{number} is {'' if number > k else 'not '}above {k}." for number in numbers]
-    elif kind == "*":
-        rule = f"each number times {k}"
-        results = [number * k for number in numbers]
-        steps = [f"{number}*{k}={number * k}." for number in numbers]
-    else:
-        rule = f"add {k} to each number"
-        results = [number + k for number in numbers]
-        steps = [f"{number}+{k}={number + k}." for number in numbers]
-    gold = " ".join(map(str, results)) or "none"
+    rule = wordings_of(kind, k)[0]
+    steps, gold = applied(kind, k, numbers)
     prompt = f"Rule: {rule}. Apply the rule to: {' '.join(map(str, numbers))}"
-    steps_text = f"The rule says: {rule}. {' '.join(steps)}"
-    return _item(prompt, steps_text, gold, ("row", kind, k, *numbers))
+    return _item(prompt, f"The rule says: {rule}. {steps}", gold, ("row", kind, k, *numbers))
 
 
 def _item(prompt: str, steps: str, gold: str, key: tuple[object, ...]) -> Item:

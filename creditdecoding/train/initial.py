@@ -38,8 +38,8 @@ def init_induction_heads(model: Transformer, generator: torch.Generator) -> None
     config = model.config
     dim = config.head_dim
     size = config.hidden_size
-    planes = dim // 2
-    angle = config.rope_theta ** (-torch.arange(planes) / planes)
+    angle = plane_angles(config)
+    planes = len(angle)
     slow = (angle < SLOW).nonzero()[:, 0]
     if not _has_room(config) or not len(slow):
         return
@@ -56,6 +56,13 @@ def init_induction_heads(model: Transformer, generator: torch.Generator) -> None
     copied = _random_rotation(size, generator)
     compared = torch.cat((slow, slow + planes))
     _init_matching_heads(layers[1], notes, copied, compared, dim)
+
+
+def plane_angles(config: ModelConfig) -> Tensor:
+    """Radians a position of each rotary plane of a head [head_dim / 2]."""
+    planes = config.head_dim // 2
+    angles: Tensor = config.rope_theta ** (-torch.arange(planes) / planes)
+    return angles
 
 
 def _random_rotation(size: int, generator: torch.Generator) -> Tensor:

@@ -32,7 +32,13 @@ from creditdecoding.train.objective import (
 )
 from creditdecoding.train.options import TrainConfig
 from creditdecoding.train.parallel import average_gradients, join_group
-from creditdecoding.train.rows import check_can_train, draw_items, make_batches, with_shares
+from creditdecoding.train.rows import (
+    check_can_train,
+    draw_items,
+    end_ids,
+    make_batches,
+    with_shares,
+)
 from creditdecoding.train.schedule import learning_rate
 
 NOISY_WIDTH = 96  # answer positions in the noisy stream
@@ -93,8 +99,7 @@ class TrainingRun:
         self.tasks = with_shares(tasks, config.shares)
         self.folder = folder
         self.rank = rank
-        self.end = int(tokenizer.backend.eos_token_id)
-        self.end_of_turn = next((i for i in tokenizer.stop_ids if i != self.end), self.end)
+        self.end_of_turn, self.end = end_ids(tokenizer)
         self.device = torch.device(config.device)
         self.model = self._new_model()
         self.optimizers = _optimizers(self.model, config)

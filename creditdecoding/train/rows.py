@@ -73,6 +73,12 @@ def draw_items(tasks: Sequence[Task], count: int, rng: random.Random) -> list[It
     return items
 
 
+def end_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The ids that end a turn and a text; one id where the tokenizer has no other."""
+    end = int(tokenizer.backend.eos_token_id)
+    return next((i for i in tokenizer.stop_ids if i != end), end), end
+
+
 def make_batches(
     items: Sequence[Item],
     tokenizer: Tokenizer,

@@ -25,9 +25,10 @@ from creditdecoding.tasks import load_tasks
 from creditdecoding.tasks.synthetic.facts import COUNTRIES
 from creditdecoding.tasks.synthetic.words import LETTERS, PEOPLE
 from creditdecoding.text.tokenizer import Tokenizer
+from creditdecoding.train.initial import plane_angles
 from creditdecoding.train.loop import NOISY_WIDTH
 from creditdecoding.train.objective import MaskedBatch, two_stream
-from creditdecoding.train.rows import draw_items, make_batches, with_shares
+from creditdecoding.train.rows import draw_items, end_ids, make_batches, with_shares
 from experiments.lookups import TASK as LOOKUPS
 
 OFFSETS = (3, 4)
@@ -40,6 +41,7 @@ NOTED = {*PEOPLE, *LETTERS, *"0123456789", *(row[0] for row in COUNTRIES)}
 """Words that get a code; all others get zeros."""
 POSITION_SHARPNESS = 9.0
 MATCH_SHARPNESS = 13.0
+"""Sizes of queries and keys: the larger, the more of the attention goes to one token."""
 MASK_PENALTY = 10.0
 """Keeps a mask from finding itself, whose note is its own."""
 NOTE_SIZE = 0.3
@@ -61,8 +63,7 @@ class States:
 def sample_rows(tokenizer: Tokenizer, rounds: int = 6) -> list[MaskedBatch]:
     """Training rows with a noisy copy of their answers, masked everywhere."""
     tasks = with_shares([*load_tasks("pocket-v2"), LOOKUPS], f"{LOOKUPS.name}=12")
-    end = int(tokenizer.backend.eos_token_id)
-    end_of_turn = next((i for i in tokenizer.stop_ids if i != end), end)
+    end_of_turn, end = end_ids(tokenizer)
     rng = random.Random(5)
     rows = []
     for number in range(rounds):
@@ -126,7 +127,7 @@ def _codes(tokenizer: Tokenizer, rows: int) -> Tensor:
     return codes
 
 
-def _rare_first(ids: Tensor, codes: Tensor) -> Tensor:
+def _word_weights(ids: Tensor, codes: Tensor) -> Tensor:
     """A weight for every id, so that frequent ones do not decide alone; noted words count more."""
     counts = torch.bincount(ids, minlength=len(codes)).clamp(min=20)
     weight = (1 / counts)[ids]
@@ -138,12 +139,6 @@ def _is_mask(model: Transformer, ids: Tensor) -> Tensor:
     mask_id = model.config.mask_token_id
     assert mask_id is not None
     return ids.eq(mask_id)
-
-
-def _angles(model: Transformer) -> Tensor:
-    """Radians a position of each rotary plane."""
-    planes = model.config.head_dim // 2
-    return model.config.rope_theta ** (-torch.arange(planes) / planes)
 
 
 def _quietest(states: Tensor, count: int) -> Tensor:
@@ -165,24 +160,29 @@ def _lay_notes(
     """Head i attends `OFFSETS[i]` positions back and writes the code of the word there into its
     part of the directions `notes` [size, heads * CODE].
     """
-    angles = _angles(model)
+    angles = plane_angles(model.config)
     dim = model.config.head_dim
-    fast = (torch.arange(len(angles)) < FAST_PLANES).float()
     constant = _constant(read.states)
     is_clean = ~_is_mask(model, read.ids)
     ids = read.ids[is_clean]
-    weight = _rare_first(ids, codes)
+    weight = _word_weights(ids, codes)
     code_of = _fit(read.states[is_clean], codes[ids], 1e-3, weight)
     for head, offset in enumerate(OFFSETS):
         rows = slice(head * dim, (head + 1) * dim)
-        query = torch.cat((fast, torch.zeros_like(fast)))
-        turn = offset * angles
-        key = torch.cat((turn.cos() * fast, turn.sin() * fast))
+        query, key = _position_directions(angles, offset)
         layer.q.weight[rows] = POSITION_SHARPNESS * query[:, None] * constant
         layer.k.weight[rows] = POSITION_SHARPNESS * key[:, None] * constant
         layer.v.weight[rows] = 0
         layer.v.weight[head * dim : head * dim + CODE] = code_of
         layer.o.weight[:, head * dim : head * dim + CODE] = notes[:, _code_part(head)]
+
+
+def _position_directions(angles: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """Query and key [head_dim] whose product is largest `offset` positions apart."""
+    fast = (torch.arange(len(angles)) < FAST_PLANES).float()
+    turn = offset * angles
+    query = torch.cat((fast, torch.zeros_like(fast)))
+    return query, torch.cat((turn.cos() * fast, turn.sin() * fast))
 
 
 def _code_part(offset_number: int) -> slice:

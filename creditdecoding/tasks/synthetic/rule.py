@@ -5,6 +5,7 @@ KOR-Bench.)
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from creditdecoding.tasks.base import Item, Task, same_answer
 from creditdecoding.tasks.synthetic.words import LETTERS
@@ -16,26 +17,38 @@ def _for_each_number(rng: random.Random) -> Item:
     numbers = rng.sample(range(1, 10 if kind == "*" else 16), rng.choice((3, 4)))
     if kind == ">":
         k = rng.randint(3, 12)
-        rules = (
-            f"keep only the numbers above {k}",
-            f"leave out all numbers that are not above {k}",
-        )
+    elif kind == "*":
+        k = rng.randint(2, 3)
+    rule = rng.choice(wordings_of(kind, k))
+    steps, gold = applied(kind, k, numbers)
+    prompt = _prompt(rng, rule, " ".join(map(str, numbers)))
+    answer = f"The rule says: {rule}. {steps} Answer: {gold}"
+    return Item("rule", prompt, answer, gold, ("each", kind, k, *numbers))
+
+
+def wordings_of(kind: str, k: int) -> tuple[str, str]:
+    """Two wordings of a rule for each number: "+" adds k, "*" multiplies by k, ">" keeps those
+    above k.
+    """
+    if kind == ">":
+        return f"keep only the numbers above {k}", f"leave out all numbers that are not above {k}"
+    if kind == "*":
+        return f"each number times {k}", f"take {k} times each number"
+    return f"add {k} to each number", f"each number grows by {k}"
+
+
+def applied(kind: str, k: int, numbers: Sequence[int]) -> tuple[str, str]:
+    """The steps of such a rule on each of the numbers, and what it makes of them all."""
+    if kind == ">":
         results = [number for number in numbers if number > k]
         steps = [f"{number} is {'' if number > k else 'not '}above {k}." for number in numbers]
     elif kind == "*":
-        k = rng.randint(2, 3)
-        rules = (f"each number times {k}", f"take {k} times each number")
         results = [number * k for number in numbers]
         steps = [f"{number}*{k}={number * k}." for number in numbers]
     else:
-        rules = (f"add {k} to each number", f"each number grows by {k}")
         results = [number + k for number in numbers]
         steps = [f"{number}+{k}={number + k}." for number in numbers]
-    rule = rng.choice(rules)
-    gold = " ".join(map(str, results)) or "none"
-    prompt = _prompt(rng, rule, " ".join(map(str, numbers)))
-    answer = f"The rule says: {rule}. {' '.join(steps)} Answer: {gold}"
-    return Item("rule", prompt, answer, gold, ("each", kind, k, *numbers))
+    return " ".join(steps), " ".join(map(str, results)) or "none"
 
 
 def _for_each_letter(rng: random.Random) -> Item:

@@ -154,7 +154,8 @@ def _show(record: dict[str, Any]) -> None:
         ratio = _means(record["by_ratio"])
         distance = _means(record["by_distance"])
         typer.echo(
-            f"step {record['step']}: loss {record['loss']:.2f}; by mask ratio {ratio}; "
+            f"step {record['step']}: loss {record['loss']:.2f}, {record['right']:.0f}% of the "
+            f"masked tokens right; loss by mask ratio {ratio}; "
             f"by distance from the last clean token {distance}",
             err=True,
         )

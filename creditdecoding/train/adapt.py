@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from creditdecoding.config import EngineConfig, GenerationConfig, ModelConfig
 from creditdecoding.errors import OptionError, TooLongError
@@ -27,7 +28,7 @@ from creditdecoding.train.bases import Base, load_network, read_base
 from creditdecoding.train.complementary import AdaptBatch, complementary_streams
 from creditdecoding.train.loop import apply_gradients
 from creditdecoding.train.lora import MaskEmbedding, adapt_layers
-from creditdecoding.train.objective import MaskedBatch, token_losses
+from creditdecoding.train.objective import MaskedBatch, loss_logits
 from creditdecoding.train.parallel import average_gradients, join_group, sum_over_processes
 from creditdecoding.train.schedule import stable_rate
 from creditdecoding.wording import count
@@ -166,11 +167,11 @@ class AdaptRun:
         }
         self._saved.save(state)
 
-    def losses(self, batch: MaskedBatch) -> Tensor:
-        """Cross-entropy of every masked position of a batch [n]."""
+    def logits(self, batch: MaskedBatch) -> Tensor:
+        """Logits of every masked position of a batch [n, vocabulary]."""
         is_mask = batch.tokens == self.mask_id
         extra = self.mask_embedding(is_mask, self.model.embed.weight[self.mask_id])
-        return token_losses(self.model, batch, extra, never=self.mask_id)
+        return loss_logits(self.model, batch, extra, never=self.mask_id)
 
     def next_batch(self) -> AdaptBatch:
         """The batch of this step: the same for the same seed, step and process."""
@@ -187,7 +188,8 @@ class AdaptRun:
         rate = stable_rate(self.step, self.progress, config.peak_rate, WARMUP_STEPS, config.decay)
         batch = self.next_batch()
         masked = batch.masked.to(self.device)
-        losses = self.losses(masked)
+        logits = self.logits(masked)
+        losses = F.cross_entropy(logits, masked.target, reduction="none")
         loss = (losses * masked.weight).sum() / masked.weight.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         weights = [weight for _, weight in self.trained()]
@@ -200,6 +202,7 @@ class AdaptRun:
             "loss": round(loss.item(), 4),
             "gradient": round(float(norm), 4),
         }
+        record["right"] = _right(masked, logits)
         record |= _by_kind(batch, losses.detach().cpu())
         self._count(masked, started_at)
         record["tokens"] = self.tokens
@@ -380,6 +383,12 @@ def _sample(
         "answer": text,
         "reference": example.answer,
     }
+
+
+def _right(batch: MaskedBatch, logits: Tensor) -> float:
+    """Of how many masked tokens the likeliest id is the right one, in %; padding is left out."""
+    is_right = logits.detach().argmax(-1) == batch.target
+    return round(100 * is_right[batch.weight == 1].float().mean().item(), 2)
 
 
 def _by_kind(batch: AdaptBatch, losses: Tensor) -> dict[str, Any]:

@@ -33,6 +33,7 @@ Blocks of {block} tokens are decoded in parallel. {kind} It was made by `credit 
 | steps | {steps:,} |
 | seconds of training | {seconds:,.0f} ({processes} of {threads}, {device}) |
 | trained parameters | {parameters:,} |
+| masked tokens whose likeliest id is right (last {last}) | {right:.1f}% |
 | data | {data} |
 
 ## Loss (cross-entropy a token, mean of the last {last})
@@ -62,6 +63,7 @@ def model_card(
 ) -> str:
     """The card after the steps of `records`; at least one."""
     end = records[-1]
+    last = records[-LAST:]
     kind = f"The adapter has rank {config.rank} and needs its base."
     return CARD.format(
         base=base.name,
@@ -76,7 +78,8 @@ def model_card(
         device=config.device,
         parameters=parameters,
         data=", ".join(f"{name} (weight {weight:g})" for name, weight in data.items()),
-        last=count(min(LAST, len(records)), "step"),
+        last=count(len(last), "step"),
+        right=sum(record["right"] for record in last) / len(last),
         by_ratio=_table(RATIO_NAMES, mean_losses(records, "by_ratio")),
         by_distance=_table(range(1, 99), mean_losses(records, "by_distance")),
         held_out=_held_out(records),

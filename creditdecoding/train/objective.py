@@ -207,13 +207,18 @@ def _two_stream_mask(
     return two_stream_mask(blocks, torch.arange(length + width) >= length)
 
 
-def token_losses(
+def token_losses(model: Transformer, batch: MaskedBatch) -> Tensor:
+    """Cross-entropy of every loss position [n], computed in bfloat16 where that is faster."""
+    return F.cross_entropy(loss_logits(model, batch), batch.target, reduction="none")
+
+
+def loss_logits(
     model: Transformer,
     batch: MaskedBatch,
     extra_embeddings: Tensor | None = None,
     never: int | None = None,
 ) -> Tensor:
-    """Cross-entropy of every loss position [n], computed in bfloat16 where that is faster.
+    """Logits of every loss position [n, vocabulary], computed in bfloat16 where that is faster.
 
     `extra_embeddings` are as in `Transformer.hidden_states`; the id `never` is no candidate.
     """
@@ -229,4 +234,4 @@ def token_losses(
     logits = logits.float()
     if never is not None:
         logits[:, never] = float("-inf")
-    return F.cross_entropy(logits, batch.target, reduction="none")
+    return logits

@@ -25,6 +25,16 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert last < 0.7 * first
 
 
+def test_a_record_says_how_many_masked_tokens_are_right(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    batch = run.next_batch().masked
+    with torch.no_grad():
+        guesses = run.logits(batch).argmax(-1)
+    answer = [i for i, weight in enumerate(batch.weight.tolist()) if weight == 1]
+    right = [i for i in answer if guesses[i] == batch.target[i]]
+    assert run.train_step()["right"] == pytest.approx(100 * len(right) / len(answer), abs=0.01)
+
+
 @pytest.mark.slow
 def test_killed_runs_end_as_undisturbed_ones(tmp_path: Path) -> None:
     whole = small_run(tmp_path / "whole")

@@ -1,0 +1,80 @@
+"""The command `python -m experiments.mean_weights`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from creditdecoding.cli.app import main
+from creditdecoding.cli.help import CreditTyper
+from creditdecoding.cli.validate import make_folder
+from creditdecoding.errors import OptionError
+from creditdecoding.models import read_config
+from creditdecoding.models.transformer import Transformer
+from creditdecoding.text.tokenizer import read_tokenizer
+from creditdecoding.train.checkpoint import export_checkpoint
+from experiments.mean_weights import mean_weights
+
+command = CreditTyper(add_completion=False)
+
+
+@command.command()
+def mean(
+    folder: Annotated[Path, typer.Argument(metavar="TO", help="Folder of the mean.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Folders of `credit train`; RUN@2 counts twice."),
+    ],
+) -> None:
+    """Write the mean of the weights of training runs, in float32 before it is rounded."""
+    parts = [_folder_and_share(run) for run in runs]
+    states = [_trained(source) for source, _ in parts]
+    first = parts[0][0]
+    config, _ = read_config(first)
+    model = Transformer(config, "math")
+    model.load_state_dict(mean_weights(states, [share for _, share in parts]))
+    make_folder(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(first / name, folder / name)
+    export_checkpoint(model, read_tokenizer(first), folder)
+
+
+def _folder_and_share(run: str) -> tuple[Path, float]:
+    """The folder and the share that `FOLDER@SHARE` names. Raises `OptionError`."""
+    name, at, text = run.rpartition("@")
+    if not at:
+        return Path(run), 1.0
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < float("inf"):
+        raise OptionError(
+            "no share of a mean",
+            given=text,
+            allowed="a number above 0",
+            hint="Write it like runs/pocket@2.",
+        )
+    return Path(name), share
+
+
+def _trained(folder: Path) -> dict[str, torch.Tensor]:
+    """The float32 weights of a training run. Raises `OptionError`."""
+    file = folder / "state.pt"
+    if not file.is_file():
+        raise OptionError(
+            "no training run",
+            given=str(folder),
+            allowed="a folder that credit train wrote, with its state.pt",
+            hint="Checkpoints without that file hold rounded weights only.",
+        )
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    return {name: weight.float() for name, weight in state["model"].items()}
+
+
+if __name__ == "__main__":
+    main(command)

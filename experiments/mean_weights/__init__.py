@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from creditdecoding.errors import OptionError
@@ -30,7 +31,8 @@ def mean_weights(
             hint="Take the mean of runs of which one went on from another.",
         )
     total = sum(shares)
-    return {
-        name: sum(state[name] * (share / total) for state, share in zip(states, shares))
-        for name in states[0]
-    }
+    mean = {name: torch.zeros_like(weight) for name, weight in states[0].items()}
+    for state, share in zip(states, shares):
+        for name, weight in state.items():
+            mean[name] += weight * (share / total)
+    return mean

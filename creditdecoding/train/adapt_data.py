@@ -64,14 +64,15 @@ def load_sources(specs: Sequence[str], held_out: int) -> list[Source]:
 
 
 def _load(spec: str, held_out: int) -> list[Source]:
-    name, weight = _weight_of(spec)
+    name, weight = name_and_weight(spec)
     if custom.is_file(name) and _has_messages(Path(name)):
         return [_conversations(name, weight, held_out)]
     tasks = load_tasks(name)
     return [_task_source(task, weight / len(tasks), held_out) for task in tasks]
 
 
-def _weight_of(spec: str) -> tuple[str, float]:
+def name_and_weight(spec: str) -> tuple[str, float]:
+    """The two parts of NAME@WEIGHT; without @ the weight is 1. Raises `OptionError`."""
     name, mark, text = spec.rpartition("@")
     if not mark:
         return spec, 1.0

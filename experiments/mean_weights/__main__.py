@@ -16,6 +16,7 @@ from creditdecoding.errors import OptionError
 from creditdecoding.models import read_config
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.text.tokenizer import read_tokenizer
+from creditdecoding.train.adapt_data import name_and_weight
 from creditdecoding.train.checkpoint import export_checkpoint
 from experiments.mean_weights import mean_weights
 
@@ -31,35 +32,16 @@ def mean(
     ],
 ) -> None:
     """Write the mean of the weights of training runs, in float32 before it is rounded."""
-    parts = [_folder_and_share(run) for run in runs]
-    states = [_trained(source) for source, _ in parts]
-    first = parts[0][0]
+    parts = [name_and_weight(run) for run in runs]
+    states = [_trained(Path(name)) for name, _ in parts]
+    first = Path(parts[0][0])
     config, _ = read_config(first)
     model = Transformer(config, "math")
-    model.load_state_dict(mean_weights(states, [share for _, share in parts]))
+    model.load_state_dict(mean_weights(states, [weight for _, weight in parts]))
     make_folder(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(first / name, folder / name)
     export_checkpoint(model, read_tokenizer(first), folder)
-
-
-def _folder_and_share(run: str) -> tuple[Path, float]:
-    """The folder and the share that `FOLDER@SHARE` names. Raises `OptionError`."""
-    name, at, text = run.rpartition("@")
-    if not at:
-        return Path(run), 1.0
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < float("inf"):
-        raise OptionError(
-            "no share of a mean",
-            given=text,
-            allowed="a number above 0",
-            hint="Write it like runs/pocket@2.",
-        )
-    return Path(name), share
 
 
 def _trained(folder: Path) -> dict[str, torch.Tensor]:

@@ -59,7 +59,7 @@ def test_the_mean_is_a_checkpoint(tmp_path: Path) -> None:
 def test_a_wrong_share_is_refused(tmp_path: Path, share: str) -> None:
     result = run_mean(tmp_path / "mean", f"run@{share}")
     assert result.status != 0
-    assert f"no share of a mean; got '{share}'" in result.stderr
+    assert f"no weight after @; got 'run@{share}'" in result.stderr
     assert not (tmp_path / "mean").exists()
 
 

@@ -263,7 +263,7 @@ def test_info_has_six_lines_and_more_on_demand(model: str) -> None:
     lines = output_of(["info"]).splitlines()
     names = ["checkpoint", "model", "memory", "attention", "tokens", "decoder"]
     assert [line.split()[0] for line in lines] == names
-    assert "llada, 2,877,888 parameters" in lines[1]
+    assert "llada, 3,763,392 parameters" in lines[1]
     assert "rope_theta" in output_of(["info", "--all"]) and "rope_theta" in json_of(["info"])
     assert len(output_of(["info", "-m", model]).splitlines()) == 6
 

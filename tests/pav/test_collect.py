@@ -376,6 +376,8 @@ def test_the_command_labels_and_reports(lm: LM, tmp_path: Path) -> None:
     """That it survives a kill is in test_interrupt.py."""
     path = tmp_path / "s.jsonl"
     command = [
+        "--model",
+        "pocket-v1",
         "--limit",
         "2",
         "--n-cov",

@@ -15,6 +15,7 @@ from creditdecoding.cli.validate import make_folder
 from creditdecoding.errors import OptionError
 from creditdecoding.models import read_config
 from creditdecoding.models.transformer import Transformer
+from creditdecoding.run_dir import ResumableRun
 from creditdecoding.text.tokenizer import read_tokenizer
 from creditdecoding.train.adapt_data import name_and_weight
 from creditdecoding.train.checkpoint import export_checkpoint
@@ -46,15 +47,14 @@ def mean(
 
 def _trained(folder: Path) -> dict[str, torch.Tensor]:
     """The float32 weights of a training run. Raises `OptionError`."""
-    file = folder / "state.pt"
-    if not file.is_file():
+    state = ResumableRun(folder, None).load()
+    if state is None or "model" not in state:
         raise OptionError(
             "no training run",
             given=str(folder),
             allowed="a folder that credit train wrote, with its state.pt",
             hint="Checkpoints without that file hold rounded weights only.",
         )
-    state = torch.load(file, map_location="cpu", weights_only=True)
     return {name: weight.float() for name, weight in state["model"].items()}
 
 

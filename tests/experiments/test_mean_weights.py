@@ -33,7 +33,7 @@ def write_run(folder: Path, add: float) -> Path:
     lm = load(source, device="cpu", dtype="float32")
     weights = {name: weight + add for name, weight in lm.model.state_dict().items()}
     folder.mkdir()
-    torch.save({"model": weights}, folder / "state.pt")
+    torch.save({"model": weights, "step": 1}, folder / "state.pt")
     export_checkpoint(lm.model, lm.tokenizer, folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((source / name).read_bytes())
@@ -67,3 +67,10 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     result = run_mean(tmp_path / "mean", tmp_path)
     assert result.status != 0
     assert "no training run" in result.stderr
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"cut short")
+    result = run_mean(tmp_path / "mean", tmp_path)
+    assert result.status != 0
+    assert "the state of this run cannot be read" in result.stderr

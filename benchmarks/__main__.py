@@ -35,6 +35,7 @@ from creditdecoding.cli.render import show, table
 from creditdecoding.decoding.engine_stats import EngineStats
 from creditdecoding.lm import load
 from creditdecoding.models.precision import cpu_capabilities
+from creditdecoding.models.transformer import Transformer
 
 PROMPT = "What is the capital of Peru and the language of Japan?"
 
@@ -149,6 +150,12 @@ def engine_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
     yield BenchRow("engine", "padding", padding, "%", "all computed positions")
     for figure in mixed_traffic.figures(lm, requests, args.pairs):
         yield BenchRow("engine", *vars(figure).values())
+    today = load("pocket", device="cpu", dtype="float32")
+    assert isinstance(today.model, Transformer)
+    requests = serving_engine.make_requests(today, 32)
+    pairs = max(1, args.pairs // 2)
+    figure = mixed_traffic.over_bare_passes(today.model, today.vocab, requests, pairs)
+    yield BenchRow("engine", *vars(figure).values())
 
 
 def start_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
@@ -221,7 +228,7 @@ def main() -> None:
     """Measure, print one table, write JSON beside it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas")
-    parser.add_argument("--sizes", default="2M,20M,100M", help="networks of the section loop")
+    parser.add_argument("--sizes", default="2M,4M,20M,100M", help="networks of the section loop")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     args = parser.parse_args()

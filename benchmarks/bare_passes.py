@@ -26,9 +26,11 @@ from creditdecoding.tasks.base import distinct_items
 
 CPU = torch.device("cpu")
 POCKET = "2M"
+EMBEDDED_MODELS = {POCKET: "pocket-v1", "4M": "pocket"}
+"""The first embedded model and today's."""
 HIDDEN_SIZES = {"20M": 384, "100M": 832}
-SIZES = (POCKET, *HIDDEN_SIZES)
-"""The first embedded model, `pocket-v1`, and random networks."""
+"""Of random networks."""
+SIZES = (*EMBEDDED_MODELS, *HIDDEN_SIZES)
 
 
 class RecordedModel:
@@ -79,7 +81,7 @@ class LoopCost:
 
 
 def pocket_runs(lm: LM, batch: int, decoder: str) -> Iterator[Callable[[Any], object]]:
-    """Runs of the embedded model on one question of each task, `batch` at a time, text to text."""
+    """Runs of an embedded model on one question of each task, `batch` at a time, text to text."""
     items = [distinct_items(task, "test", 0, 1)[0].prompt for task in load_tasks("pocket")]
     for start in range(0, len(items), batch):
         prompts = items[start : start + batch]
@@ -131,8 +133,8 @@ def measure(model: Transformer, runs: Iterator[Callable[[Any], object]], pairs: 
 
 def loop_cost(size: str, batch: int, decoder: str, pairs: int) -> LoopCost:
     """The cost for one of `SIZES`."""
-    if size == POCKET:
-        lm = load("pocket-v1", device="cpu", dtype="float32")
+    if size in EMBEDDED_MODELS:
+        lm = load(EMBEDDED_MODELS[size], device="cpu", dtype="float32")
         assert isinstance(lm.model, Transformer)
         return measure(lm.model, pocket_runs(lm, batch, decoder), pairs)
     model = network(None, HIDDEN_SIZES[size])
@@ -144,7 +146,7 @@ def loop_alone(decoder: str, repeats: int) -> float:
     """Microseconds a pass of all but the network, from text to text: the loop with a network that
     answers at once, on the questions of `pocket_runs`.
     """
-    lm = load("pocket-v1", device="cpu", dtype="float32")
+    lm = load(EMBEDDED_MODELS[POCKET], device="cpu", dtype="float32")
     assert isinstance(lm.model, Transformer)
     network, runs = lm.model, list(pocket_runs(lm, 1, decoder))
     replays = [ReplayedModel(network) for _ in runs]

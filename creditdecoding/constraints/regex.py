@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -95,7 +96,9 @@ def _parsed(pattern: str) -> tuple[list[Any], Chars]:
     if posix_class:
         raise _refusal(f"the POSIX class {posix_class.group()}", pattern)
     try:
-        tree = sre.parse(pattern)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # `[[a]`: sets in sets may come
+            tree = sre.parse(pattern)
     except (
         re.error,
         RecursionError,

@@ -40,8 +40,13 @@ def start_from_checkpoint(name: str, folder: Path) -> None:
             )
         return
     shutil.copytree(source, folder / START, dirs_exist_ok=True)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(folder / START / file, folder / file)
+    copy_tokenizer(source, folder)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the tokenizer's files from the checkpoint of a training run."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, folder / name)
 
 
 def _same_files(source: Path, copy: Path) -> bool:

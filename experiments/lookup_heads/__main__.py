@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from creditdecoding.models.families import llada
 from creditdecoding.models.transformer import Transformer
 from creditdecoding.models.weights import load_weights
 from creditdecoding.text.tokenizer import read_tokenizer
-from creditdecoding.train.checkpoint import export_checkpoint
+from creditdecoding.train.checkpoint import copy_tokenizer, export_checkpoint
 from experiments.lookup_heads import with_lookup_heads
 
 command = CreditTyper(add_completion=False)
@@ -36,8 +35,7 @@ def lookup_heads(
     load_weights(model, checkpoint, llada.RENAME, torch.device("cpu"), torch.float32)
     tokenizer = read_tokenizer(checkpoint)
     make_folder(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(checkpoint / name, folder / name)
+    copy_tokenizer(checkpoint, folder)
     export_checkpoint(with_lookup_heads(model, tokenizer), tokenizer, folder)
 
 

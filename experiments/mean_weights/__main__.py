@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from creditdecoding.models.transformer import Transformer
 from creditdecoding.run_dir import ResumableRun
 from creditdecoding.text.tokenizer import read_tokenizer
 from creditdecoding.train.adapt_data import name_and_weight
-from creditdecoding.train.checkpoint import export_checkpoint
+from creditdecoding.train.checkpoint import copy_tokenizer, export_checkpoint
 from experiments.mean_weights import mean_weights
 
 command = CreditTyper(add_completion=False)
@@ -40,8 +39,7 @@ def mean(
     model = Transformer(config, "math")
     model.load_state_dict(mean_weights(states, [weight for _, weight in parts]))
     make_folder(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(first / name, folder / name)
+    copy_tokenizer(first, folder)
     export_checkpoint(model, read_tokenizer(first), folder)
 
 

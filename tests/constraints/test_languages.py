@@ -81,6 +81,12 @@ def test_patterns_that_are_refused(pattern: str, what: str) -> None:
         compile_language(whole_pattern(pattern))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_bracket_in_a_set_is_a_character_without_a_warning() -> None:
+    automaton = compile_language(whole_pattern("[[a]"))
+    assert automaton.accepts(b"[") and automaton.accepts(b"a") and not automaton.accepts(b"b")
+
+
 def test_classes_are_those_that_all_dialects_share() -> None:
     no_digit = compile_language(whole_pattern(r"\D"))
     digit = compile_language(whole_pattern(r"\d"))

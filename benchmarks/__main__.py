@@ -29,6 +29,7 @@ from benchmarks import (
     decoder_step,
     fused_head,
     mixed_traffic,
+    remedies,
     serving_engine,
 )
 from creditdecoding.cli.render import show, table
@@ -71,6 +72,13 @@ def lone_loop_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
         value = bare_passes.loop_alone(decoder, 4 * args.pairs)
         case = f"{decoder}, a network that answers at once, batch 1"
         yield BenchRow("loop", case, round(value), "us a pass", f"fixed, {fixed:.0f} us")
+
+
+def remedy_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
+    """A pass as it is over the same without a remedy."""
+    for remedy in remedies.remedies(8 * args.pairs):
+        before = f"before, {remedy.before_ms:.3f} ms"
+        yield BenchRow("remedies", remedy.case, round(remedy.ratio, 3), "x", before)
 
 
 def head_rows(args: argparse.Namespace) -> Iterator[BenchRow]:
@@ -196,6 +204,7 @@ def run_command(arguments: list[str]) -> tuple[float, float]:
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[BenchRow]]] = {
     "loop": loop_rows,
+    "remedies": remedy_rows,
     "rules": rule_rows,
     "memory": head_rows,
     "caches": cache_rows,

@@ -84,8 +84,9 @@ def make(rng: random.Random) -> Item:
     """One sum that is refused, as `sums` asks or in training's words."""
     terms = rng.choice(KINDS)(rng)
     expression = rng.choice(("", "", " ")).join(terms)
-    prompt = rng.choice((f"What is {_STAND_IN}?", _STAND_IN, f"Compute {_STAND_IN}."))
-    if rng.random() < 0.6:
+    bare = (_STAND_IN, _STAND_IN, _STAND_IN)  # the most alike to the sums that are answered
+    prompt = rng.choice((f"What is {_STAND_IN}?", f"Compute {_STAND_IN}.", *bare))
+    if rng.random() < 0.5:
         known = Item(sums.TASK.name, prompt, "", "", ())
         prompt = wordings.noisy_prompt(known, rng)
     prompt = _STANDS.sub(expression, prompt)

@@ -33,9 +33,9 @@ def test_results_are_right() -> None:
 
 
 def test_no_practised_sum_is_held_out() -> None:
-    asked = {expression for item in drawn(carries.TASK, 1_000) for expression in item.key}
+    practised = {expression for item in drawn(carries.TASK, 1_000) for expression in item.key}
     held_out = known_sums("dev") | known_sums("test")
-    assert not asked & {f"{x}{sign}{y}" for x, sign, y in held_out}
+    assert not practised & {f"{x}{sign}{y}" for x, sign, y in held_out}
 
 
 def test_most_of_them_carry_or_borrow() -> None:
@@ -59,7 +59,7 @@ def test_no_sum_that_is_refused_is_one_that_is_answered() -> None:
 
 def test_the_question_holds_the_sum_and_nothing_of_the_one_in_its_place() -> None:
     for item in drawn(refused_sums.TASK, 500):
-        asked = item.prompt.replace(" ", "")
-        assert "".join(item.key) in asked
+        prompt = item.prompt.replace(" ", "")
+        assert "".join(item.key) in prompt
         assert refused_sums.TASK.score(f" {refused_sums.REFUSAL}\n", item)
         assert not refused_sums.TASK.score("Here 12-9=3. Answer: 3", item)

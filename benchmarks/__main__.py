@@ -254,12 +254,19 @@ def main() -> None:
     rows: list[BenchRow] = []
     for name in sections:
         print(f"measuring {name} ...", file=sys.stderr)
-        rows += SECTIONS[name](args)
+        for row in SECTIONS[name](args):
+            rows.append(row)
+            print(f"  {row.case}: {row.value:g} {row.unit}", file=sys.stderr, flush=True)
+            write_record(args.out, rows)
     cells = [(r.section, r.case, f"{r.value:g} {r.unit}", r.compared_with) for r in rows]
     show(table(("", "case", "measured", "compared with"), cells, "one thread"))
-    record = {"machine": machine(), "rows": [asdict(row) for row in rows]}
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"also in {args.out}", file=sys.stderr)
+
+
+def write_record(path: Path, rows: list[BenchRow]) -> None:
+    """The rows so far, so that an interrupted run keeps what it measured."""
+    record = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

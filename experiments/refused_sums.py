@@ -74,15 +74,23 @@ def _negative(rng: random.Random) -> list[str]:
     return [f"-{rng.randint(1, 30)}", rng.choice("+-*"), str(rng.randint(1, 30))]
 
 
-KINDS = (
-    *(_below_zero, _below_zero, _below_zero, _longer, _longer, _longer),
-    *(_large, _large, _large_product, _remainder, _power, _decimal, _negative),
-)
+KINDS = {
+    _below_zero: 3,
+    _longer: 3,
+    _large: 2,
+    _large_product: 1,
+    _remainder: 1,
+    _power: 1,
+    _decimal: 1,
+    _negative: 1,
+}
+"""How often each kind is drawn."""
 
 
 def make(rng: random.Random) -> Item:
     """One sum that is refused, as `sums` asks or in training's words."""
-    terms = rng.choice(KINDS)(rng)
+    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    terms = kind(rng)
     expression = rng.choice(("", "", " ")).join(terms)
     bare = (_STAND_IN, _STAND_IN, _STAND_IN)  # the most alike to the sums that are answered
     prompt = rng.choice((f"What is {_STAND_IN}?", f"Compute {_STAND_IN}.", *bare))
